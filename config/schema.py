@@ -1,0 +1,166 @@
+"""Every setting once: its type, bounds, default and help text.
+
+The command-line flags, the environment variables, TOML profiles, a checkpoint's recommended settings and the
+library's requests all take their names, defaults and checks from here.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from config.errors import SettingsError
+from config.sizes import MAX_PIXELS, format_size, parse_aspect, parse_size
+
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class SettingsGroup(BaseModel):
+    """Base of all groups: frozen, unknown keys refused, NaN and infinity refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+class SeedSettings(SettingsGroup):
+    seed: Seed = 42
+    """Random seed. Picture k of several uses seed + k."""
+
+
+class ImageSettings(SeedSettings):
+    """How a picture is generated or edited."""
+
+    size: Annotated[str, Field(examples=["2048x2048", "16:9", "auto"])] = "auto"
+    """Picture size: WxH in pixels (multiples of 32), an aspect like 16:9 (its trained size), or auto."""
+    num_images: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many pictures to make, with seeds seed, seed + 1, …"""
+    num_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Denoising steps."""
+    cfg_scale: Annotated[float, Field(ge=0, le=100)] = 4.0
+    """How strongly the picture follows the text; 1 turns text guidance off."""
+    img_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Edits only: how strongly the result follows the input pictures; 1 turns image guidance off."""
+    cfg_norm: Literal["none", "global", "channel", "cfg_zero_star"] = "none"
+    """Keep guidance from over-driving the picture; cfg_zero_star is for generating only."""
+    cfg_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    """Part of the denoising time (0 noise … 1 picture, both ends included) in which guidance is applied."""
+    timestep_shift: Annotated[float, Field(gt=0, le=100)] = 3.0
+    """Above 1, spend more of the steps where there is much noise."""
+    t_eps: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Smallest 1 - t that a velocity is divided by."""
+    think: bool = False
+    """Let the model write down its plan before it draws."""
+    max_think_tokens: Annotated[int, Field(ge=1, le=32768)] = 1024
+    """Most tokens of think text."""
+    input_pixels: Literal["auto", "native"] | Annotated[int, Field(ge=32 * 32, le=MAX_PIXELS)] = "auto"
+    """Edits only: resize pictures to the output's number of pixels (auto), to N, or leave them (native)."""
+    noise: Literal["device", "cpu"] = "device"
+    """Draw the starting noise on the device (published seeds), or on the CPU (the same on every device)."""
+
+    @field_validator("size")
+    @classmethod
+    def _canonical_size(cls, text: str) -> str:
+        """Bad sizes raise SettingsError, whose message already says what to type instead."""
+        text = text.strip().lower()
+        size = parse_size(text)
+        if size is not None:
+            return format_size(size)
+        if text != "auto" and parse_aspect(text) is None:
+            raise SettingsError(f"size {text!r} is not understood", "write it like 2048x2048, 16:9 or auto")
+        return text
+
+    @field_validator("cfg_interval", mode="before")
+    @classmethod
+    def _two_numbers(cls, value: Any) -> Any:
+        """TOML and JSON have lists only; the environment and `/set` have text: `0.1,0.6` or `0.1 0.6`."""
+        if isinstance(value, str):
+            value = re.split(r"[\s,]+", value.strip())
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("cfg_interval")
+    @classmethod
+    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] > interval[1]:
+            raise ValueError(f"the low end {interval[0]:g} lies above the high end {interval[1]:g}")
+        return interval
+
+
+class TextSettings(SeedSettings):
+    """How an answer is written."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=32768)] = 512
+    """Most tokens of an answer."""
+    do_sample: bool = False
+    """Draw tokens at random instead of always taking the most likely one."""
+    temperature: Annotated[float, Field(gt=0, le=10)] = 0.7
+    """With do_sample: above 1 more surprising, below 1 more predictable."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """With do_sample: draw from the smallest set of tokens whose probabilities sum to this."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """With do_sample: draw from the k most likely tokens; 0 takes all."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Above 1, tokens that already occurred become less likely."""
+
+
+class EngineSettings(SettingsGroup):
+    """Which model runs, and where."""
+
+    model: str | None = None
+    """Checkpoint folder, or Hugging Face Hub id such as SenseNova/SenseNova-U1-8B-MoT."""
+    device: Annotated[
+        str,
+        Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"]),
+    ] = "auto"
+    """Where to run: auto, cpu, cuda, cuda:1 or mps."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Number format of the weights and the arithmetic."""
+    check_weights: bool = False
+    """Look at every number while loading and refuse a checkpoint that holds NaN or infinity."""
+
+    @field_validator("model")
+    @classmethod
+    def _some_model(cls, model: str | None) -> str | None:
+        """An empty path would mean the current folder."""
+        if model is not None and not model.strip():
+            raise ValueError("must not be empty")
+        return model
+
+
+class OutputSettings(SettingsGroup):
+    """What is written, and what is shown."""
+
+    output: str | None = None
+    """Picture file or name template, folder with a trailing slash, or - for PNG bytes on stdout."""
+    metadata: bool = True
+    """Write the settings that made a picture into its PNG file."""
+    print_think: bool = False
+    """Print think text on stdout."""
+    hide_think: bool = False
+    """Do not show think text while it is written."""
+
+    @field_validator("output")
+    @classmethod
+    def _some_output(cls, output: str | None) -> str | None:
+        if output is not None and not output.strip():
+            raise ValueError("must not be empty")
+        return output
+
+
+class Settings(ImageSettings, TextSettings, EngineSettings, OutputSettings):
+    """All settings of one turn, merged from their layers (see config.load)."""
+
+
+GROUPS: tuple[tuple[str, type[SettingsGroup]], ...] = (
+    ("Pictures", ImageSettings),
+    ("Text answers", TextSettings),
+    ("Model and device", EngineSettings),
+    ("Files and output", OutputSettings),
+)
+"""The groups with their titles, in the order in which settings are listed; `seed` is in two of them."""
+
+SETTING_NAMES: tuple[str, ...] = tuple(
+    dict.fromkeys(name for _, group in GROUPS for name in group.model_fields)
+)
+"""Every setting's name, in the order of GROUPS."""
