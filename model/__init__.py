@@ -1,0 +1,83 @@
+"""SenseNova-U1: the network and how to run it.
+
+    from model import Engine, GenerateRequest, Picture
+
+    engine = Engine.load("path/to/SenseNova-U1-8B-MoT")
+    for event in engine.run(GenerateRequest("A cute cat")):
+        if isinstance(event, Picture):
+            event.image.save("cat.png")
+
+Everything here is resolved on first use, so that importing the package does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from config.schema import ImageSettings, TextSettings
+    from model.engine import Engine
+    from model.errors import CheckpointError, DeviceMemoryError, PictureError, RequestError
+    from model.events import (
+        Answer,
+        DenoisingStep,
+        Event,
+        Notice,
+        Picture,
+        PrefixRead,
+        Statistics,
+        TextToken,
+        ThinkText,
+        ThinkToken,
+    )
+    from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
+
+_HOMES = {
+    "model.engine": ["Engine"],
+    "config.schema": ["ImageSettings", "TextSettings"],
+    "model.errors": ["CheckpointError", "DeviceMemoryError", "PictureError", "RequestError"],
+    "model.events": [
+        "Answer",
+        "DenoisingStep",
+        "Event",
+        "Notice",
+        "Picture",
+        "PrefixRead",
+        "Statistics",
+        "TextToken",
+        "ThinkText",
+        "ThinkToken",
+    ],
+    "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Answer",
+    "AnswerRequest",
+    "CheckpointError",
+    "DenoisingStep",
+    "DeviceMemoryError",
+    "EditRequest",
+    "Engine",
+    "Event",
+    "GenerateRequest",
+    "ImageSettings",
+    "Message",
+    "Notice",
+    "Picture",
+    "PictureError",
+    "PrefixRead",
+    "Request",
+    "RequestError",
+    "Statistics",
+    "TextSettings",
+    "TextToken",
+    "ThinkText",
+    "ThinkToken",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'model' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

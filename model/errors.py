@@ -1,0 +1,23 @@
+"""What can go wrong in the library, by who has to act on it."""
+
+from config.errors import SenseNovaError
+
+
+class RequestError(SenseNovaError):
+    """The request cannot be carried out as it was asked: empty prompt, too many placeholders, …"""
+
+
+class PictureError(RequestError):
+    """An input picture is missing, unreadable or of an impossible shape."""
+
+
+class CheckpointError(SenseNovaError):
+    """Weights are missing, unreadable or not what the network needs."""
+
+
+class DeviceError(RequestError):
+    """The device that was asked for is not there."""
+
+
+class DeviceMemoryError(SenseNovaError):
+    """The device ran out of memory while loading or working."""

@@ -1,0 +1,157 @@
+"""What the engine tells while it works: a stream of immutable values, in the order things happen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image
+
+from config.schema import ImageSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """Bytes of the checkpoint read so far; passed to `Engine.load`'s callback, not part of a request's stream."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know that is no error, such as a size the model was not trained on."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class PrefixRead:
+    """The words and pictures before the answer have been read.
+
+    Attributes:
+        branch: `condition` (text and pictures), `images` (pictures only) or `unconditional`.
+        tokens: length of the prefix, image tokens included.
+    """
+
+    branch: Literal["condition", "images", "unconditional"]
+    tokens: int
+    image_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ThinkToken:
+    """One more token of think text; `text` may be empty while a character is incomplete."""
+
+    token_id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class ThinkText:
+    """The whole think text, after its last token.
+
+    Attributes:
+        finish: `end` when the model closed it, `length` when the budget ran out.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Literal["end", "length"]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """Step `step` of `steps` (from 1) of picture `index` of `count` (from 0) is done.
+
+    Attributes:
+        time: t after this step, 0 noise … 1 picture.
+        predicted: the clean picture as predicted at this step, (1, 3, H, W), about −1..1, on the device.
+        velocity: the conditional branch's velocity of this step, (1, L, 3·32²), patches channel-last.
+    """
+
+    index: int
+    count: int
+    step: int
+    steps: int
+    time: float
+    predicted: "Tensor"
+    velocity: "Tensor"
+    _to_picture: Callable[["Tensor"], Image.Image]
+
+    def preview(self) -> Image.Image:
+        """The predicted picture as an RGB image; costs one copy to the host, so ask only when it is shown."""
+        return self._to_picture(self.predicted)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture.
+
+    Attributes:
+        index, count: this is picture `index` (from 0) of `count`.
+        image: RGB, 8 bits a channel.
+        tensor: the values before clamping, (1, 3, H, W), about −1..1, float32 on the CPU.
+        settings: what made it, resolved: explicit size, this picture's own seed, one image.
+        think_text: the think text it was drawn from, or None.
+    """
+
+    index: int
+    count: int
+    image: Image.Image
+    tensor: "Tensor"
+    settings: ImageSettings
+    think_text: str | None
+
+
+@dataclass(frozen=True)
+class TextToken:
+    """One more token of an answer; `text` may be empty while a character is incomplete."""
+
+    token_id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The whole answer.
+
+    Attributes:
+        token_ids: the new tokens, without the one that ended the turn.
+        finish: `end` when the model ended its turn, `length` when `max_tokens` was reached.
+        first_logits: logits of the first new token, (vocabulary,), float32 on the CPU.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Literal["end", "length"]
+    first_logits: "Tensor"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The last event of every request.
+
+    Attributes:
+        prefix_tokens: tokens read before generating, all branches together.
+        new_tokens: think or answer tokens written.
+        steps: denoising steps done, all pictures together.
+        text_seconds, denoise_seconds, seconds: spent writing tokens, denoising, and in all.
+        peak_memory: bytes; on CUDA the most allocated on the device, elsewhere the process's peak resident set.
+    """
+
+    prefix_tokens: int
+    new_tokens: int
+    steps: int
+    text_seconds: float
+    denoise_seconds: float
+    seconds: float
+    peak_memory: int
+    device: str
+
+
+Event = Notice | PrefixRead | ThinkToken | ThinkText | DenoisingStep | Picture | TextToken | Answer | Statistics

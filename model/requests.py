@@ -1,0 +1,88 @@
+"""What can be asked of the engine: plain, validated, immutable values."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from PIL import Image
+
+from config.schema import ImageSettings, TextSettings
+from model.errors import RequestError
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """Make `settings.num_images` pictures that show what the prompt says.
+
+    Raises:
+        RequestError: the prompt is empty.
+    """
+
+    prompt: str
+    settings: ImageSettings = field(default_factory=ImageSettings)
+
+    def __post_init__(self) -> None:
+        _require_text(self.prompt, "prompt", 'say what to draw, for example "A cute cat"')
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """Make pictures from one or more given ones, as the instruction says.
+
+    `prompt` may hold `<image>` placeholders, one a picture at most; see model.sequences.prompt.
+
+    Raises:
+        RequestError: the prompt is empty, there is no picture, or `cfg_norm` is `cfg_zero_star`.
+    """
+
+    prompt: str
+    images: tuple[Image.Image, ...]
+    settings: ImageSettings = field(default_factory=ImageSettings)
+
+    def __post_init__(self) -> None:
+        _require_text(self.prompt, "prompt", 'say what to change, for example "make the sky red"')
+        if not self.images:
+            raise RequestError("an edit needs at least one picture", "add --image FILE")
+        if self.settings.cfg_norm == "cfg_zero_star":
+            raise RequestError(
+                "cfg_norm cfg_zero_star works for generating only", "for an edit use none, global or channel"
+            )
+
+
+@dataclass(frozen=True)
+class Message:
+    """One finished turn of a conversation, as it was said."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
+class AnswerRequest:
+    """Answer a question in text, about pictures or not: describe and chat.
+
+    Attributes:
+        prompt: the question; may hold `<image>` placeholders for pictures of this turn.
+        images: the pictures, those that placeholders in `history` stand for first.
+        history: earlier turns, oldest first.
+        system: a system message; none is written when it is empty.
+
+    Raises:
+        RequestError: the prompt is empty.
+    """
+
+    prompt: str
+    images: tuple[Image.Image, ...] = ()
+    history: tuple[Message, ...] = ()
+    system: str = ""
+    settings: TextSettings = field(default_factory=TextSettings)
+
+    def __post_init__(self) -> None:
+        _require_text(self.prompt, "question", 'ask something, for example "What is in this picture?"')
+
+
+Request = GenerateRequest | EditRequest | AnswerRequest
+
+
+def _require_text(text: str, name: str, hint: str) -> None:
+    if not text.strip():
+        raise RequestError(f"the {name} is empty", hint)
