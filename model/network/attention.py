@@ -1,0 +1,101 @@
+"""Attention of one tower: fused projections, two-part query/key norms, rotary positions, a shared cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.network.cache import KVCache
+from model.network.configuration import TransformerConfig
+from model.network.rope import Rotary, rotate_heads
+
+CAUSAL_ROWS = 256
+"""Query rows of text that share one mask: bounds it to 256 × N booleans however long the prefix is."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`count` neighbouring new tokens. A causal segment is text: each token sees what is before it and itself.
+    Any other segment is one image: its tokens see what is before it and one another."""
+
+    count: int
+    causal: bool
+
+
+class HeadNorm(nn.Module):
+    """RMS norm of a query or key head's two halves (t; h and w), each with its own weight: weight (2, head_dim/2)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.eps = config.rms_norm_eps
+        self.weight = nn.Parameter(torch.ones(2, config.head_dim // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, head_dim) → the same shape."""
+        halves = x.unflatten(-1, (2, -1))
+        normed = F.rms_norm(halves.float(), halves.shape[-1:], eps=self.eps).to(x.dtype)
+        return (normed * self.weight).flatten(-2)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over the cache and the new tokens.
+
+    `qkv_proj` holds the rows of q_proj, k_proj and v_proj in this order.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.q_width = config.heads * config.head_dim
+        self.kv_width = config.kv_heads * config.head_dim
+        self.qkv_proj = nn.Linear(config.hidden_size, self.q_width + 2 * self.kv_width, bias=False)
+        self.o_proj = nn.Linear(self.q_width, config.hidden_size, bias=False)
+        self.q_norm = HeadNorm(config)
+        self.k_norm = HeadNorm(config)
+
+    def forward(
+        self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int, segments: Sequence[Segment]
+    ) -> Tensor:
+        """hidden (B, N, hidden_size) → the same shape; the new keys and values are left in the cache."""
+        parts = self.qkv_proj(hidden).split((self.q_width, self.kv_width, self.kv_width), dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+        q = rotate_heads(self.q_norm(q), rotary)
+        k = rotate_heads(self.k_norm(k), rotary)
+        keys, values = cache.write(layer, k, v)
+        attended = attend(q, keys, values, segments)
+        return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
+    """Attention of the last N positions over all M ≥ N of them, segment by segment.
+
+    Segments cover q's N rows in order. Going through them one by one lets the fused kernels run without a mask
+    for images, and with a narrow one for text: nothing of size heads × N × M is ever stored.
+
+    Args:
+        q: (B, heads, N, head_dim). keys, values: (B, kv_heads, M, head_dim).
+
+    Returns:
+        (B, heads, N, head_dim)
+    """
+    outputs = []
+    row, seen = 0, keys.shape[2] - q.shape[2]
+    for segment in segments:
+        if not segment.causal or segment.count == 1:
+            end = seen + segment.count
+            outputs.append(_sdpa(q[:, :, row : row + segment.count], keys[:, :, :end], values[:, :, :end], None))
+            row, seen = row + segment.count, end
+            continue
+        for start in range(0, segment.count, CAUSAL_ROWS):
+            count = min(CAUSAL_ROWS, segment.count - start)
+            end = seen + count
+            mask = torch.ones(count, end, dtype=torch.bool, device=q.device).tril(diagonal=seen)
+            outputs.append(_sdpa(q[:, :, row : row + count], keys[:, :, :end], values[:, :, :end], mask))
+            row, seen = row + count, end
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+
+
+def _sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=q.shape[1] != keys.shape[1])

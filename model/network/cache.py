@@ -1,0 +1,56 @@
+"""Keys and values of a prefix, with room behind them for the tokens of a picture being denoised."""
+
+import torch
+from torch import Tensor
+
+from model.network.configuration import TransformerConfig
+
+
+class KVCache:
+    """One sequence's keys and values, written in place; both towers read and write it.
+
+    A layer's keys and values are (B, kv_heads, capacity, head_dim). The first `length` positions are kept; what
+    `write` puts behind them stays only if `advance` is called after the last layer. A denoising step does not
+    call it, so that the next step overwrites the same positions.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        batch: int = 1,
+    ) -> None:
+        shape = (batch, config.kv_heads, capacity, config.head_dim)
+        self._keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self._values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        return self._keys[0].shape[2]
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` positions behind `length`; reallocates one layer at a time if there is none."""
+        if self.length + tokens <= self.capacity:
+            return
+        for store in (self._keys, self._values):
+            for layer, old in enumerate(store):
+                batch, heads, _, width = old.shape
+                new = old.new_empty(batch, heads, self.length + tokens, width)
+                new[:, :, : self.length] = old[:, :, : self.length]
+                store[layer] = new
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put keys and values (B, kv_heads, N, head_dim) behind `length`; return views of all up to their end."""
+        end = self.length + keys.shape[2]
+        if end > self.capacity:
+            raise ValueError(f"no room in the cache: {end} positions of {self.capacity}; call reserve first")
+        self._keys[layer][:, :, self.length : end] = keys
+        self._values[layer][:, :, self.length : end] = values
+        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        """Keep the `tokens` positions last written."""
+        self.length += tokens

@@ -1,0 +1,214 @@
+"""`config.json` of a SenseNova-U1 checkpoint, checked and turned into plain values."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import CheckpointError
+
+MODEL_TYPE = "neo_chat"
+
+
+@dataclass(frozen=True)
+class DenseMLP:
+    """One SwiGLU a layer."""
+
+    intermediate_size: int
+
+
+@dataclass(frozen=True)
+class SparseExperts:
+    """A mixture of SwiGLU experts a layer, `top_k` of them for each token (A3B)."""
+
+    intermediate_size: int
+    experts: int
+    top_k: int
+    norm_topk_prob: bool
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The language model: both towers have this shape and differ only in their MLPs.
+
+    Of a head's `head_dim` dimensions the first half is rotated by t with `rope_theta`, the next quarter by h and
+    the last by w with `rope_theta_hw`.
+    """
+
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_theta_hw: float
+    und_mlp: DenseMLP | SparseExperts
+    gen_mlp: DenseMLP | SparseExperts
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Image embedding of either tower: 16-px patches, four of which make one token."""
+
+    hidden_size: int
+    patch_size: int
+    rope_theta: float
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Noise amplitude and the head that predicts the clean picture."""
+
+    convolutional_head: bool
+    noise_scale: float
+    noise_scale_base_tokens: int
+    noise_scale_max: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    transformer: TransformerConfig
+    vision: VisionConfig
+    flow: FlowConfig
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read `folder/config.json`.
+
+    Raises:
+        CheckpointError: no such file, no JSON, another kind of model, a field missing, or a value that this
+            implementation does not cover.
+    """
+    path = folder / "config.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder} holds no config.json",
+            "give the folder that holds config.json and the *.safetensors files",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", "fetch the file again") from error
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path} holds no JSON object", "fetch the file again")
+    return parse_config(fields, str(path))
+
+
+def parse_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
+    """Check the contents of a `config.json`; `where` names it in messages. Raises CheckpointError."""
+    top = _Fields(fields, where, "")
+    if fields.get("model_type") != MODEL_TYPE:
+        raise CheckpointError(
+            f"{where}: model_type is {fields.get('model_type')!r}, not {MODEL_TYPE!r}: this is no SenseNova-U1 model",
+            "give a checkpoint of the SenseNova-U1 family, such as SenseNova/SenseNova-U1-8B-MoT",
+        )
+    top.require("downsample_ratio", 0.5)
+    top.require("concat_time_token_num", 0)
+    top.require("noise_scale_mode", "resolution")
+    top.require("add_noise_scale_embedding", True)
+    llm, vision = top.section("llm_config"), top.section("vision_config")
+    for name in ("tie_word_embeddings", "attention_bias", "use_sliding_window"):
+        llm.require(name, False)
+    llm.require("hidden_act", "silu")
+    vision.require("num_channels", 3)
+    vision.require("patch_size", 16)
+    return ModelConfig(
+        transformer=_transformer(llm),
+        vision=VisionConfig(
+            hidden_size=vision.integer("hidden_size"),
+            patch_size=vision.integer("patch_size"),
+            rope_theta=vision.number("rope_theta_vision", 10000.0),
+        ),
+        flow=FlowConfig(
+            convolutional_head=bool(top.get("use_pixel_head", False)),
+            noise_scale=top.number("noise_scale"),
+            noise_scale_base_tokens=top.integer("noise_scale_base_image_seq_len"),
+            noise_scale_max=top.number("noise_scale_max_value"),
+        ),
+    )
+
+
+def _transformer(llm: "_Fields") -> TransformerConfig:
+    und_mlp: DenseMLP | SparseExperts
+    gen_mlp: DenseMLP | SparseExperts
+    kind = llm.get("model_type", "qwen3")
+    if kind == "qwen3":
+        und_mlp = gen_mlp = DenseMLP(llm.integer("intermediate_size"))
+    elif kind == "qwen3_moe":
+        llm.require("decoder_sparse_step", 1)
+        llm.require("mlp_only_layers", [])
+        norm = bool(llm.get("norm_topk_prob", True))
+        width, top_k = llm.integer("moe_intermediate_size"), llm.integer("num_experts_per_tok")
+        und_mlp = SparseExperts(width, llm.integer("num_experts"), top_k, norm)
+        gen_mlp = SparseExperts(
+            llm.integer("gen_moe_intermediate_size", width),
+            llm.integer("gen_num_experts"),
+            llm.integer("gen_num_experts_per_tok", top_k),
+            norm,
+        )
+    else:
+        raise CheckpointError(f"{llm.where}: llm_config.model_type {kind!r} is neither qwen3 nor qwen3_moe")
+    config = TransformerConfig(
+        hidden_size=llm.integer("hidden_size"),
+        layers=llm.integer("num_hidden_layers"),
+        heads=llm.integer("num_attention_heads"),
+        kv_heads=llm.integer("num_key_value_heads"),
+        head_dim=llm.integer("head_dim"),
+        vocabulary=llm.integer("vocab_size"),
+        rms_norm_eps=llm.number("rms_norm_eps"),
+        # No default: libraries that move this field fall back to 10000 without a word, and pictures go wrong.
+        rope_theta=llm.number("rope_theta"),
+        rope_theta_hw=llm.number("rope_theta_hw"),
+        und_mlp=und_mlp,
+        gen_mlp=gen_mlp,
+    )
+    if config.heads % config.kv_heads or config.head_dim % 8:
+        raise CheckpointError(
+            f"{llm.where}: {config.heads} heads cannot share {config.kv_heads} key/value heads of {config.head_dim}"
+        )
+    return config
+
+
+class _Fields:
+    """A section of the JSON whose look-ups fail with the file and the field's full name."""
+
+    def __init__(self, fields: Mapping[str, Any], where: str, prefix: str) -> None:
+        self._fields, self.where, self._prefix = fields, where, prefix
+
+    def section(self, name: str) -> "_Fields":
+        value = self._fields.get(name)
+        if not isinstance(value, dict):
+            raise self._missing(name)
+        return _Fields(value, self.where, f"{self._prefix}{name}.")
+
+    def get(self, name: str, default: Any) -> Any:
+        return self._fields.get(name, default)
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self._fields.get(name, default)
+        if value is None:
+            raise self._missing(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise CheckpointError(f"{self.where}: {self._prefix}{name} is {value!r}, not a positive number")
+        return float(value)
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        value = self.number(name, default)
+        if value != int(value):
+            raise CheckpointError(f"{self.where}: {self._prefix}{name} is {value!r}, not a whole number")
+        return int(value)
+
+    def require(self, name: str, expected: Any) -> None:
+        """A field that may be absent, but not have a value this implementation does not cover."""
+        value = self._fields.get(name, expected)
+        if value != expected:
+            raise CheckpointError(
+                f"{self.where}: {self._prefix}{name} is {value!r}; only {expected!r} is supported",
+                "use a newer version of this program, or a published SenseNova-U1 checkpoint",
+            )
+
+    def _missing(self, name: str) -> CheckpointError:
+        return CheckpointError(f"{self.where}: {self._prefix}{name} is missing", "fetch config.json again")

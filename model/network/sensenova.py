@@ -1,0 +1,86 @@
+"""SenseNova-U1: two towers over one cache, their image embeddings, and a flow-matching head."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.network.attention import Segment
+from model.network.cache import KVCache
+from model.network.configuration import ModelConfig
+from model.network.flow import ConvolutionalHead, MLPHead, ScalarEmbedding, tokens_to_picture
+from model.network.rope import Rotary
+from model.network.transformer import Tower
+from model.network.vision import ImageEmbedding
+
+
+class SenseNovaU1(nn.Module):
+    """The whole network. "und" reads words and input pictures and writes words; "gen" denoises pictures."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        transformer = config.transformer
+        hidden_size = transformer.hidden_size
+        self.embed_tokens = nn.Embedding(transformer.vocabulary, hidden_size)
+        self.und_vision = ImageEmbedding(config.vision, hidden_size)
+        self.und = Tower(transformer, transformer.und_mlp)
+        self.lm_head = nn.Linear(hidden_size, transformer.vocabulary, bias=False)
+        self.gen_vision = ImageEmbedding(config.vision, hidden_size)
+        self.timestep_embedder = ScalarEmbedding(hidden_size)
+        self.noise_scale_embedder = ScalarEmbedding(hidden_size)
+        self.gen = Tower(transformer, transformer.gen_mlp)
+        head = ConvolutionalHead if config.flow.convolutional_head else MLPHead
+        self.fm_head: ConvolutionalHead | MLPHead = head(hidden_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.weight.device
+
+    def read(self, embeddings: Tensor, rotary: Rotary, cache: KVCache, segments: Sequence[Segment]) -> Tensor:
+        """Run the und tower over new prefix or text tokens and keep them in the cache.
+
+        Args:
+            embeddings: (B, N, hidden_size), from `embed_tokens` and `und_vision`.
+
+        Returns:
+            Hidden states (B, N, hidden_size), input of `logits`.
+        """
+        hidden = self.und(embeddings, rotary, cache, segments)
+        cache.advance(embeddings.shape[1])
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits of the rows given: (…, hidden_size) → (…, vocabulary), float32."""
+        return self.lm_head(self.und.norm(hidden)).float()
+
+    def embed_noisy(self, tokens: Tensor, conditioning: Tensor, grid: tuple[int, int], rotary: Rotary) -> Tensor:
+        """Gen-tower input of a noisy picture; the same for every guidance branch of a step.
+
+        Args:
+            tokens: the picture x as tokens, (B, L, 3·32²).
+            conditioning: timestep plus noise-scale embedding, (B or 1, hidden_size).
+            grid: rows and columns of tokens.
+            rotary: `patch_rotary` tables of the picture's size.
+        """
+        pixels = tokens_to_picture(tokens, *grid)
+        return self.gen_vision(pixels, rotary) + conditioning[:, None]
+
+    def predict(self, embeddings: Tensor, grid: tuple[int, int], rotary: Rotary, cache: KVCache) -> Tensor:
+        """Predict the clean picture on top of a prefix, which is left as it was.
+
+        Args:
+            embeddings: from `embed_noisy`, (B, L, hidden_size).
+            rotary: `attention_rotary` tables of the picture's positions.
+            cache: the branch's prefix, with room for L more positions.
+
+        Returns:
+            The clean picture x̂ as tokens, (B, L, 3·32²).
+        """
+        image = Segment(embeddings.shape[1], causal=False)
+        hidden = self.gen(embeddings, rotary, cache, [image])
+        return self.fm_head(self.gen.norm(hidden), *grid)

@@ -1,0 +1,56 @@
+"""A tower: the transformer blocks of one kind of token, and its final norm."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from model.network.attention import Attention, Segment
+from model.network.cache import KVCache
+from model.network.configuration import DenseMLP, SparseExperts, TransformerConfig
+from model.network.layers import RMSNorm, build_mlp
+from model.network.rope import Rotary
+
+
+class Block(nn.Module):
+    """Pre-norm attention and pre-norm MLP, each added to the residual stream."""
+
+    def __init__(self, config: TransformerConfig, mlp: DenseMLP | SparseExperts) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = build_mlp(config.hidden_size, mlp)
+
+    def forward(
+        self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int, segments: Sequence[Segment]
+    ) -> Tensor:
+        hidden = hidden + self.attention(self.attention_norm(hidden), rotary, cache, layer, segments)
+        return hidden + self.mlp(self.mlp_norm(hidden))
+
+
+class Tower(nn.Module):
+    """The understanding or the generation tower.
+
+    The two ("mixture of transformers") have weights of their own and share the cache: what one tower leaves
+    there the other attends to. One forward pass runs one tower.
+    """
+
+    def __init__(self, config: TransformerConfig, mlp: DenseMLP | SparseExperts) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config, mlp) for _ in range(config.layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, hidden: Tensor, rotary: Rotary, cache: KVCache, segments: Sequence[Segment]) -> Tensor:
+        """Run new tokens on top of the cache.
+
+        Args:
+            hidden: embeddings of the new tokens, (B, N, hidden_size).
+            rotary: tables for their positions, each (N, head_dim).
+            segments: what the N tokens are, in order.
+
+        Returns:
+            Hidden states before the final norm, (B, N, hidden_size): apply `norm` to the rows that are used.
+        """
+        for layer, block in enumerate(self.blocks):
+            hidden = block(hidden, rotary, cache, layer, segments)
+        return hidden
