@@ -1,0 +1,1 @@
+"""Checkpoints: found, described by a layout, streamed into the network, or made of random numbers."""

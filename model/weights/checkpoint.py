@@ -1,0 +1,95 @@
+"""Load a checkpoint: compare what its files hold with what the network needs, then stream it in."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+from model.errors import CheckpointError
+from model.events import LoadProgress
+from model.network.configuration import ModelConfig, read_config
+from model.network.sensenova import SenseNovaU1
+from model.weights.layout import Slot, checkpoint_layout
+from model.weights.shards import StoredTensor, read_blocks, stored_tensors
+
+REPORT_BYTES = 64 * 2**20
+"""Progress is reported each time this much has been read."""
+
+
+def load_checkpoint(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    check_weights: bool = False,
+    on_progress: Callable[[LoadProgress], None] | None = None,
+) -> SenseNovaU1:
+    """Build the network and fill it from `folder`, fusing, casting and placing each block of numbers as it is read.
+
+    Beside the parameters themselves only a few blocks of 8 MiB are held, whatever type the files store.
+
+    Args:
+        check_weights: look at every number and refuse NaN and infinity.
+
+    Raises:
+        CheckpointError: the folder is no usable checkpoint. Missing, unexpected and misshapen tensors are listed
+            together; so are tensors with NaN.
+    """
+    config = read_config(folder)
+    tensors, slots = stored_tensors(folder), checkpoint_layout(config)
+    compare(tensors, slots, folder)
+    network = empty_network(config, device, dtype)
+    parameters = {name: parameter.detach().flatten() for name, parameter in network.named_parameters()}
+    total = sum(tensor.stop - tensor.start for tensor in tensors.values())
+    done = reported = 0
+    damaged: dict[str, None] = {}
+    for block in read_blocks(list(tensors.values()), pinned=device.type == "cuda"):
+        slot = slots[block.tensor.name]
+        first = slot.offset + block.first
+        if check_weights and not torch.isfinite(block.data).all():
+            damaged[block.tensor.name] = None
+        parameters[slot.parameter][first : first + block.data.numel()].copy_(block.data)
+        done += block.data.nbytes
+        if on_progress and (done - reported >= REPORT_BYTES or done == total):
+            reported = done
+            on_progress(LoadProgress(done, total))
+    if damaged:
+        raise CheckpointError(
+            f"{folder}: {len(damaged)} tensors hold NaN or infinity:\n{_listed(damaged)}",
+            "fetch the checkpoint again",
+        )
+    return network
+
+
+def empty_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> SenseNovaU1:
+    """The network with memory for its weights, but no numbers in it yet."""
+    with torch.device("meta"):
+        network = SenseNovaU1(config)
+    return network.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+
+
+def compare(tensors: dict[str, StoredTensor], slots: dict[str, Slot], folder: Path) -> None:
+    """Raise CheckpointError unless the files hold exactly the tensors that the configuration asks for."""
+    missing = [name for name in slots if name not in tensors]
+    unexpected = [name for name in tensors if name not in slots]
+    misshapen = [
+        f"{name}: is {list(tensors[name].shape)}, should be {list(slots[name].shape)}"
+        for name in slots
+        if name in tensors and tensors[name].shape != slots[name].shape
+    ]
+    if not (missing or unexpected or misshapen):
+        return
+    parts = [f"{folder}: the weights do not fit config.json"]
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
+        if names:
+            parts.append(f"{len(names)} {title}:\n{_listed(names)}")
+    raise CheckpointError("\n".join(parts), "fetch the checkpoint again; config.json and weights must belong together")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """All names, one line for those that differ only in layer and expert numbers."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"(?<=layers\.|xperts\.)\d+", "*", name), []).append(name)
+    lines = [members[0] if len(members) == 1 else f"{pattern} ({len(members)})" for pattern, members in groups.items()]
+    return "\n".join(f"  {line}" for line in lines)

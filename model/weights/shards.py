@@ -1,0 +1,188 @@
+"""The safetensors files of a checkpoint folder: which there are, what they hold, and their bytes, block by block.
+
+Reading is plain file I/O into two reused buffers rather than a memory map: mapped pages count towards the
+process's resident memory until the map is closed, and a checkpoint is larger than most hosts.
+"""
+
+import io
+import itertools
+import json
+import math
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.errors import CheckpointError
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+
+BLOCK_BYTES = 8 * 2**20
+BLOCKS_AHEAD = 2
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor in a file; `start` and `stop` are byte positions in it."""
+
+    file: Path
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """All tensors of a checkpoint folder by name, from the headers of its files; no weights are read.
+
+    Raises:
+        CheckpointError: there are no weights, the index is damaged or names a missing shard, a shard is
+            truncated or no safetensors file, or a tensor is of a type that cannot be loaded.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    for file in _shards(folder):
+        for tensor in _read_header(file):
+            tensors[tensor.name] = tensor
+    return tensors
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / INDEX_FILE
+    if not index.exists():
+        single = folder / SINGLE_FILE
+        if single.exists():
+            return [single]
+        raise CheckpointError(
+            f"{folder} holds no weights: neither {INDEX_FILE} nor {SINGLE_FILE} is there",
+            "fetch the checkpoint again, or give the folder that holds the weights",
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is damaged: {error!r}", "fetch the file again") from error
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index} names {len(missing)} of {len(names)} shards that are not there: {', '.join(missing)}",
+            "fetch the missing files; a download that was cut off goes on where it stopped",
+        )
+    return [folder / name for name in names]
+
+
+def _read_header(file: Path) -> list[StoredTensor]:
+    """Format: 8 bytes little-endian length, that much JSON, then the data (huggingface/safetensors, README)."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise ValueError("its header is cut off")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        base = 8 + length
+        tensors = []
+        for name, entry in header.items():
+            start, stop = entry["data_offsets"]
+            if entry["dtype"] not in DTYPES:
+                raise CheckpointError(
+                    f"{file}: tensor {name} is stored as {entry['dtype']}, which cannot be loaded",
+                    f"convert it to one of {', '.join(DTYPES)}",
+                )
+            dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+            if stop - start != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"tensor {name} has {stop - start} bytes, which do not make {shape}")
+            tensors.append(StoredTensor(file, name, dtype, shape, base + start, base + stop))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is no readable safetensors file: {error}", "fetch the file again") from error
+    expected = max((tensor.stop for tensor in tensors), default=base)
+    if size < expected:
+        raise CheckpointError(
+            f"{file} is truncated: {size:,} of {expected:,} bytes",
+            "fetch the file again: the download was cut off",
+        )
+    return tensors
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run of a tensor's elements: `data` (1-D, valid until the next block is asked for) begins at `first`."""
+
+    tensor: StoredTensor
+    first: int
+    data: Tensor
+
+
+def read_blocks(tensors: Sequence[StoredTensor], pinned: bool = False) -> Iterator[Block]:
+    """Yield the numbers of tensors, in the order of the files, a thread reading ahead of the caller.
+
+    Args:
+        pinned: read into page-locked memory, from which copies to a GPU are fast.
+
+    Raises:
+        CheckpointError: a file cannot be read, or ends early.
+    """
+    ordered = sorted(tensors, key=lambda tensor: (str(tensor.file), tensor.start))
+    buffers = [torch.empty(BLOCK_BYTES, dtype=torch.uint8, pin_memory=pinned) for _ in range(BLOCKS_AHEAD + 1)]
+    free: queue.Queue[Tensor | None] = queue.Queue()
+    full: queue.Queue[tuple[StoredTensor, int, Tensor, int] | Exception | None] = queue.Queue()
+    for buffer in buffers:
+        free.put(buffer)
+
+    def read_ahead() -> None:
+        try:
+            for file, members in itertools.groupby(ordered, key=lambda tensor: tensor.file):
+                with file.open("rb", buffering=0) as stream:
+                    for tensor, first, count in _blocks_of(members):
+                        buffer = free.get()
+                        if buffer is None:
+                            return
+                        _read_exactly(stream, tensor, first, buffer[:count])
+                        full.put((tensor, first, buffer, count))
+            full.put(None)
+        except Exception as error:  # raised again in the thread that asked
+            full.put(error)
+
+    thread = threading.Thread(target=read_ahead, name="read weights", daemon=True)
+    thread.start()
+    try:
+        while (item := full.get()) is not None:
+            if isinstance(item, OSError):
+                raise CheckpointError(f"reading the weights failed: {item}", "fetch the file again") from item
+            if isinstance(item, Exception):
+                raise item
+            tensor, first, buffer, count = item
+            yield Block(tensor, first, buffer[:count].view(tensor.dtype))
+            free.put(buffer)
+    finally:
+        free.put(None)
+        thread.join()
+
+
+def _blocks_of(tensors: Iterable[StoredTensor]) -> Iterator[tuple[StoredTensor, int, int]]:
+    """(tensor, index of the first element, bytes) of each block."""
+    for tensor in tensors:
+        size = tensor.stop - tensor.start
+        for start in range(0, size, BLOCK_BYTES):
+            yield tensor, start // tensor.dtype.itemsize, min(BLOCK_BYTES, size - start)
+
+
+def _read_exactly(stream: io.FileIO, tensor: StoredTensor, first: int, target: Tensor) -> None:
+    stream.seek(tensor.start + first * tensor.dtype.itemsize)
+    view = memoryview(target.numpy().data)
+    while view:
+        count = stream.readinto(view)
+        if not count:
+            raise CheckpointError(f"{tensor.file} ends in the middle of {tensor.name}", "fetch the file again")
+        view = view[count:]
