@@ -1,0 +1,45 @@
+"""Which device and number format a run uses, and how much memory it took."""
+
+import resource
+import sys
+
+import torch
+
+from model.errors import DeviceError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` takes the first CUDA device, else Apple's GPU, else the CPU.
+
+    Raises:
+        DeviceError: the device that was asked for is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (device.index or 0) >= count:
+            raise DeviceError(
+                f"device {name} is not there: PyTorch sees {count} CUDA devices",
+                "use --device auto or --device cpu",
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("device mps is not there", "use --device auto or --device cpu")
+    return device
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new measurement where the device can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: on CUDA the most allocated since the last reset, elsewhere the process's peak resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
