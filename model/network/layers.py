@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from model.network.configuration import DenseMLP, SparseExperts
 
-MLP_ROWS = 4096
-"""Rows a SwiGLU takes at a time. A 2048×2048 picture goes through whole; longer prefixes would otherwise hold
-the widest activation of the network, six times the hidden size, for all of their tokens at once."""
+WHOLE_ROWS, SPLIT_ROWS = 4096, 2048
+"""A SwiGLU takes up to so many rows whole, which a 2048×2048 picture has, and more of them in pieces: the widest
+activation of the network, six times the hidden size, is not held for all tokens of a long prefix at once."""
 
 
 class RMSNorm(nn.Module):
@@ -33,9 +33,9 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, hidden_size) → the same shape."""
-        if x.shape[1] <= MLP_ROWS:
+        if x.shape[1] <= WHOLE_ROWS:
             return self._rows(x)
-        return torch.cat([self._rows(rows) for rows in x.split(MLP_ROWS, dim=1)], dim=1)
+        return torch.cat([self._rows(rows) for rows in x.split(SPLIT_ROWS, dim=1)], dim=1)
 
     def _rows(self, x: Tensor) -> Tensor:
         return self.down_proj(gated(self.gate_up_proj(x)))

@@ -22,7 +22,11 @@ class SenseNovaU1(nn.Module):
         self.config = config
         transformer = config.transformer
         hidden_size = transformer.hidden_size
-        self.embed_tokens = nn.Embedding(transformer.vocabulary, hidden_size)
+        # Given its memory, nn.Embedding does not fill it with random numbers, which on the meta device takes most
+        # of a second of imports.
+        self.embed_tokens = nn.Embedding(
+            transformer.vocabulary, hidden_size, _weight=torch.empty(transformer.vocabulary, hidden_size)
+        )
         self.und_vision = ImageEmbedding(config.vision, hidden_size)
         self.und = Tower(transformer, transformer.und_mlp)
         self.lm_head = nn.Linear(hidden_size, transformer.vocabulary, bias=False)

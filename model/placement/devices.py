@@ -1,7 +1,6 @@
 """Which device and number format a run uses, and how much memory it took."""
 
-import resource
-import sys
+from pathlib import Path
 
 import torch
 
@@ -41,5 +40,11 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: on CUDA the most allocated since the last reset, elsewhere the process's peak resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Linux also has ru_maxrss, but a child process inherits its parent's.
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
+    import resource  # not on Windows, where this program does not run
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
