@@ -1,0 +1,34 @@
+"""Checkpoints that tests share: the parity checkpoints of tests/parity/data, and a tiny one of random numbers."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PARITY = Path(__file__).parent / "parity" / "data"
+
+
+@pytest.fixture(scope="session")
+def parity_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Unpack `u1`, `u15` or `a3b` once and give its folder."""
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def unpack(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            with zipfile.ZipFile(PARITY / f"{name}.zip") as archive:
+                archive.extractall(root)
+        return folder
+
+    return unpack
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A 3-layer U1.5 of random numbers; read only: copy it to change it."""
+    from model.weights.synthetic import write_tiny_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    write_tiny_checkpoint(folder)
+    return folder

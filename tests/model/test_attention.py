@@ -1,0 +1,85 @@
+"""Attention by segments equals attention under the mask that the segments stand for."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.network import attention
+from model.network.attention import Segment, attend
+from model.network.cache import KVCache
+from model.network.configuration import DenseMLP, TransformerConfig
+
+CONFIG = TransformerConfig(
+    hidden_size=32,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    vocabulary=10,
+    rms_norm_eps=1e-6,
+    rope_theta=5e6,
+    rope_theta_hw=1e4,
+    und_mlp=DenseMLP(64),
+    gen_mlp=DenseMLP(64),
+)
+
+
+def dense_mask(segments: list[Segment], before: int) -> torch.Tensor:
+    """True where a row may look: causal, and both ways within one image."""
+    count = sum(segment.count for segment in segments)
+    mask = torch.ones(count, before + count, dtype=torch.bool).tril(diagonal=before)
+    start = 0
+    for segment in segments:
+        if not segment.causal:
+            mask[start : start + segment.count, before + start : before + start + segment.count] = True
+        start += segment.count
+    return mask
+
+
+@pytest.mark.parametrize("before", [0, 7])
+@pytest.mark.parametrize(
+    "segments",
+    [
+        [Segment(9, True)],
+        [Segment(6, False)],
+        [Segment(1, True)],
+        [Segment(3, True), Segment(6, False), Segment(1, True), Segment(4, False), Segment(11, True)],
+    ],
+    ids=["text", "image", "one token", "mixed"],
+)
+def test_segments_equal_a_dense_mask(segments: list[Segment], before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "CAUSAL_ROWS", 4)  # so that text is split into several masks
+    count = sum(segment.count for segment in segments)
+    generator = torch.Generator().manual_seed(1)
+    q = torch.randn(2, 4, count, 16, generator=generator)
+    k, v = (torch.randn(2, 2, before + count, 16, generator=generator) for _ in range(2))
+    expected = F.scaled_dot_product_attention(
+        q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), attn_mask=dense_mask(segments, before)
+    )
+    torch.testing.assert_close(attend(q, k, v, segments), expected)
+
+
+def test_what_is_written_stays_only_when_advanced() -> None:
+    cache = KVCache(CONFIG, 8, torch.float32, torch.device("cpu"))
+    first = torch.full((1, 2, 3, 16), 1.0)
+    cache.write(0, first, first)
+    cache.advance(3)
+    cache.write(0, first * 2, first * 2)
+    keys, values = cache.write(0, first * 3, first * 3)
+    assert keys.shape[2] == 6
+    assert keys[0, 0, :, 0].tolist() == [1, 1, 1, 3, 3, 3]
+    assert values.data_ptr() != keys.data_ptr()
+
+
+def test_reserve_keeps_what_is_there() -> None:
+    cache = KVCache(CONFIG, 2, torch.float32, torch.device("cpu"))
+    filled = torch.randn(1, 2, 2, 16)
+    for layer in range(2):
+        cache.write(layer, filled, -filled)
+    cache.advance(2)
+    with pytest.raises(ValueError, match="no room"):
+        cache.write(0, filled, filled)
+    cache.reserve(2)
+    keys, values = cache.write(1, filled, filled)
+    torch.testing.assert_close(keys[:, :, :2], filled)
+    torch.testing.assert_close(values[:, :, :2], -filled)

@@ -1,0 +1,177 @@
+"""Loading: what is right is fused and cast, what is wrong is said in one message."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.errors import CheckpointError
+from model.events import LoadProgress
+from model.network.sensenova import SenseNovaU1
+from model.weights import shards
+from model.weights.checkpoint import load_checkpoint
+from model.weights.shards import INDEX_FILE
+
+CPU = torch.device("cpu")
+LAYER = "language_model.model.layers.1"
+
+
+@pytest.fixture
+def broken(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32, **options: bool) -> SenseNovaU1:
+    return load_checkpoint(folder, CPU, dtype, **options)
+
+
+def shard(folder: Path) -> Path:
+    return next(folder.glob("*.safetensors"))
+
+
+def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(shard(folder))
+    edit(tensors)
+    save_file(tensors, shard(folder))
+
+
+def config(folder: Path, edit: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
+    fields = json.loads((folder / "config.json").read_text())
+    edit(fields)
+    (folder / "config.json").write_text(json.dumps(fields))
+
+
+def test_projections_are_fused_in_order(
+    parity_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = parity_checkpoint("a3b")
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 4096)  # tensors come in several pieces
+    network = load(folder)
+    stored = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    attention = network.gen.blocks[1].attention
+    expected = torch.cat([stored[f"{LAYER}.self_attn.{part}_proj_mot_gen.weight"] for part in "qkv"])
+    assert torch.equal(attention.qkv_proj.weight, expected)
+    norms = [stored[f"{LAYER}.self_attn.k_norm{part}_mot_gen.weight"] for part in ("", "_hw")]
+    assert torch.equal(attention.k_norm.weight, torch.stack(norms))
+    expert = network.und.blocks[1].mlp.gate_up_proj[5]
+    assert torch.equal(
+        expert, torch.cat([stored[f"{LAYER}.mlp.experts.5.{part}_proj.weight"] for part in ("gate", "up")])
+    )
+    kernel = stored["vision_model.embeddings.patch_embedding.weight"]
+    assert torch.equal(network.und_vision.patch.weight, kernel.flatten(1))
+
+
+def test_float32_files_load_as_bfloat16(parity_checkpoint: Callable[[str], Path]) -> None:
+    folder = parity_checkpoint("u15")
+    network = load(folder, torch.bfloat16)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
+    stored = load_file(folder / "model-00001-of-00002.safetensors")
+    name = "language_model.lm_head.weight"
+    assert torch.equal(network.lm_head.weight, stored[name].to(torch.bfloat16))
+
+
+def test_a_single_file_will_do(broken: Path) -> None:
+    reference = load(broken)
+    shard(broken).rename(broken / "model.safetensors")
+    (broken / INDEX_FILE).unlink()
+    for ours, theirs in zip(load(broken).parameters(), reference.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_progress_ends_at_the_whole(tiny_checkpoint: Path) -> None:
+    seen: list[LoadProgress] = []
+    load_checkpoint(tiny_checkpoint, CPU, torch.float32, on_progress=seen.append)
+    assert seen[-1].done_bytes == seen[-1].total_bytes > 4_000_000
+
+
+def test_missing_unexpected_and_misshapen_are_listed_together(broken: Path) -> None:
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        for layer in range(3):
+            del tensors[f"language_model.model.layers.{layer}.self_attn.q_proj.weight"]
+        tensors["language_model.model.norm.weight"] = torch.ones(7)
+        tensors["something.else"] = torch.ones(2)
+
+    change(broken, damage)
+    with pytest.raises(CheckpointError) as caught:
+        load(broken)
+    message = caught.value.what
+    assert "3 missing:\n  language_model.model.layers.*.self_attn.q_proj.weight (3)" in message
+    assert "1 unexpected:\n  something.else" in message
+    assert "language_model.model.norm.weight: is [7], should be [128]" in message
+
+
+def test_nan_is_found_when_asked_for(broken: Path) -> None:
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["language_model.model.norm.weight"][3] = torch.nan
+
+    change(broken, damage)
+    load(broken)
+    with pytest.raises(CheckpointError, match=r"NaN or infinity:\n  language_model\.model\.norm\.weight"):
+        load(broken, check_weights=True)
+
+
+def test_truncated_shard(broken: Path) -> None:
+    whole = shard(broken).read_bytes()
+    shard(broken).write_bytes(whole[:-1000])
+    with pytest.raises(CheckpointError, match=rf"is truncated: {len(whole) - 1000:,} of {len(whole):,} bytes"):
+        load(broken)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]"])
+def test_no_safetensors(broken: Path, content: bytes) -> None:
+    shard(broken).write_bytes(content)
+    with pytest.raises(CheckpointError, match="no readable safetensors file"):
+        load(broken)
+
+
+def test_index_names_a_missing_shard(broken: Path) -> None:
+    name = shard(broken).name
+    shard(broken).unlink()
+    with pytest.raises(CheckpointError, match=f"not there: {name}"):
+        load(broken)
+
+
+def test_damaged_index(broken: Path) -> None:
+    (broken / INDEX_FILE).write_text('{"weight_map": 3}')
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load(broken)
+
+
+def test_no_weights(broken: Path) -> None:
+    shard(broken).unlink()
+    (broken / INDEX_FILE).unlink()
+    with pytest.raises(CheckpointError, match="holds no weights"):
+        load(broken)
+
+
+def test_no_config(broken: Path) -> None:
+    (broken / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        load(broken)
+
+
+def test_another_model(broken: Path) -> None:
+    config(broken, lambda fields: fields.update(model_type="llama"))
+    with pytest.raises(CheckpointError, match="'llama', not 'neo_chat'"):
+        load(broken)
+
+
+@pytest.mark.parametrize("place", ["rope_theta", "rope_theta_hw", "head_dim"])
+def test_a_missing_field_is_named(broken: Path, place: str) -> None:
+    config(broken, lambda fields: fields["llm_config"].pop(place))
+    with pytest.raises(CheckpointError, match=rf"llm_config\.{place} is missing"):
+        load(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("concat_time_token_num", 1), ("noise_scale_mode", "fixed"), ("downsample_ratio", 1)]
+)
+def test_what_is_not_covered_is_refused(broken: Path, name: str, value: object) -> None:
+    config(broken, lambda fields: fields.update({name: value}))
+    with pytest.raises(CheckpointError, match=f"{name} is"):
+        load(broken)

@@ -1,0 +1,37 @@
+"""Streaming pieces join to the whole text, however characters are cut into tokens."""
+
+from pathlib import Path
+
+import pytest
+
+from model.errors import CheckpointError
+from model.sequences.tokenizer import StreamDecoder, Tokenizer
+
+
+@pytest.mark.parametrize("text", ["plain words", "Grüße, 世界 🎨!", "<think>\n\n</think>", "mixed 猫 and <img>"])
+def test_pieces_join_to_the_text(text: str, tiny_checkpoint: Path) -> None:
+    tokenizer = Tokenizer(tiny_checkpoint)
+    ids = tokenizer.encode(text)
+    stream = StreamDecoder(tokenizer)
+    pieces = [stream.push(token) for token in ids] + [stream.flush()]
+    assert "".join(pieces) == text == tokenizer.decode(ids)
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces)
+
+
+def test_a_cut_off_character_is_flushed(tiny_checkpoint: Path) -> None:
+    tokenizer = Tokenizer(tiny_checkpoint)
+    ids = tokenizer.encode("ab🎨")[:-1]
+    stream = StreamDecoder(tokenizer)
+    assert "".join(stream.push(token) for token in ids) == "ab"
+    assert stream.flush() == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_ids_are_the_tokenizers_own(tiny_checkpoint: Path) -> None:
+    tokenizer = Tokenizer(tiny_checkpoint)
+    assert tokenizer.encode("<|im_end|>") == [tokenizer.end_of_turn]
+    assert tokenizer.encode("</think>") == [tokenizer.think_end]
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="tokenizer cannot be read"):
+        Tokenizer(tmp_path)

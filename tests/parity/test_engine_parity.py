@@ -1,0 +1,48 @@
+"""Every golden case through the engine, within the tolerances it came with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from model import Answer, DenoisingStep, Engine, Picture, PrefixRead
+from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
+
+PICTURES = cases("t2i", "edit")
+TEXTS = cases("describe", "chat")
+
+
+@pytest.fixture(scope="module")
+def engine_of(parity_checkpoint: Callable[[str], Path]) -> Callable[[str], Engine]:
+    engines: dict[str, Engine] = {}
+
+    def load(name: str) -> Engine:
+        if name not in engines:
+            engines[name] = Engine.load(parity_checkpoint(name), device="cpu", dtype="float32")
+        return engines[name]
+
+    return load
+
+
+def test_all_cases_are_here() -> None:
+    assert len(PICTURES) + len(TEXTS) == 42
+
+
+@pytest.mark.parametrize("case", PICTURES, ids=case_id)
+def test_picture(case: Case, engine_of: Callable[[str], Engine]) -> None:
+    events = list(engine_of(case["checkpoint"]).run(request_of(case)))
+    first = next(event for event in events if isinstance(event, DenoisingStep))
+    picture = next(event for event in events if isinstance(event, Picture))
+    assert picture.think_text == case["think_text"]
+    assert relative_difference(first.velocity, golden(case, "first_velocity")) < 2e-3
+    assert relative_difference(picture.tensor, golden(case, "image")) < 2e-3
+
+
+@pytest.mark.parametrize("case", TEXTS, ids=case_id)
+def test_text(case: Case, engine_of: Callable[[str], Engine]) -> None:
+    events = list(engine_of(case["checkpoint"]).run(request_of(case)))
+    prefix = next(event for event in events if isinstance(event, PrefixRead))
+    answer = next(event for event in events if isinstance(event, Answer))
+    assert prefix.tokens == golden(case, "input_ids").shape[1]
+    assert list(answer.token_ids) == golden(case, "new_ids")[0].tolist()
+    assert relative_difference(answer.first_logits, golden(case, "first_logits")[0]) < 1e-3
