@@ -1,0 +1,118 @@
+"""Load a synthetic float32 checkpoint into bfloat16 on the CPU: time against `cat`, peak memory against its size.
+
+    python -m benchmarks.load_checkpoint --json benchmarks/results/load_checkpoint.json
+
+Time is that of `load_checkpoint` from a warm page cache (imports excluded), the median of several fresh
+processes, each paired with a `cat` of the same files to /dev/null, and with the time it takes to write once to
+as much new memory as the parameters need: `cat` needs none, and no loader can do without. Memory is the
+process's peak resident set beyond what it held after the imports.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LAYERS_PER_GIGABYTE = 9.3
+"""Layers of the shape below that make about 1 GB of float32."""
+
+
+def write(folder: Path, gigabytes: float) -> None:
+    import torch
+
+    from model.weights.synthetic import config_fields, write_checkpoint
+
+    fields = config_fields(
+        hidden=1024,
+        layers=round(gigabytes * LAYERS_PER_GIGABYTE),
+        heads=16,
+        kv_heads=4,
+        head_dim=64,
+        ffn=3072,
+        vocabulary=4096,
+        vision_hidden=256,
+    )
+    write_checkpoint(folder, fields, dtype=torch.float32, shard_bytes=700 * 2**20)
+
+
+def load_once(folder: Path) -> dict[str, float]:
+    """One load in this process: seconds, bytes of the parameters, peak bytes above the imports."""
+    import psutil
+    import torch
+
+    from model.placement.devices import peak_memory
+    from model.weights.checkpoint import load_checkpoint
+
+    device = torch.device("cpu")
+    before = psutil.Process().memory_info().rss
+    clock = time.perf_counter()
+    network = load_checkpoint(folder, device, torch.bfloat16)
+    seconds = time.perf_counter() - clock
+    size = sum(parameter.nbytes for parameter in network.parameters())
+    peak = peak_memory(device) - before
+    clock = time.perf_counter()
+    torch.empty(size, dtype=torch.uint8).zero_()
+    touch = time.perf_counter() - clock
+    return {"seconds": seconds, "parameter_bytes": size, "peak_bytes": peak, "touch_seconds": touch}
+
+
+def cat(folder: Path) -> float:
+    files = sorted(str(file) for file in folder.glob("*.safetensors"))
+    clock = time.perf_counter()
+    with open("/dev/null", "wb") as null:  # noqa: PTH123
+        subprocess.run(["cat", *files], check=True, stdout=null)
+    return time.perf_counter() - clock
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="keep the checkpoint here and use it again")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(load_once(options.child)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or Path(scratch) / "synthetic"
+        if not folder.exists():
+            write(folder, options.gigabytes)
+        runs = []
+        for _ in range(options.runs + 1):
+            command = [sys.executable, "-m", "benchmarks.load_checkpoint", "--child", str(folder)]
+            child = subprocess.run(command, check=True, capture_output=True, text=True)
+            runs.append({**json.loads(child.stdout), "cat_seconds": cat(folder)})
+        del runs[0]  # it warmed the page cache
+        stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    report = {
+        "command": "python -m benchmarks.load_checkpoint",
+        "machine": f"{platform.machine()}, {platform.system()}",
+        "stored_bytes": stored,
+        "parameter_bytes": runs[0]["parameter_bytes"],
+        "load_seconds": statistics.median(run["seconds"] for run in runs),
+        "cat_seconds": statistics.median(run["cat_seconds"] for run in runs),
+        "touch_seconds": statistics.median(run["touch_seconds"] for run in runs),
+        "load_over_cat": statistics.median(run["seconds"] / run["cat_seconds"] for run in runs),
+        "peak_over_size": max(run["peak_bytes"] / run["parameter_bytes"] for run in runs),
+        "runs": runs,
+    }
+    print(f"stored {stored / 1e9:.2f} GB float32 -> {report['parameter_bytes'] / 1e9:.2f} GB bfloat16")
+    print(
+        f"load {report['load_seconds']:.3f} s, cat {report['cat_seconds']:.3f} s, ratio {report['load_over_cat']:.2f}"
+    )
+    print(f"writing once to that much new memory: {report['touch_seconds']:.3f} s")
+    print(f"peak resident set / bfloat16 size: {report['peak_over_size']:.2f}")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
