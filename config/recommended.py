@@ -82,7 +82,10 @@ def read_recommended(folder: Path) -> Recommended:
         raise SettingsError(f"{path}: is no valid JSON: {error}", MEND) from None
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}", MEND) from None
-    check_recommended(recommended.settings, f"{path}: settings")
+    try:
+        check_recommended(recommended.settings, f"{path}: settings")
+    except SettingsError as error:
+        raise SettingsError(error.what, MEND) from None
     return recommended
 
 
@@ -94,9 +97,7 @@ def check_recommended(settings: Mapping[str, Any], place: str) -> dict[str, Any]
     Raises:
         SettingsError: starts with `place`; names what is unknown, out of bounds or not a checkpoint's to say.
     """
-    notation = Notation(
-        place=lambda name: f"{place}: ", key=str, equals=" = ", literal=toml_literal, text=False
-    )
+    notation = Notation(place=lambda name: f"{place}: ", key=str, equals=" = ", literal=toml_literal, text=False)
     return check_values(settings, notation, (*ImageSettings.model_fields, *TextSettings.model_fields))
 
 

@@ -160,7 +160,5 @@ GROUPS: tuple[tuple[str, type[SettingsGroup]], ...] = (
 )
 """The groups with their titles, in the order in which settings are listed; `seed` is in two of them."""
 
-SETTING_NAMES: tuple[str, ...] = tuple(
-    dict.fromkeys(name for _, group in GROUPS for name in group.model_fields)
-)
+SETTING_NAMES: tuple[str, ...] = tuple(dict.fromkeys(name for _, group in GROUPS for name in group.model_fields))
 """Every setting's name, in the order of GROUPS."""

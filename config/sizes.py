@@ -73,9 +73,7 @@ def check_size(size: Size) -> None:
     width, height = size
     text = f"{width}x{height}"
     if width <= 0 or height <= 0:
-        raise SettingsError(
-            f"size {text}: both sides must be positive", f"try {format_size(TRAINED_SIZES[0])}"
-        )
+        raise SettingsError(f"size {text}: both sides must be positive", f"try {format_size(TRAINED_SIZES[0])}")
     if width * height > MAX_PIXELS:
         raise SettingsError(
             f"size {text} has {width * height:,} pixels; the limit is {MAX_PIXELS:,}",

@@ -1,0 +1,196 @@
+"""Checking the values of one source of settings, and saying in plain words what is wrong with them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from config.errors import SettingsError
+from config.schema import SETTING_NAMES, Settings
+
+NO_SETTINGS = ("width", "height", "aspect")
+"""Flags that people expect to be settings too; all of them are written as `size`."""
+
+LONGEST_VALUE = 60
+"""Characters of a bad value that a message repeats."""
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How one source writes settings, so that a message shows what the user wrote, where they wrote it.
+
+    Attributes:
+        place: a setting's name → what goes before the sentence, such as `sensenova.toml:3:1: `.
+        key: a setting's name → its name there, such as `SENSENOVA_SEED`.
+        equals: what stands between name and value.
+        literal: a value → how it is written there.
+        text: whether values are text there, to be converted (environment, flags), or typed (TOML, JSON).
+        culprit: like `place`, before a sentence that does not repeat `key`.
+    """
+
+    place: Callable[[str], str]
+    key: Callable[[str], str]
+    equals: str
+    literal: Callable[[Any], str]
+    text: bool
+    culprit: Callable[[str], str] | None = None
+
+    def assignment(self, name: str, value: Any) -> str:
+        """`num_steps = 0` and the like, long values cut."""
+        literal = self.literal(value)
+        if len(literal) > LONGEST_VALUE:
+            literal = literal[: LONGEST_VALUE - 1] + "…"
+        return f"{self.key(name)}{self.equals}{literal}"
+
+
+def check_values(
+    values: Mapping[str, Any], notation: Notation, allowed: Iterable[str] = SETTING_NAMES
+) -> dict[str, Any]:
+    """Check the values of one source; the result holds them converted to the settings' types.
+
+    Raises:
+        SettingsError: lists every unknown name, wrong type and value out of bounds of this source.
+    """
+    allowed = tuple(allowed)
+    checked: dict[str, Any] = {}
+    problems: list[SettingsError] = []
+    for name, value in values.items():
+        try:
+            if name not in allowed:
+                raise _unknown(name, notation, allowed)
+            checked[name] = _check_value(name, value, notation)
+        except SettingsError as problem:
+            problems.append(problem)
+    if problems:
+        raise join_problems(problems)
+    return checked
+
+
+def join_problems(problems: Iterable[SettingsError]) -> SettingsError:
+    """One error that lists several, each hint once."""
+    problems = list(problems)
+    hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+    return SettingsError("\n".join(problem.what for problem in problems), "\n".join(hints))
+
+
+def near_miss(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known word that was probably meant, ignoring case and the kind of dash; None if none is close."""
+    spelling = {name.lower().replace("-", "_"): name for name in known}
+    found = get_close_matches(word.lower().replace("-", "_"), spelling, n=1, cutoff=cutoff)
+    return spelling[found[0]] if found else None
+
+
+def expected(name: str) -> str:
+    """What a setting may be, in words: `a whole number from 1 to 1000`, `auto, native or …`."""
+    return join_or(_choices(_schema()[name]))
+
+
+def join_or(words: list[str]) -> str:
+    """['a', 'b', 'c'] → 'a, b or c'."""
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _check_value(name: str, value: Any, notation: Notation) -> Any:
+    try:
+        return _convert(name, value, strict=not notation.text)
+    except SettingsError as error:
+        # Raised by our own validators, with a sentence that repeats the value.
+        place = (notation.culprit or notation.place)(name)
+        raise SettingsError(place + error.what, error.hint) from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+    own = problem["type"] == "value_error"
+    reason = str(problem["ctx"]["error"]) if own else f"must be {expected(name)}"
+    hint = (None if own else _correction(name, value, notation)) or _way_out(name, notation)
+    raise SettingsError(f"{notation.place(name)}{notation.assignment(name, value)}: {reason}", hint)
+
+
+def _correction(name: str, value: Any, notation: Notation) -> str | None:
+    """What the user probably meant, where the value is close to a valid one."""
+    if isinstance(value, str):
+        with suppress(ValidationError):
+            return f"write {notation.assignment(name, _convert(name, value, strict=False))} without quotes"
+        meant = near_miss(value, _words(_schema()[name]), cutoff=0.5)
+        if meant:
+            return f"did you mean {notation.assignment(name, meant)}?"
+    elif not notation.text and isinstance(value, int | float):
+        with suppress(ValidationError, SettingsError):
+            return f"put it in quotes: {notation.assignment(name, _convert(name, str(value), strict=True))}"
+    return None
+
+
+def _way_out(name: str, notation: Notation) -> str:
+    field = Settings.model_fields[name]
+    if field.examples:
+        return f"for example {notation.assignment(name, field.examples[0])}"
+    if field.default is None:
+        return f"remove {notation.key(name)}"
+    return f"the default is {notation.assignment(name, field.default)}"
+
+
+def _convert(name: str, value: Any, strict: bool) -> Any:
+    return getattr(Settings.model_validate({name: value}, strict=strict), name)
+
+
+def _unknown(name: str, notation: Notation, allowed: tuple[str, ...]) -> SettingsError:
+    if name in SETTING_NAMES:
+        return SettingsError(
+            f"{notation.place(name)}{notation.key(name)} may not be set here", f"remove {notation.key(name)}"
+        )
+    what = f"{notation.place(name)}unknown setting {notation.key(name)}"
+    if name in NO_SETTINGS:
+        ratio = name == "aspect"
+        return SettingsError(what, f"use {notation.assignment('size', '16:9' if ratio else '2048x2048')}")
+    meant = near_miss(name, allowed)
+    if meant:
+        return SettingsError(what, f"did you mean {notation.key(meant)}?")
+    return SettingsError(
+        what,
+        f"remove {notation.key(name)}; `sensenova profile init all.toml` writes a file with all settings",
+    )
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return Settings.model_json_schema()["properties"]
+
+
+def _choices(node: dict[str, Any]) -> list[str]:
+    """The alternatives of a JSON-schema node, in words."""
+    if "anyOf" in node:
+        return [choice for option in node["anyOf"] if option.get("type") != "null" for choice in _choices(option)]
+    if "enum" in node:
+        return list(node["enum"])
+    if "examples" in node:
+        return [f"like {node['examples'][0]}", *node["examples"][1:]]
+    match node["type"]:
+        case "boolean":
+            return ["true", "false"]
+        case "integer":
+            return ["a whole number" + _bounds(node)]
+        case "number":
+            return ["a number" + _bounds(node)]
+        case "array":
+            return [f"{len(node['prefixItems'])} values, each {join_or(_choices(node['prefixItems'][0]))}"]
+        case _:
+            return ["text"]
+
+
+def _words(node: dict[str, Any]) -> list[str]:
+    """The words that a JSON-schema node accepts."""
+    return [word for option in node.get("anyOf", [node]) for word in option.get("enum", ())]
+
+
+def _bounds(node: dict[str, Any]) -> str:
+    low, high = node.get("minimum"), node.get("maximum")
+    if low is not None and high is not None:
+        return f" from {low} to {high}"
+    if low is not None:
+        return f" of at least {low}"
+    if high is not None:
+        return f" above {node['exclusiveMinimum']} and at most {high}"
+    return ""

@@ -1,0 +1,188 @@
+"""The layers of settings, merged; every value remembers the layer it came from.
+
+Later layers win: defaults, the checkpoint's recommended settings, user file, project file, profile,
+environment, the settings of a picture given by `--from`, flags, and a turn's `/set`.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from config.check import Notation, check_values
+from config.errors import SettingsError
+from config.profile_files import PROJECT_FILE, find_profile, is_profile_path, user_file
+from config.recommended import Recommended, check_recommended
+from config.schema import SETTING_NAMES, Settings
+from config.toml_file import read_settings_file, show_path, toml_literal
+
+PREFIX = "SENSENOVA_"
+"""Every setting is also an environment variable: this and its name in capitals."""
+
+OTHER_VARIABLES: dict[str, str] = {
+    "SENSENOVA_CONFIG_DIR": "folder of the user file and the user's profiles",
+    "SENSENOVA_PROFILE": "profile to use where --profile is not given",
+}
+"""Environment variables that are no settings, with their meaning."""
+
+FOREIGN_VARIABLES = frozenset(
+    PREFIX + name
+    for name in (
+        "API_KEY",
+        "API_KEYS",
+        "ACCESS_KEY_ID",
+        "SECRET_ACCESS_KEY",
+        "BASE_URL",
+        "API_BASE",
+        "U1_SRC",
+    )
+)
+"""Variables that belong to SenseNova's web service and the reference implementation's tools: let alone."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings of one turn.
+
+    Attributes:
+        settings: the merged values.
+        origins: setting name → label of the layer that won, such as `project file ./sensenova.toml`.
+    """
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def resolve(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    profile: str | None = None,
+    recommended: Recommended | None = None,
+    record: Mapping[str, Any] | None = None,
+    record_label: str = "picture",
+    turn: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """Merge all layers.
+
+    Args:
+        flags: what the user typed, by setting name; text is converted, None counts as not typed.
+        profile: name or path of a profile; without it the variable SENSENOVA_PROFILE is asked.
+        recommended: what the checkpoint says about itself, once it is known.
+        record: the settings of a picture that is made again.
+        record_label: how messages and origins name that picture, such as `picture cat.png`.
+        turn: what `/set` changed, by setting name; text is converted.
+
+    Raises:
+        SettingsError: a file cannot be read, there is no such profile, or a layer has an unknown name, a
+            wrong type or a value out of bounds; names the file and line, variable or flag.
+    """
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(SETTING_NAMES, "default")
+    given = (
+        _checkpoint_layer(recommended),
+        _file_layers(profile),
+        _environment_layer(),
+        _record_layer(record or {}, record_label),
+        _flag_layer(flags or {}),
+        _turn_layer(turn or {}),
+    )
+    for layer in given:
+        for name, value, label in layer:
+            values[name] = value
+            origins[name] = label
+    return Resolved(Settings.model_validate(values), origins)
+
+
+Layer = Iterator[tuple[str, Any, str]]
+"""Name, checked value and label of each setting that a layer holds."""
+
+
+def _checkpoint_layer(recommended: Recommended | None) -> Layer:
+    if recommended is not None:
+        for name, value in check_recommended(recommended.settings, "recommended settings of the checkpoint").items():
+            yield name, value, "checkpoint"
+
+
+def _file_layers(profile: str | None) -> Layer:
+    for path, kind in ((user_file(), "user file"), (PROJECT_FILE, "project file")):
+        if _is_there(path):
+            for name, value in read_settings_file(path).values.items():
+                yield name, value, f"{kind} {show_path(path)}"
+    place = ""
+    if profile is None:
+        profile = os.environ.get("SENSENOVA_PROFILE") or None
+        place = "SENSENOVA_PROFILE: "
+    if profile is not None:
+        try:
+            path = find_profile(profile)
+        except SettingsError as error:
+            raise SettingsError(place + error.what, error.hint) from None
+        shown = show_path(path) if is_profile_path(profile) else profile
+        for name, value in read_settings_file(path).values.items():
+            yield name, value, f"profile {shown}"
+
+
+def _environment_layer() -> Layer:
+    given = {
+        key.removeprefix(PREFIX).lower(): text
+        for key, text in os.environ.items()
+        # An empty variable counts as unset, as for NO_COLOR: `SENSENOVA_SEED= sensenova …` clears one.
+        if key.startswith(PREFIX) and text and key not in OTHER_VARIABLES and key not in FOREIGN_VARIABLES
+    }
+    notation = Notation(
+        place=_nothing,
+        key=_variable,
+        equals="=",
+        literal=lambda value: _words(value, ","),
+        text=True,
+        culprit=lambda name: f"{_variable(name)}: ",
+    )
+    others = (variable.removeprefix(PREFIX).lower() for variable in OTHER_VARIABLES)
+    for name, value in check_values(given, notation, (*SETTING_NAMES, *others)).items():
+        yield name, value, f"environment {_variable(name)}"
+
+
+def _record_layer(record: Mapping[str, Any], label: str) -> Layer:
+    notation = Notation(place=lambda name: f"{label}: ", key=str, equals=" = ", literal=toml_literal, text=False)
+    for name, value in check_values(record, notation).items():
+        yield name, value, label
+
+
+def _flag_layer(flags: Mapping[str, Any]) -> Layer:
+    typed = {name: value for name, value in flags.items() if value is not None}
+    notation = Notation(place=_nothing, key=_flag, equals=" ", literal=_words, text=True)
+    for name, value in check_values(typed, notation).items():
+        yield name, value, f"flag {_flag(name, value)}"
+
+
+def _turn_layer(turn: Mapping[str, Any]) -> Layer:
+    notation = Notation(place=_nothing, key=lambda name: f"/set {name}", equals=" ", literal=_words, text=True)
+    for name, value in check_values(turn, notation).items():
+        yield name, value, "/set"
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # In a folder that may not be entered, for example. Reading it then says so; it is not passed over.
+        return True
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _flag(name: str, value: Any = None) -> str:
+    return ("--no-" if value is False else "--") + name.replace("_", "-")
+
+
+def _words(value: Any, between: str = " ") -> str:
+    if isinstance(value, list | tuple):
+        return between.join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _nothing(name: str) -> str:
+    return ""

@@ -1,0 +1,43 @@
+"""The text of a new settings file: every setting with its meaning, ready to be edited."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from config.check import expected
+from config.schema import GROUPS, SETTING_NAMES, Settings
+from config.toml_file import toml_literal
+
+EXAMPLES = {"model": "SenseNova/SenseNova-U1-8B-MoT", "output": "pictures/{slug}-{seed}.png"}
+"""What to show for the settings that have no default."""
+
+INTRODUCTION = """\
+# Settings of sensenova. Remove the # before a setting to set it; the values shown are the defaults.
+# `sensenova profile check FILE` checks this file, `sensenova profile show` prints what is in effect.
+"""
+
+
+def settings_template(values: Mapping[str, Any], description: str = "") -> str:
+    """TOML text with all settings: those in `values` set, the others commented out at their defaults."""
+    lines = [INTRODUCTION]
+    if description:
+        lines.append(f"description = {toml_literal(description)}\n")
+    listed: set[str] = set()
+    for title, group in GROUPS:
+        lines.append(f"\n# --- {title} ---\n")
+        for name in SETTING_NAMES:
+            if name in group.model_fields and name not in listed:
+                listed.add(name)
+                lines.append(_entry(name, values))
+    return "\n".join(lines)
+
+
+def _entry(name: str, values: Mapping[str, Any]) -> str:
+    field = Settings.model_fields[name]
+    comments = textwrap.wrap(str(field.description), 100)
+    if not (field.annotation is bool or field.examples or field.default is None):
+        comments.append(f"Values: {expected(name)}.")
+    default = EXAMPLES[name] if field.default is None else field.default
+    mark = "" if name in values else "#"
+    line = f"{mark}{name} = {toml_literal(values.get(name, default))}"
+    return "".join(f"# {comment}\n" for comment in comments) + line + "\n"

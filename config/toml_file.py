@@ -1,0 +1,139 @@
+"""Reading one TOML file of settings, with the place of every mistake."""
+
+import json
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from config.check import Notation, check_values
+from config.errors import SettingsError
+from config.schema import SETTING_NAMES
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """A profile, the user file or the project file: flat TOML of settings, and perhaps a `description`."""
+
+    path: Path
+    description: str
+    values: dict[str, Any]
+
+
+def read_settings_file(path: Path) -> SettingsFile:
+    """Read and check a TOML file.
+
+    Raises:
+        SettingsError: the file cannot be read, is no TOML, or holds an unknown key, a wrong type or a value
+            out of bounds; the message starts with file, line and column.
+    """
+    text = _read_text(path)
+    shown = show_path(path)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reason, line, column = _split_decode_error(str(error), text)
+        raise SettingsError(f"{shown}:{line}:{column}: {reason}", _syntax_hint(reason, text, line)) from None
+
+    def place(name: str) -> str:
+        found = _find_key(text, name)
+        return f"{shown}:{found[0]}:{found[1]}: " if found else f"{shown}: "
+
+    notation = Notation(place=place, key=str, equals=" = ", literal=toml_literal, text=False)
+    description = values.pop("description", "")
+    if not isinstance(description, str):
+        literal = notation.assignment("description", description)
+        raise SettingsError(f"{place('description')}{literal}: must be text", "put it in quotes")
+    for name, value in values.items():
+        if isinstance(value, dict):
+            raise SettingsError(
+                f"{place(name)}{name} is a table; settings files are flat",
+                "write NAME = VALUE lines only, without [sections] and dots",
+            )
+    return SettingsFile(path, description, check_values(values, notation, (*SETTING_NAMES, "description")))
+
+
+def toml_literal(value: Any) -> str:
+    """A setting's value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_literal, value))}]"
+    return str(value)
+
+
+def show_path(path: Path) -> str:
+    """A path as messages show it: `~` for the home folder, and `./` before the name of a file right here."""
+    if not path.is_absolute():
+        return str(path) if len(path.parts) > 1 else f"./{path}"
+    try:
+        return str(Path("~") / path.relative_to(Path.home()))
+    except (ValueError, RuntimeError):
+        # Not under the home folder, or (in bare containers) there is none.
+        return str(path)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        # utf-8-sig: Windows editors like to put a byte-order mark in front, which TOML does not know.
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SettingsError(f"{show_path(path)}: there is no such file", "check the path") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{show_path(path)}: byte {error.start} is not UTF-8 text", "save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"{show_path(path)}: cannot be read: {error.strerror}", "check the file") from None
+
+
+def _split_decode_error(message: str, text: str) -> tuple[str, int, int]:
+    """tomllib's message as reason, line and column (from 1), which Python 3.11 gives in the text only."""
+    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
+    if found is None:
+        return message, 1, 1
+    reason = found[1][:1].lower() + found[1][1:]
+    if found[2]:
+        return reason, int(found[2]), int(found[3])
+    lines = text.split("\n")
+    while len(lines) > 1 and not lines[-1].strip():
+        lines.pop()
+    return reason, len(lines), len(lines[-1]) + 1
+
+
+def _syntax_hint(reason: str, text: str, line: int) -> str:
+    if reason.startswith("cannot overwrite"):
+        return "the name on this line is set above already: remove one of the two lines"
+    found = re.fullmatch(r"""\s*([\w-]+)\s*=\s*([^\s"'\[#][^"'#]*?)\s*(?:#.*)?""", text.split("\n")[line - 1])
+    if found is None or reason != "invalid value":
+        return 'write one NAME = VALUE a line, text in quotes: size = "2048x2048"'
+    name, value = found[1], found[2]
+    if value in ("True", "False"):
+        return f"write {name} = {value.lower()}"
+    try:
+        return f"write {name} = {float(value)}"
+    except ValueError:
+        return f'put text in quotes: {name} = "{value}"'
+
+
+def _find_key(text: str, name: str) -> tuple[int, int] | None:
+    """Line and column (from 1) of a top-level key in a text that is valid TOML."""
+    key = re.compile(rf"""\s*\[{{0,2}}\s*(["']?)({re.escape(name)})\1\s*[=.\]]""")
+    lines = text.split("\n")
+    for index, line in enumerate(lines):
+        found = key.match(line)
+        # Inside a multi-line string or array the lines above do not parse on their own: that is no key.
+        if found and _is_toml("\n".join(lines[:index])):
+            return index + 1, found.start(2) + 1
+    return None
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True

@@ -1,0 +1,12 @@
+import subprocess
+import sys
+from pathlib import Path
+
+HEAVY = {"torch", "transformers", "huggingface_hub", "numpy", "PIL", "typer", "rich"}
+
+
+def test_settings_know_neither_tensors_nor_the_terminal() -> None:
+    program = "import sys, config.load, config.template; config.load.resolve(); print(*sys.modules)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert HEAVY.isdisjoint(done.stdout.split())

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from config import profile_files
+from config.errors import SettingsError
+from config.profile_files import BUILT_IN_FOLDER, find_profile, is_profile_path
+from config.schema import Settings
+from config.toml_file import read_settings_file
+
+
+def test_built_in_profiles_are_valid_and_described() -> None:
+    known = profile_files.profile_files()
+    assert set(known) == {"cpu", "draft", "free-form", "turbo"}
+    for path in known.values():
+        file = read_settings_file(path)
+        assert file.description
+        assert file.values
+
+
+def test_turbo_runs_eight_steps_without_guidance() -> None:
+    values = read_settings_file(find_profile("turbo")).values
+    assert values == {"num_steps": 8, "cfg_scale": 1.0}
+
+
+def test_free_form_is_the_vendors_sampling() -> None:
+    assert read_settings_file(find_profile("free-form")).values == {
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "top_k": 20,
+        "repetition_penalty": 1.05,
+    }
+
+
+def test_cpu_profile_halves_the_memory_of_float32() -> None:
+    settings = Settings(**read_settings_file(find_profile("cpu")).values)
+    assert (settings.device, settings.dtype) == ("cpu", "bfloat16")
+
+
+def test_own_profile_takes_the_place_of_a_built_in_one(user_folder: Path) -> None:
+    mine = user_folder / "profiles" / "draft.toml"
+    mine.write_text("num_steps = 4\n")
+    assert find_profile("draft") == mine
+    assert find_profile("turbo").parent == BUILT_IN_FOLDER
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="no profile named 'Drafft'") as raised:
+        find_profile("Drafft")
+    assert raised.value.hint == "did you mean draft? Known profiles: cpu, draft, free-form, turbo"
+    with pytest.raises(SettingsError) as raised:
+        find_profile("zzz")
+    assert raised.value.hint == "known profiles: cpu, draft, free-form, turbo"
+
+
+def test_user_folder_that_cannot_be_looked_into_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSENOVA_CONFIG_DIR", "x" * 300)
+    with pytest.raises(SettingsError, match="cannot be looked into: File name too long"):
+        find_profile("draft")
+
+
+def test_path_is_told_from_name(tmp_path: Path) -> None:
+    assert not is_profile_path("draft")
+    assert not is_profile_path("v1.5")
+    assert is_profile_path("draft.toml")
+    assert is_profile_path("./draft")
+    (tmp_path / "own.toml").touch()
+    assert find_profile(str(tmp_path / "own.toml")) == tmp_path / "own.toml"
+    with pytest.raises(SettingsError, match=r"no profile file \./draft"):
+        find_profile("./draft")
+    with pytest.raises(SettingsError, match="no profile file"):
+        find_profile("x" * 5000 + ".toml")
+
+
+def test_without_the_variable_the_user_folder_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SENSENOVA_CONFIG_DIR")
+    assert profile_files.user_folder().is_absolute()
+    assert "sensenova" in profile_files.user_folder().parts
+    assert profile_files.user_file().name == "config.toml"

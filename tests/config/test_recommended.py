@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from config.errors import SettingsError
+from config.recommended import RECOMMENDED_FILE, Recommended, read_recommended
+from config.sizes import TRAINED_SIZES
+
+
+def _write(folder: Path, contents: object) -> Path:
+    text = contents if isinstance(contents, str) else json.dumps(contents)
+    (folder / RECOMMENDED_FILE).write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_checkpoint_without_the_file_gets_the_published_facts(tmp_path: Path) -> None:
+    recommended = read_recommended(tmp_path)
+    assert recommended.trained_sizes == TRAINED_SIZES
+    assert recommended.settings == {}
+    assert (recommended.answer_input.min, recommended.answer_input.max) == (65_536, 4_194_304)
+
+
+def test_file_is_read(tmp_path: Path) -> None:
+    folder = _write(
+        tmp_path,
+        {
+            "settings": {"num_steps": 8, "cfg_interval": [0.1, 0.6]},
+            "trained_sizes": [[64, 96]],
+            "edit_input": {"min": 1024, "max": 9216},
+        },
+    )
+    recommended = read_recommended(folder)
+    assert recommended.settings["num_steps"] == 8
+    assert recommended.trained_sizes == ((64, 96),)
+    assert recommended.edit_input.max == 9216
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        ("{", "no valid JSON"),
+        ("[" * 100_000, "no valid JSON"),
+        ([], "the file: must be an object"),
+        ({"trained_size": [[64, 64]]}, "unknown key trained_size; did you mean trained_sizes?"),
+        ({"trained_sizes": [[64, 65]]}, "trained_sizes.0.1: must be a multiple of 32"),
+        ({"trained_sizes": [[64]]}, "trained_sizes.0.1: is missing"),
+        ({"trained_sizes": []}, "trained_sizes: must not be empty"),
+        ({"answer_input": {"min": 5, "max": 1}}, "answer_input: min 5 lies above max 1"),
+        ({"settings": {"num_steps": 0}}, "num_steps = 0: must be a whole number from 1 to 1000"),
+        ({"settings": {"num_step": 9}}, "unknown setting num_step"),
+        ({"settings": {"output": "/etc/"}}, "output may not be set here"),
+        ({"settings": {"device": "cpu"}}, "device may not be set here"),
+    ],
+)
+def test_bad_file_is_named_with_the_reason(tmp_path: Path, contents: object, reason: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        read_recommended(_write(tmp_path, contents))
+    assert RECOMMENDED_FILE in raised.value.what
+    assert reason in raised.value.what
+    assert "pydantic" not in raised.value.what
+    assert len(raised.value.what.splitlines()) == 1
+    assert raised.value.hint
+
+
+def test_unreadable_file_is_an_error_not_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / RECOMMENDED_FILE).mkdir()
+    with pytest.raises(SettingsError, match="cannot be read"):
+        read_recommended(tmp_path)
+
+
+def test_pictures_of_one_edit_share_a_budget() -> None:
+    recommended = Recommended()
+    assert recommended.edit_limits(1).max == 2048 * 2048
+    assert recommended.edit_limits(4).max == 2048 * 2048
+    assert recommended.edit_limits(8).max == 4096 * 4096 // 8
+    assert recommended.edit_limits(8).min == 512 * 512
+    assert recommended.edit_limits(100).min == recommended.edit_limits(100).max

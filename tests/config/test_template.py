@@ -1,0 +1,28 @@
+import tomllib
+
+from config.schema import SETTING_NAMES, Settings
+from config.template import settings_template
+
+
+def test_new_file_changes_nothing_until_it_is_edited() -> None:
+    assert tomllib.loads(settings_template({})) == {}
+
+
+def test_every_setting_can_be_uncommented_as_it_stands() -> None:
+    lines = [line.removeprefix("#") for line in settings_template({}).splitlines() if not line.startswith("# ")]
+    values = tomllib.loads("\n".join(lines))
+    assert set(values) == set(SETTING_NAMES)
+    without_default = {"model", "output"}
+    settings = Settings.model_validate(values)
+    assert settings.model_dump(exclude=without_default) == Settings().model_dump(exclude=without_default)
+
+
+def test_every_setting_is_explained() -> None:
+    words = " ".join(settings_template({}).replace("\n# ", " ").split())
+    for name in SETTING_NAMES:
+        assert str(Settings.model_fields[name].description) in words, name
+
+
+def test_given_values_are_set() -> None:
+    text = settings_template({"num_steps": 8, "size": "16:9"}, 'with "quotes"')
+    assert tomllib.loads(text) == {"description": 'with "quotes"', "num_steps": 8, "size": "16:9"}
