@@ -1,0 +1,52 @@
+"""Checkpoints of the Hugging Face Hub that were downloaded before, found without a word to the network."""
+
+import json
+from pathlib import Path
+
+from model.errors import CheckpointError
+
+CONFIG_FILE = "config.json"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+def cached_checkpoint(model: str, revision: str) -> Path:
+    """The folder of the cached copy.
+
+    Raises:
+        CheckpointError: there is none, or files of weights are missing in it.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model, CONFIG_FILE, revision=revision)
+    if not isinstance(config, str):
+        raise CheckpointError(
+            f"{called(model, revision)} is not in the cache, and HF_HUB_OFFLINE forbids downloading it",
+            "unset HF_HUB_OFFLINE, or name a checkpoint folder",
+        )
+    missing = _missing_weights(Path(config).parent)
+    if missing:
+        raise CheckpointError(
+            f"the copy of {called(model, revision)} in the cache is incomplete: {missing} is missing, "
+            "and HF_HUB_OFFLINE forbids downloading it",
+            "unset HF_HUB_OFFLINE to fetch the rest",
+        )
+    return Path(config).parent
+
+
+def _missing_weights(folder: Path) -> str | None:
+    """The first file of weights that a cached checkpoint lacks, or None."""
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        return None if any(folder.glob("*.safetensors")) else "model.safetensors"
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return next((shard for shard in sorted(shards) if not (folder / shard).is_file()), None)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{index} is damaged ({error})", "remove it from the cache and download it again"
+        ) from error
+
+
+def called(model: str, revision: str) -> str:
+    """How messages name a model of the Hub."""
+    return model if revision == "main" else f"{model}@{revision}"

@@ -1,0 +1,91 @@
+"""Where a checkpoint lies: a folder, or a Hugging Face Hub id that is downloaded when it is not there yet."""
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+from model.errors import CheckpointError
+from model.weights.cache import CONFIG_FILE, cached_checkpoint
+from model.weights.download import OFFICIAL_MODEL, DownloadPlan, download_checkpoint
+
+__all__ = ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint"]
+
+_HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>\S+))?", re.ASCII)
+
+
+def find_checkpoint(
+    model: str,
+    *,
+    on_plan: Callable[[DownloadPlan], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """The folder of a checkpoint, downloaded first where it must be.
+
+    An existing folder wins over a Hub id of the same name. With HF_HUB_OFFLINE=1 only the cache is looked at.
+    A download that was interrupted goes on where it stopped, file by file.
+
+    Args:
+        model: a folder, or a Hub id `owner/name`, or `owner/name@revision`.
+        on_plan: told what will be downloaded, before anything is; not called when nothing has to be.
+        on_progress: told (bytes done, bytes to fetch) during the download, from the thread that downloads.
+
+    Returns:
+        A folder that holds `config.json`.
+
+    Raises:
+        CheckpointError: there is no such folder or model, it is no checkpoint, the Hub cannot be reached or
+            refuses, the model is not in the cache while offline, or the disk is too small.
+    """
+    try:
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            return _checked_folder(folder)
+        is_file = folder.is_file()
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home of ~nobody
+        raise CheckpointError(f"{model} cannot be read: {error}", "check its name and permissions") from error
+    if is_file:
+        raise CheckpointError(
+            f"{model} is a file; a checkpoint is the folder that holds {CONFIG_FILE} and the weights",
+            f"try {folder.parent}" if (folder.parent / CONFIG_FILE).is_file() else "name that folder",
+        )
+    hub_id = _HUB_ID.fullmatch(model)
+    if model.startswith((".", "~")) or folder.is_absolute() or (hub_id is None and re.search(r"[/\\]", model)):
+        raise CheckpointError(f"there is no checkpoint folder {model}", _similar_folder(folder))
+    if hub_id is None:
+        raise CheckpointError(
+            f"there is no folder {model!r} here, and it is no Hub id of the form owner/name",
+            f"try {OFFICIAL_MODEL}, or the path of a checkpoint folder",
+        )
+    from huggingface_hub import constants
+
+    name, revision = hub_id["name"], hub_id["revision"] or "main"
+    if constants.HF_HUB_OFFLINE:
+        return cached_checkpoint(name, revision)
+    return download_checkpoint(name, revision, on_plan, on_progress)
+
+
+def _checked_folder(folder: Path) -> Path:
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    # People often name the folder above: a collection of checkpoints, or the Hub cache's own layout.
+    inner = sorted([*folder.glob(f"*/{CONFIG_FILE}"), *folder.glob(f"snapshots/*/{CONFIG_FILE}")])
+    if inner:
+        raise CheckpointError(
+            f"the folder {folder} holds no {CONFIG_FILE}, but a folder in it does", f"try {inner[0].parent}"
+        )
+    names = sorted(path.name for path in folder.iterdir())
+    there = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    raise CheckpointError(
+        f"the folder {folder} is no checkpoint: it holds no {CONFIG_FILE} ({there or 'it is empty'})",
+        f"name the folder of a whole checkpoint, or a Hub id such as {OFFICIAL_MODEL}",
+    )
+
+
+def _similar_folder(folder: Path) -> str:
+    """The hint for a folder that is missing: one of nearly that name beside it."""
+    if folder.parent.is_dir():
+        names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+        for near in get_close_matches(folder.name, names, n=1):
+            return f"did you mean {folder.parent / near}?"
+    return f"check the path, or name a Hub id such as {OFFICIAL_MODEL}"
