@@ -1,0 +1,140 @@
+"""`sensenova info`: how a picture was made, or what a checkpoint is, without loading a model."""
+
+import json
+import sys
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from config.errors import SenseNovaError
+
+
+class NoRecordError(SenseNovaError):
+    """A picture says nothing about how it was made."""
+
+
+def info(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE...",
+            help="Pictures made by sensenova (- reads one from standard input), or checkpoint folders.",
+            show_default=False,
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Print how a picture was made, or what a checkpoint is. No model is loaded.
+
+    Examples:
+
+        sensenova info a-cute-cat-42.png
+
+        sensenova info --json *.png | jq .settings.seed
+
+    Exits with 1 where a picture carries no record, 2 where it cannot be read, 3 for a damaged checkpoint; the
+    other files are printed all the same.
+    """
+    problems: list[SenseNovaError] = []
+    printed = 0
+    for file in files:
+        try:
+            facts = _facts(file)
+        except SenseNovaError as problem:
+            problems.append(problem)
+            continue
+        if as_json:
+            typer.echo(json.dumps(facts, ensure_ascii=False))
+        else:
+            typer.echo(("\n" if printed else "") + "\n".join(_lines(facts)))
+        printed += 1
+    if problems:
+        raise _joined(problems)
+
+
+def _facts(file: str) -> dict[str, Any]:
+    if file != "-" and Path(file).is_dir():
+        return {"checkpoint": file, **_checkpoint_facts(Path(file))}
+    from sensenova_cli.metadata import read_record
+
+    name = "standard input" if file == "-" else file
+    record = read_record(sys.stdin.buffer.read() if file == "-" else file, name)
+    if record is None:
+        raise NoRecordError(
+            f"{name} says nothing about how it was made",
+            "only PNG files written by sensenova do, unless --no-metadata was given or another tool removed it",
+        )
+    return {"picture": name, **record.model_dump(mode="json")}
+
+
+def _checkpoint_facts(folder: Path) -> dict[str, Any]:
+    from config.recommended import read_recommended
+    from config.sizes import format_size
+    from model.network.configuration import SparseExperts, read_config
+
+    config, recommended = read_config(folder), read_recommended(folder)
+    transformer = config.transformer
+    weights = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    experts = {
+        tower: mlp.experts
+        for tower, mlp in (("understanding", transformer.und_mlp), ("generation", transformer.gen_mlp))
+        if isinstance(mlp, SparseExperts)
+    }
+    return {
+        "layers": transformer.layers,
+        "hidden_size": transformer.hidden_size,
+        "heads": transformer.heads,
+        "kv_heads": transformer.kv_heads,
+        "experts": experts or None,
+        "pixel_head": "convolutional" if config.flow.convolutional_head else "mlp",
+        "weight_files": len(weights),
+        "weight_bytes": sum(weights),
+        "trained_sizes": [format_size(size) for size in recommended.trained_sizes],
+        "recommended_settings": recommended.settings or None,
+    }
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    """`key: value` lines; the settings of a picture stand between its other facts, under their own names."""
+    lines = []
+    for key, value in facts.items():
+        if value is None or value in ([], ()):
+            continue
+        if key == "settings":
+            lines += _lines(value)
+        elif key == "inputs":
+            lines += [f"input: {_printable(picture['path'])}" for picture in value]
+        elif key == "weight_bytes":
+            lines.append(f"{key}: {value:,}")
+        else:
+            lines.append(f"{key}: {_text(value)}")
+    return lines
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return _printable(str(value)).replace("\n", "\n  ")
+
+
+def _printable(text: str) -> str:
+    """Control characters made visible: pictures come from strangers, and terminals obey escape sequences."""
+    return "".join(
+        repr(char)[1:-1] if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" else char for char in text
+    )
+
+
+def _joined(problems: Sequence[SenseNovaError]) -> SenseNovaError:
+    """One error for all files, of the kind with the highest exit code."""
+    from sensenova_cli.errors import exit_code
+
+    worst = max(problems, key=exit_code)
+    hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+    return type(worst)("\n".join(problem.what for problem in problems), "\n".join(hints))

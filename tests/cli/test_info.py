@@ -1,0 +1,213 @@
+"""`sensenova info`: what it prints for pictures and checkpoints, and how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from config.schema import ImageSettings
+from sensenova_cli.commands.info import NoRecordError, info
+from sensenova_cli.errors import exit_code
+from sensenova_cli.metadata import InputPicture, PictureRecord, png_info
+
+RECORD = PictureRecord(
+    task="edit",
+    prompt="make it 红色\nand bright",
+    settings=ImageSettings(size="64x32", seed=7, cfg_scale=1 / 3),
+    model="SenseNova/SenseNova-U1-8B-MoT",
+    dtype="bfloat16",
+    inputs=(InputPicture(path="in/cat.png", sha256="ab" * 32),),
+    think_text="Red.\n\nBright.",
+    version="0.1.0",
+)
+
+CONFIG: dict[str, Any] = {
+    "model_type": "neo_chat",
+    "use_pixel_head": True,
+    "noise_scale": 1.0,
+    "noise_scale_base_image_seq_len": 64,
+    "noise_scale_max_value": 16.0,
+    "llm_config": {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "vocab_size": 508,
+        "rope_theta": 5000000.0,
+        "rope_theta_hw": 10000.0,
+        "rms_norm_eps": 1e-06,
+    },
+    "vision_config": {"hidden_size": 32, "patch_size": 16},
+}
+MIXTURE = {
+    "model_type": "qwen3_moe",
+    "moe_intermediate_size": 48,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "gen_num_experts": 4,
+}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def picture(name: str, record: PictureRecord | None = RECORD) -> str:
+    image = Image.new("RGB", (64, 32), "teal")
+    image.save(name, "PNG", pnginfo=png_info(record) if record else None)
+    return name
+
+
+def checkpoint(folder: str, config: dict[str, Any], recommended: dict[str, Any] | None = None) -> str:
+    Path(folder).mkdir()
+    Path(folder, "config.json").write_text(json.dumps(config))
+    Path(folder, "model-00001-of-00002.safetensors").write_bytes(bytes(1000))
+    Path(folder, "model-00002-of-00002.safetensors").write_bytes(bytes(234))
+    if recommended is not None:
+        Path(folder, "recommended_settings.json").write_text(json.dumps(recommended))
+    return folder
+
+
+def run(*arguments: str, stdin: bytes | None = None) -> Result:
+    app = typer.Typer()
+    app.command()(info)
+    return CliRunner().invoke(app, list(arguments), input=stdin)
+
+
+def test_picture() -> None:
+    done = run(picture("cat.png"))
+    assert done.exit_code == 0
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[:4] == ["picture: cat.png", "task: edit", "prompt: make it 红色", "  and bright"]
+    for line in (
+        "size: 64x32",
+        "seed: 7",
+        "num_steps: 50",
+        "cfg_scale: 0.3333333333333333",
+        "cfg_interval: 0.0, 1.0",
+        "think: false",
+        "model: SenseNova/SenseNova-U1-8B-MoT",
+        "dtype: bfloat16",
+        "input: in/cat.png",
+        "think_text: Red.",
+        "  Bright.",
+        "version: 0.1.0",
+    ):
+        assert line in lines
+
+
+def test_json() -> None:
+    done = run("--json", picture("a.png"), picture("b.png"))
+    assert done.exit_code == 0
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert (first.pop("picture"), second.pop("picture")) == ("a.png", "b.png")
+    assert first == second == RECORD.model_dump(mode="json")
+
+
+def test_standard_input() -> None:
+    done = run("-", stdin=Path(picture("a.png")).read_bytes())
+    assert done.exit_code == 0
+    assert "picture: standard input" in done.stdout
+    assert "seed: 7" in done.stdout
+
+
+def test_escape_sequences_do_not_reach_the_terminal() -> None:
+    evil = RECORD.model_copy(update={"prompt": "a\x1b]0;owned\x07 cat\r", "model": "m\x9b31m"})
+    done = run(picture("evil.png", evil))
+    assert "prompt: a\\x1b]0;owned\\x07 cat\\r\n" in done.stdout
+    assert not any(char in done.stdout for char in "\x1b\x07\x9b\r")
+    assert json.loads(run("--json", "evil.png").stdout)["prompt"] == evil.prompt
+
+
+def test_picture_without_a_record() -> None:
+    done = run(picture("plain.png", None))
+    assert isinstance(done.exception, NoRecordError)
+    assert "plain.png says nothing" in done.exception.what
+    assert done.exception.hint
+    assert exit_code(done.exception) == 1
+
+
+def test_unreadable_file_has_its_own_exit_code() -> None:
+    done = run("none.png")
+    assert "there is no file none.png" in str(done.exception)
+    assert exit_code(done.exception) == 2  # type: ignore[arg-type]
+
+
+def test_the_others_are_printed_all_the_same() -> None:
+    done = run(picture("a.png"), "none.png", picture("plain.png", None), picture("b.png"))
+    assert [line for line in done.stdout.splitlines() if line.startswith("picture")] == [
+        "picture: a.png",
+        "picture: b.png",
+    ]
+    assert "none.png" in str(done.exception) and "plain.png" in str(done.exception)
+    assert exit_code(done.exception) == 2  # type: ignore[arg-type]
+
+
+def test_checkpoint() -> None:
+    done = run(checkpoint("u15", CONFIG, {"settings": {"num_steps": 8}, "trained_sizes": [[128, 96]]}))
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "checkpoint: u15",
+        "layers: 3",
+        "hidden_size: 64",
+        "heads: 4",
+        "kv_heads: 2",
+        "pixel_head: convolutional",
+        "weight_files: 2",
+        "weight_bytes: 1,234",
+        "trained_sizes: 128x96",
+        "recommended_settings: num_steps 8",
+    ]
+
+
+def test_mixture_of_experts() -> None:
+    config = CONFIG | {"use_pixel_head": False, "llm_config": CONFIG["llm_config"] | MIXTURE}
+    facts = json.loads(run("--json", checkpoint("a3b", config)).stdout)
+    assert facts["experts"] == {"understanding": 8, "generation": 4}
+    assert facts["pixel_head"] == "mlp"
+    assert facts["weight_bytes"] == 1234
+    assert facts["trained_sizes"][0] == "2048x2048"
+
+
+def test_folder_that_is_no_checkpoint() -> None:
+    Path("pictures").mkdir()
+    done = run("pictures")
+    assert "config.json" in str(done.exception)
+    assert exit_code(done.exception) == 3  # type: ignore[arg-type]
+
+
+def test_no_model_library_is_imported() -> None:
+    code = (
+        "import sys, typer\n"
+        "from sensenova_cli.commands.info import info\n"
+        "assert 'PIL' not in sys.modules, 'help must be quick'\n"
+        "info(sys.argv[1:])\n"
+        "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, picture("cat.png"), checkpoint("u1", CONFIG)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "picture: cat.png" in done.stdout and "checkpoint: u1" in done.stdout
+
+
+def test_help_shows_examples_before_options() -> None:
+    done = run("--help")
+    assert done.exit_code == 0
+    assert 0 < done.stdout.index("sensenova info a-cute-cat-42.png") < done.stdout.index("--json")

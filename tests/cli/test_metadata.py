@@ -1,0 +1,154 @@
+"""What a PNG says about how it was made: written, read back, and refused when it cannot be trusted."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from config.schema import ImageSettings
+from model.errors import PictureError
+from sensenova_cli.metadata import FORMAT, KEYWORD, InputPicture, PictureRecord, png_info, read_record
+
+RECORD = PictureRecord(
+    task="edit",
+    prompt="一只可爱的猫 🐈, café\nwith a second line",
+    settings=ImageSettings(size="96x64", seed=7, num_steps=4, cfg_scale=1 / 3, cfg_interval=(0.1, 0.9)),
+    model="SenseNova/SenseNova-U1-8B-MoT",
+    dtype="bfloat16",
+    inputs=(InputPicture(path="in/cat.png", sha256="ab" * 32),),
+    think_text="First the sky.\n\nThen the cat.",
+    version="0.1.0",
+)
+
+
+def saved(record: PictureRecord | None = RECORD) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.new("RGB", (96, 64), "teal")
+    image.save(buffer, "PNG", pnginfo=png_info(record) if record else None)
+    return buffer.getvalue()
+
+
+def with_chunk(text: str) -> bytes:
+    chunks = PngInfo()
+    chunks.add_itxt(KEYWORD, text)
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def changed(**changes: object) -> bytes:
+    return with_chunk(json.dumps({"format": FORMAT, **RECORD.model_dump(mode="json"), **changes}))
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "cat.png"
+    path.write_bytes(saved())
+    assert read_record(path) == RECORD
+    assert read_record(saved(), "standard input") == RECORD
+
+
+def test_the_same_record_gives_the_same_bytes() -> None:
+    again = read_record(saved())
+    assert saved(again) == saved()
+
+
+def test_numbers_survive_exactly() -> None:
+    record = read_record(saved())
+    assert record is not None
+    assert record.settings.cfg_scale == 1 / 3
+    assert record.settings.cfg_interval == (0.1, 0.9)
+
+
+def test_long_think_text() -> None:
+    """Longer than what Pillow inflates of a compressed chunk."""
+    record = RECORD.model_copy(update={"think_text": "思 " * 700_000})
+    assert read_record(saved(record)) == record
+
+
+def test_other_tools_find_their_line() -> None:
+    with Image.open(io.BytesIO(saved())) as image:
+        prompt, _, line = image.info["parameters"].rpartition("\n")
+    assert prompt == RECORD.prompt
+    pairs = dict(pair.split(": ", 1) for pair in line.split(", "))
+    assert pairs["Steps"] == "4"
+    assert pairs["Seed"] == "7"
+    assert pairs["Size"] == "96x64"
+    assert pairs["CFG scale"] == "0.333333"
+    assert pairs["Model"] == "SenseNova-U1-8B-MoT"
+
+
+def test_model_folder_is_shown_by_its_name() -> None:
+    record = RECORD.model_copy(update={"model": "/data/models, old/u1/"})
+    with Image.open(io.BytesIO(saved(record))) as image:
+        assert "Model: u1, " in image.info["parameters"]
+
+
+def test_any_viewer_shows_the_record() -> None:
+    with Image.open(io.BytesIO(saved())) as image:
+        content = json.loads(image.info[KEYWORD])
+    assert content["format"] == FORMAT
+    assert content["settings"]["seed"] == 7
+    assert "一只可爱的猫 🐈, café".encode() in saved(), "plain UTF-8, neither compressed nor escaped"
+
+
+def test_text_behind_the_pixels_is_found() -> None:
+    """Where optimizers such as oxipng may move it."""
+    png = saved()
+    start = png.index(b"iTXt" + KEYWORD.encode()) - 4
+    length = int.from_bytes(png[start : start + 4]) + 12
+    chunk, end = png[start : start + length], png[-12:]
+    assert read_record(png[:start] + png[start + length : -12] + chunk + end) == RECORD
+
+
+def test_pictures_without_a_record(tmp_path: Path) -> None:
+    assert read_record(saved(None)) is None
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    assert read_record(tmp_path / "a.jpg") is None
+
+
+def refused(source: Path | bytes, *words: str) -> None:
+    with pytest.raises(PictureError) as caught:
+        read_record(source, None if isinstance(source, Path) else "cat.png")
+    for word in words:
+        assert word in caught.value.what
+    assert caught.value.hint
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    refused(tmp_path / "none.png", "there is no file", "none.png")
+    refused(saved()[:-30], "cat.png", "damaged")
+    refused(b"words", "cat.png", "no picture")
+
+
+def test_damaged_record() -> None:
+    refused(with_chunk("{"), "cat.png", "cannot be read")
+    refused(with_chunk("[]"), "no record of this program")
+    refused(with_chunk('{"seed": 3}'), "no record of this program")
+    refused(with_chunk("[" * 100_000), "cannot be read")
+    refused(changed(prompt=None), "prompt")
+    refused(changed(settings={"num_steps": 0}), "num_steps")
+    refused(changed(settings={"size": "33x33"}), "33x33")
+
+
+def test_newer_version() -> None:
+    refused(changed(format=FORMAT + 1, version="9.1"), "cat.png", "newer version of sensenova (9.1)")
+
+
+def test_unknown_entries_are_left_aside_but_unknown_settings_are_not() -> None:
+    """A setting that is not known here would change the picture that is made again."""
+    assert read_record(changed(mood="cheerful")) == RECORD
+    refused(changed(settings={"sampler": "heun"}), "sampler")
+
+
+def test_input_pictures_are_known_by_their_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "in.png"
+    path.write_bytes(b"abc")
+    known = InputPicture.of(path)
+    assert known.path == str(path)
+    assert known.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert InputPicture.of("-", b"abc").sha256 == known.sha256
+    path.write_bytes(b"abd")
+    assert InputPicture.of(path) != known

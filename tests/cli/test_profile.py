@@ -1,0 +1,218 @@
+"""`sensenova profile`, in-process; errors are raised to the program's one place that prints them."""
+
+import json
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from config.errors import SenseNovaError, SettingsError
+from config.recommended import RECOMMENDED_FILE
+from config.schema import SETTING_NAMES
+from sensenova_cli.commands.profile import app
+from sensenova_cli.errors import exit_code
+
+
+@pytest.fixture(autouse=True)
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty user folder; the current folder is another empty one."""
+    for name in list(os.environ):
+        if name.startswith("SENSENOVA_"):
+            monkeypatch.delenv(name)
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.setenv("SENSENOVA_CONFIG_DIR", str(tmp_path / "user"))
+    monkeypatch.chdir(project)
+    return tmp_path / "user"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def succeed(*arguments: str) -> str:
+    result = run(*arguments)
+    assert result.exception is None, result.exception
+    return result.stdout
+
+
+def fail(*arguments: str) -> SenseNovaError:
+    error = run(*arguments).exception
+    assert isinstance(error, SenseNovaError), error
+    return error
+
+
+def columns(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_list_gives_name_description_and_place(user_folder: Path) -> None:
+    (user_folder / "profiles").mkdir(parents=True)
+    (user_folder / "profiles" / "mine.toml").write_text('description = "My own."\nnum_steps = 3\n')
+    rows = [columns(line) for line in succeed("list").splitlines()]
+    assert [row[0] for row in rows] == ["cpu", "draft", "free-form", "mine", "turbo"]
+    assert rows[3] == ["mine", "My own.", str(user_folder / "profiles" / "mine.toml")]
+    assert rows[4][2] == "built-in"
+
+
+def test_list_as_json_is_one_object_a_line() -> None:
+    rows = [json.loads(line) for line in succeed("list", "--json").splitlines()]
+    assert [row["name"] for row in rows] == ["cpu", "draft", "free-form", "turbo"]
+    assert all(row["description"] and Path(row["path"]).is_file() for row in rows)
+
+
+def test_list_shows_the_good_profiles_and_fails_for_the_bad_one(user_folder: Path) -> None:
+    (user_folder / "profiles").mkdir(parents=True)
+    (user_folder / "profiles" / "bad.toml").write_text("num_steps = 0\n")
+    result = run("list")
+    assert "turbo" in result.stdout
+    assert isinstance(result.exception, SettingsError)
+    assert "bad.toml:1:1: num_steps = 0" in result.exception.what
+
+
+def test_show_lists_every_setting_with_its_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("sensenova.toml").write_text("seed = 7\n")
+    monkeypatch.setenv("SENSENOVA_TOP_K", "20")
+    rows = {cells[0]: cells[1:] for cells in map(columns, succeed("show", "draft").splitlines())}
+    assert list(rows) == list(SETTING_NAMES)
+    assert rows["seed"] == ["7", "project file ./sensenova.toml"]
+    assert rows["top_k"] == ["20", "environment SENSENOVA_TOP_K"]
+    assert rows["num_steps"] == ["20", "profile draft"]
+    assert rows["cfg_scale"] == ["4.0", "default"]
+    assert rows["model"] == ["(none)", "default"]
+
+
+def test_show_is_aligned_and_not_cut_or_coloured_in_a_pipe() -> None:
+    folder = "x" * 300
+    Path("sensenova.toml").write_text(f'model = "{folder}"\n')
+    lines = succeed("show").splitlines()
+    assert len(lines) == len(SETTING_NAMES)
+    assert any(folder in line for line in lines)
+    starts = {line.index("default") for line in lines if line.endswith("default")}
+    assert len(starts) == 1
+    assert "\x1b" not in "".join(lines)
+
+
+def test_show_as_json() -> None:
+    layers = json.loads(succeed("show", "turbo", "--json"))
+    assert list(layers) == list(SETTING_NAMES)
+    assert layers["num_steps"] == {"value": 8, "layer": "profile turbo"}
+    assert layers["cfg_interval"] == {"value": [0.0, 1.0], "layer": "default"}
+    assert layers["model"] == {"value": None, "layer": "default"}
+
+
+def test_show_includes_what_a_local_checkpoint_recommends(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / RECOMMENDED_FILE).write_text('{"settings": {"num_steps": 12, "cfg_scale": 2.5}}')
+    layers = json.loads(succeed("show", "draft", "--model", str(folder), "--json"))
+    assert layers["cfg_scale"] == {"value": 2.5, "layer": "checkpoint"}
+    assert layers["num_steps"] == {"value": 20, "layer": "profile draft"}
+    assert layers["model"] == {"value": str(folder), "layer": "flag --model"}
+
+
+def test_show_knows_the_checkpoint_of_the_settings_files(tmp_path: Path) -> None:
+    (tmp_path / RECOMMENDED_FILE).write_text('{"settings": {"num_steps": 12}}')
+    Path("sensenova.toml").write_text(f"model = '{tmp_path}'\n")
+    assert json.loads(succeed("show", "--json"))["num_steps"] == {"value": 12, "layer": "checkpoint"}
+
+
+def test_show_says_where_it_cannot_look() -> None:
+    result = run("show", "--model", "SenseNova/SenseNova-U1-8B-MoT")
+    assert "what it recommends is not shown" in result.stderr
+    assert "note" not in result.stdout
+
+
+def test_show_of_an_unknown_profile_suggests_one() -> None:
+    error = fail("show", "drat")
+    assert exit_code(error) == 2
+    assert "did you mean draft?" in error.hint
+
+
+def test_path_of_a_profile_is_a_file() -> None:
+    assert Path(succeed("path", "turbo").strip()).read_text().startswith("description")
+
+
+def test_path_without_a_name_tells_all_places(user_folder: Path) -> None:
+    Path("sensenova.toml").touch()
+    rows = {cells[0]: cells[1:] for cells in map(columns, succeed("path").splitlines())}
+    assert rows["user file"] == [str(user_folder / "config.toml"), "not there yet"]
+    assert rows["project file"] == [str(Path("sensenova.toml").absolute())]
+    assert rows["user profiles"] == [str(user_folder / "profiles"), "not there yet"]
+
+
+def test_init_writes_the_user_file_and_changes_nothing_yet(user_folder: Path) -> None:
+    before = succeed("show")
+    assert succeed("init").strip() == str(user_folder / "config.toml")
+    assert succeed("show") == before
+    text = (user_folder / "config.toml").read_text(encoding="utf-8")
+    assert all(f"#{name} = " in text for name in SETTING_NAMES)
+
+
+def test_init_makes_a_profile_that_can_be_used(user_folder: Path) -> None:
+    file = Path(succeed("init", "mine").strip())
+    assert file == user_folder / "profiles" / "mine.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace("#num_steps = 50", "num_steps = 9"), encoding="utf-8")
+    assert json.loads(succeed("show", "mine", "--json"))["num_steps"] == {"value": 9, "layer": "profile mine"}
+
+
+def test_init_of_a_built_in_name_copies_its_values() -> None:
+    file = Path(succeed("init", "turbo").strip())
+    values = tomllib.loads(file.read_text(encoding="utf-8"))
+    assert values.pop("description")
+    assert values == {"num_steps": 8, "cfg_scale": 1.0}
+
+
+def test_init_takes_a_path_and_makes_its_folder() -> None:
+    assert succeed("init", "new/folder/mine.toml").strip() == "new/folder/mine.toml"
+    assert Path("new/folder/mine.toml").is_file()
+
+
+def test_init_never_overwrites_unless_forced() -> None:
+    Path("sensenova.toml").write_text("seed = 7\n")
+    error = fail("init", "./sensenova.toml")
+    assert exit_code(error) == 2
+    assert error.hint == "add -f to replace it"
+    assert Path("sensenova.toml").read_text() == "seed = 7\n"
+    succeed("init", "./sensenova.toml", "-f")
+    assert "seed = 42" in Path("sensenova.toml").read_text(encoding="utf-8")
+
+
+def test_forced_init_through_a_link_writes_the_file_it_points_to() -> None:
+    Path("real.toml").write_text("seed = 7\n")
+    Path("sensenova.toml").symlink_to("real.toml")
+    succeed("init", "./sensenova.toml", "-f")
+    assert Path("sensenova.toml").is_symlink()
+    assert "seed = 42" in Path("real.toml").read_text(encoding="utf-8")
+
+
+def test_init_where_nothing_can_be_written() -> None:
+    Path("file").touch()
+    error = fail("init", "file/mine.toml")
+    assert "cannot be written" in error.what
+    assert exit_code(error) == 1
+
+
+def test_init_refuses_names_that_would_hide() -> None:
+    error = fail("init", "two words")
+    assert exit_code(error) == 2
+    assert "no name for a profile" in error.what
+
+
+def test_check_passes_good_files_and_names_bad_ones() -> None:
+    Path("good.toml").write_text("seed = 7\n")
+    Path("bad.toml").write_text("cfg_scal = 7\n")
+    Path("worse.toml").write_text("seed = \n")
+    assert succeed("check", "good.toml") == "good.toml: ok\n"
+    result = run("check", "good.toml", "bad.toml", "worse.toml", "missing.toml")
+    assert result.stdout == "good.toml: ok\n"
+    assert isinstance(result.exception, SettingsError)
+    assert exit_code(result.exception) == 2
+    assert [line.split(": ")[0] for line in result.exception.what.splitlines()] == [
+        "./bad.toml:1:1",
+        "./worse.toml:1:8",
+        "./missing.toml",
+    ]
+    assert "did you mean cfg_scale?" in result.exception.hint
