@@ -1,0 +1,55 @@
+"""On a CUDA device: the golden cases, and the number formats people use there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import Answer, Engine, GenerateRequest, ImageSettings, Picture, Statistics
+from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here"),
+]
+
+
+@pytest.fixture(scope="module")
+def engine_of(parity_checkpoint: Callable[[str], Path]) -> Callable[[str], Engine]:
+    engines: dict[str, Engine] = {}
+
+    def load(name: str) -> Engine:
+        if name not in engines:
+            engines[name] = Engine.load(parity_checkpoint(name), device="cuda", dtype="float32")
+        return engines[name]
+
+    return load
+
+
+@pytest.mark.parametrize("case", cases("t2i", "edit"), ids=case_id)
+def test_picture_from_the_cpus_noise(case: Case, engine_of: Callable[[str], Engine]) -> None:
+    request = request_of(case)
+    assert isinstance(request.settings, ImageSettings)
+    request = type(request)(**{**vars(request), "settings": request.settings.model_copy(update={"noise": "cpu"})})
+    picture = next(event for event in engine_of(case["checkpoint"]).run(request) if isinstance(event, Picture))
+    assert relative_difference(picture.tensor, golden(case, "image")) < 2e-3
+
+
+@pytest.mark.parametrize("case", cases("describe", "chat"), ids=case_id)
+def test_text(case: Case, engine_of: Callable[[str], Engine]) -> None:
+    events = engine_of(case["checkpoint"]).run(request_of(case))
+    answer = next(event for event in events if isinstance(event, Answer))
+    assert list(answer.token_ids) == golden(case, "new_ids")[0].tolist()
+    assert relative_difference(answer.first_logits, golden(case, "first_logits")[0]) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(dtype: str, tiny_checkpoint: Path) -> None:
+    engine = Engine.load(tiny_checkpoint, device="cuda", dtype=dtype)
+    events = list(engine.run(GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=4))))
+    picture = next(event for event in events if isinstance(event, Picture))
+    assert torch.isfinite(picture.tensor).all()
+    statistics = events[-1]
+    assert isinstance(statistics, Statistics)
+    assert 0 < statistics.peak_memory < 2**30

@@ -1,0 +1,64 @@
+"""The wheel, installed where the repository is out of sight."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program in a new environment that holds the wheel; the packages it needs are lent by this one."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT]
+    subprocess.run(build, check=True, capture_output=True, timeout=300)
+    environment = folder / "venv"
+    venv.create(environment, with_pip=False)
+    place = next(environment.glob("lib/python*/site-packages"))
+    (wheel,) = folder.glob("sensenova-*.whl")
+    target = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place, wheel]
+    subprocess.run(target, check=True, capture_output=True, timeout=300)
+    # A path line lends the packages, but not this environment's own .pth files: an editable install of the
+    # repository stays out of sight.
+    (place / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return environment / "bin" / "python"
+
+
+def run(python: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The console script's function, as the script calls it, without the script's own folder on the path."""
+    code = "import sys; sys.argv[0] = 'sensenova'; from sensenova_cli.__main__ import main; main()"
+    return subprocess.run(
+        [python, "-P", "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_the_repository_is_out_of_sight(installed: Path, tmp_path: Path) -> None:
+    code = "import model, config, sensenova_cli; print(model.__file__, config.__file__, sensenova_cli.__file__)"
+    done = subprocess.run([installed, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert str(ROOT) not in done.stdout
+    assert done.stdout.count("site-packages") == 3
+
+
+def test_it_makes_a_picture_and_has_its_data_files(installed: Path, tmp_path: Path) -> None:
+    assert run(installed, "tiny-checkpoint", "tiny", cwd=tmp_path).returncode == 0
+    done = run(installed, "generate", "a cat", "--model", "tiny", "--size", "64x64", "-o", "cat.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cat.png").stat().st_size > 1000
+    profiles = run(installed, "profile", "list", cwd=tmp_path)
+    assert "turbo" in profiles.stdout
+    assert profiles.returncode == 0
+
+
+def test_a_folder_with_modules_of_the_same_names(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("model/__init__.py", "config.py", "torch.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
+    script = [installed, "-m", "sensenova_cli", "tiny-checkpoint", "tiny"]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tiny" / "config.json").exists()
