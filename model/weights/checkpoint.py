@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from model.errors import CheckpointError
 from model.events import LoadProgress
@@ -65,7 +66,12 @@ def empty_network(config: ModelConfig, device: torch.device, dtype: torch.dtype)
     """The network with memory for its weights, but no numbers in it yet."""
     with torch.device("meta"):
         network = SenseNovaU1(config)
-    return network.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    # Not `to_empty`: on the meta device it goes through code that imports sympy, a third of a second.
+    for module in network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            memory = torch.empty(parameter.shape, dtype=dtype, device=device)
+            module.register_parameter(name, nn.Parameter(memory, requires_grad=False))
+    return network.eval()
 
 
 def compare(tensors: dict[str, StoredTensor], slots: dict[str, Slot], folder: Path) -> None:

@@ -1,0 +1,58 @@
+"""The README does what it says: its commands and its Python example, run as they stand on a tiny checkpoint."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def environment(tmp_path: Path, tiny_checkpoint: Path) -> dict[str, str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("SENSENOVA_")}
+    clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
+    clean["SENSENOVA_CONFIG_DIR"] = str(tmp_path / "settings")
+    return clean
+
+
+def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[str, str]) -> None:
+    try_it, ci, use_it, pipes, profiles = blocks("bash")
+    assert ci == "bash .ci/run\n"
+    # Installing is what .ci/run has done; the rest of the first command, and the tour, run as they stand,
+    # but for the model and fewer steps than its pictures deserve.
+    first = try_it.split("pip install . && ")[1].replace(".venv/bin/", "")
+    tour = (use_it + pipes + profiles).replace("SenseNova/SenseNova-U1-8B-MoT", "tiny")
+    (tmp_path / "prompts.txt").write_text("# two pictures\na red boat\na green tree\n")
+    script = f"set -e\n{first}rm cat.png\nexport SENSENOVA_NUM_STEPS=2\n{tour}"
+    script = script.replace("--profile draft", "--profile draft --size 64x64")
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "same.png").read_bytes() == (tmp_path / "cat.png").read_bytes()
+    made = ["painting.png", "both.png", "boat.png", "out/0-a-red-boat.png", "out/1-a-green-tree.png"]
+    made += [f"a-cat-reading-{seed}.png" for seed in (42, 43, 44)]
+    for name in made:
+        with Image.open(tmp_path / name) as image:
+            image.verify()
+
+
+def test_the_python_example(tmp_path: Path, tiny_checkpoint: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "tiny").symlink_to(tiny_checkpoint)
+    (example,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "from-python.png").size == (256, 256)
+    assert done.stdout.strip()
