@@ -1,0 +1,44 @@
+"""`--from FILE`: make a picture again from what it says about itself."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sensenova_cli.errors import UsageError
+from sensenova_cli.metadata import PictureRecord, read_record
+
+Task = Literal["generate", "edit"]
+
+
+@dataclass(frozen=True)
+class Again:
+    """A picture that is made again."""
+
+    file: Path
+    record: PictureRecord
+
+    @property
+    def label(self) -> str:
+        """How settings name the picture as the layer they come from."""
+        return f"picture {self.file}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its settings as a layer."""
+        return {**self.record.settings.model_dump(), "model": self.record.model, "dtype": self.record.dtype}
+
+
+def read_again(file: str, task: Task) -> Again:
+    """Read how a picture was made.
+
+    Raises:
+        PictureError: it is missing, no picture, or its record is damaged.
+        UsageError: it says nothing about how it was made, or another command made it.
+    """
+    path = Path(file).expanduser()
+    record = read_record(path, file)
+    if record is None:
+        raise UsageError(f"{file} does not say how it was made", "only PNG files made by sensenova with metadata do")
+    if record.task != task:
+        raise UsageError(f"{file} was made by `{record.task}`", f"try: sensenova {record.task} --from {file}")
+    return Again(Path(file), record)

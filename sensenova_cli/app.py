@@ -1,0 +1,149 @@
+"""The Typer app: its commands, and one place where every failure becomes a message and an exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from config.errors import SenseNovaError
+from sensenova_cli import __version__
+from sensenova_cli.arguments import spread_images
+from sensenova_cli.commands import chat, describe, edit, generate, profile, run
+from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, exit_code
+
+
+class Program(TyperGroup):
+    """All commands. What they raise ends as a message on stderr and an exit code, under CliRunner, too."""
+
+    def main(  # type: ignore[override]  # every further argument of Typer's is passed on
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
+        """Run one command line and raise SystemExit with its code."""
+        words = spread_images(sys.argv[1:] if args is None else args)
+        options = words[: words.index("--")] if "--" in words else words
+        if "--no-color" in options:
+            # Set here, so that it holds for help and usage errors, too.
+            os.environ["NO_COLOR"] = "1"
+        extra["standalone_mode"] = False
+        try:
+            result = super().main(words or ["--help"], prog_name="sensenova", **extra)
+            # A command returns None; typer.Exit and Ctrl-C come back as their exit code.
+            code = result if isinstance(result, int) else DONE
+            if code == INTERRUPTED:
+                _say_interrupted()
+        except Exception as error:
+            code = self._report(error, options)
+        except KeyboardInterrupt:
+            _say_interrupted()
+            code = INTERRUPTED
+        sys.exit(code)
+
+    def _report(self, error: Exception, words: Sequence[str]) -> int:
+        from sensenova_cli.render.errors import print_error
+
+        if isinstance(error, BrokenPipeError):
+            # Whatever read the results has gone, as `head -1` does; what was made stays.
+            _discard_stdout()
+            return FAILED
+        if "--debug" in words:
+            traceback.print_exception(error)
+        if isinstance(error, SenseNovaError):
+            print_error(error.what, error.hint)
+            return exit_code(error)
+        if isinstance(error, typer.TyperException):
+            self._report_usage(error, words)
+            return error.exit_code
+        if isinstance(error, typer.Abort):
+            return FAILED
+        hint = "" if "--debug" in words else "run again with --debug for the traceback"
+        if isinstance(error, OSError) and error.strerror:
+            # Trouble with files is dealt with where they are used; this is a full disk behind stdout and the like.
+            print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, hint)
+            return FAILED
+        print_error(f"unexpected {type(error).__name__}: {error or 'no message'}", hint)
+        return FAILED
+
+    def _report_usage(self, error: typer.TyperException, words: Sequence[str]) -> None:
+        """An error of the parser, in our words."""
+        from sensenova_cli.render.errors import print_error
+
+        what = error.format_message().strip().rstrip(".")
+        if not what:  # a group of commands without a command: its help has been printed
+            return
+        command = next((word for word in words if word in self.commands), "")
+        hint = f"see: sensenova {command} --help" if command else "see: sensenova --help"
+        if "unexpected extra argument" in what:
+            hint = "put a text of several words in quotes; " + hint
+        print_error(what[0].lower() + what[1:], hint)
+
+
+app = typer.Typer(
+    cls=Program,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sensenova {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def sensenova(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True, metavar=" ")
+    ] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colours, as with NO_COLOR set.", metavar=" ")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", metavar=" ")] = False,
+) -> None:
+    """Make, edit and talk about pictures with SenseNova-U1 models.
+
+    [bold]Examples[/bold]
+      sensenova generate "A cute cat" --model SenseNova/SenseNova-U1-8B-MoT
+      sensenova generate "A cat at dusk" --aspect 16:9 --seed 7 -o cat.png
+      sensenova edit --image cat.png "Make it an oil painting"
+      sensenova describe cat.png -p "Which animal is this?"
+      sensenova chat "What is the capital of France?"
+      sensenova generate --from cat.png --num-steps 20
+
+    Results go to stdout, everything else to stderr. Exit codes: 0 done,
+    1 failed while running, 2 wrong usage, settings or input, 3 weights missing
+    or unreadable, 4 out of memory, 130 interrupted.
+    """
+
+
+def _register() -> None:
+    for module in (generate, edit, describe, chat, run):
+        name = module.__name__.rpartition(".")[2]
+        app.command(name)(getattr(module, name))
+    from sensenova_cli.commands.info import info
+    from sensenova_cli.commands.tiny_checkpoint import tiny_checkpoint
+
+    app.command("info")(info)
+    app.command("tiny-checkpoint")(tiny_checkpoint)
+    app.add_typer(profile.app, name="profile")
+
+
+_register()
+
+
+def _say_interrupted() -> None:
+    from sensenova_cli.render.console import stderr_console
+
+    stderr_console().print("interrupted", style="dim")
+
+
+def _discard_stdout() -> None:
+    """Point stdout elsewhere: the interpreter flushes it once more while it ends, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

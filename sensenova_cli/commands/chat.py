@@ -1,0 +1,52 @@
+"""`sensenova chat`: one message, one answer."""
+
+from typing import Annotated
+
+import typer
+
+from sensenova_cli.errors import UsageError
+from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.options import (
+    COMMON_OPTIONS,
+    ENGINE_OPTIONS,
+    TEXT_OPTIONS,
+    with_options,
+)
+
+
+@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, *COMMON_OPTIONS, *INFRASTRUCTURE_OPTIONS)
+def chat(
+    flags: Flags,
+    message: Annotated[
+        str | None,
+        typer.Argument(metavar="MESSAGE", help="What to say, in quotes; - reads standard input.", show_default=False),
+    ] = None,
+    system: Annotated[
+        str,
+        typer.Option(
+            "--system",
+            help="System message: how to answer.",
+            metavar="TEXT",
+            rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = "",
+) -> None:
+    """Say something to the model, and print its answer.
+
+    [bold]Examples[/bold]
+      sensenova chat "What is the capital of France?"
+      sensenova chat - < letter.txt --system "Answer in one sentence."
+      sensenova chat "Write a haiku" --do-sample --temperature 0.6 --top-p 0.95
+      sensenova chat --image cat.png "Write a story about this animal"
+    """
+    # Imported here, not above: they bring Pillow, which `--help` does not need.
+    from sensenova_cli.inputs import read_inputs
+    from sensenova_cli.prompts import given_prompts, refuse_stdin_twice
+    from sensenova_cli.turn import answer
+
+    refuse_stdin_twice(message, flags.prompt, *flags.image)
+    prompts = given_prompts(message, flags.prompt, None)
+    if not prompts:
+        raise UsageError("there is no message", 'say something: sensenova chat "Hello"')
+    answer("chat", prompts[0].text, flags, inputs=read_inputs(flags.image), system=system)

@@ -1,0 +1,48 @@
+"""`sensenova describe`: questions about pictures."""
+
+from typing import Annotated
+
+import typer
+
+from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.options import (
+    COMMON_OPTIONS,
+    ENGINE_OPTIONS,
+    TEXT_OPTIONS,
+    with_options,
+)
+
+ONE_PICTURE = "Describe this image in detail."
+SEVERAL_PICTURES = "Describe each of these images, and what they have in common."
+
+
+@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, *COMMON_OPTIONS, *INFRASTRUCTURE_OPTIONS)
+def describe(
+    flags: Flags,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGE", help="Pictures; - reads one from standard input.", show_default=False),
+    ] = None,
+) -> None:
+    """Describe pictures, or answer a question about them (-p).
+
+    [bold]Examples[/bold]
+      sensenova describe cat.png
+      sensenova describe cat.png -p "Which animal is this?"
+      sensenova describe a.png b.png -p "What changed from Image-1 to Image-2?"
+      sensenova describe cat.png --json | jq -r .text
+    """
+    # Imported here, not above: they bring Pillow, which `--help` does not need.
+    from sensenova_cli.errors import UsageError
+    from sensenova_cli.inputs import read_inputs
+    from sensenova_cli.prompts import read_text, refuse_stdin_twice
+    from sensenova_cli.turn import answer
+
+    names = [*(images or ()), *flags.image]
+    if not names:
+        raise UsageError("there is no picture to describe", "name one: sensenova describe FILE")
+    refuse_stdin_twice(flags.prompt, *names)
+    question = ONE_PICTURE if len(names) == 1 else SEVERAL_PICTURES
+    if flags.prompt is not None:
+        question = read_text(flags.prompt)
+    answer("describe", question, flags, inputs=read_inputs(names))

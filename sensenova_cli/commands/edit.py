@@ -1,0 +1,70 @@
+"""`sensenova edit`: pictures and an instruction to pictures."""
+
+from typing import Annotated
+
+import typer
+
+from sensenova_cli.errors import UsageError
+from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.options import (
+    COMMON_OPTIONS,
+    ENGINE_OPTIONS,
+    IMAGE_OPTIONS,
+    OUTPUT_OPTIONS,
+    with_options,
+)
+
+
+@with_options(
+    "image",
+    "prompt_text",
+    "prompt_file",
+    "again",
+    *IMAGE_OPTIONS,
+    *OUTPUT_OPTIONS,
+    "force",
+    *ENGINE_OPTIONS,
+    *COMMON_OPTIONS,
+    *INFRASTRUCTURE_OPTIONS,
+)
+def edit(
+    flags: Flags,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="PROMPT", help="What to change, in quotes; - reads standard input.", show_default=False),
+    ] = None,
+) -> None:
+    """Change pictures as a prompt says, and print the paths of the results.
+
+    [bold]Examples[/bold]
+      sensenova edit --image cat.png "Make it an oil painting"
+      sensenova edit --image a.png b.png "Draw Image-2 in the style of Image-1"
+      sensenova edit --image cat.png "Smile" --img-cfg-scale 2 -o smile.png
+      sensenova generate "A cat" -o - | sensenova edit --image - "Add a hat"
+      sensenova edit --from smile.png --num-steps 20
+
+    The result has the first picture's aspect unless a size is given. After
+    --image FILE, further words are pictures where they are existing files or
+    look like picture files; the first other word is the prompt.
+    """
+    # Imported here, not above: they bring Pillow, which `--help` does not need.
+    from sensenova_cli.again import read_again
+    from sensenova_cli.inputs import read_inputs, recorded_inputs
+    from sensenova_cli.plan import PictureTask
+    from sensenova_cli.prompts import Prompt, given_prompts, refuse_stdin_twice
+    from sensenova_cli.turn import make_pictures
+
+    refuse_stdin_twice(prompt, flags.prompt, flags.prompt_file, *flags.image)
+    prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
+    again = read_again(flags.again, "edit") if flags.again is not None else None
+    if not prompts and again is not None:
+        prompts = [Prompt(again.record.prompt)]
+    if not prompts:
+        raise UsageError("there is no prompt", 'say what to change: sensenova edit --image FILE "Make it blue"')
+    inputs = read_inputs(flags.image)
+    if not inputs and again is not None and not all(each.images for each in prompts):
+        inputs = recorded_inputs(again.record, again.file)
+    tasks = [
+        PictureTask("edit", each, read_inputs(each.images) if each.images else inputs, again=again) for each in prompts
+    ]
+    make_pictures(tasks, flags)

@@ -1,0 +1,62 @@
+"""`sensenova generate`: text to pictures."""
+
+from typing import Annotated
+
+import typer
+
+from sensenova_cli.errors import UsageError
+from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.options import (
+    COMMON_OPTIONS,
+    EDIT_ONLY,
+    ENGINE_OPTIONS,
+    IMAGE_OPTIONS,
+    OUTPUT_OPTIONS,
+    with_options,
+)
+
+
+@with_options(
+    "prompt_text",
+    "prompt_file",
+    "again",
+    *(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY),
+    *OUTPUT_OPTIONS,
+    "force",
+    *ENGINE_OPTIONS,
+    *COMMON_OPTIONS,
+    *INFRASTRUCTURE_OPTIONS,
+)
+def generate(
+    flags: Flags,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="PROMPT", help="What to draw, in quotes; - reads standard input.", show_default=False),
+    ] = None,
+) -> None:
+    """Make pictures from a prompt, and print their paths.
+
+    [bold]Examples[/bold]
+      sensenova generate "A cute cat" --model SenseNova/SenseNova-U1-8B-MoT
+      sensenova generate "A cat at dusk" --aspect 16:9 --seed 7 -o cat.png
+      sensenova generate "A cat" -n 4 -o 'out/{slug}-{seed}.png'
+      sensenova generate "A cat" --think -o - > cat.png
+      sensenova generate --prompt-file prompts.txt -o pictures/
+      sensenova generate --from cat.png --num-steps 20
+    """
+    # Imported here, not above: they bring Pillow, which `--help` does not need.
+    from sensenova_cli.again import read_again
+    from sensenova_cli.plan import PictureTask
+    from sensenova_cli.prompts import Prompt, given_prompts
+    from sensenova_cli.turn import make_pictures
+
+    prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
+    again = read_again(flags.again, "generate") if flags.again is not None else None
+    if not prompts and again is not None:
+        prompts = [Prompt(again.record.prompt)]
+    if not prompts:
+        raise UsageError("there is no prompt", 'say what to draw: sensenova generate "A cute cat"')
+    for each in prompts:
+        if each.images:
+            raise UsageError(f"{each.place}generate takes no input pictures", "use: sensenova edit --prompt-file …")
+    make_pictures([PictureTask("generate", each, again=again) for each in prompts], flags)

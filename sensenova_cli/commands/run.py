@@ -1,0 +1,124 @@
+"""`sensenova run`: the options, defaults and file names of vLLM-Omni's example script `end2end.py`."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from config.schema import ImageSettings, SettingsGroup, TextSettings
+from sensenova_cli.errors import UsageError
+from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.options import (
+    COMMON_OPTIONS,
+    ENGINE_OPTIONS,
+    IMAGE_OPTIONS,
+    OUTPUT_OPTIONS,
+    TEXT_OPTIONS,
+    with_options,
+)
+
+if TYPE_CHECKING:
+    from sensenova_cli.turn import Place
+
+Modality = Literal["auto", "text2img", "img2img", "img2text", "text2text"]
+
+DEFAULT_PROMPT = "A cute cat sitting on a windowsill, soft natural light"
+NAME = "sensenova_u1_output_{index}.png"
+
+
+@with_options(
+    "prompt_text",
+    "image",
+    *IMAGE_OPTIONS,
+    *TEXT_OPTIONS,
+    *OUTPUT_OPTIONS,
+    "force",
+    *ENGINE_OPTIONS,
+    *COMMON_OPTIONS,
+    *INFRASTRUCTURE_OPTIONS,
+)
+def run(
+    flags: Flags,
+    modality: Annotated[
+        Modality,
+        typer.Option(
+            "--modality", help="What to do; auto is img2img with --image, else text2img.", rich_help_panel="Input"
+        ),
+    ] = "auto",
+) -> None:
+    """Stand in for vLLM-Omni's example script: put `sensenova run` for `python end2end.py`.
+
+    [bold]Examples[/bold]
+      sensenova run --prompt "A cute cat" --think
+      sensenova run --prompt "Turn this into an oil painting" --image input.png
+      sensenova run --modality img2text --prompt "What is this?" --image a.jpg
+      sensenova run --modality text2text --prompt "What is the capital of France?"
+
+    As in that script --output is a folder (the current one unless set), the
+    model is SenseNova/SenseNova-U1-8B-MoT unless set, and an edit is 2048x2048
+    unless told. Pictures are named sensenova_u1_output_0.png and so on, going on
+    after those that are there; -f starts at 0 and replaces them.
+    """
+    # Imported here, not above: they bring Pillow, which `--help` does not need.
+    from sensenova_cli.inputs import read_inputs
+    from sensenova_cli.plan import PictureTask
+    from sensenova_cli.prompts import Prompt, read_text, refuse_stdin_twice
+    from sensenova_cli.turn import answer, make_pictures
+
+    if modality == "auto":
+        modality = "img2img" if flags.image else "text2img"
+    if modality.startswith("img2") and not flags.image:
+        raise UsageError(f"--modality {modality} needs a picture", "add --image FILE")
+    if modality.startswith("text2") and flags.image:
+        raise UsageError(
+            f"--modality {modality} takes no --image", f"use --modality {modality.replace('text2', 'img2')}"
+        )
+    refuse_stdin_twice(flags.prompt, *flags.image)
+    flags = _with_default_model(flags)
+    prompt = DEFAULT_PROMPT if flags.prompt is None else read_text(flags.prompt)
+    inputs = read_inputs(flags.image)
+    _note_idle_options(flags, TextSettings if modality.endswith("2img") else ImageSettings, modality)
+    if modality.endswith("2text"):
+        answer("describe" if inputs else "chat", prompt, flags, inputs=inputs)
+        return
+    task = PictureTask("edit" if inputs else "generate", Prompt(prompt), inputs, auto_is_default=True)
+    make_pictures([task], flags, _place(flags))
+
+
+def _with_default_model(flags: Flags) -> Flags:
+    if flags.resolve().settings.model is not None:
+        return flags
+    from model.weights.hub import OFFICIAL_MODEL
+
+    return replace(flags, settings={**flags.settings, "model": OFFICIAL_MODEL})
+
+
+def _note_idle_options(flags: Flags, idle: type[SettingsGroup], modality: str) -> None:
+    """The script takes all options for every modality; those that do nothing are named, so that nobody wonders."""
+    from sensenova_cli.render.stream import Renderer
+
+    names = [name for name in flags.settings if name in idle.model_fields and name != "seed"]
+    if names:
+        options = ", ".join("--" + name.replace("_", "-") for name in names)
+        Renderer(quiet=flags.quiet, stream_answers=False, show_think=False).notice(
+            f"{options}: no effect with {modality}"
+        )
+
+
+def _place(flags: Flags) -> "Place | None":
+    """The output folder with the script's file names, going on after the pictures that are there."""
+    from sensenova_cli.turn import Place
+
+    output = flags.resolve().settings.output
+    if output == "-":
+        return None
+    folder = Path(output or ".").expanduser()
+    numbers = [
+        int(found[1])
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (found := re.fullmatch(r"sensenova_u1_output_(\d+)\.png", path.name))
+    ]
+    plain = str(folder).replace("{", "{{").replace("}", "}}")
+    return Place(str(Path(plain) / NAME), 0 if flags.force else max(numbers, default=-1) + 1)

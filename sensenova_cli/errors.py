@@ -1,0 +1,33 @@
+"""Errors of the command line itself, and the exit code of every error."""
+
+from config.errors import SenseNovaError, SettingsError
+from model.errors import CheckpointError, DeviceMemoryError, RequestError
+
+DONE = 0
+FAILED = 1
+WRONG_INPUT = 2
+NO_WEIGHTS = 3
+OUT_OF_MEMORY = 4
+INTERRUPTED = 130
+
+
+class UsageError(SenseNovaError):
+    """The arguments contradict each other, one is missing, or one is not supported."""
+
+
+def exit_code(error: SenseNovaError) -> int:
+    """The exit code that tells a script what kind of failure this was."""
+    # Imported here because it brings Pillow, which `--help` does not need.
+    from sensenova_cli.output import OutputError, OutputWriteError
+
+    match error:
+        case OutputWriteError():
+            return FAILED
+        case UsageError() | SettingsError() | RequestError() | OutputError():
+            return WRONG_INPUT
+        case CheckpointError():
+            return NO_WEIGHTS
+        case DeviceMemoryError():
+            return OUT_OF_MEMORY
+        case _:
+            return FAILED

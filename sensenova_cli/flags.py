@@ -1,0 +1,154 @@
+"""What the user typed, checked as far as that goes without the settings' own checks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from config.load import Resolved, resolve
+from config.recommended import Recommended
+from config.schema import SETTING_NAMES
+from config.sizes import TRAINED_SIZES, format_size, resolve_size
+from sensenova_cli.errors import UsageError
+
+SIZE_OPTIONS = ("size", "aspect", "width", "height")
+"""Four ways to set the one setting `size`."""
+
+INFRASTRUCTURE_OPTIONS = (
+    "tensor_parallel_size",
+    "enforce_eager",
+    "enable_cpu_offload",
+    "cache_backend",
+    "enable_cache_dit_summary",
+    "deploy_config",
+    "step_execution",
+)
+"""Options of the vLLM-Omni example that say how the model runs, not what it makes."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the user typed.
+
+    Attributes:
+        settings: settings by name, as text or flags; only those that were typed, size options merged.
+        prompt: the value of --prompt, where a command has it besides a bare word.
+        again: the picture file of --from.
+        force: replace existing files.
+        json: print results as JSON.
+        quiet: no progress and no notices.
+    """
+
+    settings: Mapping[str, Any]
+    profile: str | None = None
+    prompt: str | None = None
+    prompt_file: str | None = None
+    again: str | None = None
+    image: Sequence[str] = ()
+    force: bool = False
+    json: bool = False
+    quiet: bool = False
+
+    def resolve(
+        self,
+        *,
+        recommended: Recommended | None = None,
+        record: Mapping[str, Any] | None = None,
+        record_label: str = "picture",
+        turn: Mapping[str, Any] | None = None,
+    ) -> Resolved:
+        """Merge all layers of settings with these flags; arguments and errors as for config.load.resolve."""
+        return resolve(
+            self.settings,
+            profile=self.profile,
+            recommended=recommended,
+            record=record,
+            record_label=record_label,
+            turn=turn,
+        )
+
+
+def off_option(name: str) -> str:
+    """Name of the option that turns the flag `name` off."""
+    return f"no_{name}"
+
+
+def collect_flags(typed: dict[str, Any]) -> Flags:
+    """Make flags of the parser's values, by the names of the options.
+
+    Raises:
+        UsageError: options contradict each other, or one is not supported.
+    """
+    _refuse_infrastructure({name: typed[name] for name in INFRASTRUCTURE_OPTIONS if name in typed})
+    settings = {name: typed[name] for name in SETTING_NAMES if name != "size" and typed.get(name) not in (None, False)}
+    for name in SETTING_NAMES:
+        if typed.get(off_option(name)):
+            if typed[name]:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} and --no-{flag} contradict each other", "give one of them")
+            settings[name] = False
+    flags = Flags(
+        settings=settings,
+        profile=typed.get("profile"),
+        prompt=typed.get("prompt_text"),
+        prompt_file=typed.get("prompt_file"),
+        again=typed.get("again"),
+        image=tuple(typed.get("image") or ()),
+        force=typed.get("force", False),
+        json=typed.get("json", False),
+        quiet=typed.get("quiet", False),
+    )
+    size = _size(flags, *(typed.get(name) for name in SIZE_OPTIONS))
+    return flags if size is None else replace(flags, settings={**settings, "size": size})
+
+
+def _size(flags: Flags, size: str | None, aspect: str | None, width: str | None, height: str | None) -> str | None:
+    """Merge the size options into the setting; a side that was not typed comes from the lower layers."""
+    given = [
+        f"--{name}"
+        for name, value in zip(SIZE_OPTIONS, (size, aspect, width, height), strict=True)
+        if value is not None
+    ]
+    if len(given) > 1 and given != ["--width", "--height"]:
+        raise UsageError(f"{' and '.join(given)} cannot be combined", "give --size WxH alone, or --width and --height")
+    if aspect is not None and ":" not in aspect:
+        raise UsageError(f"--aspect {aspect} is no ratio", "write it like --aspect 16:9")
+    if width is None and height is None:
+        return aspect if size is None else size
+    below = resolve_size(flags.resolve().settings.size, TRAINED_SIZES)
+    return format_size((_side("--width", width, below[0]), _side("--height", height, below[1])))
+
+
+def _side(flag: str, text: str | None, below: int) -> int:
+    if text is None:
+        return below
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{flag} {text}: must be a whole number of pixels", f"try {flag} 2048") from None
+
+
+def _refuse_infrastructure(typed: Mapping[str, Any]) -> None:
+    """These options are understood and never ignored: what would change nothing passes, the rest is refused."""
+    gpus = typed.get("tensor_parallel_size")
+    if gpus is not None and gpus < 1:
+        raise UsageError(f"--tensor-parallel-size {gpus}: at least one device is needed", "try 1")
+    if gpus is not None and gpus > 1:
+        raise _not_there_yet(f"--tensor-parallel-size {gpus}", "the model runs on one device")
+    cache = typed.get("cache_backend")
+    if cache is not None and cache not in ("cache_dit", "tea_cache"):
+        raise UsageError(f"--cache-backend {cache} is unknown", "the backends of that name are cache_dit and tea_cache")
+    if cache is not None:
+        raise _not_there_yet(f"--cache-backend {cache}", "every denoising step is computed in full")
+    if typed.get("deploy_config") is not None:
+        raise _not_there_yet("--deploy-config", "the whole model runs in one process")
+    if typed.get("enable_cpu_offload"):
+        raise _not_there_yet("--enable-cpu-offload", "all weights stay on the device; --device cpu needs no GPU memory")
+    if typed.get("enable_cache_dit_summary"):
+        raise _not_there_yet("--enable-cache-dit-summary", "there is no cache to summarise")
+    if typed.get("step_execution"):
+        raise _not_there_yet("--step-execution", "one request runs at a time")
+    # --enforce-eager asks for what happens anyway: nothing is compiled.
+
+
+def _not_there_yet(option: str, instead: str) -> UsageError:
+    return UsageError(f"{option} is not there yet: {instead}", f"leave {option.split()[0]} out")

@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM: while pictures are made, the first one asks to stop and the second one leaves at once."""
+
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+from sensenova_cli.errors import INTERRUPTED
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def end_at_once() -> NoReturn:
+    """Leave without waiting for anything; no file is ever half-written, since they are renamed into place."""
+    if sys.stderr.isatty():
+        os.write(2, b"\x1b[?25h\x1b[0m\n")  # a progress bar may have hidden the cursor or left a colour
+    os._exit(INTERRUPTED)
+
+
+def end_on_signals() -> None:
+    """From now on the first signal raises KeyboardInterrupt wherever the program is; a second one ends it."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, lambda number, frame: end_at_once())
+        raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        signal.signal(number, stop)
+
+
+class Interrupts:
+    """While it is entered, the first signal only sets `requested`, so that work ends between two steps."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interrupts":
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal came."""
+        if self.requested:
+            raise KeyboardInterrupt
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            end_at_once()
+        self.requested = True
+        if sys.stderr.isatty():
+            # Not through sys.stderr: the signal may have come in the middle of a write to it.
+            os.write(2, b"\nstopping after this step; Ctrl-C again leaves at once\n")

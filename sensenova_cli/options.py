@@ -1,0 +1,216 @@
+"""Every option once. Those that are settings take names, help and bounds from config.schema.
+
+A command names the options it has, and gets what the user typed as one value:
+
+    @with_options(*IMAGE_OPTIONS, *ENGINE_OPTIONS, "profile")
+    def generate(prompt: str, flags: Flags) -> None: ...
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from config.schema import (
+    EngineSettings,
+    ImageSettings,
+    OutputSettings,
+    Settings,
+    TextSettings,
+)
+from sensenova_cli.flags import SIZE_OPTIONS, collect_flags, off_option
+
+IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in ImageSettings.model_fields if name != "size"))
+EDIT_ONLY = frozenset(("img_cfg_scale", "input_pixels"))
+TEXT_OPTIONS = tuple(TextSettings.model_fields)
+ENGINE_OPTIONS = tuple(EngineSettings.model_fields)
+OUTPUT_OPTIONS = tuple(OutputSettings.model_fields)
+COMMON_OPTIONS = ("profile", "json", "quiet", "debug", "no_color")
+
+_PANELS = (
+    ("Picture", frozenset(ImageSettings.model_fields)),
+    ("Answer", frozenset(TextSettings.model_fields)),
+    ("Model", frozenset(EngineSettings.model_fields)),
+    ("Output", frozenset(OutputSettings.model_fields)),
+)
+_SHORT = {"output": ("-o",), "num_images": ("-n",)}
+_METAVARS = {
+    "size": "WxH",
+    "cfg_interval": "LO HI",
+    "input_pixels": "auto|native|N",
+    "model": "FOLDER|HUB_ID",
+    "device": "DEVICE",
+    "output": "FILE",
+}
+
+
+def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the named options; what was typed of them arrives as its argument `flags`.
+
+    Raises (when the command runs):
+        UsageError: options contradict each other, or one is not supported.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "flags"]
+        options = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+            for name, (kind, default, info) in _parameters(dict.fromkeys(names))
+        ]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            typed = {option.name: values.pop(option.name) for option in options}
+            command(**values, flags=collect_flags(typed))
+
+        # Typer asks a command for its parameters through inspect.signature.
+        run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _parameters(names: Iterable[str]) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
+    """Parameter name, and type, default and typer.Option of each option.
+
+    What a profile turned on a flag can take back: each flag that is a setting has a form with --no-. It is hidden
+    where the setting is off by default, and shown instead of the plain one where it is on.
+    """
+    for name in names:
+        if name not in Settings.model_fields or Settings.model_fields[name].annotation is not bool:
+            yield name, _option(name)
+            continue
+        flag, on = name.replace("_", "-"), Settings.model_fields[name].default
+        text = Settings.model_fields[name].description or ""
+        panel = _panel(name)
+        yield name, _flag(f"--{flag}", help=text, panel=panel, hidden=on)
+        yield (
+            off_option(name),
+            _flag(f"--no-{flag}", help=f"Do not {text[0].lower()}{text[1:]}", panel=panel, hidden=not on),
+        )
+
+
+def _panel(name: str) -> str:
+    return next(title for title, group in _PANELS if name in group)
+
+
+def _option(name: str) -> tuple[Any, Any, Any]:
+    """Type, default and typer.Option of one option."""
+    if name in _EXTRA:
+        return _EXTRA[name]
+    field = Settings.model_fields[name]
+    flag = "--" + name.replace("_", "-")
+    text = (field.description or "").replace("[", "\\[")
+    if get_origin(field.annotation) is Literal:
+        text += f" One of {', '.join(get_args(field.annotation))}."
+    kind: Any = tuple[str, str] if name == "cfg_interval" else str
+    option = typer.Option(
+        flag,
+        *_SHORT.get(name, ()),
+        help=text + _default_note(field.default),
+        metavar=_METAVARS.get(name) or _metavar(field.annotation),
+        rich_help_panel=_panel(name),
+        show_default=False,
+        autocompletion=_completion(field.annotation),
+    )
+    return kind | None, None, option
+
+
+def _default_note(default: Any) -> str:
+    if default is None:
+        return ""
+    shown = " ".join(f"{part:g}" for part in default) if isinstance(default, tuple) else str(default)
+    return f" \\[{shown}]"
+
+
+def _metavar(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "NAME"
+    return {int: "N", float: "X"}.get(annotation, "TEXT")
+
+
+def _completion(annotation: Any) -> Callable[[str], list[str]] | None:
+    if get_origin(annotation) is not Literal:
+        return None
+    return lambda incomplete: [word for word in get_args(annotation) if word.startswith(incomplete)]
+
+
+def _flag(*names: str, help: str, panel: str, hidden: bool = False) -> tuple[Any, Any, Any]:
+    return bool, False, typer.Option(*names, help=help, rich_help_panel=panel, hidden=hidden, metavar=" ")
+
+
+def _value(*names: str, help: str, panel: str, metavar: str, kind: Any = str) -> tuple[Any, Any, Any]:
+    option = typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
+    return kind | None, None, option
+
+
+_INFRASTRUCTURE = "How the model runs (mostly not there yet)"
+
+_EXTRA: dict[str, tuple[Any, Any, Any]] = {
+    "prompt_text": _value("--prompt", "-p", help="The prompt; - reads standard input.", panel="Input", metavar="TEXT"),
+    "prompt_file": _value(
+        "--prompt-file",
+        help="Prompts, one a line, # for comments; in a .jsonl file objects like "
+        '{"prompt": "a cat", "seed": 7}. - reads standard input.',
+        panel="Input",
+        metavar="FILE",
+    ),
+    "again": _value(
+        "--from",
+        help="Make this picture again from its own metadata; other options change what they name.",
+        panel="Input",
+        metavar="FILE",
+    ),
+    "image": _value(
+        "--image",
+        help="Input picture; several may follow, or repeat --image. - reads standard input.",
+        panel="Input",
+        metavar="FILE...",
+        kind=list[str],
+    ),
+    "aspect": _value("--aspect", help="Picture size by its ratio, like --size 16:9.", panel="Picture", metavar="W:H"),
+    "width": _value(
+        "--width",
+        help="Picture width in pixels; alone, the height stays as it is set.",
+        panel="Picture",
+        metavar="N",
+    ),
+    "height": _value(
+        "--height",
+        help="Picture height in pixels; alone, the width stays as it is set.",
+        panel="Picture",
+        metavar="N",
+    ),
+    "force": _flag("--force", "-f", help="Replace existing files.", panel="Output"),
+    "json": _flag("--json", help="Print one JSON object per result.", panel="Output"),
+    "quiet": _flag("--quiet", "-q", help="Show errors only.", panel="Output"),
+    "profile": _value(
+        "--profile",
+        help="Settings file, by name or path; see: sensenova profile list.",
+        panel="Model",
+        metavar="NAME|PATH",
+    ),
+    # These two are acted on before the parser runs (see app.py), and stand here to be accepted and explained.
+    "debug": _flag("--debug", help="Show the traceback of an error.", panel="Output"),
+    "no_color": _flag("--no-color", help="No colours, as with NO_COLOR set.", panel="Output"),
+    "tensor_parallel_size": _value(
+        "--tensor-parallel-size", help="Number of GPUs; only 1.", panel=_INFRASTRUCTURE, metavar="N", kind=int
+    ),
+    "enforce_eager": _flag("--enforce-eager", help="Compile nothing; so it is anyway.", panel=_INFRASTRUCTURE),
+    "enable_cpu_offload": _flag("--enable-cpu-offload", help="Keep weights in main memory.", panel=_INFRASTRUCTURE),
+    "cache_backend": _value(
+        "--cache-backend",
+        help="Reuse results of earlier steps: cache_dit or tea_cache.",
+        panel=_INFRASTRUCTURE,
+        metavar="NAME",
+    ),
+    "enable_cache_dit_summary": _flag(
+        "--enable-cache-dit-summary", help="Tell what was reused.", panel=_INFRASTRUCTURE
+    ),
+    "deploy_config": _value(
+        "--deploy-config", help="Spread the model over stages.", panel=_INFRASTRUCTURE, metavar="YAML"
+    ),
+    "step_execution": _flag("--step-execution", help="Batch steps of several requests.", panel=_INFRASTRUCTURE),
+}

@@ -1,0 +1,119 @@
+"""From what was typed to checked requests, before anything heavy is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from config.errors import SenseNovaError
+from config.load import Resolved
+from config.recommended import Recommended
+from config.schema import ImageSettings, Settings, SettingsGroup, TextSettings
+from config.sizes import format_size, resolve_size
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message
+from model.sequences.prompt import place_pictures
+from sensenova_cli.again import Again, Task
+from sensenova_cli.flags import Flags
+from sensenova_cli.inputs import Input, free_seed
+from sensenova_cli.prompts import Prompt
+
+Group = TypeVar("Group", bound=SettingsGroup)
+
+
+@dataclass(frozen=True)
+class PictureTask:
+    """One prompt that becomes one or more pictures, and the pictures that an edit starts from.
+
+    Attributes:
+        again: the picture that is made again, whose settings lie below the flags.
+        auto_is_default: `auto` means the model's default size for an edit, too, not the first picture's aspect.
+    """
+
+    task: Task
+    prompt: Prompt
+    inputs: tuple[Input, ...] = ()
+    again: Again | None = None
+    auto_is_default: bool = False
+
+
+@dataclass(frozen=True)
+class PicturePlan:
+    """A picture task with its settings merged and its request built."""
+
+    task: PictureTask
+    settings: Settings
+    request: GenerateRequest | EditRequest
+    notices: tuple[str, ...]
+
+
+def plan_pictures(task: PictureTask, flags: Flags, recommended: Recommended | None) -> PicturePlan:
+    """Merge the settings of a task and build its request.
+
+    Args:
+        recommended: what the checkpoint says about itself, once it is found.
+
+    Raises:
+        SettingsError, RequestError: the settings or the prompt cannot work; names the line of a prompt file.
+    """
+    try:
+        return _plan(task, flags, recommended)
+    except SenseNovaError as error:
+        raise type(error)(task.prompt.place + error.what, error.hint) from error
+
+
+def plan_answer(
+    prompt: str, inputs: Sequence[Input], system: str, flags: Flags, recommended: Recommended | None
+) -> tuple[Settings, AnswerRequest]:
+    """Merge the settings of a question and build its request; arguments and errors as for `plan_pictures`."""
+    settings = flags.resolve(recommended=recommended).settings
+    images = tuple(each.image for each in inputs)
+    request = AnswerRequest(prompt, images, system=system, settings=_part(settings, TextSettings))
+    place_pictures([Message("user", prompt)], len(images))  # refuses placeholders that have no picture
+    return settings, request
+
+
+def _plan(task: PictureTask, flags: Flags, recommended: Recommended | None) -> PicturePlan:
+    again = task.again
+    resolved = flags.resolve(
+        recommended=recommended,
+        record=again.settings if again else None,
+        record_label=again.label if again else "picture",
+        turn=task.prompt.settings,
+    )
+    seed, notices = _choose_seed(task, resolved)
+    images = tuple(each.image for each in task.inputs)
+    size = resolved.settings.size
+    if recommended is not None:
+        if size == "auto" and task.auto_is_default:
+            size = format_size(recommended.trained_sizes[0])
+        # Refuses an impossible size now; what `auto` comes to is for the engine to say.
+        resolve_size(size, recommended.trained_sizes, images[0].size if images else None)
+    settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
+    picture_settings = _part(settings, ImageSettings)
+    text = task.prompt.text
+    request: GenerateRequest | EditRequest
+    if task.task == "edit":
+        request = EditRequest(text, images, picture_settings)
+    else:
+        request = GenerateRequest(text, picture_settings)
+    place_pictures([Message("user", text)], len(images))  # refuses placeholders that have no picture
+    return PicturePlan(task, settings, request, tuple(notices))
+
+
+def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]:
+    """The seed, and what to tell about it: the model collapses where it edits a picture with that one's own seed."""
+    seed, count = resolved.settings.seed, resolved.settings.num_images
+    if task.again is not None and resolved.origins["seed"] == task.again.label:
+        return seed, []  # the same picture is wanted again
+    notices = [f"{each.problem}; its seed is not known" for each in task.inputs if each.problem]
+    chosen = free_seed(seed, count, {each.seed for each in task.inputs if each.seed is not None})
+    if chosen != seed:
+        names = ", ".join(each.source.path for each in task.inputs if each.seed is not None)
+        notices.append(
+            f"{names} was made with a seed that would be used again, which ruins an edit: taking seed {chosen}"
+        )
+    return chosen, notices
+
+
+def _part(settings: Settings, group: type[Group]) -> Group:
+    """The settings of one group."""
+    return group.model_validate({name: getattr(settings, name) for name in group.model_fields})

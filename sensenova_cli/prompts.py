@@ -1,0 +1,123 @@
+"""Where prompts come from: the command line, standard input, or a file of many."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from config.check import Notation, check_values, near_miss
+from config.schema import ImageSettings
+from config.toml_file import toml_literal
+from sensenova_cli.errors import UsageError
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt with what it alone is made with.
+
+    Attributes:
+        images: input pictures named beside it in a prompt file; empty where none are.
+        settings: checked settings given beside it, by name.
+        place: `prompts.jsonl:3: ` before messages about it; empty for a prompt of the command line.
+    """
+
+    text: str
+    images: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""
+
+
+def given_prompts(argument: str | None, option: str | None, file: str | None) -> list[Prompt]:
+    """The prompts of a command, from its bare word, `--prompt` or `--prompt-file`; empty if none is given.
+
+    Raises:
+        UsageError: more than one of the three is given, or the file cannot be read or holds no prompt.
+        SettingsError: a line of the file has a setting with a wrong name, type or value.
+    """
+    ways = {"the bare prompt": argument, "--prompt": option, "--prompt-file": file}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are given: where is the prompt?", "give one of them")
+    if file is not None:
+        return read_prompt_file(file)
+    text = argument if argument is not None else option
+    return [] if text is None else [Prompt(read_text(text))]
+
+
+def read_text(text: str) -> str:
+    """The text itself, or standard input for `-`, without the line end it closes with."""
+    return _read_stdin().rstrip("\r\n") if text == STDIN else text
+
+
+def refuse_stdin_twice(*values: str | None) -> None:
+    """Raise UsageError when `-` stands in more than one place: standard input can be read once."""
+    if values.count(STDIN) > 1:
+        raise UsageError("standard input (-) can be read for one thing only", "name files for the others")
+
+
+def read_prompt_file(file: str) -> list[Prompt]:
+    """Read a prompt a line; `#` starts a comment line. Lines of a .jsonl file are objects with settings.
+
+    Raises:
+        UsageError: the file cannot be read, a line is no JSON object with a prompt, or there is no prompt.
+        SettingsError: a setting has a wrong name, type or value.
+    """
+    name = "standard input" if file == STDIN else file
+    lines = _read_lines(file)
+    is_json = Path(file).suffix.lower() == ".jsonl"
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            place = f"{name}:{number}: "
+            prompts.append(_parse_object(line, place) if is_json else Prompt(line.strip(), place=place))
+    if not prompts:
+        raise UsageError(f"{name} holds no prompt", "write one prompt a line")
+    return prompts
+
+
+def _read_lines(file: str) -> list[str]:
+    if file == STDIN:
+        return _read_stdin().splitlines()
+    try:
+        # Written by some editors on Windows, a byte-order mark would be part of the first prompt.
+        return Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(f"the prompt file {file} cannot be read: {error.strerror}", "check its name") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the prompt file {file} is no UTF-8 text", "save it as UTF-8") from error
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", "give the prompt as an argument")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError("the text on standard input is no UTF-8", "convert it, for example with iconv") from error
+
+
+def _parse_object(line: str, place: str) -> Prompt:
+    try:
+        content = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{place}no JSON: {error}", 'write it like {"prompt": "a cat", "seed": 7}') from error
+    if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
+        raise UsageError(f"{place}no object with a prompt", 'write it like {"prompt": "a cat", "seed": 7}')
+    text = content.pop("prompt")
+    images = content.pop("image", [])
+    images = [images] if isinstance(images, str) else images
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise UsageError(f"{place}image must be a file name or a list of them", 'write it like "image": ["a.png"]')
+    for key in content:
+        if key not in ImageSettings.model_fields and near_miss(key, ("prompt", "image"), cutoff=0.8):
+            raise UsageError(f"{place}unknown key {key}", f"did you mean {near_miss(key, ('prompt', 'image'))}?")
+    return Prompt(text, tuple(images), _checked_settings(content, place), place)
+
+
+def _checked_settings(content: dict[str, Any], place: str) -> dict[str, Any]:
+    notation = Notation(place=lambda name: place, key=str, equals=" = ", literal=toml_literal, text=False)
+    return check_values(content, notation, allowed=ImageSettings.model_fields)

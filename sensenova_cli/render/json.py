@@ -1,0 +1,44 @@
+"""Results as JSON: one object a line, for scripts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from model.events import Answer, Picture
+from model.requests import AnswerRequest
+
+
+def picture_result(
+    picture: Picture, *, path: Path, task: str, prompt: str, model: str, seconds: float
+) -> dict[str, Any]:
+    """What `--json` prints of a picture."""
+    return {
+        "task": task,
+        "path": str(path),
+        "prompt": prompt,
+        "seed": picture.settings.seed,
+        "size": picture.settings.size,
+        "think_text": picture.think_text,
+        "model": model,
+        "settings": picture.settings.model_dump(mode="json"),
+        "seconds": round(seconds, 3),
+    }
+
+
+def answer_result(answer: Answer, *, task: str, request: AnswerRequest, model: str, seconds: float) -> dict[str, Any]:
+    """What `--json` prints of an answer."""
+    return {
+        "task": task,
+        "text": answer.text,
+        "token_ids": list(answer.token_ids),
+        "finish": answer.finish,
+        "prompt": request.prompt,
+        "model": model,
+        "settings": request.settings.model_dump(mode="json"),
+        "seconds": round(seconds, 3),
+    }
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """Print one result as one line on stdout, at once."""
+    print(json.dumps(result, ensure_ascii=False), flush=True)

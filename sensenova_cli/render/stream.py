@@ -1,0 +1,179 @@
+"""Everything a command shows: one renderer for the loading of the model and the events of its requests."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.text import Text
+
+from model.events import (
+    Answer,
+    DenoisingStep,
+    Event,
+    Notice,
+    Picture,
+    PrefixRead,
+    Statistics,
+    TextToken,
+    ThinkText,
+    ThinkToken,
+)
+from model.requests import EditRequest, GenerateRequest, Request
+from sensenova_cli.render.console import is_animated, printable, stderr_console
+from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView, gigabytes
+from sensenova_cli.render.think import LiveThink, PlainThink
+
+
+class Renderer:
+    """Shows what happens on stderr, and streams answers to stdout.
+
+    Args:
+        quiet: show nothing on stderr.
+        stream_answers: write answer tokens to stdout as they come.
+        show_think: write think text to stderr; where False only its length is told.
+    """
+
+    def __init__(self, *, quiet: bool, stream_answers: bool, show_think: bool) -> None:
+        self._console = stderr_console()
+        self._animated = is_animated()
+        self._quiet = quiet
+        self._stream_answers = stream_answers
+        self._show_think = show_think
+        self._request: Request | None = None
+        self._steps: ProgressView | None = None
+        self._think: LiveThink | PlainThink | None = None
+        self._answered = ""
+
+    def notice(self, text: str) -> None:
+        """Something worth knowing that is no error."""
+        if not self._quiet:
+            self._console.print(Text.assemble(("note:", "yellow"), " ", printable(text)), soft_wrap=True)
+
+    def muted(self, text: str) -> None:
+        """A line that may be overlooked."""
+        if not self._quiet:
+            self._console.print(Text(text, style="dim"), soft_wrap=True)
+
+    @contextmanager
+    def bytes_progress(self, title: str) -> Iterator[ProgressView]:
+        """Show how reading or downloading advances."""
+        view: ProgressView = _Unseen()
+        if not self._quiet:
+            view = (LiveBytes if self._animated else PlainBytes)(self._console, title)
+        try:
+            yield view
+        finally:
+            view.close()
+
+    @contextmanager
+    def showing(self, request: Request) -> Iterator[None]:
+        """Around the events of one request; leaves a tidy screen however it ends."""
+        self._request, self._answered = request, ""
+        try:
+            yield
+        finally:
+            self._close_views()
+            self._end_answer_line()
+
+    def event(self, event: Event) -> None:
+        """Show one event. Finished pictures and JSON are the caller's business."""
+        match event:
+            case Notice():
+                self.notice(event.text)
+            case PrefixRead() if not self._will_think:
+                self._show_first_steps()
+            case ThinkToken() if not self._quiet:
+                self._thinking().add(event.text)
+            case ThinkText():
+                self._end_thinking(event)
+                self._show_first_steps()
+            case DenoisingStep() if not self._quiet:
+                self._steps_view(event.index, event.count).update(event.step, event.steps)
+            case Picture():
+                self._close_views()
+            case TextToken() if self._stream_answers:
+                self._write(event.text)
+            case Answer():
+                self._end_answer(event)
+            case Statistics():
+                self._close_views()
+                self.muted(_summary(event))
+
+    def _show_first_steps(self) -> None:
+        """A bar at 0 while the first step runs, which can take long."""
+        if isinstance(self._request, GenerateRequest | EditRequest) and not self._quiet and self._steps is None:
+            settings = self._request.settings
+            self._steps_view(0, settings.num_images).update(0, settings.num_steps)
+
+    @property
+    def _will_think(self) -> bool:
+        return isinstance(self._request, GenerateRequest | EditRequest) and self._request.settings.think
+
+    def _steps_view(self, index: int, count: int) -> ProgressView:
+        if self._steps is None:
+            title = f"picture {index + 1} of {count}" if count > 1 else "picture"
+            self._steps = (LiveSteps if self._animated else PlainSteps)(self._console, title)
+        return self._steps
+
+    def _thinking(self) -> LiveThink | PlainThink:
+        if self._think is None:
+            view = LiveThink if self._animated else PlainThink
+            self._think = view(self._console, hidden=not self._show_think)
+        return self._think
+
+    def _end_thinking(self, event: ThinkText) -> None:
+        if self._think is not None:
+            self._think.close(len(event.token_ids), event.seconds)
+            self._think = None
+        if event.finish == "length":
+            self.notice("the think text was cut off at its limit; raise it with --max-think-tokens")
+
+    def _end_answer(self, event: Answer) -> None:
+        if self._stream_answers:
+            # The tokens hold back the bytes of a character that never became whole.
+            if event.text.startswith(self._answered):
+                self._write(event.text[len(self._answered) :])
+            self._end_answer_line()
+        if event.finish == "length":
+            self.notice("the answer was cut off at its limit; raise it with --max-tokens")
+
+    def _write(self, text: str) -> None:
+        self._answered += text
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
+    def _end_answer_line(self) -> None:
+        if self._answered and not self._answered.endswith("\n"):
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        self._answered = ""
+
+    def _close_views(self) -> None:
+        if self._steps is not None:
+            self._steps.close()
+        if self._think is not None:
+            self._think.stop()
+        self._steps = self._think = None
+
+
+class _Unseen:
+    """The progress of someone who asked for quiet."""
+
+    def update(self, done: int, total: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _summary(statistics: Statistics) -> str:
+    """`12.3 s · 50 steps, 4.21 steps/s · 120 tokens, 35.0 tok/s · peak 34.9 GB on cuda`."""
+    parts = [f"{statistics.seconds:.1f} s"]
+    if statistics.steps:
+        parts.append(f"{statistics.steps} steps" + _rate(statistics.steps, statistics.denoise_seconds, "steps/s"))
+    if statistics.new_tokens:
+        parts.append(f"{statistics.new_tokens} tokens" + _rate(statistics.new_tokens, statistics.text_seconds, "tok/s"))
+    parts.append(f"peak {gigabytes(statistics.peak_memory)} on {statistics.device}")
+    return " · ".join(parts)
+
+
+def _rate(count: int, seconds: float, unit: str) -> str:
+    return f", {count / seconds:.2f} {unit}" if seconds > 0 else ""

@@ -1,0 +1,241 @@
+"""The one place where a request meets the engine, the screen and the files.
+
+Everything that is cheap to check is checked before the model, or even PyTorch, is loaded: settings, pictures,
+prompts and the places where pictures go.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from config.recommended import read_recommended
+from config.schema import EngineSettings, Settings
+from model.errors import CheckpointError
+from model.events import Answer, Event, LoadProgress, Picture, ThinkText
+from model.requests import Request
+from model.weights.hub import DownloadPlan, find_checkpoint
+from sensenova_cli import __version__
+from sensenova_cli.errors import UsageError
+from sensenova_cli.flags import Flags
+from sensenova_cli.inputs import Input
+from sensenova_cli.interrupts import Interrupts
+from sensenova_cli.metadata import PictureRecord
+from sensenova_cli.output import Output
+from sensenova_cli.plan import PicturePlan, PictureTask, plan_answer, plan_pictures
+from sensenova_cli.render.json import answer_result, picture_result, print_json
+from sensenova_cli.render.progress import ProgressView, gigabytes
+from sensenova_cli.render.stream import Renderer
+
+if TYPE_CHECKING:
+    from model.engine import Engine
+
+NO_MODEL_HINT = (
+    'name a checkpoint folder or Hub id with --model, in SENSENOVA_MODEL, or as model = "…" in a profile;\n'
+    "to try without weights: sensenova tiny-checkpoint FOLDER, then --model FOLDER"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where pictures go when it is not for the setting `output` to say.
+
+    Attributes:
+        template: a name template with the field `index`.
+        first_index: the number of the first picture.
+    """
+
+    template: str
+    first_index: int
+
+
+def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | None = None) -> None:
+    """Make the pictures of all tasks, and print the path of each on stdout, or JSON.
+
+    Raises:
+        SenseNovaError: of any kind; see sensenova_cli.errors.exit_code.
+        KeyboardInterrupt: a signal came, and the work was ended between two steps.
+    """
+    plans = [plan_pictures(task, flags, None) for task in tasks]
+    settings = plans[0].settings
+    _require_one_use_of_stdout(settings, flags, place)
+    model = _require_model(settings)
+    count = sum(plan.settings.num_images for plan in plans)
+    output = _plan_output(settings, flags, place, count)
+    renderer = Renderer(
+        quiet=flags.quiet, stream_answers=False, show_think=not (settings.hide_think or settings.print_think)
+    )
+    folder = _find(model, renderer)
+    recommended = read_recommended(folder)
+    plans = [plan_pictures(task, flags, recommended) for task in tasks]
+    if sum(plan.settings.num_images for plan in plans) != count:
+        # The checkpoint recommends another number of pictures.
+        count = sum(plan.settings.num_images for plan in plans)
+        output = _plan_output(settings, flags, place, count)
+    for notice in (notice for plan in plans for notice in plan.notices):
+        renderer.notice(notice)
+    engine = open_engine(folder, settings, renderer)
+    writer = _Writer(output, flags, model, count, place.first_index if place else 0)
+    for plan in plans:
+        writer.start(plan)
+        run_request(engine, plan.request, renderer, writer.on_event)
+
+
+def answer(task: str, prompt: str, flags: Flags, *, inputs: Sequence[Input] = (), system: str = "") -> None:
+    """Answer one question in text on stdout, or JSON; errors as for `make_pictures`."""
+    settings, _ = plan_answer(prompt, inputs, system, flags, None)
+    model = _require_model(settings)
+    renderer = Renderer(quiet=flags.quiet, stream_answers=not flags.json, show_think=False)
+    folder = _find(model, renderer)
+    settings, request = plan_answer(prompt, inputs, system, flags, read_recommended(folder))
+    engine = open_engine(folder, settings, renderer)
+    start = time.perf_counter()
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Answer) and flags.json:
+            seconds = time.perf_counter() - start
+            print_json(answer_result(event, task=task, request=request, model=model, seconds=seconds))
+
+    run_request(engine, request, renderer, on_event)
+
+
+def open_engine(folder: Path, settings: EngineSettings, renderer: Renderer) -> "Engine":
+    """Load the model, showing how it advances; errors as for `model.Engine.load`."""
+    start = time.perf_counter()
+    with renderer.bytes_progress(f"loading {settings.model}") as view:
+        engine = load_engine(folder, settings, lambda now: view.update(now.done_bytes, now.total_bytes))
+    renderer.muted(f"loaded in {time.perf_counter() - start:.1f} s: {engine.dtype} on {engine.device}")
+    return engine
+
+
+def load_engine(folder: Path, settings: EngineSettings, on_progress: Callable[[LoadProgress], None]) -> "Engine":
+    """Import PyTorch and load the model."""
+    from model.engine import Engine
+
+    return Engine.load(
+        folder,
+        device=settings.device,
+        dtype=settings.dtype,
+        check_weights=settings.check_weights,
+        on_progress=on_progress,
+    )
+
+
+def run_request(engine: "Engine", request: Request, renderer: Renderer, on_event: Callable[[Event], None]) -> None:
+    """Run one request; every event is shown, then given to `on_event`.
+
+    Raises:
+        KeyboardInterrupt: a signal came; the event during which it came was still dealt with.
+        SenseNovaError: whatever the engine or `on_event` raises.
+    """
+    stream = cast("Generator[Event]", engine.run(request))
+    with Interrupts() as interrupts, renderer.showing(request), closing(stream) as events:
+        for event in events:
+            renderer.event(event)
+            on_event(event)
+            interrupts.check()
+
+
+class _Writer:
+    """Writes each finished picture to its place and says where it is."""
+
+    def __init__(self, output: Output, flags: Flags, model: str, count: int, first_index: int) -> None:
+        self._output = output
+        self._flags = flags
+        self._model = model
+        self._count = count
+        self._index = first_index
+        self._plan: PicturePlan | None = None
+        self._since = 0.0
+
+    def start(self, plan: PicturePlan) -> None:
+        """The next pictures are those of this plan."""
+        self._plan = plan
+        self._since = time.perf_counter()
+
+    def on_event(self, event: Event) -> None:
+        """Deal with a finished picture or think text; other events are of no interest here."""
+        assert self._plan is not None
+        if isinstance(event, ThinkText) and self._plan.settings.print_think and not self._flags.json:
+            print(event.text.strip(), flush=True)
+        if isinstance(event, Picture):
+            self._write(event, self._plan)
+
+    def _write(self, picture: Picture, plan: PicturePlan) -> None:
+        prompt = plan.task.prompt.text
+        path = self._output.write(
+            picture.image,
+            prompt=prompt,
+            seed=picture.settings.seed,
+            index=self._index,
+            count=self._count,
+            record=self._record(picture, plan) if plan.settings.metadata else None,
+        )
+        self._index += 1
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        if path is None:
+            return
+        if self._flags.json:
+            task = plan.task.task
+            print_json(picture_result(picture, path=path, task=task, prompt=prompt, model=self._model, seconds=seconds))
+        else:
+            print(path, flush=True)
+
+    def _record(self, picture: Picture, plan: PicturePlan) -> PictureRecord:
+        return PictureRecord(
+            task=plan.task.task,
+            prompt=plan.task.prompt.text,
+            settings=picture.settings,
+            model=self._model,
+            dtype=plan.settings.dtype,
+            inputs=tuple(each.source for each in plan.task.inputs),
+            think_text=picture.think_text,
+            version=__version__,
+        )
+
+
+def _plan_output(settings: Settings, flags: Flags, place: Place | None, count: int) -> Output:
+    return Output.plan(
+        place.template if place else settings.output,
+        force=flags.force,
+        stdout_is_terminal=sys.stdout.isatty(),
+        count=count,
+    )
+
+
+def _require_one_use_of_stdout(settings: Settings, flags: Flags, place: Place | None) -> None:
+    if place is None and settings.output == "-":
+        if flags.json:
+            raise UsageError("-o - and --json both want stdout", "write the picture to a file")
+        if settings.print_think:
+            raise UsageError("-o - and --print-think both want stdout", "write the picture to a file")
+
+
+def _require_model(settings: Settings) -> str:
+    if settings.model is None:
+        raise CheckpointError("no model is configured", NO_MODEL_HINT)
+    return settings.model
+
+
+def _find(model: str, renderer: Renderer) -> Path:
+    """The checkpoint's folder, downloaded where it must be; sizes are told before anything is fetched."""
+
+    with ExitStack() as shown:
+        views: list[ProgressView] = []
+
+        def on_plan(plan: DownloadPlan) -> None:
+            renderer.notice(
+                f"downloading {plan.model}: {gigabytes(plan.bytes_to_fetch)} of {gigabytes(plan.bytes_total)} "
+                f"into {plan.cache_folder}, where {gigabytes(plan.free_disk_bytes)} are free"
+            )
+            views.append(shown.enter_context(renderer.bytes_progress(f"downloading {plan.model}")))
+
+        def on_progress(done: int, total: int) -> None:
+            for view in views:
+                view.update(done, total)
+
+        return find_checkpoint(model, on_plan=on_plan, on_progress=on_progress)

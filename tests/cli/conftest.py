@@ -1,0 +1,42 @@
+"""The program on a fake engine, in an empty folder."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from sensenova_cli import turn
+from tests.cli.harness import Program
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, no settings of the user's, and a checkpoint in the variable SENSENOVA_MODEL."""
+    for name in list(os.environ):
+        if name.startswith(("SENSENOVA_", "FORCE_COLOR", "NO_COLOR")):
+            monkeypatch.delenv(name)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    sizes = [[64, 64], [96, 64], [64, 96], [128, 64]]
+    (checkpoint / "recommended_settings.json").write_text(
+        json.dumps({"trained_sizes": sizes, "settings": {"num_steps": 4}})
+    )
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.setenv("SENSENOVA_CONFIG_DIR", str(tmp_path / "user"))
+    monkeypatch.setenv("SENSENOVA_MODEL", str(checkpoint))
+    monkeypatch.setenv("COLUMNS", "100")
+    # `--no-color` sets NO_COLOR; this brings it back to unset after each test.
+    monkeypatch.setenv("NO_COLOR", "")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def program(home: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Runs commands in `home`."""
+    runner = Program()
+    monkeypatch.setattr(turn, "load_engine", runner.load)
+    return runner

@@ -1,0 +1,98 @@
+"""An engine that makes plain pictures at once, and tells about it with the real events."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from config.recommended import Recommended, read_recommended
+from config.sizes import format_size, parse_size, resolve_size
+from model.events import (
+    Answer,
+    DenoisingStep,
+    Event,
+    Notice,
+    Picture,
+    PrefixRead,
+    Statistics,
+    TextToken,
+    ThinkText,
+    ThinkToken,
+)
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
+
+THINK = ["A cat ", "sits.\n", "It ", "purrs."]
+ANSWER = ["It ", "is ", "a ", "cat."]
+
+
+class FakeEngine:
+    """Stands in for model.Engine.
+
+    Attributes:
+        requests: what was asked so far.
+        closed: whether a request was given up before its end.
+        on_step: called before each denoising step and each token, with its number from 1.
+    """
+
+    device = "cpu"
+    dtype = "bfloat16"
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.recommended: Recommended = read_recommended(checkpoint)
+        self.requests: list[Request] = []
+        self.closed = False
+        self.on_step: Callable[[int], None] = lambda number: None
+        self.notice = ""
+        self.answer = ANSWER
+
+    def run(self, request: Request) -> Iterator[Event]:
+        self.requests.append(request)
+        try:
+            yield from self._answer(request) if isinstance(request, AnswerRequest) else self._draw(request)
+        except GeneratorExit:
+            self.closed = True
+            raise
+
+    def _draw(self, request: GenerateRequest | EditRequest) -> Iterator[Event]:
+        settings = request.settings
+        first = request.images[0].size if isinstance(request, EditRequest) else None
+        size = format_size(resolve_size(settings.size, self.recommended.trained_sizes, first))
+        if self.notice:
+            yield Notice(self.notice)
+        yield PrefixRead("condition", 10, 0, 0.01)
+        yield PrefixRead("unconditional", 4, 0, 0.01)
+        text = None
+        if settings.think:
+            for number, token in enumerate(THINK[: settings.max_think_tokens], start=1):
+                self.on_step(number)
+                yield ThinkToken(number, token)
+            text = "".join(THINK[: settings.max_think_tokens])
+            finish: Any = "length" if settings.max_think_tokens < len(THINK) else "end"
+            yield ThinkText(text, tuple(range(1, len(THINK) + 1)), finish, 0.5)
+        count, steps = settings.num_images, settings.num_steps
+        for index in range(count):
+            for step in range(1, steps + 1):
+                self.on_step(step)
+                yield DenoisingStep(index, count, step, steps, step / steps, None, None, self._preview)  # type: ignore[arg-type]
+            seed = settings.seed + index
+            made_with = settings.model_copy(update={"size": size, "seed": seed, "num_images": 1})
+            colour = (seed % 256, len(request.prompt) % 256, steps % 256)
+            sides = parse_size(size)
+            assert sides is not None
+            yield Picture(index, count, Image.new("RGB", sides, colour), None, made_with, text)  # type: ignore[arg-type]
+        yield Statistics(14, len(THINK) if text else 0, count * steps, 0.5, 2.0, 3.0, 1_500_000_000, "cpu")
+
+    def _answer(self, request: AnswerRequest) -> Iterator[Event]:
+        yield PrefixRead("condition", 10, 0, 0.01)
+        words = self.answer[: request.settings.max_tokens]
+        for number, word in enumerate(words, start=1):
+            self.on_step(number)
+            yield TextToken(number, word)
+        finish: Any = "length" if len(words) < len(self.answer) else "end"
+        yield Answer("".join(words), tuple(range(1, len(words) + 1)), finish, None)  # type: ignore[arg-type]
+        yield Statistics(10, len(words), 0, 0.5, 0.0, 0.6, 1_500_000_000, "cpu")
+
+    def _preview(self, predicted: object) -> Image.Image:
+        raise AssertionError("a preview costs a copy from the device, and nobody looked at one")

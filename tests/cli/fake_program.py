@@ -1,0 +1,26 @@
+"""The whole program as a process of its own, on the fake engine: `python -m tests.cli.fake_program generate …`.
+
+FAKE_STEP_SECONDS makes each step take that long; FAKE_LOAD_SECONDS the loading.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sensenova_cli import turn
+from sensenova_cli.__main__ import main
+from tests.cli.fake_engine import FakeEngine
+
+
+def load_engine(folder: Path, settings: object, on_progress: Callable[..., None]) -> Any:
+    time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
+    engine = FakeEngine(folder)
+    engine.on_step = lambda number: time.sleep(float(os.environ.get("FAKE_STEP_SECONDS", "0")))
+    return engine
+
+
+if __name__ == "__main__":
+    turn.load_engine = load_engine
+    main()

@@ -1,0 +1,68 @@
+"""The program in-process, on the fake engine; and a checkpoint folder that is enough for it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from model.events import LoadProgress
+from sensenova_cli.app import app
+from tests.cli.fake_engine import FakeEngine
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+    stdout_bytes: bytes
+
+
+@dataclass
+class Program:
+    """Runs commands; `engines` are the engines that were loaded, `prepare` is called with each."""
+
+    engines: list[FakeEngine] = field(default_factory=list)
+    prepare: Callable[[FakeEngine], None] = lambda engine: None
+    load_error: BaseException | None = None
+
+    def __call__(self, *words: str, stdin: bytes | str | None = None) -> Outcome:
+        result = CliRunner().invoke(app, list(words), input=stdin)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return Outcome(result.exit_code, result.stdout, result.stderr, result.stdout_bytes)
+
+    def load(self, folder: Path, settings: object, on_progress: Callable[[LoadProgress], None]) -> Any:
+        """In place of sensenova_cli.turn.load_engine."""
+        if self.load_error is not None:
+            raise self.load_error
+        on_progress(LoadProgress(1, 4))
+        on_progress(LoadProgress(4, 4))
+        engine = FakeEngine(folder)
+        self.prepare(engine)
+        self.engines.append(engine)
+        return engine
+
+    @property
+    def request(self) -> Any:
+        """The last request of the last engine."""
+        return self.engines[-1].requests[-1]
+
+
+def start(*words: str, **environment: str) -> subprocess.Popen[bytes]:
+    """The program as a process of its own, on the fake engine; extra variables as keywords."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.cli.fake_program", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+    )

@@ -1,0 +1,77 @@
+"""`sensenova describe`: questions about pictures, answers on stdout."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.harness import Program
+
+
+@pytest.fixture(autouse=True)
+def pictures(home: Path) -> None:
+    Image.new("RGB", (96, 64), "red").save(home / "a.png")
+    Image.new("RGB", (64, 64), "blue").save(home / "b.png")
+
+
+def test_the_answer_is_all_there_is_on_stdout(program: Program) -> None:
+    outcome = program("describe", "a.png")
+    assert (outcome.code, outcome.stdout) == (0, "It is a cat.\n")
+    assert outcome.stderr.splitlines()[-1] == "0.6 s · 4 tokens, 8.00 tok/s · peak 1.5 GB on cpu"
+
+
+def test_without_a_question_a_description_is_asked_for(program: Program) -> None:
+    program("describe", "a.png")
+    assert program.request.prompt == "Describe this image in detail."
+
+
+@pytest.mark.parametrize("flag", ["-p", "--prompt"])
+def test_a_question_about_several_pictures(program: Program, flag: str) -> None:
+    program("describe", "a.png", "b.png", flag, "What changed?")
+    assert program.request.prompt == "What changed?"
+    assert [image.size for image in program.request.images] == [(96, 64), (64, 64)]
+
+
+def test_pictures_may_follow_the_flag_too(program: Program) -> None:
+    program("describe", "--image", "a.png", "b.png")
+    assert len(program.request.images) == 2
+
+
+def test_text_options_reach_the_engine(program: Program) -> None:
+    words = "--max-tokens 3 --do-sample --temperature 0.5 --top-p 0.9 --top-k 5 --repetition-penalty 1.1 --seed 8"
+    program("describe", "a.png", *words.split())
+    assert program.request.settings.model_dump() == {
+        "max_tokens": 3,
+        "do_sample": True,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 5,
+        "repetition_penalty": 1.1,
+        "seed": 8,
+    }
+
+
+def test_json_carries_text_and_token_ids_and_does_not_stream(program: Program) -> None:
+    result = json.loads(program("describe", "a.png", "--json").stdout)
+    assert (result["text"], result["token_ids"], result["finish"]) == ("It is a cat.", [1, 2, 3, 4], "end")
+
+
+def test_a_cut_off_answer_is_told(program: Program) -> None:
+    outcome = program("describe", "a.png", "--max-tokens", "2")
+    assert outcome.stdout == "It is \n"
+    assert "--max-tokens" in outcome.stderr
+
+
+def test_a_picture_from_standard_input(program: Program) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (128, 64)).save(buffer, "PNG")
+    assert program("describe", "-", stdin=buffer.getvalue()).code == 0
+    assert program.request.images[0].size == (128, 64)
+
+
+def test_no_picture_is_an_error(program: Program) -> None:
+    outcome = program("describe")
+    assert outcome.code == 2
+    assert "error: there is no picture to describe" in outcome.stderr

@@ -1,0 +1,141 @@
+"""`sensenova edit`: pictures and a prompt, sizes, seeds, and making an edit again."""
+
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sensenova_cli.metadata import read_record
+from tests.cli.harness import Program
+
+
+@pytest.fixture
+def photo(home: Path) -> Path:
+    """A picture that says nothing about itself."""
+    Image.new("RGB", (300, 200), "red").save(home / "photo.jpg")
+    return home / "photo.jpg"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--image", "photo.jpg", "make it red"],
+        ["make it red", "--image", "photo.jpg"],
+        ["--image", "photo.jpg", "--prompt", "make it red"],
+        ["--image=photo.jpg", "make it red"],
+    ],
+)
+def test_one_picture_and_a_prompt(program: Program, photo: Path, words: list[str]) -> None:
+    outcome = program("edit", *words)
+    assert (outcome.code, outcome.stdout) == (0, "make-it-red-42.png\n"), outcome.stderr
+    assert program.request.prompt == "make it red"
+    assert [image.size for image in program.request.images] == [(300, 200)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--image", "photo.jpg", "b.png", "swap them"],
+        ["--image", "photo.jpg", "b.png", "--prompt", "swap them"],
+        ["--image", "photo.jpg", "--image", "b.png", "swap them"],
+        ["swap them", "--image", "photo.jpg", "b.png", "-n", "1"],
+    ],
+)
+def test_several_pictures_after_one_flag(program: Program, photo: Path, words: list[str]) -> None:
+    Image.new("RGB", (64, 64), "blue").save("b.png")
+    assert program("edit", *words).code == 0
+    assert [image.size for image in program.request.images] == [(300, 200), (64, 64)]
+    assert program.request.prompt == "swap them"
+
+
+def test_a_missing_picture_after_the_flag_is_not_taken_for_the_prompt(program: Program, photo: Path) -> None:
+    outcome = program("edit", "--image", "photo.jpg", "missing.png", "swap them")
+    assert outcome.code == 2
+    assert "there is no file missing.png" in outcome.stderr
+
+
+def test_the_first_pictures_aspect_gives_the_size(program: Program, photo: Path, home: Path) -> None:
+    program("edit", "x", "--image", "photo.jpg", "-o", "a.png")
+    assert Image.open(home / "a.png").size == (64, 64)
+    Image.new("RGB", (400, 100)).save("wide.png")
+    program("edit", "x", "--image", "wide.png", "-o", "b.png")
+    assert Image.open(home / "b.png").size == (128, 32)
+
+
+def test_edit_options_reach_the_engine(program: Program, photo: Path) -> None:
+    program("edit", "x", "--image", "photo.jpg", "--img-cfg-scale", "2", "--input-pixels", "native")
+    assert (program.request.settings.img_cfg_scale, program.request.settings.input_pixels) == (2.0, "native")
+
+
+def test_a_picture_from_standard_input(program: Program, home: Path) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (96, 64)).save(buffer, "PNG")
+    assert program("edit", "x", "--image", "-", stdin=buffer.getvalue()).code == 0
+    assert program.request.images[0].size == (96, 64)
+
+
+def test_the_seed_of_an_input_is_not_used_again(program: Program, home: Path) -> None:
+    program("generate", "A cat", "-o", "cat.png")
+    outcome = program("edit", "add a hat", "--image", "cat.png")
+    assert outcome.stdout == "add-a-hat-43.png\n"
+    assert "taking seed 43" in outcome.stderr
+
+
+def test_none_of_several_seeds_is_that_of_an_input(program: Program, home: Path) -> None:
+    program("generate", "A cat", "-o", "cat.png", "--seed", "44")
+    assert program("edit", "x", "--image", "cat.png", "-n", "3").stdout.split() == ["x-45.png", "x-46.png", "x-47.png"]
+    assert program("edit", "y", "--image", "cat.png", "-n", "2").stdout.split() == ["y-42.png", "y-43.png"]
+
+
+def test_an_edit_is_made_again_from_itself(program: Program, home: Path) -> None:
+    program("generate", "A cat", "-o", "cat.png")
+    program("edit", "add a hat", "--image", "cat.png", "-o", "hat.png")
+    outcome = program("edit", "--from", "hat.png", "-o", "again.png")
+    assert outcome.code == 0, outcome.stderr
+    assert (home / "again.png").read_bytes() == (home / "hat.png").read_bytes()
+
+
+def test_inputs_are_also_looked_for_beside_the_picture(
+    program: Program, photo: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("edit", "x", "--image", "photo.jpg", "-o", "a.png")
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    assert program("edit", "--from", "../a.png", "-o", "b.png").code == 0
+    assert Path("b.png").read_bytes() == (home / "a.png").read_bytes()
+
+
+def test_a_changed_or_missing_input_is_refused(program: Program, photo: Path, home: Path) -> None:
+    program("edit", "x", "--image", "photo.jpg", "-o", "a.png")
+    Image.new("RGB", (300, 200), "blue").save(photo)
+    outcome = program("edit", "--from", "a.png")
+    assert outcome.code == 2
+    assert "photo.jpg has changed since a.png was edited from it" in outcome.stderr
+    photo.unlink()
+    outcome = program("edit", "--from", "a.png")
+    assert outcome.code == 2
+    assert "photo.jpg, from which a.png was edited, is not there" in outcome.stderr
+    Image.new("RGB", (64, 64)).save("other.png")
+    assert program("edit", "--from", "a.png", "--image", "other.png").code == 0
+
+
+def test_from_needs_a_picture_of_the_same_command(program: Program, home: Path) -> None:
+    program("generate", "A cat", "-o", "cat.png")
+    outcome = program("edit", "--from", "cat.png")
+    assert outcome.code == 2
+    assert "hint: try: sensenova generate --from cat.png" in outcome.stderr
+
+
+def test_prompt_file_with_pictures_of_its_own(program: Program, photo: Path, home: Path) -> None:
+    Image.new("RGB", (64, 64)).save("b.png")
+    (home / "p.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two", "image": ["b.png", "photo.jpg"]}\n')
+    assert program("edit", "--prompt-file", "p.jsonl", "--image", "photo.jpg").code == 0
+    assert [len(request.images) for request in program.engines[-1].requests] == [1, 2]
+
+
+def test_the_record_names_the_inputs_as_they_were_typed(program: Program, photo: Path, home: Path) -> None:
+    program("edit", "x", "--image", "./photo.jpg", "-o", "a.png")
+    record = read_record(home / "a.png")
+    assert record is not None
+    assert [source.path for source in record.inputs] == ["./photo.jpg"]

@@ -1,0 +1,219 @@
+"""`sensenova generate`: what is asked of the engine, what is written, what is printed."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sensenova_cli.metadata import read_record
+from tests.cli.harness import Program
+
+
+def test_path_on_stdout_and_the_rest_on_stderr(program: Program, home: Path) -> None:
+    outcome = program("generate", "A cute cat", "--seed", "7")
+    assert outcome.code == 0
+    assert outcome.stdout == "a-cute-cat-7.png\n"
+    assert "4 of 4" in outcome.stderr
+    assert Image.open(home / "a-cute-cat-7.png").size == (64, 64)
+
+
+def test_one_muted_line_of_statistics_ends_a_run(program: Program) -> None:
+    assert program("generate", "x").stderr.splitlines()[-1] == "3.0 s · 4 steps, 2.00 steps/s · peak 1.5 GB on cpu"
+
+
+def test_quiet_says_nothing(program: Program) -> None:
+    assert program("generate", "x", "-q").stderr == ""
+
+
+def test_a_pipe_gets_a_line_at_the_start_each_quarter_and_the_end(program: Program) -> None:
+    lines = [line for line in program("generate", "x", "--num-steps", "40").stderr.splitlines() if "picture:" in line]
+    assert [line.split(",")[0] for line in lines] == [
+        "picture: 40 steps",
+        "picture: step 10 of 40",
+        "picture: step 20 of 40",
+        "picture: step 30 of 40",
+        "picture: step 40 of 40",
+    ]
+
+
+def test_every_option_reaches_the_engine(program: Program) -> None:
+    words = (
+        "--size 96x64 --seed 3 -n 2 --num-steps 9 --cfg-scale 5 --cfg-norm global --cfg-interval 0.1 0.9 "
+        "--timestep-shift 2 --t-eps 0.05 --think --max-think-tokens 3 --noise cpu"
+    )
+    program("generate", "x", *words.split())
+    settings = program.request.settings
+    assert settings.model_dump(exclude={"img_cfg_scale", "input_pixels"}) == {
+        "size": "96x64",
+        "seed": 3,
+        "num_images": 2,
+        "num_steps": 9,
+        "cfg_scale": 5.0,
+        "cfg_norm": "global",
+        "cfg_interval": (0.1, 0.9),
+        "timestep_shift": 2.0,
+        "t_eps": 0.05,
+        "think": True,
+        "max_think_tokens": 3,
+        "noise": "cpu",
+    }
+
+
+def test_flags_win_over_the_environment_and_that_over_the_checkpoint(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("generate", "x")
+    assert program.request.settings.num_steps == 4
+    monkeypatch.setenv("SENSENOVA_NUM_STEPS", "6")
+    program("generate", "x")
+    assert program.request.settings.num_steps == 6
+    program("generate", "x", "--num-steps", "8")
+    assert program.request.settings.num_steps == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ("--width 128 --height 64", "128x64"),
+        ("--width 128", "128x2048"),
+        ("--height 64", "2048x64"),
+        ("--aspect 3:2", "3:2"),
+        ("--size 64x96", "64x96"),
+    ],
+)
+def test_ways_to_give_a_size(program: Program, words: str, size: str) -> None:
+    assert program("generate", "x", *words.split(), "-q").code == 0
+    assert program.request.settings.size == size
+
+
+def test_a_single_side_keeps_the_other_one_of_the_lower_layers(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSENOVA_SIZE", "64x96")
+    program("generate", "x", "--width", "128")
+    assert program.request.settings.size == "128x96"
+
+
+def test_a_flag_takes_back_what_a_profile_turned_on(program: Program, home: Path) -> None:
+    (home / "p.toml").write_text("think = true\n")
+    program("generate", "x", "--profile", "./p.toml")
+    assert program.request.settings.think
+    program("generate", "x", "--profile", "./p.toml", "--no-think")
+    assert not program.request.settings.think
+
+
+def test_several_pictures_have_following_seeds(program: Program, home: Path) -> None:
+    outcome = program("generate", "x", "-n", "3", "-o", "out/{index}-{seed}.png")
+    assert outcome.stdout.split() == ["out/0-42.png", "out/1-43.png", "out/2-44.png"]
+    assert "picture 3 of 3: step 4 of 4" in outcome.stderr
+
+
+def test_nothing_is_overwritten_unless_forced(program: Program, home: Path) -> None:
+    program("generate", "x", "-o", "a.png")
+    before = (home / "a.png").read_bytes()
+    outcome = program("generate", "x", "-o", "a.png", "--seed", "9")
+    assert (outcome.code, (home / "a.png").read_bytes()) == (2, before)
+    assert "-f" in outcome.stderr
+    assert len(program.engines) == 1, "the model was loaded although the place was taken"
+    assert program("generate", "x", "-o", "a.png", "--seed", "9", "-f").code == 0
+    assert (home / "a.png").read_bytes() != before
+
+
+def test_png_bytes_on_stdout(program: Program, home: Path) -> None:
+    outcome = program("generate", "x", "-o", "-")
+    assert Image.open(BytesIO(outcome.stdout_bytes)).size == (64, 64)
+    assert list(home.iterdir()) == []
+
+
+def test_json_has_what_a_script_needs(program: Program) -> None:
+    outcome = program("generate", "A cat", "--json", "-n", "2", "--think")
+    first, second = (json.loads(line) for line in outcome.stdout.splitlines())
+    assert (first["path"], first["seed"], second["seed"]) == ("a-cat-42.png", 42, 43)
+    assert (first["size"], first["prompt"], first["task"]) == ("64x64", "A cat", "generate")
+    assert first["think_text"] == "A cat sits.\nIt purrs."
+    assert first["settings"]["num_steps"] == 4
+    assert first["seconds"] >= 0
+
+
+def test_think_text_goes_to_stderr_with_its_length(program: Program) -> None:
+    outcome = program("generate", "x", "--think")
+    assert outcome.stdout == "x-42.png\n"
+    assert "A cat sits.\nIt purrs.\nthought for 4 tokens, 0.5 s\n" in outcome.stderr
+
+
+def test_think_text_can_be_hidden(program: Program) -> None:
+    outcome = program("generate", "x", "--think", "--hide-think")
+    assert "purrs" not in outcome.stdout + outcome.stderr
+    assert "thought for 4 tokens" in outcome.stderr
+
+
+def test_think_text_can_be_printed_on_stdout_before_the_path(program: Program) -> None:
+    outcome = program("generate", "x", "--think", "--print-think")
+    assert outcome.stdout == "A cat sits.\nIt purrs.\nx-42.png\n"
+    assert "purrs" not in outcome.stderr
+
+
+def test_cut_off_think_text_is_told(program: Program) -> None:
+    assert "--max-think-tokens" in program("generate", "x", "--think", "--max-think-tokens", "2").stderr
+
+
+def test_notices_of_the_engine_are_shown(program: Program) -> None:
+    program.prepare = lambda engine: setattr(engine, "notice", "64x64 is no size this model was trained on")
+    assert "note: 64x64 is no size" in program("generate", "x").stderr
+
+
+def test_a_picture_is_made_again_from_itself(program: Program, home: Path) -> None:
+    program("generate", "A cat", "--seed", "5", "--num-steps", "7", "--size", "96x64", "-o", "a.png", "--think")
+    outcome = program("generate", "--from", "a.png", "-o", "b.png", "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert (home / "a.png").read_bytes() == (home / "b.png").read_bytes()
+    assert json.loads(outcome.stdout)["settings"]["num_steps"] == 7
+
+
+def test_the_second_of_several_is_made_again_from_itself(program: Program, home: Path) -> None:
+    program("generate", "A cat", "-n", "2", "-o", "{index}.png")
+    assert program("generate", "--from", "1.png", "-o", "again.png").code == 0
+    assert (home / "again.png").read_bytes() == (home / "1.png").read_bytes()
+
+
+def test_flags_override_the_picture_that_is_made_again(
+    program: Program, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("generate", "A cat", "--seed", "5", "--num-steps", "7", "-o", "a.png")
+    monkeypatch.setenv("SENSENOVA_NUM_STEPS", "3")
+    program("generate", "A dog", "--from", "a.png", "--seed", "6", "-o", "b.png")
+    record = read_record(home / "b.png")
+    assert record is not None
+    assert (record.prompt, record.settings.seed, record.settings.num_steps) == ("A dog", 6, 7)
+
+
+def test_metadata_can_be_left_out(program: Program, home: Path) -> None:
+    program("generate", "x", "--no-metadata", "-o", "a.png")
+    assert read_record(home / "a.png") is None
+
+
+def test_prompts_from_a_file(program: Program, home: Path) -> None:
+    (home / "prompts.txt").write_text("# animals\nA cat\n\nA dog\n")
+    assert program("generate", "--prompt-file", "prompts.txt").stdout.split() == ["a-cat-42.png", "a-dog-42.png"]
+
+
+def test_prompts_with_settings_of_their_own(program: Program, home: Path) -> None:
+    (home / "p.jsonl").write_text(
+        '{"prompt": "A cat", "seed": 1}\n{"prompt": "A dog", "size": "64x96", "num_images": 2}\n'
+    )
+    outcome = program("generate", "--prompt-file", "p.jsonl", "--seed", "5", "-o", "{index}-{slug}-{seed}.png")
+    assert outcome.stdout.split() == ["0-a-cat-1.png", "1-a-dog-5.png", "2-a-dog-6.png"]
+    assert Image.open(home / "1-a-dog-5.png").size == (64, 96)
+
+
+def test_the_same_prompt_twice_in_a_file_makes_two_pictures(program: Program, home: Path) -> None:
+    (home / "p.txt").write_text("A cat\nA cat\n")
+    assert program("generate", "--prompt-file", "p.txt").stdout.split() == ["a-cat-42.png", "a-cat-42-2.png"]
+
+
+@pytest.mark.parametrize("words", [["-"], ["--prompt", "-"], ["--prompt-file", "-"]])
+def test_a_prompt_from_standard_input(program: Program, words: list[str]) -> None:
+    assert program("generate", *words, stdin="Un été\n").stdout == "un-été-42.png\n"
+    assert program.request.prompt == "Un été"

@@ -1,0 +1,94 @@
+"""`--help` is quick, leads with examples and loads nothing heavy."""
+
+import re
+import subprocess
+import sys
+import time
+import tomllib
+
+import pytest
+
+from sensenova_cli import __version__
+from tests.cli.harness import REPOSITORY, Program
+
+COMMANDS = ["generate", "edit", "describe", "chat", "run", "info", "profile", "tiny-checkpoint"]
+HEAVY = ("torch", "transformers", "huggingface_hub", "numpy", "PIL.Image", "safetensors")
+
+EXAMPLE_FLAGS = """
+    --model --output --width --height --seed --num-steps --cfg-scale --img-cfg-scale --cfg-norm
+    --timestep-shift --t-eps --think --print-think --max-tokens --do-sample --temperature --image --prompt --modality
+    --tensor-parallel-size --enforce-eager --enable-cpu-offload --cache-backend --enable-cache-dit-summary
+    --deploy-config --step-execution
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_printed_on_stdout(program: Program, command: str) -> None:
+    outcome = program(command, "--help")
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert f"Usage: sensenova {command}" in outcome.stdout
+
+
+@pytest.mark.parametrize("command", ["", "generate", "edit", "describe", "chat", "run"])
+def test_examples_come_before_options(program: Program, command: str) -> None:
+    text = program(*command.split(), "--help").stdout
+    assert text.index(f"sensenova {command}".strip() + " ", text.index("Examples")) < text.index("─ Options")
+
+
+def test_without_a_command_the_help_is_shown(program: Program) -> None:
+    assert program().stdout == program("--help").stdout
+
+
+@pytest.mark.parametrize("command", ["generate", "edit", "describe", "chat", "run"])
+def test_help_fits_a_narrow_terminal(program: Program, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    assert max(map(len, program(command, "--help").stdout.splitlines())) <= 50
+
+
+def test_run_has_every_option_of_the_example_script(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = program("run", "--help").stdout
+    assert [flag for flag in EXAMPLE_FLAGS.split() if not re.search(rf"{flag}\s", text)] == []
+
+
+def test_help_texts_are_those_of_the_settings(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "Above 1, spend more of the steps where there is much noise. [3.0]" in program("generate", "--help").stdout
+
+
+def test_version_is_that_of_the_package(program: Program) -> None:
+    package = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert __version__ == package
+    assert program("--version").stdout == f"sensenova {package}\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], *([command, "--help"] for command in COMMANDS), ["generate", "--sed", "1"]]
+)
+def test_nothing_heavy_is_imported(words: list[str]) -> None:
+    script = (
+        "import sys\nfrom sensenova_cli.app import app\n"
+        f"try: app({words!r})\nexcept SystemExit: pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_completion_knows_choices(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_SENSENOVA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "sensenova generate --cfg-norm g")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    assert program().stdout.split() == ["global"]
+
+
+@pytest.mark.parametrize("command", ["", "run", "info"])
+def test_help_answers_in_a_third_of_a_second(command: str) -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        words = [sys.executable, "-m", "sensenova_cli", *command.split(), "--help"]
+        subprocess.run(words, cwd=REPOSITORY, capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    # The quickest of several: other programs on this machine are not the point.
+    assert min(seconds() for _ in range(5)) < 0.35

@@ -1,0 +1,115 @@
+"""Ctrl-C and SIGTERM: nothing half-written, exit code 130."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.fake_engine import FakeEngine
+from tests.cli.harness import Program, start
+
+
+def _signal_at(step: int, number: signal.Signals = signal.SIGINT) -> object:
+    def prepare(engine: FakeEngine) -> None:
+        def on_step(at: int) -> None:
+            if at == step:
+                signal.raise_signal(number)
+
+        engine.on_step = on_step
+
+    return prepare
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_work_after_the_step(program: Program, home: Path, number: signal.Signals) -> None:
+    program.prepare = _signal_at(2, number)  # type: ignore[assignment]
+    outcome = program("generate", "x", "-o", "a.png")
+    assert (outcome.code, outcome.stdout) == (130, "")
+    assert outcome.stderr.splitlines()[-1] == "interrupted"
+    assert program.engines[0].closed
+    assert list(home.iterdir()) == []
+
+
+def test_pictures_that_are_finished_stay(program: Program, home: Path) -> None:
+    def prepare(engine: FakeEngine) -> None:
+        seen: list[int] = []
+
+        def on_step(number: int) -> None:
+            seen.append(number)
+            if len(seen) == 6:
+                signal.raise_signal(signal.SIGINT)
+
+        engine.on_step = on_step
+
+    program.prepare = prepare
+    outcome = program("generate", "x", "-n", "3")
+    assert (outcome.code, outcome.stdout) == (130, "x-42.png\n")
+    assert [path.name for path in home.iterdir()] == ["x-42.png"]
+
+
+def test_an_answer_ends_with_its_line(program: Program) -> None:
+    program.prepare = _signal_at(2)  # type: ignore[assignment]
+    outcome = program("chat", "Hello")
+    assert (outcome.code, outcome.stdout) == (130, "It is \n")
+
+
+def test_while_loading_it_ends_at_once(program: Program) -> None:
+    program.load_error = KeyboardInterrupt()
+    outcome = program("generate", "x")
+    assert outcome.code == 130
+    assert outcome.stderr.splitlines()[-1] == "interrupted"
+
+
+def test_the_handlers_of_before_are_back_afterwards(program: Program) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    program("generate", "x")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def _wait_for(stream: object, text: bytes) -> bytes:
+    """Read until the text has come; the process itself ends the wait if it never does."""
+    seen = b""
+    while text not in seen:
+        part = os.read(stream.fileno(), 4096)  # type: ignore[attr-defined]
+        assert part, seen
+        seen += part
+    return seen
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_of_its_own(home: Path, number: signal.Signals) -> None:
+    process = start("generate", "x", "--num-steps", "1000", FAKE_STEP_SECONDS="0.02")
+    _wait_for(process.stderr, b"1000 steps")
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert b"interrupted" in stderr
+    assert b"Traceback" not in stderr
+    assert list(home.iterdir()) == []
+
+
+def test_a_second_signal_does_not_wait_for_the_step(home: Path) -> None:
+    process = start("generate", "x", FAKE_STEP_SECONDS="30")
+    _wait_for(process.stderr, b"steps")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    began = time.perf_counter()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert time.perf_counter() - began < 5
+    assert list(home.iterdir()) == []
+
+
+def test_a_process_that_is_loading(home: Path) -> None:
+    process = start("generate", "x", FAKE_LOAD_SECONDS="30")
+    _wait_for(process.stderr, b"loading")
+    began = time.perf_counter()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert time.perf_counter() - began < 5
+    assert b"Traceback" not in stderr

@@ -1,0 +1,197 @@
+"""Real processes: pipes that close, folders with modules of our names, terminals of every kind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pyte
+import pytest
+from PIL import Image
+
+from tests.cli.harness import REPOSITORY, start
+
+PROGRAM = f"{sys.executable} -m tests.cli.fake_program"
+
+
+def test_a_reader_that_goes_away(home: Path) -> None:
+    process = start("generate", "x", "-n", "50", FAKE_STEP_SECONDS="0.002")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"x-42.png\n"
+    process.stdout.close()
+    assert process.stderr is not None
+    stderr = process.stderr.read()
+    assert process.wait(timeout=10) == 1
+    assert b"Traceback" not in stderr
+    assert b"error" not in stderr
+    assert b"Exception ignored" not in stderr
+    names = {path.name for path in home.iterdir()}
+    assert {"x-42.png"} <= names < {f"x-{seed}.png" for seed in range(42, 92)}
+    for name in names:
+        Image.open(home / name).load()
+
+
+def test_an_answer_whose_reader_goes_away(home: Path) -> None:
+    process = start("chat", "x", "-q", FAKE_STEP_SECONDS="0.1")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=10) == 1
+
+
+def test_pictures_through_a_pipe(home: Path) -> None:
+    command = (
+        f"{sys.executable} -m tests.cli.fake_program generate 'A cat' -o - -q | "
+        f"{sys.executable} -m tests.cli.fake_program edit 'add a hat' --image - -q"
+    )
+    done = subprocess.run(
+        command,
+        shell=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "add-a-hat-43.png\n"
+
+
+@pytest.mark.parametrize("python_path", [str(REPOSITORY), f":{REPOSITORY}", f"{REPOSITORY}:", f".:{REPOSITORY}"])
+def test_a_folder_with_modules_of_our_names(home: Path, python_path: str) -> None:
+    for name in ("model", "config", "torch", "typer", "PIL"):
+        (home / name).mkdir()
+        (home / name / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    (home / "config.py").write_text("raise SystemExit('the wrong one')")
+    done = subprocess.run(
+        [sys.executable, "-m", "sensenova_cli", "generate", "x", "--size", "1x1"],
+        env={**os.environ, "PYTHONPATH": python_path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "both sides must be multiples of 32" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout(home: Path) -> None:
+    done = subprocess.run(
+        f"{PROGRAM} generate x -q > /dev/full",
+        shell=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No space left on device\n")
+    assert len(done.stderr.splitlines()) == 2
+    assert (home / "x-42.png").exists()
+
+
+def test_closed_standard_streams(home: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(f"{PROGRAM} generate x >&- 2>&-", shell=True, env=environment, check=False)
+    assert done.returncode == 0
+    assert (home / "x-42.png").exists()
+
+
+def _screen(command: str, *, columns: int = 80, **environment: str) -> tuple[str, str, int]:
+    """Run a command in a terminal; what the screen shows at the end, every byte written, and the exit code."""
+    screen = pyte.Screen(columns, 40)
+    stream = pyte.Stream(screen)
+    child = pexpect.spawn(
+        "/bin/sh",
+        ["-c", command],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "TERM": "xterm-256color",
+            "FAKE_STEP_SECONDS": "0.05",
+            **environment,
+        },
+        dimensions=(40, columns),
+        encoding="utf-8",
+        timeout=20,
+    )
+    child.expect(pexpect.EOF)
+    written = child.before or ""
+    stream.feed(written)
+    child.close()
+    return "\n".join(line.rstrip() for line in screen.display).rstrip(), written, child.exitstatus or 0
+
+
+@pytest.fixture
+def wide(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the terminal say how wide it is."""
+    monkeypatch.delenv("COLUMNS")
+
+
+@pytest.mark.usefixtures("wide")
+def test_on_a_terminal_a_bar_comes_and_goes(home: Path) -> None:
+    shown, written, code = _screen(f"{PROGRAM} generate x --num-steps 8 -n 2")
+    assert code == 0
+    assert "picture 2 of 2" in written
+    assert "steps/s" in written
+    assert "━" in written
+    assert "━" not in shown
+    assert shown.splitlines()[-3:-1] == ["x-42.png", "x-43.png"]
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l"), "the cursor stayed hidden"
+
+
+@pytest.mark.usefixtures("wide")
+def test_think_text_on_a_terminal_streams_whole_lines(home: Path) -> None:
+    shown, written, _ = _screen(f"{PROGRAM} generate x --think --num-steps 2")
+    assert "thinking: 2 tokens" in written
+    assert "A cat sits.\nIt purrs.\nthought for 4 tokens, 0.5 s" in shown
+    assert shown.count("purrs") == 1
+
+
+@pytest.mark.usefixtures("wide")
+def test_a_narrow_terminal_is_not_overrun(home: Path) -> None:
+    shown, written, code = _screen(f"{PROGRAM} generate x --think --num-steps 8", columns=30)
+    assert code == 0
+    assert "x-42.png" in shown.splitlines()
+    assert "━" not in written
+
+
+@pytest.mark.usefixtures("wide")
+def test_a_dumb_terminal_gets_plain_lines(home: Path) -> None:
+    shown, written, _ = _screen(f"{PROGRAM} generate x --num-steps 8", TERM="dumb")
+    assert "\x1b" not in written
+    assert "picture: step 4 of 8" in shown
+
+
+@pytest.mark.usefixtures("wide")
+def test_no_color_on_a_terminal(home: Path) -> None:
+    _, written, _ = _screen(f"{PROGRAM} generate --num-steps 8", NO_COLOR="1")
+    assert "error:" in written
+    assert "\x1b[1;31m" not in written
+
+
+@pytest.mark.usefixtures("wide")
+def test_png_bytes_are_refused_on_a_terminal(home: Path) -> None:
+    shown, _, code = _screen(f"{PROGRAM} generate x -o -")
+    assert code == 2
+    assert "PNG bytes would garble the terminal" in shown
+
+
+@pytest.mark.usefixtures("wide")
+def test_ctrl_c_on_a_terminal(home: Path) -> None:
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "tests.cli.fake_program", "generate", "x", "--num-steps", "500"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm-256color", "FAKE_STEP_SECONDS": "0.2"},
+        dimensions=(40, 100),
+        encoding="utf-8",
+        timeout=10,
+    )
+    child.expect("/500")
+    child.sendintr()
+    child.expect("Ctrl-C again leaves at once")
+    child.expect("interrupted")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    assert list(home.iterdir()) == []

@@ -1,0 +1,133 @@
+"""`sensenova run`: what the documentation of vLLM-Omni's example shows works with the name replaced."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from model.requests import AnswerRequest, EditRequest, GenerateRequest
+from tests.cli.harness import Program
+
+
+@pytest.fixture(autouse=True)
+def pictures(home: Path) -> None:
+    for name in ("input.png", "photo.jpg", "style_ref.png", "content_ref.png", "portrait.jpg"):
+        Image.new("RGB", (96, 64), "red").save(home / name)
+
+
+def test_text_to_image_with_the_scripts_default_prompt(program: Program, home: Path) -> None:
+    outcome = program("run")
+    assert outcome.stdout == "sensenova_u1_output_0.png\n"
+    assert program.request.prompt == "A cute cat sitting on a windowsill, soft natural light"
+    assert isinstance(program.request, GenerateRequest)
+
+
+def test_an_image_makes_it_an_edit_of_the_default_size(program: Program, home: Path) -> None:
+    program("run", "--prompt", "Turn this into an oil painting", "--image", "input.png", "--think")
+    assert isinstance(program.request, EditRequest)
+    assert Image.open(home / "sensenova_u1_output_0.png").size == (64, 64)
+
+
+def test_several_images_after_one_flag(program: Program) -> None:
+    words = ["--image", "style_ref.png", "content_ref.png", "--width", "128", "--height", "64", "--think"]
+    assert program("run", "--prompt", "Combine Image-1 and Image-2", *words).code == 0
+    assert len(program.request.images) == 2
+    assert program.request.settings.size == "128x64"
+
+
+def test_both_guidance_scales(program: Program) -> None:
+    words = "--image portrait.jpg --cfg-scale 4.0 --img-cfg-scale 2.0 --think"
+    program("run", "--prompt", "Make the person smile", *words.split())
+    assert (program.request.settings.cfg_scale, program.request.settings.img_cfg_scale) == (4.0, 2.0)
+
+
+def test_image_to_text(program: Program) -> None:
+    outcome = program("run", "--modality", "img2text", "--prompt", "Describe this", "--image", "photo.jpg")
+    assert outcome.stdout == "It is a cat.\n"
+    assert isinstance(program.request, AnswerRequest)
+    assert len(program.request.images) == 1
+
+
+def test_text_to_text(program: Program) -> None:
+    outcome = program("run", "--modality", "text2text", "--prompt", "What is the capital of France?")
+    assert outcome.stdout == "It is a cat.\n"
+
+
+def test_the_documented_command_of_the_scripts_own_test(program: Program, home: Path) -> None:
+    words = (
+        "--width 1536 --height 2720 --seed 42 --num-steps 50 --cfg-scale 4.0 --timestep-shift 3.0 --cfg-norm none "
+        "--think --print-think --output outputs"
+    )
+    outcome = program("run", "--prompt", "Close portrait", *words.split())
+    assert outcome.stdout.splitlines()[-1] == "outputs/sensenova_u1_output_0.png"
+    assert outcome.stdout.startswith("A cat sits.\n")
+    assert program.request.settings.num_steps == 50
+
+
+def test_earlier_pictures_are_kept_unless_forced(program: Program, home: Path) -> None:
+    program("run", "--output", "out", "--seed", "1")
+    first = (home / "out" / "sensenova_u1_output_0.png").read_bytes()
+    assert program("run", "--output", "out", "-n", "2").stdout.split() == [
+        "out/sensenova_u1_output_1.png",
+        "out/sensenova_u1_output_2.png",
+    ]
+    assert (home / "out" / "sensenova_u1_output_0.png").read_bytes() == first
+    assert program("run", "--output", "out", "-f").stdout == "out/sensenova_u1_output_0.png\n"
+    assert (home / "out" / "sensenova_u1_output_0.png").read_bytes() != first
+
+
+def test_a_folder_with_braces_in_its_name(program: Program, home: Path) -> None:
+    assert program("run", "--output", "{x}").stdout == "{x}/sensenova_u1_output_0.png\n"
+
+
+def test_the_official_model_is_the_default(program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SENSENOVA_MODEL")
+    asked = []
+    folder = tmp_path / "checkpoint"
+    monkeypatch.setattr("sensenova_cli.turn.find_checkpoint", lambda model, **_: asked.append(model) or folder)
+    assert program("run").code == 0
+    assert asked == ["SenseNova/SenseNova-U1-8B-MoT"]
+
+
+def test_options_that_do_nothing_for_a_modality_are_named(program: Program) -> None:
+    assert "note: --temperature: no effect with text2img" in program("run", "--temperature", "0.5").stderr
+    outcome = program("run", "--modality", "text2text", "--num-steps", "3", "--seed", "1")
+    assert "note: --num-steps: no effect with text2text" in outcome.stderr
+
+
+@pytest.mark.parametrize("words", [["--modality", "img2img"], ["--modality", "img2text"]])
+def test_a_modality_without_its_picture(program: Program, words: list[str]) -> None:
+    outcome = program("run", *words)
+    assert outcome.code == 2
+    assert "needs a picture" in outcome.stderr
+
+
+def test_a_picture_that_the_modality_would_ignore(program: Program) -> None:
+    outcome = program("run", "--modality", "text2img", "--image", "input.png")
+    assert outcome.code == 2
+    assert "hint: use --modality img2img" in outcome.stderr
+
+
+@pytest.mark.parametrize("command", [["run"], ["generate", "x"], ["edit", "x", "--image", "input.png"], ["chat", "x"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--enable-cpu-offload"],
+        ["--cache-backend", "tea_cache"],
+        ["--cache-backend", "cache_dit"],
+        ["--enable-cache-dit-summary"],
+        ["--deploy-config", "vllm_omni/deploy/sensenova_u1.yaml"],
+        ["--step-execution"],
+        ["--tensor-parallel-size", "2"],
+    ],
+)
+def test_infrastructure_options_are_never_ignored(program: Program, command: list[str], words: list[str]) -> None:
+    outcome = program(*command, *words)
+    assert outcome.code == 2
+    assert f"{' '.join(words) if 'deploy' not in words[0] else words[0]} is not there yet" in outcome.stderr
+    assert program.engines == []
+
+
+@pytest.mark.parametrize("words", [["--tensor-parallel-size", "1"], ["--enforce-eager"]])
+def test_infrastructure_options_that_ask_for_what_happens_anyway(program: Program, words: list[str]) -> None:
+    assert program("run", *words).code == 0
