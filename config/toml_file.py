@@ -108,7 +108,7 @@ def _syntax_hint(reason: str, text: str, line: int) -> str:
     if reason.startswith("cannot overwrite"):
         return "the name on this line is set above already: remove one of the two lines"
     found = re.fullmatch(r"""\s*([\w-]+)\s*=\s*([^\s"'\[#][^"'#]*?)\s*(?:#.*)?""", text.split("\n")[line - 1])
-    if found is None or reason != "invalid value":
+    if found is None or reason != "invalid value" or _is_toml(found[0]):  # the mistake is further up
         return 'write one NAME = VALUE a line, text in quotes: size = "2048x2048"'
     name, value = found[1], found[2]
     if value in ("True", "False"):

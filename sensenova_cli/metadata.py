@@ -46,7 +46,7 @@ class PictureRecord(BaseModel):
 
     Attributes:
         settings: explicit size, the picture's own seed, one image.
-        model: the folder or Hub id, as it was named.
+        model: the folder, absolute, or the Hub id.
         inputs: the pictures an edit started from, in order.
         think_text: the think text it was drawn from, or None.
         version: of the program that made it.

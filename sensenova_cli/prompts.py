@@ -81,10 +81,10 @@ def read_prompt_file(file: str) -> list[Prompt]:
 
 def _read_lines(file: str) -> list[str]:
     if file == STDIN:
-        return _read_stdin().splitlines()
+        return _read_stdin().split("\n")
     try:
         # Written by some editors on Windows, a byte-order mark would be part of the first prompt.
-        return Path(file).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        return Path(file).expanduser().read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(f"the prompt file {file} cannot be read: {error.strerror}", "check its name") from error
     except UnicodeDecodeError as error:

@@ -146,6 +146,8 @@ class _Writer:
         self._output = output
         self._flags = flags
         self._model = model
+        # A record outlives the current folder; where a Hub id was named, it stays one.
+        self._recorded_model = str(Path(model).expanduser().absolute()) if Path(model).expanduser().is_dir() else model
         self._count = count
         self._index = first_index
         self._plan: PicturePlan | None = None
@@ -190,7 +192,7 @@ class _Writer:
             task=plan.task.task,
             prompt=plan.task.prompt.text,
             settings=picture.settings,
-            model=self._model,
+            model=self._recorded_model,
             dtype=plan.settings.dtype,
             inputs=tuple(each.source for each in plan.task.inputs),
             think_text=picture.think_text,

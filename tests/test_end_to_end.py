@@ -1,0 +1,92 @@
+"""The whole program on a tiny checkpoint: what is made again is the same, and what is stopped leaves nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sensenova_cli.app import app
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a checkpoint in it, and no settings from elsewhere."""
+    for name in [name for name in os.environ if name.startswith("SENSENOVA_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SENSENOVA_CONFIG_DIR", str(tmp_path / "settings"))
+    (tmp_path / "tiny").symlink_to(tiny_checkpoint)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sensenova(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, [*arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+SMALL = ("--model", "tiny", "--size", "64x96", "--num-steps", "3")
+
+
+def test_the_same_command_gives_the_same_bytes(home: Path) -> None:
+    for name in ("first.png", "second.png"):
+        sensenova("generate", "a cat", *SMALL, "--think", "--max-think-tokens", "5", "-o", name)
+    assert (home / "first.png").read_bytes() == (home / "second.png").read_bytes()
+
+
+def test_made_again_from_itself(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sensenova("generate", "a cat", *SMALL, "-n", "2", "--seed", "9", "--cfg-norm", "channel", "-o", "cat.png")
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    sensenova("generate", "--from", "../cat-1.png", "-o", "again.png")
+    assert (home / "elsewhere" / "again.png").read_bytes() == (home / "cat-1.png").read_bytes()
+
+
+def test_an_edit_made_again_from_itself(home: Path) -> None:
+    sensenova("generate", "a cat", *SMALL, "-o", "cat.png")
+    edit = sensenova("edit", "paint it", "--image", "cat.png", *SMALL, "--img-cfg-scale", "2", "-o", "edit.png")
+    assert "taking seed 43" in edit.stderr
+    sensenova("edit", "--from", "edit.png", "-o", "again.png")
+    assert (home / "again.png").read_bytes() == (home / "edit.png").read_bytes()
+    record = json.loads(sensenova("info", "--json", "edit.png").stdout)
+    assert record["settings"]["seed"] == 43
+
+
+def test_flags_override_what_the_picture_says(home: Path) -> None:
+    sensenova("generate", "a cat", *SMALL, "-o", "cat.png")
+    sensenova("generate", "--from", "cat.png", "--seed", "1", "-o", "other.png")
+    record = json.loads(sensenova("info", "--json", "other.png").stdout)
+    assert (record["settings"]["seed"], record["settings"]["size"], record["prompt"]) == (1, "64x96", "a cat")
+    assert (home / "other.png").read_bytes() != (home / "cat.png").read_bytes()
+
+
+def test_describe_and_chat_answer_on_stdout(home: Path) -> None:
+    sensenova("generate", "a cat", *SMALL, "-o", "cat.png")
+    for command in (("describe", "cat.png"), ("chat", "hello")):
+        plain = sensenova(*command, "--model", "tiny", "--max-tokens", "4").stdout
+        answer = json.loads(sensenova(*command, "--model", "tiny", "--max-tokens", "4", "--json").stdout)
+        assert len(answer["token_ids"]) <= 4
+        assert answer["text"] in plain
+
+
+def test_ctrl_c_in_the_middle_leaves_nothing_behind(home: Path) -> None:
+    program = Path(sys.executable).with_name("sensenova")
+    command = [program, "generate", "a cat", "--model", "tiny", "--size", "512x512", "--num-steps", "1000"]
+    with subprocess.Popen([*command, "-o", "out/cat.png"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "1000 steps" in line:
+                break
+        time.sleep(0.3)  # somewhere in the steps
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
+    assert list((home / "out").iterdir()) == []
