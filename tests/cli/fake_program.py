@@ -1,6 +1,7 @@
 """The whole program as a process of its own, on the fake engine: `python -m tests.cli.fake_program generate …`.
 
-FAKE_STEP_SECONDS makes each step take that long; FAKE_LOAD_SECONDS the loading.
+FAKE_STEP_SECONDS makes each step take that long, from one second on saying so on stderr; FAKE_LOAD_SECONDS the
+loading.
 """
 
 import os
@@ -17,8 +18,15 @@ from tests.cli.fake_engine import FakeEngine
 def load_engine(folder: Path, settings: object, on_progress: Callable[..., None]) -> Any:
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
     engine = FakeEngine(folder)
-    engine.on_step = lambda number: time.sleep(float(os.environ.get("FAKE_STEP_SECONDS", "0")))
+    engine.on_step = take_a_step
     return engine
+
+
+def take_a_step(number: int) -> None:
+    seconds = float(os.environ.get("FAKE_STEP_SECONDS", "0"))
+    if seconds >= 1:
+        os.write(2, b"a step has begun\n")
+    time.sleep(seconds)
 
 
 if __name__ == "__main__":

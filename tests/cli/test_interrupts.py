@@ -92,7 +92,7 @@ def test_a_process_of_its_own(home: Path, number: signal.Signals) -> None:
 
 def test_a_second_signal_does_not_wait_for_the_step(home: Path) -> None:
     process = start("generate", "x", FAKE_STEP_SECONDS="30")
-    _wait_for(process.stderr, b"steps")
+    _wait_for(process.stderr, b"a step has begun")
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     assert process.poll() is None
