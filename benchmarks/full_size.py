@@ -26,23 +26,13 @@ from model.sampling.guidance import guide_generate
 from model.sampling.prefix import Prefix, read_prefix
 from model.sequences.sequence import TokenSequence
 from model.weights.checkpoint import empty_network
-from model.weights.synthetic import config_fields
+from model.weights.synthetic import EIGHT_B, config_fields
 
 GIB = 2**30
 
 
 def random_network(device: torch.device) -> SenseNovaU1:
-    fields = config_fields(
-        hidden=4096,
-        layers=42,
-        heads=32,
-        kv_heads=8,
-        head_dim=128,
-        ffn=12288,
-        vocabulary=151936,
-        vision_hidden=1024,
-        convolutional_head=False,
-    )
+    fields = config_fields(**EIGHT_B, convolutional_head=False)
     network = empty_network(parse_config(fields, "benchmark"), device, torch.bfloat16)
     for parameter in network.parameters():
         if parameter.dim() == 1:

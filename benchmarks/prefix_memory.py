@@ -20,7 +20,7 @@ from model.network.configuration import parse_config
 from model.network.rope import attention_rotary, image_positions, text_positions
 from model.network.transformer import Tower
 from model.placement.devices import peak_memory
-from model.weights.synthetic import config_fields
+from model.weights.synthetic import EIGHT_B, config_fields
 
 RUNS = [(300, True), (4096, False), (4, True), (4096, False), (40, True)]
 
@@ -31,16 +31,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     dtype, device = getattr(torch, options.dtype), torch.device("cpu")
-    fields = config_fields(
-        hidden=4096,
-        layers=1,
-        heads=32,
-        kv_heads=8,
-        head_dim=128,
-        ffn=12288,
-        vocabulary=1024,
-        vision_hidden=1024,
-    )
+    fields = config_fields(**{**EIGHT_B, "layers": 1})
     config = parse_config(fields, "benchmark").transformer
     segments = [Segment(count, causal) for count, causal in RUNS]
     positions = torch.cat(

@@ -27,6 +27,18 @@ TINY_SETTINGS: dict[str, Any] = {
     "edit_input": {"min": 1024, "max": 65536},
 }
 
+EIGHT_B: dict[str, Any] = {
+    "hidden": 4096,
+    "layers": 42,
+    "heads": 32,
+    "kv_heads": 8,
+    "head_dim": 128,
+    "ffn": 12288,
+    "vocabulary": 151936,
+    "vision_hidden": 1024,
+}
+"""Arguments of `config_fields` for the published 8B models: U1 with `convolutional_head` False, U1.5 with True."""
+
 
 def config_fields(
     *,

@@ -1,6 +1,7 @@
 """Progress on stderr: bars on a screen, a few lines elsewhere."""
 
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -30,14 +31,12 @@ class ProgressView(Protocol):
         """It has ended, or was given up."""
 
 
-class LiveSteps:
-    """Denoising steps of one picture as a bar with rate and remaining time."""
+class _LiveBar:
+    """A bar that is redrawn in place and goes away when it is closed."""
 
-    def __init__(self, console: Console, title: str) -> None:
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
-        if console.width < NARROW:
-            columns = [MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
-        self._progress = Progress(*columns, console=console, transient=True)
+    def __init__(self, console: Console, title: str, figures: Sequence[ProgressColumn]) -> None:
+        wide = [TextColumn("{task.description}"), BarColumn()] if console.width >= NARROW else []
+        self._progress = Progress(*wide, *figures, TimeRemainingColumn(), console=console, transient=True)
         self._task = self._progress.add_task(title, total=None)
         self._progress.start()
 
@@ -48,74 +47,71 @@ class LiveSteps:
         self._progress.stop()
 
 
-class PlainSteps:
-    """Denoising steps of one picture as lines: at the start, at each quarter, at the end."""
+class LiveSteps(_LiveBar):
+    """Denoising steps of one picture, with rate and remaining time."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        super().__init__(console, title, [MofNCompleteColumn(), _Rate()])
+
+
+class LiveBytes(_LiveBar):
+    """Bytes read or downloaded, with remaining time."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        super().__init__(console, title, [DownloadColumn()])
+
+
+class _PlainLines:
+    """A line at the start, at each quarter and at the end."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console = console
         self._title = title
         self._start = time.perf_counter()
         self._quarters = 0
-        self._started = False
-
-    def update(self, done: int, total: int) -> None:
-        if not self._started:
-            self._started = True
-            self._say(f"{total} steps")
-        quarters = 4 * done // total
-        if quarters > self._quarters:
-            self._quarters = quarters
-            seconds = time.perf_counter() - self._start
-            rate = f"{done / seconds:.2f} steps/s" if seconds else ""
-            left = f"{seconds / done * (total - done):.0f} s left" if done < total else f"{seconds:.1f} s"
-            self._say(f"step {done} of {total}, {rate}, {left}")
-
-    def close(self) -> None:
-        """Nothing to take away."""
-
-    def _say(self, text: str) -> None:
-        self._console.print(f"{self._title}: {text}", soft_wrap=True, markup=False)
-
-
-class LiveBytes:
-    """Bytes read or downloaded as a bar."""
-
-    def __init__(self, console: Console, title: str) -> None:
-        columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()]
-        if console.width < NARROW:
-            columns = [DownloadColumn(), TimeRemainingColumn()]
-        self._progress = Progress(*columns, console=console, transient=True)
-        self._task = self._progress.add_task(title, total=None)
-        self._progress.start()
-
-    def update(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=done, total=total or None)
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
-class PlainBytes:
-    """Bytes read or downloaded as lines: at the start, at each quarter, at the end."""
-
-    def __init__(self, console: Console, title: str) -> None:
-        self._console = console
-        self._title = title
-        self._quarters = 0
-        self._say("…")
 
     def update(self, done: int, total: int) -> None:
         quarters = 4 * done // total if total else 0
         if quarters > self._quarters:
             self._quarters = quarters
-            self._say(f"{gigabytes(done)} of {gigabytes(total)}")
+            self._say(f": {self._figures(done, total, time.perf_counter() - self._start)}")
 
     def close(self) -> None:
         """Nothing to take away."""
 
+    def _figures(self, done: int, total: int, seconds: float) -> str:
+        raise NotImplementedError
+
     def _say(self, text: str) -> None:
-        separator = " " if text == "…" else ": "
-        self._console.print(f"{self._title}{separator}{text}", soft_wrap=True, markup=False)
+        self._console.print(f"{self._title}{text}", soft_wrap=True, markup=False)
+
+
+class PlainSteps(_PlainLines):
+    """Denoising steps of one picture, with rate and remaining time."""
+
+    _announced = False
+
+    def update(self, done: int, total: int) -> None:
+        if not self._announced:
+            self._announced = True
+            self._say(f": {total} steps")
+        super().update(done, total)
+
+    def _figures(self, done: int, total: int, seconds: float) -> str:
+        rate = f"{done / seconds:.2f} steps/s" if seconds else ""
+        left = f"{seconds / done * (total - done):.0f} s left" if done < total else f"{seconds:.1f} s"
+        return f"step {done} of {total}, {rate}, {left}"
+
+
+class PlainBytes(_PlainLines):
+    """Bytes read or downloaded."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        super().__init__(console, title)
+        self._say(" …")
+
+    def _figures(self, done: int, total: int, seconds: float) -> str:
+        return f"{gigabytes(done)} of {gigabytes(total)}"
 
 
 def gigabytes(count: int) -> str:

@@ -11,10 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from model.errors import CheckpointError
 from model.events import LoadProgress
+from model.network.configuration import parse_config
 from model.network.sensenova import SenseNovaU1
 from model.weights import shards
 from model.weights.checkpoint import load_checkpoint
+from model.weights.layout import checkpoint_layout
 from model.weights.shards import INDEX_FILE
+from model.weights.synthetic import EIGHT_B, config_fields
 
 CPU = torch.device("cpu")
 LAYER = "language_model.model.layers.1"
@@ -175,3 +178,11 @@ def test_what_is_not_covered_is_refused(broken: Path, name: str, value: object) 
     config(broken, lambda fields: fields.update({name: value}))
     with pytest.raises(CheckpointError, match=f"{name} is"):
         load(broken)
+
+
+@pytest.mark.parametrize(("convolutional", "parameters"), [(False, 17_552_340_992), (True, 17_532_854_464)])
+def test_the_layout_of_the_published_models(convolutional: bool, parameters: int) -> None:
+    fields = config_fields(**EIGHT_B, convolutional_head=convolutional)
+    slots = checkpoint_layout(parse_config(fields, "8B"))
+    assert len(slots) == 1116
+    assert sum(slot.numel for slot in slots.values()) == parameters
