@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from config.errors import SettingsError
 from config.sizes import MAX_PIXELS, format_size, parse_aspect, parse_size
 
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+MAX_SEED = 2**63 - 1
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -46,7 +47,7 @@ class ImageSettings(SeedSettings):
     """Keep guidance from over-driving the picture; cfg_zero_star is for generating only."""
     cfg_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
     """Part of the denoising time (0 noise … 1 picture, both ends included) in which guidance is applied."""
-    timestep_shift: Annotated[float, Field(gt=0, le=100)] = 3.0
+    timestep_shift: Annotated[float, Field(ge=0.01, le=100)] = 3.0
     """Above 1, spend more of the steps where there is much noise."""
     t_eps: Annotated[float, Field(gt=0, le=1)] = 0.02
     """Smallest 1 - t that a velocity is divided by."""
@@ -94,7 +95,7 @@ class TextSettings(SeedSettings):
     """Most tokens of an answer."""
     do_sample: bool = False
     """Draw tokens at random instead of always taking the most likely one."""
-    temperature: Annotated[float, Field(gt=0, le=10)] = 0.7
+    temperature: Annotated[float, Field(ge=0.01, le=10)] = 0.7
     """With do_sample: above 1 more surprising, below 1 more predictable."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """With do_sample: draw from the smallest set of tokens whose probabilities sum to this."""

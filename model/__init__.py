@@ -16,11 +16,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from config.schema import ImageSettings, TextSettings
     from model.engine import Engine
-    from model.errors import CheckpointError, DeviceMemoryError, PictureError, RequestError
+    from model.errors import (
+        CheckpointError,
+        DeviceError,
+        DeviceMemoryError,
+        NumericsError,
+        PictureError,
+        RequestError,
+    )
     from model.events import (
         Answer,
         DenoisingStep,
         Event,
+        LoadProgress,
         Notice,
         Picture,
         PrefixRead,
@@ -34,11 +42,19 @@ if TYPE_CHECKING:
 _HOMES = {
     "model.engine": ["Engine"],
     "config.schema": ["ImageSettings", "TextSettings"],
-    "model.errors": ["CheckpointError", "DeviceMemoryError", "PictureError", "RequestError"],
+    "model.errors": [
+        "CheckpointError",
+        "DeviceError",
+        "DeviceMemoryError",
+        "NumericsError",
+        "PictureError",
+        "RequestError",
+    ],
     "model.events": [
         "Answer",
         "DenoisingStep",
         "Event",
+        "LoadProgress",
         "Notice",
         "Picture",
         "PrefixRead",
@@ -56,14 +72,17 @@ __all__ = [
     "AnswerRequest",
     "CheckpointError",
     "DenoisingStep",
+    "DeviceError",
     "DeviceMemoryError",
     "EditRequest",
     "Engine",
     "Event",
     "GenerateRequest",
     "ImageSettings",
+    "LoadProgress",
     "Message",
     "Notice",
+    "NumericsError",
     "Picture",
     "PictureError",
     "PrefixRead",
@@ -81,3 +100,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'model' has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,18 +1,18 @@
 """The engine: a resident model that turns a request into a stream of events."""
 
 import time
+import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from config.recommended import Recommended, read_recommended
 from config.sizes import TOKEN_PIXELS, Size, format_size, nearest_trained, resolve_size
-from model.errors import DeviceMemoryError
+from model.errors import CheckpointError, DeviceMemoryError, NumericsError
 from model.events import (
     Answer,
     DenoisingStep,
@@ -26,19 +26,27 @@ from model.events import (
     ThinkText,
     ThinkToken,
 )
+from model.network.configuration import read_config
 from model.network.sensenova import SenseNovaU1
-from model.placement.devices import DTYPES, peak_memory, reset_peak_memory, resolve_device
+from model.pictures import as_rgb
+from model.placement.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.sampling.decode import chooser, decode, greedy
-from model.sampling.denoise import Guide, denoise, step_picture
-from model.sampling.guidance import Branch, edit_branches, generate_branches, guide_edit, guide_generate
+from model.sampling.denoise import denoise, step_picture
+from model.sampling.guidance import Branch, Guidance, edit_guidance, generate_guidance
 from model.sampling.prefix import Prefix, extend_prefix, read_prefix
+from model.sampling.schedule import time_grid
 from model.sequences import prompt as prompts
-from model.sequences.images import fit_to_budget, prepare_picture
+from model.sequences.images import fit_to_budget, prepare_picture, to_image
 from model.sequences.sequence import TokenSequence, build_sequence
 from model.sequences.tokenizer import StreamDecoder, Tokenizer
 from model.weights.checkpoint import load_checkpoint
-from model.weights.hub import find_checkpoint
+from model.weights.hub import DownloadPlan, find_checkpoint
+
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")
+"""How PyTorch says so where it has no error class for it."""
+
+Item = TypeVar("Item")
 
 
 class Engine:
@@ -74,6 +82,8 @@ class Engine:
         dtype: str = "bfloat16",
         check_weights: bool = False,
         on_progress: Callable[[LoadProgress], None] | None = None,
+        on_plan: Callable[[DownloadPlan], None] | None = None,
+        on_download: Callable[[int, int], None] | None = None,
     ) -> "Engine":
         """Load a checkpoint folder, or a Hugging Face Hub id (downloaded when it is not in the cache).
 
@@ -82,16 +92,24 @@ class Engine:
             dtype: `bfloat16`, `float16` or `float32`; weights are cast while they are read.
             check_weights: refuse weights that hold NaN or infinity.
             on_progress: called now and then with the bytes read so far. What it raises ends the loading.
+            on_plan, on_download: told what a download will fetch, and how many bytes of how many it has fetched.
 
         Raises:
             CheckpointError: the checkpoint is missing or damaged.
-            DeviceError: there is no such device.
+            SettingsError: its recommended settings are damaged.
+            DeviceError: there is no such device or number format.
             DeviceMemoryError: the weights do not fit.
         """
-        folder = find_checkpoint(str(checkpoint))
-        where, number_format = resolve_device(device), DTYPES[dtype]
-        # The small files first: a mistake in them should not cost the time that the weights take.
+        # First what costs nothing: a mistake here should not come after a download or minutes of reading.
+        where, number_format = resolve_device(device), resolve_dtype(dtype)
+        folder = find_checkpoint(str(checkpoint), on_plan=on_plan, on_progress=on_download)
         recommended, tokenizer = read_recommended(folder), Tokenizer(folder)
+        vocabulary = read_config(folder).transformer.vocabulary
+        if len(tokenizer) > vocabulary:
+            raise CheckpointError(
+                f"{folder}: the tokenizer has {len(tokenizer)} tokens, the network knows {vocabulary}",
+                "tokenizer and weights must belong together: fetch the checkpoint again",
+            )
         with _memory_errors(f"loading {folder}", "use a device with more memory, or --dtype bfloat16"):
             network = load_checkpoint(folder, where, number_format, check_weights, on_progress)
         return cls(folder, network, tokenizer, recommended)
@@ -116,7 +134,7 @@ class Engine:
         """Generate and edit: read the branches' prefixes, think, then denoise each picture."""
         meter = _Meter(self._device)
         settings = request.settings
-        images = request.images if isinstance(request, EditRequest) else ()
+        images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
         first_size = images[0].size if images else None
         size = resolve_size(settings.size, self.recommended.trained_sizes, first_size)
         yield from self._size_notice(size)
@@ -125,7 +143,7 @@ class Engine:
             limits = self.recommended.edit_limits(len(images))
             images = tuple(fit_to_budget(images, settings.input_pixels, size))
             pictures = [prepare_picture(image, limits) for image in images]
-        texts, guide = _branches(request, len(pictures))
+        texts, guidance = _branches(request, len(pictures))
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
         prefixes: dict[Branch, Prefix] = {}
         for branch, text in texts.items():
@@ -139,10 +157,9 @@ class Engine:
             prefixes["condition"].cache.reserve(tokens)
         for index in range(settings.num_images):
             seed = settings.seed + index
-            clock = time.perf_counter()
-            steps = denoise(self._network, prefixes, guide, size, seed, settings)
-            for number, step in enumerate(steps, start=1):
-                meter.denoising(clock)
+            steps = denoise(self._network, prefixes, guidance, size, seed, settings)
+            for number, step in enumerate(meter.denoising.around(steps), start=1):
+                meter.steps += 1
                 yield DenoisingStep(
                     index,
                     settings.num_images,
@@ -153,20 +170,19 @@ class Engine:
                     step.velocity,
                     to_image,
                 )
-                clock = time.perf_counter()
-            picture = step_picture(step.tokens, size)
+            picture = step_picture(step.tokens, size).float().cpu()
+            _require_finite(picture, self.dtype)
             made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
-            yield Picture(index, settings.num_images, to_image(picture), picture.float().cpu(), made_with, think_text)
+            yield Picture(index, settings.num_images, to_image(picture), picture, made_with, think_text)
         yield meter.statistics()
 
     def _think(self, prefix: Prefix, budget: int, meter: "_Meter") -> Generator[Event, None, str]:
         """Greedy text until the model closes it; leaves the prefix ready for a picture. Returns the text."""
-        clock = time.perf_counter()
         stop = (self._tokenizer.think_end, self._tokenizer.end_of_turn)
         stream = StreamDecoder(self._tokenizer)
         ids: list[int] = []
         last = -1
-        for last, _ in decode(self._network, prefix, greedy, budget, stop):
+        for last, _ in meter.text.around(decode(self._network, prefix, greedy, budget, stop)):
             if last not in stop:
                 ids.append(last)
                 yield ThinkToken(last, stream.push(last))
@@ -176,30 +192,29 @@ class Engine:
         kept = [] if last == self._tokenizer.end_of_turn else [last]
         with torch.inference_mode():
             extend_prefix(self._network, prefix, kept + self._tokenizer.encode(prompts.AFTER_THINK))
-        seconds = time.perf_counter() - clock
-        meter.text(len(ids), seconds)
+        meter.new_tokens += len(ids)
         text = self._tokenizer.decode(ids)
-        yield ThinkText(text, tuple(ids), "end" if last in stop else "length", seconds)
+        yield ThinkText(text, tuple(ids), "end" if last in stop else "length", meter.text.seconds)
         return text
 
     def _answer(self, request: AnswerRequest) -> Iterator[Event]:
         """Describe and chat."""
         meter = _Meter(self._device)
         settings = request.settings
-        pictures = [prepare_picture(image, self.recommended.answer_input) for image in request.images]
+        pictures = [prepare_picture(as_rgb(image), self.recommended.answer_input) for image in request.images]
         turns = [*request.history, Message("user", request.prompt)]
         text = prompts.answer_prompt(turns, len(pictures), request.system)
         sequence = build_sequence(text, pictures, self._tokenizer, self._device)
         prefix, event = self._read("condition", sequence, min(settings.max_tokens, 512), meter)
         yield event
-        clock = time.perf_counter()
         stop = (self._tokenizer.end_of_turn,)
         stream = StreamDecoder(self._tokenizer)
         ids: list[int] = []
         first_logits: Tensor | None = None
         last = -1
         choose = chooser(settings, sequence.ids)
-        for last, logits in decode(self._network, prefix, choose, settings.max_tokens, stop):
+        tokens = decode(self._network, prefix, choose, settings.max_tokens, stop)
+        for last, logits in meter.text.around(tokens):
             if first_logits is None:
                 first_logits = logits.cpu()
             if last not in stop:
@@ -208,7 +223,7 @@ class Engine:
         if rest := stream.flush():
             yield TextToken(ids[-1], rest)
         assert first_logits is not None  # max_tokens is at least 1
-        meter.text(len(ids), time.perf_counter() - clock)
+        meter.new_tokens += len(ids)
         yield Answer(self._tokenizer.decode(ids), tuple(ids), "end" if last in stop else "length", first_logits)
         yield meter.statistics()
 
@@ -227,33 +242,38 @@ class Engine:
             yield Notice(f"{format_size(size)} is no size this model was trained on; the nearest one is {nearest}")
 
 
-def to_image(picture: Tensor) -> Image.Image:
-    """(1, 3, H, W) in about −1..1 → RGB, 8 bits a channel."""
-    values = ((picture[0].float() * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(np.ascontiguousarray(values.permute(1, 2, 0).cpu().numpy()))
-
-
-def _branches(request: GenerateRequest | EditRequest, pictures: int) -> tuple[dict[Branch, str], Guide]:
-    """The prompts of the guidance branches a request needs, and how their velocities combine."""
+def _branches(request: GenerateRequest | EditRequest, pictures: int) -> tuple[dict[Branch, str], Guidance]:
+    """The guidance of a request, and the prompts of the branches that any of its steps needs."""
     settings = request.settings
     if isinstance(request, EditRequest):
-        names = edit_branches(settings.cfg_scale, settings.img_cfg_scale)
+        guidance = edit_guidance(settings)
         condition = prompts.edit_prompt(request.prompt, pictures, settings.think)
-        guide: Guide = lambda velocities, _: guide_edit(  # noqa: E731
-            velocities, settings.cfg_scale, settings.img_cfg_scale, settings.cfg_norm
-        )
     else:
-        names = generate_branches(settings.cfg_scale)
+        guidance = generate_guidance(settings)
         condition = prompts.generate_prompt(request.prompt, settings.think)
-        guide = lambda velocities, first: guide_generate(  # noqa: E731
-            velocities, settings.cfg_scale, settings.cfg_norm, first
-        )
     texts: dict[Branch, str] = {
         "condition": condition,
         "images": prompts.pictures_prompt(pictures),
         "unconditional": prompts.unconditional_prompt(),
     }
-    return {name: texts[name] for name in names}, guide
+    starts = time_grid(settings.num_steps, settings.timestep_shift)[:-1]
+    return {branch: texts[branch] for branch in guidance.ever_needed(starts)}, guidance
+
+
+class _Stopwatch:
+    """Seconds spent inside a stream; what the listener does between two items does not count."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, stream: Iterator[Item]) -> Iterator[Item]:
+        while True:
+            clock = time.perf_counter()
+            item = next(stream, None)
+            self.seconds += time.perf_counter() - clock
+            if item is None:
+                return
+            yield item
 
 
 class _Meter:
@@ -262,29 +282,29 @@ class _Meter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._start = time.perf_counter()
-        self.prefix_tokens = 0
-        self._new_tokens = self._steps = 0
-        self._text_seconds = self._denoise_seconds = 0.0
+        self.prefix_tokens = self.new_tokens = self.steps = 0
+        self.text, self.denoising = _Stopwatch(), _Stopwatch()
         reset_peak_memory(device)
-
-    def text(self, tokens: int, seconds: float) -> None:
-        self._new_tokens += tokens
-        self._text_seconds += seconds
-
-    def denoising(self, since: float) -> None:
-        self._steps += 1
-        self._denoise_seconds += time.perf_counter() - since
 
     def statistics(self) -> Statistics:
         return Statistics(
             self.prefix_tokens,
-            self._new_tokens,
-            self._steps,
-            self._text_seconds,
-            self._denoise_seconds,
+            self.new_tokens,
+            self.steps,
+            self.text.seconds,
+            self.denoising.seconds,
             time.perf_counter() - self._start,
             peak_memory(self._device),
             str(self._device),
+        )
+
+
+def _require_finite(picture: Tensor, dtype: str) -> None:
+    """A picture of NaN would come out black, and nobody would know why."""
+    if not torch.isfinite(picture).all():
+        raise NumericsError(
+            f"the picture came out as NaN or infinity in {dtype}",
+            "try --dtype bfloat16 or float32; --check-weights tells whether the weights are damaged",
         )
 
 
@@ -293,9 +313,10 @@ def _memory_errors(what: str, hint: str) -> Iterator[None]:
     """Turn the allocators' errors into one that says what did not fit and what would help."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DeviceMemoryError(f"out of memory: {what} does not fit", hint) from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
+        # Whoever keeps the new error must not keep the caches and activations of the old one's frames.
+        traceback.clear_frames(error.__traceback__)
         raise DeviceMemoryError(f"out of memory: {what} does not fit", hint) from error

@@ -21,3 +21,7 @@ class DeviceError(RequestError):
 
 class DeviceMemoryError(SenseNovaError):
     """The device ran out of memory while loading or working."""
+
+
+class NumericsError(SenseNovaError):
+    """The arithmetic ended in NaN or infinity."""

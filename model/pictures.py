@@ -41,7 +41,16 @@ def read_picture(source: str | Path | bytes, name: str | None = None) -> Image.I
     """
     with open_picture(source, name) as image:
         _check_shape(image.size, _name_of(source, name))
-        return _on_white(_eight_bit(ImageOps.exif_transpose(image), _name_of(source, name)))
+        return as_rgb(image, _name_of(source, name))
+
+
+def as_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
+    """A picture that is open already, as `read_picture` would give it; an upright RGB one stays as it is.
+
+    Raises:
+        PictureError: it holds floating-point or 32-bit numbers.
+    """
+    return _on_white(_eight_bit(ImageOps.exif_transpose(image), name))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Literal
 
 from PIL import Image
 
-from config.schema import ImageSettings, TextSettings
+from config.schema import MAX_SEED, ImageSettings, TextSettings
 from model.errors import RequestError
 
 
@@ -14,7 +14,7 @@ class GenerateRequest:
     """Make `settings.num_images` pictures that show what the prompt says.
 
     Raises:
-        RequestError: the prompt is empty.
+        RequestError: the prompt is empty or no text, or the seeds go beyond the largest one.
     """
 
     prompt: str
@@ -22,6 +22,7 @@ class GenerateRequest:
 
     def __post_init__(self) -> None:
         _require_text(self.prompt, "prompt", 'say what to draw, for example "A cute cat"')
+        _require_seeds(self.settings)
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class EditRequest:
     `prompt` may hold `<image>` placeholders, one a picture at most; see model.sequences.prompt.
 
     Raises:
-        RequestError: the prompt is empty, there is no picture, or `cfg_norm` is `cfg_zero_star`.
+        RequestError: as for `GenerateRequest`; there is no picture, or `cfg_norm` is `cfg_zero_star`.
     """
 
     prompt: str
@@ -40,6 +41,7 @@ class EditRequest:
 
     def __post_init__(self) -> None:
         _require_text(self.prompt, "prompt", 'say what to change, for example "make the sky red"')
+        _require_seeds(self.settings)
         if not self.images:
             raise RequestError("an edit needs at least one picture", "add --image FILE")
         if self.settings.cfg_norm == "cfg_zero_star":
@@ -67,7 +69,7 @@ class AnswerRequest:
         system: a system message; none is written when it is empty.
 
     Raises:
-        RequestError: the prompt is empty.
+        RequestError: the prompt is empty, or something is no text.
     """
 
     prompt: str
@@ -78,6 +80,9 @@ class AnswerRequest:
 
     def __post_init__(self) -> None:
         _require_text(self.prompt, "question", 'ask something, for example "What is in this picture?"')
+        _require_characters(self.system, "system message")
+        for turn in self.history:
+            _require_characters(turn.text, f"earlier {turn.role} turn")
 
 
 Request = GenerateRequest | EditRequest | AnswerRequest
@@ -86,3 +91,21 @@ Request = GenerateRequest | EditRequest | AnswerRequest
 def _require_text(text: str, name: str, hint: str) -> None:
     if not text.strip():
         raise RequestError(f"the {name} is empty", hint)
+    _require_characters(text, name)
+
+
+def _require_characters(text: str, name: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RequestError(f"the {name} holds bytes that are no UTF-8 text", "write it in UTF-8") from None
+    if "\0" in text:
+        raise RequestError(f"the {name} holds a NUL character", "remove it")
+
+
+def _require_seeds(settings: ImageSettings) -> None:
+    if settings.seed + settings.num_images - 1 > MAX_SEED:
+        raise RequestError(
+            f"{settings.num_images} pictures from seed {settings.seed} on go beyond the largest seed, {MAX_SEED}",
+            "take a smaller seed",
+        )

@@ -68,7 +68,7 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
     renderer = Renderer(
         quiet=flags.quiet, stream_answers=False, show_think=not (settings.hide_think or settings.print_think)
     )
-    folder = _find(model, renderer)
+    folder = _find(model, settings.device, renderer)
     recommended = read_recommended(folder)
     plans = [plan_pictures(task, flags, recommended) for task in tasks]
     if sum(plan.settings.num_images for plan in plans) != count:
@@ -89,7 +89,7 @@ def answer(task: str, prompt: str, flags: Flags, *, inputs: Sequence[Input] = ()
     settings, _ = plan_answer(prompt, inputs, system, flags, None)
     model = _require_model(settings)
     renderer = Renderer(quiet=flags.quiet, stream_answers=not flags.json, show_think=False)
-    folder = _find(model, renderer)
+    folder = _find(model, settings.device, renderer)
     settings, request = plan_answer(prompt, inputs, system, flags, read_recommended(folder))
     engine = open_engine(folder, settings, renderer)
     start = time.perf_counter()
@@ -223,9 +223,13 @@ def _require_model(settings: Settings) -> str:
     return settings.model
 
 
-def _find(model: str, renderer: Renderer) -> Path:
+def _find(model: str, device: str, renderer: Renderer) -> Path:
     """The checkpoint's folder, downloaded where it must be; sizes are told before anything is fetched."""
+    if device not in ("auto", "cpu"):
+        # That a device is not there should not be noticed only after 35 GB have come.
+        from model.placement.devices import resolve_device
 
+        resolve_device(device)
     with ExitStack() as shown:
         views: list[ProgressView] = []
 

@@ -72,7 +72,7 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment])
     """Attention of the last N positions over all M ≥ N of them, segment by segment.
 
     Segments cover q's N rows in order. Going through them one by one lets the fused kernels run without a mask
-    for images, and with a narrow one for text: nothing of size heads × N × M is ever stored.
+    for images, and with a narrow one for text: nothing of size heads × N × M is stored.
 
     Args:
         q: (B, heads, N, head_dim). keys, values: (B, kv_heads, M, head_dim).
@@ -98,4 +98,16 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment])
 
 
 def _sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=q.shape[1] != keys.shape[1])
+    """PyTorch's fused attention. Its own grouping of query heads only where a fused kernel has it: elsewhere (on a
+    GPU in float32, or with a mask) it would fall back to one that stores heads × N × M scores. There the query
+    heads that share a key/value head become rows of one head, which gives the same numbers.
+    """
+    if q.device.type == "cpu" or (q.device.type == "cuda" and mask is None and q.dtype != torch.float32):
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
+    batch, heads, rows, width = q.shape
+    shared = heads // keys.shape[1]
+    stacked = q.reshape(batch, keys.shape[1], shared * rows, width)
+    attended = F.scaled_dot_product_attention(
+        stacked, keys, values, attn_mask=None if mask is None else mask.repeat(shared, 1)
+    )
+    return attended.reshape(batch, heads, rows, width)

@@ -11,7 +11,8 @@ class KVCache:
 
     A layer's keys and values are (B, kv_heads, capacity, head_dim). The first `length` positions are kept; what
     `write` puts behind them stays only if `advance` is called after the last layer. A denoising step does not
-    call it, so that the next step overwrites the same positions.
+    call it, so that the next step overwrites the same positions. Being written in place, it is for inference:
+    gradients do not flow through it.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """`config.json` of a SenseNova-U1 checkpoint, checked and turned into plain values."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,7 @@ def parse_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
     for name in ("tie_word_embeddings", "attention_bias", "use_sliding_window"):
         llm.require(name, False)
     llm.require("hidden_act", "silu")
+    llm.require("rope_scaling", None)
     vision.require("num_channels", 3)
     vision.require("patch_size", 16)
     return ModelConfig(
@@ -191,7 +193,7 @@ class _Fields:
         value = self._fields.get(name, default)
         if value is None:
             raise self._missing(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise CheckpointError(f"{self.where}: {self._prefix}{name} is {value!r}, not a positive number")
         return float(value)
 

@@ -17,7 +17,10 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"there is no kind of device {name!r}", "use auto, cpu, cuda, cuda:1 or mps") from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available() or (device.index or 0) >= count:
@@ -28,6 +31,13 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device mps is not there", "use --device auto or --device cpu")
     return device
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """Raise DeviceError unless it is `bfloat16`, `float16` or `float32`."""
+    if name not in DTYPES:
+        raise DeviceError(f"there is no number format {name!r}", f"use {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,6 +1,6 @@
 """The picture loop: from noise to a picture, one Euler step of the flow at a time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,12 +12,9 @@ from config.sizes import TOKEN_PIXELS, Size
 from model.network.flow import picture_to_tokens, tokens_to_picture
 from model.network.rope import Rotary, attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
-from model.sampling.guidance import Branch
+from model.sampling.guidance import Branch, Guidance
 from model.sampling.prefix import Prefix
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
-
-Guide = Callable[[Mapping[Branch, Tensor], bool], Tensor]
-"""Combines the branches' velocities; the flag says whether this is the first step."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +38,20 @@ class Step:
 def denoise(
     network: SenseNovaU1,
     prefixes: Mapping[Branch, Prefix],
-    guide: Guide,
+    guidance: Guidance,
     size: Size,
     seed: int,
     settings: ImageSettings,
 ) -> Iterator[Step]:
     """Take the steps one by one; the last one's `tokens` are the picture.
 
-    Outside `cfg_interval` only the conditional branch is computed. The prefixes are left as they were, so that
-    the next picture can start from them.
+    A branch that a step does not need is not computed. The prefixes are left as they were, so that the next
+    picture can start from them.
 
     Args:
-        prefixes: by branch; "condition" must be there. Each cache has room for the picture's tokens.
+        prefixes: of all branches that a step needs. Each cache has room for the picture's tokens.
         seed: of the starting noise.
-        settings: steps, shift, interval, `t_eps` and where noise is drawn.
+        settings: steps, shift, `t_eps` and where noise is drawn.
     """
     device, dtype = network.device, network.dtype
     grid = (size[1] // TOKEN_PIXELS, size[0] // TOKEN_PIXELS)
@@ -64,23 +61,20 @@ def denoise(
     noise = starting_noise(size, seed, noise_device, dtype).to(device)
     x = picture_to_tokens(noise) * amplitude
     times = time_grid(settings.num_steps, settings.timestep_shift)
-    conditioning = network.timestep_embedder(torch.tensor(times[:-1], device=device)) + network.noise_scale_embedder(
-        torch.tensor([amplitude / flow.noise_scale_max], device=device)
-    )
+    starts = torch.tensor(times[:-1], dtype=torch.float32, device=device)
+    loudness = torch.tensor([amplitude / flow.noise_scale_max], device=device)
+    conditioning = network.timestep_embedder(starts) + network.noise_scale_embedder(loudness)
     patches = patch_rotary(2 * grid[0], 2 * grid[1], vision.hidden_size, vision.rope_theta, device)
     rotary = {branch: _picture_rotary(network, prefix, grid) for branch, prefix in prefixes.items()}
-    low, high = settings.cfg_interval
     for number, (time, next_time) in enumerate(pairwise(times)):
-        guided = len(prefixes) > 1 and low <= time <= high
-        branches: list[Branch] = list(prefixes) if guided else ["condition"]
         embeddings = network.embed_noisy(x, conditioning[number, None], grid, patches)
         current = x.float()
         clean: dict[Branch, Tensor] = {}
         velocities: dict[Branch, Tensor] = {}
-        for branch in branches:
+        for branch in guidance.needed(number, time):
             clean[branch] = network.predict(embeddings, grid, rotary[branch], prefixes[branch].cache)
             velocities[branch] = (clean[branch].float() - current) / max(1 - time, settings.t_eps)
-        velocity = guide(velocities, number == 0) if guided else velocities["condition"]
+        velocity = guidance.velocity(number, time, velocities)
         # x goes back to the model's dtype after every step, as in the reference implementation: published
         # seeds give the published pictures only so.
         x = (current + (next_time - time) * velocity).to(dtype)
@@ -93,5 +87,5 @@ def step_picture(tokens: Tensor, size: Size) -> Tensor:
 
 
 def _picture_rotary(network: SenseNovaU1, prefix: Prefix, grid: tuple[int, int]) -> Rotary:
-    positions = image_positions(prefix.next_time, *grid, network.device)
+    positions = image_positions(prefix.next_position, *grid, network.device)
     return attention_rotary(positions, network.config.transformer, network.dtype)

@@ -4,21 +4,84 @@ Velocities are (B, L, D) float32: one row a token. c is the branch that sees wor
 one that sees pictures only ("images"), u the one that sees neither ("unconditional").
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from config.schema import ImageSettings
+
 Branch = Literal["condition", "images", "unconditional"]
+Velocities = Mapping[Branch, Tensor]
+
+TIME_TOLERANCE = 1e-6
+"""How far rounding may carry a step's time past an end of the interval, which is meant to include it."""
 
 
-def generate_branches(cfg_scale: float) -> tuple[Branch, ...]:
-    """Branches of text to image: guidance only strengthens, so a scale of 1 or less needs none."""
-    return ("condition", "unconditional") if cfg_scale > 1 else ("condition",)
+@dataclass(frozen=True)
+class Guidance:
+    """The guidance of one picture, step by step.
+
+    Attributes:
+        branches: those of a guided step, "condition" first; that one alone where nothing is guided.
+        formula: their velocities → the guided one.
+        interval: times from and to which steps are guided, both included.
+        waits: whether the first step, if it is guided, stands still (`cfg_zero_star`).
+    """
+
+    branches: tuple[Branch, ...]
+    formula: Callable[[Velocities], Tensor]
+    interval: tuple[float, float]
+    waits: bool = False
+
+    def needed(self, number: int, time: float) -> tuple[Branch, ...]:
+        """The branches that step `number` (from 0), which starts at `time`, has to compute."""
+        return self.branches if self._is_guided(time) and not self._stands_still(number) else ("condition",)
+
+    def ever_needed(self, times: Sequence[float]) -> tuple[Branch, ...]:
+        """The branches that any of the steps starting at these times has to compute."""
+        used = {branch for number, time in enumerate(times) for branch in self.needed(number, time)}
+        return tuple(branch for branch in self.branches if branch in used)
+
+    def velocity(self, number: int, time: float, velocities: Velocities) -> Tensor:
+        """The velocity of a step, from those of the branches it needed."""
+        if not self._is_guided(time):
+            return velocities["condition"]
+        if self._stands_still(number):
+            return velocities["condition"] * 0
+        return self.formula(velocities)
+
+    def _is_guided(self, time: float) -> bool:
+        low, high = self.interval
+        return len(self.branches) > 1 and low - TIME_TOLERANCE <= time <= high + TIME_TOLERANCE
+
+    def _stands_still(self, number: int) -> bool:
+        return self.waits and number == 0
+
+
+def generate_guidance(settings: ImageSettings) -> Guidance:
+    """Text to image: guidance only strengthens, so a scale of 1 or less is none."""
+    branches: tuple[Branch, ...] = ("condition", "unconditional") if settings.cfg_scale > 1 else ("condition",)
+
+    def formula(velocities: Velocities) -> Tensor:
+        return guide_generate(velocities, settings.cfg_scale, settings.cfg_norm)
+
+    return Guidance(branches, formula, settings.cfg_interval, waits=settings.cfg_norm == "cfg_zero_star")
+
+
+def edit_guidance(settings: ImageSettings) -> Guidance:
+    """Edit: the branches whose velocities do not cancel out of the formula."""
+
+    def formula(velocities: Velocities) -> Tensor:
+        return guide_edit(velocities, settings.cfg_scale, settings.img_cfg_scale, settings.cfg_norm)
+
+    branches = edit_branches(settings.cfg_scale, settings.img_cfg_scale)
+    return Guidance(branches, formula, settings.cfg_interval)
 
 
 def edit_branches(cfg_scale: float, img_cfg_scale: float) -> tuple[Branch, ...]:
-    """Branches of an edit: those whose velocity does not cancel out of `guide_edit`."""
+    """Of c, i and u, those that `guide_edit` needs for these scales."""
     if cfg_scale == 1 and img_cfg_scale == 1:
         return ("condition",)
     if img_cfg_scale == 1:
@@ -28,21 +91,18 @@ def edit_branches(cfg_scale: float, img_cfg_scale: float) -> tuple[Branch, ...]:
     return ("condition", "images", "unconditional")
 
 
-def guide_generate(velocities: Mapping[Branch, Tensor], cfg_scale: float, cfg_norm: str, first: bool) -> Tensor:
+def guide_generate(velocities: Velocities, cfg_scale: float, cfg_norm: str) -> Tensor:
     """u + s·(c − u), normalised as asked.
 
-    `cfg_zero_star` scales u to its projection on c and stands still in the first step (Fan et al. 2025,
-    arXiv:2503.18886).
+    `cfg_zero_star` scales u to its projection on c, ⟨c, u⟩ / ‖u‖² (Fan et al. 2025, arXiv:2503.18886).
     """
     c, u = velocities["condition"], velocities["unconditional"]
     if cfg_norm == "cfg_zero_star":
-        if first:
-            return c * 0
         u = u * ((c * u).sum(dim=(1, 2), keepdim=True) / (u.square().sum(dim=(1, 2), keepdim=True) + 1e-8))
     return renormalise(u + cfg_scale * (c - u), c, cfg_norm)
 
 
-def guide_edit(velocities: Mapping[Branch, Tensor], cfg_scale: float, img_cfg_scale: float, cfg_norm: str) -> Tensor:
+def guide_edit(velocities: Velocities, cfg_scale: float, img_cfg_scale: float, cfg_norm: str) -> Tensor:
     """u + s·(c − i) + g·(i − u), of which g = 1 leaves i + s·(c − i) and g = s leaves u + s·(c − u)."""
     c = velocities["condition"]
     i, u = velocities.get("images"), velocities.get("unconditional")

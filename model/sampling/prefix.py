@@ -19,12 +19,12 @@ class Prefix:
 
     Attributes:
         cache: its keys and values.
-        next_time: t of the token that follows.
+        next_position: t of the token that follows.
         last_hidden: hidden state of the last token, (1, 1, hidden_size): its logits give the next one.
     """
 
     cache: KVCache
-    next_time: int
+    next_position: int
     last_hidden: Tensor
 
 
@@ -39,18 +39,18 @@ def read_prefix(network: SenseNovaU1, sequence: TokenSequence, room: int) -> Pre
     cache = KVCache(config, count + room, network.dtype, network.device)
     rotary = attention_rotary(sequence.positions, config, network.dtype)
     hidden = network.read(_embed(network, sequence), rotary, cache, sequence.segments)
-    return Prefix(cache, sequence.next_time, hidden[:, -1:])
+    return Prefix(cache, sequence.next_position, hidden[:, -1:])
 
 
 def extend_prefix(network: SenseNovaU1, prefix: Prefix, ids: Sequence[int]) -> None:
     """Read more text tokens at a prefix's end."""
     device = network.device
     tokens = torch.tensor([list(ids)], dtype=torch.long, device=device)
-    positions = text_positions(prefix.next_time, len(ids), device)
+    positions = text_positions(prefix.next_position, len(ids), device)
     rotary = attention_rotary(positions, network.config.transformer, network.dtype)
     prefix.cache.reserve(len(ids))
     hidden = network.read(network.embed_tokens(tokens), rotary, prefix.cache, [Segment(len(ids), causal=True)])
-    prefix.next_time += len(ids)
+    prefix.next_position += len(ids)
     prefix.last_hidden = hidden[:, -1:]
 
 

@@ -14,8 +14,9 @@ def time_grid(steps: int, shift: float) -> list[float]:
     An even grid whose noise fraction σ = 1 − t is moved to shift·σ / (1 + (shift − 1)·σ): a shift above 1 spends
     more steps near the noise (Esser et al. 2024, arXiv:2403.03206, eq. 23).
     """
-    sigma = 1 - torch.linspace(0, 1, steps + 1, dtype=torch.float32)
-    return (1 - shift * sigma / (1 + (shift - 1) * sigma)).tolist()
+    sigma = 1 - torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    times = (1 - shift * sigma / (1 + (shift - 1) * sigma)).tolist()
+    return [0.0, *times[1:-1], 1.0]  # the ends are exact, whatever the shift rounds to
 
 
 def noise_amplitude(tokens: int, config: FlowConfig) -> float:

@@ -1,4 +1,4 @@
-"""Input pictures as the network reads them: resized to whole tokens, scaled, normalised."""
+"""Pictures in and out: resized to whole tokens and normalised; and back from the network's numbers."""
 
 import math
 from collections.abc import Sequence
@@ -45,10 +45,16 @@ def fit_size(size: Size, limits: PixelRange) -> Size:
 
 def prepare_picture(image: Image.Image, limits: PixelRange) -> Tensor:
     """An RGB picture → (1, 3, H, W) float32, ImageNet-normalised, within the limits."""
-    resized = image.convert("RGB").resize(fit_size(image.size, limits))
+    resized = image.resize(fit_size(image.size, limits))
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """A picture as the network makes it, (1, 3, H, W) in about −1..1 → RGB, 8 bits a channel."""
+    values = ((picture[0].float() * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(np.ascontiguousarray(values.permute(1, 2, 0).cpu().numpy()))
 
 
 def fit_to_budget(images: Sequence[Image.Image], input_pixels: str | int, output: Size) -> list[Image.Image]:

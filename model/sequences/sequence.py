@@ -22,24 +22,22 @@ class TokenSequence:
         pictures: normalised pixels, each (1, 3, H, W), in order.
         positions: (3, N), rows t, h, w.
         segments: text runs and pictures, in order; their counts sum to N.
-        next_time: t of the token that follows.
+        next_position: t of the token that follows.
     """
 
     ids: Tensor
     pictures: tuple[Tensor, ...]
     positions: Tensor
     segments: tuple[Segment, ...]
-    next_time: int
+    next_position: int
 
     @property
     def image_tokens(self) -> int:
         return sum(segment.count for segment in self.segments if not segment.causal)
 
 
-def build_sequence(
-    text: str, pictures: Sequence[Tensor], tokenizer: Tokenizer, device: torch.device, start: int = 0
-) -> TokenSequence:
-    """Tokenize a prompt whose picture slots stand for the pictures, from t = `start`.
+def build_sequence(text: str, pictures: Sequence[Tensor], tokenizer: Tokenizer, device: torch.device) -> TokenSequence:
+    """Tokenize a prompt whose picture slots stand for the pictures.
 
     A text token advances t by one. All tokens of a picture share the t after its `<img>` and have their row and
     column as h and w; `</img>` gets the t after that.
@@ -53,7 +51,7 @@ def build_sequence(
     ids: list[int] = []
     positions: list[Tensor] = []
     segments: list[Segment] = []
-    time = start
+    time = 0
     for number, part in enumerate(texts):
         opened, closed = number < len(pictures), number > 0
         run = tokenizer.encode(("</img>" if closed else "") + part + ("<img>" if opened else ""))

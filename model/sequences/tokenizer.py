@@ -8,7 +8,7 @@ from model.errors import CheckpointError
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CONTEXT_TOKENS = 8
-"""Tokens decoded before a new one, so that byte-level pieces join into the characters they belong to."""
+"""Tokens decoded again before a new one: some tokenizers write a token differently at the start of a text."""
 
 
 class Tokenizer:
@@ -26,6 +26,10 @@ class Tokenizer:
         self.image_context = self._id("<IMG_CONTEXT>")
         for token in ("<|im_start|>", "<img>", "</img>", "<think>"):
             self._id(token)
+
+    def __len__(self) -> int:
+        """How many different ids there are."""
+        return len(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Special tokens written in the text become their ids; nothing is added."""
@@ -45,32 +49,36 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Turns tokens into pieces of text as they come; the pieces join to what `Tokenizer.decode` gives for all."""
+    """Turns tokens into pieces of text as they come; the pieces join to what `Tokenizer.decode` gives for all.
+
+    A character may be spread over several tokens. While it is incomplete it decodes to one U+FFFD at the very end,
+    which is held back until more tokens have come.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._shown = 0  # tokens whose text has been given out
+        self._ids: list[int] = []  # a little of what has been given out, and all that has not
+        self._given = 0  # characters of their text that have been given out
 
     def push(self, token_id: int) -> str:
         """The new text, or nothing while a character is incomplete."""
         self._ids.append(token_id)
-        text = self._pending()
-        if text.endswith(REPLACEMENT) and len(self._ids) - self._shown < CONTEXT_TOKENS:
-            return ""
-        self._shown = len(self._ids)
-        return text
+        text = self._tokenizer.decode(self._ids)
+        if text.endswith(REPLACEMENT):
+            return self._give(text[:-1])
+        piece = self._give(text)
+        self._ids = self._ids[-CONTEXT_TOKENS:]
+        self._given = len(self._tokenizer.decode(self._ids))
+        return piece
 
     def flush(self) -> str:
         """What is left when no more tokens come."""
-        text = self._pending()
-        self._shown = len(self._ids)
-        return text
+        return self._give(self._tokenizer.decode(self._ids))
 
-    def _pending(self) -> str:
-        context = max(0, self._shown - CONTEXT_TOKENS)
-        known = self._tokenizer.decode(self._ids[context : self._shown])
-        return self._tokenizer.decode(self._ids[context:])[len(known) :]
+    def _give(self, text: str) -> str:
+        piece = text[self._given :]
+        self._given = max(self._given, len(text))
+        return piece
 
 
 def _load(folder: Path) -> Any:

@@ -1,6 +1,6 @@
 """The safetensors files of a checkpoint folder: which there are, what they hold, and their bytes, block by block.
 
-Reading is plain file I/O into two reused buffers rather than a memory map: mapped pages count towards the
+Reading is plain file I/O into a few reused buffers rather than a memory map: mapped pages count towards the
 process's resident memory until the map is closed, and a checkpoint is larger than most hosts.
 """
 
@@ -18,13 +18,11 @@ import torch
 from torch import Tensor
 
 from model.errors import CheckpointError
-
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
+from model.weights.files import INDEX_FILE, SINGLE_FILE
 
 BLOCK_BYTES = 8 * 2**20
 BLOCKS_AHEAD = 2
-DTYPES = {
+STORED_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -70,6 +68,8 @@ def _shards(folder: Path) -> list[Path]:
         )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("weight_map holds something else than file names")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is damaged: {error!r}", "fetch the file again") from error
     missing = [name for name in names if not (folder / name).is_file()]
@@ -95,12 +95,12 @@ def _read_header(file: Path) -> list[StoredTensor]:
         tensors = []
         for name, entry in header.items():
             start, stop = entry["data_offsets"]
-            if entry["dtype"] not in DTYPES:
+            if entry["dtype"] not in STORED_DTYPES:
                 raise CheckpointError(
                     f"{file}: tensor {name} is stored as {entry['dtype']}, which cannot be loaded",
-                    f"convert it to one of {', '.join(DTYPES)}",
+                    f"convert it to one of {', '.join(STORED_DTYPES)}",
                 )
-            dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+            dtype, shape = STORED_DTYPES[entry["dtype"]], tuple(entry["shape"])
             if stop - start != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"tensor {name} has {stop - start} bytes, which do not make {shape}")
             tensors.append(StoredTensor(file, name, dtype, shape, base + start, base + stop))

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from config.recommended import RECOMMENDED_FILE
+from model.errors import CheckpointError
 from model.network.configuration import parse_config
+from model.weights.files import CONFIG_FILE, INDEX_FILE
 from model.weights.layout import Slot, checkpoint_layout
-from model.weights.shards import INDEX_FILE
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>")
 THINK_TOKENS = ("<think>", "</think>")
@@ -129,12 +131,17 @@ def write_checkpoint(
 
     Norm weights are 1, all others normal with standard deviation 1/√fan-in. One shard is held at a time. The
     folder appears under its name only when it is complete.
+
+    Raises:
+        CheckpointError: `folder` exists already.
     """
     slots = checkpoint_layout(parse_config(fields, str(folder)))
     generator = torch.Generator().manual_seed(seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists already", "name a folder that does not exist yet")
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    partial = scratch / folder.name  # a folder of its own, with the permissions of the user's umask
     partial.mkdir()
     try:
         shards = _split(slots, shard_bytes, dtype)
@@ -150,12 +157,12 @@ def write_checkpoint(
         total = sum(slot.numel for slot in slots.values()) * dtype.itemsize
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (partial / INDEX_FILE).write_text(json.dumps(index, indent=1), encoding="utf-8")
-        (partial / "config.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
+        (partial / CONFIG_FILE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
         if tokenizer is not None:
             write_tokenizer(partial, tokenizer)
         partial.rename(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from config.errors import SenseNovaError, SettingsError
 from model.errors import CheckpointError, DeviceError, DeviceMemoryError, PictureError, RequestError
+from sensenova_cli import turn
 from sensenova_cli.errors import UsageError, exit_code
 from sensenova_cli.output import OutputError, OutputWriteError
 from tests.cli.fake_engine import FakeEngine
@@ -248,3 +249,15 @@ def test_an_unreadable_record_of_an_input_is_told(program: Program, home: Path) 
     outcome = program("edit", "x", "--image", "new.png")
     assert outcome.code == 0
     assert "its seed is not known" in outcome.stderr
+
+
+def test_a_device_that_is_not_there_is_noticed_before_a_download(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise AssertionError("nothing may be fetched")
+
+    monkeypatch.setattr(turn, "find_checkpoint", download)
+    outcome = program("generate", "x", "--model", "owner/name", "--device", "cuda:63")
+    assert outcome.code == 2
+    assert "cuda:63 is not there" in outcome.stderr

@@ -59,6 +59,21 @@ def test_segments_equal_a_dense_mask(segments: list[Segment], before: int, monke
     torch.testing.assert_close(attend(q, k, v, segments), expected)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_stacked_heads_give_the_same_numbers(masked: bool) -> None:
+    """The path that GPUs take where their fused kernels know no grouped heads; a tensor subclass stands for one."""
+
+    class Elsewhere(torch.Tensor):
+        device = torch.device("cuda")  # type: ignore[assignment]
+
+    q, k, v = torch.randn(2, 4, 5, 16), torch.randn(2, 2, 9, 16), torch.randn(2, 2, 9, 16)
+    mask = torch.ones(5, 9, dtype=torch.bool).tril(4) if masked else None
+    expected = attention._sdpa(q, k, v, mask)
+    torch.testing.assert_close(
+        attention._sdpa(q.as_subclass(Elsewhere), k, v, mask).as_subclass(torch.Tensor), expected
+    )
+
+
 def test_what_is_written_stays_only_when_advanced() -> None:
     cache = KVCache(CONFIG, 8, torch.float32, torch.device("cpu"))
     first = torch.full((1, 2, 3, 16), 1.0)

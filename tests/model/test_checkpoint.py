@@ -15,9 +15,9 @@ from model.network.configuration import parse_config
 from model.network.sensenova import SenseNovaU1
 from model.weights import shards
 from model.weights.checkpoint import load_checkpoint
+from model.weights.files import INDEX_FILE
 from model.weights.layout import checkpoint_layout
-from model.weights.shards import INDEX_FILE
-from model.weights.synthetic import EIGHT_B, config_fields
+from model.weights.synthetic import EIGHT_B, config_fields, write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 LAYER = "language_model.model.layers.1"
@@ -103,7 +103,7 @@ def test_missing_unexpected_and_misshapen_are_listed_together(broken: Path) -> N
     with pytest.raises(CheckpointError) as caught:
         load(broken)
     message = caught.value.what
-    assert "3 missing:\n  language_model.model.layers.*.self_attn.q_proj.weight (3)" in message
+    assert "3 missing:\n  language_model.model.layers.{0-2}.self_attn.q_proj.weight (3)" in message
     assert "1 unexpected:\n  something.else" in message
     assert "language_model.model.norm.weight: is [7], should be [128]" in message
 
@@ -139,8 +139,9 @@ def test_index_names_a_missing_shard(broken: Path) -> None:
         load(broken)
 
 
-def test_damaged_index(broken: Path) -> None:
-    (broken / INDEX_FILE).write_text('{"weight_map": 3}')
+@pytest.mark.parametrize("content", ['{"weight_map": 3}', '{"weight_map": {"a": 3}}', "[]", "{"])
+def test_damaged_index(broken: Path, content: str) -> None:
+    (broken / INDEX_FILE).write_text(content)
     with pytest.raises(CheckpointError, match="is damaged"):
         load(broken)
 
@@ -186,3 +187,35 @@ def test_the_layout_of_the_published_models(convolutional: bool, parameters: int
     slots = checkpoint_layout(parse_config(fields, "8B"))
     assert len(slots) == 1116
     assert sum(slot.numel for slot in slots.values()) == parameters
+
+
+def test_layers_that_are_missing_are_told_by_number(broken: Path) -> None:
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        for layer in (0, 2):
+            del tensors[f"language_model.model.layers.{layer}.self_attn.q_proj.weight"]
+
+    change(broken, damage)
+    with pytest.raises(CheckpointError, match=r"layers\.\{0,2\}\.self_attn\.q_proj\.weight \(2\)"):
+        load(broken)
+
+
+def test_numbers_that_are_none(broken: Path) -> None:
+    config(broken, lambda fields: fields["llm_config"].update(rms_norm_eps=float("nan")))
+    with pytest.raises(CheckpointError, match="rms_norm_eps is nan"):
+        load(broken)
+
+
+def test_scaled_positions_are_not_covered(broken: Path) -> None:
+    config(broken, lambda fields: fields["llm_config"].update(rope_scaling={"type": "yarn"}))
+    with pytest.raises(CheckpointError, match="rope_scaling"):
+        load(broken)
+
+
+def test_nothing_is_overwritten_by_a_synthetic_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.partial").mkdir()
+    (tmp_path / "mine.partial" / "thesis.txt").write_text("long")
+    write_tiny_checkpoint(tmp_path / "mine")
+    with pytest.raises(CheckpointError, match="exists already"):
+        write_tiny_checkpoint(tmp_path / "mine")
+    assert (tmp_path / "mine.partial" / "thesis.txt").read_text() == "long"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mine.partial"]

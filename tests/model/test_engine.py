@@ -1,7 +1,11 @@
 """The engine on a tiny checkpoint: its events, what it does not compute, and stopping it."""
 
+import contextlib
+import shutil
 import subprocess
 import sys
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +35,16 @@ from model import (
     ThinkText,
     ThinkToken,
 )
-from model.errors import DeviceError
+from model.errors import DeviceError, NumericsError
+from model.network.cache import KVCache
+from model.network.sensenova import SenseNovaU1
+from model.sampling import denoise, prefix
+from model.sampling.guidance import generate_guidance
+from model.weights.synthetic import byte_tokenizer, write_tokenizer
 
 SMALL = ImageSettings(size="64x96", num_steps=3, seed=5)
 EventType = TypeVar("EventType", bound=Event)
+CPU = torch.device("cpu")
 PICTURE = Image.new("RGB", (100, 80), "orange")
 
 
@@ -98,6 +108,9 @@ def test_several_pictures_are_those_of_their_seeds(engine: Engine) -> None:
         ({"cfg_scale": 4.0}, 6),
         ({"cfg_scale": 1.0}, 3),
         ({"cfg_scale": 4.0, "cfg_interval": (0.0, 0.0)}, 4),
+        ({"cfg_scale": 4.0, "cfg_interval": (0.99, 1.0)}, 3),
+        ({"cfg_norm": "cfg_zero_star"}, 5),
+        ({"timestep_shift": 1.32}, 6),
     ],
 )
 def test_no_branch_is_computed_for_nothing(
@@ -201,21 +214,107 @@ def test_untrained_sizes_are_remarked(engine: Engine) -> None:
     ]
 
 
-def test_running_out_of_memory_says_what_to_do(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["device", "cpu"])
+def test_where_the_noise_is_drawn(engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    drawn: list[torch.device] = []
+
+    def recorded(size: Any, seed: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        drawn.append(device)
+        return torch.zeros(1, 3, size[1], size[0], dtype=dtype)
+
+    elsewhere = torch.device("meta")
+    monkeypatch.setattr(denoise, "starting_noise", recorded)
+    monkeypatch.setattr(SenseNovaU1, "device", property(lambda network: elsewhere if not drawn else CPU))
+    settings = small(noise=kind, num_steps=1)
+    with contextlib.suppress(RuntimeError, NotImplementedError):  # the network itself does not run on "meta"
+        list(denoise.denoise(engine._network, {}, generate_guidance(settings), (64, 96), 1, settings))
+    assert drawn == [CPU if kind == "cpu" else elsewhere]
+
+
+def test_a_cancelled_request_frees_its_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = watch_caches(monkeypatch)
+    stream = engine.run(GenerateRequest("a cat", SMALL))
+    for event in stream:
+        if isinstance(event, DenoisingStep):
+            break
+    assert [cache() is not None for cache in caches] == [True, True]
+    stream.close()  # type: ignore[attr-defined]
+    assert [cache() for cache in caches] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_says_what_to_do_and_keeps_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    caches = watch_caches(monkeypatch)
+
     def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     with monkeypatch.context() as patched:
         patched.setattr(engine._network, "predict", full)
-        with pytest.raises(DeviceMemoryError, match="--size"):
+        with pytest.raises(DeviceMemoryError, match="smaller picture") as caught:
             list(engine.run(GenerateRequest("a cat", SMALL)))
+        assert [cache() for cache in caches] == [None, None]
+        del caught
     assert picture(engine, GenerateRequest("a cat", SMALL)).image.size == (64, 96)
 
 
-def test_cpu_noise_is_another_picture_only_elsewhere(engine: Engine) -> None:
-    """On the CPU both kinds of noise are the same numbers."""
-    device, cpu = (picture(engine, GenerateRequest("a cat", small(noise=kind))) for kind in ("device", "cpu"))
-    assert device.image.tobytes() == cpu.image.tobytes()
+def test_other_errors_are_no_lack_of_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise NotImplementedError("no such kernel")
+
+    monkeypatch.setattr(engine._network, "predict", broken)
+    with pytest.raises(NotImplementedError):
+        list(engine.run(GenerateRequest("a cat", SMALL)))
+
+
+def watch_caches(monkeypatch: pytest.MonkeyPatch) -> list["weakref.ref[KVCache]"]:
+    caches: list[weakref.ref[KVCache]] = []
+
+    def watched(*arguments: Any) -> KVCache:
+        cache = KVCache(*arguments)
+        caches.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr(prefix, "KVCache", watched)
+    return caches
+
+
+def test_a_picture_of_nan_is_an_error(tiny_checkpoint: Path) -> None:
+    engine = Engine.load(tiny_checkpoint, device="cpu", dtype="float32")
+    engine._network.fm_head.second.bias[0] = torch.nan
+    with pytest.raises(NumericsError, match="NaN"):
+        list(engine.run(GenerateRequest("a cat", SMALL)))
+
+
+def test_time_the_listener_takes_is_not_counted(engine: Engine) -> None:
+    statistics = None
+    for event in engine.run(AnswerRequest("hello", settings=TextSettings(max_tokens=3))):
+        if isinstance(event, TextToken):
+            time.sleep(0.3)
+        statistics = event
+    assert isinstance(statistics, Statistics)
+    assert statistics.text_seconds < statistics.seconds - 0.25
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
+def test_pictures_of_other_kinds_are_what_reading_them_gives(engine: Engine, mode: str) -> None:
+    image = Image.new(mode, (64, 64), {"RGBA": (9, 9, 9, 0), "LA": (9, 0), "I;16": 65535}[mode])
+    white = Image.new("RGB", (64, 64), "white")
+    settings = TextSettings(max_tokens=1)
+    answers = [
+        of(list(engine.run(AnswerRequest("what?", (given,), settings=settings))), Answer)[0] for given in (image, white)
+    ]
+    assert torch.equal(answers[0].first_logits, answers[1].first_logits)
 
 
 def test_requests_are_checked() -> None:
@@ -225,11 +324,44 @@ def test_requests_are_checked() -> None:
         EditRequest("red", ())
     with pytest.raises(RequestError, match="cfg_zero_star"):
         EditRequest("red", (PICTURE,), small(cfg_norm="cfg_zero_star"))
+    with pytest.raises(RequestError, match="no UTF-8"):
+        GenerateRequest("a cat \udcff")
+    with pytest.raises(RequestError, match="NUL"):
+        AnswerRequest("a\0b")
+    with pytest.raises(RequestError, match="system message"):
+        AnswerRequest("a", system="\udcff")
+    with pytest.raises(RequestError, match="largest seed"):
+        GenerateRequest("a cat", small(seed=2**63 - 1, num_images=2))
 
 
 def test_no_such_device(tiny_checkpoint: Path) -> None:
     with pytest.raises(DeviceError, match="cuda:63 is not there"):
         Engine.load(tiny_checkpoint, device="cuda:63")
+
+
+def test_no_such_kind_of_device(tiny_checkpoint: Path) -> None:
+    with pytest.raises(DeviceError, match="'gpu'"):
+        Engine.load(tiny_checkpoint, device="gpu")
+    with pytest.raises(DeviceError, match="'bf16'"):
+        Engine.load(tiny_checkpoint, dtype="bf16")
+
+
+def test_the_device_is_checked_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing may be fetched for a device that is not there")
+
+    monkeypatch.setattr("model.engine.find_checkpoint", download)
+    with pytest.raises(DeviceError):
+        Engine.load("owner/name", device="cuda:63")
+
+
+def test_a_tokenizer_of_another_model(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["another", "word"])
+    write_tokenizer(folder, tokenizer)
+    with pytest.raises(CheckpointError, match="the tokenizer has 266 tokens, the network knows 264"):
+        Engine.load(folder, device="cpu")
 
 
 def test_no_such_folder(tmp_path: Path) -> None:

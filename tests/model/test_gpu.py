@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model import Answer, Engine, GenerateRequest, ImageSettings, Picture, Statistics
+from model.network.attention import Segment, attend
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
 
 pytestmark = [
@@ -53,3 +54,19 @@ def test_half_precision(dtype: str, tiny_checkpoint: Path) -> None:
     statistics = events[-1]
     assert isinstance(statistics, Statistics)
     assert 0 < statistics.peak_memory < 2**30
+
+
+@pytest.mark.parametrize("cudnn", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("rows", "causal"), [(4096, False), (256, True)])
+def test_no_scores_are_stored(dtype: torch.dtype, cudnn: bool, rows: int, causal: bool) -> None:
+    """At the 8B's shape, over 8,500 keys; heads × N × M scores would take gigabytes."""
+    q = torch.randn(1, rows, 32, 128, device="cuda", dtype=dtype).transpose(1, 2)
+    k, v = (torch.randn(1, 8, 8500, 128, device="cuda", dtype=dtype) for _ in range(2))
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(cudnn)
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    attend(q, k, v, [Segment(rows, causal)])
+    torch.backends.cuda.enable_cudnn_sdp(before)
+    assert torch.cuda.max_memory_allocated() - held < 300 * 2**20

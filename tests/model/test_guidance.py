@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from model.sampling.guidance import edit_branches, generate_branches, guide_edit, guide_generate, renormalise
+from config.schema import ImageSettings
+from model.sampling.guidance import (
+    Branch,
+    edit_branches,
+    edit_guidance,
+    generate_guidance,
+    guide_edit,
+    guide_generate,
+    renormalise,
+)
 
 C, IMG, U = (torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2, 3))
 
@@ -13,7 +22,7 @@ C, IMG, U = (torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(seed))
     [(4.0, ("condition", "unconditional")), (1.0, ("condition",)), (0.5, ("condition",))],
 )
 def test_generate_branches(scale: float, branches: tuple[str, ...]) -> None:
-    assert generate_branches(scale) == branches
+    assert generate_guidance(ImageSettings(cfg_scale=scale)).branches == branches
 
 
 @pytest.mark.parametrize(
@@ -46,8 +55,35 @@ def test_norms_only_shrink() -> None:
     torch.testing.assert_close(renormalise(long, C, "none"), long)
 
 
-def test_zero_star_projects_and_waits() -> None:
-    velocities = {"condition": C, "unconditional": U}
-    assert guide_generate(velocities, 4.0, "cfg_zero_star", True).abs().max() == 0
+def test_zero_star_projects() -> None:
     alpha = (C * U).sum() / U.square().sum()
-    torch.testing.assert_close(guide_generate(velocities, 4.0, "cfg_zero_star", False), alpha * U + 4 * (C - alpha * U))
+    guided = guide_generate({"condition": C, "unconditional": U}, 4.0, "cfg_zero_star")
+    torch.testing.assert_close(guided, alpha * U + 4 * (C - alpha * U))
+
+
+def test_zero_star_stands_still_at_first_and_computes_nothing_for_it() -> None:
+    guidance = generate_guidance(ImageSettings(cfg_norm="cfg_zero_star"))
+    assert guidance.needed(0, 0.0) == ("condition",)
+    assert guidance.velocity(0, 0.0, {"condition": C}).abs().max() == 0
+    assert guidance.needed(1, 0.1) == ("condition", "unconditional")
+
+
+BOTH: tuple[Branch, ...] = ("condition", "unconditional")
+
+
+@pytest.mark.parametrize(
+    ("interval", "guided"),
+    [((0.0, 1.0), [0, 1, 2, 3]), ((0.1, 0.25), [1, 2]), ((0.0, 0.0), [0]), ((0.3, 0.4), []), ((0.5, 1.0), [3])],
+)
+def test_the_interval_includes_both_its_ends(interval: tuple[float, float], guided: list[int]) -> None:
+    guidance = generate_guidance(ImageSettings(cfg_interval=interval))
+    starts = [0.0, 0.1 + 2e-8, 0.25 - 2e-8, 0.5]
+    needed = [guidance.needed(number, time) for number, time in enumerate(starts)]
+    assert [number for number, branches in enumerate(needed) if branches == BOTH] == guided
+    assert guidance.ever_needed(starts) == (BOTH if guided else ("condition",))
+
+
+def test_an_edit_that_is_guided_nowhere_needs_one_branch() -> None:
+    guidance = edit_guidance(ImageSettings(cfg_scale=4, img_cfg_scale=2, cfg_interval=(0.9, 0.95)))
+    assert guidance.ever_needed([0.0, 0.5]) == ("condition",)
+    assert guidance.ever_needed([0.0, 0.9]) == ("condition", "images", "unconditional")

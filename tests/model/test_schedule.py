@@ -16,6 +16,14 @@ def test_grid_runs_from_noise_to_picture() -> None:
     assert shifted[-1] == 1.0
 
 
+@pytest.mark.parametrize("shift", [0.2, 1.32, 3.0, 7.77])
+@pytest.mark.parametrize("steps", [1, 8, 50])
+def test_the_ends_are_exact(steps: int, shift: float) -> None:
+    times = time_grid(steps, shift)
+    assert (times[0], times[-1], len(times)) == (0.0, 1.0, steps + 1)
+    assert times == sorted(times)
+
+
 @pytest.mark.parametrize(("tokens", "amplitude"), [(64, 1.0), (1024, 4.0), (4096, 8.0), (9216, 8.0)])
 def test_larger_pictures_start_louder(tokens: int, amplitude: float) -> None:
     assert noise_amplitude(tokens, FLOW) == pytest.approx(amplitude)

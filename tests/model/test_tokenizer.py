@@ -1,5 +1,6 @@
 """Streaming pieces join to the whole text, however characters are cut into tokens."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,16 @@ def test_pieces_join_to_the_text(text: str, tiny_checkpoint: Path) -> None:
     pieces = [stream.push(token) for token in ids] + [stream.flush()]
     assert "".join(pieces) == text == tokenizer.decode(ids)
     assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_garbage_joins_too(seed: int, tiny_checkpoint: Path) -> None:
+    """A model of random numbers writes bytes that make no characters, and some that do by chance."""
+    tokenizer = Tokenizer(tiny_checkpoint)
+    ids = [random.Random(seed * 1000 + place).randrange(256) for place in range(60)]
+    stream = StreamDecoder(tokenizer)
+    pieces = [stream.push(token) for token in ids] + [stream.flush()]
+    assert "".join(pieces) == tokenizer.decode(ids)
 
 
 def test_a_cut_off_character_is_flushed(tiny_checkpoint: Path) -> None:

@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 
 from model.errors import CheckpointError
-
-CONFIG_FILE = "config.json"
-INDEX_FILE = "model.safetensors.index.json"
+from model.weights.files import CONFIG_FILE, INDEX_FILE
 
 
 def cached_checkpoint(model: str, revision: str) -> Path:
