@@ -2,8 +2,8 @@
 
     python -m benchmarks.prefix_memory --json benchmarks/results/prefix_memory.json
 
-The prefix is that of an edit: words, 4,096 image tokens, words, 4,096 image tokens, words. Weights and the
-embeddings that go in are there before the measurement begins.
+The prefix is that of an edit: words, 4,096 image tokens, words, 4,096 image tokens, words, from pixels to the last
+hidden state. Weights and pixels are there before the measurement begins.
 """
 
 import argparse
@@ -15,11 +15,12 @@ import psutil
 import torch
 
 from model.network.attention import Segment
-from model.network.cache import KVCache
 from model.network.configuration import parse_config
-from model.network.rope import attention_rotary, image_positions, text_positions
-from model.network.transformer import Tower
-from model.placement.devices import peak_memory
+from model.network.rope import image_positions, text_positions
+from model.placement.devices import DTYPES, peak_memory
+from model.sampling.prefix import read_prefix
+from model.sequences.sequence import TokenSequence
+from model.weights.checkpoint import empty_network
 from model.weights.synthetic import EIGHT_B, config_fields
 
 RUNS = [(300, True), (4096, False), (4, True), (4096, False), (40, True)]
@@ -27,44 +28,42 @@ RUNS = [(300, True), (4096, False), (4, True), (4096, False), (40, True)]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    dtype, device = getattr(torch, options.dtype), torch.device("cpu")
-    fields = config_fields(**{**EIGHT_B, "layers": 1})
-    config = parse_config(fields, "benchmark").transformer
-    segments = [Segment(count, causal) for count, causal in RUNS]
+    device = torch.device("cpu")
+    config = parse_config(config_fields(**{**EIGHT_B, "layers": 1, "vocabulary": 1024}), "benchmark")
+    network = empty_network(config, device, DTYPES[options.dtype])
+    for parameter in network.parameters():
+        parameter.normal_(std=parameter.shape[-1] ** -0.5)
     positions = torch.cat(
-        [text_positions(0, count, device) if causal else image_positions(0, 64, 64, device) for count, causal in RUNS],
+        [text_positions(0, count, device) if text else image_positions(0, 64, 64, device) for count, text in RUNS],
         dim=1,
     )
-    torch.set_default_dtype(dtype)  # no float32 copy, which would already raise the peak
-    tower = Tower(config, config.und_mlp)
-    torch.set_default_dtype(torch.float32)
     tokens = positions.shape[1]
-    hidden = torch.randn(1, tokens, config.hidden_size, dtype=dtype)
+    sequence = TokenSequence(
+        torch.randint(0, 1024, (tokens,)),
+        (torch.randn(1, 3, 2048, 2048), torch.randn(1, 3, 2048, 2048)),
+        positions,
+        tuple(Segment(count, causal=text) for count, text in RUNS),
+        400,
+    )
+    before = psutil.Process().memory_info().rss
+    if peak_memory(device) > before + 2**26:
+        raise SystemExit("the peak was already above what is held now: the growth cannot be told")
+    clock = time.perf_counter()
     with torch.inference_mode():
-        tower(
-            hidden[:, :8],
-            attention_rotary(positions[:, :8], config, dtype),
-            KVCache(config, 8, dtype, device),
-            [Segment(8, True)],
-        )
-        before = psutil.Process().memory_info().rss
-        clock = time.perf_counter()
-        cache = KVCache(config, tokens, dtype, device)
-        tower(hidden, attention_rotary(positions, config, dtype), cache, segments)
-        seconds = time.perf_counter() - clock
-    growth = peak_memory(device) - before
+        read_prefix(network, sequence, room=0)
+    seconds = time.perf_counter() - clock
     report = {
         "command": f"python -m benchmarks.prefix_memory --dtype {options.dtype}",
         "tokens": tokens,
-        "image_tokens": sum(count for count, causal in RUNS if not causal),
+        "image_tokens": sequence.image_tokens,
         "dtype": options.dtype,
-        "growth_bytes": growth,
+        "growth_bytes": peak_memory(device) - before,
         "seconds": seconds,
     }
-    print(f"{tokens} tokens, one layer, {options.dtype}: {growth / 2**20:.0f} MiB, {seconds:.1f} s")
+    print(f"{tokens} tokens, one layer, {options.dtype}: {report['growth_bytes'] / 2**20:.0f} MiB, {seconds:.1f} s")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """The layers of settings, merged; every value remembers the layer it came from.
 
 Later layers win: defaults, the checkpoint's recommended settings, user file, project file, profile,
-environment, the settings of a picture given by `--from`, flags, and a turn's `/set`.
+environment, the settings of a picture given by `--from`, flags, and those beside a prompt in a prompt file.
 """
 
 import os
@@ -61,7 +61,8 @@ def resolve(
     recommended: Recommended | None = None,
     record: Mapping[str, Any] | None = None,
     record_label: str = "picture",
-    turn: Mapping[str, Any] | None = None,
+    line: Mapping[str, Any] | None = None,
+    line_label: str = "prompt file",
 ) -> Resolved:
     """Merge all layers.
 
@@ -71,7 +72,8 @@ def resolve(
         recommended: what the checkpoint says about itself, once it is known.
         record: the settings of a picture that is made again.
         record_label: how messages and origins name that picture, such as `picture cat.png`.
-        turn: what `/set` changed, by setting name; text is converted.
+        line: settings that stand beside a prompt in a file of prompts.
+        line_label: how messages and origins name that line, such as `prompts.jsonl:3`.
 
     Raises:
         SettingsError: a file cannot be read, there is no such profile, or a layer has an unknown name, a
@@ -83,9 +85,9 @@ def resolve(
         _checkpoint_layer(recommended),
         _file_layers(profile),
         _environment_layer(),
-        _record_layer(record or {}, record_label),
+        _typed_layer(record or {}, record_label),
         _flag_layer(flags or {}),
-        _turn_layer(turn or {}),
+        _typed_layer(line or {}, line_label),
     )
     for layer in given:
         for name, value, label in layer:
@@ -143,9 +145,9 @@ def _environment_layer() -> Layer:
         yield name, value, f"environment {_variable(name)}"
 
 
-def _record_layer(record: Mapping[str, Any], label: str) -> Layer:
+def _typed_layer(given: Mapping[str, Any], label: str) -> Layer:
     notation = Notation(place=lambda name: f"{label}: ", key=str, equals=" = ", literal=toml_literal, text=False)
-    for name, value in check_values(record, notation).items():
+    for name, value in check_values(given, notation).items():
         yield name, value, label
 
 
@@ -154,12 +156,6 @@ def _flag_layer(flags: Mapping[str, Any]) -> Layer:
     notation = Notation(place=_nothing, key=_flag, equals=" ", literal=_words, text=True)
     for name, value in check_values(typed, notation).items():
         yield name, value, f"flag {_flag(name, value)}"
-
-
-def _turn_layer(turn: Mapping[str, Any]) -> Layer:
-    notation = Notation(place=_nothing, key=lambda name: f"/set {name}", equals=" ", literal=_words, text=True)
-    for name, value in check_values(turn, notation).items():
-        yield name, value, "/set"
 
 
 def _is_there(path: Path) -> bool:

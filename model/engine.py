@@ -123,7 +123,10 @@ class Engine:
             RequestError: the request cannot be carried out with this checkpoint.
             DeviceMemoryError: it does not fit in the device's memory.
         """
-        hint = "ask for a smaller picture (--size 1024x1024), fewer or smaller input pictures, or fewer tokens"
+        hint = (
+            "ask for a smaller picture (--size 1024x1024, or --profile draft), fewer or smaller input pictures, "
+            "or fewer tokens"
+        )
         with _memory_errors("this request", hint):
             if isinstance(request, AnswerRequest):
                 yield from self._answer(request)

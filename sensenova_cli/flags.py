@@ -1,13 +1,13 @@
 """What the user typed, checked as far as that goes without the settings' own checks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from config.load import Resolved, resolve
 from config.recommended import Recommended
 from config.schema import SETTING_NAMES
-from config.sizes import TRAINED_SIZES, format_size, resolve_size
+from config.sizes import format_size
 from sensenova_cli.errors import UsageError
 
 SIZE_OPTIONS = ("size", "aspect", "width", "height")
@@ -31,6 +31,7 @@ class Flags:
 
     Attributes:
         settings: settings by name, as text or flags; only those that were typed, size options merged.
+        width, height: the one side that was typed alone; the other is what the picture's size would be without it.
         prompt: the value of --prompt, where a command has it besides a bare word.
         again: the picture file of --from.
         force: replace existing files.
@@ -39,6 +40,8 @@ class Flags:
     """
 
     settings: Mapping[str, Any]
+    width: int | None = None
+    height: int | None = None
     profile: str | None = None
     prompt: str | None = None
     prompt_file: str | None = None
@@ -54,7 +57,8 @@ class Flags:
         recommended: Recommended | None = None,
         record: Mapping[str, Any] | None = None,
         record_label: str = "picture",
-        turn: Mapping[str, Any] | None = None,
+        line: Mapping[str, Any] | None = None,
+        line_label: str = "prompt file",
     ) -> Resolved:
         """Merge all layers of settings with these flags; arguments and errors as for config.load.resolve."""
         return resolve(
@@ -63,7 +67,8 @@ class Flags:
             recommended=recommended,
             record=record,
             record_label=record_label,
-            turn=turn,
+            line=line,
+            line_label=line_label,
         )
 
 
@@ -86,8 +91,11 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} and --no-{flag} contradict each other", "give one of them")
             settings[name] = False
-    flags = Flags(
-        settings=settings,
+    size, width, height = _size(*(typed.get(name) for name in SIZE_OPTIONS))
+    return Flags(
+        settings=settings if size is None else {**settings, "size": size},
+        width=width,
+        height=height,
         profile=typed.get("profile"),
         prompt=typed.get("prompt_text"),
         prompt_file=typed.get("prompt_file"),
@@ -97,12 +105,12 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         json=typed.get("json", False),
         quiet=typed.get("quiet", False),
     )
-    size = _size(flags, *(typed.get(name) for name in SIZE_OPTIONS))
-    return flags if size is None else replace(flags, settings={**settings, "size": size})
 
 
-def _size(flags: Flags, size: str | None, aspect: str | None, width: str | None, height: str | None) -> str | None:
-    """Merge the size options into the setting; a side that was not typed comes from the lower layers."""
+def _size(
+    size: str | None, aspect: str | None, width: str | None, height: str | None
+) -> tuple[str | None, int | None, int | None]:
+    """Merge the size options: into the setting, or into a side that stands alone."""
     given = [
         f"--{name}"
         for name, value in zip(SIZE_OPTIONS, (size, aspect, width, height), strict=True)
@@ -112,15 +120,15 @@ def _size(flags: Flags, size: str | None, aspect: str | None, width: str | None,
         raise UsageError(f"{' and '.join(given)} cannot be combined", "give --size WxH alone, or --width and --height")
     if aspect is not None and ":" not in aspect:
         raise UsageError(f"--aspect {aspect} is no ratio", "write it like --aspect 16:9")
-    if width is None and height is None:
-        return aspect if size is None else size
-    below = resolve_size(flags.resolve().settings.size, TRAINED_SIZES)
-    return format_size((_side("--width", width, below[0]), _side("--height", height, below[1])))
+    sides = _side("--width", width), _side("--height", height)
+    if sides[0] is not None and sides[1] is not None:
+        return format_size((sides[0], sides[1])), None, None
+    return (aspect if size is None else size), *sides
 
 
-def _side(flag: str, text: str | None, below: int) -> int:
+def _side(flag: str, text: str | None) -> int | None:
     if text is None:
-        return below
+        return None
     try:
         return int(text)
     except ValueError:

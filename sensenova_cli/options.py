@@ -153,7 +153,7 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "prompt_file": _value(
         "--prompt-file",
         help="Prompts, one a line, # for comments; in a .jsonl file objects like "
-        '{"prompt": "a cat", "seed": 7}. - reads standard input.',
+        '{"prompt": "a cat", "seed": 7}, whose keys win over flags. - reads standard input.',
         panel="Input",
         metavar="FILE",
     ),

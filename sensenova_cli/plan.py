@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from config.errors import SenseNovaError
+from config.errors import SenseNovaError, SettingsError
 from config.load import Resolved
 from config.recommended import Recommended
 from config.schema import ImageSettings, Settings, SettingsGroup, TextSettings
-from config.sizes import format_size, resolve_size
+from config.sizes import TOKEN_PIXELS, check_size, format_size, resolve_size
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message
 from model.sequences.prompt import place_pictures
 from sensenova_cli.again import Again, Task
@@ -77,16 +77,12 @@ def _plan(task: PictureTask, flags: Flags, recommended: Recommended | None) -> P
         recommended=recommended,
         record=again.settings if again else None,
         record_label=again.label if again else "picture",
-        turn=task.prompt.settings,
+        line=task.prompt.settings,
+        line_label=task.prompt.place.removesuffix(": "),
     )
     seed, notices = _choose_seed(task, resolved)
     images = tuple(each.image for each in task.inputs)
-    size = resolved.settings.size
-    if recommended is not None:
-        if size == "auto" and task.auto_is_default:
-            size = format_size(recommended.trained_sizes[0])
-        # Refuses an impossible size now; what `auto` comes to is for the engine to say.
-        resolve_size(size, recommended.trained_sizes, images[0].size if images else None)
+    size = _choose_size(task, resolved, flags, recommended)
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
     picture_settings = _part(settings, ImageSettings)
     text = task.prompt.text
@@ -97,6 +93,29 @@ def _plan(task: PictureTask, flags: Flags, recommended: Recommended | None) -> P
         request = GenerateRequest(text, picture_settings)
     place_pictures([Message("user", text)], len(images))  # refuses placeholders that have no picture
     return PicturePlan(task, settings, request, tuple(notices))
+
+
+def _choose_size(task: PictureTask, resolved: Resolved, flags: Flags, recommended: Recommended | None) -> str:
+    """The size setting, once a side that was typed alone has found its other one; refuses an impossible size.
+
+    Until the checkpoint is known, its default size is taken for the published one.
+    """
+    size = resolved.settings.size
+    trained = (recommended or Recommended()).trained_sizes
+    first = task.inputs[0].image.size if task.inputs else None
+    if size == "auto" and task.auto_is_default:
+        size = format_size(trained[0])
+    width, height = resolve_size(size, trained, first)
+    if (flags.width is None and flags.height is None) or "size" in task.prompt.settings:
+        return size  # what `auto` comes to is for the engine to say
+    chosen = flags.width or width, flags.height or height
+    for side, value in (("--width", flags.width), ("--height", flags.height)):
+        if value is not None and (value <= 0 or value % TOKEN_PIXELS):
+            nearest = max(1, round(value / TOKEN_PIXELS)) * TOKEN_PIXELS
+            hint = f"try {side} {nearest}"
+            raise SettingsError(f"{side} {value}: must be a positive multiple of {TOKEN_PIXELS}", hint)
+    check_size(chosen)
+    return format_size(chosen)
 
 
 def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from config.recommended import read_recommended
 from config.schema import EngineSettings, Settings
 from model.errors import CheckpointError
-from model.events import Answer, Event, LoadProgress, Picture, ThinkText
+from model.events import Answer, Event, LoadProgress, Picture
 from model.requests import Request
 from model.weights.hub import DownloadPlan, find_checkpoint
 from sensenova_cli import __version__
@@ -66,7 +66,9 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
     count = sum(plan.settings.num_images for plan in plans)
     output = _plan_output(settings, flags, place, count)
     renderer = Renderer(
-        quiet=flags.quiet, stream_answers=False, show_think=not (settings.hide_think or settings.print_think)
+        quiet=flags.quiet,
+        show_think=not (settings.hide_think or settings.print_think),
+        print_think=settings.print_think and not flags.json,
     )
     folder = _find(model, settings.device, renderer)
     recommended = read_recommended(folder)
@@ -88,7 +90,7 @@ def answer(task: str, prompt: str, flags: Flags, *, inputs: Sequence[Input] = ()
     """Answer one question in text on stdout, or JSON; errors as for `make_pictures`."""
     settings, _ = plan_answer(prompt, inputs, system, flags, None)
     model = _require_model(settings)
-    renderer = Renderer(quiet=flags.quiet, stream_answers=not flags.json, show_think=False)
+    renderer = Renderer(quiet=flags.quiet, stream_answers=not flags.json)
     folder = _find(model, settings.device, renderer)
     settings, request = plan_answer(prompt, inputs, system, flags, read_recommended(folder))
     engine = open_engine(folder, settings, renderer)
@@ -159,11 +161,9 @@ class _Writer:
         self._since = time.perf_counter()
 
     def on_event(self, event: Event) -> None:
-        """Deal with a finished picture or think text; other events are of no interest here."""
-        assert self._plan is not None
-        if isinstance(event, ThinkText) and self._plan.settings.print_think and not self._flags.json:
-            print(event.text.strip(), flush=True)
+        """Deal with a finished picture; other events are of no interest here."""
         if isinstance(event, Picture):
+            assert self._plan is not None
             self._write(event, self._plan)
 
     def _write(self, picture: Picture, plan: PicturePlan) -> None:

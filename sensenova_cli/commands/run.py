@@ -102,19 +102,22 @@ def _note_idle_options(flags: Flags, idle: type[SettingsGroup], modality: str) -
     names = [name for name in flags.settings if name in idle.model_fields and name != "seed"]
     if names:
         options = ", ".join("--" + name.replace("_", "-") for name in names)
-        Renderer(quiet=flags.quiet, stream_answers=False, show_think=False).notice(
-            f"{options}: no effect with {modality}"
-        )
+        Renderer(quiet=flags.quiet).notice(f"{options}: no effect with {modality}")
 
 
 def _place(flags: Flags) -> "Place | None":
     """The output folder with the script's file names, going on after the pictures that are there."""
     from sensenova_cli.turn import Place
 
-    output = flags.resolve().settings.output
+    output = flags.resolve().settings.output or "."
     if output == "-":
         return None
-    folder = Path(output or ".").expanduser()
+    folder = Path(output).expanduser()
+    if "output" not in flags.settings and not folder.is_dir() and folder.suffix.lower() == ".png":
+        # A settings file names pictures for the other commands, too; here only the folder of that name counts.
+        folder = folder.parent
+        if "{" in str(folder):
+            raise UsageError(f"output = {output!r} in the settings names no folder", "give one with --output FOLDER")
     numbers = [
         int(found[1])
         for path in (folder.iterdir() if folder.is_dir() else ())

@@ -35,8 +35,17 @@ class _LiveBar:
     """A bar that is redrawn in place and goes away when it is closed."""
 
     def __init__(self, console: Console, title: str, figures: Sequence[ProgressColumn]) -> None:
-        wide = [TextColumn("{task.description}"), BarColumn()] if console.width >= NARROW else []
-        self._progress = Progress(*wide, *figures, TimeRemainingColumn(), console=console, transient=True)
+        wide = [TextColumn("{task.description}", markup=False), BarColumn()] if console.width >= NARROW else []
+        self._progress = Progress(
+            *wide,
+            *figures,
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            # Rich would send results that are printed meanwhile to stderr, even those that go to a file.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self._task = self._progress.add_task(title, total=None)
         self._progress.start()
 

@@ -31,14 +31,18 @@ class Renderer:
         quiet: show nothing on stderr.
         stream_answers: write answer tokens to stdout as they come.
         show_think: write think text to stderr; where False only its length is told.
+        print_think: write think text to stdout when it is complete.
     """
 
-    def __init__(self, *, quiet: bool, stream_answers: bool, show_think: bool) -> None:
+    def __init__(
+        self, *, quiet: bool, stream_answers: bool = False, show_think: bool = False, print_think: bool = False
+    ) -> None:
         self._console = stderr_console()
         self._animated = is_animated()
         self._quiet = quiet
         self._stream_answers = stream_answers
         self._show_think = show_think
+        self._print_think = print_think
         self._request: Request | None = None
         self._steps: ProgressView | None = None
         self._think: LiveThink | PlainThink | None = None
@@ -125,6 +129,8 @@ class Renderer:
         if self._think is not None:
             self._think.close(len(event.token_ids), event.seconds)
             self._think = None
+        if self._print_think:
+            print(event.text.strip(), flush=True)
         if event.finish == "length":
             self.notice("the think text was cut off at its limit; raise it with --max-think-tokens")
 

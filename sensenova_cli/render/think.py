@@ -21,7 +21,14 @@ class LiveThink:
         self._row = ""
         self._tokens = 0
         self._start = time.perf_counter()
-        self._live = Live(console=console, transient=True, refresh_per_second=10, get_renderable=self._render)
+        self._live = Live(
+            console=console,
+            transient=True,
+            refresh_per_second=10,
+            get_renderable=self._render,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self._live.start()
 
     def add(self, text: str) -> None:

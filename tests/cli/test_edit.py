@@ -63,6 +63,22 @@ def test_the_first_pictures_aspect_gives_the_size(program: Program, photo: Path,
     assert Image.open(home / "b.png").size == (128, 32)
 
 
+def test_a_single_side_keeps_the_other_one_of_the_first_picture(program: Program, photo: Path) -> None:
+    program("edit", "x", "--image", "photo.jpg")
+    made = read_record(Path("x-42.png"))
+    assert made is not None
+    height = made.settings.size.split("x")[1]
+    program("edit", "x", "--image", "photo.jpg", "--width", "64")
+    assert program.request.settings.size == f"64x{height}"
+
+
+def test_a_seed_that_is_typed_is_still_not_that_of_an_input(program: Program, home: Path) -> None:
+    program("generate", "a cat", "--seed", "7", "-o", "cat.png")
+    program("edit", "a hat", "--image", "cat.png", "-o", "hat.png")
+    outcome = program("edit", "--from", "hat.png", "--seed", "7", "-o", "again.png")
+    assert "taking seed 8" in outcome.stderr
+
+
 def test_edit_options_reach_the_engine(program: Program, photo: Path) -> None:
     program("edit", "x", "--image", "photo.jpg", "--img-cfg-scale", "2", "--input-pixels", "native")
     assert (program.request.settings.img_cfg_scale, program.request.settings.input_pixels) == (2.0, "native")

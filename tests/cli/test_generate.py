@@ -1,6 +1,7 @@
 """`sensenova generate`: what is asked of the engine, what is written, what is printed."""
 
 import json
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -77,8 +78,8 @@ def test_flags_win_over_the_environment_and_that_over_the_checkpoint(
     ("words", "size"),
     [
         ("--width 128 --height 64", "128x64"),
-        ("--width 128", "128x2048"),
-        ("--height 64", "2048x64"),
+        ("--width 128", "128x64"),
+        ("--height 96", "64x96"),
         ("--aspect 3:2", "3:2"),
         ("--size 64x96", "64x96"),
     ],
@@ -94,6 +95,43 @@ def test_a_single_side_keeps_the_other_one_of_the_lower_layers(
     monkeypatch.setenv("SENSENOVA_SIZE", "64x96")
     program("generate", "x", "--width", "128")
     assert program.request.settings.size == "128x96"
+
+
+def test_a_single_side_beside_a_picture_that_is_made_again(program: Program) -> None:
+    program("generate", "x", "--size", "64x96", "-o", "first.png")
+    program("generate", "--from", "first.png", "--width", "128")
+    assert program.request.settings.size == "128x96"
+
+
+@pytest.mark.parametrize("words", ["--width 100", "--height 0", "--width -64", "--height many"])
+def test_a_single_side_that_cannot_be(program: Program, words: str) -> None:
+    outcome = program("generate", "x", *words.split())
+    assert outcome.code == 2
+    assert outcome.stderr.startswith(f"error: {words}: must be a")
+    assert not program.engines
+
+
+def test_a_line_of_a_prompt_file_says_more_than_the_flags(program: Program, home: Path) -> None:
+    (home / "p.jsonl").write_text('{"prompt": "a", "seed": 7, "size": "64x96"}\n{"prompt": "b"}\n')
+    program("generate", "--prompt-file", "p.jsonl", "--seed", "99", "--width", "128")
+    settings = [request.settings for request in program.engines[-1].requests]
+    assert [(each.seed, each.size) for each in settings] == [(7, "64x96"), (99, "128x64")]
+
+
+def test_the_checkpoint_may_recommend_several_pictures(
+    program: Program, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Path(os.environ["SENSENOVA_MODEL"])
+    (checkpoint / "recommended_settings.json").write_text('{"settings": {"num_images": 2, "size": "64x64"}}')
+    outcome = program("generate", "x", "-o", "cat.png")
+    assert outcome.stdout.split() == ["cat-0.png", "cat-1.png"]
+
+
+def test_the_number_format_survives_being_made_again(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    program("generate", "x", "--dtype", "float32", "-o", "first.png")
+    record = read_record(Path("first.png"))
+    assert record is not None
+    assert record.dtype == "float32"
 
 
 def test_a_flag_takes_back_what_a_profile_turned_on(program: Program, home: Path) -> None:

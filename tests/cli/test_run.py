@@ -76,6 +76,21 @@ def test_earlier_pictures_are_kept_unless_forced(program: Program, home: Path) -
     assert (home / "out" / "sensenova_u1_output_0.png").read_bytes() != first
 
 
+@pytest.mark.parametrize(("output", "folder"), [("out/{slug}-{seed}.png", "out"), ("pictures/", "pictures")])
+def test_an_output_of_the_settings_file_gives_its_folder(
+    program: Program, home: Path, output: str, folder: str
+) -> None:
+    (home / "sensenova.toml").write_text(f'output = "{output}"\n')
+    assert program("run", "--prompt", "x").stdout == f"{folder}/sensenova_u1_output_0.png\n"
+
+
+def test_an_output_of_the_settings_file_without_a_fixed_folder(program: Program, home: Path) -> None:
+    (home / "sensenova.toml").write_text('output = "{slug}/{seed}.png"\n')
+    outcome = program("run", "--prompt", "x")
+    assert outcome.code == 2
+    assert "--output FOLDER" in outcome.stderr
+
+
 def test_a_folder_with_braces_in_its_name(program: Program, home: Path) -> None:
     assert program("run", "--output", "{x}").stdout == "{x}/sensenova_u1_output_0.png\n"
 

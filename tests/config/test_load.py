@@ -46,7 +46,7 @@ def test_layers_win_in_their_order(user_folder: Path, monkeypatch: pytest.Monkey
         recommended=Recommended(settings=values(0)),
         record=values(5),
         record_label="picture cat.png",
-        turn=values(7),
+        line=values(7),
     )
     origins = [resolved.origins[name] for name in names]
     assert origins == [
@@ -57,7 +57,7 @@ def test_layers_win_in_their_order(user_folder: Path, monkeypatch: pytest.Monkey
         "environment SENSENOVA_SEED",
         "picture cat.png",
         "flag --input-pixels",
-        "/set",
+        "prompt file",
     ]
     expected = [(5000 if name == "input_pixels" else 10) + layer for layer, name in enumerate(names)]
     assert [getattr(resolved.settings, name) for name in names] == expected
@@ -205,10 +205,10 @@ def test_checkpoint_may_not_say_where_files_go() -> None:
         resolve(recommended=Recommended(settings={"output": "/etc/"}))
 
 
-def test_bad_turn_is_named_as_it_was_typed() -> None:
-    with pytest.raises(SettingsError, match="/set num_steps many: must be a whole number"):
-        resolve(turn={"num_steps": "many"})
-    assert resolve({"seed": 1}, turn={"seed": "7"}).origins["seed"] == "/set"
+def test_a_bad_line_of_a_prompt_file_is_named() -> None:
+    with pytest.raises(SettingsError, match='prompts\.jsonl:3: num_steps = "many": must be a whole number'):
+        resolve(line={"num_steps": "many"}, line_label="prompts.jsonl:3")
+    assert resolve({"seed": 1}, line={"seed": 7}, line_label="prompts.jsonl:3").origins["seed"] == "prompts.jsonl:3"
 
 
 def test_settings_of_a_picture_come_back_unchanged() -> None:
