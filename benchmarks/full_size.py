@@ -22,7 +22,7 @@ from model.network.rope import image_positions, text_positions
 from model.network.sensenova import SenseNovaU1
 from model.sampling.decode import decode, greedy
 from model.sampling.denoise import denoise
-from model.sampling.guidance import guide_generate
+from model.sampling.guidance import Branch, generate_guidance
 from model.sampling.prefix import Prefix, read_prefix
 from model.sequences.sequence import TokenSequence
 from model.weights.checkpoint import empty_network
@@ -73,7 +73,10 @@ def picture_prefix(network: SenseNovaU1, side: int) -> Iterator[float]:
 
 def guided_step(network: SenseNovaU1, size: tuple[int, int], steps: int) -> dict[str, float]:
     tokens = size[0] * size[1] // 1024
-    prefixes = {"condition": text_prefix(network, 330, tokens), "unconditional": text_prefix(network, 10, tokens)}
+    prefixes: dict[Branch, Prefix] = {
+        "condition": text_prefix(network, 330, tokens),
+        "unconditional": text_prefix(network, 10, tokens),
+    }
     settings = ImageSettings(num_steps=steps)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -81,8 +84,8 @@ def guided_step(network: SenseNovaU1, size: tuple[int, int], steps: int) -> dict
     clock = time.perf_counter()
     for _ in denoise(
         network,
-        prefixes,  # type: ignore[arg-type]
-        lambda velocities, first: guide_generate(velocities, 4.0, "none", first),
+        prefixes,
+        generate_guidance(settings),
         size,
         42,
         settings,

@@ -206,7 +206,7 @@ def test_checkpoint_may_not_say_where_files_go() -> None:
 
 
 def test_a_bad_line_of_a_prompt_file_is_named() -> None:
-    with pytest.raises(SettingsError, match='prompts\.jsonl:3: num_steps = "many": must be a whole number'):
+    with pytest.raises(SettingsError, match=r'prompts\.jsonl:3: num_steps = "many": must be a whole number'):
         resolve(line={"num_steps": "many"}, line_label="prompts.jsonl:3")
     assert resolve({"seed": 1}, line={"seed": 7}, line_label="prompts.jsonl:3").origins["seed"] == "prompts.jsonl:3"
 
