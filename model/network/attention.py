@@ -1,6 +1,6 @@
 """Attention of one tower: fused projections, two-part query/key norms, rotary positions, a shared cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,13 +59,16 @@ class Attention(nn.Module):
         self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int, segments: Sequence[Segment]
     ) -> Tensor:
         """hidden (B, N, hidden_size) → the same shape; the new keys and values are left in the cache."""
-        parts = self.qkv_proj(hidden).split((self.q_width, self.kv_width, self.kv_width), dim=-1)
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
-        q = rotate_heads(self.q_norm(q), rotary)
-        k = rotate_heads(self.k_norm(k), rotary)
-        keys, values = cache.write(layer, k, v)
+        q, keys, values = self._project(hidden, rotary, cache, layer)
         attended = attend(q, keys, values, segments)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
+
+    def _project(self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the new tokens, and keys and values of all: (B, heads or kv_heads, N or M, head_dim)."""
+        parts = self.qkv_proj(hidden).split((self.q_width, self.kv_width, self.kv_width), dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+        keys, values = cache.write(layer, rotate_heads(self.k_norm(k), rotary), v)
+        return rotate_heads(self.q_norm(q), rotary), keys, values
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
@@ -80,21 +83,27 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment])
     Returns:
         (B, heads, N, head_dim)
     """
-    outputs = []
-    row, seen = 0, keys.shape[2] - q.shape[2]
+    seen = keys.shape[2] - q.shape[2]
+    if len(segments) == 1 and (segments[0].count == 1 or not segments[0].causal):
+        return _sdpa(q, keys, values, None)
+    attended = torch.empty_like(q)
+    row = 0
+    for count, causal in _runs(segments):
+        rows, end = slice(row, row + count), seen + row + count
+        mask = None
+        if causal and count > 1:
+            mask = torch.ones(count, end, dtype=torch.bool, device=q.device).tril(diagonal=end - count)
+        attended[:, :, rows] = _sdpa(q[:, :, rows], keys[:, :, :end], values[:, :, :end], mask)
+        row += count
+    return attended
+
+
+def _runs(segments: Sequence[Segment]) -> Iterator[tuple[int, bool]]:
+    """(count, causal) of the rows that go through a kernel together: an image, or part of a text."""
     for segment in segments:
-        if not segment.causal or segment.count == 1:
-            end = seen + segment.count
-            outputs.append(_sdpa(q[:, :, row : row + segment.count], keys[:, :, :end], values[:, :, :end], None))
-            row, seen = row + segment.count, end
-            continue
-        for start in range(0, segment.count, CAUSAL_ROWS):
-            count = min(CAUSAL_ROWS, segment.count - start)
-            end = seen + count
-            mask = torch.ones(count, end, dtype=torch.bool, device=q.device).tril(diagonal=seen)
-            outputs.append(_sdpa(q[:, :, row : row + count], keys[:, :, :end], values[:, :, :end], mask))
-            row, seen = row + count, end
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+        step = CAUSAL_ROWS if segment.causal else segment.count
+        for start in range(0, segment.count, step):
+            yield min(step, segment.count - start), segment.causal
 
 
 def _sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

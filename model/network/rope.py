@@ -43,13 +43,18 @@ def attention_rotary(positions: Tensor, config: TransformerConfig, dtype: torch.
 def rotate_heads(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate (…, N, head_dim) by its tables: rotate-half within each of the three parts of a head."""
     cos, sin = rotary
+    # In place: for a long prefix each of these tensors is among the largest there are.
+    return _quarter_turn(x).mul_(sin).add_(x * cos)
+
+
+def _quarter_turn(x: Tensor) -> Tensor:
+    """(a, b) → (−b, a) for the halves a, b of each of the three parts of a head."""
     half = x.shape[-1] // 2
-    quarter = half // 2
     turned = []
-    for part in x.split((half, quarter, quarter), dim=-1):
+    for part in x.split((half, half // 2, half // 2), dim=-1):
         first, second = part.chunk(2, dim=-1)
         turned += [-second, first]
-    return x * cos + torch.cat(turned, dim=-1) * sin
+    return torch.cat(turned, dim=-1)
 
 
 def patch_rotary(rows: int, columns: int, channels: int, theta: float, device: torch.device) -> Rotary:
