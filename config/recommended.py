@@ -25,6 +25,10 @@ Side = Annotated[int, Field(gt=0, multiple_of=32)]
 PixelCount = Annotated[int, Field(gt=0)]
 
 
+class RecommendationError(SettingsError):
+    """What a checkpoint says about itself is damaged: the checkpoint has to be mended, not the user's settings."""
+
+
 class PixelRange(BaseModel):
     """Fewest and most pixels of an input picture as the network reads it."""
 
@@ -66,7 +70,7 @@ def read_recommended(folder: Path) -> Recommended:
     """Read the checkpoint's own recommendations; the published facts where it carries none.
 
     Raises:
-        SettingsError: the file is no JSON or holds something else than it may.
+        RecommendationError: the file is no JSON or holds something else than it may.
     """
     path = folder / RECOMMENDED_FILE
     if not path.exists():
@@ -77,15 +81,15 @@ def read_recommended(folder: Path) -> Recommended:
         # The first of each key: a list that is wrong inside is reported once more as a whole.
         first = {problem["loc"][:1]: problem for problem in reversed(error.errors(include_url=False))}
         reasons = [f"{path}: {_reason(problem)}" for problem in reversed(first.values())]
-        raise SettingsError("\n".join(reasons), MEND) from None
+        raise RecommendationError("\n".join(reasons), MEND) from None
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"{path}: is no valid JSON: {error}", MEND) from None
+        raise RecommendationError(f"{path}: is no valid JSON: {error}", MEND) from None
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}", MEND) from None
+        raise RecommendationError(f"{path}: cannot be read: {error.strerror}", MEND) from None
     try:
         check_recommended(recommended.settings, f"{path}: settings")
     except SettingsError as error:
-        raise SettingsError(error.what, MEND) from None
+        raise RecommendationError(error.what, MEND) from None
     return recommended
 
 

@@ -96,7 +96,7 @@ class Engine:
 
         Raises:
             CheckpointError: the checkpoint is missing or damaged.
-            SettingsError: its recommended settings are damaged.
+            RecommendationError: its recommended settings are damaged.
             DeviceError: there is no such device or number format.
             DeviceMemoryError: the weights do not fit.
         """

@@ -1,30 +1,43 @@
 """The console script, and `python -m sensenova_cli`."""
 
+import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
+
+INTERRUPTED = 130
+"""As in `sensenova_cli.errors`, which takes a moment to import."""
 
 
 def main() -> None:
     """Run the program and leave with its exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Importing takes a while, and nothing has begun that would have to be tidied up.
+        signal.signal(number, lambda number, frame: _leave_interrupted())
     _forget_current_folder()
     from sensenova_cli.app import app
-    from sensenova_cli.errors import INTERRUPTED
     from sensenova_cli.interrupts import end_on_signals
+    from sensenova_cli.streams import flush_stdout, prepare_streams
 
-    end_on_signals()
-    _open_closed_streams()
-    if hasattr(sys.stdout, "reconfigure"):
-        # File names may hold bytes that are no text; they leave as they came.
-        sys.stdout.reconfigure(errors="surrogateescape")
+    prepare_streams()
     try:
+        end_on_signals()
         app()
+    except KeyboardInterrupt:  # outside of what `app` looks after
+        _leave_interrupted()
     except SystemExit as end:
-        _flush_quietly()
+        flush_stdout()  # where it fails, that has had its say by now
         if end.code == INTERRUPTED:
             # Threads of libraries may be in the middle of something long; nobody waits for them now.
             os._exit(INTERRUPTED)
         raise
+
+
+def _leave_interrupted() -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)
 
 
 def _forget_current_folder() -> None:
@@ -37,25 +50,18 @@ def _forget_current_folder() -> None:
         here = Path.cwd()
     except FileNotFoundError:  # it was deleted, and nothing can be imported from it
         return
-    if here != home:
+    if here != home and here not in _library_folders():
         sys.path[:] = [entry for entry in sys.path if entry and Path(entry).absolute() != here]
 
 
-def _open_closed_streams() -> None:
-    """Where stdout or stderr was closed by whoever started the program, what is printed goes nowhere."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # stays open to the end
+def _library_folders() -> set[Path]:
+    """Folders that are on the module search path whatever the current folder is."""
+    import site
+    import sysconfig
 
-
-def _flush_quietly() -> None:
-    """Flush stdout; where its reader has gone or the disk is full, that has had its say by now."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # The interpreter flushes once more while it ends, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    sys.stderr.flush()
+    folders = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
+    # Compiled modules of the standard library have a folder of their own on some systems.
+    return {Path(folder) for folder in (*folders, sysconfig.get_config_var("DESTSHARED") or "")}
 
 
 if __name__ == "__main__":

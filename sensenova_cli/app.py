@@ -14,6 +14,13 @@ from sensenova_cli import __version__
 from sensenova_cli.arguments import spread_images
 from sensenova_cli.commands import chat, describe, edit, generate, profile, run
 from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, exit_code
+from sensenova_cli.streams import StdoutError, discard_stdout
+
+INSTEAD = {
+    ("generate", "--image"): 'to change a picture: sensenova edit --image FILE "…"',
+    ("profile", "--profile"): "the profile is a bare word here: sensenova profile show draft",
+}
+"""What to type where an option is looked for at a command that has none of that name."""
 
 
 class Program(TyperGroup):
@@ -47,10 +54,16 @@ class Program(TyperGroup):
 
         if isinstance(error, BrokenPipeError):
             # Whatever read the results has gone, as `head -1` does; what was made stays.
-            _discard_stdout()
+            discard_stdout()
             return FAILED
         if "--debug" in words:
             traceback.print_exception(error)
+        if isinstance(error, StdoutError):
+            print_error(
+                f"stdout cannot be written: {error.strerror}",
+                "make room, or send the results elsewhere; pictures made so far stay where they are",
+            )
+            return FAILED
         if isinstance(error, SenseNovaError):
             print_error(error.what, error.hint)
             return exit_code(error)
@@ -61,7 +74,7 @@ class Program(TyperGroup):
             return FAILED
         hint = "" if "--debug" in words else "run again with --debug for the traceback"
         if isinstance(error, OSError) and error.strerror:
-            # Trouble with files is dealt with where they are used; this is a full disk behind stdout and the like.
+            # Trouble with files is dealt with where they are used; this is the rest.
             print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, hint)
             return FAILED
         print_error(f"unexpected {type(error).__name__}: {error or 'no message'}", hint)
@@ -71,10 +84,14 @@ class Program(TyperGroup):
         """An error of the parser, in our words."""
         from sensenova_cli.render.errors import print_error
 
+        command = next((word for word in words if word in self.commands), "")
+        option = getattr(error, "option_name", "")
+        if instead := INSTEAD.get((command, option)):
+            print_error(f"{command} has no option {option}", instead)
+            return
         what = error.format_message().strip().rstrip(".")
         if not what:  # a group of commands without a command: its help has been printed
             return
-        command = next((word for word in words if word in self.commands), "")
         hint = f"see: sensenova {command} --help" if command else "see: sensenova --help"
         if "unexpected extra argument" in what:
             hint = "put a text of several words in quotes; " + hint
@@ -140,10 +157,3 @@ def _say_interrupted() -> None:
     from sensenova_cli.render.console import stderr_console
 
     stderr_console().print("interrupted", style="dim")
-
-
-def _discard_stdout() -> None:
-    """Point stdout elsewhere: the interpreter flushes it once more while it ends, and would complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

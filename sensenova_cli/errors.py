@@ -1,6 +1,7 @@
 """Errors of the command line itself, and the exit code of every error."""
 
 from config.errors import SenseNovaError, SettingsError
+from config.recommended import RecommendationError
 from model.errors import CheckpointError, DeviceMemoryError, RequestError
 
 DONE = 0
@@ -23,10 +24,10 @@ def exit_code(error: SenseNovaError) -> int:
     match error:
         case OutputWriteError():
             return FAILED
+        case CheckpointError() | RecommendationError():
+            return NO_WEIGHTS
         case UsageError() | SettingsError() | RequestError() | OutputError():
             return WRONG_INPUT
-        case CheckpointError():
-            return NO_WEIGHTS
         case DeviceMemoryError():
             return OUT_OF_MEMORY
         case _:

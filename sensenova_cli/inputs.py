@@ -1,6 +1,6 @@
 """Input pictures: read once, remembered by path and checksum, with the seed they were made with."""
 
-import sys
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,8 @@ from PIL import Image
 from config.errors import SenseNovaError
 from model.errors import PictureError
 from model.pictures import read_picture
-from sensenova_cli.errors import UsageError
-from sensenova_cli.metadata import InputPicture, PictureRecord, read_record
-from sensenova_cli.prompts import STDIN
+from sensenova_cli.metadata import InputPicture, PictureRecord, checksum, read_record
+from sensenova_cli.streams import STDIN, read_stdin
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,15 @@ class Input:
 
     Attributes:
         image: RGB.
-        source: its path as typed, and its checksum.
+        source: where it lies, and its checksum.
+        name: what messages call it: its path as typed, or `standard input`.
         seed: the seed it was made with, if it says so itself.
         problem: why its own record cannot be read; empty where it can, or where there is none.
     """
 
     image: Image.Image
     source: InputPicture
+    name: str
     seed: int | None = None
     problem: str = ""
 
@@ -39,11 +40,11 @@ def read_inputs(names: Sequence[str]) -> tuple[Input, ...]:
         PictureError: one of them cannot be read.
         UsageError: standard input is closed.
     """
-    return tuple(_read_stdin() if name == STDIN else _read(name, _content(name)) for name in names)
+    return tuple(_read(name, _content(name)) for name in names)
 
 
 def recorded_inputs(record: PictureRecord, made: Path) -> tuple[Input, ...]:
-    """The pictures that `made` was edited from, looked for from the current folder, then from `made`'s.
+    """The pictures that `made` was edited from, looked for where they lay, then beside `made`.
 
     Raises:
         PictureError: one of them is missing, or is not the same file any more.
@@ -58,12 +59,6 @@ def free_seed(seed: int, count: int, taken: Collection[int]) -> int:
     return seed
 
 
-def _read_stdin() -> Input:
-    if sys.stdin is None:
-        raise UsageError("standard input is closed", "name a picture file")
-    return _read(STDIN, sys.stdin.buffer.read())
-
-
 def _read(name: str, content: bytes) -> Input:
     called = "standard input" if name == STDIN else name
     image = read_picture(content, called)
@@ -71,15 +66,16 @@ def _read(name: str, content: bytes) -> Input:
     try:
         record = read_record(content, called)
     except SenseNovaError as error:
-        return Input(image, source, problem=error.what)
-    return Input(image, source, record.settings.seed if record else None)
+        return Input(image, source, called, problem=error.what)
+    return Input(image, source, called, record.settings.seed if record else None)
 
 
 def _content(name: str) -> bytes:
-    path = Path(name).expanduser()
+    if name == STDIN:
+        return read_stdin("name a picture file")
     try:
-        return path.read_bytes()
-    except (OSError, ValueError):
+        return Path(name).expanduser().read_bytes()
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: ~nobody
         read_picture(name)  # says what is the matter
         raise
 
@@ -88,11 +84,19 @@ def _read_recorded(source: InputPicture, made: Path) -> Input:
     again = "give the pictures with --image"
     if source.path == STDIN:
         raise PictureError(f"{made} was edited from standard input, which is gone", again)
-    path = Path(source.path).expanduser()
-    found = next((place for place in (path, made.parent / path) if place.is_file()), None)
-    if found is None:
-        raise PictureError(f"{source.path}, from which {made} was edited, is not there", f"bring it back, or {again}")
-    read = _read(source.path, _content(str(found)))
-    if read.source.sha256 != source.sha256:
-        raise PictureError(f"{found} has changed since {made} was edited from it", f"bring it back, or {again}")
-    return read
+    recorded = Path(source.path).absolute()
+    # Beside the picture it is looked for, too: whole folders are moved, and sent to others.
+    beside = made.expanduser().absolute().parent
+    places = dict.fromkeys((recorded, beside / source.path, beside / recorded.name))
+    # os.path: a record may name what no file can be called, at which pathlib raises an error.
+    found = [place for place in places if os.path.isfile(place)]  # noqa: PTH113
+    for place in found:
+        content = _content(str(place))
+        if checksum(content) == source.sha256:
+            return _read(str(place), content)
+    if recorded in found:
+        what = f"{recorded} has changed since {made} was edited from it"
+    else:
+        other = f", and {found[0]} is another picture" if found else ""
+        what = f"{recorded}, from which {made} was edited, is not there{other}"
+    raise PictureError(what, f"bring it back, or {again}")

@@ -16,6 +16,8 @@ from config.errors import SettingsError
 from config.schema import ImageSettings
 from model.errors import PictureError
 from model.pictures import open_picture
+from sensenova_cli.streams import STDIN
+from sensenova_cli.unicode import json_text, valid_unicode
 
 KEYWORD = "sensenova"
 FORMAT = 1
@@ -23,7 +25,12 @@ FORMAT = 1
 
 
 class InputPicture(BaseModel):
-    """A picture an edit started from: where it lay, and the SHA-256 of the file in hexadecimal digits."""
+    """A picture an edit started from.
+
+    Attributes:
+        path: where it lay: absolute, since a record outlives the current folder; `-` for standard input.
+        sha256: checksum of the file, in hexadecimal digits.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,8 +44,9 @@ class InputPicture(BaseModel):
         Raises:
             OSError: the file cannot be read.
         """
-        content = Path(path).expanduser().read_bytes() if data is None else data
-        return cls(path=str(path), sha256=hashlib.sha256(content).hexdigest())
+        place = Path(path).expanduser()
+        content = place.read_bytes() if data is None else data
+        return cls(path=STDIN if path == STDIN else str(place.absolute()), sha256=checksum(content))
 
 
 class PictureRecord(BaseModel):
@@ -64,13 +72,18 @@ class PictureRecord(BaseModel):
     version: str
 
 
+def checksum(content: bytes) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def png_info(record: PictureRecord) -> PngInfo:
     """The text chunks for `Image.save(..., pnginfo=...)`."""
     chunks = PngInfo()
     content = {"format": FORMAT, **record.model_dump(mode="json")}
     # Uncompressed: any viewer shows it, and a long think text passes Pillow's limit for inflated chunks.
-    chunks.add_itxt(KEYWORD, json.dumps(content, ensure_ascii=False), zip=False)
-    chunks.add_text("parameters", _parameters(record))
+    chunks.add_itxt(KEYWORD, json_text(content), zip=False)
+    chunks.add_text("parameters", valid_unicode(_parameters(record)))
     return chunks
 
 

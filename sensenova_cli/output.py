@@ -1,6 +1,5 @@
 """Where pictures go: their names, and what happens when a name is taken or a write fails."""
 
-import contextlib
 import io
 import os
 import sys
@@ -16,6 +15,7 @@ from PIL import Image
 from config.errors import SenseNovaError
 from sensenova_cli.atomic import check_writable, create_file, replace_file
 from sensenova_cli.metadata import PictureRecord, png_info
+from sensenova_cli.streams import discard_stdout, stdout_is_closed
 
 DEFAULT_NAME = "{slug}-{seed}.png"
 FIELDS = {"slug": "a", "seed": 42, "index": 0, "count": 1, "width": 2048, "height": 2048}
@@ -60,13 +60,15 @@ class Output:
 
         Raises:
             OutputError: none of these forms, an existing file without `force`, a folder that cannot be written,
-                or a stdout that is a terminal or would get several pictures.
+                or a stdout that is a terminal, is closed, or would get several pictures.
         """
         if output == "-":
             if stdout_is_terminal:
                 raise OutputError(
                     "PNG bytes would garble the terminal", "redirect them (-o - > picture.png), or name a file"
                 )
+            if stdout_is_closed():
+                raise OutputError("stdout is closed, so the picture would go nowhere", "name a file with -o")
             _require_single(count)
             return cls(None, force=force, numbered=False)
         template = _template(output)
@@ -102,14 +104,16 @@ class Output:
             The file, relative where the output was given so; None when the bytes went to stdout.
 
         Raises:
-            OutputWriteError: the write failed; the message says where the picture was kept instead.
+            OutputWriteError: the write failed, and the message says where the picture was kept instead; or the
+                picture was written, but not its record.
             OutputError: stdout would get several pictures.
             BrokenPipeError: whatever read stdout has gone.
         """
-        png = _encode(image, record)
+        png, problem = _encode(image, record)
         if self._template is None:
             _require_single(count)
             _write_stdout(png)
+            _require_record("the picture on stdout", problem)
             return None
         width, height = image.size
         path = self._path(slug=slug(prompt), seed=seed, index=index, count=count, width=width, height=height)
@@ -127,6 +131,7 @@ class Output:
                 f"{path} was created by another program meanwhile and is left alone; the picture is in {written}",
                 "use -f to replace existing files",
             )
+        _require_record(str(written), problem)
         return written
 
     def _path(self, **fields: object) -> Path:
@@ -240,10 +245,24 @@ def _candidates(path: Path) -> Iterator[Path]:
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _encode(image: Image.Image, record: PictureRecord | None) -> bytes:
+def _encode(image: Image.Image, record: PictureRecord | None) -> tuple[bytes, Exception | None]:
+    """The picture as PNG, and why its record is not in it where that is so."""
+    chunks, problem = None, None
+    try:
+        chunks = png_info(record) if record is not None else None
+    except Exception as error:  # the picture took long to make, and no slip in what is said about it may cost it
+        problem = error
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=png_info(record) if record is not None else None)
-    return buffer.getvalue()
+    image.save(buffer, format="PNG", pnginfo=chunks)
+    return buffer.getvalue(), problem
+
+
+def _require_record(written: str, problem: Exception | None) -> None:
+    if problem is not None:
+        raise OutputWriteError(
+            f"{written} is whole, but does not say how it was made: {type(problem).__name__}: {problem}",
+            "this is a fault of the program, please report it; --no-metadata makes pictures without",
+        ) from problem
 
 
 def _write_stdout(png: bytes) -> None:
@@ -254,8 +273,7 @@ def _write_stdout(png: bytes) -> None:
         raise
     except OSError as error:
         # What is left in Python's buffer would fail once more, and noisily, when the program ends.
-        with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        discard_stdout()
         raise OutputWriteError(
             f"stdout cannot be written: {error.strerror or error}; {_keep(png, 'picture')}",
             "make room, or name a file with -o",

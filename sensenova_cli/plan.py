@@ -126,7 +126,7 @@ def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]
     notices = [f"{each.problem}; its seed is not known" for each in task.inputs if each.problem]
     chosen = free_seed(seed, count, {each.seed for each in task.inputs if each.seed is not None})
     if chosen != seed:
-        names = ", ".join(each.source.path for each in task.inputs if each.seed is not None)
+        names = ", ".join(each.name for each in task.inputs if each.seed is not None)
         notices.append(
             f"{names} was made with a seed that would be used again, which ruins an edit: taking seed {chosen}"
         )

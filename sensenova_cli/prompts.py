@@ -1,7 +1,6 @@
 """Where prompts come from: the command line, standard input, or a file of many."""
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,7 @@ from config.check import Notation, check_values, near_miss
 from config.schema import ImageSettings
 from config.toml_file import toml_literal
 from sensenova_cli.errors import UsageError
-
-STDIN = "-"
+from sensenova_cli.streams import STDIN, read_stdin
 
 
 @dataclass(frozen=True)
@@ -92,10 +90,8 @@ def _read_lines(file: str) -> list[str]:
 
 
 def _read_stdin() -> str:
-    if sys.stdin is None:
-        raise UsageError("standard input is closed", "give the prompt as an argument")
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
+        return read_stdin("give the prompt as an argument").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError("the text on standard input is no UTF-8", "convert it, for example with iconv") from error
 

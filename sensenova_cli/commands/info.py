@@ -1,7 +1,5 @@
 """`sensenova info`: how a picture was made, or what a checkpoint is, without loading a model."""
 
-import json
-import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from config.errors import SenseNovaError
+from sensenova_cli.flags import Flags
+from sensenova_cli.options import with_options
+from sensenova_cli.streams import STDIN, read_stdin
+from sensenova_cli.unicode import json_text
 
 
 class NoRecordError(SenseNovaError):
     """A picture says nothing about how it was made."""
 
 
+@with_options("json", "debug", "no_color")
 def info(
+    flags: Flags,
     files: Annotated[
         list[str],
         typer.Argument(
@@ -25,18 +29,15 @@ def info(
             show_default=False,
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Print how a picture was made, or what a checkpoint is. No model is loaded.
 
-    Examples:
+    [bold]Examples[/bold]
+      sensenova info a-cute-cat-42.png
+      sensenova info --json *.png | jq .settings.seed
 
-        sensenova info a-cute-cat-42.png
-
-        sensenova info --json *.png | jq .settings.seed
-
-    Exits with 1 where a picture carries no record, 2 where it cannot be read, 3 for a damaged checkpoint; the
-    other files are printed all the same.
+    Exits with 1 where a picture carries no record, 2 where it cannot be read,
+    3 for a damaged checkpoint; the other files are printed all the same.
     """
     problems: list[SenseNovaError] = []
     printed = 0
@@ -46,8 +47,8 @@ def info(
         except SenseNovaError as problem:
             problems.append(problem)
             continue
-        if as_json:
-            typer.echo(json.dumps(facts, ensure_ascii=False))
+        if flags.json:
+            typer.echo(json_text(facts))
         else:
             typer.echo(("\n" if printed else "") + "\n".join(_lines(facts)))
         printed += 1
@@ -56,12 +57,12 @@ def info(
 
 
 def _facts(file: str) -> dict[str, Any]:
-    if file != "-" and Path(file).is_dir():
+    if file != STDIN and Path(file).is_dir():
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
     from sensenova_cli.metadata import read_record
 
-    name = "standard input" if file == "-" else file
-    record = read_record(sys.stdin.buffer.read() if file == "-" else file, name)
+    name = "standard input" if file == STDIN else file
+    record = read_record(read_stdin("name a picture file") if file == STDIN else file, name)
     if record is None:
         raise NoRecordError(
             f"{name} says nothing about how it was made",

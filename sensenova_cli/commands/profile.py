@@ -1,6 +1,5 @@
 """`sensenova profile`: settings files, and which value comes from where."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,17 +25,33 @@ from config.schema import SETTING_NAMES
 from config.template import settings_template
 from config.toml_file import SettingsFile, read_settings_file, show_path, toml_literal
 from sensenova_cli.atomic import create_file, replace_file
+from sensenova_cli.flags import Flags
+from sensenova_cli.options import with_options
+from sensenova_cli.unicode import json_text
 
-app = typer.Typer(help="Show, make and check settings files.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+@app.callback()
+@with_options("debug", "no_color")
+def profile(flags: Flags) -> None:
+    """Show, make and check settings files.
+
+    [bold]Examples[/bold]
+      sensenova profile list
+      sensenova profile show draft
+      sensenova profile init mine
+    """
 
 
 @app.command("list")
-def list_profiles(as_json: Json = False) -> None:
+@with_options("json", "debug", "no_color")
+def list_profiles(flags: Flags) -> None:
     """List the profiles that --profile knows by name: what for, and where they are.
 
-    With --json one object a line.
+    [bold]Examples[/bold]
+      sensenova profile list
+      sensenova profile list --json | jq -r .name
     """
     readable: dict[str, SettingsFile] = {}
     problems: list[SettingsError] = []
@@ -45,9 +60,9 @@ def list_profiles(as_json: Json = False) -> None:
             readable[name] = read_settings_file(path)
         except SettingsError as problem:
             problems.append(problem)
-    if as_json:
+    if flags.json:
         for name, file in readable.items():
-            typer.echo(json.dumps({"name": name, "description": file.description, "path": str(file.path)}))
+            typer.echo(json_text({"name": name, "description": file.description, "path": str(file.path)}))
     else:
         _print_table([(name, file.description, _where(file.path)) for name, file in readable.items()])
     if problems:
@@ -55,27 +70,29 @@ def list_profiles(as_json: Json = False) -> None:
 
 
 @app.command()
+@with_options("json", "debug", "no_color")
 def show(
-    name: Annotated[str | None, typer.Argument(help="Profile, by name or path.", show_default=False)] = None,
+    flags: Flags,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME|PATH", help="Profile, by name or path.", show_default=False)
+    ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Checkpoint folder, to include what it recommends.", show_default=False),
+        typer.Option(help="Checkpoint folder, to include what it recommends.", metavar="FOLDER", show_default=False),
     ] = None,
-    as_json: Json = False,
 ) -> None:
     """Show every setting, its value and the layer the value comes from.
 
-    Examples:
-
-        sensenova profile show
-
-        sensenova profile show draft --model ./SenseNova-U1-8B-MoT
+    [bold]Examples[/bold]
+      sensenova profile show
+      sensenova profile show draft --model ./SenseNova-U1-8B-MoT
+      sensenova profile show --json | jq .num_steps
     """
     resolved = _resolve_with_checkpoint(name, model)
-    if as_json:
+    if flags.json:
         values = resolved.settings.model_dump(mode="json")
         layers = {key: {"value": values[key], "layer": resolved.origins[key]} for key in SETTING_NAMES}
-        typer.echo(json.dumps(layers, ensure_ascii=False))
+        typer.echo(json_text(layers))
         return
     rows = []
     for key in SETTING_NAMES:
@@ -85,14 +102,18 @@ def show(
 
 
 @app.command()
+@with_options("debug", "no_color")
 def path(
-    name: Annotated[str | None, typer.Argument(help="Profile, by name or path.", show_default=False)] = None,
+    flags: Flags,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME|PATH", help="Profile, by name or path.", show_default=False)
+    ] = None,
 ) -> None:
     """Print the file of a profile; without a name, where the settings files are or would be.
 
-    Example:
-
-        $EDITOR "$(sensenova profile path mine)"
+    [bold]Examples[/bold]
+      sensenova profile path
+      $EDITOR "$(sensenova profile path mine)"
     """
     if name is not None:
         typer.echo(find_profile(name))
@@ -107,7 +128,9 @@ def path(
 
 
 @app.command()
+@with_options("force", "debug", "no_color")
 def init(
+    flags: Flags,
     target: Annotated[
         str | None,
         typer.Argument(
@@ -116,19 +139,16 @@ def init(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Write a settings file that lists and explains every setting, and print its path.
 
-    The name of a built-in profile makes your own copy of it, which takes its place.
+    [bold]Examples[/bold]
+      sensenova profile init
+      sensenova profile init ./sensenova.toml
+      sensenova profile init mine && $EDITOR "$(sensenova profile path mine)"
 
-    Examples:
-
-        sensenova profile init
-
-        sensenova profile init ./sensenova.toml
-
-        sensenova profile init mine && $EDITOR "$(sensenova profile path mine)"
+    The name of a built-in profile makes your own copy of it, which takes its
+    place.
     """
     file = _target_file(target)
     built_in = BUILT_IN_FOLDER / f"{target}.toml"
@@ -136,7 +156,7 @@ def init(
     text = settings_template(source.values, source.description) if source else settings_template({})
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        if force:
+        if flags.force:
             # The file itself, not a link to it that a user keeps elsewhere.
             replace_file(file.resolve(), text.encode())
             created: Path | None = file
@@ -150,14 +170,16 @@ def init(
 
 
 @app.command()
+@with_options("debug", "no_color")
 def check(
+    flags: Flags,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Settings files.", show_default=False)],
 ) -> None:
     """Check settings files; the exit code is 2 when one has a mistake.
 
-    Example:
-
-        sensenova profile check sensenova.toml profiles/*.toml
+    [bold]Examples[/bold]
+      sensenova profile check sensenova.toml
+      sensenova profile check ~/.config/sensenova/profiles/*.toml
     """
     problems: list[SettingsError] = []
     for file in files:

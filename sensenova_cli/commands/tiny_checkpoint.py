@@ -1,31 +1,61 @@
 """`sensenova tiny-checkpoint`: a checkpoint of random numbers, to try the program without 35 GB of weights."""
 
+import contextlib
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from config.errors import SenseNovaError
 from sensenova_cli.errors import UsageError
+from sensenova_cli.flags import Flags
+from sensenova_cli.options import with_options
 
 
+@with_options("debug", "no_color")
 def tiny_checkpoint(
-    folder: Annotated[Path, typer.Argument(help="Folder to create; it must not exist yet.", show_default=False)],
-    seed: Annotated[int, typer.Option(help="Seed of the random numbers.", min=0)] = 0,
+    flags: Flags,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder to create; it must not exist yet.", show_default=False)
+    ],
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.", min=0, metavar="N")] = 0,
 ) -> None:
     """Write a tiny checkpoint of random numbers (4 MB) in the official layout.
 
-    It draws noise and writes gibberish, but through exactly the code that the real weights run through: for a
-    first try on any machine, and for tests.
+    [bold]Examples[/bold]
+      sensenova tiny-checkpoint ./tiny
+      sensenova generate "A cute cat" --model ./tiny -o cat.png
 
-    Examples:
-
-        sensenova tiny-checkpoint ./tiny
-
-        sensenova generate "A cute cat" --model ./tiny -o cat.png
+    It draws noise and writes gibberish, but through exactly the code that the
+    real weights run through: for a first try on any machine, and for tests.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise UsageError(f"{folder} exists already", "name a folder that does not exist yet")
+    from safetensors import SafetensorError
+
+    missing = [parent for parent in folder.parents if not os.path.exists(parent)]  # noqa: PTH110  # pathlib raises at long names
+    try:
+        _write(folder, seed)
+    except (OSError, SafetensorError) as error:
+        for parent in missing:
+            with contextlib.suppress(OSError):  # it was not created, or another program uses it
+                parent.rmdir()
+        reason = getattr(error, "strerror", None) or error
+        raise SenseNovaError(f"{folder} cannot be written: {reason}", "make room, or name another place") from error
+    typer.echo(folder)
+
+
+def _write(folder: Path, seed: int) -> None:
+    """Write all files beside the place, then rename, so that there is the whole checkpoint or none."""
     from model.weights.synthetic import write_tiny_checkpoint
 
-    write_tiny_checkpoint(folder, seed)
-    typer.echo(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}-"))
+    try:
+        write_tiny_checkpoint(scratch / folder.name, seed)
+        (scratch / folder.name).rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,11 +1,11 @@
 """Results as JSON: one object a line, for scripts."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from model.events import Answer, Picture
 from model.requests import AnswerRequest
+from sensenova_cli.unicode import json_text
 
 
 def picture_result(
@@ -41,4 +41,4 @@ def answer_result(answer: Answer, *, task: str, request: AnswerRequest, model: s
 
 def print_json(result: dict[str, Any]) -> None:
     """Print one result as one line on stdout, at once."""
-    print(json.dumps(result, ensure_ascii=False), flush=True)
+    print(json_text(result), flush=True)

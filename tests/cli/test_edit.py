@@ -150,8 +150,8 @@ def test_prompt_file_with_pictures_of_its_own(program: Program, photo: Path, hom
     assert [len(request.images) for request in program.engines[-1].requests] == [1, 2]
 
 
-def test_the_record_names_the_inputs_as_they_were_typed(program: Program, photo: Path, home: Path) -> None:
+def test_the_record_names_the_inputs_by_their_full_path(program: Program, photo: Path, home: Path) -> None:
     program("edit", "x", "--image", "./photo.jpg", "-o", "a.png")
     record = read_record(home / "a.png")
     assert record is not None
-    assert [source.path for source in record.inputs] == ["./photo.jpg"]
+    assert [source.path for source in record.inputs] == [str(home / "photo.jpg")]

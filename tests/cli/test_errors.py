@@ -1,5 +1,6 @@
 """Every failure: what is wrong and where, what to type next, and the exit code of the contract."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,10 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("generate x --tensor-parallel-size 0", "at least one device"),
         ("generate x --cache-backend zip", "--cache-backend zip is unknown"),
         ("run --modality img2mg --image a.png", "img2mg"),
+        ("generate x --image a.png", "generate has no option --image\nhint: to change a picture: sensenova edit"),
+        ("generate x --image=a.png", "sensenova edit --image FILE"),
+        ("profile show --profile draft", "hint: the profile is a bare word here: sensenova profile show draft"),
+        ("edit x --image ~no-such-user-here/a.png", "~no-such-user-here/a.png cannot be read"),
     ],
 )
 def test_bad_usage_is_refused_before_the_model_loads(program: Program, words: str, message: str) -> None:
@@ -211,6 +216,8 @@ def test_an_unexpected_error_is_one_line_unless_debug(program: Program) -> None:
 def test_a_full_disk_ends_with_1_and_keeps_the_picture(
     program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -218,7 +225,8 @@ def test_a_full_disk_ends_with_1_and_keeps_the_picture(
     outcome = program("generate", "x")
     assert outcome.code == 1
     assert "No space left on device" in outcome.stderr
-    assert "the picture is kept in" in outcome.stderr
+    (kept,) = tmp_path.glob("x-42-*.png")
+    assert f"the picture is kept in {kept}" in outcome.stderr
 
 
 def test_an_output_folder_that_is_a_file(program: Program) -> None:
@@ -261,3 +269,11 @@ def test_a_device_that_is_not_there_is_noticed_before_a_download(
     outcome = program("generate", "x", "--model", "owner/name", "--device", "cuda:63")
     assert outcome.code == 2
     assert "cuda:63 is not there" in outcome.stderr
+
+
+def test_damaged_recommendations_are_a_damaged_checkpoint(program: Program) -> None:
+    checkpoint = Path(os.environ["SENSENOVA_MODEL"])
+    (checkpoint / "recommended_settings.json").write_text('{"trained_size": [[64, 64]]}')
+    outcome = program("generate", "x")
+    assert outcome.code == 3
+    assert "recommended_settings.json: unknown key trained_size; did you mean trained_sizes?" in outcome.stderr

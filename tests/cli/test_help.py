@@ -12,6 +12,7 @@ from sensenova_cli import __version__
 from tests.cli.harness import REPOSITORY, Program
 
 COMMANDS = ["generate", "edit", "describe", "chat", "run", "info", "profile", "tiny-checkpoint"]
+ALL_COMMANDS = [*COMMANDS, *(f"profile {name}" for name in ("list", "show", "path", "init", "check"))]
 HEAVY = ("torch", "transformers", "huggingface_hub", "numpy", "PIL.Image", "safetensors")
 
 EXAMPLE_FLAGS = """
@@ -29,17 +30,37 @@ def test_help_is_printed_on_stdout(program: Program, command: str) -> None:
     assert f"Usage: sensenova {command}" in outcome.stdout
 
 
-@pytest.mark.parametrize("command", ["", "generate", "edit", "describe", "chat", "run"])
+@pytest.mark.parametrize("command", ["", *ALL_COMMANDS])
 def test_examples_come_before_options(program: Program, command: str) -> None:
     text = program(*command.split(), "--help").stdout
-    assert text.index(f"sensenova {command}".strip() + " ", text.index("Examples")) < text.index("─ Options")
+    assert text.index("Examples") < text.index("─ Options")
+    lines = [line.strip() for line in text[: text.index("─ Options")].splitlines()]
+    first = lines.index("Examples") + 1
+    block = lines[first : lines.index("", first)]
+    assert any(f"sensenova {command}".strip() in line for line in block)
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS)
+def test_flags_are_shown_without_a_type(program: Program, command: str) -> None:
+    """Those of ours; the parser's own --help has one."""
+    lines = program(*command.split(), "--help").stdout.splitlines()
+    assert [line for line in lines if "<bool>" in line and "--help" not in line] == []
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS)
+@pytest.mark.parametrize("flag", ["--debug", "--no-color"])
+def test_every_command_takes_the_general_flags(program: Program, command: str, flag: str) -> None:
+    """After the command, as people type them."""
+    text = program(*command.split(), flag, "--help")
+    assert (text.code, text.stderr) == (0, "")
+    assert flag in text.stdout
 
 
 def test_without_a_command_the_help_is_shown(program: Program) -> None:
     assert program().stdout == program("--help").stdout
 
 
-@pytest.mark.parametrize("command", ["generate", "edit", "describe", "chat", "run"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_a_narrow_terminal(program: Program, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "50")
     assert max(map(len, program(command, "--help").stdout.splitlines())) <= 50

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from config.schema import ImageSettings
 from sensenova_cli.commands.info import NoRecordError, info
-from sensenova_cli.errors import exit_code
+from sensenova_cli.errors import UsageError, exit_code
 from sensenova_cli.metadata import InputPicture, PictureRecord, png_info
 
 RECORD = PictureRecord(
@@ -122,6 +122,22 @@ def test_standard_input() -> None:
     assert "seed: 7" in done.stdout
 
 
+def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = typer.Typer()
+    app.command()(info)
+    monkeypatch.setattr("sensenova_cli.streams.sys.stdin", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        app(["-"], standalone_mode=False)
+
+
+def test_file_names_that_are_no_utf8() -> None:
+    source = InputPicture(path="/in/caf\udce9.png", sha256="ab" * 32)
+    name = picture("caf\udce9.png", RECORD.model_copy(update={"inputs": (source,)}))
+    assert "input: /in/caf\\udce9.png\n" in run(name).stdout
+    facts = json.loads(run("--json", name).stdout)
+    assert (facts["picture"], facts["inputs"][0]["path"]) == (name, source.path)
+
+
 def test_escape_sequences_do_not_reach_the_terminal() -> None:
     evil = RECORD.model_copy(update={"prompt": "a\x1b]0;owned\x07 cat\r", "model": "m\x9b31m"})
     done = run(picture("evil.png", evil))
@@ -192,7 +208,7 @@ def test_no_model_library_is_imported() -> None:
         "import sys, typer\n"
         "from sensenova_cli.commands.info import info\n"
         "assert 'PIL' not in sys.modules, 'help must be quick'\n"
-        "info(sys.argv[1:])\n"
+        "info(files=sys.argv[1:], json=False, debug=False, no_color=False)\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"
     )
     done = subprocess.run(

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.cli.fake_engine import FakeEngine
-from tests.cli.harness import Program, start
+from tests.cli.harness import REPOSITORY, Program, start
 
 
 def _signal_at(step: int, number: signal.Signals = signal.SIGINT) -> object:
@@ -102,6 +104,29 @@ def test_a_second_signal_does_not_wait_for_the_step(home: Path) -> None:
     assert process.returncode == 130
     assert time.perf_counter() - began < 5
     assert list(home.iterdir()) == []
+
+
+SIGNAL_WHILE_IMPORTING = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            signal.raise_signal(signal.{number})
+
+sys.meta_path.insert(0, Finder())
+from sensenova_cli.__main__ import main
+sys.argv = ["sensenova", "generate", "x", "--size", "33x33"]
+main()
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["sensenova_cli.app", "typer", "sensenova_cli.streams", "sensenova_cli.turn"])
+def test_while_the_program_itself_is_imported(name: str, number: str) -> None:
+    script = SIGNAL_WHILE_IMPORTING.format(name=name, number=number)
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_a_process_that_is_loading(home: Path) -> None:

@@ -94,6 +94,22 @@ def test_any_viewer_shows_the_record() -> None:
     assert "一只可爱的猫 🐈, café".encode() in saved(), "plain UTF-8, neither compressed nor escaped"
 
 
+def test_file_names_that_are_no_utf8() -> None:
+    """As Linux allows; Python carries their bytes as lone surrogates."""
+    source = InputPicture(path="/in/caf\udce9.png", sha256="ab" * 32)
+    record = RECORD.model_copy(update={"inputs": (source,), "model": "/models/u\udcff", "prompt": "a \udcff cat"})
+    assert read_record(saved(record)) == record
+    with Image.open(io.BytesIO(saved(record))) as image:
+        assert "Model: u\\udcff, " in image.info["parameters"]
+
+
+def test_inputs_are_recorded_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert InputPicture.of("in.png", b"").path == str(tmp_path / "in.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert InputPicture.of("~/in.png", b"").path == str(tmp_path / "in.png")
+
+
 def test_text_behind_the_pixels_is_found() -> None:
     """Where optimizers such as oxipng may move it."""
     png = saved()
@@ -149,6 +165,6 @@ def test_input_pictures_are_known_by_their_bytes(tmp_path: Path) -> None:
     known = InputPicture.of(path)
     assert known.path == str(path)
     assert known.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert InputPicture.of("-", b"abc").sha256 == known.sha256
+    assert InputPicture.of("-", b"abc") == InputPicture(path="-", sha256=known.sha256)
     path.write_bytes(b"abd")
     assert InputPicture.of(path) != known

@@ -27,8 +27,12 @@ RECORD = PictureRecord(
 
 
 @pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def in_an_empty_folder(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     monkeypatch.chdir(tmp_path)
+    # Pictures that have no other place are kept in the folder for temporary files.
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("temporary")))
     return tmp_path
 
 
@@ -337,6 +341,20 @@ def test_the_same_picture_gives_the_same_bytes() -> None:
     assert first == second
 
 
+def test_a_fault_in_the_record_does_not_cost_the_picture(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    def fail(record: PictureRecord) -> None:
+        raise UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed")
+
+    monkeypatch.setattr("sensenova_cli.output.png_info", fail)
+    for place in ("cat.png", "-"):
+        with pytest.raises(OutputWriteError, match="does not say how it was made: UnicodeEncodeError"):
+            plan(place).write(IMAGE, prompt="a", seed=1, index=0, count=1, record=RECORD)
+    for png in (Path("cat.png").read_bytes(), capsysbinary.readouterr().out):
+        assert Image.open(io.BytesIO(png)).tobytes() == IMAGE.tobytes()
+
+
 # stdout
 
 
@@ -351,6 +369,12 @@ def test_stdout(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
 
 def test_stdout_that_is_a_terminal() -> None:
     assert "-o - >" in refused("-", "terminal", terminal=True).hint
+
+
+def test_stdout_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.__stdout__", None)
+    assert "-o" in refused("-", "stdout is closed").hint
+    assert write(plan("a.png")) == "a.png"
 
 
 def test_several_pictures_on_stdout() -> None:

@@ -1,8 +1,11 @@
 """Real processes: pipes that close, folders with modules of our names, terminals of every kind."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pexpect
@@ -10,7 +13,7 @@ import pyte
 import pytest
 from PIL import Image
 
-from tests.cli.harness import REPOSITORY, start
+from tests.cli.harness import REPOSITORY, Program, start
 
 PROGRAM = f"{sys.executable} -m tests.cli.fake_program"
 
@@ -85,16 +88,117 @@ def test_a_full_disk_behind_stdout(home: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: No space left on device\n")
-    assert len(done.stderr.splitlines()) == 2
+    what, hint = done.stderr.splitlines()
+    assert what == "error: stdout cannot be written: No space left on device"
+    assert "pictures made so far stay where they are" in hint
     assert (home / "x-42.png").exists()
 
 
-def test_closed_standard_streams(home: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(f"{PROGRAM} generate x >&- 2>&-", shell=True, env=environment, check=False)
+def test_messages_whose_reader_goes_away_do_not_cost_the_pictures(home: Path) -> None:
+    process = start("generate", "x", "-n", "2", FAKE_STEP_SECONDS="0.05")
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(b"loading ")
+    process.stderr.close()
+    assert process.stdout is not None
+    assert process.stdout.read() == b"x-42.png\nx-43.png\n"
+    assert process.wait(timeout=10) == 0
+    assert {path.name for path in home.iterdir()} == {"x-42.png", "x-43.png"}
+
+
+def test_one_reader_of_both_streams_goes_away(home: Path) -> None:
+    done = _shell(f"{{ {PROGRAM} generate x; echo $? > code; }} 2>&1 | head -1")
+    assert done.stdout.startswith("loading ")
+    assert (home / "code").read_text() == "1\n", "the name of the picture could not be told"
+    Image.open(home / "x-42.png").load()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("generate x", 0),
+        ("generate x --size 33x33", 2),
+        ("generate x --size 33x33 --debug", 2),
+        ("profile show --model owner/name", 0),
+    ],
+)
+def test_a_full_disk_behind_stderr_changes_nothing(home: Path, words: str, code: int) -> None:
+    done = _shell(f"{PROGRAM} {words} 2> /dev/full")
+    assert done.returncode == code
+    assert (home / "x-42.png").exists() == (words == "generate x")
+
+
+def test_a_terminal_that_is_busy_and_set_not_to_wait(home: Path) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.cli.fake_program", "generate", "x"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stderr=writer,
+        check=False,
+    )
+    os.close(reader)
+    os.close(writer)
     assert done.returncode == 0
     assert (home / "x-42.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("info - <&-", "standard input is closed"),
+        ("edit x --image - <&-", "standard input is closed"),
+        ("edit x --image - 0> written", "standard input cannot be read: Bad file descriptor"),
+        ("generate x -o - >&-", "stdout is closed, so the picture would go nowhere"),
+    ],
+)
+def test_closed_streams_are_an_error_where_they_are_needed(home: Path, command: str, message: str) -> None:
+    done = _shell(f"{PROGRAM} {command}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {message}\n")
+
+
+@pytest.mark.parametrize("name", ["stdlib", "purelib"])
+def test_started_from_a_folder_of_python_itself(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sensenova_cli", "generate", "x", "--size", "1x1"],
+        cwd=sysconfig.get_path(name),
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "both sides must be multiples of 32" in done.stderr
+
+
+def test_json_alone_is_on_stdout(program: Program) -> None:
+    outcome = program("generate", "x", "--think", "--print-think", "--json", "-n", "2")
+    results = [json.loads(line) for line in outcome.stdout.splitlines()]
+    assert [result["path"] for result in results] == ["x-42.png", "x-43.png"]
+    assert results[0]["think_text"] == "A cat sits.\nIt purrs."
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(home: Path, closed: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(f"{PROGRAM} generate x {closed}", shell=True, env=environment, check=False)
+    assert done.returncode == 0
+    assert (home / "x-42.png").exists()
+
+
+def _shell(command: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command line in the current folder."""
+    return subprocess.run(
+        command,
+        shell=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def _screen(command: str, *, columns: int = 80, **environment: str) -> tuple[str, str, int]:

@@ -103,6 +103,14 @@ def test_show_as_json() -> None:
     assert layers["model"] == {"value": None, "layer": "default"}
 
 
+def test_json_of_a_file_name_that_is_no_utf8(user_folder: Path) -> None:
+    (user_folder / "profiles").mkdir(parents=True)
+    name = "caf\udce9"
+    (user_folder / "profiles" / f"{name}.toml").write_text("seed = 1\n")
+    rows = [json.loads(line) for line in succeed("list", "--json").splitlines()]
+    assert rows[0]["name"] == name
+
+
 def test_show_includes_what_a_local_checkpoint_recommends(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     folder.mkdir()

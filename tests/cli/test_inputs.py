@@ -1,0 +1,100 @@
+"""Where the pictures of an edit are found again, and what is said when they are not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from model.errors import PictureError
+from sensenova_cli.inputs import read_inputs, recorded_inputs
+from sensenova_cli.metadata import PictureRecord, read_record
+from tests.cli.harness import Program
+
+
+@pytest.fixture
+def edited(program: Program, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`A/out/e.png`, edited in A from `in.png`; the current folder is B, where another `in.png` lies."""
+    for folder, colour in (("A", "red"), ("B", "blue")):
+        (home / folder).mkdir()
+        Image.new("RGB", (64, 64), colour).save(home / folder / "in.png")
+    monkeypatch.chdir(home / "A")
+    assert program("edit", "x", "--image", "in.png", "-o", "out/e.png").code == 0
+    monkeypatch.chdir(home / "B")
+    return Path("../A/out/e.png")
+
+
+def found(made: Path) -> Path:
+    (source,) = recorded_inputs(record(made), made)
+    return Path(source.source.path)
+
+
+def record(made: Path) -> PictureRecord:
+    known = read_record(made)
+    assert known is not None
+    return known
+
+
+def refused(made: Path) -> str:
+    with pytest.raises(PictureError) as caught:
+        recorded_inputs(record(made), made)
+    assert "--image" in caught.value.hint
+    return caught.value.what
+
+
+def test_the_picture_is_found_from_any_folder(edited: Path, home: Path, program: Program) -> None:
+    assert found(edited) == home / "A" / "in.png"
+    outcome = program("edit", "--from", str(edited), "-o", "again.png")
+    assert outcome.code == 0, outcome.stderr
+    assert Path("again.png").read_bytes() == edited.read_bytes()
+
+
+def test_a_namesake_is_not_taken_for_it(edited: Path, home: Path) -> None:
+    (home / "A" / "in.png").unlink()
+    assert refused(edited) == f"{home}/A/in.png, from which {edited} was edited, is not there"
+    shutil.copy("in.png", edited.parent)
+    beside = home / "B" / edited.parent / "in.png"
+    assert refused(edited).endswith(f"is not there, and {beside} is another picture")
+
+
+def test_one_that_was_moved_beside_the_result_is_found(edited: Path, home: Path) -> None:
+    (home / "A" / "in.png").rename(home / "A" / "out" / "in.png")
+    Image.new("RGB", (64, 64), "green").save(home / "A" / "in.png")
+    assert found(edited).samefile(home / "A" / "out" / "in.png")
+
+
+def test_a_changed_one_is_named(edited: Path, home: Path) -> None:
+    Image.new("RGB", (64, 64), "green").save(home / "A" / "in.png")
+    assert refused(edited) == f"{home}/A/in.png has changed since {edited} was edited from it"
+
+
+@pytest.mark.parametrize("path", ["in\0.png", "x" * 300, "~nobody/in.png", "/"])
+def test_a_record_with_a_name_that_no_file_can_have(edited: Path, path: str) -> None:
+    known = record(edited)
+    odd = known.model_copy(update={"inputs": (known.inputs[0].model_copy(update={"path": path}),)})
+    with pytest.raises(PictureError, match="is not there"):
+        recorded_inputs(odd, edited)
+
+
+def test_names_stay_short_in_messages(home: Path) -> None:
+    Image.new("RGB", (64, 64)).save("in.png")
+    (source,) = read_inputs(["in.png"])
+    assert (source.name, source.source.path) == ("in.png", str(home / "in.png"))
+
+
+def test_file_names_that_are_no_utf8(program: Program, home: Path) -> None:
+    """Such names come from old archives and other systems; Python carries their bytes as lone surrogates."""
+    Image.new("RGB", (64, 64)).save("caf\udce9.png")
+    outcome = program("edit", "x", "--image", "caf\udce9.png", "-o", "a.png")
+    assert (outcome.code, outcome.stdout) == (0, "a.png\n"), outcome.stderr
+    assert record(Path("a.png")).inputs[0].path == str(home / "caf\udce9.png")
+    assert program("edit", "--from", "a.png", "-o", "b.png").code == 0
+    assert Path("b.png").read_bytes() == Path("a.png").read_bytes()
+
+
+def test_a_model_folder_whose_name_is_no_utf8(program: Program, home: Path) -> None:
+    shutil.copytree(home.parent / "checkpoint", "mod\udce8le")
+    outcome = program("generate", "x", "--model", "mod\udce8le", "-o", "a.png", "--json")
+    assert outcome.code == 0, outcome.stderr
+    assert program("generate", "--from", "a.png", "-o", "b.png").code == 0
+    assert Path("b.png").read_bytes() == Path("a.png").read_bytes()
