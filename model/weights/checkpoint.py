@@ -30,7 +30,7 @@ def load_checkpoint(
 ) -> SenseNovaU1:
     """Build the network and fill it from `folder`, fusing, casting and placing each block of numbers as it is read.
 
-    Beside the parameters themselves only a few blocks of 8 MiB are held, whatever type the files store.
+    Beside the parameters themselves only a few blocks of 4 MiB are held, whatever type the files store.
 
     Args:
         check_weights: look at every number and refuse NaN and infinity.

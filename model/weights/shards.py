@@ -20,7 +20,7 @@ from torch import Tensor
 from model.errors import CheckpointError
 from model.weights.files import INDEX_FILE, SINGLE_FILE
 
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 4 * 2**20
 BLOCKS_AHEAD = 2
 STORED_DTYPES = {
     "F64": torch.float64,
