@@ -140,7 +140,8 @@ class Engine:
         images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
         first_size = images[0].size if images else None
         size = resolve_size(settings.size, self.recommended.trained_sizes, first_size)
-        yield from self._size_notice(size)
+        if settings.size != "auto":  # an edit that follows its picture's aspect was not asked for a size
+            yield from self._size_notice(size)
         pictures: list[Tensor] = []
         if images:
             limits = self.recommended.edit_limits(len(images))

@@ -268,6 +268,10 @@ def test_running_out_of_memory_says_what_to_do_and_keeps_nothing(
     assert picture(engine, GenerateRequest("a cat", SMALL)).image.size == (64, 96)
 
 
+def test_an_edit_that_follows_its_picture_is_not_remarked(engine: Engine) -> None:
+    assert of(list(engine.run(EditRequest("red", (PICTURE,), small(size="auto", num_steps=1)))), Notice) == []
+
+
 def test_other_errors_are_no_lack_of_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise NotImplementedError("no such kernel")

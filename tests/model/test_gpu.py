@@ -70,3 +70,14 @@ def test_no_scores_are_stored(dtype: torch.dtype, cudnn: bool, rows: int, causal
     attend(q, k, v, [Segment(rows, causal)])
     torch.backends.cuda.enable_cudnn_sdp(before)
     assert torch.cuda.max_memory_allocated() - held < 300 * 2**20
+
+
+@pytest.mark.parametrize("name", ["u1", "u15", "a3b"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_same_seed_same_bytes(name: str, dtype: str, parity_checkpoint: Callable[[str], Path]) -> None:
+    made = []
+    for _ in range(2):
+        engine = Engine.load(parity_checkpoint(name), device="cuda", dtype=dtype)
+        events = engine.run(GenerateRequest("a cat", ImageSettings(size="512x512", num_steps=6, think=True)))
+        made.append(next(event.image.tobytes() for event in events if isinstance(event, Picture)))
+    assert made[0] == made[1]

@@ -1,0 +1,44 @@
+"""Devices, number formats and the memory that is reported."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from model.errors import DeviceError
+from model.placement.devices import resolve_device, resolve_dtype
+
+
+def test_auto_takes_what_is_there() -> None:
+    there = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device("auto").type == there
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda:63", "gpu", "cpu:x"])
+def test_what_is_not_there(name: str) -> None:
+    with pytest.raises(DeviceError):
+        resolve_device(name)
+
+
+def test_number_formats() -> None:
+    assert resolve_dtype("float16") == torch.float16
+    with pytest.raises(DeviceError, match="bfloat16, float16, float32"):
+        resolve_dtype("fp8")
+
+
+def test_peak_memory_is_the_process_own_and_keeps_what_was_freed() -> None:
+    code = """
+import torch
+from model.placement.devices import peak_memory
+cpu = torch.device("cpu")
+before = peak_memory(cpu)
+torch.ones(300 * 2**20, dtype=torch.uint8)
+print(before, peak_memory(cpu))
+"""
+    held = torch.ones(400 * 2**20, dtype=torch.uint8)  # this process's own memory is not the child's
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert held.numel() and before < 2**30
+    assert after - before > 250 * 2**20
