@@ -24,8 +24,10 @@ class KVCache:
         batch: int = 1,
     ) -> None:
         shape = (batch, config.kv_heads, capacity, config.head_dim)
-        self._keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.layers)]
-        self._values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        # Zeros, not whatever the memory held: attention kernels load whole tiles, also past the end of the prefix,
+        # and 0 · NaN would be NaN.
+        self._keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self._values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.length = 0
 
     @property
@@ -39,7 +41,7 @@ class KVCache:
         for store in (self._keys, self._values):
             for layer, old in enumerate(store):
                 batch, heads, _, width = old.shape
-                new = old.new_empty(batch, heads, self.length + tokens, width)
+                new = old.new_zeros(batch, heads, self.length + tokens, width)
                 new[:, :, : self.length] = old[:, :, : self.length]
                 store[layer] = new
 
