@@ -114,8 +114,7 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
         vocabulary=tokenizer.get_vocab_size(),
         vision_hidden=64,
     )
-    write_checkpoint(folder, fields, dtype=torch.bfloat16, seed=seed, tokenizer=tokenizer)
-    (folder / RECOMMENDED_FILE).write_text(json.dumps(TINY_SETTINGS, indent=2) + "\n", encoding="utf-8")
+    write_checkpoint(folder, fields, dtype=torch.bfloat16, seed=seed, tokenizer=tokenizer, recommended=TINY_SETTINGS)
 
 
 def write_checkpoint(
@@ -126,8 +125,10 @@ def write_checkpoint(
     seed: int = 0,
     shard_bytes: int = 4 * 2**30,
     tokenizer: Tokenizer | None = None,
+    recommended: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `config.json`, sharded random weights with their index and, where given, a tokenizer.
+    """Write `config.json`, sharded random weights with their index and, where given, a tokenizer and the contents of
+    `recommended_settings.json`.
 
     Norm weights are 1, all others normal with standard deviation 1/√fan-in. One shard is held at a time. The
     folder appears under its name only when it is complete.
@@ -160,6 +161,8 @@ def write_checkpoint(
         (partial / CONFIG_FILE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
         if tokenizer is not None:
             write_tokenizer(partial, tokenizer)
+        if recommended is not None:
+            (partial / RECOMMENDED_FILE).write_text(json.dumps(recommended, indent=2) + "\n", encoding="utf-8")
         partial.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

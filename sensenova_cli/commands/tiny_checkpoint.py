@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -36,9 +34,11 @@ def tiny_checkpoint(
         raise UsageError(f"{folder} exists already", "name a folder that does not exist yet")
     from safetensors import SafetensorError
 
+    from model.weights.synthetic import write_tiny_checkpoint
+
     missing = [parent for parent in folder.parents if not os.path.exists(parent)]  # noqa: PTH110  # pathlib raises at long names
     try:
-        _write(folder, seed)
+        write_tiny_checkpoint(folder, seed)
     except (OSError, SafetensorError) as error:
         for parent in missing:
             with contextlib.suppress(OSError):  # it was not created, or another program uses it
@@ -46,16 +46,3 @@ def tiny_checkpoint(
         reason = getattr(error, "strerror", None) or error
         raise SenseNovaError(f"{folder} cannot be written: {reason}", "make room, or name another place") from error
     typer.echo(folder)
-
-
-def _write(folder: Path, seed: int) -> None:
-    """Write all files beside the place, then rename, so that there is the whole checkpoint or none."""
-    from model.weights.synthetic import write_tiny_checkpoint
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}-"))
-    try:
-        write_tiny_checkpoint(scratch / folder.name, seed)
-        (scratch / folder.name).rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
