@@ -15,14 +15,16 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.report import write_report
 from config.schema import ImageSettings
+from model.events import Branch
 from model.network.attention import Segment
 from model.network.configuration import parse_config
 from model.network.rope import image_positions, text_positions
 from model.network.sensenova import SenseNovaU1
 from model.sampling.decode import decode, greedy
 from model.sampling.denoise import denoise
-from model.sampling.guidance import Branch, generate_guidance
+from model.sampling.guidance import generate_guidance
 from model.sampling.prefix import Prefix, read_prefix
 from model.sequences.sequence import TokenSequence
 from model.weights.checkpoint import empty_network
@@ -130,9 +132,7 @@ def main() -> None:
         "edit_prefix_2048_seconds": statistics.median(picture_prefix(network, 2048)),
     }
     print(json.dumps(report, indent=1))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(report, options.json)
 
 
 if __name__ == "__main__":

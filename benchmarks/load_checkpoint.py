@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.report import write_report
+
 LAYERS_PER_GIGABYTE = 9.3
 """Layers of the shape below that make about 1 GB of float32."""
 
@@ -109,9 +111,7 @@ def main() -> None:
     )
     print(f"writing once to that much new memory: {report['touch_seconds']:.3f} s")
     print(f"peak resident set / bfloat16 size: {report['peak_over_size']:.2f}")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(report, options.json)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ hidden state. Weights and pixels are there before the measurement begins.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import psutil
 import torch
 
+from benchmarks.report import write_report
 from model.network.attention import Segment
 from model.network.configuration import parse_config
 from model.network.rope import image_positions, text_positions
@@ -64,9 +64,7 @@ def main() -> None:
         "seconds": seconds,
     }
     print(f"{tokens} tokens, one layer, {options.dtype}: {report['growth_bytes'] / 2**20:.0f} MiB, {seconds:.1f} s")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(report, options.json)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from config.sizes import TOKEN_PIXELS, Size, format_size, nearest_trained, resol
 from model.errors import CheckpointError, DeviceMemoryError, NumericsError
 from model.events import (
     Answer,
+    Branch,
     DenoisingStep,
     Event,
     LoadProgress,
@@ -31,9 +33,9 @@ from model.network.sensenova import SenseNovaU1
 from model.pictures import as_rgb
 from model.placement.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
-from model.sampling.decode import chooser, decode, greedy
+from model.sampling.decode import CACHE_BLOCK, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
-from model.sampling.guidance import Branch, Guidance, edit_guidance, generate_guidance
+from model.sampling.guidance import Guidance, edit_guidance, generate_guidance
 from model.sampling.prefix import Prefix, extend_prefix, read_prefix
 from model.sampling.schedule import time_grid
 from model.sequences import prompt as prompts
@@ -183,23 +185,13 @@ class Engine:
     def _think(self, prefix: Prefix, budget: int, meter: "_Meter") -> Generator[Event, None, str]:
         """Greedy text until the model closes it; leaves the prefix ready for a picture. Returns the text."""
         stop = (self._tokenizer.think_end, self._tokenizer.end_of_turn)
-        stream = StreamDecoder(self._tokenizer)
-        ids: list[int] = []
-        last = -1
-        for last, _ in meter.text.around(decode(self._network, prefix, greedy, budget, stop)):
-            if last not in stop:
-                ids.append(last)
-                yield ThinkToken(last, stream.push(last))
-        if rest := stream.flush():
-            yield ThinkToken(ids[-1], rest)
+        written = yield from self._write(decode(self._network, prefix, greedy, budget, stop), stop, ThinkToken, meter)
         # The closing tag belongs to the sequence; an ended turn does not, or the picture would come after it.
-        kept = [] if last == self._tokenizer.end_of_turn else [last]
+        kept = [] if written.last == self._tokenizer.end_of_turn else [written.last]
         with torch.inference_mode():
             extend_prefix(self._network, prefix, kept + self._tokenizer.encode(prompts.AFTER_THINK))
-        meter.new_tokens += len(ids)
-        text = self._tokenizer.decode(ids)
-        yield ThinkText(text, tuple(ids), "end" if last in stop else "length", meter.text.seconds)
-        return text
+        yield ThinkText(written.text, written.token_ids, written.finish, meter.text.seconds)
+        return written.text
 
     def _answer(self, request: AnswerRequest) -> Iterator[Event]:
         """Describe and chat."""
@@ -209,27 +201,38 @@ class Engine:
         turns = [*request.history, Message("user", request.prompt)]
         text = prompts.answer_prompt(turns, len(pictures), request.system)
         sequence = build_sequence(text, pictures, self._tokenizer, self._device)
-        prefix, event = self._read("condition", sequence, min(settings.max_tokens, 512), meter)
+        prefix, event = self._read("condition", sequence, min(settings.max_tokens, CACHE_BLOCK), meter)
         yield event
         stop = (self._tokenizer.end_of_turn,)
+        tokens = decode(self._network, prefix, chooser(settings, sequence.ids), settings.max_tokens, stop)
+        written = yield from self._write(tokens, stop, TextToken, meter)
+        yield Answer(written.text, written.token_ids, written.finish, written.first_logits)
+        yield meter.statistics()
+
+    def _write(
+        self,
+        tokens: Iterator[tuple[int, Tensor]],
+        stop: Collection[int],
+        event: type[ThinkToken] | type[TextToken],
+        meter: "_Meter",
+    ) -> Generator[Event, None, "_Written"]:
+        """Tell each new token as an event of this kind, and return what they make; those of `stop` are no text."""
         stream = StreamDecoder(self._tokenizer)
         ids: list[int] = []
         first_logits: Tensor | None = None
         last = -1
-        choose = chooser(settings, sequence.ids)
-        tokens = decode(self._network, prefix, choose, settings.max_tokens, stop)
         for last, logits in meter.text.around(tokens):
             if first_logits is None:
                 first_logits = logits.cpu()
             if last not in stop:
                 ids.append(last)
-                yield TextToken(last, stream.push(last))
+                yield event(last, stream.push(last))
         if rest := stream.flush():
-            yield TextToken(ids[-1], rest)
-        assert first_logits is not None  # max_tokens is at least 1
+            yield event(ids[-1], rest)
+        assert first_logits is not None  # a budget of tokens is at least 1
         meter.new_tokens += len(ids)
-        yield Answer(self._tokenizer.decode(ids), tuple(ids), "end" if last in stop else "length", first_logits)
-        yield meter.statistics()
+        finish: Literal["end", "length"] = "end" if last in stop else "length"
+        return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish, first_logits)
 
     def _read(self, branch: Branch, sequence: TokenSequence, room: int, meter: "_Meter") -> tuple[Prefix, PrefixRead]:
         clock = time.perf_counter()
@@ -262,6 +265,17 @@ def _branches(request: GenerateRequest | EditRequest, pictures: int) -> tuple[di
     }
     starts = time_grid(settings.num_steps, settings.timestep_shift)[:-1]
     return {branch: texts[branch] for branch in guidance.ever_needed(starts)}, guidance
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Text that has been written: `last` is the token it ended with, also where that is no part of the text."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    last: int
+    finish: Literal["end", "length"]
+    first_logits: Tensor
 
 
 class _Stopwatch:

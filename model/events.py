@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Branch = Literal["condition", "images", "unconditional"]
+"""A guidance branch, by what it sees: text and pictures, pictures only, or neither."""
+
+
 @dataclass(frozen=True)
 class LoadProgress:
     """Bytes of the checkpoint read so far; passed to `Engine.load`'s callback, not part of a request's stream."""
@@ -32,11 +36,10 @@ class PrefixRead:
     """The words and pictures before the answer have been read.
 
     Attributes:
-        branch: `condition` (text and pictures), `images` (pictures only) or `unconditional`.
         tokens: length of the prefix, image tokens included.
     """
 
-    branch: Literal["condition", "images", "unconditional"]
+    branch: Branch
     tokens: int
     image_tokens: int
     seconds: float

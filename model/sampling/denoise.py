@@ -9,10 +9,11 @@ from torch import Tensor
 
 from config.schema import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size
+from model.events import Branch
 from model.network.flow import picture_to_tokens, tokens_to_picture
 from model.network.rope import Rotary, attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
-from model.sampling.guidance import Branch, Guidance
+from model.sampling.guidance import Guidance
 from model.sampling.prefix import Prefix
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
 

@@ -6,13 +6,12 @@ one that sees pictures only ("images"), u the one that sees neither ("unconditio
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
 from config.schema import ImageSettings
+from model.events import Branch
 
-Branch = Literal["condition", "images", "unconditional"]
 Velocities = Mapping[Branch, Tensor]
 
 TIME_TOLERANCE = 1e-6

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from config.schema import ImageSettings
+from model.events import Branch
 from model.sampling.guidance import (
-    Branch,
     edit_branches,
     edit_guidance,
     generate_guidance,
