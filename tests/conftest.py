@@ -2,9 +2,14 @@
 
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from model import Engine
 
 PARITY = Path(__file__).parent / "parity" / "data"
 
@@ -22,6 +27,19 @@ def parity_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
         return folder
 
     return unpack
+
+
+@pytest.fixture(scope="module")
+def parity_engine(parity_checkpoint: Callable[[str], Path]) -> "Callable[[str, str], Engine]":
+    """Load a parity checkpoint in float32 on a device, once for a module."""
+
+    @cache
+    def load(name: str, device: str) -> "Engine":
+        from model import Engine
+
+        return Engine.load(parity_checkpoint(name), device=device, dtype="float32")
+
+    return load
 
 
 @pytest.fixture(scope="session")

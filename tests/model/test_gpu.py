@@ -16,30 +16,20 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def engine_of(parity_checkpoint: Callable[[str], Path]) -> Callable[[str], Engine]:
-    engines: dict[str, Engine] = {}
-
-    def load(name: str) -> Engine:
-        if name not in engines:
-            engines[name] = Engine.load(parity_checkpoint(name), device="cuda", dtype="float32")
-        return engines[name]
-
-    return load
-
-
 @pytest.mark.parametrize("case", cases("t2i", "edit"), ids=case_id)
-def test_picture_from_the_cpus_noise(case: Case, engine_of: Callable[[str], Engine]) -> None:
+def test_picture_from_the_cpus_noise(case: Case, parity_engine: Callable[[str, str], Engine]) -> None:
     request = request_of(case)
     assert isinstance(request.settings, ImageSettings)
     request = type(request)(**{**vars(request), "settings": request.settings.model_copy(update={"noise": "cpu"})})
-    picture = next(event for event in engine_of(case["checkpoint"]).run(request) if isinstance(event, Picture))
+    picture = next(
+        event for event in parity_engine(case["checkpoint"], "cuda").run(request) if isinstance(event, Picture)
+    )
     assert relative_difference(picture.tensor, golden(case, "image")) < 2e-3
 
 
 @pytest.mark.parametrize("case", cases("describe", "chat"), ids=case_id)
-def test_text(case: Case, engine_of: Callable[[str], Engine]) -> None:
-    events = engine_of(case["checkpoint"]).run(request_of(case))
+def test_text(case: Case, parity_engine: Callable[[str, str], Engine]) -> None:
+    events = parity_engine(case["checkpoint"], "cuda").run(request_of(case))
     answer = next(event for event in events if isinstance(event, Answer))
     assert list(answer.token_ids) == golden(case, "new_ids")[0].tolist()
     assert relative_difference(answer.first_logits, golden(case, "first_logits")[0]) < 1e-3

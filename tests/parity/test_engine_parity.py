@@ -1,7 +1,6 @@
 """Every golden case through the engine, within the tolerances it came with."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -12,25 +11,13 @@ PICTURES = cases("t2i", "edit")
 TEXTS = cases("describe", "chat")
 
 
-@pytest.fixture(scope="module")
-def engine_of(parity_checkpoint: Callable[[str], Path]) -> Callable[[str], Engine]:
-    engines: dict[str, Engine] = {}
-
-    def load(name: str) -> Engine:
-        if name not in engines:
-            engines[name] = Engine.load(parity_checkpoint(name), device="cpu", dtype="float32")
-        return engines[name]
-
-    return load
-
-
 def test_all_cases_are_here() -> None:
     assert len(PICTURES) + len(TEXTS) == 42
 
 
 @pytest.mark.parametrize("case", PICTURES, ids=case_id)
-def test_picture(case: Case, engine_of: Callable[[str], Engine]) -> None:
-    events = list(engine_of(case["checkpoint"]).run(request_of(case)))
+def test_picture(case: Case, parity_engine: Callable[[str, str], Engine]) -> None:
+    events = list(parity_engine(case["checkpoint"], "cpu").run(request_of(case)))
     first = next(event for event in events if isinstance(event, DenoisingStep))
     picture = next(event for event in events if isinstance(event, Picture))
     assert picture.think_text == case["think_text"]
@@ -39,8 +26,8 @@ def test_picture(case: Case, engine_of: Callable[[str], Engine]) -> None:
 
 
 @pytest.mark.parametrize("case", TEXTS, ids=case_id)
-def test_text(case: Case, engine_of: Callable[[str], Engine]) -> None:
-    events = list(engine_of(case["checkpoint"]).run(request_of(case)))
+def test_text(case: Case, parity_engine: Callable[[str, str], Engine]) -> None:
+    events = list(parity_engine(case["checkpoint"], "cpu").run(request_of(case)))
     prefix = next(event for event in events if isinstance(event, PrefixRead))
     answer = next(event for event in events if isinstance(event, Answer))
     assert prefix.tokens == golden(case, "input_ids").shape[1]
