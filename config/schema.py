@@ -21,7 +21,12 @@ class SettingsGroup(BaseModel):
     """Base of all groups: frozen, unknown keys refused, NaN and infinity refused."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        defer_build=True,  # validators are built when they are first used, which for `--help` is never
     )
 
 

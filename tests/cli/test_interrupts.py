@@ -12,6 +12,9 @@ import pytest
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program, start
 
+LONG = "600"
+"""Seconds that no test waits for: a program that only ended after them would be killed as hanging."""
+
 
 def _signal_at(step: int, number: signal.Signals = signal.SIGINT) -> object:
     def prepare(engine: FakeEngine) -> None:
@@ -85,7 +88,7 @@ def test_a_process_of_its_own(home: Path, number: signal.Signals) -> None:
     process = start("generate", "x", "--num-steps", "1000", FAKE_STEP_SECONDS="0.02")
     _wait_for(process.stderr, b"1000 steps")
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"interrupted" in stderr
     assert b"Traceback" not in stderr
@@ -93,16 +96,14 @@ def test_a_process_of_its_own(home: Path, number: signal.Signals) -> None:
 
 
 def test_a_second_signal_does_not_wait_for_the_step(home: Path) -> None:
-    process = start("generate", "x", FAKE_STEP_SECONDS="30")
+    process = start("generate", "x", FAKE_STEP_SECONDS=LONG)
     _wait_for(process.stderr, b"a step has begun")
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     assert process.poll() is None
-    began = time.perf_counter()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.perf_counter() - began < 5
     assert list(home.iterdir()) == []
 
 
@@ -130,11 +131,9 @@ def test_while_the_program_itself_is_imported(name: str, number: str) -> None:
 
 
 def test_a_process_that_is_loading(home: Path) -> None:
-    process = start("generate", "x", FAKE_LOAD_SECONDS="30")
+    process = start("generate", "x", FAKE_LOAD_SECONDS=LONG)
     _wait_for(process.stderr, b"loading")
-    began = time.perf_counter()
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.perf_counter() - began < 5
     assert b"Traceback" not in stderr

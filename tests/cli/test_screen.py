@@ -16,7 +16,7 @@ def run_on_a_screen(command: str) -> str:
         pexpect.run(
             f"bash -c {command!r}",
             env=environment,
-            timeout=20,
+            timeout=60,
             encoding="utf-8",
             dimensions=(24, 100),
             withexitstatus=False,
