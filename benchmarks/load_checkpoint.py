@@ -3,9 +3,9 @@
     python -m benchmarks.load_checkpoint --json benchmarks/results/load_checkpoint.json
 
 Time is that of `load_checkpoint` from a warm page cache (imports excluded), the median of several fresh
-processes, each paired with a `cat` of the same files to /dev/null, and with the time it takes to write once to
-as much new memory as the parameters need: `cat` needs none, and no loader can do without. Memory is the
-process's peak resident set beyond what it held after the imports.
+processes, each paired with a `cat` of the same files to /dev/null, and with the time it takes as many threads to
+write once to as much new memory as the parameters need: `cat` needs none, and no loader can do without. Memory is
+the process's peak resident set beyond what it held after the imports.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.report import write_report
@@ -49,6 +50,7 @@ def load_once(folder: Path) -> dict[str, float]:
 
     from model.placement.devices import peak_memory
     from model.weights.checkpoint import load_checkpoint
+    from model.weights.shards import READERS
 
     device = torch.device("cpu")
     before = psutil.Process().memory_info().rss
@@ -57,8 +59,10 @@ def load_once(folder: Path) -> dict[str, float]:
     seconds = time.perf_counter() - clock
     size = sum(parameter.nbytes for parameter in network.parameters())
     peak = peak_memory(device) - before
+    parts = torch.empty(size, dtype=torch.uint8).chunk(READERS)
     clock = time.perf_counter()
-    torch.empty(size, dtype=torch.uint8).zero_()
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(torch.Tensor.zero_, parts))
     touch = time.perf_counter() - clock
     return {"seconds": seconds, "parameter_bytes": size, "peak_bytes": peak, "touch_seconds": touch}
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from model.events import LoadProgress
 from model.network.configuration import ModelConfig, read_config
 from model.network.sensenova import SenseNovaU1
 from model.weights.layout import Slot, checkpoint_layout
-from model.weights.shards import StoredTensor, read_blocks, stored_tensors
+from model.weights.shards import Block, StoredTensor, read_blocks, stored_tensors
 
 NUMBERED = re.compile(r"(?<=layers\.|xperts\.)\d+")
 """A layer's or an expert's number in a tensor's name."""
@@ -46,20 +47,25 @@ def load_checkpoint(
     parameters = {name: parameter.detach().flatten() for name, parameter in network.named_parameters()}
     total = sum(tensor.stop - tensor.start for tensor in tensors.values())
     done = reported = 0
-    damaged: dict[str, None] = {}
-    for block in read_blocks(list(tensors.values()), pinned=device.type == "cuda"):
+    damaged: set[str] = set()
+
+    def place(block: Block) -> None:
         slot = slots[block.tensor.name]
         first = slot.offset + block.first
         if check_weights and not torch.isfinite(block.data).all():
-            damaged[block.tensor.name] = None
+            damaged.add(block.tensor.name)
         parameters[slot.parameter][first : first + block.data.numel()].copy_(block.data)
-        done += block.data.nbytes
-        if on_progress and (done - reported >= REPORT_BYTES or done == total):
-            reported = done
-            on_progress(LoadProgress(done, total))
+
+    with closing(read_blocks(tensors.values(), place, pinned=device.type == "cuda")) as counts:
+        for count in counts:
+            done += count
+            if on_progress and (done - reported >= REPORT_BYTES or done == total):
+                reported = done
+                on_progress(LoadProgress(done, total))
     if damaged:
+        names = [name for name in slots if name in damaged]
         raise CheckpointError(
-            f"{folder}: {len(damaged)} tensors hold NaN or infinity:\n{_listed(damaged)}",
+            f"{folder}: {len(names)} tensors hold NaN or infinity:\n{_listed(names)}",
             "fetch the checkpoint again",
         )
     return network

@@ -4,13 +4,13 @@ Reading is plain file I/O into a few reused buffers rather than a memory map: ma
 process's resident memory until the map is closed, and a checkpoint is larger than most hosts.
 """
 
-import io
-import itertools
 import json
 import math
-import queue
+import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from model.errors import CheckpointError
 from model.weights.files import INDEX_FILE, SINGLE_FILE
 
 BLOCK_BYTES = 4 * 2**20
-BLOCKS_AHEAD = 2
+READERS = min(4, os.cpu_count() or 1)
 STORED_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -117,60 +117,50 @@ def _read_header(file: Path) -> list[StoredTensor]:
 
 @dataclass(frozen=True)
 class Block:
-    """A run of a tensor's elements: `data` (1-D, valid until the next block is asked for) begins at `first`."""
+    """A run of a tensor's elements: `data` (1-D, valid while it is being used) begins at `first`."""
 
     tensor: StoredTensor
     first: int
     data: Tensor
 
 
-def read_blocks(tensors: Sequence[StoredTensor], pinned: bool = False) -> Iterator[Block]:
-    """Yield the numbers of tensors, in the order of the files, a thread reading ahead of the caller.
+def read_blocks(tensors: Iterable[StoredTensor], use: Callable[[Block], None], pinned: bool = False) -> Generator[int]:
+    """Read tensors in the order of the files, several threads at a time; yield the bytes of each block done.
+
+    The thread that read a block also uses it: writing to new memory takes longer than reading from the page cache,
+    and so is shared among the threads as well. Closing the iterator ends the reading.
 
     Args:
+        use: called for each block, from several threads at once.
         pinned: read into page-locked memory, from which copies to a GPU are fast.
 
     Raises:
         CheckpointError: a file cannot be read, or ends early.
     """
     ordered = sorted(tensors, key=lambda tensor: (str(tensor.file), tensor.start))
-    buffers = [torch.empty(BLOCK_BYTES, dtype=torch.uint8, pin_memory=pinned) for _ in range(BLOCKS_AHEAD + 1)]
-    free: queue.Queue[Tensor | None] = queue.Queue()
-    full: queue.Queue[tuple[StoredTensor, int, Tensor, int] | Exception | None] = queue.Queue()
-    for buffer in buffers:
-        free.put(buffer)
+    own = threading.local()
 
-    def read_ahead() -> None:
+    def prepare_thread() -> None:
+        own.buffer = torch.empty(BLOCK_BYTES, dtype=torch.uint8, pin_memory=pinned)
+
+    def read(part: tuple[StoredTensor, int, int]) -> int:
+        tensor, first, count = part
+        data = own.buffer[:count]
+        _read_exactly(descriptors[tensor.file], tensor, first, data)
+        use(Block(tensor, first, data.view(tensor.dtype)))
+        return count
+
+    with ExitStack() as opened:
         try:
-            for file, members in itertools.groupby(ordered, key=lambda tensor: tensor.file):
-                with file.open("rb", buffering=0) as stream:
-                    for tensor, first, count in _blocks_of(members):
-                        buffer = free.get()
-                        if buffer is None:
-                            return
-                        _read_exactly(stream, tensor, first, buffer[:count])
-                        full.put((tensor, first, buffer, count))
-            full.put(None)
-        except Exception as error:  # raised again in the thread that asked
-            full.put(error)
-
-    thread = threading.Thread(target=read_ahead, name="read weights", daemon=True)
-    thread.start()
-    try:
-        while (item := full.get()) is not None:
-            if isinstance(item, OSError):
-                raise CheckpointError(f"reading the weights failed: {item}", "fetch the file again") from item
-            if isinstance(item, Exception):
-                raise item
-            tensor, first, buffer, count = item
-            yield Block(tensor, first, buffer[:count].view(tensor.dtype))
-            free.put(buffer)
-    finally:
-        free.put(None)
-        thread.join()
+            files = {tensor.file: None for tensor in ordered}
+            descriptors = {file: opened.enter_context(file.open("rb", buffering=0)).fileno() for file in files}
+            pool = opened.enter_context(ThreadPoolExecutor(READERS, "read weights", prepare_thread))
+            yield from pool.map(read, _parts(ordered))
+        except OSError as error:
+            raise CheckpointError(f"reading the weights failed: {error}", "fetch the file again") from error
 
 
-def _blocks_of(tensors: Iterable[StoredTensor]) -> Iterator[tuple[StoredTensor, int, int]]:
+def _parts(tensors: Iterable[StoredTensor]) -> Iterator[tuple[StoredTensor, int, int]]:
     """(tensor, index of the first element, bytes) of each block."""
     for tensor in tensors:
         size = tensor.stop - tensor.start
@@ -178,11 +168,11 @@ def _blocks_of(tensors: Iterable[StoredTensor]) -> Iterator[tuple[StoredTensor, 
             yield tensor, start // tensor.dtype.itemsize, min(BLOCK_BYTES, size - start)
 
 
-def _read_exactly(stream: io.FileIO, tensor: StoredTensor, first: int, target: Tensor) -> None:
-    stream.seek(tensor.start + first * tensor.dtype.itemsize)
+def _read_exactly(descriptor: int, tensor: StoredTensor, first: int, target: Tensor) -> None:
+    place = tensor.start + first * tensor.dtype.itemsize
     view = memoryview(target.numpy().data)
     while view:
-        count = stream.readinto(view)
+        count = os.preadv(descriptor, [view], place)
         if not count:
             raise CheckpointError(f"{tensor.file} ends in the middle of {tensor.name}", "fetch the file again")
-        view = view[count:]
+        view, place = view[count:], place + count

@@ -1,7 +1,9 @@
 """Loading: what is right is fused and cast, what is wrong is said in one message."""
 
 import json
+import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from model.errors import CheckpointError
 from model.events import LoadProgress
 from model.network.configuration import parse_config
 from model.network.sensenova import SenseNovaU1
-from model.weights import shards
+from model.weights import checkpoint, shards
 from model.weights.checkpoint import load_checkpoint
 from model.weights.files import INDEX_FILE
 from model.weights.layout import checkpoint_layout
@@ -90,6 +92,41 @@ def test_progress_ends_at_the_whole(tiny_checkpoint: Path) -> None:
     seen: list[LoadProgress] = []
     load_checkpoint(tiny_checkpoint, CPU, torch.float32, on_progress=seen.append)
     assert seen[-1].done_bytes == seen[-1].total_bytes > 4_000_000
+
+
+def test_what_the_listener_raises_ends_the_reading(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(checkpoint, "REPORT_BYTES", 4096)
+    seen: list[LoadProgress] = []
+
+    def listen(progress: LoadProgress) -> None:
+        seen.append(progress)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_checkpoint(tiny_checkpoint, CPU, torch.float32, on_progress=listen)
+    assert len(seen) == 1
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("read weights")] == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (OSError(5, "Input/output error"), r"reading the weights failed: .*Input/output error"),
+        (0, r"\.safetensors ends in the middle of "),
+    ],
+)
+def test_a_file_that_fails_while_it_is_read(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, answer: int | OSError, message: str
+) -> None:
+    def preadv(*_: object) -> int:
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with pytest.raises(CheckpointError, match=message):
+        load(tiny_checkpoint)
 
 
 def test_missing_unexpected_and_misshapen_are_listed_together(broken: Path) -> None:
