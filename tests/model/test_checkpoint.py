@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,16 +99,24 @@ def test_progress_ends_at_the_whole(tiny_checkpoint: Path) -> None:
 def test_what_the_listener_raises_ends_the_reading(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "BLOCK_BYTES", 4096)
     monkeypatch.setattr(checkpoint, "REPORT_BYTES", 4096)
+    read = os.preadv
+
+    def slowly(*where: Any) -> int:
+        time.sleep(0.005)  # a thousand blocks: whoever reads on does so for seconds
+        return read(*where)
+
+    monkeypatch.setattr(os, "preadv", slowly)
     seen: list[LoadProgress] = []
 
     def listen(progress: LoadProgress) -> None:
         seen.append(progress)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:  # kept, and with it the frame that was reading
         load_checkpoint(tiny_checkpoint, CPU, torch.float32, on_progress=listen)
     assert len(seen) == 1
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("read weights")] == []
+    del caught
 
 
 @pytest.mark.parametrize(
