@@ -16,11 +16,16 @@ class UsageError(SenseNovaError):
     """The arguments contradict each other, one is missing, or one is not supported."""
 
 
+class OutputError(SenseNovaError):
+    """Pictures cannot go where the user wants them; found before anything runs."""
+
+
+class OutputWriteError(OutputError):
+    """A finished picture could not be written to its place."""
+
+
 def exit_code(error: SenseNovaError) -> int:
     """The exit code that tells a script what kind of failure this was."""
-    # Imported here because it brings Pillow, which `--help` does not need.
-    from sensenova_cli.output import OutputError, OutputWriteError
-
     match error:
         case OutputWriteError():
             return FAILED

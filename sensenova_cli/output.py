@@ -12,8 +12,8 @@ from string import Formatter
 
 from PIL import Image
 
-from config.errors import SenseNovaError
 from sensenova_cli.atomic import check_writable, create_file, replace_file
+from sensenova_cli.errors import OutputError, OutputWriteError
 from sensenova_cli.metadata import PictureRecord, png_info
 from sensenova_cli.streams import discard_stdout, stdout_is_closed
 
@@ -21,14 +21,6 @@ DEFAULT_NAME = "{slug}-{seed}.png"
 FIELDS = {"slug": "a", "seed": 42, "index": 0, "count": 1, "width": 2048, "height": 2048}
 """The fields of a name template, with examples."""
 MAX_SLUG = 40
-
-
-class OutputError(SenseNovaError):
-    """Pictures cannot go where the user wants them; found before anything runs."""
-
-
-class OutputWriteError(OutputError):
-    """A finished picture could not be written to its place."""
 
 
 class Output:

@@ -9,8 +9,7 @@ from PIL import Image
 from config.errors import SenseNovaError, SettingsError
 from model.errors import CheckpointError, DeviceError, DeviceMemoryError, PictureError, RequestError
 from sensenova_cli import turn
-from sensenova_cli.errors import UsageError, exit_code
-from sensenova_cli.output import OutputError, OutputWriteError
+from sensenova_cli.errors import OutputError, OutputWriteError, UsageError, exit_code
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from config.schema import ImageSettings
+from sensenova_cli.errors import OutputError, OutputWriteError
 from sensenova_cli.metadata import PictureRecord, read_record
-from sensenova_cli.output import MAX_SLUG, Output, OutputError, OutputWriteError, slug
+from sensenova_cli.output import MAX_SLUG, Output, slug
 
 IMAGE = Image.new("RGB", (64, 32), "teal")
 RECORD = PictureRecord(
@@ -385,7 +386,8 @@ def test_several_pictures_on_stdout() -> None:
 
 WRITE_TO_STDOUT = """
 from PIL import Image
-from sensenova_cli.output import Output, OutputWriteError
+from sensenova_cli.errors import OutputWriteError
+from sensenova_cli.output import Output
 output = Output.plan("-", stdout_is_terminal=False)
 try:
     output.write(Image.effect_noise((256, 256), 50), prompt="a", seed=1, index=0, count=1, record=None)
