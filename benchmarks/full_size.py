@@ -25,7 +25,7 @@ from model.network.sensenova import SenseNovaU1
 from model.sampling.decode import decode, greedy
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefix import Prefix, read_prefix
+from model.sampling.prefix import Prefix, embed_picture, read_prefix
 from model.sequences.sequence import TokenSequence
 from model.weights.checkpoint import empty_network
 from model.weights.synthetic import EIGHT_B, config_fields
@@ -47,9 +47,9 @@ def random_network(device: torch.device) -> SenseNovaU1:
 def text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
     device = network.device
     ids = torch.randint(0, 150000, (tokens,), device=device)
-    sequence = TokenSequence(ids, (), text_positions(0, tokens, device), (Segment(tokens, causal=True),), tokens)
+    sequence = TokenSequence(ids, text_positions(0, tokens, device), (Segment(tokens, causal=True),), tokens)
     with torch.inference_mode():
-        return read_prefix(network, sequence, room)
+        return read_prefix(network, sequence, [], room)
 
 
 def picture_prefix(network: SenseNovaU1, side: int) -> Iterator[float]:
@@ -63,12 +63,12 @@ def picture_prefix(network: SenseNovaU1, side: int) -> Iterator[float]:
     count = positions.shape[1]
     pixels = torch.randn(1, 3, side, side, device=device)
     ids = torch.randint(0, 150000, (count,), device=device)
-    sequence = TokenSequence(ids, (pixels,), positions, tuple(Segment(n, text) for n, text in runs), 400)
+    sequence = TokenSequence(ids, positions, tuple(Segment(n, text) for n, text in runs), 400)
     for _ in range(3):
         torch.cuda.synchronize()
         clock = time.perf_counter()
         with torch.inference_mode():
-            read_prefix(network, sequence, 0)
+            read_prefix(network, sequence, [embed_picture(network, pixels)], 0)
         torch.cuda.synchronize()
         yield time.perf_counter() - clock
 

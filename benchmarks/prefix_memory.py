@@ -18,7 +18,7 @@ from model.network.attention import Segment
 from model.network.configuration import parse_config
 from model.network.rope import image_positions, text_positions
 from model.placement.devices import DTYPES, peak_memory
-from model.sampling.prefix import read_prefix
+from model.sampling.prefix import embed_picture, read_prefix
 from model.sequences.sequence import TokenSequence
 from model.weights.checkpoint import empty_network
 from model.weights.synthetic import EIGHT_B, config_fields
@@ -43,17 +43,17 @@ def main() -> None:
     tokens = positions.shape[1]
     sequence = TokenSequence(
         torch.randint(0, 1024, (tokens,)),
-        (torch.randn(1, 3, 2048, 2048), torch.randn(1, 3, 2048, 2048)),
         positions,
         tuple(Segment(count, causal=text) for count, text in RUNS),
         400,
     )
+    pixels = torch.randn(1, 3, 2048, 2048), torch.randn(1, 3, 2048, 2048)
     before = psutil.Process().memory_info().rss
     if peak_memory(device) > before + 2**26:
         raise SystemExit("the peak was already above what is held now: the growth cannot be told")
     clock = time.perf_counter()
     with torch.inference_mode():
-        read_prefix(network, sequence, room=0)
+        read_prefix(network, sequence, [embed_picture(network, each) for each in pixels], room=0)
     seconds = time.perf_counter() - clock
     report = {
         "command": f"python -m benchmarks.prefix_memory --dtype {options.dtype}",

@@ -107,7 +107,7 @@ class TextSettings(SeedSettings):
     top_k: Annotated[int, Field(ge=0)] = 0
     """With do_sample: draw from the k most likely tokens; 0 takes all."""
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Above 1, tokens that already occurred become less likely."""
+    """Above 1, tokens that the answer already holds become less likely."""
 
 
 class EngineSettings(SettingsGroup):

@@ -2,16 +2,17 @@
 
 import time
 import traceback
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
-from config.recommended import Recommended, read_recommended
+from config.recommended import PixelRange, Recommended, read_recommended
 from config.sizes import TOKEN_PIXELS, Size, format_size, nearest_trained, resolve_size
 from model.errors import CheckpointError, DeviceMemoryError, NumericsError
 from model.events import (
@@ -31,22 +32,28 @@ from model.events import (
 from model.network.configuration import read_config
 from model.network.sensenova import SenseNovaU1
 from model.pictures import as_rgb
-from model.placement.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype
+from model.placement.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.sampling.decode import CACHE_BLOCK, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
 from model.sampling.guidance import Guidance, edit_guidance, generate_guidance
-from model.sampling.prefix import Prefix, extend_prefix, read_prefix
+from model.sampling.prefix import Prefix, embed_picture, extend_prefix, read_prefix
 from model.sampling.schedule import time_grid
 from model.sequences import prompt as prompts
 from model.sequences.images import fit_to_budget, prepare_picture, to_image
-from model.sequences.sequence import TokenSequence, build_sequence
+from model.sequences.sequence import build_sequence
 from model.sequences.tokenizer import StreamDecoder, Tokenizer
 from model.weights.checkpoint import load_checkpoint
 from model.weights.hub import DownloadPlan, find_checkpoint
 
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")
-"""How PyTorch says so where it has no error class for it."""
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""How PyTorch says so where it has no error class for it, or where a library of the device's maker ran out."""
 
 Item = TypeVar("Item")
 
@@ -123,7 +130,9 @@ class Engine:
 
         Raises:
             RequestError: the request cannot be carried out with this checkpoint.
+            PictureError: an input picture cannot be used.
             DeviceMemoryError: it does not fit in the device's memory.
+            NumericsError: the picture came out as NaN or infinity.
         """
         hint = (
             "ask for a smaller picture (--size 1024x1024, or --profile draft), fewer or smaller input pictures, "
@@ -144,23 +153,15 @@ class Engine:
         size = resolve_size(settings.size, self.recommended.trained_sizes, first_size)
         if settings.size != "auto":  # an edit that follows its picture's aspect was not asked for a size
             yield from self._size_notice(size)
-        pictures: list[Tensor] = []
         if images:
-            limits = self.recommended.edit_limits(len(images))
             images = tuple(fit_to_budget(images, settings.input_pixels, size))
-            pictures = [prepare_picture(image, limits) for image in images]
-        texts, guidance = _branches(request, len(pictures))
+        limits = self.recommended.edit_limits(max(len(images), 1))
+        texts, guidance = _branches(request, len(images))
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
-        prefixes: dict[Branch, Prefix] = {}
-        for branch, text in texts.items():
-            seen = pictures if branch != "unconditional" else []
-            sequence = build_sequence(text, seen, self._tokenizer, self._device)
-            prefixes[branch], event = self._read(branch, sequence, tokens, meter)
-            yield event
+        prefixes = yield from self._read_branches(texts, images, limits, tokens, meter)
         think_text = None
         if settings.think:
-            think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, meter)
-            prefixes["condition"].cache.reserve(tokens)
+            think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, tokens, meter)
         for index in range(settings.num_images):
             seed = settings.seed + index
             steps = denoise(self._network, prefixes, guidance, size, seed, settings)
@@ -182,14 +183,17 @@ class Engine:
             yield Picture(index, settings.num_images, to_image(picture), picture, made_with, think_text)
         yield meter.statistics()
 
-    def _think(self, prefix: Prefix, budget: int, meter: "_Meter") -> Generator[Event, None, str]:
-        """Greedy text until the model closes it; leaves the prefix ready for a picture. Returns the text."""
+    def _think(self, prefix: Prefix, budget: int, room: int, meter: "_Meter") -> Generator[Event, None, str]:
+        """Greedy text until the model closes it; leaves the prefix ready for a picture, with room for its tokens.
+        Returns the text."""
         stop = (self._tokenizer.think_end, self._tokenizer.end_of_turn)
         written = yield from self._write(decode(self._network, prefix, greedy, budget, stop), stop, ThinkToken, meter)
         # The closing tag belongs to the sequence; an ended turn does not, or the picture would come after it.
         kept = [] if written.last == self._tokenizer.end_of_turn else [written.last]
+        rest = kept + self._tokenizer.encode(prompts.AFTER_THINK)
         with torch.inference_mode():
-            extend_prefix(self._network, prefix, kept + self._tokenizer.encode(prompts.AFTER_THINK))
+            prefix.cache.reserve(len(rest) + room)
+            extend_prefix(self._network, prefix, rest)
         yield ThinkText(written.text, written.token_ids, written.finish, meter.text.seconds)
         return written.text
 
@@ -197,14 +201,14 @@ class Engine:
         """Describe and chat."""
         meter = _Meter(self._device)
         settings = request.settings
-        pictures = [prepare_picture(as_rgb(image), self.recommended.answer_input) for image in request.images]
+        images = tuple(map(as_rgb, request.images))
         turns = [*request.history, Message("user", request.prompt)]
-        text = prompts.answer_prompt(turns, len(pictures), request.system)
-        sequence = build_sequence(text, pictures, self._tokenizer, self._device)
-        prefix, event = self._read("condition", sequence, min(settings.max_tokens, CACHE_BLOCK), meter)
-        yield event
+        texts: dict[Branch, str] = {"condition": prompts.answer_prompt(turns, len(images), request.system)}
+        room = min(settings.max_tokens, CACHE_BLOCK)
+        prefixes = yield from self._read_branches(texts, images, self.recommended.answer_input, room, meter)
         stop = (self._tokenizer.end_of_turn,)
-        tokens = decode(self._network, prefix, chooser(settings, sequence.ids), settings.max_tokens, stop)
+        choose = chooser(settings, self._device)
+        tokens = decode(self._network, prefixes["condition"], choose, settings.max_tokens, stop)
         written = yield from self._write(tokens, stop, TextToken, meter)
         yield Answer(written.text, written.token_ids, written.finish, written.first_logits)
         yield meter.statistics()
@@ -221,26 +225,42 @@ class Engine:
         ids: list[int] = []
         first_logits: Tensor | None = None
         last = -1
+        text = ""  # of the newest token, which is told when the next one is there: if it is the last, more may belong
         for last, logits in meter.text.around(tokens):
             if first_logits is None:
                 first_logits = logits.cpu()
             if last not in stop:
+                if ids:
+                    yield event(ids[-1], text)
                 ids.append(last)
-                yield event(last, stream.push(last))
-        if rest := stream.flush():
-            yield event(ids[-1], rest)
+                text = stream.push(last)
+        if ids:
+            yield event(ids[-1], text + stream.flush())
         assert first_logits is not None  # a budget of tokens is at least 1
         meter.new_tokens += len(ids)
         finish: Literal["end", "length"] = "end" if last in stop else "length"
         return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish, first_logits)
 
-    def _read(self, branch: Branch, sequence: TokenSequence, room: int, meter: "_Meter") -> tuple[Prefix, PrefixRead]:
+    def _read_branches(
+        self, texts: Mapping[Branch, str], images: Sequence[Image], limits: PixelRange, room: int, meter: "_Meter"
+    ) -> Generator[Event, None, dict[Branch, Prefix]]:
+        """Read the prefix of each branch, with room behind it; a picture that several of them see is embedded once."""
         clock = time.perf_counter()
         with torch.inference_mode():
-            prefix = read_prefix(self._network, sequence, room)
-        count = sequence.ids.shape[0]
-        meter.prefix_tokens += count
-        return prefix, PrefixRead(branch, count, sequence.image_tokens, time.perf_counter() - clock)
+            pictures = [embed_picture(self._network, prepare_picture(image, limits)) for image in images]
+        prefixes: dict[Branch, Prefix] = {}
+        for branch, text in texts.items():
+            seen = pictures if branch != "unconditional" else []
+            grids = [(picture.shape[0], picture.shape[1]) for picture in seen]
+            sequence = build_sequence(text, grids, self._tokenizer, self._device)
+            with torch.inference_mode():
+                prefixes[branch] = read_prefix(self._network, sequence, seen, room)
+            synchronize(self._device)
+            count = sequence.ids.shape[0]
+            meter.prefix_tokens += count
+            yield PrefixRead(branch, count, sequence.image_tokens, time.perf_counter() - clock)
+            clock = time.perf_counter()
+        return prefixes
 
     def _size_notice(self, size: Size) -> Iterator[Event]:
         trained = self.recommended.trained_sizes
@@ -279,15 +299,21 @@ class _Written:
 
 
 class _Stopwatch:
-    """Seconds spent inside a stream; what the listener does between two items does not count."""
+    """Seconds spent inside a stream; what the listener does between two items does not count.
 
-    def __init__(self) -> None:
+    An item is handed on when the device has finished what it stands for, so that a step that is told is a step done,
+    and whoever cancels after it does not wait for others.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self.seconds = 0.0
 
     def around(self, stream: Iterator[Item]) -> Iterator[Item]:
         while True:
             clock = time.perf_counter()
             item = next(stream, None)
+            synchronize(self._device)
             self.seconds += time.perf_counter() - clock
             if item is None:
                 return
@@ -301,7 +327,7 @@ class _Meter:
         self._device = device
         self._start = time.perf_counter()
         self.prefix_tokens = self.new_tokens = self.steps = 0
-        self.text, self.denoising = _Stopwatch(), _Stopwatch()
+        self.text, self.denoising = _Stopwatch(device), _Stopwatch(device)
         reset_peak_memory(device)
 
     def statistics(self) -> Statistics:

@@ -73,8 +73,10 @@ class DenoisingStep:
 
     Attributes:
         time: t after this step, 0 noise … 1 picture.
-        predicted: the clean picture as predicted at this step, (1, 3, H, W), about −1..1, on the device.
+        predicted: the clean picture as predicted at this step, (1, 3, H, W), about −1..1.
         velocity: the conditional branch's velocity of this step, (1, L, 3·32²), patches channel-last.
+
+    Both lie on the device, 72 MiB of it for a 2048×2048 picture: an event that is kept keeps them.
     """
 
     index: int

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from config.sizes import MAX_ASPECT
 from model.errors import PictureError
 
-MAX_INPUT_PIXELS = 2 * (1024**3 // 12)
-"""Largest picture that is decoded: 178,956,970 pixels, the size at which Pillow, too, suspects an attack."""
+MAX_INPUT_PIXELS = 178_956_970
+"""Largest picture that is decoded: the size at which Pillow, too, suspects an attack."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000")
 """Formats that are read: those pictures come in. Pillow knows more, some of which start other programs."""
@@ -40,7 +40,6 @@ def read_picture(source: str | Path | bytes, name: str | None = None) -> Image.I
             `MAX_INPUT_PIXELS` pixels, or its sides differ by a factor of more than 200.
     """
     with open_picture(source, name) as image:
-        _check_shape(image.size, _name_of(source, name))
         return as_rgb(image, _name_of(source, name))
 
 
@@ -48,8 +47,9 @@ def as_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
     """A picture that is open already, as `read_picture` would give it; an upright RGB one stays as it is.
 
     Raises:
-        PictureError: it holds floating-point or 32-bit numbers.
+        PictureError: it holds floating-point or 32-bit numbers, or its sides differ by a factor of more than 200.
     """
+    _check_shape(image.size, name)
     return _on_white(_eight_bit(ImageOps.exif_transpose(image), name))
 
 

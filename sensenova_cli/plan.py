@@ -10,7 +10,7 @@ from config.recommended import Recommended
 from config.schema import ImageSettings, Settings, SettingsGroup, TextSettings
 from config.sizes import TOKEN_PIXELS, check_size, format_size, resolve_size
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message
-from model.sequences.prompt import place_pictures
+from model.sequences.prompt import answer_prompt, place_pictures
 from sensenova_cli.again import Again, Task
 from sensenova_cli.flags import Flags
 from sensenova_cli.inputs import Input, free_seed
@@ -67,7 +67,7 @@ def plan_answer(
     settings = flags.resolve(recommended=recommended).settings
     images = tuple(each.image for each in inputs)
     request = AnswerRequest(prompt, images, system=system, settings=_part(settings, TextSettings))
-    place_pictures([Message("user", prompt)], len(images))  # refuses placeholders that have no picture
+    answer_prompt([Message("user", prompt)], len(images), system)  # refuses placeholders that have no picture
     return settings, request
 
 

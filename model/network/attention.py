@@ -108,10 +108,10 @@ def _runs(segments: Sequence[Segment]) -> Iterator[tuple[int, bool]]:
 
 def _sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """PyTorch's fused attention. Its own grouping of query heads only where a fused kernel has it: elsewhere (on a
-    GPU in float32, or with a mask) it would fall back to one that stores heads × N × M scores. There the query
-    heads that share a key/value head become rows of one head, which gives the same numbers.
+    GPU in float32, with a mask, or older than Ampere) it would fall back to one that stores heads × N × M scores.
+    There the query heads that share a key/value head become rows of one head, which gives the same numbers.
     """
-    if q.device.type == "cpu" or (q.device.type == "cuda" and mask is None and q.dtype != torch.float32):
+    if q.device.type == "cpu" or (mask is None and _groups_heads(q)):
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
     batch, heads, rows, width = q.shape
     shared = heads // keys.shape[1]
@@ -120,3 +120,8 @@ def _sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tenso
         stacked, keys, values, attn_mask=None if mask is None else mask.repeat(shared, 1)
     )
     return attended.reshape(batch, heads, rows, width)
+
+
+def _groups_heads(q: Tensor) -> bool:
+    """Whether a fused kernel of q's GPU knows grouped heads: FlashAttention does, from Ampere (8.0) on."""
+    return q.device.type == "cuda" and q.dtype != torch.float32 and torch.cuda.get_device_capability(q.device) >= (8, 0)

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from model.network.configuration import TransformerConfig
 
+CAPACITY_STEP = 128
+"""Capacities are multiples of this, which is the longest tile of keys that attention kernels load."""
+
 
 class KVCache:
     """One sequence's keys and values, written in place; both towers read and write it.
@@ -23,7 +26,7 @@ class KVCache:
         device: torch.device,
         batch: int = 1,
     ) -> None:
-        shape = (batch, config.kv_heads, capacity, config.head_dim)
+        shape = (batch, config.kv_heads, _round_up(capacity), config.head_dim)
         # Zeros, not whatever the memory held: attention kernels load whole tiles, also past the end of the prefix,
         # and 0 · NaN would be NaN.
         self._keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)]
@@ -41,7 +44,7 @@ class KVCache:
         for store in (self._keys, self._values):
             for layer, old in enumerate(store):
                 batch, heads, _, width = old.shape
-                new = old.new_zeros(batch, heads, self.length + tokens, width)
+                new = old.new_zeros(batch, heads, _round_up(self.length + tokens), width)
                 new[:, :, : self.length] = old[:, :, : self.length]
                 store[layer] = new
 
@@ -57,3 +60,7 @@ class KVCache:
     def advance(self, tokens: int) -> None:
         """Keep the `tokens` positions last written."""
         self.length += tokens
+
+
+def _round_up(capacity: int) -> int:
+    return -(-capacity // CAPACITY_STEP) * CAPACITY_STEP

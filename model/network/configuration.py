@@ -9,6 +9,7 @@ from typing import Any
 
 from model.errors import CheckpointError
 
+CONFIG_FILE = "config.json"
 MODEL_TYPE = "neo_chat"
 
 
@@ -83,7 +84,7 @@ def read_config(folder: Path) -> ModelConfig:
         CheckpointError: no such file, no JSON, another kind of model, a field missing, or a value that this
             implementation does not cover.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -167,10 +168,10 @@ def _transformer(llm: "_Fields") -> TransformerConfig:
         und_mlp=und_mlp,
         gen_mlp=gen_mlp,
     )
-    if config.heads % config.kv_heads or config.head_dim % 8:
-        raise CheckpointError(
-            f"{llm.where}: {config.heads} heads cannot share {config.kv_heads} key/value heads of {config.head_dim}"
-        )
+    if config.heads % config.kv_heads:
+        raise CheckpointError(f"{llm.where}: {config.heads} heads cannot share {config.kv_heads} key/value heads")
+    if config.head_dim % 8:
+        raise CheckpointError(f"{llm.where}: llm_config.head_dim is {config.head_dim}, not a multiple of 8")
     return config
 
 
@@ -187,10 +188,12 @@ class _Fields:
         return _Fields(value, self.where, f"{self._prefix}{name}.")
 
     def get(self, name: str, default: Any) -> Any:
-        return self._fields.get(name, default)
+        """The field; `null`, as some libraries write it, is as good as absent."""
+        value = self._fields.get(name)
+        return default if value is None else value
 
     def number(self, name: str, default: float | None = None) -> float:
-        value = self._fields.get(name, default)
+        value = self.get(name, default)
         if value is None:
             raise self._missing(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -205,7 +208,7 @@ class _Fields:
 
     def require(self, name: str, expected: Any) -> None:
         """A field that may be absent, but not have a value this implementation does not cover."""
-        value = self._fields.get(name, expected)
+        value = self.get(name, expected)
         if value != expected:
             raise CheckpointError(
                 f"{self.where}: {self._prefix}{name} is {value!r}; only {expected!r} is supported",

@@ -16,10 +16,10 @@ def text_positions(start: int, count: int, device: torch.device) -> Tensor:
     return positions
 
 
-def image_positions(time: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """Positions of an image's tokens, row-major: (3, rows·columns); all share t = `time`."""
+def image_positions(t: int, rows: int, columns: int, device: torch.device) -> Tensor:
+    """Positions of an image's tokens, row-major: (3, rows·columns); all share `t`."""
     positions = torch.empty(3, rows * columns, dtype=torch.long, device=device)
-    positions[0] = time
+    positions[0] = t
     positions[1] = torch.arange(rows, device=device).repeat_interleave(columns)
     positions[2] = torch.arange(columns, device=device).repeat(rows)
     return positions
@@ -44,10 +44,10 @@ def rotate_heads(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate (…, N, head_dim) by its tables: rotate-half within each of the three parts of a head."""
     cos, sin = rotary
     # In place: for a long prefix each of these tensors is among the largest there are.
-    return _quarter_turn(x).mul_(sin).add_(x * cos)
+    return _rotate_half(x).mul_(sin).add_(x * cos)
 
 
-def _quarter_turn(x: Tensor) -> Tensor:
+def _rotate_half(x: Tensor) -> Tensor:
     """(a, b) → (−b, a) for the halves a, b of each of the three parts of a head."""
     half = x.shape[-1] // 2
     turned = []

@@ -20,7 +20,9 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"there is no kind of device {name!r}", "use auto, cpu, cuda, cuda:1 or mps") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"there is no kind of device {name!r}", "use auto, cpu, cuda, cuda:1 or mps")
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available() or (device.index or 0) >= count:
@@ -38,6 +40,14 @@ def resolve_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise DeviceError(f"there is no number format {name!r}", f"use {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was asked to; what runs on a GPU only seems to be over before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def reset_peak_memory(device: torch.device) -> None:

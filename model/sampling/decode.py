@@ -43,11 +43,11 @@ def greedy(logits: Tensor, tokens: list[int]) -> int:
     return int(logits.argmax())
 
 
-def chooser(settings: TextSettings, prompt: Tensor) -> Choose:
-    """How an answer's tokens are picked.
+def chooser(settings: TextSettings, device: torch.device) -> Choose:
+    """How an answer's tokens are picked from logits on `device`.
 
-    Args:
-        prompt: token ids of the prefix, (N,); `repetition_penalty` counts them too.
+    `repetition_penalty` counts the answer's own tokens only, as in the reference implementation: the prompt holds
+    the token that ends a turn, which must not become less likely for it.
     """
     if not settings.do_sample and settings.repetition_penalty == 1:
         return greedy
@@ -68,10 +68,10 @@ def chooser(settings: TextSettings, prompt: Tensor) -> Choose:
             processors.append(TopKLogitsWarper(settings.top_k))
         if settings.top_p < 1:
             processors.append(TopPLogitsWarper(settings.top_p))
-    generator = torch.Generator(prompt.device).manual_seed(settings.seed)
+    generator = torch.Generator(device).manual_seed(settings.seed)
 
     def choose(logits: Tensor, tokens: list[int]) -> int:
-        seen = torch.cat([prompt, torch.tensor(tokens, dtype=torch.long, device=prompt.device)])
+        seen = torch.tensor(tokens, dtype=torch.long, device=device)
         scores = processors(cast(torch.LongTensor, seen[None]), cast(torch.FloatTensor, logits[None]))
         if not settings.do_sample:
             return int(scores.argmax())

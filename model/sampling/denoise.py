@@ -63,8 +63,8 @@ def denoise(
     x = picture_to_tokens(noise) * amplitude
     times = time_grid(settings.num_steps, settings.timestep_shift)
     starts = torch.tensor(times[:-1], dtype=torch.float32, device=device)
-    loudness = torch.tensor([amplitude / flow.noise_scale_max], device=device)
-    conditioning = network.timestep_embedder(starts) + network.noise_scale_embedder(loudness)
+    relative_noise_scale = torch.tensor([amplitude / flow.noise_scale_max], device=device)
+    conditioning = network.timestep_embedder(starts) + network.noise_scale_embedder(relative_noise_scale)
     patches = patch_rotary(2 * grid[0], 2 * grid[1], vision.hidden_size, vision.rope_theta, device)
     rotary = {branch: _picture_rotary(network, prefix, grid) for branch, prefix in prefixes.items()}
     for number, (time, next_time) in enumerate(pairwise(times)):

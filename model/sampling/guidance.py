@@ -26,17 +26,17 @@ class Guidance:
         branches: those of a guided step, "condition" first; that one alone where nothing is guided.
         formula: their velocities → the guided one.
         interval: times from and to which steps are guided, both included.
-        waits: whether the first step, if it is guided, stands still (`cfg_zero_star`).
+        zero_init: whether the first step, if it is guided, has velocity zero (`cfg_zero_star`).
     """
 
     branches: tuple[Branch, ...]
     formula: Callable[[Velocities], Tensor]
     interval: tuple[float, float]
-    waits: bool = False
+    zero_init: bool = False
 
     def needed(self, number: int, time: float) -> tuple[Branch, ...]:
         """The branches that step `number` (from 0), which starts at `time`, has to compute."""
-        return self.branches if self._is_guided(time) and not self._stands_still(number) else ("condition",)
+        return self.branches if self._is_guided(time) and not self._is_zero(number) else ("condition",)
 
     def ever_needed(self, times: Sequence[float]) -> tuple[Branch, ...]:
         """The branches that any of the steps starting at these times has to compute."""
@@ -47,7 +47,7 @@ class Guidance:
         """The velocity of a step, from those of the branches it needed."""
         if not self._is_guided(time):
             return velocities["condition"]
-        if self._stands_still(number):
+        if self._is_zero(number):
             return velocities["condition"] * 0
         return self.formula(velocities)
 
@@ -55,8 +55,8 @@ class Guidance:
         low, high = self.interval
         return len(self.branches) > 1 and low - TIME_TOLERANCE <= time <= high + TIME_TOLERANCE
 
-    def _stands_still(self, number: int) -> bool:
-        return self.waits and number == 0
+    def _is_zero(self, number: int) -> bool:
+        return self.zero_init and number == 0
 
 
 def generate_guidance(settings: ImageSettings) -> Guidance:
@@ -66,7 +66,7 @@ def generate_guidance(settings: ImageSettings) -> Guidance:
     def formula(velocities: Velocities) -> Tensor:
         return guide_generate(velocities, settings.cfg_scale, settings.cfg_norm)
 
-    return Guidance(branches, formula, settings.cfg_interval, waits=settings.cfg_norm == "cfg_zero_star")
+    return Guidance(branches, formula, settings.cfg_interval, zero_init=settings.cfg_norm == "cfg_zero_star")
 
 
 def edit_guidance(settings: ImageSettings) -> Guidance:
@@ -111,7 +111,8 @@ def guide_edit(velocities: Velocities, cfg_scale: float, img_cfg_scale: float, c
         base = i if i is not None else u
         assert base is not None
         guided = base + cfg_scale * (c - base)
-    return renormalise(guided, c, cfg_norm)
+    # Scales of 1 or less guide nothing away from c: the reference implementation does not shrink there.
+    return renormalise(guided, c, cfg_norm) if max(cfg_scale, img_cfg_scale) > 1 else guided
 
 
 def renormalise(guided: Tensor, condition: Tensor, cfg_norm: str) -> Tensor:

@@ -28,18 +28,28 @@ class Prefix:
     last_hidden: Tensor
 
 
-def read_prefix(network: SenseNovaU1, sequence: TokenSequence, room: int) -> Prefix:
+def embed_picture(network: SenseNovaU1, pixels: Tensor) -> Tensor:
+    """A normalised picture (1, 3, H, W) as the und tower takes it in: (rows, columns, hidden_size)."""
+    vision = network.config.vision
+    rows, columns = (side // vision.patch_size for side in pixels.shape[-2:])
+    rotary = patch_rotary(rows, columns, vision.hidden_size, vision.rope_theta, network.device)
+    tokens = network.und_vision(pixels.to(network.device, network.dtype), rotary)
+    return tokens.view(rows // 2, columns // 2, -1)
+
+
+def read_prefix(network: SenseNovaU1, sequence: TokenSequence, pictures: Sequence[Tensor], room: int) -> Prefix:
     """Run the und tower over a whole sequence.
 
     Args:
+        pictures: those of the sequence, from `embed_picture`.
         room: positions to have ready behind it, for text or a picture.
     """
     config = network.config.transformer
     count = sequence.ids.shape[0]
     cache = KVCache(config, count + room, network.dtype, network.device)
     rotary = attention_rotary(sequence.positions, config, network.dtype)
-    hidden = network.read(_embed(network, sequence), rotary, cache, sequence.segments)
-    return Prefix(cache, sequence.next_position, hidden[:, -1:])
+    hidden = network.read(_embed(network, sequence, pictures), rotary, cache, sequence.segments)
+    return Prefix(cache, sequence.next_position, hidden[:, -1:].clone())  # a view would keep all of `hidden`
 
 
 def extend_prefix(network: SenseNovaU1, prefix: Prefix, ids: Sequence[int]) -> None:
@@ -54,17 +64,13 @@ def extend_prefix(network: SenseNovaU1, prefix: Prefix, ids: Sequence[int]) -> N
     prefix.last_hidden = hidden[:, -1:]
 
 
-def _embed(network: SenseNovaU1, sequence: TokenSequence) -> Tensor:
+def _embed(network: SenseNovaU1, sequence: TokenSequence, pictures: Sequence[Tensor]) -> Tensor:
     """(1, N, hidden_size): the tokens' embeddings, pictures in their places."""
     embeddings = network.embed_tokens(sequence.ids)[None].clone()
-    pictures = iter(sequence.pictures)
+    remaining = iter(pictures)
     start = 0
     for segment in sequence.segments:
         if not segment.causal:
-            pixels = next(pictures).to(network.device, network.dtype)
-            vision = network.config.vision
-            rows, columns = (side // vision.patch_size for side in pixels.shape[-2:])
-            rotary = patch_rotary(rows, columns, vision.hidden_size, vision.rope_theta, network.device)
-            embeddings[:, start : start + segment.count] = network.und_vision(pixels, rotary)
+            embeddings[:, start : start + segment.count] = next(remaining).flatten(0, 1)
         start += segment.count
     return embeddings

@@ -59,7 +59,7 @@ def to_image(picture: Tensor) -> Image.Image:
 
 def fit_to_budget(images: Sequence[Image.Image], input_pixels: str | int, output: Size) -> list[Image.Image]:
     """Resize an edit's input pictures to their pixel budget, as the vendor's tool does before the network's own
-    limits apply.
+    limits apply; where those differ the picture is resized once more (`prepare_picture`), as there.
 
     Args:
         input_pixels: `native` leaves them; a number is each picture's budget; `auto` is the output's pixel count,

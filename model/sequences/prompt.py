@@ -47,7 +47,8 @@ def pictures_prompt(pictures: int) -> str:
 
 
 def answer_prompt(turns: Sequence[Message], pictures: int, system: str) -> str:
-    """Describe and chat: the conversation, the last turn being the question."""
+    """Describe and chat: the conversation, the last turn being the question. Raises as `place_pictures`."""
+    _refuse_image_tokens(system, "system message")
     return chat_ml(place_pictures(turns, pictures), system, "")
 
 
@@ -67,12 +68,9 @@ def place_pictures(turns: Sequence[Message], pictures: int) -> list[Message]:
             f"the prompt has {sum(written)} {PLACEHOLDER} placeholders for {pictures} picture(s)",
             f"add pictures, or remove {PLACEHOLDER} from the prompt",
         )
-    for token in IMAGE_TOKENS:
-        if any(token in turn.text for turn in turns if turn.role == "user"):
-            raise RequestError(
-                f"the prompt contains {token}, which stands for a picture in the model's own language",
-                f"write {PLACEHOLDER} where a picture belongs, or leave it out",
-            )
+    for turn in turns:
+        if turn.role == "user":
+            _refuse_image_tokens(turn.text, "prompt")
     missing = pictures - sum(written)
     if missing > 1 and sum(written) == 0:
         front = "".join(f"Image-{number}:{PLACEHOLDER}\n" for number in range(1, missing + 1))
@@ -83,6 +81,15 @@ def place_pictures(turns: Sequence[Message], pictures: int) -> list[Message]:
         Message(turn.role, turn.text.replace(PLACEHOLDER, PICTURE_SLOT)) if turn.role == "user" else turn
         for turn in placed
     ]
+
+
+def _refuse_image_tokens(text: str, name: str) -> None:
+    for token in IMAGE_TOKENS:
+        if token in text:
+            raise RequestError(
+                f"the {name} contains {token}, which stands for a picture in the model's own language",
+                f"write {PLACEHOLDER} where a picture belongs, or leave it out",
+            )
 
 
 def chat_ml(turns: Sequence[Message], system: str, assistant_start: str) -> str:

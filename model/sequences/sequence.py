@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from config.sizes import TOKEN_PIXELS
 from model.network.attention import Segment
 from model.network.rope import image_positions, text_positions
 from model.sequences.prompt import PICTURE_SLOT
@@ -19,14 +18,12 @@ class TokenSequence:
 
     Attributes:
         ids: token ids, (N,); picture tokens hold `<IMG_CONTEXT>`.
-        pictures: normalised pixels, each (1, 3, H, W), in order.
         positions: (3, N), rows t, h, w.
         segments: text runs and pictures, in order; their counts sum to N.
         next_position: t of the token that follows.
     """
 
     ids: Tensor
-    pictures: tuple[Tensor, ...]
     positions: Tensor
     segments: tuple[Segment, ...]
     next_position: int
@@ -36,40 +33,41 @@ class TokenSequence:
         return sum(segment.count for segment in self.segments if not segment.causal)
 
 
-def build_sequence(text: str, pictures: Sequence[Tensor], tokenizer: Tokenizer, device: torch.device) -> TokenSequence:
+def build_sequence(
+    text: str, grids: Sequence[tuple[int, int]], tokenizer: Tokenizer, device: torch.device
+) -> TokenSequence:
     """Tokenize a prompt whose picture slots stand for the pictures.
 
     A text token advances t by one. All tokens of a picture share the t after its `<img>` and have their row and
     column as h and w; `</img>` gets the t after that.
 
     Args:
-        pictures: (1, 3, H, W) each, as many as there are slots.
+        grids: rows and columns of each picture's tokens, as many as there are slots.
     """
     texts = text.split(PICTURE_SLOT)
-    if len(texts) != len(pictures) + 1:
-        raise ValueError(f"{len(texts) - 1} slots for {len(pictures)} pictures")
+    if len(texts) != len(grids) + 1:
+        raise ValueError(f"{len(texts) - 1} slots for {len(grids)} pictures")
     ids: list[int] = []
     positions: list[Tensor] = []
     segments: list[Segment] = []
-    time = 0
+    t = 0
     for number, part in enumerate(texts):
-        opened, closed = number < len(pictures), number > 0
+        opened, closed = number < len(grids), number > 0
         run = tokenizer.encode(("</img>" if closed else "") + part + ("<img>" if opened else ""))
         if run:
             ids += run
-            positions.append(text_positions(time, len(run), device))
+            positions.append(text_positions(t, len(run), device))
             segments.append(Segment(len(run), causal=True))
-            time += len(run)
+            t += len(run)
         if opened:
-            rows, columns = (side // TOKEN_PIXELS for side in pictures[number].shape[-2:])
+            rows, columns = grids[number]
             ids += [tokenizer.image_context] * (rows * columns)
-            positions.append(image_positions(time, rows, columns, device))
+            positions.append(image_positions(t, rows, columns, device))
             segments.append(Segment(rows * columns, causal=False))
-            time += 1
+            t += 1
     return TokenSequence(
         torch.tensor(ids, dtype=torch.long, device=device),
-        tuple(pictures),
         torch.cat(positions, dim=1),
         tuple(segments),
-        time,
+        t,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.errors import CheckpointError
-from model.weights.files import CONFIG_FILE
+from model.network.configuration import CONFIG_FILE
 from model.weights.hub_cache import cached_checkpoint, called
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from model.errors import CheckpointError
+from model.network.configuration import CONFIG_FILE
 from model.weights.download import OFFICIAL_MODEL, DownloadPlan, download_checkpoint
-from model.weights.files import CONFIG_FILE
 from model.weights.hub_cache import cached_checkpoint
 
 __all__ = ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint"]

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from model.errors import CheckpointError
-from model.weights.files import CONFIG_FILE, INDEX_FILE
+from model.network.configuration import CONFIG_FILE
+from model.weights.files import INDEX_FILE
 
 
 def cached_checkpoint(model: str, revision: str) -> Path:

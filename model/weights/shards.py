@@ -47,11 +47,16 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
     Raises:
         CheckpointError: there are no weights, the index is damaged or names a missing shard, a shard is
-            truncated or no safetensors file, or a tensor is of a type that cannot be loaded.
+            truncated or no safetensors file, or a tensor is of a type that cannot be loaded or stands in two shards.
     """
     tensors: dict[str, StoredTensor] = {}
     for file in _shards(folder):
         for tensor in _read_header(file):
+            if tensor.name in tensors:
+                raise CheckpointError(
+                    f"{tensor.name} stands in two files: {tensors[tensor.name].file} and {file}",
+                    "fetch the checkpoint again",
+                )
             tensors[tensor.name] = tensor
     return tensors
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from config.recommended import RECOMMENDED_FILE
 from model.errors import CheckpointError
-from model.network.configuration import parse_config
-from model.weights.files import CONFIG_FILE, INDEX_FILE
+from model.network.configuration import CONFIG_FILE, parse_config
+from model.weights.files import INDEX_FILE
 from model.weights.layout import Slot, checkpoint_layout
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>")

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from model.network import attention
 from model.network.attention import Segment, attend
-from model.network.cache import KVCache
+from model.network.cache import CAPACITY_STEP, KVCache
 from model.network.configuration import DenseMLP, TransformerConfig
 
 CONFIG = TransformerConfig(
@@ -88,13 +88,14 @@ def test_what_is_written_stays_only_when_advanced() -> None:
 
 def test_reserve_keeps_what_is_there() -> None:
     cache = KVCache(CONFIG, 2, torch.float32, torch.device("cpu"))
-    filled = torch.randn(1, 2, 2, 16)
+    assert cache.capacity == CAPACITY_STEP
+    filled = torch.randn(1, 2, CAPACITY_STEP, 16)
     for layer in range(2):
         cache.write(layer, filled, -filled)
-    cache.advance(2)
+    cache.advance(CAPACITY_STEP)
     with pytest.raises(ValueError, match="no room"):
         cache.write(0, filled, filled)
-    cache.reserve(2)
+    cache.reserve(CAPACITY_STEP)
     keys, values = cache.write(1, filled, filled)
-    torch.testing.assert_close(keys[:, :, :2], filled)
-    torch.testing.assert_close(values[:, :, :2], -filled)
+    torch.testing.assert_close(keys[:, :, :CAPACITY_STEP], filled)
+    torch.testing.assert_close(values[:, :, :CAPACITY_STEP], -filled)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from model.errors import CheckpointError
 from model.events import LoadProgress
-from model.network.configuration import parse_config
+from model.network.configuration import parse_config, read_config
 from model.network.sensenova import SenseNovaU1
 from model.weights import checkpoint, shards
 from model.weights.checkpoint import load_checkpoint
@@ -172,6 +172,16 @@ def test_truncated_shard(broken: Path) -> None:
         load(broken)
 
 
+def test_a_tensor_in_two_shards(broken: Path) -> None:
+    name = "language_model.model.norm.weight"
+    save_file({name: torch.zeros(128)}, broken / "other.safetensors")
+    index = json.loads((broken / INDEX_FILE).read_text())
+    index["weight_map"][name] = "other.safetensors"
+    (broken / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=rf"{name} stands in two files: .*{shard(broken).name}"):
+        load(broken)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]"])
 def test_no_safetensors(broken: Path, content: bytes) -> None:
     shard(broken).write_bytes(content)
@@ -249,6 +259,19 @@ def test_layers_that_are_missing_are_told_by_number(broken: Path) -> None:
 def test_numbers_that_are_none(broken: Path) -> None:
     config(broken, lambda fields: fields["llm_config"].update(rms_norm_eps=float("nan")))
     with pytest.raises(CheckpointError, match="rms_norm_eps is nan"):
+        load(broken)
+
+
+def test_null_is_as_good_as_absent(parity_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(parity_checkpoint("a3b"), tmp_path / "a3b"))
+    expected = read_config(folder)
+    config(folder, lambda fields: fields["llm_config"].update(mlp_only_layers=None, decoder_sparse_step=None))
+    assert read_config(folder) == expected
+
+
+def test_head_dim(broken: Path) -> None:
+    config(broken, lambda fields: fields["llm_config"].update(head_dim=36))
+    with pytest.raises(CheckpointError, match="head_dim is 36, not a multiple of 8"):
         load(broken)
 
 

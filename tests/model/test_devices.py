@@ -16,7 +16,7 @@ def test_auto_takes_what_is_there() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["cuda:63", "gpu", "cpu:x"])
+@pytest.mark.parametrize("name", ["cuda:63", "gpu", "cpu:x", "meta", "xpu"])
 def test_what_is_not_there(name: str) -> None:
     with pytest.raises(DeviceError):
         resolve_device(name)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from model import (
     ImageSettings,
     Notice,
     Picture,
+    PictureError,
     PrefixRead,
     RequestError,
     Statistics,
@@ -155,6 +156,16 @@ def test_pictures_change_the_result(engine: Engine) -> None:
     assert first.image.tobytes() != second.image.tobytes()
 
 
+def test_a_picture_is_embedded_once_for_all_branches(engine: Engine) -> None:
+    embedded: list[torch.Size] = []
+    hook = engine._network.und_vision.register_forward_hook(lambda _, inputs, __: embedded.append(inputs[0].shape))
+    dual = small(cfg_scale=4.0, img_cfg_scale=2.0)
+    branches = of(list(engine.run(EditRequest("red", (PICTURE, PICTURE), dual))), PrefixRead)
+    hook.remove()
+    assert len(branches) == 3
+    assert len(embedded) == 2
+
+
 def test_think_text_comes_before_the_picture(engine: Engine) -> None:
     events = list(engine.run(GenerateRequest("a cat", small(think=True, max_think_tokens=12))))
     tokens, think = of(events, ThinkToken), of(events, ThinkText)[0]
@@ -171,6 +182,26 @@ def test_answer_streams_what_it_says(engine: Engine) -> None:
     assert len(answer.token_ids) <= 9
     assert of(events, PrefixRead)[0].image_tokens > 0
     assert isinstance(events[-1], Statistics)
+
+
+@pytest.mark.parametrize("kind", ["answer", "think"])
+def test_every_token_is_told_once(parity_engine: Callable[[str, str], Engine], kind: str) -> None:
+    """Also where the text ends in the middle of a character, whose bytes come out last."""
+    engine = parity_engine("u1", "cpu")
+    broken_ends = 0
+    for length in range(1, 20):
+        if kind == "answer":
+            answer_settings = TextSettings(max_tokens=length, do_sample=True, temperature=3.0, seed=length)
+            events = list(engine.run(AnswerRequest("hello", settings=answer_settings)))
+            tokens, whole = of(events, TextToken), of(events, Answer)[0]
+        else:
+            draw_settings = small(think=True, max_think_tokens=length, num_steps=1)
+            events = list(engine.run(GenerateRequest("a red circle", draw_settings)))
+            tokens, whole = of(events, ThinkToken), of(events, ThinkText)[0]
+        assert tuple(token.token_id for token in tokens) == whole.token_ids
+        assert "".join(token.text for token in tokens) == whole.text
+        broken_ends += whole.text.endswith("\N{REPLACEMENT CHARACTER}")
+    assert broken_ends
 
 
 def test_sampling_follows_its_seed(engine: Engine) -> None:
@@ -248,6 +279,7 @@ def test_a_cancelled_request_frees_its_memory(engine: Engine, monkeypatch: pytes
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         MemoryError(),
     ],
 )
@@ -319,6 +351,12 @@ def test_pictures_of_other_kinds_are_what_reading_them_gives(engine: Engine, mod
         of(list(engine.run(AnswerRequest("what?", (given,), settings=settings))), Answer)[0] for given in (image, white)
     ]
     assert torch.equal(answers[0].first_logits, answers[1].first_logits)
+
+
+@pytest.mark.parametrize("size", [(0, 64), (3000, 2)])
+def test_pictures_of_no_shape_to_work_with(engine: Engine, size: tuple[int, int]) -> None:
+    with pytest.raises(PictureError, match=f"is {size[0]}x{size[1]} pixels"):
+        list(engine.run(EditRequest("red", (Image.new("RGB", size),), SMALL)))
 
 
 def test_requests_are_checked() -> None:

@@ -55,6 +55,14 @@ def test_norms_only_shrink() -> None:
     torch.testing.assert_close(renormalise(long, C, "none"), long)
 
 
+@pytest.mark.parametrize(("text", "image", "shrunk"), [(0.5, 0.5, False), (0.5, 1.5, True), (1.5, 1.0, True)])
+def test_an_edit_is_shrunk_only_where_it_is_strengthened(text: float, image: float, shrunk: bool) -> None:
+    velocities = {"condition": C, "images": IMG, "unconditional": U}
+    used: dict[Branch, torch.Tensor] = {name: velocities[name] for name in edit_branches(text, image)}
+    plain, normed = (guide_edit(used, text, image, norm) for norm in ("none", "channel"))
+    assert torch.equal(plain, normed) is not shrunk
+
+
 def test_zero_star_projects() -> None:
     alpha = (C * U).sum() / U.square().sum()
     guided = guide_generate({"condition": C, "unconditional": U}, 4.0, "cfg_zero_star")

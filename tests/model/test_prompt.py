@@ -74,3 +74,5 @@ def test_more_placeholders_than_pictures() -> None:
 def test_the_models_own_picture_tokens_are_refused() -> None:
     with pytest.raises(RequestError, match="<IMG_CONTEXT>"):
         generate_prompt("draw <IMG_CONTEXT>", think=False)
+    with pytest.raises(RequestError, match="the system message contains <img>"):
+        answer_prompt([Message("user", "what?")], 0, "you <img> see")

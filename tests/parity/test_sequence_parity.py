@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from config.recommended import Recommended
+from config.sizes import TOKEN_PIXELS
 from model.network.vision import flatten_patches
 from model.pictures import read_picture
 from model.sequences.images import prepare_picture
@@ -23,7 +24,8 @@ def test_input_ids(case: Case, parity_checkpoint: Callable[[str], Path]) -> None
     ]
     text = answer_prompt(turns_of(case), len(pictures), "")
     tokenizer = Tokenizer(parity_checkpoint(case["checkpoint"]))
-    sequence = build_sequence(text, pictures, tokenizer, torch.device("cpu"))
+    grids = [(picture.shape[2] // TOKEN_PIXELS, picture.shape[3] // TOKEN_PIXELS) for picture in pictures]
+    sequence = build_sequence(text, grids, tokenizer, torch.device("cpu"))
     assert sequence.ids.tolist() == golden(case, "input_ids")[0].tolist()
 
 
