@@ -1,5 +1,6 @@
 """Checking the values of one source of settings, and saying in plain words what is wrong with them."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,17 @@ class Notation:
         if len(literal) > LONGEST_VALUE:
             literal = literal[: LONGEST_VALUE - 1] + "…"
         return f"{self.key(name)}{self.equals}{literal}"
+
+
+def json_notation(place: Callable[[str], str]) -> Notation:
+    """How JSON files write settings: `"num_steps": 20`; `place` as for Notation."""
+    return Notation(
+        place=place,
+        key=json.dumps,
+        equals=": ",
+        literal=lambda value: json.dumps(value, ensure_ascii=False),
+        text=False,
+    )
 
 
 def check_values(

@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from config.check import Notation, check_values, near_miss
+from config.check import check_values, json_notation, near_miss
 from config.errors import SettingsError
 from config.schema import ImageSettings, TextSettings
 from config.sizes import TRAINED_SIZES
-from config.toml_file import toml_literal
 
 RECOMMENDED_FILE = "recommended_settings.json"
 
@@ -89,7 +88,7 @@ def read_recommended(folder: Path) -> Recommended:
     try:
         check_recommended(recommended.settings, f"{path}: settings")
     except SettingsError as error:
-        raise RecommendationError(error.what, MEND) from None
+        raise RecommendationError(error.what, f"{error.hint}\n{MEND}") from None
     return recommended
 
 
@@ -101,7 +100,7 @@ def check_recommended(settings: Mapping[str, Any], place: str) -> dict[str, Any]
     Raises:
         SettingsError: starts with `place`; names what is unknown, out of bounds or not a checkpoint's to say.
     """
-    notation = Notation(place=lambda name: f"{place}: ", key=str, equals=" = ", literal=toml_literal, text=False)
+    notation = json_notation(lambda name: f"{place}: ")
     return check_values(settings, notation, (*ImageSettings.model_fields, *TextSettings.model_fields))
 
 

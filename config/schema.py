@@ -39,7 +39,7 @@ class ImageSettings(SeedSettings):
     """How a picture is generated or edited."""
 
     size: Annotated[str, Field(examples=["2048x2048", "16:9", "auto"])] = "auto"
-    """Picture size: WxH in pixels (multiples of 32), an aspect like 16:9 (its trained size), or auto."""
+    """Picture size: WxH in pixels (multiples of 32), an aspect like 16:9 (its trained size, if near), or auto."""
     num_images: Annotated[int, Field(ge=1, le=1000)] = 1
     """How many pictures to make, with seeds seed, seed + 1, …"""
     num_steps: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -138,7 +138,7 @@ class OutputSettings(SettingsGroup):
     """What is written, and what is shown."""
 
     output: str | None = None
-    """Picture file or name template, folder with a trailing slash, or - for PNG bytes on stdout."""
+    """Picture file, perhaps with {slug} {seed} {index} {count} {width} {height}; FOLDER/; or - for PNG on stdout."""
     metadata: bool = True
     """Write the settings that made a picture into its PNG file."""
     print_think: bool = False

@@ -45,7 +45,7 @@ def parse_size(text: str) -> Size | None:
     Raises:
         SettingsError: a side is zero, negative or no multiple of 32, or the picture is too large or too long.
     """
-    found = re.fullmatch(r"\s*([+-]?\d{1,18})\s*[x×*X]\s*([+-]?\d{1,18})\s*", text)
+    found = re.fullmatch(r"\s*([+-]?\d{1,30})\s*[x×*X]\s*([+-]?\d{1,30})\s*", text)
     if found is None:
         return None
     size = int(found[1]), int(found[2])
@@ -63,8 +63,14 @@ def parse_aspect(text: str) -> float | None:
     if found is None:
         return None
     width, height = float(found[1]), float(found[2])
-    if width <= 0 or height <= 0 or not 1 / MAX_ASPECT <= width / height <= MAX_ASPECT:
-        raise SettingsError(f"aspect {text.strip()!r} is no usable ratio", "write it like 16:9, 1:1 or 2:3")
+    if width <= 0 or height <= 0:
+        raise SettingsError(f"aspect {text.strip()}: both sides must be positive", "write it like 16:9, 1:1 or 2:3")
+    if not 1 / MAX_ASPECT <= width / height <= MAX_ASPECT:
+        longest = f"{MAX_ASPECT:g}:1" if width > height else f"1:{MAX_ASPECT:g}"
+        raise SettingsError(
+            f"aspect {text.strip()} is too long: sides may differ by a factor of {MAX_ASPECT:g} at most",
+            f"the longest is {longest}",
+        )
     return width / height
 
 

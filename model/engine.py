@@ -112,14 +112,15 @@ class Engine:
         # First what costs nothing: a mistake here should not come after a download or minutes of reading.
         where, number_format = resolve_device(device), resolve_dtype(dtype)
         folder = find_checkpoint(str(checkpoint), on_plan=on_plan, on_progress=on_download)
-        recommended, tokenizer = read_recommended(folder), Tokenizer(folder)
         vocabulary = read_config(folder).transformer.vocabulary
+        recommended, tokenizer = read_recommended(folder), Tokenizer(folder)
         if len(tokenizer) > vocabulary:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {len(tokenizer)} tokens, the network knows {vocabulary}",
                 "tokenizer and weights must belong together: fetch the checkpoint again",
             )
-        with _memory_errors(f"loading {folder}", "use a device with more memory, or --dtype bfloat16"):
+        smaller = ", or --dtype bfloat16" if dtype == "float32" else ""
+        with _memory_errors(f"loading {folder}", f"use a device with more memory{smaller}"):
             network = load_checkpoint(folder, where, number_format, check_weights, on_progress)
         return cls(folder, network, tokenizer, recommended)
 
@@ -132,7 +133,7 @@ class Engine:
             RequestError: the request cannot be carried out with this checkpoint.
             PictureError: an input picture cannot be used.
             DeviceMemoryError: it does not fit in the device's memory.
-            NumericsError: the picture came out as NaN or infinity.
+            NumericsError: the result came out as NaN or infinity.
         """
         hint = (
             "ask for a smaller picture (--size 1024x1024, or --profile draft), fewer or smaller input pictures, "
@@ -178,7 +179,7 @@ class Engine:
                     to_image,
                 )
             picture = step_picture(step.tokens, size).float().cpu()
-            _require_finite(picture, self.dtype)
+            _require_finite(picture, "picture", self.dtype)
             made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
             yield Picture(index, settings.num_images, to_image(picture), picture, made_with, think_text)
         yield meter.statistics()
@@ -207,6 +208,7 @@ class Engine:
         room = min(settings.max_tokens, CACHE_BLOCK)
         prefixes = yield from self._read_branches(texts, images, self.recommended.answer_input, room, meter)
         stop = (self._tokenizer.end_of_turn,)
+        _require_finite(self._network.logits(prefixes["condition"].last_hidden), "answer", self.dtype)
         choose = chooser(settings, self._device)
         tokens = decode(self._network, prefixes["condition"], choose, settings.max_tokens, stop)
         written = yield from self._write(tokens, stop, TextToken, meter)
@@ -343,12 +345,13 @@ class _Meter:
         )
 
 
-def _require_finite(picture: Tensor, dtype: str) -> None:
-    """A picture of NaN would come out black, and nobody would know why."""
-    if not torch.isfinite(picture).all():
+def _require_finite(values: Tensor, what: str, dtype: str) -> None:
+    """A picture of NaN would come out black and a text as one token over and over, and nobody would know why."""
+    if not torch.isfinite(values).all():
+        others = {"float16": "try --dtype bfloat16 or float32; ", "bfloat16": "try --dtype float32; "}
         raise NumericsError(
-            f"the picture came out as NaN or infinity in {dtype}",
-            "try --dtype bfloat16 or float32; --check-weights tells whether the weights are damaged",
+            f"the {what} came out as NaN or infinity in {dtype}",
+            others.get(dtype, "") + "--check-weights tells whether the weights are damaged",
         )
 
 

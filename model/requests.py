@@ -79,7 +79,7 @@ class AnswerRequest:
     settings: TextSettings = field(default_factory=TextSettings)
 
     def __post_init__(self) -> None:
-        _require_text(self.prompt, "question", 'ask something, for example "What is in this picture?"')
+        _require_text(self.prompt, "question", "write what you want to know or say, in quotes")
         _require_characters(self.system, "system message")
         for turn in self.history:
             _require_characters(turn.text, f"earlier {turn.role} turn")

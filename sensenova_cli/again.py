@@ -40,5 +40,8 @@ def read_again(file: str, task: Task) -> Again:
     if record is None:
         raise UsageError(f"{file} does not say how it was made", "only PNG files made by sensenova with metadata do")
     if record.task != task:
-        raise UsageError(f"{file} was made by `{record.task}`", f"try: sensenova {record.task} --from {file}")
+        hint = f"to make it again: sensenova {record.task} --from {file}"
+        if task == "edit":
+            hint += f'; to change it: sensenova edit --image {file} "…"'
+        raise UsageError(f"{file} was made by `{record.task}`", hint)
     return Again(Path(file), record)

@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,16 +12,24 @@ from typer.core import TyperGroup
 
 from config.errors import SenseNovaError
 from sensenova_cli import __version__
-from sensenova_cli.arguments import spread_images
+from sensenova_cli.arguments import spread_values
 from sensenova_cli.commands import chat, describe, edit, generate, profile, run
-from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, exit_code
+from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, UsageError, exit_code
 from sensenova_cli.streams import StdoutError, discard_stdout
 
 INSTEAD = {
     ("generate", "--image"): 'to change a picture: sensenova edit --image FILE "…"',
-    ("profile", "--profile"): "the profile is a bare word here: sensenova profile show draft",
+    ("profile show", "--profile"): "the profile is a bare word here: sensenova profile show draft",
 }
 """What to type where an option is looked for at a command that has none of that name."""
+
+TOO_MANY_WORDS = {
+    "generate": "put the prompt in quotes",
+    "chat": "put the message in quotes",
+    "edit": 'put the prompt in quotes, and pictures after --image: sensenova edit --image FILE "…"',
+    "run": 'the prompt goes after --prompt, in quotes: sensenova run --prompt "…"',
+}
+"""What to type where a command was given more bare words than it takes."""
 
 
 class Program(TyperGroup):
@@ -30,14 +39,15 @@ class Program(TyperGroup):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Any:
         """Run one command line and raise SystemExit with its code."""
-        words = spread_images(sys.argv[1:] if args is None else args)
+        words = list(sys.argv[1:] if args is None else args)
         options = words[: words.index("--")] if "--" in words else words
         if "--no-color" in options:
             # Set here, so that it holds for help and usage errors, too.
             os.environ["NO_COLOR"] = "1"
         extra["standalone_mode"] = False
         try:
-            result = super().main(words or ["--help"], prog_name="sensenova", **extra)
+            _require_current_folder(options)
+            result = super().main(spread_values(words) or ["--help"], prog_name="sensenova", **extra)
             # A command returns None; typer.Exit and Ctrl-C come back as their exit code.
             code = result if isinstance(result, int) else DONE
             if code == INTERRUPTED:
@@ -84,7 +94,7 @@ class Program(TyperGroup):
         """An error of the parser, in our words."""
         from sensenova_cli.render.errors import print_error
 
-        command = next((word for word in words if word in self.commands), "")
+        command, before = self._command_of(words)
         option = getattr(error, "option_name", "")
         if instead := INSTEAD.get((command, option)):
             print_error(f"{command} has no option {option}", instead)
@@ -92,10 +102,23 @@ class Program(TyperGroup):
         what = error.format_message().strip().rstrip(".")
         if not what:  # a group of commands without a command: its help has been printed
             return
-        hint = f"see: sensenova {command} --help" if command else "see: sensenova --help"
-        if "unexpected extra argument" in what:
-            hint = "put a text of several words in quotes; " + hint
-        print_error(what[0].lower() + what[1:], hint)
+        hints = [f"see: sensenova {command} --help" if command else "see: sensenova --help"]
+        if "unexpected extra argument" in what and command in TOO_MANY_WORDS:
+            hints.insert(0, TOO_MANY_WORDS[command])
+        elif option and option in before:
+            hints.insert(0, f"options go after the command: sensenova {command} {option}")
+        elif command in ("generate", "edit", "chat") and (len(option) == 2 or any(map(str.isspace, option))):
+            hints.insert(0, f'a text that starts with a dash goes after --: sensenova {command} -- "-…"')
+        print_error(what[0].lower() + what[1:], "; ".join(hints))
+
+    def _command_of(self, words: Sequence[str]) -> tuple[str, Sequence[str]]:
+        """The command that was typed, with its subcommand, and the words before it."""
+        for index, word in enumerate(words):
+            if word in self.commands:
+                inner = getattr(self.commands[word], "commands", {})
+                second = next((each for each in words[index + 1 :] if each in inner), "")
+                return f"{word} {second}".rstrip(), words[:index]
+        return "", ()
 
 
 app = typer.Typer(
@@ -151,6 +174,15 @@ def _register() -> None:
 
 
 _register()
+
+
+def _require_current_folder(options: Sequence[str]) -> None:
+    """Where it was deleted meanwhile, libraries fail in ways that nobody understands."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        if not {"--help", "-h", "--version"} & set(options):
+            raise UsageError("the current folder does not exist any more", "go to another one: cd") from None
 
 
 def _say_interrupted() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from config.load import Resolved, resolve
 from config.recommended import Recommended
 from config.schema import SETTING_NAMES
-from config.sizes import format_size
+from config.sizes import format_size, parse_aspect
 from sensenova_cli.errors import UsageError
 
 SIZE_OPTIONS = ("size", "aspect", "width", "height")
@@ -118,26 +118,27 @@ def _size(
     ]
     if len(given) > 1 and given != ["--width", "--height"]:
         raise UsageError(f"{' and '.join(given)} cannot be combined", "give --size WxH alone, or --width and --height")
-    if aspect is not None and ":" not in aspect:
+    if aspect is not None and parse_aspect(aspect) is None:
         raise UsageError(f"--aspect {aspect} is no ratio", "write it like --aspect 16:9")
-    sides = _side("--width", width), _side("--height", height)
-    if sides[0] is not None and sides[1] is not None:
-        return format_size((sides[0], sides[1])), None, None
-    return (aspect if size is None else size), *sides
+    wide = _whole_number("--width", width, "of pixels", "2048")
+    high = _whole_number("--height", height, "of pixels", "2048")
+    if wide is not None and high is not None:
+        return format_size((wide, high)), None, None
+    return (aspect if size is None else size), wide, high
 
 
-def _side(flag: str, text: str | None) -> int | None:
+def _whole_number(flag: str, text: str | None, unit: str, example: str) -> int | None:
     if text is None:
         return None
     try:
         return int(text)
     except ValueError:
-        raise UsageError(f"{flag} {text}: must be a whole number of pixels", f"try {flag} 2048") from None
+        raise UsageError(f"{flag} {text}: must be a whole number {unit}", f"try {flag} {example}") from None
 
 
 def _refuse_infrastructure(typed: Mapping[str, Any]) -> None:
     """These options are understood and never ignored: what would change nothing passes, the rest is refused."""
-    gpus = typed.get("tensor_parallel_size")
+    gpus = _whole_number("--tensor-parallel-size", typed.get("tensor_parallel_size"), "of devices", "1")
     if gpus is not None and gpus < 1:
         raise UsageError(f"--tensor-parallel-size {gpus}: at least one device is needed", "try 1")
     if gpus is not None and gpus > 1:

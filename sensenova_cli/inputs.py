@@ -73,6 +73,8 @@ def _read(name: str, content: bytes) -> Input:
 def _content(name: str) -> bytes:
     if name == STDIN:
         return read_stdin("name a picture file")
+    if not name:
+        raise PictureError("the name of an input picture is empty", "name a picture file")
     try:
         return Path(name).expanduser().read_bytes()
     except (OSError, ValueError, RuntimeError):  # RuntimeError: ~nobody

@@ -153,7 +153,7 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "prompt_file": _value(
         "--prompt-file",
         help="Prompts, one a line, # for comments; in a .jsonl file objects like "
-        '{"prompt": "a cat", "seed": 7}, whose keys win over flags. - reads standard input.',
+        '{"prompt": "a cat", "seed": 7}, whose keys win over flags. - reads either from standard input.',
         panel="Input",
         metavar="FILE",
     ),
@@ -196,7 +196,7 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "debug": _flag("--debug", help="Show the traceback of an error.", panel="Output"),
     "no_color": _flag("--no-color", help="No colours, as with NO_COLOR set.", panel="Output"),
     "tensor_parallel_size": _value(
-        "--tensor-parallel-size", help="Number of GPUs; only 1.", panel=_INFRASTRUCTURE, metavar="N", kind=int
+        "--tensor-parallel-size", help="Number of GPUs; only 1.", panel=_INFRASTRUCTURE, metavar="N"
     ),
     "enforce_eager": _flag("--enforce-eager", help="Compile nothing; so it is anyway.", panel=_INFRASTRUCTURE),
     "enable_cpu_offload": _flag("--enable-cpu-offload", help="Keep weights in main memory.", panel=_INFRASTRUCTURE),

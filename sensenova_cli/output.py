@@ -171,8 +171,8 @@ def _template(output: str | None) -> str:
         return f"{path}/{DEFAULT_NAME}"
     if path.suffix.lower() != ".png":
         raise OutputError(
-            f"pictures are written as PNG files, and {output} does not end in .png",
-            f"name it {path.with_suffix('.png')}, or write {output}/ for a folder",
+            f"pictures are written as PNG files, and {output} is no name ending in .png",
+            f"name it {path.with_name((path.stem.strip('.') or 'picture') + '.png')}, or write {output}/ for a folder",
         )
     return str(path)
 

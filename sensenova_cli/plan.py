@@ -7,7 +7,7 @@ from typing import TypeVar
 from config.errors import SenseNovaError, SettingsError
 from config.load import Resolved
 from config.recommended import Recommended
-from config.schema import ImageSettings, Settings, SettingsGroup, TextSettings
+from config.schema import MAX_SEED, ImageSettings, Settings, SettingsGroup, TextSettings
 from config.sizes import TOKEN_PIXELS, check_size, format_size, resolve_size
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message
 from model.sequences.prompt import answer_prompt, place_pictures
@@ -125,6 +125,11 @@ def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]
         return seed, []  # the same picture is wanted again
     notices = [f"{each.problem}; its seed is not known" for each in task.inputs if each.problem]
     chosen = free_seed(seed, count, {each.seed for each in task.inputs if each.seed is not None})
+    if chosen + count - 1 > MAX_SEED:
+        raise SettingsError(
+            f"from seed {seed} on there are no {count} seeds up to {MAX_SEED} that made none of the input pictures",
+            "take a smaller --seed",
+        )
     if chosen != seed:
         names = ", ".join(each.name for each in task.inputs if each.seed is not None)
         notices.append(

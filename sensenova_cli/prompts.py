@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config.check import Notation, check_values, near_miss
+from config.check import check_values, json_notation, near_miss
 from config.schema import ImageSettings
-from config.toml_file import toml_literal
 from sensenova_cli.errors import UsageError
 from sensenova_cli.streams import STDIN, read_stdin
 
@@ -58,7 +57,8 @@ def refuse_stdin_twice(*values: str | None) -> None:
 
 
 def read_prompt_file(file: str) -> list[Prompt]:
-    """Read a prompt a line; `#` starts a comment line. Lines of a .jsonl file are objects with settings.
+    """Read a prompt a line; `#` starts a comment line. Lines of a .jsonl file are objects with settings, and those of
+    standard input where the first one is.
 
     Raises:
         UsageError: the file cannot be read, a line is no JSON object with a prompt, or there is no prompt.
@@ -66,7 +66,7 @@ def read_prompt_file(file: str) -> list[Prompt]:
     """
     name = "standard input" if file == STDIN else file
     lines = _read_lines(file)
-    is_json = Path(file).suffix.lower() == ".jsonl"
+    is_json = Path(file).suffix.lower() == ".jsonl" or (file == STDIN and _starts_as_object(lines))
     prompts = []
     for number, line in enumerate(lines, start=1):
         if line.strip() and not line.lstrip().startswith("#"):
@@ -75,6 +75,11 @@ def read_prompt_file(file: str) -> list[Prompt]:
     if not prompts:
         raise UsageError(f"{name} holds no prompt", "write one prompt a line")
     return prompts
+
+
+def _starts_as_object(lines: list[str]) -> bool:
+    first = next((line.lstrip() for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
+    return first.startswith("{") and '"prompt"' in first
 
 
 def _read_lines(file: str) -> list[str]:
@@ -102,7 +107,9 @@ def _parse_object(line: str, place: str) -> Prompt:
     except ValueError as error:
         raise UsageError(f"{place}no JSON: {error}", 'write it like {"prompt": "a cat", "seed": 7}') from error
     if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
-        raise UsageError(f"{place}no object with a prompt", 'write it like {"prompt": "a cat", "seed": 7}')
+        meant = near_miss("prompt", content) if isinstance(content, dict) and "prompt" not in content else None
+        hint = f'write "prompt" for "{meant}"' if meant else 'write it like {"prompt": "a cat", "seed": 7}'
+        raise UsageError(f"{place}no object with a prompt", hint)
     text = content.pop("prompt")
     images = content.pop("image", [])
     images = [images] if isinstance(images, str) else images
@@ -115,5 +122,4 @@ def _parse_object(line: str, place: str) -> Prompt:
 
 
 def _checked_settings(content: dict[str, Any], place: str) -> dict[str, Any]:
-    notation = Notation(place=lambda name: place, key=str, equals=" = ", literal=toml_literal, text=False)
-    return check_values(content, notation, allowed=ImageSettings.model_fields)
+    return check_values(content, json_notation(lambda name: place), allowed=ImageSettings.model_fields)

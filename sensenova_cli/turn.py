@@ -139,6 +139,7 @@ def run_request(engine: "Engine", request: Request, renderer: Renderer, on_event
             renderer.event(event)
             on_event(event)
             interrupts.check()
+            renderer.dealt_with(event)
 
 
 class _Writer:

@@ -92,8 +92,10 @@ def read_config(folder: Path) -> ModelConfig:
             f"{folder} holds no config.json",
             "give the folder that holds config.json and the *.safetensors files",
         ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", "fetch the file again") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON: {error}", "fetch the file again") from error
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds no JSON object", "fetch the file again")
     return parse_config(fields, str(path))

@@ -91,6 +91,11 @@ def _load(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises whatever its parsers raise
+        if not (folder / "tokenizer.json").exists() and not (folder / "vocab.json").exists():
+            raise CheckpointError(
+                f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json is there",
+                "fetch the tokenizer's files, too",
+            ) from None
         raise CheckpointError(
             f"{folder}: the tokenizer cannot be read: {str(error).splitlines()[0] if str(error) else error!r}",
             "fetch tokenizer.json and tokenizer_config.json again",

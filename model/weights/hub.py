@@ -8,7 +8,7 @@ from pathlib import Path
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
 from model.weights.download import OFFICIAL_MODEL, DownloadPlan, download_checkpoint
-from model.weights.hub_cache import cached_checkpoint
+from model.weights.hub_cache import cached_checkpoint, cached_folder
 
 __all__ = ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint"]
 
@@ -55,8 +55,7 @@ def find_checkpoint(
         raise CheckpointError(f"there is no checkpoint folder {model}", _similar_folder(folder))
     if hub_id is None:
         raise CheckpointError(
-            f"there is no folder {model!r} here, and it is no Hub id of the form owner/name",
-            f"try {OFFICIAL_MODEL}, or the path of a checkpoint folder",
+            f"there is no folder {model!r} here, and it is no Hub id of the form owner/name", _similar_folder(folder)
         )
     from huggingface_hub import constants
 
@@ -64,6 +63,21 @@ def find_checkpoint(
     if constants.HF_HUB_OFFLINE:
         return cached_checkpoint(name, revision)
     return download_checkpoint(name, revision, on_plan, on_progress)
+
+
+def local_checkpoint(model: str) -> Path | None:
+    """The folder of a checkpoint that is on this machine already, in a folder or the Hub's cache, or None.
+
+    It need not be complete: what it says about itself can be read all the same.
+    """
+    try:
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            return folder
+    except (OSError, RuntimeError):  # a name too long for the file system; the home of ~nobody
+        return None
+    hub_id = _HUB_ID.fullmatch(model)
+    return cached_folder(hub_id["name"], hub_id["revision"] or "main") if hub_id else None
 
 
 def _checked_folder(folder: Path) -> Path:

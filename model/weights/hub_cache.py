@@ -14,22 +14,28 @@ def cached_checkpoint(model: str, revision: str) -> Path:
     Raises:
         CheckpointError: there is none, or files of weights are missing in it.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(model, CONFIG_FILE, revision=revision)
-    if not isinstance(config, str):
+    folder = cached_folder(model, revision)
+    if folder is None:
         raise CheckpointError(
             f"{called(model, revision)} is not in the cache, and HF_HUB_OFFLINE forbids downloading it",
             "unset HF_HUB_OFFLINE, or name a checkpoint folder",
         )
-    missing = _missing_weights(Path(config).parent)
+    missing = _missing_weights(folder)
     if missing:
         raise CheckpointError(
             f"the copy of {called(model, revision)} in the cache is incomplete: {missing} is missing, "
             "and HF_HUB_OFFLINE forbids downloading it",
             "unset HF_HUB_OFFLINE to fetch the rest",
         )
-    return Path(config).parent
+    return folder
+
+
+def cached_folder(model: str, revision: str) -> Path | None:
+    """The folder of the cached copy, complete or not, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model, CONFIG_FILE, revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _missing_weights(folder: Path) -> str | None:

@@ -75,8 +75,13 @@ def _shards(folder: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if not all(isinstance(name, str) for name in names):
             raise TypeError("weight_map holds something else than file names")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is damaged: {error!r}", "fetch the file again") from error
+    except OSError as error:
+        raise CheckpointError(f"{index} cannot be read: {error.strerror}", "check its permissions") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{index} is damaged: it is no JSON object with a weight_map of tensor and file names",
+            "fetch the file again",
+        ) from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -109,7 +114,9 @@ def _read_header(file: Path) -> list[StoredTensor]:
             if stop - start != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"tensor {name} has {stop - start} bytes, which do not make {shape}")
             tensors.append(StoredTensor(file, name, dtype, shape, base + start, base + stop))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}", "check its permissions") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is no readable safetensors file: {error}", "fetch the file again") from error
     expected = max((tensor.stop for tensor in tensors), default=base)
     if size < expected:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
@@ -149,11 +149,9 @@ def write_checkpoint(
         weight_map = {}
         for number, names in enumerate(shards, start=1):
             file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-            save_file(
-                {name: _random(name, slots[name], dtype, generator) for name in names},
-                partial / file,
-                {"format": "pt"},
-            )
+            # Not save_file: whatever the user's umask, its files are for nobody else to read.
+            tensors = {name: _random(name, slots[name], dtype, generator) for name in names}
+            (partial / file).write_bytes(save(tensors, {"format": "pt"}))
             weight_map.update(dict.fromkeys(names, file))
         total = sum(slot.numel for slot in slots.values()) * dtype.itemsize
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}

@@ -1,5 +1,6 @@
 """`sensenova describe`: questions about pictures."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -41,6 +42,11 @@ def describe(
     names = [*(images or ()), *flags.image]
     if not names:
         raise UsageError("there is no picture to describe", "name one: sensenova describe FILE")
+    for name in images or ():
+        if any(map(str.isspace, name)) and not os.path.exists(name):  # noqa: PTH110  # pathlib raises at long names
+            raise UsageError(
+                f"there is no file {name}", f'a question goes after -p: sensenova describe FILE -p "{name}"'
+            )
     refuse_stdin_twice(flags.prompt, *names)
     question = ONE_PICTURE if len(names) == 1 else SEVERAL_PICTURES
     if flags.prompt is not None:

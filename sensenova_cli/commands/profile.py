@@ -78,7 +78,11 @@ def show(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Checkpoint folder, to include what it recommends.", metavar="FOLDER", show_default=False),
+        typer.Option(
+            help="Checkpoint folder or Hub id, to include what it recommends.",
+            metavar="FOLDER|HUB_ID",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Show every setting, its value and the layer the value comes from.
@@ -173,7 +177,9 @@ def init(
 @with_options("debug", "no_color")
 def check(
     flags: Flags,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Settings files.", show_default=False)],
+    files: Annotated[
+        list[str], typer.Argument(metavar="NAME|PATH...", help="Profiles, by name or path.", show_default=False)
+    ],
 ) -> None:
     """Check settings files; the exit code is 2 when one has a mistake.
 
@@ -184,7 +190,7 @@ def check(
     problems: list[SettingsError] = []
     for file in files:
         try:
-            read_settings_file(file)
+            read_settings_file(Path(file).expanduser() if is_profile_path(file) else find_profile(file))
         except SettingsError as problem:
             problems.append(problem)
         else:
@@ -194,19 +200,16 @@ def check(
 
 
 def _resolve_with_checkpoint(profile: str | None, model: str | None) -> Resolved:
-    """All layers; with the checkpoint's where the model is a folder on this machine."""
+    """All layers; with the checkpoint's where it is on this machine."""
     resolved = resolve({"model": model}, profile=profile)
     checkpoint = resolved.settings.model
     if checkpoint is None:
         return resolved
-    folder = Path(checkpoint).expanduser()
-    try:
-        is_folder = folder.is_dir()
-    except OSError:
-        # A name too long for the file system: no folder, and the note below says so.
-        is_folder = False
-    if not is_folder:
-        typer.echo(f"note: {checkpoint} is no folder here, so what it recommends is not shown", err=True)
+    from model.weights.hub import local_checkpoint
+
+    folder = local_checkpoint(checkpoint)
+    if folder is None:
+        typer.echo(f"note: {checkpoint} is not on this machine, so what it recommends is not shown", err=True)
         return resolved
     return resolve({"model": model}, profile=profile, recommended=read_recommended(folder))
 
@@ -214,7 +217,7 @@ def _resolve_with_checkpoint(profile: str | None, model: str | None) -> Resolved
 def _target_file(target: str | None) -> Path:
     if target is None:
         return user_file()
-    if is_profile_path(target):
+    if is_profile_path(target) and target.endswith(".toml"):
         return Path(target).expanduser()
     if not re.fullmatch(r"\w[\w.-]*", target):
         raise SettingsError(

@@ -3,10 +3,11 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from config.check import near_miss
 from config.schema import ImageSettings, SettingsGroup, TextSettings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
@@ -22,7 +23,7 @@ from sensenova_cli.options import (
 if TYPE_CHECKING:
     from sensenova_cli.turn import Place
 
-Modality = Literal["auto", "text2img", "img2img", "img2text", "text2text"]
+MODALITIES = ("auto", "text2img", "img2img", "img2text", "text2text")
 
 DEFAULT_PROMPT = "A cute cat sitting on a windowsill, soft natural light"
 NAME = "sensenova_u1_output_{index}.png"
@@ -42,9 +43,13 @@ NAME = "sensenova_u1_output_{index}.png"
 def run(
     flags: Flags,
     modality: Annotated[
-        Modality,
+        str,
         typer.Option(
-            "--modality", help="What to do; auto is img2img with --image, else text2img.", rich_help_panel="Input"
+            "--modality",
+            help="What to do; auto is img2img with --image, else text2img.",
+            metavar="|".join(MODALITIES),
+            rich_help_panel="Input",
+            autocompletion=lambda incomplete: [word for word in MODALITIES if word.startswith(incomplete)],
         ),
     ] = "auto",
 ) -> None:
@@ -67,6 +72,10 @@ def run(
     from sensenova_cli.prompts import Prompt, read_text, refuse_stdin_twice
     from sensenova_cli.turn import answer, make_pictures
 
+    if modality not in MODALITIES:
+        meant = near_miss(modality, MODALITIES)
+        hint = f"did you mean {meant}?" if meant else f"it is one of {', '.join(MODALITIES)}"
+        raise UsageError(f"--modality {modality} is unknown", hint)
     if modality == "auto":
         modality = "img2img" if flags.image else "text2img"
     if modality.startswith("img2") and not flags.image:

@@ -15,10 +15,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 NARROW = 60
-"""Columns below which a bar leaves out what is not needed."""
+"""Columns below which there is no room for a bar beside the figures."""
 
 
 class ProgressView(Protocol):
@@ -35,9 +36,12 @@ class _LiveBar:
     """A bar that is redrawn in place and goes away when it is closed."""
 
     def __init__(self, console: Console, title: str, figures: Sequence[ProgressColumn]) -> None:
-        wide = [TextColumn("{task.description}", markup=False), BarColumn()] if console.width >= NARROW else []
+        # Cut off rather than wrapped where there is little room, and the bar is left out.
+        name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+        bar = [BarColumn()] if console.width >= NARROW else []
         self._progress = Progress(
-            *wide,
+            name,
+            *bar,
             *figures,
             TimeRemainingColumn(),
             console=console,
@@ -80,6 +84,8 @@ class _PlainLines:
         self._quarters = 0
 
     def update(self, done: int, total: int) -> None:
+        if done == 0:
+            self._start = time.perf_counter()
         quarters = 4 * done // total if total else 0
         if quarters > self._quarters:
             self._quarters = quarters

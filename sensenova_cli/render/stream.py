@@ -47,10 +47,12 @@ class Renderer:
         self._steps: ProgressView | None = None
         self._think: LiveThink | PlainThink | None = None
         self._answered = ""
+        self._noticed: set[str] = set()
 
     def notice(self, text: str) -> None:
-        """Something worth knowing that is no error."""
-        if not self._quiet:
+        """Something worth knowing that is no error; said once, however many prompts it concerns."""
+        if not self._quiet and text not in self._noticed:
+            self._noticed.add(text)
             self._console.print(Text.assemble(("note:", "yellow"), " ", printable(text)), soft_wrap=True)
 
     def muted(self, text: str) -> None:
@@ -85,12 +87,12 @@ class Renderer:
             case Notice():
                 self.notice(event.text)
             case PrefixRead() if not self._will_think:
-                self._show_first_steps()
+                self._show_steps_to_come(0)
             case ThinkToken() if not self._quiet:
                 self._thinking().add(event.text)
             case ThinkText():
                 self._end_thinking(event)
-                self._show_first_steps()
+                self._show_steps_to_come(0)
             case DenoisingStep() if not self._quiet:
                 self._steps_view(event.index, event.count).update(event.step, event.steps)
             case Picture():
@@ -103,11 +105,16 @@ class Renderer:
                 self._close_views()
                 self.muted(_summary(event))
 
-    def _show_first_steps(self) -> None:
-        """A bar at 0 while the first step runs, which can take long."""
-        if isinstance(self._request, GenerateRequest | EditRequest) and not self._quiet and self._steps is None:
+    def dealt_with(self, event: Event) -> None:
+        """The caller has written what it writes of this event: what comes next may be shown."""
+        if isinstance(event, Picture) and event.index + 1 < event.count:
+            self._show_steps_to_come(event.index + 1)
+
+    def _show_steps_to_come(self, index: int) -> None:
+        """A bar at 0 while a picture's first step runs, which can take long."""
+        if isinstance(self._request, GenerateRequest | EditRequest) and not self._quiet:
             settings = self._request.settings
-            self._steps_view(0, settings.num_images).update(0, settings.num_steps)
+            self._steps_view(index, settings.num_images).update(0, settings.num_steps)
 
     @property
     def _will_think(self) -> bool:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sensenova_cli.arguments import spread_images
+from sensenova_cli.arguments import spread_values
+from sensenova_cli.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -19,25 +20,42 @@ from sensenova_cli.arguments import spread_images
         ("describe --image a b -p x", "describe --image a --image b -p x"),
         ("--no-color run --image a b", "--no-color run --image a --image b"),
         ("edit -- --image a.png b.png", "edit -- --image a.png b.png"),
-        ("edit --image", "edit --image"),
+        ("generate --cfg-interval 0.1 0.6 x", "generate --cfg-interval 0.1 0.6 x"),
+        ("generate --cfg-interval 0.1,0.6 -n 2", "generate --cfg-interval 0.1 0.6 -n 2"),
+        ("generate --cfg-interval -1 .5", "generate --cfg-interval -1 .5"),
         ("edit --prompt x.png y.png", "edit --prompt x.png y.png"),
     ],
 )
 def test_values_end_where_people_expect(typed: str, parsed: str) -> None:
-    assert spread_images(typed.split()) == parsed.split()
+    assert spread_values(typed.split()) == parsed.split()
 
 
 def test_an_existing_file_is_a_picture_whatever_its_name(tmp_path: Path) -> None:
     (tmp_path / "my photo").touch()
     file = str(tmp_path / "my photo")
-    assert spread_images(["edit", "--image", "a.png", file]) == ["edit", "--image", "a.png", "--image", file]
+    assert spread_values(["edit", "--image", "a.png", file]) == ["edit", "--image", "a.png", "--image", file]
 
 
 def test_a_sentence_that_ends_like_a_picture_is_a_prompt() -> None:
     words = ["edit", "--image", "a.png", "make it look like b.png"]
-    assert spread_images(words) == words
+    assert spread_values(words) == words
 
 
 def test_a_prompt_too_long_for_a_file_name_is_a_prompt() -> None:
     words = ["edit", "--image", "a.png", "x" * 5000]
-    assert spread_images(words) == words
+    assert spread_values(words) == words
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("edit red --image", "--image names no file"),
+        ("edit red --image --num-steps 1", "--image names no file"),
+        ("generate x --cfg-interval 0.1 -o a.png", "--cfg-interval takes two numbers"),
+        ("generate x --cfg-interval", "--cfg-interval takes two numbers"),
+        ("generate x --cfg-interval --seed 3", "--cfg-interval takes two numbers"),
+    ],
+)
+def test_an_option_without_its_values_does_not_take_the_next_one(typed: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        spread_values(typed.split())

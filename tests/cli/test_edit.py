@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from config.schema import MAX_SEED
 from sensenova_cli.metadata import read_record
 from tests.cli.harness import Program
 
@@ -104,6 +105,14 @@ def test_none_of_several_seeds_is_that_of_an_input(program: Program, home: Path)
     assert program("edit", "y", "--image", "cat.png", "-n", "2").stdout.split() == ["y-42.png", "y-43.png"]
 
 
+@pytest.mark.parametrize(("seed", "count"), [(MAX_SEED, 1), (MAX_SEED - 1, 2)])
+def test_where_no_seed_is_left(program: Program, home: Path, seed: int, count: int) -> None:
+    program("generate", "A cat", "-o", "cat.png", "--seed", str(MAX_SEED))
+    outcome = program("edit", "x", "--image", "cat.png", "--seed", str(seed), "-n", str(count))
+    assert outcome.code == 2
+    assert "hint: take a smaller --seed" in outcome.stderr
+
+
 def test_an_edit_is_made_again_from_itself(program: Program, home: Path) -> None:
     program("generate", "A cat", "-o", "cat.png")
     program("edit", "add a hat", "--image", "cat.png", "-o", "hat.png")
@@ -140,7 +149,8 @@ def test_from_needs_a_picture_of_the_same_command(program: Program, home: Path) 
     program("generate", "A cat", "-o", "cat.png")
     outcome = program("edit", "--from", "cat.png")
     assert outcome.code == 2
-    assert "hint: try: sensenova generate --from cat.png" in outcome.stderr
+    assert "hint: to make it again: sensenova generate --from cat.png" in outcome.stderr
+    assert 'to change it: sensenova edit --image cat.png "…"' in outcome.stderr
 
 
 def test_prompt_file_with_pictures_of_its_own(program: Program, photo: Path, home: Path) -> None:

@@ -46,7 +46,10 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("generate x --size 0x64", "both sides must be positive"),
         ("generate x --width -64 --height 64", "both sides must be positive"),
         ("generate x --size 100000x100000", "the limit is"),
-        ("generate x --aspect 0:1", "is no usable ratio"),
+        ("generate x --aspect 0:1", "aspect 0:1: both sides must be positive"),
+        ("generate x --aspect 300:1", "sides may differ by a factor of 200 at most\nhint: the longest is 200:1"),
+        ("generate x --aspect 16:9:1", "--aspect 16:9:1 is no ratio"),
+        ("generate x --size 99999999999999999999x32", "the limit is"),
         ("generate x --aspect 16x9", "hint: write it like --aspect 16:9"),
         ("generate x --size 64x64 --width 64", "--size and --width cannot be combined"),
         ("generate x --aspect 1:1 --height 64", "--aspect and --height cannot be combined"),
@@ -70,7 +73,7 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("describe missing.png", "there is no file missing.png"),
         ("generate", "there is no prompt"),
         ("generate x --prompt y", "the bare prompt and --prompt are given"),
-        ("generate x y", "hint: put a text of several words in quotes"),
+        ("generate x y", "hint: put the prompt in quotes; see: sensenova generate --help"),
         ("generate --prompt-file missing.txt", "the prompt file missing.txt cannot be read"),
         ("generate x --device cpu0", "--device cpu0"),
         ("generate x --dtype int8", "--dtype int8: must be"),
@@ -85,7 +88,16 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("generate x --profile nonesuch", "nonesuch"),
         ("generate x --tensor-parallel-size 0", "at least one device"),
         ("generate x --cache-backend zip", "--cache-backend zip is unknown"),
-        ("run --modality img2mg --image a.png", "img2mg"),
+        ("generate x --tensor-parallel-size two", "--tensor-parallel-size two: must be a whole number"),
+        ("run --modality img2txt --image a.png", "--modality img2txt is unknown\nhint: did you mean img2text?"),
+        ("run --modality x", "hint: it is one of auto, text2img"),
+        ("run prompt", "hint: the prompt goes after --prompt"),
+        ("edit a.png red", "hint: put the prompt in quotes, and pictures after --image"),
+        ("chat -hello", 'hint: a text that starts with a dash goes after --: sensenova chat -- "-…"'),
+        ("-q generate x", "hint: options go after the command: sensenova generate -q"),
+        ("profile show -q", "hint: see: sensenova profile show --help"),
+        ("edit x --image", "--image names no file"),
+        ("generate x --cfg-interval 0.1 -o a.png", "--cfg-interval takes two numbers"),
         ("generate x --image a.png", "generate has no option --image\nhint: to change a picture: sensenova edit"),
         ("generate x --image=a.png", "sensenova edit --image FILE"),
         ("profile show --profile draft", "hint: the profile is a bare word here: sensenova profile show draft"),
@@ -128,10 +140,12 @@ def test_a_near_miss_is_suggested(program: Program, words: list[str], suggestion
     [
         ("{", "p.jsonl:2: no JSON"),
         ('{"seed": 1}', "p.jsonl:2: no object with a prompt"),
-        ('{"prompt": "x", "num_stps": 3}', "hint: did you mean num_steps?"),
-        ('{"prompt": "x", "num_steps": 0}', "p.jsonl:2: num_steps = 0: must be"),
+        ('{"promt": "a"}', 'hint: write "prompt" for "promt"'),
+        ('{"prompt": "x", "seed": null}', 'p.jsonl:2: "seed": null: must be'),
+        ('{"prompt": "x", "num_stps": 3}', 'hint: did you mean "num_steps"?'),
+        ('{"prompt": "x", "num_steps": 0}', 'p.jsonl:2: "num_steps": 0: must be'),
         ('{"prompt": "x", "size": "100x100"}', "both sides must be multiples of 32"),
-        ('{"prompt": "x", "model": "m"}', "p.jsonl:2: model may not be set here"),
+        ('{"prompt": "x", "model": "m"}', 'p.jsonl:2: "model" may not be set here'),
         ('{"prompt": "x", "images": ["a.png"]}', "hint: did you mean image?"),
         ('{"prompt": "x", "image": 3}', "p.jsonl:2: image must be a file name"),
         ('{"prompt": "x", "image": "a.png"}', "p.jsonl:2: generate takes no input pictures"),
@@ -276,3 +290,30 @@ def test_damaged_recommendations_are_a_damaged_checkpoint(program: Program) -> N
     outcome = program("generate", "x")
     assert outcome.code == 3
     assert "recommended_settings.json: unknown key trained_size; did you mean trained_sizes?" in outcome.stderr
+
+
+def test_a_question_is_no_picture(program: Program) -> None:
+    outcome = program("describe", "a.png", "what is it")
+    assert outcome.code == 2
+    assert 'hint: a question goes after -p: sensenova describe FILE -p "what is it"' in outcome.stderr
+
+
+def test_an_empty_picture_name(program: Program) -> None:
+    outcome = program("edit", "x", "--image", "")
+    assert outcome.code == 2
+    assert "the name of an input picture is empty" in outcome.stderr
+
+
+@pytest.mark.parametrize("words", [["generate", "x"], ["profile", "path"]])
+def test_a_current_folder_that_is_gone(program: Program, home: Path, words: list[str]) -> None:
+    gone = home / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    try:
+        outcome = program(*words)
+        helped = program(*words, "--help")
+    finally:
+        os.chdir(home)
+    assert (outcome.code, helped.code) == (2, 0)
+    assert "the current folder does not exist any more" in outcome.stderr

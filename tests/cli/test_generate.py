@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from sensenova_cli.metadata import read_record
+from sensenova_cli.render import progress
+from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program
 
 
@@ -37,6 +39,37 @@ def test_a_pipe_gets_a_line_at_the_start_each_quarter_and_the_end(program: Progr
         "picture: step 30 of 40",
         "picture: step 40 of 40",
     ]
+
+
+def test_each_picture_is_announced_before_its_first_step(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its rate is that of its own steps: not that of all but the first, nor with the reading before them."""
+    now = iter(range(10**6))
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
+
+    def prepare(engine: FakeEngine) -> None:
+        engine.on_step = lambda number: [next(now) for _ in range(10)] and None
+
+    program.prepare = prepare
+    lines = program("generate", "x", "-n", "2", "--num-steps", "2").stderr.splitlines()
+    shown = [line for line in lines if line.startswith("picture")]
+    assert [line.split(",")[0] for line in shown] == [
+        f"picture {number} of 2: {what}" for number in (1, 2) for what in ("2 steps", "step 1 of 2", "step 2 of 2")
+    ]
+    assert [line.split(", ")[1] for line in shown if "step 1 of" in line] == ["0.09 steps/s"] * 2
+
+
+def test_a_note_is_said_once_for_many_prompts(program: Program, home: Path) -> None:
+    def prepare(engine: FakeEngine) -> None:
+        engine.notice = "an odd size"
+
+    program.prepare = prepare
+    (home / "p.txt").write_text("one\ntwo\nthree\n")
+    assert program("generate", "--prompt-file", "p.txt").stderr.count("an odd size") == 1
+
+
+def test_objects_on_standard_input_are_a_prompt_file_of_objects(program: Program) -> None:
+    content = b'# two\n{"prompt": "a cat", "seed": 7}\n{"prompt": "a dog"}\n'
+    assert program("generate", "--prompt-file", "-", stdin=content).stdout == "a-cat-7.png\na-dog-42.png\n"
 
 
 def test_every_option_reaches_the_engine(program: Program) -> None:

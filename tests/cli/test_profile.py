@@ -209,6 +209,30 @@ def test_init_refuses_names_that_would_hide() -> None:
     assert "no name for a profile" in error.what
 
 
+def test_init_wants_an_ending() -> None:
+    assert "no name for a profile" in fail("init", "some/where").what
+
+
+def test_check_knows_profiles_by_name() -> None:
+    succeed("init", "mine")
+    assert succeed("check", "mine", "draft") == "mine: ok\ndraft: ok\n"
+
+
+def test_show_looks_into_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = tmp_path / "models--someone--tiny"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / RECOMMENDED_FILE).write_text('{"settings": {"num_steps": 9}}')
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    shown = json.loads(succeed("show", "--model", "someone/tiny", "--json"))
+    assert shown["num_steps"] == {"value": 9, "layer": "checkpoint"}
+    other = run("show", "--model", "someone/other")
+    assert "someone/other is not on this machine" in other.stderr
+
+
 def test_check_passes_good_files_and_names_bad_ones() -> None:
     Path("good.toml").write_text("seed = 7\n")
     Path("bad.toml").write_text("cfg_scal = 7\n")

@@ -16,6 +16,7 @@ def test_a_checkpoint_that_says_what_it_is(program: Program, home: Path) -> None
         p.name for p in Path("new/tiny").iterdir()
     }
     assert [path.name for path in Path("new").iterdir()] == ["tiny"]
+    assert len({path.stat().st_mode for path in Path("new/tiny").iterdir()}) == 1  # as the user's umask says
     assert "layers: 3" in program("info", "new/tiny").stdout
 
 

@@ -201,7 +201,7 @@ def test_user_folder_that_cannot_be_looked_into_is_an_error(monkeypatch: pytest.
 
 
 def test_checkpoint_may_not_say_where_files_go() -> None:
-    with pytest.raises(SettingsError, match="recommended settings of the checkpoint: output may not be set"):
+    with pytest.raises(SettingsError, match='recommended settings of the checkpoint: "output" may not be set'):
         resolve(recommended=Recommended(settings={"output": "/etc/"}))
 
 

@@ -47,10 +47,10 @@ def test_file_is_read(tmp_path: Path) -> None:
         ({"trained_sizes": [[64]]}, "trained_sizes.0.1: is missing"),
         ({"trained_sizes": []}, "trained_sizes: must not be empty"),
         ({"answer_input": {"min": 5, "max": 1}}, "answer_input: min 5 lies above max 1"),
-        ({"settings": {"num_steps": 0}}, "num_steps = 0: must be a whole number from 1 to 1000"),
-        ({"settings": {"num_step": 9}}, "unknown setting num_step"),
-        ({"settings": {"output": "/etc/"}}, "output may not be set here"),
-        ({"settings": {"device": "cpu"}}, "device may not be set here"),
+        ({"settings": {"num_steps": 0}}, '"num_steps": 0: must be a whole number from 1 to 1000'),
+        ({"settings": {"num_step": 9}}, 'unknown setting "num_step"'),
+        ({"settings": {"output": "/etc/"}}, '"output" may not be set here'),
+        ({"settings": {"device": "cpu"}}, '"device" may not be set here'),
     ],
 )
 def test_bad_file_is_named_with_the_reason(tmp_path: Path, contents: object, reason: str) -> None:

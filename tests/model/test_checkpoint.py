@@ -203,6 +203,17 @@ def test_damaged_index(broken: Path, content: str) -> None:
         load(broken)
 
 
+def test_a_shard_that_may_not_be_read(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    (broken / INDEX_FILE).unlink()
+    shard(broken).rename(broken / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"safetensors cannot be read: Permission denied\ncheck its permissions"):
+        shards.stored_tensors(broken)
+
+
 def test_no_weights(broken: Path) -> None:
     shard(broken).unlink()
     (broken / INDEX_FILE).unlink()

@@ -332,6 +332,21 @@ def test_a_picture_of_nan_is_an_error(tiny_checkpoint: Path) -> None:
         list(engine.run(GenerateRequest("a cat", SMALL)))
 
 
+@pytest.mark.parametrize("sampled", [False, True])
+def test_an_answer_of_nan_is_an_error(tiny_checkpoint: Path, sampled: bool) -> None:
+    engine = Engine.load(tiny_checkpoint, device="cpu", dtype="float32")
+    engine._network.lm_head.weight[0, 0] = torch.nan
+    with pytest.raises(NumericsError, match="the answer came out as NaN"):
+        list(engine.run(AnswerRequest("hello", settings=TextSettings(do_sample=sampled))))
+
+
+def test_a_damaged_config_is_named_before_the_tokenizer(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    (folder / "config.json").write_text("{bad")
+    with pytest.raises(CheckpointError, match=r"config\.json is no JSON"):
+        Engine.load(folder, device="cpu")
+
+
 def test_time_the_listener_takes_is_not_counted(engine: Engine) -> None:
     statistics = None
     for event in engine.run(AnswerRequest("hello", settings=TextSettings(max_tokens=3))):

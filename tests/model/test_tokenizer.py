@@ -44,5 +44,12 @@ def test_ids_are_the_tokenizers_own(tiny_checkpoint: Path) -> None:
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds no tokenizer: neither tokenizer\.json nor vocab\.json"):
+        Tokenizer(tmp_path)
+
+
+def test_a_damaged_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="tokenizer cannot be read"):
         Tokenizer(tmp_path)
