@@ -71,7 +71,7 @@ class LiveBytes(_LiveBar):
     """Bytes read or downloaded, with remaining time."""
 
     def __init__(self, console: Console, title: str) -> None:
-        super().__init__(console, title, [DownloadColumn()])
+        super().__init__(console, title, [_Bytes()])
 
 
 class _PlainLines:
@@ -132,6 +132,13 @@ class PlainBytes(_PlainLines):
 def gigabytes(count: int) -> str:
     """Bytes for people: `16.3 GB`, `512 MB`."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+class _Bytes(DownloadColumn):
+    """So many of so many bytes; nothing while it is not known of how many."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.total is not None else Text("")
 
 
 class _Rate(ProgressColumn):
