@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.network.cache import KVCache
 from model.network.configuration import TransformerConfig
-from model.network.rope import Rotary, rotate_heads
+from model.network.rope import Rotary, rotate_heads_
 
 CAUSAL_ROWS = 256
 """Query rows of text that share one mask: bounds it to 256 × N booleans however long the prefix is."""
@@ -67,8 +67,8 @@ class Attention(nn.Module):
         """Queries of the new tokens, and keys and values of all: (B, heads or kv_heads, N or M, head_dim)."""
         parts = self.qkv_proj(hidden).split((self.q_width, self.kv_width, self.kv_width), dim=-1)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
-        keys, values = cache.write(layer, rotate_heads(self.k_norm(k), rotary), v)
-        return rotate_heads(self.q_norm(q), rotary), keys, values
+        keys, values = cache.write(layer, rotate_heads_(self.k_norm(k), rotary), v)
+        return rotate_heads_(self.q_norm(q), rotary), keys, values
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:

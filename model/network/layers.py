@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from model.network.configuration import DenseMLP, SparseExperts
 
-WHOLE_ROWS, SPLIT_ROWS = 4096, 2048
+WHOLE_ROWS, SPLIT_ROWS = 4096, 1024
 """A SwiGLU takes up to so many rows whole, which a 2048×2048 picture has, and more of them in pieces: the widest
 activation of the network, six times the hidden size, is not held for all tokens of a long prefix at once."""
 

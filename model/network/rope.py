@@ -26,35 +26,40 @@ def image_positions(t: int, rows: int, columns: int, device: torch.device) -> Te
 
 
 def attention_rotary(positions: Tensor, config: TransformerConfig, dtype: torch.dtype) -> Rotary:
-    """Tables for positions (3, N): angles p·theta^(-2i/d) with d the width of t's, h's or w's part of a head."""
+    """Tables for positions (3, N): angles p·theta^(-2i/d) with d the width of t's, h's or w's part of a head.
+
+    The sines of the first half of each part are negative, as `rotate_heads_` needs them.
+    """
     half, quarter = config.head_dim // 2, config.head_dim // 4
-    angles = []
+    cosines, sines = [], []
     for axis, width, theta in (
         (0, half, config.rope_theta),
         (1, quarter, config.rope_theta_hw),
         (2, quarter, config.rope_theta_hw),
     ):
-        part = torch.outer(positions[axis].float(), _frequencies(width, theta, positions.device))
-        angles += [part, part]
-    angle = torch.cat(angles, dim=-1)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+        angle = torch.outer(positions[axis].float(), _frequencies(width, theta, positions.device))
+        cosines += [angle.cos()] * 2
+        sines += [-angle.sin(), angle.sin()]
+    return torch.cat(cosines, dim=-1).to(dtype), torch.cat(sines, dim=-1).to(dtype)
 
 
-def rotate_heads(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate (…, N, head_dim) by its tables: rotate-half within each of the three parts of a head."""
-    cos, sin = rotary
-    # In place: for a long prefix each of these tensors is among the largest there are.
-    return _rotate_half(x).mul_(sin).add_(x * cos)
+def rotate_heads_(x: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate (…, N, head_dim) in place by its tables: rotate-half within each of the three parts of a head.
+
+    For a long prefix a copy of x would be among the largest tensors there are.
+    """
+    cos, signed_sin = rotary
+    turned = _swap_halves(x).mul_(signed_sin)
+    return x.mul_(cos).add_(turned)
 
 
-def _rotate_half(x: Tensor) -> Tensor:
-    """(a, b) → (−b, a) for the halves a, b of each of the three parts of a head."""
+def _swap_halves(x: Tensor) -> Tensor:
+    """(a, b) → (b, a) for the halves a, b of each of the three parts of a head."""
     half = x.shape[-1] // 2
-    turned = []
+    swapped: list[Tensor] = []
     for part in x.split((half, half // 2, half // 2), dim=-1):
-        first, second = part.chunk(2, dim=-1)
-        turned += [-second, first]
-    return torch.cat(turned, dim=-1)
+        swapped += reversed(part.chunk(2, dim=-1))
+    return torch.cat(swapped, dim=-1)
 
 
 def patch_rotary(rows: int, columns: int, channels: int, theta: float, device: torch.device) -> Rotary:

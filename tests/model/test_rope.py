@@ -6,7 +6,7 @@ from model.network.rope import (
     attention_rotary,
     image_positions,
     patch_rotary,
-    rotate_heads,
+    rotate_heads_,
     rotate_patches,
     text_positions,
 )
@@ -26,7 +26,7 @@ def test_attention_sees_distances_only() -> None:
 
     def product(first: list[int], second: list[int]) -> torch.Tensor:
         tables = [attention_rotary(torch.tensor(place)[:, None], CONFIG, torch.float32) for place in (first, second)]
-        return (rotate_heads(q, tables[0]) * rotate_heads(k, tables[1])).sum()
+        return (rotate_heads_(q.clone(), tables[0]) * rotate_heads_(k.clone(), tables[1])).sum()
 
     near = product([3, 1, 2], [1, 4, 0])
     torch.testing.assert_close(product([13, 21, 32], [11, 24, 30]), near, rtol=1e-4, atol=1e-4)
@@ -42,7 +42,7 @@ def test_each_axis_turns_its_own_part_of_a_head() -> None:
     for axis, part in parts.items():
         place = torch.zeros(3, 1, dtype=torch.long)
         place[axis] = 1
-        turned = rotate_heads(x, attention_rotary(place, CONFIG, torch.float32))
+        turned = rotate_heads_(x.clone(), attention_rotary(place, CONFIG, torch.float32))
         changed = torch.zeros(16, dtype=torch.bool)
         changed[part] = True
         assert torch.equal((turned - x).abs()[0] > 1e-6, changed)
