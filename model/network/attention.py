@@ -86,7 +86,8 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment])
     seen = keys.shape[2] - q.shape[2]
     if len(segments) == 1 and (segments[0].count == 1 or not segments[0].causal):
         return _sdpa(q, keys, values, None)
-    attended = torch.empty_like(q)
+    # A token's heads lie side by side, so that joining them is no copy.
+    attended = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
     row = 0
     for count, causal in _runs(segments):
         rows, end = slice(row, row + count), seen + row + count

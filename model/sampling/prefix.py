@@ -66,7 +66,7 @@ def extend_prefix(network: SenseNovaU1, prefix: Prefix, ids: Sequence[int]) -> N
 
 def _embed(network: SenseNovaU1, sequence: TokenSequence, pictures: Sequence[Tensor]) -> Tensor:
     """(1, N, hidden_size): the tokens' embeddings, pictures in their places."""
-    embeddings = network.embed_tokens(sequence.ids)[None].clone()
+    embeddings = network.embed_tokens(sequence.ids)[None]
     remaining = iter(pictures)
     start = 0
     for segment in sequence.segments:
