@@ -34,7 +34,7 @@ from model.network.sensenova import SenseNovaU1
 from model.pictures import as_rgb
 from model.placement.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
-from model.sampling.decode import CACHE_BLOCK, chooser, decode, greedy
+from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
 from model.sampling.guidance import Guidance, edit_guidance, generate_guidance
 from model.sampling.prefix import Prefix, embed_picture, extend_prefix, read_prefix
@@ -188,7 +188,7 @@ class Engine:
         """Greedy text until the model closes it; leaves the prefix ready for a picture, with room for its tokens.
         Returns the text."""
         stop = (self._tokenizer.think_end, self._tokenizer.end_of_turn)
-        written = yield from self._write(decode(self._network, prefix, greedy, budget, stop), stop, ThinkToken, meter)
+        written = yield from self._write(prefix, greedy, budget, stop, ThinkToken, meter)
         # The closing tag belongs to the sequence; an ended turn does not, or the picture would come after it.
         kept = [] if written.last == self._tokenizer.end_of_turn else [written.last]
         rest = kept + self._tokenizer.encode(prompts.AFTER_THINK)
@@ -208,29 +208,30 @@ class Engine:
         room = min(settings.max_tokens, CACHE_BLOCK)
         prefixes = yield from self._read_branches(texts, images, self.recommended.answer_input, room, meter)
         stop = (self._tokenizer.end_of_turn,)
-        _require_finite(self._network.logits(prefixes["condition"].last_hidden), "answer", self.dtype)
         choose = chooser(settings, self._device)
-        tokens = decode(self._network, prefixes["condition"], choose, settings.max_tokens, stop)
-        written = yield from self._write(tokens, stop, TextToken, meter)
+        prefix, budget = prefixes["condition"], settings.max_tokens
+        written = yield from self._write(prefix, choose, budget, stop, TextToken, meter)
         yield Answer(written.text, written.token_ids, written.finish, written.first_logits)
         yield meter.statistics()
 
     def _write(
         self,
-        tokens: Iterator[tuple[int, Tensor]],
+        prefix: Prefix,
+        choose: Choose,
+        budget: int,
         stop: Collection[int],
         event: type[ThinkToken] | type[TextToken],
         meter: "_Meter",
     ) -> Generator[Event, None, "_Written"]:
-        """Tell each new token as an event of this kind, and return what they make; those of `stop` are no text."""
+        """Write on from a prefix, telling each new token as an event of this kind; those of `stop` are no text."""
+        with torch.inference_mode():
+            first_logits = self._network.logits(prefix.last_hidden)[0, 0].cpu()
+        _require_finite(first_logits, "text", self.dtype)
         stream = StreamDecoder(self._tokenizer)
         ids: list[int] = []
-        first_logits: Tensor | None = None
         last = -1
         text = ""  # of the newest token, which is told when the next one is there: if it is the last, more may belong
-        for last, logits in meter.text.around(tokens):
-            if first_logits is None:
-                first_logits = logits.cpu()
+        for last in meter.text.around(decode(self._network, prefix, choose, budget, stop)):
             if last not in stop:
                 if ids:
                     yield event(ids[-1], text)
@@ -238,7 +239,6 @@ class Engine:
                 text = stream.push(last)
         if ids:
             yield event(ids[-1], text + stream.flush())
-        assert first_logits is not None  # a budget of tokens is at least 1
         meter.new_tokens += len(ids)
         finish: Literal["end", "length"] = "end" if last in stop else "length"
         return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish, first_logits)

@@ -6,7 +6,7 @@ from torch import Tensor
 from model.network.configuration import TransformerConfig
 
 CAPACITY_STEP = 128
-"""Capacities are multiples of this, which is the longest tile of keys that attention kernels load."""
+"""Capacities are multiples of this, a usual tile of keys in attention kernels."""
 
 
 class KVCache:

@@ -20,8 +20,8 @@ Choose = Callable[[Tensor, list[int]], int]
 @torch.inference_mode()
 def decode(
     network: SenseNovaU1, prefix: Prefix, choose: Choose, max_tokens: int, stop: Collection[int]
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield new tokens with the logits (vocabulary,) they were chosen from.
+) -> Iterator[int]:
+    """Yield new tokens, chosen from the logits behind a prefix.
 
     A token of `stop` is yielded and ends the text. Every token yielded but the last one has been read into the
     prefix; whether the last one belongs there is the caller's to decide.
@@ -30,7 +30,7 @@ def decode(
     while True:
         logits = network.logits(prefix.last_hidden)[0, 0]
         tokens.append(choose(logits, tokens))
-        yield tokens[-1], logits
+        yield tokens[-1]
         if tokens[-1] in stop or len(tokens) == max_tokens:
             return
         if prefix.cache.length == prefix.cache.capacity:

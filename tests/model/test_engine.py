@@ -336,7 +336,7 @@ def test_a_picture_of_nan_is_an_error(tiny_checkpoint: Path) -> None:
 def test_an_answer_of_nan_is_an_error(tiny_checkpoint: Path, sampled: bool) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu", dtype="float32")
     engine._network.lm_head.weight[0, 0] = torch.nan
-    with pytest.raises(NumericsError, match="the answer came out as NaN"):
+    with pytest.raises(NumericsError, match="the text came out as NaN"):
         list(engine.run(AnswerRequest("hello", settings=TextSettings(do_sample=sampled))))
 
 
