@@ -131,9 +131,10 @@ def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]
             "take a smaller --seed",
         )
     if chosen != seed:
-        names = ", ".join(each.name for each in task.inputs if each.seed is not None)
+        names = [each.name for each in task.inputs if each.seed is not None and seed <= each.seed < chosen]
+        made = "was made with a seed" if len(names) == 1 else "were made with seeds"
         notices.append(
-            f"{names} was made with a seed that would be used again, which ruins an edit: taking seed {chosen}"
+            f"{' and '.join(names)} {made} that would be used again, which ruins an edit: taking seed {chosen}"
         )
     return chosen, notices
 

@@ -105,6 +105,14 @@ def test_none_of_several_seeds_is_that_of_an_input(program: Program, home: Path)
     assert program("edit", "y", "--image", "cat.png", "-n", "2").stdout.split() == ["y-42.png", "y-43.png"]
 
 
+def test_only_pictures_whose_seed_would_be_used_again_are_named(program: Program, home: Path) -> None:
+    for name, seed in (("a.png", 7), ("b.png", 42), ("c.png", 43)):
+        program("generate", "x", "--seed", str(seed), "-o", name)
+    outcome = program("edit", "x", "--image", "a.png", "b.png", "c.png")
+    assert "note: b.png and c.png were made with seeds that would be used again" in outcome.stderr
+    assert "taking seed 44" in outcome.stderr
+
+
 @pytest.mark.parametrize(("seed", "count"), [(MAX_SEED, 1), (MAX_SEED - 1, 2)])
 def test_where_no_seed_is_left(program: Program, home: Path, seed: int, count: int) -> None:
     program("generate", "A cat", "-o", "cat.png", "--seed", str(MAX_SEED))
