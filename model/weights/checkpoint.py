@@ -22,6 +22,8 @@ REPORT_BYTES = 64 * 2**20
 """Progress is reported each time this much has been read."""
 
 
+# The weights are plain tensors wherever this is called: the threads that fill them are not in the caller's mode.
+@torch.inference_mode(False)
 def load_checkpoint(
     folder: Path,
     device: torch.device,

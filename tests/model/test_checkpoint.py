@@ -90,6 +90,12 @@ def test_a_single_file_will_do(broken: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
+def test_loading_in_inference_mode(tiny_checkpoint: Path) -> None:
+    with torch.inference_mode():
+        network = load(tiny_checkpoint)
+    assert not any(parameter.is_inference() for parameter in network.parameters())
+
+
 def test_progress_ends_at_the_whole(tiny_checkpoint: Path) -> None:
     seen: list[LoadProgress] = []
     load_checkpoint(tiny_checkpoint, CPU, torch.float32, on_progress=seen.append)
