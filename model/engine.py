@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
-from config.recommended import PixelRange, Recommended, read_recommended
+from config.recommended import Recommended, read_recommended
 from config.sizes import TOKEN_PIXELS, Size, format_size, nearest_trained, resolve_size
 from model.errors import CheckpointError, DeviceMemoryError, NumericsError
 from model.events import (
@@ -154,12 +153,14 @@ class Engine:
         size = resolve_size(settings.size, self.recommended.trained_sizes, first_size)
         if settings.size != "auto":  # an edit that follows its picture's aspect was not asked for a size
             yield from self._size_notice(size)
+        pictures: list[Tensor] = []
         if images:
+            limits = self.recommended.edit_limits(len(images))
             images = tuple(fit_to_budget(images, settings.input_pixels, size))
-        limits = self.recommended.edit_limits(max(len(images), 1))
+            pictures = [prepare_picture(image, limits) for image in images]
         texts, guidance = _branches(request, len(images))
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
-        prefixes = yield from self._read_branches(texts, images, limits, tokens, meter)
+        prefixes = yield from self._read_branches(texts, pictures, tokens, meter)
         think_text = None
         if settings.think:
             think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, tokens, meter)
@@ -202,11 +203,11 @@ class Engine:
         """Describe and chat."""
         meter = _Meter(self._device)
         settings = request.settings
-        images = tuple(map(as_rgb, request.images))
+        pictures = [prepare_picture(as_rgb(image), self.recommended.answer_input) for image in request.images]
         turns = [*request.history, Message("user", request.prompt)]
-        texts: dict[Branch, str] = {"condition": prompts.answer_prompt(turns, len(images), request.system)}
+        texts: dict[Branch, str] = {"condition": prompts.answer_prompt(turns, len(pictures), request.system)}
         room = min(settings.max_tokens, CACHE_BLOCK)
-        prefixes = yield from self._read_branches(texts, images, self.recommended.answer_input, room, meter)
+        prefixes = yield from self._read_branches(texts, pictures, room, meter)
         stop = (self._tokenizer.end_of_turn,)
         choose = chooser(settings, self._device)
         prefix, budget = prefixes["condition"], settings.max_tokens
@@ -224,7 +225,7 @@ class Engine:
         meter: "_Meter",
     ) -> Generator[Event, None, "_Written"]:
         """Write on from a prefix, telling each new token as an event of this kind; those of `stop` are no text."""
-        with torch.inference_mode():
+        with torch.inference_mode():  # once more than `decode` does, which then need not know that somebody looks
             first_logits = self._network.logits(prefix.last_hidden)[0, 0].cpu()
         _require_finite(first_logits, "text", self.dtype)
         stream = StreamDecoder(self._tokenizer)
@@ -244,15 +245,15 @@ class Engine:
         return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish, first_logits)
 
     def _read_branches(
-        self, texts: Mapping[Branch, str], images: Sequence[Image], limits: PixelRange, room: int, meter: "_Meter"
+        self, texts: Mapping[Branch, str], pictures: Sequence[Tensor], room: int, meter: "_Meter"
     ) -> Generator[Event, None, dict[Branch, Prefix]]:
         """Read the prefix of each branch, with room behind it; a picture that several of them see is embedded once."""
         clock = time.perf_counter()
         with torch.inference_mode():
-            pictures = [embed_picture(self._network, prepare_picture(image, limits)) for image in images]
+            embedded = [embed_picture(self._network, picture) for picture in pictures]
         prefixes: dict[Branch, Prefix] = {}
         for branch, text in texts.items():
-            seen = pictures if branch != "unconditional" else []
+            seen = embedded if branch != "unconditional" else []
             grids = [(picture.shape[0], picture.shape[1]) for picture in seen]
             sequence = build_sequence(text, grids, self._tokenizer, self._device)
             with torch.inference_mode():

@@ -23,6 +23,13 @@ INSTEAD = {
 }
 """What to type where an option is looked for at a command that has none of that name."""
 
+DASHED_TEXT = {
+    "generate": 'generate -- "-…"',
+    "chat": 'chat -- "-…"',
+    "edit": 'edit --image FILE -- "-…"',
+}
+"""How a bare text is typed that starts with a dash."""
+
 TOO_MANY_WORDS = {
     "generate": "put the prompt in quotes",
     "chat": "put the message in quotes",
@@ -94,7 +101,7 @@ class Program(TyperGroup):
         """An error of the parser, in our words."""
         from sensenova_cli.render.errors import print_error
 
-        command, before = self._command_of(words)
+        command, before, known = self._command_of(words)
         option = getattr(error, "option_name", "")
         if instead := INSTEAD.get((command, option)):
             print_error(f"{command} has no option {option}", instead)
@@ -105,20 +112,24 @@ class Program(TyperGroup):
         hints = [f"see: sensenova {command} --help" if command else "see: sensenova --help"]
         if "unexpected extra argument" in what and command in TOO_MANY_WORDS:
             hints.insert(0, TOO_MANY_WORDS[command])
-        elif option and option in before:
+        elif option in known and option in before:
             hints.insert(0, f"options go after the command: sensenova {command} {option}")
-        elif command in ("generate", "edit", "chat") and (len(option) == 2 or any(map(str.isspace, option))):
-            hints.insert(0, f'a text that starts with a dash goes after --: sensenova {command} -- "-…"')
+        elif command in DASHED_TEXT and (len(option) == 2 or any(map(str.isspace, option))):
+            hints.insert(0, f"a text that starts with a dash goes last, after --: sensenova {DASHED_TEXT[command]}")
         print_error(what[0].lower() + what[1:], "; ".join(hints))
 
-    def _command_of(self, words: Sequence[str]) -> tuple[str, Sequence[str]]:
-        """The command that was typed, with its subcommand, and the words before it."""
+    def _command_of(self, words: Sequence[str]) -> tuple[str, set[str], set[str]]:
+        """The command that was typed, with its subcommand; the options before it; and the options it has."""
         for index, word in enumerate(words):
             if word in self.commands:
-                inner = getattr(self.commands[word], "commands", {})
-                second = next((each for each in words[index + 1 :] if each in inner), "")
-                return f"{word} {second}".rstrip(), words[:index]
-        return "", ()
+                command, name = self.commands[word], word
+                for second in words[index + 1 :]:
+                    if second in getattr(command, "commands", {}):
+                        command, name = command.commands[second], f"{word} {second}"  # type: ignore[attr-defined]
+                        break
+                known = {option for parameter in command.params for option in parameter.opts}
+                return name, {each.split("=")[0] for each in words[:index]}, known
+        return "", set(), set()
 
 
 app = typer.Typer(

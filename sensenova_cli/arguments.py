@@ -29,6 +29,9 @@ def spread_values(words: Sequence[str]) -> list[str]:
     Raises:
         UsageError: `--image` or `--cfg-interval` lacks its values.
     """
+    options = words[: words.index("--")] if "--" in words else words
+    if {"-h", "--help"} & set(options):
+        return list(words)  # help is wanted, however unfinished the rest is
     command = next((word for word in words if not word.startswith("-")), "")
     return list(_spread(words, all_pictures=command in WITHOUT_BARE_PROMPT))
 
@@ -37,6 +40,9 @@ def _spread(words: Sequence[str], all_pictures: bool) -> Iterator[str]:
     rest = list(words)
     while rest:
         word = rest.pop(0)
+        if word.startswith("--cfg-interval="):
+            rest.insert(0, word.removeprefix("--cfg-interval="))
+            word = "--cfg-interval"
         yield word
         if word == "--":
             yield from rest
@@ -48,36 +54,41 @@ def _spread(words: Sequence[str], all_pictures: bool) -> Iterator[str]:
         if not rest or not _is_value(rest[0]):
             raise UsageError("--image names no file", "for example: --image cat.png")
         yield rest.pop(0)
-        while rest and _is_value(rest[0]) and (all_pictures or _is_picture(rest[0])):
+        while rest and _is_value(rest[0]) and (all_pictures or is_picture(rest[0])):
             yield from ("--image", rest.pop(0))
 
 
 def _two_numbers(rest: list[str]) -> list[str]:
     """Take the two values of an interval from the words that follow it."""
     if rest and "," in rest[0]:
-        rest[:1] = rest[0].split(",", 1)
-    if len(rest) < 2 or not all(map(_is_number_or_word, rest[:2])):
-        raise UsageError("--cfg-interval takes two numbers", "for example: --cfg-interval 0.1 0.6")
+        rest[:1] = filter(None, rest[0].split(","))
     taken = rest[:2]
     del rest[:2]
+    if len(taken) < 2 or not all(map(_is_number, taken)):
+        found = f", not {' '.join(taken)}" if taken else ""
+        raise UsageError(f"--cfg-interval takes two numbers{found}", "for example: --cfg-interval 0.1 0.6")
     return taken
 
 
-def _is_number_or_word(word: str) -> bool:
-    return not word.startswith("-") or word[1:2].isdigit() or word[1:2] == "."
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_value(word: str) -> bool:
     return word == "-" or not word.startswith("-")
 
 
-def _is_picture(word: str) -> bool:
-    path = Path(word)
+def is_picture(word: str) -> bool:
+    """Whether a bare word means a picture: `-`, an existing file, or one word with a picture's ending."""
     if word == "-":
         return True
     try:
-        if path.is_file():
+        if Path(word).expanduser().is_file():
             return True
-    except (OSError, ValueError):  # a long prompt is no possible file name
+    except (OSError, ValueError, RuntimeError):  # a long prompt is no possible file name; ~nobody has no home
         return False
-    return path.suffix.lower() in PICTURE_ENDINGS and not any(letter.isspace() for letter in word)
+    return Path(word).suffix.lower() in PICTURE_ENDINGS and not any(letter.isspace() for letter in word)

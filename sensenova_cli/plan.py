@@ -125,10 +125,9 @@ def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]
         return seed, []  # the same picture is wanted again
     notices = [f"{each.problem}; its seed is not known" for each in task.inputs if each.problem]
     chosen = free_seed(seed, count, {each.seed for each in task.inputs if each.seed is not None})
-    if chosen + count - 1 > MAX_SEED:
+    if chosen != seed and chosen + count - 1 > MAX_SEED:
         raise SettingsError(
-            f"from seed {seed} on there are no {count} seeds up to {MAX_SEED} that made none of the input pictures",
-            "take a smaller --seed",
+            f"from seed {seed} on too few seeds are left that made none of the input pictures", "take a smaller --seed"
         )
     if chosen != seed:
         names = [each.name for each in task.inputs if each.seed is not None and seed <= each.seed < chosen]

@@ -58,7 +58,7 @@ def refuse_stdin_twice(*values: str | None) -> None:
 
 def read_prompt_file(file: str) -> list[Prompt]:
     """Read a prompt a line; `#` starts a comment line. Lines of a .jsonl file are objects with settings, and those of
-    standard input where the first one is.
+    standard input where the first one starts with a brace.
 
     Raises:
         UsageError: the file cannot be read, a line is no JSON object with a prompt, or there is no prompt.
@@ -79,7 +79,7 @@ def read_prompt_file(file: str) -> list[Prompt]:
 
 def _starts_as_object(lines: list[str]) -> bool:
     first = next((line.lstrip() for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
-    return first.startswith("{") and '"prompt"' in first
+    return first.startswith("{")
 
 
 def _read_lines(file: str) -> list[str]:

@@ -77,7 +77,7 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
         # The checkpoint recommends another number of pictures.
         count = sum(plan.settings.num_images for plan in plans)
         output = _plan_output(settings, flags, place, count)
-    for notice in (notice for plan in plans for notice in plan.notices):
+    for notice in dict.fromkeys(notice for plan in plans for notice in plan.notices):
         renderer.notice(notice)
     engine = open_engine(folder, settings, renderer)
     writer = _Writer(output, flags, model, count, place.first_index if place else 0)

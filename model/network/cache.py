@@ -6,7 +6,8 @@ from torch import Tensor
 from model.network.configuration import TransformerConfig
 
 CAPACITY_STEP = 128
-"""Capacities are multiples of this, a usual tile of keys in attention kernels."""
+"""Capacities are multiples of this, a usual tile of keys in attention kernels, so that what a kernel loads past the
+end of the prefix is the same head's zeros."""
 
 
 class KVCache:

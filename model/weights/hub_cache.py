@@ -33,8 +33,12 @@ def cached_checkpoint(model: str, revision: str) -> Path:
 def cached_folder(model: str, revision: str) -> Path | None:
     """The folder of the cached copy, complete or not, or None."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    config = try_to_load_from_cache(model, CONFIG_FILE, revision=revision)
+    try:
+        config = try_to_load_from_cache(model, CONFIG_FILE, revision=revision)
+    except HFValidationError:  # not every owner/name is a possible id
+        return None
     return Path(config).parent if isinstance(config, str) else None
 
 

@@ -152,24 +152,21 @@ def read_blocks(tensors: Iterable[StoredTensor], use: Callable[[Block], None], p
     ordered = sorted(tensors, key=lambda tensor: (str(tensor.file), tensor.start))
     own = threading.local()
 
-    def prepare_thread() -> None:
-        own.buffer = torch.empty(BLOCK_BYTES, dtype=torch.uint8, pin_memory=pinned)
-
     def read(part: tuple[StoredTensor, int, int]) -> int:
         tensor, first, count = part
+        if not hasattr(own, "buffer"):
+            own.buffer = torch.empty(BLOCK_BYTES, dtype=torch.uint8, pin_memory=pinned)
         data = own.buffer[:count]
         _read_exactly(descriptors[tensor.file], tensor, first, data)
         use(Block(tensor, first, data.view(tensor.dtype)))
         return count
 
     with ExitStack() as opened:
-        try:
-            files = {tensor.file: None for tensor in ordered}
-            descriptors = {file: opened.enter_context(file.open("rb", buffering=0)).fileno() for file in files}
-            pool = opened.enter_context(ThreadPoolExecutor(READERS, "read weights", prepare_thread))
-            yield from pool.map(read, _parts(ordered))
-        except OSError as error:
-            raise CheckpointError(f"reading the weights failed: {error}", "fetch the file again") from error
+        files = {tensor.file: None for tensor in ordered}
+        descriptors = {file: opened.enter_context(file.open("rb", buffering=0)).fileno() for file in files}
+        pool = opened.enter_context(ThreadPoolExecutor(READERS, "read weights"))
+        opened.callback(pool.shutdown, cancel_futures=True)  # also where `map` was stopped while handing out the work
+        yield from pool.map(read, _parts(ordered))
 
 
 def _parts(tensors: Iterable[StoredTensor]) -> Iterator[tuple[StoredTensor, int, int]]:
@@ -184,7 +181,12 @@ def _read_exactly(descriptor: int, tensor: StoredTensor, first: int, target: Ten
     place = tensor.start + first * tensor.dtype.itemsize
     view = memoryview(target.numpy().data)
     while view:
-        count = os.preadv(descriptor, [view], place)
+        try:
+            count = os.preadv(descriptor, [view], place)
+        except OSError as error:
+            raise CheckpointError(
+                f"{tensor.file} cannot be read: {error.strerror}", "check the disk, or fetch the file again"
+            ) from error
         if not count:
             raise CheckpointError(f"{tensor.file} ends in the middle of {tensor.name}", "fetch the file again")
         view, place = view[count:], place + count

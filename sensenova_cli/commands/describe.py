@@ -1,6 +1,6 @@
 """`sensenova describe`: questions about pictures."""
 
-import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +34,7 @@ def describe(
       sensenova describe cat.png --json | jq -r .text
     """
     # Imported here, not above: they bring Pillow, which `--help` does not need.
+    from sensenova_cli.arguments import PICTURE_ENDINGS, is_picture
     from sensenova_cli.errors import UsageError
     from sensenova_cli.inputs import read_inputs
     from sensenova_cli.prompts import read_text, refuse_stdin_twice
@@ -43,7 +44,7 @@ def describe(
     if not names:
         raise UsageError("there is no picture to describe", "name one: sensenova describe FILE")
     for name in images or ():
-        if any(map(str.isspace, name)) and not os.path.exists(name):  # noqa: PTH110  # pathlib raises at long names
+        if any(map(str.isspace, name)) and not is_picture(name) and Path(name).suffix.lower() not in PICTURE_ENDINGS:
             raise UsageError(
                 f"there is no file {name}", f'a question goes after -p: sensenova describe FILE -p "{name}"'
             )

@@ -190,7 +190,7 @@ def check(
     problems: list[SettingsError] = []
     for file in files:
         try:
-            read_settings_file(Path(file).expanduser() if is_profile_path(file) else find_profile(file))
+            read_settings_file(_checked_file(file))
         except SettingsError as problem:
             problems.append(problem)
         else:
@@ -212,6 +212,12 @@ def _resolve_with_checkpoint(profile: str | None, model: str | None) -> Resolved
         typer.echo(f"note: {checkpoint} is not on this machine, so what it recommends is not shown", err=True)
         return resolved
     return resolve({"model": model}, profile=profile, recommended=read_recommended(folder))
+
+
+def _checked_file(name: str) -> Path:
+    """A file, whatever its name, or else the profile of that name."""
+    path = Path(name).expanduser()
+    return path if is_profile_path(name) or path.is_file() else find_profile(name)
 
 
 def _target_file(target: str | None) -> Path:

@@ -50,9 +50,8 @@ class Renderer:
         self._noticed: set[str] = set()
 
     def notice(self, text: str) -> None:
-        """Something worth knowing that is no error; said once, however many prompts it concerns."""
-        if not self._quiet and text not in self._noticed:
-            self._noticed.add(text)
+        """Something worth knowing that is no error."""
+        if not self._quiet:
             self._console.print(Text.assemble(("note:", "yellow"), " ", printable(text)), soft_wrap=True)
 
     def muted(self, text: str) -> None:
@@ -85,7 +84,9 @@ class Renderer:
         """Show one event. Finished pictures and JSON are the caller's business."""
         match event:
             case Notice():
-                self.notice(event.text)
+                if event.text not in self._noticed:  # once, however many prompts it concerns
+                    self._noticed.add(event.text)
+                    self.notice(event.text)
             case PrefixRead() if not self._will_think:
                 self._show_steps_to_come(0)
             case ThinkToken() if not self._quiet:

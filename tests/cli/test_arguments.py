@@ -23,6 +23,10 @@ from sensenova_cli.errors import UsageError
         ("generate --cfg-interval 0.1 0.6 x", "generate --cfg-interval 0.1 0.6 x"),
         ("generate --cfg-interval 0.1,0.6 -n 2", "generate --cfg-interval 0.1 0.6 -n 2"),
         ("generate --cfg-interval -1 .5", "generate --cfg-interval -1 .5"),
+        ("generate --cfg-interval=0.1,0.6 x", "generate --cfg-interval 0.1 0.6 x"),
+        ("generate --cfg-interval 0.1, 0.6 x", "generate --cfg-interval 0.1 0.6 x"),
+        ("generate x --cfg-interval --help", "generate x --cfg-interval --help"),
+        ("edit --image -h", "edit --image -h"),
         ("edit --prompt x.png y.png", "edit --prompt x.png y.png"),
     ],
 )
@@ -53,7 +57,9 @@ def test_a_prompt_too_long_for_a_file_name_is_a_prompt() -> None:
         ("edit red --image --num-steps 1", "--image names no file"),
         ("generate x --cfg-interval 0.1 -o a.png", "--cfg-interval takes two numbers"),
         ("generate x --cfg-interval", "--cfg-interval takes two numbers"),
-        ("generate x --cfg-interval --seed 3", "--cfg-interval takes two numbers"),
+        ("generate x --cfg-interval --seed 3", "--cfg-interval takes two numbers, not --seed 3"),
+        ("generate --cfg-interval=0.1 --seed 3 x", "--cfg-interval takes two numbers, not 0.1 --seed"),
+        ("generate --cfg-interval 0.1 cats,dogs", "--cfg-interval takes two numbers, not 0.1 cats,dogs"),
     ],
 )
 def test_an_option_without_its_values_does_not_take_the_next_one(typed: str, message: str) -> None:

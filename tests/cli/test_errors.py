@@ -93,8 +93,12 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("run --modality x", "hint: it is one of auto, text2img"),
         ("run prompt", "hint: the prompt goes after --prompt"),
         ("edit a.png red", "hint: put the prompt in quotes, and pictures after --image"),
-        ("chat -hello", 'hint: a text that starts with a dash goes after --: sensenova chat -- "-…"'),
+        ("chat -hello", 'hint: a text that starts with a dash goes last, after --: sensenova chat -- "-…"'),
+        ("edit -z --image a.png", 'sensenova edit --image FILE -- "-…"'),
         ("-q generate x", "hint: options go after the command: sensenova generate -q"),
+        ("--seed=7 generate x", "hint: options go after the command: sensenova generate --seed"),
+        ("--bogus generate x", "hint: see: sensenova generate --help"),
+        ("-q profile show", "hint: see: sensenova profile show --help"),
         ("profile show -q", "hint: see: sensenova profile show --help"),
         ("edit x --image", "--image names no file"),
         ("generate x --cfg-interval 0.1 -o a.png", "--cfg-interval takes two numbers"),
@@ -293,6 +297,7 @@ def test_damaged_recommendations_are_a_damaged_checkpoint(program: Program) -> N
 
 
 def test_a_question_is_no_picture(program: Program) -> None:
+    assert "check the name" in program("describe", "no such.png").stderr
     outcome = program("describe", "a.png", "what is it")
     assert outcome.code == 2
     assert 'hint: a question goes after -p: sensenova describe FILE -p "what is it"' in outcome.stderr

@@ -216,6 +216,8 @@ def test_init_wants_an_ending() -> None:
 def test_check_knows_profiles_by_name() -> None:
     succeed("init", "mine")
     assert succeed("check", "mine", "draft") == "mine: ok\ndraft: ok\n"
+    Path("no-ending").write_text("seed = 1\n")
+    assert succeed("check", "no-ending") == "no-ending: ok\n"
 
 
 def test_show_looks_into_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +233,7 @@ def test_show_looks_into_the_hub_cache(tmp_path: Path, monkeypatch: pytest.Monke
     assert shown["num_steps"] == {"value": 9, "layer": "checkpoint"}
     other = run("show", "--model", "someone/other")
     assert "someone/other is not on this machine" in other.stderr
+    assert "some--one/x is not on this machine" in run("show", "--model", "some--one/x").stderr
 
 
 def test_check_passes_good_files_and_names_bad_ones() -> None:

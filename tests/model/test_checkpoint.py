@@ -107,8 +107,11 @@ def test_what_the_listener_raises_ends_the_reading(tiny_checkpoint: Path, monkey
     monkeypatch.setattr(checkpoint, "REPORT_BYTES", 4096)
     read = os.preadv
 
+    calls: list[int] = []
+
     def slowly(*where: Any) -> int:
-        time.sleep(0.005)  # a thousand blocks: whoever reads on does so for seconds
+        calls.append(1)
+        time.sleep(0.005)
         return read(*where)
 
     monkeypatch.setattr(os, "preadv", slowly)
@@ -122,13 +125,26 @@ def test_what_the_listener_raises_ends_the_reading(tiny_checkpoint: Path, monkey
         load_checkpoint(tiny_checkpoint, CPU, torch.float32, on_progress=listen)
     assert len(seen) == 1
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("read weights")] == []
+    assert len(calls) < 100  # of more than a thousand blocks
     del caught
+
+
+def test_no_memory_to_read_into(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as page-locked memory where it is used up: the error comes as it is, for the engine to put into words."""
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    blocks = shards.read_blocks(shards.stored_tensors(tiny_checkpoint).values(), lambda block: None)
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(blocks)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (OSError(5, "Input/output error"), r"reading the weights failed: .*Input/output error"),
+        (OSError(5, "Input/output error"), r"\.safetensors cannot be read: Input/output error"),
         (0, r"\.safetensors ends in the middle of "),
     ],
 )
