@@ -15,6 +15,7 @@ SIZE_OPTIONS = ("size", "aspect", "width", "height")
 
 INFRASTRUCTURE_OPTIONS = (
     "tensor_parallel_size",
+    "cfg_parallel_size",
     "enforce_eager",
     "enable_cpu_offload",
     "cache_backend",
@@ -138,11 +139,13 @@ def _whole_number(flag: str, text: str | None, unit: str, example: str) -> int |
 
 def _refuse_infrastructure(typed: Mapping[str, Any]) -> None:
     """These options are understood and never ignored: what would change nothing passes, the rest is refused."""
-    gpus = _whole_number("--tensor-parallel-size", typed.get("tensor_parallel_size"), "of devices", "1")
-    if gpus is not None and gpus < 1:
-        raise UsageError(f"--tensor-parallel-size {gpus}: at least one device is needed", "try 1")
-    if gpus is not None and gpus > 1:
-        raise _not_there_yet(f"--tensor-parallel-size {gpus}", "the model runs on one device")
+    for name in ("tensor_parallel_size", "cfg_parallel_size"):
+        flag = "--" + name.replace("_", "-")
+        gpus = _whole_number(flag, typed.get(name), "of devices", "1")
+        if gpus is not None and gpus < 1:
+            raise UsageError(f"{flag} {gpus}: at least one device is needed", "try 1")
+        if gpus is not None and gpus > 1:
+            raise _not_there_yet(f"{flag} {gpus}", "the model runs on one device")
     cache = typed.get("cache_backend")
     if cache is not None and cache not in ("cache_dit", "tea_cache"):
         raise UsageError(f"--cache-backend {cache} is unknown", "the backends of that name are cache_dit and tea_cache")

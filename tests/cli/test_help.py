@@ -17,8 +17,8 @@ HEAVY = ("torch", "transformers", "huggingface_hub", "numpy", "PIL.Image", "safe
 EXAMPLE_FLAGS = """
     --model --output --width --height --seed --num-steps --cfg-scale --img-cfg-scale --cfg-norm
     --timestep-shift --t-eps --think --print-think --max-tokens --do-sample --temperature --image --prompt --modality
-    --tensor-parallel-size --enforce-eager --enable-cpu-offload --cache-backend --enable-cache-dit-summary
-    --deploy-config --step-execution
+    --tensor-parallel-size --cfg-parallel-size --enforce-eager --enable-cpu-offload --cache-backend
+    --enable-cache-dit-summary --deploy-config --step-execution
 """
 
 

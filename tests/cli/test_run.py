@@ -134,6 +134,7 @@ def test_a_picture_that_the_modality_would_ignore(program: Program) -> None:
         ["--deploy-config", "vllm_omni/deploy/sensenova_u1.yaml"],
         ["--step-execution"],
         ["--tensor-parallel-size", "2"],
+        ["--cfg-parallel-size", "2"],
     ],
 )
 def test_infrastructure_options_are_never_ignored(program: Program, command: list[str], words: list[str]) -> None:
@@ -143,6 +144,6 @@ def test_infrastructure_options_are_never_ignored(program: Program, command: lis
     assert program.engines == []
 
 
-@pytest.mark.parametrize("words", [["--tensor-parallel-size", "1"], ["--enforce-eager"]])
+@pytest.mark.parametrize("words", [["--tensor-parallel-size", "1"], ["--cfg-parallel-size", "1"], ["--enforce-eager"]])
 def test_infrastructure_options_that_ask_for_what_happens_anyway(program: Program, words: list[str]) -> None:
     assert program("run", *words).code == 0
