@@ -225,14 +225,19 @@ class Engine:
         meter: "_Meter",
     ) -> Generator[Event, None, "_Written"]:
         """Write on from a prefix, telling each new token as an event of this kind; those of `stop` are no text."""
-        with torch.inference_mode():  # once more than `decode` does, which then need not know that somebody looks
-            first_logits = self._network.logits(prefix.last_hidden)[0, 0].cpu()
-        _require_finite(first_logits, "text", self.dtype)
+        first_logits: list[Tensor] = []
+
+        def choose_checked(logits: Tensor, tokens: list[int]) -> int:
+            if not first_logits:
+                first_logits.append(logits.cpu())
+                _require_finite(first_logits[0], "text", self.dtype)
+            return choose(logits, tokens)
+
         stream = StreamDecoder(self._tokenizer)
         ids: list[int] = []
         last = -1
         text = ""  # of the newest token, which is told when the next one is there: if it is the last, more may belong
-        for last in meter.text.around(decode(self._network, prefix, choose, budget, stop)):
+        for last in meter.text.around(decode(self._network, prefix, choose_checked, budget, stop)):
             if last not in stop:
                 if ids:
                     yield event(ids[-1], text)
@@ -242,7 +247,7 @@ class Engine:
             yield event(ids[-1], text + stream.flush())
         meter.new_tokens += len(ids)
         finish: Literal["end", "length"] = "end" if last in stop else "length"
-        return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish, first_logits)
+        return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish, first_logits[0])
 
     def _read_branches(
         self, texts: Mapping[Branch, str], pictures: Sequence[Tensor], room: int, meter: "_Meter"

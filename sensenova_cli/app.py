@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from config.errors import SenseNovaError
 from sensenova_cli import __version__
-from sensenova_cli.arguments import spread_values
+from sensenova_cli.arguments import before_dashes, spread_values, wants_help
 from sensenova_cli.commands import chat, describe, edit, generate, profile, run
 from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, UsageError, exit_code
 from sensenova_cli.streams import StdoutError, discard_stdout
@@ -47,13 +47,14 @@ class Program(TyperGroup):
     ) -> Any:
         """Run one command line and raise SystemExit with its code."""
         words = list(sys.argv[1:] if args is None else args)
-        options = words[: words.index("--")] if "--" in words else words
+        options = before_dashes(words)
         if "--no-color" in options:
             # Set here, so that it holds for help and usage errors, too.
             os.environ["NO_COLOR"] = "1"
         extra["standalone_mode"] = False
         try:
-            _require_current_folder(options)
+            if not wants_help(words) and "--version" not in options:
+                _require_current_folder()
             result = super().main(spread_values(words) or ["--help"], prog_name="sensenova", **extra)
             # A command returns None; typer.Exit and Ctrl-C come back as their exit code.
             code = result if isinstance(result, int) else DONE
@@ -187,13 +188,12 @@ def _register() -> None:
 _register()
 
 
-def _require_current_folder(options: Sequence[str]) -> None:
+def _require_current_folder() -> None:
     """Where it was deleted meanwhile, libraries fail in ways that nobody understands."""
     try:
         Path.cwd()
     except FileNotFoundError:
-        if not {"--help", "-h", "--version"} & set(options):
-            raise UsageError("the current folder does not exist any more", "go to another one: cd") from None
+        raise UsageError("the current folder does not exist any more", "go to another one: cd") from None
 
 
 def _say_interrupted() -> None:

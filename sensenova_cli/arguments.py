@@ -29,11 +29,20 @@ def spread_values(words: Sequence[str]) -> list[str]:
     Raises:
         UsageError: `--image` or `--cfg-interval` lacks its values.
     """
-    options = words[: words.index("--")] if "--" in words else words
-    if {"-h", "--help"} & set(options):
-        return list(words)  # help is wanted, however unfinished the rest is
+    if wants_help(words):
+        return list(words)  # however unfinished the rest is
     command = next((word for word in words if not word.startswith("-")), "")
     return list(_spread(words, all_pictures=command in WITHOUT_BARE_PROMPT))
+
+
+def before_dashes(words: Sequence[str]) -> Sequence[str]:
+    """The words that may be options: those before a bare `--`."""
+    return words[: words.index("--")] if "--" in words else words
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    """Whether a command line asks for help."""
+    return not {"-h", "--help"}.isdisjoint(before_dashes(words))
 
 
 def _spread(words: Sequence[str], all_pictures: bool) -> Iterator[str]:

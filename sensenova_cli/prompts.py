@@ -65,21 +65,12 @@ def read_prompt_file(file: str) -> list[Prompt]:
         SettingsError: a setting has a wrong name, type or value.
     """
     name = "standard input" if file == STDIN else file
-    lines = _read_lines(file)
-    is_json = Path(file).suffix.lower() == ".jsonl" or (file == STDIN and _starts_as_object(lines))
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            place = f"{name}:{number}: "
-            prompts.append(_parse_object(line, place) if is_json else Prompt(line.strip(), place=place))
-    if not prompts:
+    numbered = ((f"{name}:{number}: ", line.strip()) for number, line in enumerate(_read_lines(file), start=1))
+    lines = [(place, line) for place, line in numbered if line and not line.startswith("#")]
+    if not lines:
         raise UsageError(f"{name} holds no prompt", "write one prompt a line")
-    return prompts
-
-
-def _starts_as_object(lines: list[str]) -> bool:
-    first = next((line.lstrip() for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
-    return first.startswith("{")
+    is_json = lines[0][1].startswith("{") if file == STDIN else Path(file).suffix.lower() == ".jsonl"
+    return [_parse_object(line, place) if is_json else Prompt(line, place=place) for place, line in lines]
 
 
 def _read_lines(file: str) -> list[str]:

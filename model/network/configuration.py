@@ -89,8 +89,8 @@ def read_config(folder: Path) -> ModelConfig:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{folder} holds no config.json",
-            "give the folder that holds config.json and the *.safetensors files",
+            f"{folder} holds no {CONFIG_FILE}",
+            f"give the folder that holds {CONFIG_FILE} and the *.safetensors files",
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error

@@ -10,7 +10,7 @@ from model.network.configuration import CONFIG_FILE
 from model.weights.download import OFFICIAL_MODEL, DownloadPlan, download_checkpoint
 from model.weights.hub_cache import cached_checkpoint, cached_folder
 
-__all__ = ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint"]
+__all__ = ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "local_checkpoint"]
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>\S+))?", re.ASCII)
 

@@ -223,7 +223,7 @@ def _checked_file(name: str) -> Path:
 def _target_file(target: str | None) -> Path:
     if target is None:
         return user_file()
-    if is_profile_path(target) and target.endswith(".toml"):
+    if target.endswith(".toml"):
         return Path(target).expanduser()
     if not re.fullmatch(r"\w[\w.-]*", target):
         raise SettingsError(
