@@ -28,7 +28,7 @@ LAYERS_PER_GIGABYTE = 9.3
 def write(folder: Path, gigabytes: float) -> None:
     import torch
 
-    from model.weights.synthetic import config_fields, write_checkpoint
+    from model.weights.synthetic import config_fields, write_random_checkpoint
 
     fields = config_fields(
         hidden=1024,
@@ -40,7 +40,7 @@ def write(folder: Path, gigabytes: float) -> None:
         vocabulary=4096,
         vision_hidden=256,
     )
-    write_checkpoint(folder, fields, dtype=torch.float32, shard_bytes=700 * 2**20)
+    write_random_checkpoint(folder, fields, dtype=torch.float32, shard_bytes=700 * 2**20)
 
 
 def load_once(folder: Path) -> dict[str, float]:

@@ -114,7 +114,7 @@ class EngineSettings(SettingsGroup):
     """Which model runs, and where."""
 
     model: str | None = None
-    """Checkpoint folder, or Hugging Face Hub id such as SenseNova/SenseNova-U1-8B-MoT."""
+    """Checkpoint folder, or Hugging Face Hub id such as SenseNova/SenseNova-U1-8B-MoT; else the built-in demo."""
     device: Annotated[
         str,
         Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"]),

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, cast
 
 from config.recommended import read_recommended
 from config.schema import EngineSettings, Settings
-from model.errors import CheckpointError
 from model.events import Answer, Event, LoadProgress, Picture
 from model.requests import Request
-from model.weights.hub import DownloadPlan, find_checkpoint
+from model.weights.builtin import DEMO_MODEL
+from model.weights.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint
 from sensenova_cli import __version__
 from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import Flags
@@ -33,9 +33,9 @@ from sensenova_cli.render.stream import Renderer
 if TYPE_CHECKING:
     from model.engine import Engine
 
-NO_MODEL_HINT = (
-    'name a checkpoint folder or Hub id with --model, in SENSENOVA_MODEL, or as model = "…" in a profile;\n'
-    "to try without weights: sensenova tiny-checkpoint FOLDER, then --model FOLDER"
+DEMO_NOTICE = (
+    "no model is configured: this is the built-in demo, which knows 8 shapes and 64 everyday things; "
+    f"the real one is --model {OFFICIAL_MODEL} (35 GB)"
 )
 
 
@@ -62,7 +62,7 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
     plans = [plan_pictures(task, flags, None) for task in tasks]
     settings = plans[0].settings
     _require_one_use_of_stdout(settings, flags, place)
-    model = _require_model(settings)
+    model = settings.model or DEMO_MODEL
     count = sum(plan.settings.num_images for plan in plans)
     output = _plan_output(settings, flags, place, count)
     renderer = Renderer(
@@ -70,7 +70,7 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
         show_think=not (settings.hide_think or settings.print_think),
         print_think=settings.print_think and not flags.json,
     )
-    folder = _find(model, settings.device, renderer)
+    folder = _find(settings, renderer)
     recommended = read_recommended(folder)
     plans = [plan_pictures(task, flags, recommended) for task in tasks]
     if sum(plan.settings.num_images for plan in plans) != count:
@@ -89,9 +89,9 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
 def answer(task: str, prompt: str, flags: Flags, *, inputs: Sequence[Input] = (), system: str = "") -> None:
     """Answer one question in text on stdout, or JSON; errors as for `make_pictures`."""
     settings, _ = plan_answer(prompt, inputs, system, flags, None)
-    model = _require_model(settings)
+    model = settings.model or DEMO_MODEL
     renderer = Renderer(quiet=flags.quiet, stream_answers=not flags.json)
-    folder = _find(model, settings.device, renderer)
+    folder = _find(settings, renderer)
     settings, request = plan_answer(prompt, inputs, system, flags, read_recommended(folder))
     engine = open_engine(folder, settings, renderer)
     start = time.perf_counter()
@@ -107,7 +107,7 @@ def answer(task: str, prompt: str, flags: Flags, *, inputs: Sequence[Input] = ()
 def open_engine(folder: Path, settings: EngineSettings, renderer: Renderer) -> "Engine":
     """Load the model, showing how it advances; errors as for `model.Engine.load`."""
     start = time.perf_counter()
-    with renderer.bytes_progress(f"loading {settings.model}") as view:
+    with renderer.bytes_progress(f"loading {settings.model or DEMO_MODEL}") as view:
         engine = load_engine(folder, settings, lambda now: view.update(now.done_bytes, now.total_bytes))
     renderer.muted(f"loaded in {time.perf_counter() - start:.1f} s: {engine.dtype} on {engine.device}")
     return engine
@@ -150,7 +150,8 @@ class _Writer:
         self._flags = flags
         self._model = model
         # A record outlives the current folder; where a Hub id was named, it stays one.
-        self._recorded_model = str(Path(model).expanduser().absolute()) if Path(model).expanduser().is_dir() else model
+        is_folder = model != DEMO_MODEL and Path(model).expanduser().is_dir()
+        self._recorded_model = str(Path(model).expanduser().absolute()) if is_folder else model
         self._count = count
         self._index = first_index
         self._plan: PicturePlan | None = None
@@ -218,14 +219,12 @@ def _require_one_use_of_stdout(settings: Settings, flags: Flags, place: Place | 
             raise UsageError("-o - and --print-think both want stdout", "write the picture to a file")
 
 
-def _require_model(settings: Settings) -> str:
-    if settings.model is None:
-        raise CheckpointError("no model is configured", NO_MODEL_HINT)
-    return settings.model
-
-
-def _find(model: str, device: str, renderer: Renderer) -> Path:
+def _find(settings: EngineSettings, renderer: Renderer) -> Path:
     """The checkpoint's folder, downloaded where it must be; sizes are told before anything is fetched."""
+    if settings.model is None:
+        renderer.notice(DEMO_NOTICE)
+        return find_checkpoint(DEMO_MODEL)
+    model, device = settings.model, settings.device
     if device not in ("auto", "cpu"):
         # That a device is not there should not be noticed only after 35 GB have come.
         from model.placement.devices import resolve_device

@@ -24,6 +24,11 @@ class Segment:
     causal: bool
 
 
+Visibility = Sequence[Segment] | Tensor
+"""What the new tokens may see: as segments of one sequence, or, for a batch of sequences that differ, as a mask
+(B, 1, N, M), True where one of the N new tokens may look at one of the M tokens that are there with it."""
+
+
 class HeadNorm(nn.Module):
     """RMS norm of a query or key head's two halves (t; h and w), each with its own weight: weight (2, head_dim/2)."""
 
@@ -55,12 +60,10 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(config)
         self.k_norm = HeadNorm(config)
 
-    def forward(
-        self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int, segments: Sequence[Segment]
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int, visible: Visibility) -> Tensor:
         """hidden (B, N, hidden_size) → the same shape; the new keys and values are left in the cache."""
         q, keys, values = self._project(hidden, rotary, cache, layer)
-        attended = attend(q, keys, values, segments)
+        attended = attend(q, keys, values, visible)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
     def _project(self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,8 +74,8 @@ class Attention(nn.Module):
         return rotate_heads_(self.q_norm(q), rotary), keys, values
 
 
-def attend(q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment]) -> Tensor:
-    """Attention of the last N positions over all M ≥ N of them, segment by segment.
+def attend(q: Tensor, keys: Tensor, values: Tensor, visible: Visibility) -> Tensor:
+    """Attention of the last N positions over all M ≥ N of them; by a mask, or segment by segment.
 
     Segments cover q's N rows in order. Going through them one by one lets the fused kernels run without a mask
     for images, and with a narrow one for text: nothing of size heads × N × M is stored.
@@ -83,7 +86,9 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, segments: Sequence[Segment])
     Returns:
         (B, heads, N, head_dim)
     """
-    seen = keys.shape[2] - q.shape[2]
+    if isinstance(visible, Tensor):
+        return _sdpa(q, keys, values, visible)
+    segments, seen = visible, keys.shape[2] - q.shape[2]
     if len(segments) == 1 and (segments[0].count == 1 or not segments[0].causal):
         return _sdpa(q, keys, values, None)
     # A token's heads lie side by side, so that joining them is no copy.
@@ -117,9 +122,9 @@ def _sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tenso
     batch, heads, rows, width = q.shape
     shared = heads // keys.shape[1]
     stacked = q.reshape(batch, keys.shape[1], shared * rows, width)
-    attended = F.scaled_dot_product_attention(
-        stacked, keys, values, attn_mask=None if mask is None else mask.repeat(shared, 1)
-    )
+    if mask is not None:
+        mask = torch.cat([mask] * shared, dim=-2)
+    attended = F.scaled_dot_product_attention(stacked, keys, values, attn_mask=mask)
     return attended.reshape(batch, heads, rows, width)
 
 

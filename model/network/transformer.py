@@ -1,10 +1,8 @@
 """A tower: the transformer blocks of one kind of token, and its final norm."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from model.network.attention import Attention, Segment
+from model.network.attention import Attention, Visibility
 from model.network.cache import KVCache
 from model.network.configuration import DenseMLP, SparseExperts, TransformerConfig
 from model.network.layers import RMSNorm, build_mlp
@@ -21,10 +19,8 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = build_mlp(config.hidden_size, mlp)
 
-    def forward(
-        self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int, segments: Sequence[Segment]
-    ) -> Tensor:
-        hidden = hidden + self.attention(self.attention_norm(hidden), rotary, cache, layer, segments)
+    def forward(self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int, visible: Visibility) -> Tensor:
+        hidden = hidden + self.attention(self.attention_norm(hidden), rotary, cache, layer, visible)
         return hidden + self.mlp(self.mlp_norm(hidden))
 
 
@@ -40,17 +36,17 @@ class Tower(nn.Module):
         self.blocks = nn.ModuleList(Block(config, mlp) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden: Tensor, rotary: Rotary, cache: KVCache, segments: Sequence[Segment]) -> Tensor:
+    def forward(self, hidden: Tensor, rotary: Rotary, cache: KVCache, visible: Visibility) -> Tensor:
         """Run new tokens on top of the cache.
 
         Args:
             hidden: embeddings of the new tokens, (B, N, hidden_size).
-            rotary: tables for their positions, each (N, head_dim).
-            segments: what the N tokens are, in order.
+            rotary: tables for their positions, each (N, head_dim), or (B, 1, N, head_dim) where sequences differ.
+            visible: what the N tokens may see.
 
         Returns:
             Hidden states before the final norm, (B, N, hidden_size): apply `norm` to the rows that are used.
         """
         for layer, block in enumerate(self.blocks):
-            hidden = block(hidden, rotary, cache, layer, segments)
+            hidden = block(hidden, rotary, cache, layer, visible)
         return hidden

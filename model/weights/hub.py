@@ -1,4 +1,5 @@
-"""Where a checkpoint lies: a folder, or a Hugging Face Hub id that is downloaded when it is not there yet."""
+"""Where a checkpoint lies: the built-in demo, a folder, or a Hugging Face Hub id that is downloaded when it is not
+there yet."""
 
 import re
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
+from model.weights.builtin import DEMO_CHECKPOINT, DEMO_MODEL
 from model.weights.download import OFFICIAL_MODEL, DownloadPlan, download_checkpoint
 from model.weights.hub_cache import cached_checkpoint, cached_folder
 
@@ -23,11 +25,11 @@ def find_checkpoint(
 ) -> Path:
     """The folder of a checkpoint, downloaded first where it must be.
 
-    An existing folder wins over a Hub id of the same name. With HF_HUB_OFFLINE=1 only the cache is looked at.
-    A download that was interrupted goes on where it stopped, file by file.
+    `demo` is the built-in one. An existing folder wins over a Hub id of the same name. With HF_HUB_OFFLINE=1 only
+    the cache is looked at. A download that was interrupted goes on where it stopped, file by file.
 
     Args:
-        model: a folder, or a Hub id `owner/name`, or `owner/name@revision`.
+        model: `demo`, a folder, or a Hub id `owner/name`, or `owner/name@revision`.
         on_plan: told what will be downloaded, before anything is; not called when nothing has to be.
         on_progress: told (bytes done, bytes to fetch) during the download, from the thread that downloads.
 
@@ -38,6 +40,8 @@ def find_checkpoint(
         CheckpointError: there is no such folder or model, it is no checkpoint, the Hub cannot be reached or
             refuses, the model is not in the cache while offline, or the disk is too small.
     """
+    if model == DEMO_MODEL:
+        return DEMO_CHECKPOINT
     try:
         folder = Path(model).expanduser()
         if folder.is_dir():
@@ -70,6 +74,8 @@ def local_checkpoint(model: str) -> Path | None:
 
     It need not be complete: what it says about itself can be read all the same.
     """
+    if model == DEMO_MODEL:
+        return DEMO_CHECKPOINT
     try:
         folder = Path(model).expanduser()
         if folder.is_dir():

@@ -1,23 +1,16 @@
 """Checkpoints of random numbers in the official layout: to try the program, to test it and to measure loading."""
 
-import json
 import math
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from config.recommended import RECOMMENDED_FILE
-from model.errors import CheckpointError
-from model.network.configuration import CONFIG_FILE, parse_config
-from model.weights.files import INDEX_FILE
-from model.weights.layout import Slot, checkpoint_layout
+from model.weights.layout import Slot
+from model.weights.writer import write_checkpoint
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>")
 THINK_TOKENS = ("<think>", "</think>")
@@ -114,10 +107,12 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
         vocabulary=tokenizer.get_vocab_size(),
         vision_hidden=64,
     )
-    write_checkpoint(folder, fields, dtype=torch.bfloat16, seed=seed, tokenizer=tokenizer, recommended=TINY_SETTINGS)
+    write_random_checkpoint(
+        folder, fields, dtype=torch.bfloat16, seed=seed, tokenizer=tokenizer, recommended=TINY_SETTINGS
+    )
 
 
-def write_checkpoint(
+def write_random_checkpoint(
     folder: Path,
     fields: Mapping[str, Any],
     *,
@@ -127,43 +122,27 @@ def write_checkpoint(
     tokenizer: Tokenizer | None = None,
     recommended: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `config.json`, sharded random weights with their index and, where given, a tokenizer and the contents of
-    `recommended_settings.json`.
+    """Write a checkpoint of random weights; the arguments are those of `write_checkpoint`.
 
-    Norm weights are 1, all others normal with standard deviation 1/√fan-in. One shard is held at a time. The
-    folder appears under its name only when it is complete.
+    Norm weights are 1, biases 0, all others normal with standard deviation 1/√fan-in.
 
     Raises:
         CheckpointError: `folder` exists already.
     """
-    slots = checkpoint_layout(parse_config(fields, str(folder)))
     generator = torch.Generator().manual_seed(seed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():
-        raise CheckpointError(f"{folder} exists already", "name a folder that does not exist yet")
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    partial = scratch / folder.name  # a folder of its own, with the permissions of the user's umask
-    partial.mkdir()
-    try:
-        shards = _split(slots, shard_bytes, dtype)
-        weight_map = {}
-        for number, names in enumerate(shards, start=1):
-            file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-            # Not save_file: whatever the user's umask, its files are for nobody else to read.
-            tensors = {name: _random(name, slots[name], dtype, generator) for name in names}
-            (partial / file).write_bytes(save(tensors, {"format": "pt"}))
-            weight_map.update(dict.fromkeys(names, file))
-        total = sum(slot.numel for slot in slots.values()) * dtype.itemsize
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (partial / INDEX_FILE).write_text(json.dumps(index, indent=1), encoding="utf-8")
-        (partial / CONFIG_FILE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
-        if tokenizer is not None:
-            write_tokenizer(partial, tokenizer)
-        if recommended is not None:
-            (partial / RECOMMENDED_FILE).write_text(json.dumps(recommended, indent=2) + "\n", encoding="utf-8")
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+    def numbers(name: str, slot: Slot) -> Tensor:
+        return _random(name, slot, dtype, generator)
+
+    write_checkpoint(
+        folder,
+        fields,
+        numbers,
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        tokenizer=tokenizer,
+        recommended=recommended,
+    )
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -175,30 +154,6 @@ def byte_tokenizer() -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in THINK_TOKENS])
     return tokenizer
-
-
-def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Save in the form that transformers reads."""
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
-
-
-def _split(slots: Mapping[str, Slot], shard_bytes: int, dtype: torch.dtype) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, slot in slots.items():
-        if shards[-1] and size + slot.numel * dtype.itemsize > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += slot.numel * dtype.itemsize
-    return shards
 
 
 def _random(name: str, slot: Slot, dtype: torch.dtype, generator: torch.Generator) -> Tensor:

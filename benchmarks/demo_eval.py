@@ -1,0 +1,221 @@
+"""What the demo checkpoint can do, on combinations of things and backgrounds that it never had in training.
+
+    python -m benchmarks.demo_eval --json benchmarks/results/demo_eval.json --sheet docs/demo_objects.png
+
+Seeded: case k of a task is the same on every machine. Pictures are made with the checkpoint's recommended settings
+and seed 0; `--cfg-scale 1` shows what guidance is good for.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.report import write_report
+from config.schema import ImageSettings, TextSettings
+from model.demo.judging import is_like, judge_shapes, psnr, true_image, true_pixels
+from model.demo.lessons import EDIT_WEIGHTS, SceneMaker
+from model.demo.phrases import DESCRIBE, Editor, Speaker, Talker, article, caption, name
+from model.demo.rendering import Stage
+from model.demo.world import COLORS, OBJECTS, SHAPES, SIDE, Placed, Scene, Thing, held_out_background
+from model.engine import Engine
+from model.events import Answer, Picture, ThinkText
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
+from model.weights.builtin import DEMO_CHECKPOINT
+
+SEED = 0
+SHEET_COLUMNS, SHEET_SIDE = 8, 128
+EDIT_KINDS = {**EDIT_WEIGHTS, "grayscale": 6, "oil painting": 10}
+
+
+class Examiner:
+    """Asks one engine, and counts what comes back right."""
+
+    def __init__(self, engine: Engine, cases: int, overrides: dict[str, Any], failures: Path | None) -> None:
+        self._engine = engine
+        self._cases = cases
+        recommended = {**engine.recommended.settings, "seed": SEED, **overrides}
+        self._image = ImageSettings(**{k: v for k, v in recommended.items() if k in ImageSettings.model_fields})
+        self._text = TextSettings(**{k: v for k, v in recommended.items() if k in TextSettings.model_fields})
+        self._stage = Stage(torch.device("cpu"))
+        self._failures = failures
+        self.wrong: list[str] = []
+
+    def generate(self) -> dict[str, float]:
+        """Shapes: one or two, anywhere."""
+        random = Random("generate")
+        scenes, speaker = SceneMaker(random, held_out=True), Speaker(random)
+        looks = positions = 0
+        for number in range(self._cases):
+            scene = scenes.scene(2 if number % 4 == 3 else 1)
+            while any(each.thing.kind != "shape" for each in scene.placed):
+                scene = scenes.scene(2 if number % 4 == 3 else 1)
+            prompt = speaker.wish(scene).prompt
+            picture = self._picture(GenerateRequest(prompt, self._image))
+            verdict = judge_shapes(picture, scene)
+            looks += verdict.look
+            positions += verdict.position
+            self._note(verdict.look and verdict.position, "generate", f"{prompt} {verdict}", picture, scene)
+        return {"shape, color and background": self._percent(looks), "position": self._percent(positions)}
+
+    def objects(self, sheet: Path | None) -> dict[str, float]:
+        """Every object, large, on the background it was never trained on."""
+        pictures, decibels = [], []
+        for thing in map(Thing, OBJECTS):
+            scene = Scene(held_out_background(thing), (Placed(thing, "large"),))
+            prompt = f"{article(thing.name)} on {article(scene.background)} background"
+            picture = self._picture(GenerateRequest(prompt, self._image))
+            pictures.append(picture)
+            decibels.append(psnr(np.asarray(picture), true_pixels(scene, self._stage)))
+            self._note(decibels[-1] >= 25, "objects", f"{prompt}: {decibels[-1]:.1f} dB", picture, scene)
+        if sheet:
+            rows = -(-len(pictures) // SHEET_COLUMNS)
+            canvas = Image.new("RGB", (SHEET_COLUMNS * SHEET_SIDE, rows * SHEET_SIDE))
+            for index, picture in enumerate(pictures):
+                small = picture.resize((SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
+                canvas.paste(small, (index % SHEET_COLUMNS * SHEET_SIDE, index // SHEET_COLUMNS * SHEET_SIDE))
+            canvas.save(sheet, optimize=True)
+        return {"mean PSNR, dB": statistics.mean(decibels), "least PSNR, dB": min(decibels)}
+
+    def edit(self) -> dict[str, float]:
+        """All kinds of edit; the picture before is the true one."""
+        random = Random("edit")
+        scenes, editor = SceneMaker(random, held_out=True), Editor(random)
+        right = 0
+        kinds = list(EDIT_KINDS)
+        for _ in range(self._cases):
+            kind = random.choices(kinds, list(EDIT_KINDS.values()))[0]
+            before, after = scenes.edited(kind)
+            instruction = editor.edit(kind, before, after).instruction
+            source = true_image(before, self._stage)
+            picture = self._picture(EditRequest(instruction, (source,), self._image))
+            good = is_like(picture, after, self._stage, rather_than=before)
+            right += good
+            self._note(good, "edit", f"{instruction} ({before})", picture, after)
+        return {"changed as asked, rest kept": self._percent(right)}
+
+    def describe(self) -> dict[str, float]:
+        """Captions, to the letter."""
+        shapes = self._captions("describe shapes", lambda thing: thing.kind == "shape")
+        objects = self._captions("describe objects", lambda thing: thing.kind != "shape")
+        return {"shapes, exact text": shapes, "objects, exact text": objects}
+
+    def _captions(self, task: str, wanted: Callable[[Thing], bool]) -> float:
+        random = Random(task)
+        scenes = SceneMaker(random, held_out=True)
+        right = 0
+        for number in range(self._cases):
+            scene = scenes.scene(2 if number % 4 == 3 else 1)
+            while not all(wanted(each.thing) for each in scene.placed):
+                scene = scenes.scene(2 if number % 4 == 3 else 1)
+            source = true_image(scene, self._stage)
+            text = self._answer(AnswerRequest(random.choice(DESCRIBE), (source,), settings=self._text))
+            right += text == caption(scene)
+            self._note(text == caption(scene), task, f"{caption(scene)!r}: {text!r}", None, None)
+        return self._percent(right)
+
+    def chat(self) -> dict[str, float]:
+        """Small talk, to the letter."""
+        talker = Talker(Random("chat, examined"))
+        right = 0
+        for _ in range(self._cases):
+            question, answer = talker.talk()
+            text = self._answer(AnswerRequest(question, settings=self._text))
+            right += text == answer
+            self._note(text == answer, "chat", f"{question}: {text!r}", None, None)
+        return {"exact answer": self._percent(right)}
+
+    def think(self) -> dict[str, float]:
+        """Plans that name what the prompt asks for, and pictures that follow them."""
+        random = Random("think")
+        scenes, speaker = SceneMaker(random, held_out=True), Speaker(random)
+        settings = self._image.model_copy(update={"think": True})
+        named = drawn = 0
+        for number in range(self._cases):
+            scene = scenes.scene(2 if number % 4 == 3 else 1)
+            prompt = speaker.wish(scene).prompt
+            events = list(self._engine.run(GenerateRequest(prompt, settings)))
+            text = next(event.text for event in events if isinstance(event, ThinkText))
+            picture = next(event.image for event in events if isinstance(event, Picture))
+            words = [name(each.thing) for each in scene.placed] + [f"{scene.background} background"]
+            good = all(word in text for word in words)
+            like = is_like(picture, scene, self._stage)
+            named += good
+            drawn += like
+            self._note(good and like, "think", f"{prompt}: {text!r}", picture, scene)
+        return {"names all objects and colors": self._percent(named), "picture as asked": self._percent(drawn)}
+
+    def _picture(self, request: Request) -> Image.Image:
+        return next(event.image for event in self._engine.run(request) if isinstance(event, Picture))
+
+    def _answer(self, request: AnswerRequest) -> str:
+        return next(event.text for event in self._engine.run(request) if isinstance(event, Answer))
+
+    def _percent(self, right: int) -> float:
+        return 100 * right / self._cases
+
+    def _note(self, good: bool, task: str, text: str, picture: Image.Image | None, scene: Scene | None) -> None:
+        """Keep what went wrong, to be looked at."""
+        if good:
+            return
+        self.wrong.append(f"{task}: {text}")
+        if self._failures and picture and scene:
+            self._failures.mkdir(parents=True, exist_ok=True)
+            both = Image.new("RGB", (2 * SIDE, SIDE))
+            both.paste(picture, (0, 0))
+            both.paste(true_image(scene, self._stage), (SIDE, 0))
+            both.save(self._failures / f"{len(self.wrong):03}-{task.replace(' ', '-')}.png")
+
+
+TASKS = ("generate", "objects", "edit", "describe", "chat", "think")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=DEMO_CHECKPOINT)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--cases", type=int, default=100)
+    parser.add_argument("--cfg-scale", type=float)
+    parser.add_argument("--num-steps", type=int)
+    parser.add_argument("--think", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--sheet", type=Path, help="write the contact sheet of objects here")
+    parser.add_argument("--failures", type=Path, help="folder for pictures that are wrong, beside the true ones")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    engine = Engine.load(arguments.checkpoint, device=arguments.device, dtype=arguments.dtype)
+    given = {"cfg_scale": arguments.cfg_scale, "num_steps": arguments.num_steps, "think": arguments.think}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    examiner = Examiner(engine, arguments.cases, overrides, arguments.failures)
+    scores: dict[str, dict[str, float]] = {}
+    for task in arguments.only:
+        began = time.perf_counter()
+        scores[task] = examiner.objects(arguments.sheet) if task == "objects" else getattr(examiner, task)()
+        seconds = time.perf_counter() - began
+        print(f"{task:10} {json.dumps({key: round(value, 2) for key, value in scores[task].items()})} {seconds:.0f} s")
+    for line in examiner.wrong:
+        print("  wrong:", line)
+    report = {
+        "device": str(torch.cuda.get_device_name()) if engine.device.startswith("cuda") else platform.processor(),
+        "dtype": engine.dtype,
+        "cases": arguments.cases,
+        "settings": {**engine.recommended.settings, "seed": SEED, **overrides},
+        "scores": scores,
+        "known": {"colors": list(COLORS), "shapes": SHAPES, "objects": list(OBJECTS)},
+    }
+    write_report(report, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

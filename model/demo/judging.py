@@ -1,0 +1,156 @@
+"""Whether a picture shows what it should: by its pixels, against the palette or against the true picture."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from model.demo.rendering import CENTERS, LARGE, SMALL, Stage, shape_mask
+from model.demo.world import COLORS, SHAPES, SIDE, Placed, Scene
+from model.sequences.images import to_image
+
+SAME_COLOR = 0.92
+"""Share of the pixels of a shape or a background whose nearest colour has to be the asked one."""
+LEAST_OVERLAP = 0.85
+"""Intersection over union of a shape with the best fitting mask."""
+NEAR = 12
+"""Pixels that a thing's middle may be away from where it should be, and its longer side from what it should be."""
+
+ALIKE, ALIKE_TILE, TILE = 25.0, 17.0, 64
+"""Least PSNR, in dB, of a picture against the true one, over all of it and within each square of so many pixels. A
+thing that is missing, another one or in another place mostly leaves less (tests/demo/test_judging.py)."""
+
+Pixels = np.ndarray
+"""(256, 256, 3) uint8."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether colours and shapes are right, and whether everything is where it should be."""
+
+    look: bool
+    position: bool
+
+
+def judge_shapes(picture: Image.Image, scene: Scene) -> Verdict:
+    """Judge a picture of shapes by its pixels alone, each taken for the nearest colour of the palette."""
+    names = list(COLORS)
+    nearest = _nearest_colors(np.asarray(picture.convert("RGB")))
+    background = names.index(scene.background)
+    look = position = True
+    shown = np.zeros((SIDE, SIDE), dtype=bool)
+    for each in scene.placed:
+        region = _region(each, scene)
+        thing = (nearest != background) & region
+        shown |= _dilated(thing)
+        if not thing.any():
+            return Verdict(False, False)
+        assert each.thing.color
+        inner = ~_dilated(~thing)  # the outline mixes two colours, which may come near a third
+        look &= _share(nearest[inner if inner.any() else thing] == names.index(each.thing.color)) >= SAME_COLOR
+        top, bottom, left, right = _bounds(thing)
+        look &= _best_shape(thing[top:bottom, left:right]) == each.thing.name
+        position &= _is_near(each, (left + right) / 2, (top + bottom) / 2, max(bottom - top, right - left))
+    look &= _share(nearest[~shown] == background) >= SAME_COLOR
+    return Verdict(bool(look), bool(position))
+
+
+def is_like(picture: Image.Image, scene: Scene, stage: Stage, rather_than: Scene | None = None) -> bool:
+    """Whether it is the true picture of a scene up to small faults, as a whole and in each of its parts.
+
+    Args:
+        rather_than: another scene, such as the one before an edit, that it must be less like.
+    """
+    pixels, truth = np.asarray(picture.convert("RGB")), true_pixels(scene, stage)
+    if rather_than is not None and psnr(pixels, true_pixels(rather_than, stage)) >= psnr(pixels, truth):
+        return False
+    parts = [(slice(y, y + TILE), slice(x, x + TILE)) for y in range(0, SIDE, TILE) for x in range(0, SIDE, TILE)]
+    return psnr(pixels, truth) >= ALIKE and all(psnr(pixels[part], truth[part]) >= ALIKE_TILE for part in parts)
+
+
+def psnr(pixels: Pixels, truth: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB, capped at 100."""
+    error = float(np.mean((pixels.astype(np.float64) - truth.astype(np.float64)) ** 2))
+    return min(100.0, 10 * math.log10(255**2 / max(error, 1e-12)))
+
+
+def true_image(scene: Scene, stage: Stage) -> Image.Image:
+    """The picture that the scene should give."""
+    with torch.inference_mode():
+        return to_image(stage.picture(scene).cpu())
+
+
+def true_pixels(scene: Scene, stage: Stage) -> Pixels:
+    return np.asarray(true_image(scene, stage))
+
+
+def _nearest_colors(pixels: Pixels) -> np.ndarray:
+    palette = np.array(list(COLORS.values()), dtype=np.float32)
+    distances = ((pixels[:, :, None].astype(np.float32) - palette) ** 2).sum(axis=-1)
+    return distances.argmin(axis=-1)
+
+
+def _region(placed: Placed, scene: Scene) -> np.ndarray:
+    """Where to look for a thing: everywhere, or, if there are two, in its half."""
+    region = np.ones((SIDE, SIDE), dtype=bool)
+    if len(scene.placed) == 1:
+        return region
+    half = SIDE // 2
+    match placed.place:
+        case "left":
+            region[:, half:] = False
+        case "right":
+            region[:, :half] = False
+        case "top":
+            region[half:] = False
+        case _:
+            region[:half] = False
+    return region
+
+
+def _dilated(mask: np.ndarray) -> np.ndarray:
+    """Grown by two pixels in the four directions."""
+    grown = mask.copy()
+    for shift in (1, 2):
+        grown[shift:] |= mask[:-shift]
+        grown[:-shift] |= mask[shift:]
+        grown[:, shift:] |= mask[:, :-shift]
+        grown[:, :-shift] |= mask[:, shift:]
+    return grown
+
+
+def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, bottom, left and right of what is set; the ends are exclusive."""
+    rows, columns = np.nonzero(mask)
+    return int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1
+
+
+def _share(flags: np.ndarray) -> float:
+    return float(flags.mean()) if flags.size else 1.0
+
+
+def _best_shape(mask: np.ndarray) -> str | None:
+    """The shape whose mask, stretched to the same size, overlaps most; None if none does enough."""
+    side = 64
+    found = np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
+    overlaps = {}
+    for name in SHAPES:
+        true = shape_mask(name, LARGE) > 127
+        top, bottom, left, right = _bounds(true)
+        cropped = true[top:bottom, left:right]
+        fitted = np.asarray(Image.fromarray(cropped).resize((side, side), Image.Resampling.NEAREST))
+        overlaps[name] = (found & fitted).sum() / (found | fitted).sum()
+    best = max(overlaps, key=lambda name: overlaps[name])
+    return best if overlaps[best] >= LEAST_OVERLAP else None
+
+
+def _is_near(placed: Placed, x: float, y: float, extent: float) -> bool:
+    """Whether a thing's bounding box lies and is as large as the true one."""
+    side = LARGE if placed.place == "large" else SMALL
+    top, bottom, left, right = _bounds(shape_mask(placed.thing.name, side) > 127)
+    middle_x, middle_y = CENTERS[placed.place]
+    true_x, true_y = middle_x - side / 2 + (left + right) / 2, middle_y - side / 2 + (top + bottom) / 2
+    true_extent = max(bottom - top, right - left)
+    return bool(max(abs(x - true_x), abs(y - true_y), abs(extent - true_extent)) <= NEAR)

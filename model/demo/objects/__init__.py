@@ -1,0 +1,1 @@
+"""The objects' drawings, and where they are from."""

@@ -1,0 +1,517 @@
+"""Train the demo checkpoint: `python -m model.demo.train FOLDER` on one GPU of the H100's class.
+
+The network is the one that everything else runs; only its cache is replaced by one that gradients flow through.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from model.demo.lessons import (
+    ALL_COURSES,
+    ANSWERING,
+    CHUNK,
+    GENERATING,
+    PICTURE_TOKENS,
+    WITH_PICTURES,
+    Course,
+    Table,
+    chunk,
+    encode_lessons,
+)
+from model.demo.rendering import STYLES, Stage
+from model.demo.vocabulary import build_tokenizer
+from model.demo.world import SIDE
+from model.network.cache import KVCache
+from model.network.configuration import parse_config
+from model.network.flow import picture_to_tokens
+from model.network.rope import attention_rotary, patch_rotary
+from model.network.sensenova import SenseNovaU1
+from model.sequences.images import IMAGENET_MEAN, IMAGENET_STD
+from model.sequences.prompt import system_message
+from model.weights.checkpoint import empty_network, load_checkpoint
+from model.weights.layout import Slot
+from model.weights.synthetic import config_fields
+from model.weights.writer import write_checkpoint
+
+SHAPE: dict[str, Any] = {
+    "hidden": 256,
+    "layers": 6,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_dim": 64,
+    "ffn": 768,
+    "vision_hidden": 128,
+}
+"""Arguments of `config_fields`; about 11.7 million parameters."""
+SHARD_BYTES = 12_000_000
+RECOMMENDED: dict[str, Any] = {
+    "settings": {
+        "num_steps": 24,
+        "cfg_scale": 2.5,
+        "timestep_shift": 3.0,
+        "max_tokens": 64,
+        "max_think_tokens": 64,
+    },
+    "trained_sizes": [[SIDE, SIDE]],
+    "answer_input": {"min": SIDE * SIDE, "max": SIDE * SIDE},
+    "edit_input": {"min": SIDE * SIDE, "max": SIDE * SIDE},
+}
+
+GRID = (SIDE // 32, SIDE // 32)
+WORDS_LENGTH, MIXED_LENGTH = 48, 128
+"""Tokens of a sequence of words alone, and of one that may hold a picture, a plan or a conversation."""
+VOCABULARY_CHUNKS, VOCABULARY_LEAST = 2, 16
+"""Chunks of each course that the tokenizer's words are counted in, and how often a word must be there."""
+
+LEARNING_RATE, LAST_LEARNING_RATE, WARM_UP = 2e-3, 0.02, 400
+"""Peak, what is left of it at the end, and steps until the peak; a half cosine between."""
+BETAS = (0.9, 0.95)
+MAX_GRADIENT = 1.0
+EMA = 0.9995
+"""Share of the running mean of the weights that each step keeps; the mean is what is saved."""
+TIME_MEAN, TIME_DEVIATION = -0.6, 1.0
+"""Times are sigmoid(normal): more of them where there is much noise."""
+LEAST_NOISE = 0.1
+"""Smallest 1 − t that the loss is weighted by."""
+TEXT_WEIGHT = 0.1
+"""Weight of the mean cross-entropy of a learned token beside the pictures' loss."""
+SOURCE_NOISE = 0.03
+"""Deviation of the noise on pictures that are read, in −1..1: those a user edits are the model's own."""
+
+LOG_STEPS = 100
+
+
+class TrainingCache(KVCache):
+    """Keys and values as nodes of the graph: what the und tower wrote stays, what the gen tower adds does not."""
+
+    def __init__(self) -> None:
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._complete = False
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """While the prefix is read, keep keys and values; afterwards give those of the prefix with the new behind."""
+        if self._complete:
+            return torch.cat([self._keys[layer], keys], dim=2), torch.cat([self._values[layer], values], dim=2)
+        self._keys.append(keys)
+        self._values.append(values)
+        return keys, values
+
+    @property
+    def prefix_length(self) -> int:
+        return self._keys[0].shape[2]
+
+    def joined(self, other: "TrainingCache", rows: int) -> "TrainingCache":
+        """A complete cache of this batch and behind it the first `rows` of another, whose prefixes are longer."""
+        both = TrainingCache()
+        both._keys = [_stacked(mine, theirs[:rows]) for mine, theirs in zip(self._keys, other._keys, strict=True)]
+        both._values = [_stacked(mine, theirs[:rows]) for mine, theirs in zip(self._values, other._values, strict=True)]
+        both._complete = True
+        return both
+
+
+def _stacked(short: Tensor, long: Tensor) -> Tensor:
+    return torch.cat([F.pad(short, (0, 0, 0, long.shape[2] - short.shape[2])), long])
+
+
+@dataclass
+class Rows:
+    """A batch of lessons: see `lessons.Table`."""
+
+    tokens: Tensor
+    learned: Tensor
+    lengths: Tensor
+    source: Tensor
+    target: Tensor
+
+
+class Curriculum:
+    """The tables of several courses on the device; every step draws rows of each at random."""
+
+    def __init__(self, courses: Sequence[Course], tables: dict[str, Table], device: torch.device) -> None:
+        self.courses = courses
+        self._columns = {
+            name: torch.from_numpy(np.concatenate([getattr(tables[course.name], name) for course in courses])).to(
+                device
+            )
+            for name in ("tokens", "learned", "lengths", "source", "target")
+        }
+        counts = [len(tables[course.name].lengths) for course in courses]
+        starts = np.cumsum([0, *counts[:-1]])
+        rows = [course.rows for course in courses]
+        self._starts = torch.from_numpy(np.repeat(starts, rows)).to(device)
+        self._counts = torch.from_numpy(np.repeat(counts, rows)).to(device)
+
+    def draw(self) -> Rows:
+        chosen = self._starts + (torch.rand(len(self._starts), device=self._starts.device) * self._counts).long()
+        columns = {name: column[chosen] for name, column in self._columns.items()}
+        return Rows(**{name: column if name == "learned" else column.long() for name, column in columns.items()})
+
+
+def painted(stage: Stage, codes: Tensor, styles: Sequence[tuple[str, int]]) -> Tensor:
+    """Pictures of scene codes (B, 7); `styles` says how many rows are in which style, in order."""
+    pictures = stage.render(codes)
+    counts = [count for _, count in styles]
+    parts = [STYLES[style](part) for (style, _), part in zip(styles, pictures.split(counts), strict=True)]
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Courses:
+    """What a step teaches: see the groups of the same names in `lessons`."""
+
+    generating: Sequence[Course] = GENERATING
+    with_pictures: Sequence[Course] = WITH_PICTURES
+    answering: Sequence[Course] = ANSWERING
+
+    def with_rows(self, share: float) -> "Courses":
+        """The same with fewer rows a step, at least one each."""
+        groups = (self.generating, self.with_pictures, self.answering)
+        return Courses(*([replace(each, rows=max(1, round(each.rows * share))) for each in group] for group in groups))
+
+    @property
+    def mixed(self) -> Sequence[Course]:
+        return (*self.with_pictures, *self.answering)
+
+
+class Lecture(nn.Module):
+    """The loss of one step, as a function of the network's weights."""
+
+    def __init__(self, network: SenseNovaU1, stage: Stage, courses: Courses, context: int) -> None:
+        super().__init__()
+        self.network = network
+        self._courses = courses
+        self._stage = stage
+        self._context = context
+        config, device = network.config, network.device
+        vision = config.vision
+        self._patches = patch_rotary(2 * GRID[0], 2 * GRID[1], vision.hidden_size, vision.rope_theta, device)
+        self._mean, self._deviation = (
+            torch.tensor(values, device=device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+
+    def forward(self, words: Rows, mixed: Rows) -> tuple[Tensor, Tensor]:
+        """The pictures' loss and the texts' loss, float32 scalars.
+
+        Args:
+            words: rows of `generating`.
+            mixed: rows of `with_pictures`, then of `answering`.
+        """
+        courses = self._courses
+        drawing = sum(each.rows for each in courses.with_pictures)
+        with torch.no_grad():
+            sources = painted(self._stage, mixed.source, [(each.source_style, each.rows) for each in courses.mixed])
+            sources = (sources + SOURCE_NOISE * torch.randn_like(sources)).clamp(-1, 1)
+            codes = torch.cat([words.target, mixed.target[:drawing]])
+            styles = [(each.target_style, each.rows) for each in (*courses.generating, *courses.with_pictures)]
+            targets = picture_to_tokens(painted(self._stage, codes, styles))
+        _, words_cache, words_next = self._read(words, None)
+        hidden, mixed_cache, mixed_next = self._read(mixed, sources)
+        text_loss = self._text_loss(hidden, mixed)
+        lengths = torch.cat([words.lengths, mixed.lengths[:drawing]])
+        next_positions = torch.cat([words_next, mixed_next[:drawing]])
+        picture_loss = self._picture_loss(targets, words_cache.joined(mixed_cache, drawing), lengths, next_positions)
+        return picture_loss, text_loss
+
+    def _read(self, rows: Rows, sources: Tensor | None) -> tuple[Tensor, TrainingCache, Tensor]:
+        """The und tower over whole sequences: hidden states, cache, and t of what follows each."""
+        network, tokens = self.network, rows.tokens
+        count, length = tokens.shape
+        embeddings = network.embed_tokens(tokens)
+        is_picture = tokens == self._context
+        number = (is_picture.cumsum(1) - 1).clamp(min=0)  # of a picture's token in its picture
+        if sources is not None:
+            pixels = ((sources * 0.5 + 0.5) - self._mean) / self._deviation
+            seen = network.und_vision(pixels.to(network.dtype), self._patches)
+            seen = seen.gather(1, number[..., None].expand(-1, -1, seen.shape[-1]))
+            embeddings = torch.where(is_picture[..., None], seen, embeddings)
+        positions = token_positions(is_picture, number)
+        cosines, sines = attention_rotary(positions.flatten(1), network.config.transformer, network.dtype)
+        rotary = (cosines.view(count, 1, length, -1), sines.view(count, 1, length, -1))
+        order = torch.arange(length, device=tokens.device)
+        visible = (order[:, None] >= order) | (is_picture[:, :, None] & is_picture[:, None, :])
+        cache = TrainingCache()
+        hidden = network.und(embeddings, rotary, cache, visible[:, None])
+        last = rows.lengths[:, None] - 1
+        return hidden, cache, positions[0].gather(1, last)[:, 0] + 1
+
+    def _text_loss(self, hidden: Tensor, rows: Rows) -> Tensor:
+        logits = self.network.logits(hidden[:, :-1])
+        learned = rows.learned[:, 1:].float()
+        losses = F.cross_entropy(logits.flatten(0, 1), rows.tokens[:, 1:].flatten(), reduction="none")
+        return (losses * learned.flatten()).sum() / learned.sum().clamp(min=1)
+
+    def _picture_loss(self, targets: Tensor, cache: TrainingCache, lengths: Tensor, t_of_pictures: Tensor) -> Tensor:
+        """Squared error of the predicted clean picture, weighted so that it is that of the velocity
+        (x̂ − x) / (1 − t), as the model is used; `targets` (B, L, 3·32²)."""
+        times = torch.sigmoid(TIME_MEAN + TIME_DEVIATION * torch.randn(len(targets), device=targets.device))
+        t = times[:, None, None]
+        noisy = t * targets + (1 - t) * torch.randn_like(targets)  # the noise amplitude of 64 tokens is 1
+        predicted = self._predict(noisy, times, cache, lengths, t_of_pictures)
+        errors = (predicted.float() - targets).square().mean(dim=(1, 2))
+        return (errors / (1 - times).clamp(min=LEAST_NOISE).square()).mean()
+
+    def _predict(
+        self, noisy: Tensor, times: Tensor, cache: TrainingCache, lengths: Tensor, t_of_pictures: Tensor
+    ) -> Tensor:
+        """The clean pictures (B, L, 3·32²) behind prefixes of different lengths."""
+        network, device = self.network, noisy.device
+        count, prefix = len(noisy), cache.prefix_length
+        relative_noise_scale = torch.full((1,), 1 / network.config.flow.noise_scale_max, device=device)
+        conditioning = network.timestep_embedder(times) + network.noise_scale_embedder(relative_noise_scale)
+        embeddings = network.embed_noisy(noisy.to(network.dtype), conditioning, GRID, self._patches)
+        square = torch.arange(PICTURE_TOKENS, device=device)
+        positions = torch.stack(
+            [
+                t_of_pictures[:, None].expand(-1, PICTURE_TOKENS),
+                (square // GRID[1]).expand(count, -1),
+                (square % GRID[1]).expand(count, -1),
+            ]
+        )
+        cosines, sines = attention_rotary(positions.flatten(1), network.config.transformer, network.dtype)
+        rotary = (cosines.view(count, 1, PICTURE_TOKENS, -1), sines.view(count, 1, PICTURE_TOKENS, -1))
+        keys = torch.arange(prefix + PICTURE_TOKENS, device=device)
+        visible = (keys < lengths[:, None]) | (keys >= prefix)
+        visible = visible[:, None, None, :].expand(-1, 1, PICTURE_TOKENS, -1)
+        hidden = network.gen(embeddings, rotary, cache, visible)
+        return network.fm_head(network.gen.norm(hidden), *GRID)
+
+
+def token_positions(is_picture: Tensor, number: Tensor) -> Tensor:
+    """Positions (3, B, L) of sequences with at most one picture each; the same as `build_sequence` gives.
+
+    Args:
+        is_picture: which tokens are the picture's, (B, L).
+        number: of each of them in its picture, (B, L).
+    """
+    moves_on = (~is_picture | (number == PICTURE_TOKENS - 1)).long()
+    t = moves_on.cumsum(1) - moves_on
+    row, column = number // GRID[1], number % GRID[1]
+    nowhere = torch.zeros_like(t)
+    return torch.stack([t, torch.where(is_picture, row, nowhere), torch.where(is_picture, column, nowhere)])
+
+
+def initialise(network: SenseNovaU1, layers: int) -> None:
+    """Fill a new network: norms 1, biases 0, matrices normal with deviation 1/√fan-in, those that write to the
+    residual stream smaller by √(2·layers)."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 1 or name.endswith("_norm.weight"):
+            parameter.data.fill_(0 if name.endswith(".bias") else 1)
+            continue
+        deviation = math.prod(parameter.shape[1:]) ** -0.5
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            deviation /= (2 * layers) ** 0.5
+        if name == "embed_tokens.weight":
+            deviation = 0.5
+        parameter.data.normal_(std=deviation)
+
+
+class Learner:
+    """The weights in float32, their running mean, and the optimizer; the network computes in its own dtype."""
+
+    def __init__(self, network: SenseNovaU1, steps: int, learning_rate: float) -> None:
+        self._steps = steps
+        self._learning_rate = learning_rate
+        self.step = 0
+        self._parameters: list[Tensor] = list(network.parameters())
+        self.weights = [parameter.detach().float().clone() for parameter in self._parameters]
+        self.means = [weight.clone() for weight in self.weights]
+        for weight in self.weights:
+            weight.grad = torch.zeros_like(weight)
+        self.optimizer = torch.optim.AdamW(
+            self.weights, betas=BETAS, weight_decay=0.0, fused=network.device.type == "cuda"
+        )
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step along the gradients that lie in the network's parameters, which are used up."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        torch._foreach_copy_([weight.grad for weight in self.weights if weight.grad is not None], gradients)
+        torch.nn.utils.clip_grad_norm_(self.weights, MAX_GRADIENT, foreach=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate * self._schedule()
+        self.optimizer.step()
+        self.step += 1
+        keep = min(EMA, self.step / (self.step + 10))
+        torch._foreach_lerp_(self.means, self.weights, 1 - keep)
+        torch._foreach_copy_(self._parameters, self.weights)
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def _schedule(self) -> float:
+        warm = min(1.0, (self.step + 1) / min(WARM_UP, 0.1 * self._steps))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / self._steps))
+        return warm * (LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "weights": self.weights,
+            "means": self.means,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        torch._foreach_copy_(self.weights, state["weights"])
+        torch._foreach_copy_(self.means, state["means"])
+        torch._foreach_copy_(self._parameters, self.weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def make_tokenizer() -> Tokenizer:
+    """The tokenizer of all courses' words; the same on every machine."""
+
+    def texts() -> Iterator[str]:
+        for course in ALL_COURSES:
+            for number in range(VOCABULARY_CHUNKS):
+                for lesson in chunk(course, number):
+                    for piece in lesson.pieces:
+                        text = piece.text.replace(system_message(), "")
+                        yield text if piece.learned else text.lower()
+
+    return build_tokenizer(texts(), VOCABULARY_LEAST)
+
+
+def _table_of(work: tuple[str, int, str, int]) -> Table:
+    name, number, tokenizer, length = work
+    course = next(each for each in ALL_COURSES if each.name == name)
+    return encode_lessons(chunk(course, number), Tokenizer.from_str(tokenizer), length)
+
+
+def make_tables(tokenizer: Tokenizer, share: float) -> dict[str, Table]:
+    """All courses' lessons, or a share of them, made by all processors."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    serialized = tokenizer.to_str()
+    tables: dict[str, Table] = {}
+    with get_context("fork").Pool() as pool:
+        for courses, length in ((GENERATING, WORDS_LENGTH), (WITH_PICTURES, MIXED_LENGTH), (ANSWERING, MIXED_LENGTH)):
+            for course in courses:
+                chunks = max(1, round(course.lessons * share / CHUNK))
+                work = [(course.name, number, serialized, length) for number in range(chunks)]
+                parts = pool.map(_table_of, work, chunksize=1)
+                columns = {
+                    name: np.concatenate([getattr(part, name) for part in parts])
+                    for name in ("tokens", "learned", "lengths", "source", "target")
+                }
+                tables[course.name] = Table(**columns)
+    return tables
+
+
+def save_checkpoint(folder: Path, fields: dict[str, Any], means: dict[str, Tensor], tokenizer: Tokenizer) -> None:
+    """Write the running mean of the weights in the official layout."""
+
+    def numbers(name: str, slot: Slot) -> Tensor:
+        flat = means[slot.parameter].flatten()[slot.offset : slot.offset + slot.numel]
+        return flat.view(slot.shape).to("cpu", torch.bfloat16)
+
+    write_checkpoint(
+        folder,
+        fields,
+        numbers,
+        dtype=torch.bfloat16,
+        shard_bytes=SHARD_BYTES,
+        tokenizer=tokenizer,
+        recommended=RECOMMENDED,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where checkpoints, state and log go; goes on from what is there")
+    parser.add_argument("--steps", type=int, default=50_000, help="steps in all")
+    parser.add_argument("--start-from", type=Path, help="checkpoint folder whose weights and tokenizer to start from")
+    parser.add_argument("--save-seconds", type=float, default=60, help="seconds between two checkpoints")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="the highest one")
+    parser.add_argument("--rows", type=float, default=1.0, help="share of a step's rows, for a smaller device")
+    parser.add_argument("--lessons", type=float, default=1.0, help="share of the lessons to make, to try it out")
+    parser.add_argument("--eager", action="store_true", help="do not compile, to try it out")
+    arguments = parser.parse_args()
+    train(arguments)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    folder: Path = arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.time()
+    start: Path | None = arguments.start_from
+    tokenizer = Tokenizer.from_file(str(start / "tokenizer.json")) if start else make_tokenizer()
+    tables = make_tables(tokenizer, arguments.lessons)
+    print(f"{sum(len(table.lengths) for table in tables.values())} lessons in {time.time() - began:.0f} s", flush=True)
+
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fields = config_fields(vocabulary=tokenizer.get_vocab_size(), **SHAPE)
+    config = parse_config(fields, "demo")
+    network = empty_network(config, device, torch.bfloat16)
+    if start:
+        network = load_checkpoint(start, device, torch.bfloat16)
+    else:
+        initialise(network, SHAPE["layers"])
+    network.requires_grad_(True)
+    print(f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.2f} M parameters", flush=True)
+    learner = Learner(network, arguments.steps, arguments.learning_rate)
+    state_file = folder / "state.pt"
+    if state_file.exists():
+        learner.restore(torch.load(state_file, map_location=device, weights_only=True))
+        torch.manual_seed(learner.step)
+        print(f"goes on from step {learner.step}", flush=True)
+    courses = Courses().with_rows(arguments.rows)
+    words = Curriculum(courses.generating, tables, device)
+    mixed = Curriculum(courses.mixed, tables, device)
+    lecture: Any = Lecture(network, Stage(device), courses, tokenizer.encode("<IMG_CONTEXT>").ids[0])
+    if not arguments.eager:
+        lecture = torch.compile(lecture, dynamic=False)
+    names = [name for name, _ in network.named_parameters()]
+
+    def save() -> None:
+        state, scratch = learner.state(), folder / "state.pt.part"
+        torch.save(state, scratch)
+        scratch.rename(state_file)
+        means = dict(zip(names, learner.means, strict=True))
+        save_checkpoint(folder / f"step-{learner.step:06}", fields, means, tokenizer)
+
+    saved = began = time.time()
+    first = learner.step
+    sums = torch.zeros(2, device=device)
+    while learner.step < arguments.steps:
+        picture_loss, text_loss = lecture(words.draw(), mixed.draw())
+        (picture_loss + TEXT_WEIGHT * text_loss).backward()
+        learner.update()
+        sums += torch.stack([picture_loss.detach(), text_loss.detach()])
+        if learner.step % LOG_STEPS == 0:
+            picture, text = (sums / LOG_STEPS).tolist()
+            sums.zero_()
+            seconds = time.time() - began
+            line = {"step": learner.step, "picture_loss": picture, "text_loss": text, "seconds": seconds}
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            if not math.isfinite(picture + text):
+                raise SystemExit(f"the loss is no number at step {learner.step}")
+            if learner.step % (10 * LOG_STEPS) == 0 or learner.step - first == LOG_STEPS:
+                rate = (learner.step - first) / seconds
+                print(f"{learner.step} picture {picture:.4f} text {text:.4f} {rate:.1f} steps/s", flush=True)
+            if time.time() - saved > arguments.save_seconds:
+                save()
+                saved = time.time()
+    if learner.step > first:
+        save()
+
+
+if __name__ == "__main__":
+    main()

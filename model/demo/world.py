@@ -1,0 +1,173 @@
+"""What the demo checkpoint knows: colours, shapes, objects, and the scenes made of them."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
+from typing import Literal
+
+SIDE = 256
+"""Width and height of every picture, in pixels."""
+
+Place = Literal["large", "small", "left", "right", "top", "bottom"]
+Style = Literal["plain", "grayscale", "oil painting"]
+Kind = Literal["shape", "animal", "food", "thing"]
+
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 38, 38),
+    "orange": (249, 140, 28),
+    "yellow": (240, 210, 48),
+    "green": (38, 158, 60),
+    "blue": (38, 78, 214),
+    "purple": (138, 60, 170),
+    "pink": (255, 150, 195),
+    "black": (18, 18, 18),
+    "white": (245, 245, 245),
+    "gray": (130, 130, 130),
+}
+"""RGB, 0..255; of shapes and of backgrounds."""
+
+SHAPES = ("circle", "square", "triangle", "star", "heart", "ring", "diamond", "cross")
+
+ANIMALS = {
+    "cat": 0x1F431,
+    "dog": 0x1F436,
+    "rabbit": 0x1F430,
+    "fox": 0x1F98A,
+    "panda": 0x1F43C,
+    "lion": 0x1F981,
+    "tiger": 0x1F42F,
+    "bear": 0x1F43B,
+    "monkey": 0x1F435,
+    "pig": 0x1F437,
+    "frog": 0x1F438,
+    "horse": 0x1F434,
+    "elephant": 0x1F418,
+    "penguin": 0x1F427,
+    "owl": 0x1F989,
+    "duck": 0x1F986,
+    "bee": 0x1F41D,
+    "butterfly": 0x1F98B,
+    "ladybug": 0x1F41E,
+    "turtle": 0x1F422,
+    "octopus": 0x1F419,
+    "fish": 0x1F420,
+    "whale": 0x1F433,
+    "crab": 0x1F980,
+}
+FOOD = {
+    "apple": 0x1F34E,
+    "banana": 0x1F34C,
+    "strawberry": 0x1F353,
+    "watermelon": 0x1F349,
+    "lemon": 0x1F34B,
+    "cherry": 0x1F352,
+    "carrot": 0x1F955,
+    "mushroom": 0x1F344,
+    "pizza": 0x1F355,
+    "burger": 0x1F354,
+    "donut": 0x1F369,
+    "cake": 0x1F382,
+    "ice cream": 0x1F366,
+}
+THINGS = {
+    "tree": 0x1F333,
+    "cactus": 0x1F335,
+    "rose": 0x1F339,
+    "sunflower": 0x1F33B,
+    "moon": 0x1F319,
+    "sun": 0x2600,
+    "rainbow": 0x1F308,
+    "cloud": 0x2601,
+    "snowman": 0x26C4,
+    "fire": 0x1F525,
+    "car": 0x1F697,
+    "bus": 0x1F68C,
+    "bicycle": 0x1F6B2,
+    "rocket": 0x1F680,
+    "airplane": 0x2708,
+    "sailboat": 0x26F5,
+    "house": 0x1F3E0,
+    "castle": 0x1F3F0,
+    "ball": 0x26BD,
+    "guitar": 0x1F3B8,
+    "balloon": 0x1F388,
+    "crown": 0x1F451,
+    "umbrella": 0x2602,
+    "gift": 0x1F381,
+    "robot": 0x1F916,
+    "ghost": 0x1F47B,
+    "pumpkin": 0x1F383,
+}
+OBJECTS: dict[str, int] = {**ANIMALS, **FOOD, **THINGS}
+"""Name → code point of its picture in Noto Color Emoji."""
+
+PLACES: tuple[Place, ...] = ("large", "small", "left", "right", "top", "bottom")
+SIDES: tuple[Place, ...] = ("left", "right", "top", "bottom")
+OPPOSITE: dict[Place, Place] = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A shape with its colour, or an object."""
+
+    name: str
+    color: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        if self.name in SHAPES:
+            return "shape"
+        return "animal" if self.name in ANIMALS else "food" if self.name in FOOD else "thing"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A thing and where it is: large or small in the centre, or small at one side."""
+
+    thing: Thing
+    place: Place
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture: a background, nothing, one thing or two (at opposite sides), and how it is painted."""
+
+    background: str
+    placed: tuple[Placed, ...] = ()
+    style: Style = "plain"
+
+    def on(self, background: str) -> "Scene":
+        return replace(self, background=background)
+
+    def with_things(self, *placed: Placed) -> "Scene":
+        return replace(self, placed=placed)
+
+    def styled(self, style: Style) -> "Scene":
+        return replace(self, style=style)
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether it shows a thing on a background that it never has in training."""
+        return any(held_out_background(each.thing) == self.background for each in self.placed)
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether every shape differs in colour from the background."""
+        return all(each.thing.color != self.background for each in self.placed)
+
+
+@cache
+def held_out_background(thing: Thing) -> str:
+    """The one background that a thing never has in training; the same on every machine (CRC-32 of its name)."""
+    visible = [color for color in COLORS if color != thing.color]
+    return visible[zlib.crc32(f"{thing.color} {thing.name}".encode()) % len(visible)]
+
+
+def all_things() -> Iterator[Thing]:
+    """Every shape in every colour, then every object."""
+    for shape, color in product(SHAPES, COLORS):
+        yield Thing(shape, color)
+    for name in OBJECTS:
+        yield Thing(name)

@@ -1,0 +1,94 @@
+"""Write a checkpoint in the official layout: configuration, sharded weights with their index, tokenizer, settings."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from config.recommended import RECOMMENDED_FILE
+from model.errors import CheckpointError
+from model.network.configuration import CONFIG_FILE, parse_config
+from model.weights.files import INDEX_FILE
+from model.weights.layout import Slot, checkpoint_layout
+
+
+def write_checkpoint(
+    folder: Path,
+    fields: Mapping[str, Any],
+    numbers: Callable[[str, Slot], Tensor],
+    *,
+    dtype: torch.dtype,
+    shard_bytes: int = 4 * 2**30,
+    tokenizer: Tokenizer | None = None,
+    recommended: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `config.json`, the weights and, where given, a tokenizer and the contents of
+    `recommended_settings.json`.
+
+    One shard is held at a time. The folder appears under its name only when it is complete.
+
+    Args:
+        fields: contents of `config.json`.
+        numbers: gives the tensor of an official name, in its slot's shape and in `dtype`.
+
+    Raises:
+        CheckpointError: `folder` exists already.
+    """
+    slots = checkpoint_layout(parse_config(fields, str(folder)))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists already", "name a folder that does not exist yet")
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    partial = scratch / folder.name  # a folder of its own, with the permissions of the user's umask
+    partial.mkdir()
+    try:
+        shards = _split(slots, shard_bytes, dtype)
+        weight_map = {}
+        for number, names in enumerate(shards, start=1):
+            file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+            # Not save_file: whatever the user's umask, its files are for nobody else to read.
+            tensors = {name: numbers(name, slots[name]).contiguous() for name in names}
+            (partial / file).write_bytes(save(tensors, {"format": "pt"}))
+            weight_map.update(dict.fromkeys(names, file))
+        total = sum(slot.numel for slot in slots.values()) * dtype.itemsize
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (partial / INDEX_FILE).write_text(json.dumps(index, indent=1), encoding="utf-8")
+        (partial / CONFIG_FILE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
+        if tokenizer is not None:
+            write_tokenizer(partial, tokenizer)
+        if recommended is not None:
+            (partial / RECOMMENDED_FILE).write_text(json.dumps(recommended, indent=2) + "\n", encoding="utf-8")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Save in the form that transformers reads."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def _split(slots: Mapping[str, Slot], shard_bytes: int, dtype: torch.dtype) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, slot in slots.items():
+        if shards[-1] and size + slot.numel * dtype.itemsize > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += slot.numel * dtype.itemsize
+    return shards
