@@ -1,4 +1,4 @@
-"""The README does what it says: its commands and its Python example, run as they stand on a tiny checkpoint."""
+"""The README does what it says: its commands, its transcript and its Python example, run as they stand."""
 
 import os
 import re
@@ -30,6 +30,7 @@ def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[s
     assert ci == "bash .ci/run\n"
     # Installing is what .ci/run has done; the rest of the first command, and the tour, run as they stand,
     # but for the model and fewer steps than its pictures deserve.
+    (tmp_path / "tiny").symlink_to(tiny_checkpoint)
     first = try_it.split("pip install . &&\n")[1]
     tour = (use_it + pipes + profiles).replace("SenseNova/SenseNova-U1-8B-MoT", "tiny")
     script = f"set -e\n{first}export SENSENOVA_NUM_STEPS=2\n{tour}"
@@ -39,15 +40,26 @@ def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[s
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "same.png").read_bytes() == (tmp_path / "cat.png").read_bytes()
-    made = ["noise.png", "painting.png", "both.png", "boat.png", "out/0-a-red-boat.png", "out/1-a-green-tree.png"]
+    made = ["cute.png", "painting.png", "both.png", "boat.png", "out/0-a-red-boat.png", "out/1-a-green-tree.png"]
     made += [f"a-cat-reading-{seed}.png" for seed in (42, 43, 44)]
     for name in made:
         with Image.open(tmp_path / name) as image:
             image.verify()
 
 
-def test_the_python_example(tmp_path: Path, tiny_checkpoint: Path, environment: dict[str, str]) -> None:
-    (tmp_path / "tiny").symlink_to(tiny_checkpoint)
+def test_the_transcript(tmp_path: Path, environment: dict[str, str]) -> None:
+    (transcript,) = blocks("console")
+    turns = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", transcript, flags=re.MULTILINE)
+    assert len(turns) > 4
+    for command, output in turns:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == output, command
+
+
+def test_the_python_example(tmp_path: Path, environment: dict[str, str]) -> None:
     (example,) = blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -9,9 +9,6 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from model.sequences.prompt import system_message
 from model.weights.synthetic import SPECIAL_TOKENS, THINK_TOKENS
 
-WORD_SCORE, BYTE_SCORE = -1.0, -10.0
-"""Log-probabilities of the unigram model: a word beats its bytes whatever its length."""
-
 
 def build_tokenizer(texts: Iterable[str], least: int) -> Tokenizer:
     """Every word that the texts hold at least `least` times becomes one token.
@@ -28,8 +25,9 @@ def build_tokenizer(texts: Iterable[str], least: int) -> Tokenizer:
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     common = sorted(word for word, count in words.items() if count >= least and len(word) > 1)
-    pieces = [(symbol, BYTE_SCORE) for symbol in alphabet] + [(word, WORD_SCORE) for word in common]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=None, byte_fallback=False))
+    vocabulary = {piece: number for number, piece in enumerate([*alphabet, *common])}
+    # Without merges a word is either known as a whole or spelled out: `sunglasses` is not a sun with glasses.
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()

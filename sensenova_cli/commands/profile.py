@@ -200,13 +200,12 @@ def check(
 
 
 def _resolve_with_checkpoint(profile: str | None, model: str | None) -> Resolved:
-    """All layers; with the checkpoint's where it is on this machine."""
-    resolved = resolve({"model": model}, profile=profile)
-    checkpoint = resolved.settings.model
-    if checkpoint is None:
-        return resolved
+    """All layers; with the checkpoint's where it is on this machine, as the built-in demo is."""
+    from model.weights.builtin import DEMO_MODEL
     from model.weights.hub import local_checkpoint
 
+    resolved = resolve({"model": model}, profile=profile)
+    checkpoint = resolved.settings.model or DEMO_MODEL
     folder = local_checkpoint(checkpoint)
     if folder is None:
         typer.echo(f"note: {checkpoint} is not on this machine, so what it recommends is not shown", err=True)

@@ -172,15 +172,6 @@ def test_a_prompt_file_without_a_prompt(program: Program, home: Path, content: b
     assert "p.txt" in outcome.stderr
 
 
-def test_no_model(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SENSENOVA_MODEL")
-    outcome = program("generate", "x")
-    assert outcome.code == 3
-    assert "error: no model is configured" in outcome.stderr
-    for way in ("--model", "SENSENOVA_MODEL", "profile", "sensenova tiny-checkpoint FOLDER"):
-        assert way in outcome.stderr
-
-
 def test_a_missing_checkpoint_folder(program: Program) -> None:
     outcome = program("generate", "x", "--model", "./nowhere")
     assert outcome.code == 3

@@ -80,7 +80,8 @@ def test_show_lists_every_setting_with_its_layer(monkeypatch: pytest.MonkeyPatch
     assert rows["seed"] == ["7", "project file ./sensenova.toml"]
     assert rows["top_k"] == ["20", "environment SENSENOVA_TOP_K"]
     assert rows["num_steps"] == ["20", "profile draft"]
-    assert rows["cfg_scale"] == ["4.0", "default"]
+    assert rows["cfg_scale"] == ["2.5", "checkpoint"]  # of the built-in demo, which would run
+    assert rows["t_eps"] == ["0.02", "default"]
     assert rows["model"] == ["(none)", "default"]
 
 
