@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from config.errors import SenseNovaError
 from sensenova_cli import __version__
 from sensenova_cli.arguments import before_dashes, spread_values, wants_help
-from sensenova_cli.commands import chat, describe, edit, generate, profile, run
+from sensenova_cli.commands import chat, describe, edit, generate, profile, repl, run
 from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, UsageError, exit_code
 from sensenova_cli.streams import StdoutError, discard_stdout
 
@@ -165,6 +165,7 @@ def sensenova(
       sensenova edit --image cat.png "Make it an oil painting"
       sensenova describe cat.png -p "Which animal is this?"
       sensenova chat "What is the capital of France?"
+      sensenova repl
       sensenova generate --from cat.png --num-steps 20
 
     Results go to stdout, everything else to stderr. Exit codes: 0 done,
@@ -174,7 +175,7 @@ def sensenova(
 
 
 def _register() -> None:
-    for module in (generate, edit, describe, chat, run):
+    for module in (generate, edit, describe, chat, repl, run):
         name = module.__name__.rpartition(".")[2]
         app.command(name)(getattr(module, name))
     from sensenova_cli.commands.info import info

@@ -149,9 +149,6 @@ class _Writer:
         self._output = output
         self._flags = flags
         self._model = model
-        # A record outlives the current folder; where a Hub id was named, it stays one.
-        is_folder = model != DEMO_MODEL and Path(model).expanduser().is_dir()
-        self._recorded_model = str(Path(model).expanduser().absolute()) if is_folder else model
         self._count = count
         self._index = first_index
         self._plan: PicturePlan | None = None
@@ -176,7 +173,7 @@ class _Writer:
             seed=picture.settings.seed,
             index=self._index,
             count=self._count,
-            record=self._record(picture, plan) if plan.settings.metadata else None,
+            record=picture_record(picture, plan, self._model) if plan.settings.metadata else None,
         )
         self._index += 1
         now = time.perf_counter()
@@ -189,17 +186,25 @@ class _Writer:
         else:
             print(path, flush=True)
 
-    def _record(self, picture: Picture, plan: PicturePlan) -> PictureRecord:
-        return PictureRecord(
-            task=plan.task.task,
-            prompt=plan.task.prompt.text,
-            settings=picture.settings,
-            model=self._recorded_model,
-            dtype=plan.settings.dtype,
-            inputs=tuple(each.source for each in plan.task.inputs),
-            think_text=picture.think_text,
-            version=__version__,
-        )
+
+def picture_record(picture: Picture, plan: PicturePlan, model: str) -> PictureRecord:
+    """What a finished picture says about itself.
+
+    Args:
+        model: as it was named.
+    """
+    # A record outlives the current folder; where a Hub id was named, it stays one.
+    is_folder = model != DEMO_MODEL and Path(model).expanduser().is_dir()
+    return PictureRecord(
+        task=plan.task.task,
+        prompt=plan.task.prompt.text,
+        settings=picture.settings,
+        model=str(Path(model).expanduser().absolute()) if is_folder else model,
+        dtype=plan.settings.dtype,
+        inputs=tuple(each.source for each in plan.task.inputs),
+        think_text=picture.think_text,
+        version=__version__,
+    )
 
 
 def _plan_output(settings: Settings, flags: Flags, place: Place | None, count: int) -> Output:

@@ -1,5 +1,6 @@
-"""`sensenova chat`: one message, one answer."""
+"""`sensenova chat`: one message, one answer; without a message, in a terminal, a conversation."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -32,13 +33,14 @@ def chat(
         ),
     ] = "",
 ) -> None:
-    """Say something to the model, and print its answer.
+    """Say something to the model, and print its answer. Without a message: talk, turn by turn.
 
     [bold]Examples[/bold]
       sensenova chat "What is the capital of France?"
       sensenova chat - < letter.txt --system "Answer in one sentence."
       sensenova chat "Write a haiku" --do-sample --temperature 0.6 --top-p 0.95
       sensenova chat --image cat.png "Write a story about this animal"
+      sensenova chat
     """
     # Imported here, not above: they bring Pillow, which `--help` does not need.
     from sensenova_cli.inputs import read_inputs
@@ -47,6 +49,11 @@ def chat(
 
     refuse_stdin_twice(message, flags.prompt, *flags.image)
     prompts = given_prompts(message, flags.prompt, None)
+    if not prompts and sys.stdin.isatty() and sys.stdout.isatty() and not flags.json:
+        from sensenova_cli.commands.repl import start_session
+
+        start_session(flags, "chat", system=system, images=flags.image)
+        return
     if not prompts:
         raise UsageError("there is no message", 'say something: sensenova chat "Hello"')
     answer("chat", prompts[0].text, flags, inputs=read_inputs(flags.image), system=system)

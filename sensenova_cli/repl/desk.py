@@ -1,0 +1,274 @@
+"""What a session works on: its state on disk, the resident model, and the turns that are made of both."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from model.conversation import Conversation
+
+from config.errors import SenseNovaError
+from config.load import Resolved
+from config.schema import ImageSettings, TextSettings
+from model.events import Answer, Event, Picture, PrefixRead, Statistics, TextToken, ThinkText
+from model.requests import Request
+from model.weights.builtin import DEMO_MODEL
+from sensenova_cli.again import Task
+from sensenova_cli.flags import Flags
+from sensenova_cli.output import Output
+from sensenova_cli.plan import PictureTask, plan_pictures
+from sensenova_cli.prompts import Prompt
+from sensenova_cli.render.stream import Renderer
+from sensenova_cli.repl.loading import Loading
+from sensenova_cli.repl.typed import merged
+from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, SessionPicture
+from sensenova_cli.sessions.session import Session
+from sensenova_cli.turn import picture_record, run_request
+
+if TYPE_CHECKING:
+    from model.engine import Engine
+
+Status = Literal["done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How a request ended; `error` is to be raised once that is noted."""
+
+    status: Status
+    reason: str
+    seconds: float
+    error: BaseException | None
+
+
+class Desk:
+    """Makes turns: one request each, through the same engine, events and renderer as the one-shot commands.
+
+    Args:
+        session: where they are noted.
+        start: the flags that the program was started with.
+        made: told each finished picture with its file.
+        system: system message of answers.
+        interactive: whether answers are read on a screen.
+
+    Attributes:
+        statistics: of the last request, or None.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        start: Flags,
+        made: Callable[[SessionPicture, str], None],
+        *,
+        system: str,
+        interactive: bool,
+    ) -> None:
+        self.session = session
+        self.statistics: Statistics | None = None
+        self.last_prefix: tuple[int, int] = (0, 0)
+        """Tokens of the last request's prefixes, and those of them that were reused."""
+        self._start = start
+        self._made = made
+        self._system = system
+        self._interactive = interactive
+        self._loading = self._load(self._merged(Flags({})).resolve())
+
+    @property
+    def loading(self) -> Loading:
+        return self._loading
+
+    @property
+    def model(self) -> str:
+        return self._loading.model
+
+    @property
+    def profile(self) -> str | None:
+        """The profile that the program was started with."""
+        return self._start.profile
+
+    def resolve(self, line: Flags) -> Resolved:
+        """All settings of a turn whose line has these flags; errors as for Flags.resolve."""
+        return self._merged(line).resolve(recommended=self._loading.recommended)
+
+    def use_model(self, model: str) -> None:
+        """Let the model go, and load another one in the background."""
+        self._start = replace(self._start, settings={**self._start.settings, "model": model})
+        settings = self.resolve(Flags({}))
+        self._loading.give_up()
+        self._loading = self._load(settings)
+
+    def draw(self, task: Task, text: str, inputs: Sequence[int], line: Flags) -> None:
+        """Make pictures, and take the first one in hand.
+
+        Args:
+            inputs: numbers of the pictures that are edited.
+
+        Raises:
+            SenseNovaError: the turn failed; it is noted all the same if it began.
+            KeyboardInterrupt: it was cancelled, likewise.
+        """
+        flags = self._merged(line)
+        pictures = tuple(self.session.read(number) for number in inputs)
+        work = PictureTask(task, Prompt(text), pictures)
+        plan_pictures(work, flags, self._loading.recommended)  # what is wrong is said before a long wait
+        renderer = self._renderer(flags)
+        engine = self._loading.engine(renderer)
+        plan = plan_pictures(work, flags, engine.recommended)
+        output = None
+        if line.settings.get("output"):
+            count, force = plan.settings.num_images, line.force
+            output = Output.plan(plan.settings.output, force=force, stdout_is_terminal=True, count=count)
+        for notice in plan.notices:
+            renderer.notice(notice)
+        made: list[SessionPicture] = []
+        think: list[str] = []
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, ThinkText):
+                think.append(event.text)
+            if isinstance(event, Picture):
+                record = picture_record(event, plan, self.model) if plan.settings.metadata else None
+                seed = event.settings.seed
+                picture = self.session.add_picture(event.image, prompt=text, seed=seed, record=record)
+                made.append(picture)
+                if output is not None:
+                    index, count = event.index, event.count
+                    output.write(event.image, prompt=text, seed=seed, index=index, count=count, record=record)
+                self._made(picture, str(self.session.path(picture.number)))
+            self._count(event)
+
+        ending = self._run(engine, plan.request, renderer, on_event)
+        self.session.append(
+            PictureTurn(
+                kind=task,
+                turn=self.session.state.next_turn,
+                prompt=text,
+                inputs=tuple(inputs),
+                typed=_plain(line.settings),
+                settings=_group(plan.settings, ImageSettings),
+                model=self.model,
+                status=ending.status,
+                reason=ending.reason,
+                seconds=ending.seconds,
+                pictures=tuple(made),
+                think_text=think[0] if think else None,
+            )
+        )
+        if ending.error is not None:
+            raise ending.error
+
+    def answer(
+        self, task: Literal["describe", "chat"], text: str, images: Sequence[int], line: Flags, *, continues: bool
+    ) -> str:
+        """Answer a question; errors as for `draw`.
+
+        Args:
+            images: numbers of the pictures that are shown with it, besides those of the conversation.
+            continues: whether it follows the conversation so far.
+        """
+        flags = self._merged(line)
+        shown = tuple(self.session.read(number).image for number in images)
+        settings = flags.resolve(recommended=self._loading.recommended).settings
+        renderer = self._renderer(flags)
+        engine = self._loading.engine(renderer)
+        settings = flags.resolve(recommended=engine.recommended).settings
+        text_settings = TextSettings.model_validate(_group(settings, TextSettings))
+        conversation = self._conversation() if continues else Conversation(system=self._system)
+        request = conversation.ask(text, shown, text_settings)
+        written: list[str] = []
+        answers: list[Answer] = []
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, TextToken):
+                written.append(event.text)
+            if isinstance(event, Answer):
+                answers.append(event)
+            self._count(event)
+
+        ending = self._run(engine, request, renderer, on_event)
+        self.session.append(
+            AnswerTurn(
+                kind=task,
+                turn=self.session.state.next_turn,
+                prompt=text,
+                inputs=tuple(images),
+                typed=_plain(line.settings),
+                settings=_group(settings, TextSettings),
+                model=self.model,
+                status=ending.status,
+                reason=ending.reason,
+                seconds=ending.seconds,
+                answer=answers[0].text if answers else "".join(written),
+                finish=answers[0].finish if answers else None,
+                system=self._system,
+                continues=continues,
+            )
+        )
+        if ending.error is not None:
+            raise ending.error
+        return answers[0].text
+
+    def _conversation(self) -> Conversation:
+        """The conversation so far, its pictures read from the session."""
+        conversation = Conversation(system=self._system)
+        for each in self.session.state.now.conversation:
+            images = tuple(self.session.read(number).image for number in each.inputs)
+            conversation = Conversation.after(conversation.ask(each.prompt, images), each.answer)
+        return conversation
+
+    def _run(
+        self, engine: "Engine", request: Request, renderer: Renderer, on_event: Callable[[Event], None]
+    ) -> _Ending:
+        """Run a request to whatever end: what it made is noted in any case."""
+        self.statistics = None
+        self.last_prefix = (0, 0)
+        began = time.perf_counter()
+        status: Status = "done"
+        reason = ""
+        failure: BaseException | None = None
+        try:
+            run_request(engine, request, renderer, on_event)
+        except KeyboardInterrupt as error:
+            status, reason, failure = "cancelled", "interrupted", error
+        except SenseNovaError as error:
+            status, reason, failure = "failed", error.what, error
+        except Exception as error:
+            status, reason, failure = "failed", f"{type(error).__name__}: {error}", error
+        return _Ending(status, reason, time.perf_counter() - began, failure)
+
+    def _count(self, event: Event) -> None:
+        if isinstance(event, PrefixRead):
+            tokens, reused = self.last_prefix
+            self.last_prefix = (tokens + event.tokens, reused + event.reused)
+        if isinstance(event, Statistics):
+            self.statistics = event
+
+    def _merged(self, line: Flags) -> Flags:
+        state = self.session.state
+        return merged(self._start, state.settings, state.profile, line)
+
+    def _renderer(self, flags: Flags) -> Renderer:
+        settings = flags.resolve(recommended=self._loading.recommended).settings
+        return Renderer(
+            quiet=self._start.quiet,
+            stream_answers=True,
+            show_think=not (settings.hide_think or settings.print_think),
+            print_think=settings.print_think,
+            preview=settings.preview if self._interactive else "off",
+        )
+
+    def _load(self, resolved: Resolved) -> Loading:
+        return Loading(resolved.settings.model or DEMO_MODEL, resolved.settings)
+
+
+def _group(settings: Any, group: type[Any]) -> dict[str, Any]:
+    return {name: _json(getattr(settings, name)) for name in group.model_fields}
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    return {name: _json(value) for name, value in settings.items()}
+
+
+def _json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,120 @@
+"""What a line at the prompt is: a command, a question or words, with pictures named first and flags last."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sensenova_cli.arguments import PICTURE_ENDINGS
+from sensenova_cli.errors import UsageError
+
+_FLAG = re.compile(r"(?:^|\s)(?=--[a-z]|-[no](?:\s|$))")
+"""Where the flags of a line begin: two dashes and a letter, or one of the short options."""
+_WORD = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|(?:\\.|[^\s\\])+)""")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line, taken apart.
+
+    Attributes:
+        kind: `command` for one with a slash, `question` for one with a question mark in front, else `words`.
+        command: the command's name without its slash.
+        files: pictures named at the beginning, which go with the line or, alone, with the next one.
+        text: the rest without the flags.
+        flags: the flags at the end, as a shell would split them.
+    """
+
+    kind: Literal["command", "question", "words"]
+    text: str
+    command: str = ""
+    files: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.command or self.text or self.files or self.flags)
+
+
+def parse_line(typed: str) -> Line:
+    """Take a line apart.
+
+    Raises:
+        UsageError: a quote among its flags is not closed.
+    """
+    typed = typed.strip()
+    first = _first_word(typed)
+    if typed.startswith("/") and not _is_picture(first):
+        name, _, rest = typed[1:].partition(" ") if "\n" not in typed.split(" ")[0] else _split_line(typed[1:])
+        text, flags = _split_flags(rest)
+        return Line("command", text, command=name, flags=flags)
+    files, rest = _leading_pictures(typed)
+    kind: Literal["question", "words"] = "words"
+    if rest.startswith("?"):
+        kind, rest = "question", rest[1:]
+    text, flags = _split_flags(rest)
+    return Line(kind, text, files=files, flags=flags)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a command's text, quotes and backslashes as in a shell.
+
+    Raises:
+        UsageError: a quote is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError:
+        raise UsageError("a quote is not closed", "close it, or put a backslash before it") from None
+
+
+def looks_like_path(word: str) -> bool:
+    """Whether a word with a slash in front is more likely a file than a command: it has another slash or an ending."""
+    return "/" in word[1:] or Path(word).suffix.lower() in PICTURE_ENDINGS
+
+
+def _split_line(text: str) -> tuple[str, str, str]:
+    name, _, rest = text.partition("\n")
+    return name, "\n", rest
+
+
+def _first_word(text: str) -> str:
+    found = _WORD.match(text)
+    return _unquoted(found[1]) if found else ""
+
+
+def _leading_pictures(text: str) -> tuple[tuple[str, ...], str]:
+    """Files that are there and have a picture's ending, as many as stand at the beginning; and the rest."""
+    files: list[str] = []
+    while found := _WORD.match(text):
+        word = _unquoted(found[1])
+        if not _is_picture(word):
+            break
+        files.append(word)
+        text = text[found.end() :]
+    return tuple(files), text.strip()
+
+
+def _is_picture(word: str) -> bool:
+    try:
+        path = Path(word).expanduser()
+        return path.suffix.lower() in PICTURE_ENDINGS and path.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long for a file's name, ~nobody, a NUL
+        return False
+
+
+def _unquoted(word: str) -> str:
+    """As a terminal pastes the name of a file that was dropped on it: in quotes, or with backslashes."""
+    if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'":
+        word = word[1:-1] if word[0] == "'" else re.sub(r"\\(.)", r"\1", word[1:-1])
+    else:
+        word = re.sub(r"\\(.)", r"\1", word)
+    return word.removeprefix("file://")
+
+
+def _split_flags(text: str) -> tuple[str, tuple[str, ...]]:
+    found = _FLAG.search(text)
+    if found is None:
+        return text.strip(), ()
+    return text[: found.start()].strip(), tuple(words_of(text[found.end() :]))

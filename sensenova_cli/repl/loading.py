@@ -1,0 +1,120 @@
+"""The model that loads in the background, while the prompt is there already."""
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config.recommended import Recommended, read_recommended
+from config.schema import Settings
+from model.events import LoadProgress
+from model.weights.hub import DownloadPlan, find_checkpoint
+from sensenova_cli import turn
+from sensenova_cli.render.progress import gigabytes
+from sensenova_cli.render.stream import Renderer
+
+if TYPE_CHECKING:
+    from model.engine import Engine
+
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far it is: `title` names what happens; `total` 0 is not known yet."""
+
+    title: str
+    done: int = 0
+    total: int = 0
+
+
+class Loading:
+    """One model, loaded by a thread of its own from the moment this is made.
+
+    Attributes:
+        model: its name.
+        progress: how far it is.
+    """
+
+    def __init__(self, model: str, settings: Settings) -> None:
+        self.model = model
+        self.progress = Progress(f"loading {model}")
+        self._settings = settings
+        self._engine: Engine | None = None
+        self._recommended: Recommended | None = None
+        self._error: BaseException | None = None
+        self._notices: list[str] = []
+        self._cancelled = False
+        self._done = threading.Event()
+        # A daemon: whoever leaves while 35 GB are read does not wait for them.
+        threading.Thread(target=self._load, name="loading", daemon=True).start()
+
+    @property
+    def is_done(self) -> bool:
+        return self._done.is_set()
+
+    @property
+    def recommended(self) -> Recommended | None:
+        """What the checkpoint says about itself, as soon as it is found."""
+        return self._recommended
+
+    def engine(self, renderer: Renderer) -> "Engine":
+        """The model, waited for with its progress shown.
+
+        Raises:
+            SenseNovaError: it cannot be loaded.
+            KeyboardInterrupt: the user did not want to wait; it goes on loading.
+        """
+        while not self._done.is_set():
+            title = self.progress.title
+            with renderer.bytes_progress(title) as view:
+                while not self._done.wait(POLL_SECONDS) and self.progress.title == title:
+                    view.update(self.progress.done, self.progress.total)
+        for notice in self._notices:
+            renderer.notice(notice)
+        self._notices.clear()
+        if self._error is not None:
+            raise self._error
+        assert self._engine is not None
+        return self._engine
+
+    def give_up(self) -> None:
+        """Another model is wanted: end at the next report of progress, and let the memory go."""
+        self._cancelled = True
+        self._engine = None
+
+    def _load(self) -> None:
+        began = time.perf_counter()
+        try:
+            folder = self._find()
+            self._recommended = read_recommended(folder)
+            self.progress = Progress(f"loading {self.model}")
+            engine = turn.load_engine(folder, self._settings, self._on_load)
+            self._notices.append(
+                f"{self.model} loaded in {time.perf_counter() - began:.1f} s: {engine.dtype} on {engine.device}"
+            )
+            if not self._cancelled:
+                self._engine = engine
+        except BaseException as error:  # raised again where it is waited for
+            self._error = error
+        finally:
+            self._done.set()
+
+    def _find(self) -> Path:
+        def on_plan(plan: DownloadPlan) -> None:
+            self._notices.append(f"downloaded {gigabytes(plan.bytes_to_fetch)} into {plan.cache_folder}")
+
+        def on_progress(done: int, total: int) -> None:
+            self._require_wanted()
+            self.progress = Progress(f"downloading {self.model}", done, total)
+
+        return find_checkpoint(self.model, on_plan=on_plan, on_progress=on_progress)
+
+    def _on_load(self, now: LoadProgress) -> None:
+        self._require_wanted()
+        self.progress = Progress(f"loading {self.model}", now.done_bytes, now.total_bytes)
+
+    def _require_wanted(self) -> None:
+        if self._cancelled:
+            raise KeyboardInterrupt

@@ -1,0 +1,177 @@
+"""Where lines come from: a prompt in front of a person, or a pipe."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.styles import Style
+
+from sensenova_cli.flags import Flags
+from sensenova_cli.interrupts import end_on_signals
+from sensenova_cli.render.console import stderr_console
+from sensenova_cli.render.progress import gigabytes
+from sensenova_cli.repl.completion import LineCompleter
+from sensenova_cli.repl.repl import Leave, Repl
+from sensenova_cli.sessions.store import data_folder
+
+HISTORY_FILE = "history"
+STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "mode": "bold", "prompt": "bold ansicyan"})
+
+
+def run_shell(repl: Repl) -> None:
+    """Ask for lines and do them until the user leaves, the terminal is closed, or SIGTERM comes."""
+    prompt: PromptSession[str] = PromptSession(
+        history=_history(),
+        completer=LineCompleter(repl),
+        complete_while_typing=False,
+        auto_suggest=AutoSuggestFromHistory(),
+        multiline=True,
+        key_bindings=_keys(),
+        editing_mode=EditingMode.VI if os.environ.get("EDITOR", "").endswith("vi") else EditingMode.EMACS,
+        enable_open_in_editor=True,
+        bottom_toolbar=lambda: _toolbar(repl),
+        prompt_continuation="… ",
+        style=STYLE,
+        color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
+        refresh_interval=0.5,
+    )
+    with _leaving_on_signals():
+        while True:
+            try:
+                typed = prompt.prompt([("class:prompt", f"{_prompt_word(repl)} › ")])
+            except KeyboardInterrupt:
+                end_on_signals()
+                continue  # the line is given up, as in a shell
+            except EOFError:
+                return
+            try:
+                repl.do(typed)
+            except Leave:
+                return
+
+
+def run_script(repl: Repl) -> bool:
+    """Do the lines of standard input; whether all of them went well. `#` starts a comment line."""
+    good = True
+    for line in _joined(sys.stdin):
+        if line.lstrip().startswith("#"):
+            continue
+        try:
+            good &= repl.do(line)
+        except Leave:
+            break
+    return good
+
+
+def _joined(lines: Iterator[str]) -> Iterator[str]:
+    """Lines, those that end with a backslash together with the next."""
+    begun = ""
+    for line in lines:
+        line = line.rstrip("\r\n")
+        if line.endswith("\\"):
+            begun += line[:-1] + "\n"
+            continue
+        yield begun + line
+        begun = ""
+    if begun:
+        yield begun
+
+
+@contextlib.contextmanager
+def _leaving_on_signals() -> Iterator[None]:
+    """A closed terminal and SIGTERM end the session where the prompt stands; a turn ends between two steps first."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise EOFError
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _history() -> History:
+    folder = data_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / HISTORY_FILE).open("ab"):
+            pass
+    except OSError as error:
+        stderr_console().print(f"note: lines are not remembered: {folder}: {error.strerror}", style="dim")
+        return InMemoryHistory()
+    return FileHistory(str(folder / HISTORY_FILE))
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        """A line ends, unless a backslash stands before the cursor."""
+        buffer = event.current_buffer
+        if buffer.document.text_before_cursor.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        elif buffer.complete_state and buffer.complete_state.current_completion:
+            buffer.apply_completion(buffer.complete_state.current_completion)
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+def _prompt_word(repl: Repl) -> str:
+    if repl.mode == "chat":
+        return "chat"
+    state = repl.session.state
+    return "edit" if state.hand or state.staged else "draw"
+
+
+def _toolbar(repl: Repl) -> StyleAndTextTuples:
+    """Mode, model, picture in hand, what is staged, size, steps, seed, profile and memory; what fits of it."""
+    state, desk = repl.session.state, repl.desk
+    settings = desk.resolve(Flags({})).settings
+    parts = [_prompt_word(repl)]
+    loading = desk.loading
+    if loading.is_done:
+        parts.append(desk.model)
+    else:
+        progress = loading.progress
+        share = f" {100 * progress.done // progress.total} %" if progress.total else ""
+        parts.append(progress.title + share)
+    if state.staged:
+        parts.append("staged " + ", ".join(map(str, state.staged)))
+    elif state.hand:
+        parts.append(f"in hand {state.hand.number}")
+    parts += [settings.size, f"{settings.num_steps} steps", f"seed {settings.seed}"]
+    if settings.think:
+        parts.append("think")
+    if state.profile or desk.profile:
+        parts.append(str(state.profile or desk.profile))
+    if desk.statistics:
+        parts.append(gigabytes(desk.statistics.peak_memory))
+    width = get_app().output.get_size().columns
+    text = parts[0]
+    for part in parts[1:]:
+        if len(text) + 3 + len(part) > width - 1:
+            break
+        text += f" · {part}"
+    mode, _, rest = text.partition(" · ")
+    return [("class:mode", mode), ("", f" · {rest}" if rest else "")]

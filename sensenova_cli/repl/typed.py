@@ -1,0 +1,59 @@
+"""Flags at the end of a line: the same ones, with the same checks, as those of the shell commands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import typer
+
+from sensenova_cli.arguments import spread_values
+from sensenova_cli.errors import UsageError
+from sensenova_cli.flags import Flags, collect_flags
+from sensenova_cli.options import EDIT_ONLY, IMAGE_OPTIONS, TEXT_OPTIONS
+
+LINE_OPTIONS: Mapping[str, Sequence[str]] = {
+    "generate": tuple(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY),
+    "edit": IMAGE_OPTIONS,
+    "describe": TEXT_OPTIONS,
+    "chat": TEXT_OPTIONS,
+}
+"""Settings that a line may end with, by what it asks for."""
+EVERY_LINE = ("output", "force", "profile", "print_think", "hide_think", "preview")
+
+INSTEAD = {"model": "/model NAME", "device": "sensenova repl --device", "dtype": "sensenova repl --dtype"}
+"""What to type where an option cannot change from one turn to the next."""
+
+
+def line_flags(task: str, words: Sequence[str]) -> Flags:
+    """Parse the flags of a line as the shell command of that name does.
+
+    Raises:
+        UsageError: it has no such flag, a value is missing, or the flag is not one of a line's.
+    """
+    if not words:
+        return Flags({})
+    from sensenova_cli.app import app
+
+    command = typer.main.get_command(app).commands[task]  # type: ignore[attr-defined]
+    try:
+        context = command.make_context(task, spread_values([task, *words])[1:])
+    except typer.Exit:  # --help
+        raise UsageError("a line takes no --help", f"see: /help {task}") from None
+    except typer.TyperException as error:
+        what = error.format_message().strip().rstrip(".")
+        raise UsageError(what[0].lower() + what[1:], f"see: /help {task}") from None
+    allowed = {*LINE_OPTIONS[task], *EVERY_LINE}
+    for name, value in context.params.items():
+        setting = name.removeprefix("no_")
+        if value not in (None, False, "", [], ()) and setting not in allowed:
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} cannot be given with a line", f"use: {INSTEAD.get(name, '/help ' + task)}")
+    return collect_flags(context.params)
+
+
+def merged(start: Flags, session: Mapping[str, Any], profile: str | None, line: Flags) -> Flags:
+    """The flags of one turn: those the program was started with, what the session has set, and the line's own."""
+    settings = {**start.settings, **session, **line.settings}
+    if line.width or line.height:
+        settings.pop("size", None)
+    return replace(line, settings=settings, profile=line.profile or profile or start.profile)

@@ -1,0 +1,63 @@
+"""What a typed line is taken for."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sensenova_cli.errors import UsageError
+from sensenova_cli.repl.lines import Line, looks_like_path, parse_line
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4)).save("cat.png")
+    Image.new("RGB", (4, 4)).save("my cat.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("a cat at dusk", Line("words", "a cat at dusk")),
+        ("  a cat  ", Line("words", "a cat")),
+        ("", Line("words", "")),
+        ("a cat --seed 7 -n 4", Line("words", "a cat", flags=("--seed", "7", "-n", "4"))),
+        ("a cat -- a cute one", Line("words", "a cat -- a cute one")),
+        ("a well-known cat - with a hat", Line("words", "a well-known cat - with a hat")),
+        ('a cat -o "my cat.png"', Line("words", "a cat", flags=("-o", "my cat.png"))),
+        ("--seed 7", Line("words", "", flags=("--seed", "7"))),
+        ("? which animal is this?", Line("question", "which animal is this?")),
+        ("?", Line("question", "")),
+        ("/undo", Line("command", "", command="undo")),
+        ("/set size 16:9", Line("command", "size 16:9", command="set")),
+        ("/again --seed 3", Line("command", "", command="again", flags=("--seed", "3"))),
+        ("/generate\na cat", Line("command", "a cat", command="generate")),
+        ("cat.png", Line("words", "", files=("cat.png",))),
+        ("cat.png make it red", Line("words", "make it red", files=("cat.png",))),
+        ("cat.png ? what is this", Line("question", "what is this", files=("cat.png",))),
+        ("'my cat.png' cat.png", Line("words", "", files=("my cat.png", "cat.png"))),
+        ("my\\ cat.png", Line("words", "", files=("my cat.png",))),
+        ("gone.png make it red", Line("words", "gone.png make it red")),
+        ("Katze im Hut --size 1:1", Line("words", "Katze im Hut", flags=("--size", "1:1"))),
+    ],
+)
+def test_a_line_is_taken_apart(typed: str, line: Line) -> None:
+    assert parse_line(typed) == line
+
+
+def test_the_whole_path_of_a_picture_is_no_command(folder: Path) -> None:
+    path = str(folder / "cat.png")
+    assert parse_line(path) == Line("words", "", files=(path,))
+    assert parse_line(f"{path} make it red").text == "make it red"
+
+
+def test_a_quote_that_is_not_closed_is_said() -> None:
+    with pytest.raises(UsageError, match="a quote is not closed"):
+        parse_line('a cat -o "cat.png')
+
+
+@pytest.mark.parametrize(("word", "is_path"), [("/home/me/x", True), ("/cat.png", True), ("/undp", False)])
+def test_what_looks_like_a_path(word: str, is_path: bool) -> None:
+    assert looks_like_path(word) is is_path
