@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from sensenova_cli.arguments import spread_values
+from sensenova_cli.arguments import spread_values, wants_help
 from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import Flags, collect_flags
 from sensenova_cli.options import EDIT_ONLY, IMAGE_OPTIONS, TEXT_OPTIONS
@@ -32,13 +32,13 @@ def line_flags(task: str, words: Sequence[str]) -> Flags:
     """
     if not words:
         return Flags({})
+    if wants_help(words):
+        raise UsageError("a line takes no --help", f"see: /help {task}")
     from sensenova_cli.app import app
 
     command = typer.main.get_command(app).commands[task]  # type: ignore[attr-defined]
     try:
         context = command.make_context(task, spread_values([task, *words])[1:])
-    except typer.Exit:  # --help
-        raise UsageError("a line takes no --help", f"see: /help {task}") from None
     except typer.TyperException as error:
         what = error.format_message().strip().rstrip(".")
         raise UsageError(what[0].lower() + what[1:], f"see: /help {task}") from None

@@ -1,0 +1,331 @@
+"""What a session does with its lines, piped into it as a script."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from model.errors import CheckpointError, DeviceMemoryError
+from model.requests import AnswerRequest, EditRequest, GenerateRequest
+from sensenova_cli import turn
+from tests.cli.fake_engine import FakeEngine
+from tests.cli.harness import Program
+from tests.repl.script import Script
+
+
+def session_file() -> list[dict[str, object]]:
+    """The entries of the one session there is."""
+    import os
+
+    (file,) = Path(os.environ["SENSENOVA_DATA_DIR"]).glob("sessions/*/session.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_words_make_a_picture_and_then_change_it(script: Script) -> None:
+    outcome = script("a cat at dusk", "make it red")
+    assert outcome.code == 0, outcome.stderr
+    first, second = outcome.stdout.splitlines()
+    assert Image.open(first).size == (64, 64)
+    assert Path(second).is_file()
+    generate, edit = script.requests
+    assert isinstance(generate, GenerateRequest) and generate.prompt == "a cat at dusk"
+    assert isinstance(edit, EditRequest) and edit.prompt == "make it red"
+    assert edit.images[0].tobytes() == Image.open(first).convert("RGB").tobytes()
+
+
+def test_pictures_of_a_session_carry_their_settings_and_can_be_made_again(script: Script, home: Path) -> None:
+    path = script("a cat --seed 7").stdout.strip()
+    assert script.program("generate", "--from", path, "-o", "again.png").code == 0
+    assert (home / "again.png").read_bytes() == Path(path).read_bytes()
+
+
+def test_the_second_turns_picture_can_be_made_again_too(script: Script, home: Path) -> None:
+    path = script("a cat", "make it red").stdout.splitlines()[1]
+    assert script.program("edit", "--from", path, "-o", "again.png").code == 0
+    assert (home / "again.png").read_bytes() == Path(path).read_bytes()
+
+
+def test_a_line_may_end_with_flags(script: Script) -> None:
+    outcome = script("a cat --size 96x64 --seed 7 --num-steps 3")
+    assert outcome.code == 0, outcome.stderr
+    settings = script.requests[0].settings
+    assert (settings.size, settings.seed, settings.num_steps) == ("96x64", 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a cat --sed 7", "no such option: --sed"),
+        ("a cat --seed x", "--seed x: must be"),
+        ("a cat --size 100x100", "both sides must be multiples of 32"),
+        ("a cat --model other", "--model cannot be given with a line"),
+        ("a cat --json", "--json cannot be given with a line"),
+        ("a cat --help", "see: /help generate"),
+        ("/undp", "did you mean /undo?"),
+        ("/home/nobody/cat.png", "there is no picture file /home/nobody/cat.png"),
+        ("/undo", "there is nothing to undo"),
+        ("/redo", "there is nothing to redo"),
+        ("/use 99", "there is no picture 99"),
+        ("/use it", "'it' is no number of a picture"),
+        ("/set cfg_scal 3", "did you mean cfg_scale?"),
+        ("/set num_steps 0", "/set num_steps 0: must be"),
+        ("/set num_steps", "there is no value"),
+        ("/set model x", "use /model NAME"),
+        ("/unset seed", "seed is not set in this session"),
+        ("/profile drft", "did you mean draft?"),
+        ("/save", "there is no picture in hand"),
+        ("/load gone.png", "gone.png"),
+        ("/edit make it red", "there is no picture in hand"),
+        ("/describe", "there is no picture in hand"),
+        ("/again", "no picture was made yet"),
+        ("/stats", "nothing was measured yet"),
+        ("/help undp", "did you mean /undo?"),
+        ("/undo --seed 7", "/undo takes no flags"),
+        ("/generate", "there is nothing to draw"),
+        ("/chat", "there is nothing to say"),
+        ('a cat -o "x', "a quote is not closed"),
+    ],
+)
+def test_a_bad_line_is_told_and_the_session_goes_on(script: Script, line: str, message: str) -> None:
+    outcome = script(line, "a dog")
+    assert message in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert outcome.code == 1
+    assert len(outcome.stdout.splitlines()) == 1
+    assert script.requests[-1].prompt == "a dog"
+
+
+def test_questions_follow_one_another_and_show_the_picture_once(script: Script) -> None:
+    outcome = script("a cat", "? which animal is this?", "? and which color?")
+    assert outcome.code == 0
+    assert outcome.stdout.splitlines()[1:] == ["It is a cat.", "It is a cat."]
+    first, second = script.requests[1:]
+    assert isinstance(first, AnswerRequest) and isinstance(second, AnswerRequest)
+    assert len(first.images) == len(second.images) == 1
+    assert [message.text for message in second.history] == ["<image>\nwhich animal is this?", "It is a cat."]
+    assert second.prompt == "and which color?"
+
+
+def test_another_picture_begins_another_conversation(script: Script) -> None:
+    script("a cat", "? what is this?", "make it red", "? what is this?")
+    last = script.requests[-1]
+    assert isinstance(last, AnswerRequest)
+    assert last.history == ()
+    assert len(last.images) == 1
+
+
+def test_a_chat_sees_the_pictures_of_the_conversation(script: Script) -> None:
+    script("a cat", "? what is this?", "/chat tell me more")
+    last = script.requests[-1]
+    assert isinstance(last, AnswerRequest)
+    assert len(last.images) == 1
+    assert len(last.history) == 2
+
+
+def test_undo_takes_the_picture_before_in_hand_and_redo_the_one_after(script: Script) -> None:
+    outcome = script("a cat", "make it red", "/undo", "make it blue", "/undo", "/undo", "/redo", "/history")
+    assert outcome.code == 0, outcome.stderr
+    paths = outcome.stdout.splitlines()
+    assert len(paths) == 3 and all(Path(path).is_file() for path in paths)
+    blue = script.requests[-1]
+    assert isinstance(blue, EditRequest)
+    assert blue.images[0].tobytes() == Image.open(paths[0]).convert("RGB").tobytes()
+    assert "in hand: picture 1" in outcome.stderr.splitlines()[-1]
+
+
+def test_again_takes_the_next_seed_and_the_same_pictures(script: Script) -> None:
+    script("a cat -n 2 --seed 5", "/again", "/again --seed 40", "make it red", "/again")
+    seeds = [request.settings.seed for request in script.requests]
+    assert seeds[:3] == [5, 7, 40]
+    *_, edit, again = script.requests
+    assert isinstance(edit, EditRequest) and isinstance(again, EditRequest)
+    assert again.images[0].tobytes() == edit.images[0].tobytes()
+    assert again.settings.seed > edit.settings.seed
+
+
+def test_several_candidates_and_one_of_them_chosen(script: Script) -> None:
+    outcome = script("a cat -n 3", "/use 3", "make it red")
+    assert "pictures 1, 2, 3" in outcome.stderr
+    edit = script.requests[-1]
+    third = outcome.stdout.splitlines()[2]
+    assert edit.images[0].tobytes() == Image.open(third).convert("RGB").tobytes()
+
+
+def test_settings_hold_until_they_are_taken_back(script: Script) -> None:
+    outcome = script("/set num_steps 3", "/set cfg-scale 2", "a cat", "/unset num_steps", "/again", "/set")
+    assert outcome.code == 0, outcome.stderr
+    first, second = script.requests
+    assert (first.settings.num_steps, second.settings.num_steps) == (3, 4)
+    assert first.settings.cfg_scale == second.settings.cfg_scale == 2
+    assert "this session" in outcome.stderr
+
+
+def test_a_profile_lies_below_what_is_set(script: Script) -> None:
+    script("/profile draft", "a cat", "/set num_steps 3", "/again", "/profile none", "/unset all", "/again")
+    assert [request.settings.num_steps for request in script.requests] == [20, 3, 4]
+
+
+def test_thinking_is_turned_on_and_off(script: Script) -> None:
+    outcome = script("/think on", "a cat", "/think off", "/again", "/think a dog")
+    assert outcome.code == 0, outcome.stderr
+    assert [request.settings.think for request in script.requests] == [True, False, True]
+
+
+def test_a_file_is_staged_and_goes_with_the_next_line(script: Script, home: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(home / "mine.png")
+    outcome = script("mine.png", "make it blue", "make it green")
+    assert outcome.code == 0, outcome.stderr
+    assert "staged: picture 1" in outcome.stderr
+    first, second = script.requests
+    assert first.images[0].getpixel((0, 0)) == (255, 0, 0)
+    assert second.images[0].tobytes() != first.images[0].tobytes()
+
+
+def test_a_staged_picture_outlives_its_file(script: Script, home: Path) -> None:
+    """It was copied into the session, so that what becomes of the user's file does not matter."""
+    Image.new("RGB", (64, 64), "red").save(home / "mine.png")
+    assert script("mine.png").code == 0
+    (home / "mine.png").unlink()
+    outcome = script("make it blue", options=("--continue",))
+    assert outcome.code == 0, outcome.stderr
+
+
+def test_a_picture_that_vanished_is_told(script: Script, home: Path) -> None:
+    path = Path(script("a cat").stdout.strip())
+    path.unlink()
+    outcome = script("make it red", "a dog --seed 3", options=("--continue",))
+    assert outcome.code == 1
+    assert "picture 1" in outcome.stderr
+    assert str(path.name) in outcome.stderr
+
+
+def test_saving_never_overwrites_unasked(script: Script, home: Path) -> None:
+    (home / "cat.png").write_bytes(b"precious")
+    outcome = script("a cat", "/save cat.png", "/save 1 other.png")
+    assert outcome.code == 1
+    assert "cat.png exists already" in outcome.stderr
+    assert (home / "cat.png").read_bytes() == b"precious"
+    assert outcome.stdout.splitlines()[-1] == "other.png"
+    assert Image.open(home / "other.png").size == (64, 64)
+    assert script("/save cat.png -f", options=("--continue",)).code == 0
+    assert Image.open(home / "cat.png").size == (64, 64)
+
+
+def test_a_line_can_write_where_it_says(script: Script, home: Path) -> None:
+    outcome = script("a cat -o out/cat.png")
+    assert outcome.code == 0, outcome.stderr
+    assert (home / "out" / "cat.png").is_file()
+
+
+def test_a_failed_turn_leaves_the_session_and_is_noted(script: Script) -> None:
+    def prepare(engine: FakeEngine) -> None:
+        def fail(number: int) -> None:
+            if len(engine.requests) == 2:
+                raise DeviceMemoryError("out of memory: this request does not fit", "ask for a smaller picture")
+
+        engine.on_step = fail
+
+    script.program.prepare = prepare
+    outcome = script("a cat", "make it red", "make it blue")
+    assert outcome.code == 1
+    assert "hint: ask for a smaller picture" in outcome.stderr
+    assert len(outcome.stdout.splitlines()) == 2
+    turns = [entry for entry in session_file() if "turn" in entry]
+    assert [entry["status"] for entry in turns] == ["done", "failed", "done"]
+    assert "out of memory" in str(turns[1]["reason"])
+
+
+def test_a_turn_that_is_interrupted_leaves_the_session(script: Script) -> None:
+    def prepare(engine: FakeEngine) -> None:
+        def interrupt(number: int) -> None:
+            if len(engine.requests) == 2:
+                raise KeyboardInterrupt
+
+        engine.on_step = interrupt
+
+    script.program.prepare = prepare
+    outcome = script("a cat", "make it red", "make it blue")
+    assert "interrupted" in outcome.stderr
+    turns = [entry for entry in session_file() if "turn" in entry]
+    assert [entry["status"] for entry in turns] == ["done", "cancelled", "done"]
+    assert turns[2]["inputs"] == [1]
+
+
+def test_a_model_that_cannot_be_loaded_is_told_at_the_first_turn(script: Script) -> None:
+    script.program.load_error = CheckpointError("a shard is truncated", "download it again")
+    outcome = script("/help", "a cat")
+    assert outcome.code == 1
+    assert "error: a shard is truncated" in outcome.stderr
+
+
+def test_another_model_is_loaded(script: Script, home: Path) -> None:
+    outcome = script("a cat", "/model demo", "/again", "/model")
+    assert outcome.code == 0, outcome.stderr
+    assert len(script.program.engines) == 2
+    assert "model: demo" in outcome.stderr
+    assert [entry["model"] for entry in session_file() if "turn" in entry][1] == "demo"
+
+
+def test_a_session_goes_on_where_it_was(script: Script) -> None:
+    script("/set num_steps 3", "a cat", "make it red", "/undo")
+    outcome = script("make it blue", "/history", options=("--continue",))
+    assert outcome.code == 0, outcome.stderr
+    assert "2 turns, 2 pictures" in outcome.stderr
+    (edit,) = script.requests
+    assert edit.settings.num_steps == 3
+    assert "3. edit of 1: make it blue → 3" in outcome.stderr
+
+
+def test_sessions_have_names(script: Script) -> None:
+    assert script("a cat", options=("--session", "holiday")).code == 0
+    assert "holiday" in script.program("sessions", "list").stdout
+    assert script("make it red", options=("--session", "holiday")).code == 0
+    assert "2. edit of 1" in script("/history", options=("--session", "holiday")).stderr
+    assert script("x", options=("--session", "../holiday")).code == 2
+    assert script("x", options=("--session", "a", "--continue")).code == 2
+
+
+def test_a_session_without_a_turn_leaves_nothing(script: Script, tmp_path: Path) -> None:
+    assert script("/help", "/set").code == 0
+    assert list((tmp_path / "data").glob("sessions/*")) == []
+
+
+def test_comments_and_empty_lines_are_passed_over(script: Script) -> None:
+    outcome = script("# a comment", "", "a cat \\", "at dusk", "/quit", "never")
+    assert outcome.code == 0
+    assert [request.prompt for request in script.requests] == ["a cat \nat dusk"]
+
+
+def test_statistics_tell_what_was_kept(script: Script) -> None:
+    outcome = script("a cat", "? what is this?", "/stats")
+    assert re.search(r"prefix +\d+ tokens read, \d+ of \d+ kept from before", outcome.stderr)
+
+
+def test_help_names_every_command_and_more_of_each(script: Script) -> None:
+    from sensenova_cli.repl.commands import COMMANDS
+
+    outcome = script("/help", *(f"/help {name}" for name in COMMANDS))
+    assert outcome.code == 0
+    for name, command in COMMANDS.items():
+        assert f"/{name}" in outcome.stderr
+        assert command.help.split()[0] in outcome.stderr
+
+
+def test_quiet_says_nothing_but_errors(script: Script) -> None:
+    outcome = script("a cat", "/undo", options=("-q",))
+    assert outcome.stderr == ""
+    assert "error: there is nothing" in script("/redo", options=("-q",)).stderr
+
+
+def test_a_broken_pipe_ends_the_session(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensenova_cli.repl.repl.Repl._result", lambda self, text: (_ for _ in ()).throw(BrokenPipeError))
+    outcome = script("a cat", "a dog")
+    assert len(script.requests) == 1
+    assert "Traceback" not in outcome.stderr
+
+
+def test_nothing_heavy_is_imported_for_the_help(program: Program) -> None:
+    assert "--continue" in program("repl", "--help").stdout
+    assert turn.load_engine is not None
