@@ -15,6 +15,7 @@ from config.sizes import MAX_PIXELS, format_size, parse_aspect, parse_size
 MAX_SEED = 2**63 - 1
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks", "off"]
 
 
 class SettingsGroup(BaseModel):
@@ -145,6 +146,8 @@ class OutputSettings(SettingsGroup):
     """Print think text on stdout."""
     hide_think: bool = False
     """Do not show think text while it is written."""
+    preview: PreviewChoice = "auto"
+    """How pictures are shown in a terminal: by what it can do (auto), by one protocol or half blocks, or not."""
 
     @field_validator("output")
     @classmethod

@@ -86,11 +86,16 @@ class DenoisingStep:
     time: float
     predicted: "Tensor"
     velocity: "Tensor"
-    _to_picture: Callable[["Tensor"], Image.Image]
+    _to_picture: Callable[["Tensor", int | None], Image.Image]
 
-    def preview(self) -> Image.Image:
-        """The predicted picture as an RGB image; costs one copy to the host, so ask only when it is shown."""
-        return self._to_picture(self.predicted)
+    def preview(self, longer_side: int | None = None) -> Image.Image:
+        """The predicted picture as an RGB image; costs one copy to the host, so ask only when it is shown.
+
+        Args:
+            longer_side: pixels that suffice there; the device makes the picture smaller, though by whole factors
+                only, before it is copied.
+        """
+        return self._to_picture(self.predicted, longer_side)
 
 
 @dataclass(frozen=True)

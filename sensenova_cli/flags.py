@@ -6,7 +6,7 @@ from typing import Any
 
 from config.load import Resolved, resolve
 from config.recommended import Recommended
-from config.schema import SETTING_NAMES
+from config.schema import SETTING_NAMES, Settings
 from config.sizes import format_size, parse_aspect
 from sensenova_cli.errors import UsageError
 
@@ -91,7 +91,7 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
             if typed[name]:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} and --no-{flag} contradict each other", "give one of them")
-            settings[name] = False
+            settings[name] = False if Settings.model_fields[name].annotation is bool else "off"
     size, width, height = _size(*(typed.get(name) for name in SIZE_OPTIONS))
     return Flags(
         settings=settings if size is None else {**settings, "size": size},

@@ -76,11 +76,15 @@ def _parameters(names: Iterable[str]) -> Iterator[tuple[str, tuple[Any, Any, Any
     """Parameter name, and type, default and typer.Option of each option.
 
     What a profile turned on a flag can take back: each flag that is a setting has a form with --no-. It is hidden
-    where the setting is off by default, and shown instead of the plain one where it is on.
+    where the setting is off by default, and shown instead of the plain one where it is on. A setting with the value
+    `off` among others has it, too.
     """
     for name in names:
         if name not in Settings.model_fields or Settings.model_fields[name].annotation is not bool:
             yield name, _option(name)
+            if name in Settings.model_fields and "off" in get_args(Settings.model_fields[name].annotation):
+                flag = name.replace("_", "-")
+                yield off_option(name), _flag(f"--no-{flag}", help=f"The same as --{flag} off.", panel=_panel(name))
             continue
         flag, on = name.replace("_", "-"), Settings.model_fields[name].default
         text = Settings.model_fields[name].description or ""

@@ -69,6 +69,7 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
         quiet=flags.quiet,
         show_think=not (settings.hide_think or settings.print_think),
         print_think=settings.print_think and not flags.json,
+        preview="off" if flags.json else settings.preview,
     )
     folder = _find(settings, renderer)
     recommended = read_recommended(folder)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from config.recommended import PixelRange
 from config.sizes import MAX_ASPECT, TOKEN_PIXELS, Size, format_size
@@ -51,8 +52,13 @@ def prepare_picture(image: Image.Image, limits: PixelRange) -> Tensor:
     return (pixels - mean) / std
 
 
-def to_image(picture: Tensor) -> Image.Image:
-    """A picture as the network makes it, (1, 3, H, W) in about −1..1 → RGB, 8 bits a channel."""
+def to_image(picture: Tensor, longer_side: int | None = None) -> Image.Image:
+    """A picture as the network makes it, (1, 3, H, W) in about −1..1 → RGB, 8 bits a channel.
+
+    Where `longer_side` pixels suffice, each is the mean of as large a square as leaves no fewer than those.
+    """
+    if longer_side is not None:
+        picture = avg_pool2d(picture, max(1, max(picture.shape[-2:]) // longer_side), ceil_mode=True)
     values = ((picture[0].float() * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(np.ascontiguousarray(values.permute(1, 2, 0).cpu().numpy()))
 

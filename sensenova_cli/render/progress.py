@@ -1,10 +1,11 @@
 """Progress on stderr: bars on a screen, a few lines elsewhere."""
 
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
-from rich.console import Console
+from PIL import Image
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,6 +18,8 @@ from rich.progress import (
 )
 from rich.table import Column
 from rich.text import Text
+
+from sensenova_cli.render.preview import LivePreview
 
 NARROW = 60
 """Columns below which there is no room for a bar beside the figures."""
@@ -33,19 +36,24 @@ class ProgressView(Protocol):
 
 
 class _LiveBar:
-    """A bar that is redrawn in place and goes away when it is closed."""
+    """A bar that is redrawn in place and goes away when it is closed, with a forming picture below it or none."""
 
-    def __init__(self, console: Console, title: str, figures: Sequence[ProgressColumn]) -> None:
+    def __init__(
+        self, console: Console, title: str, figures: Sequence[ProgressColumn], picture: LivePreview | None = None
+    ) -> None:
         # Cut off rather than wrapped where there is little room, and the bar is left out.
         name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
         bar = [BarColumn()] if console.width >= NARROW else []
-        self._progress = Progress(
+        self._progress = _ProgressAbove(
+            picture,
             name,
             *bar,
             *figures,
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            # A picture is drawn when there is a new one, and not ten times a second all the same.
+            auto_refresh=picture is None,
             # Rich would send results that are printed meanwhile to stderr, even those that go to a file.
             redirect_stdout=False,
             redirect_stderr=False,
@@ -60,11 +68,35 @@ class _LiveBar:
         self._progress.stop()
 
 
-class LiveSteps(_LiveBar):
-    """Denoising steps of one picture, with rate and remaining time."""
+class _ProgressAbove(Progress):
+    """A bar above something else."""
 
-    def __init__(self, console: Console, title: str) -> None:
-        super().__init__(console, title, [MofNCompleteColumn(), _Rate()])
+    def __init__(self, below: LivePreview | None, *columns: ProgressColumn, **options: Any) -> None:
+        self._below = below  # the first look at it is while the bar is set up
+        super().__init__(*columns, **options)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self._below is not None:
+            yield self._below
+
+
+class LiveSteps(_LiveBar):
+    """Denoising steps of one picture, with rate and remaining time, and the picture as it forms."""
+
+    def __init__(self, console: Console, title: str, picture: LivePreview | None = None) -> None:
+        super().__init__(console, title, [MofNCompleteColumn(), _Rate()], picture)
+        self._picture = picture
+
+    def update(self, done: int, total: int, predicted: Callable[[int], Image.Image] | None = None) -> None:
+        """So many steps are done; `predicted` gives the picture after them, its longer side in pixels given."""
+        super().update(done, total)
+        if self._picture is None:
+            return
+        if predicted is not None and self._picture.is_due:
+            self._picture.draw(predicted, self._progress.refresh)
+        elif self._picture.is_empty:
+            self._progress.refresh()
 
 
 class LiveBytes(_LiveBar):
@@ -106,7 +138,8 @@ class PlainSteps(_PlainLines):
 
     _announced = False
 
-    def update(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int, predicted: Callable[[int], Image.Image] | None = None) -> None:
+        """So many steps are done; no picture is shown here."""
         if not self._announced:
             self._announced = True
             self._say(f": {total} steps")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from rich.text import Text
 
+from config.schema import PreviewChoice
 from model.events import (
     Answer,
     DenoisingStep,
@@ -19,7 +20,9 @@ from model.events import (
     ThinkToken,
 )
 from model.requests import EditRequest, GenerateRequest, Request
+from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
 from sensenova_cli.render.console import is_animated, printable, stderr_console
+from sensenova_cli.render.preview import Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView, gigabytes
 from sensenova_cli.render.think import LiveThink, PlainThink
 
@@ -32,10 +35,22 @@ class Renderer:
         stream_answers: write answer tokens to stdout as they come.
         show_think: write think text to stderr; where False only its length is told.
         print_think: write think text to stdout when it is complete.
+        preview: how pictures are shown, forming and finished.
+        show_each: show every finished picture; else only one that is made alone.
+
+    Raises:
+        UsageError: pictures cannot be shown in this way; see Preview.choose.
     """
 
     def __init__(
-        self, *, quiet: bool, stream_answers: bool = False, show_think: bool = False, print_think: bool = False
+        self,
+        *,
+        quiet: bool,
+        stream_answers: bool = False,
+        show_think: bool = False,
+        print_think: bool = False,
+        preview: PreviewChoice = "off",
+        show_each: bool = True,
     ) -> None:
         self._console = stderr_console()
         self._animated = is_animated()
@@ -44,8 +59,11 @@ class Renderer:
         self._show_think = show_think
         self._print_think = print_think
         self._request: Request | None = None
-        self._steps: ProgressView | None = None
+        self._preview = Preview.choose(self._console, "off" if quiet else preview)
+        self._steps: LiveSteps | PlainSteps | None = None
         self._think: LiveThink | PlainThink | None = None
+        self._show_each = show_each
+        self._answer: PlainAnswer | MarkdownAnswer | None = None
         self._answered = ""
         self._noticed: set[str] = set()
 
@@ -95,7 +113,7 @@ class Renderer:
                 self._end_thinking(event)
                 self._show_steps_to_come(0)
             case DenoisingStep() if not self._quiet:
-                self._steps_view(event.index, event.count).update(event.step, event.steps)
+                self._steps_view(event.index, event.count).update(event.step, event.steps, event.preview)
             case Picture():
                 self._close_views()
             case TextToken() if self._stream_answers:
@@ -108,8 +126,11 @@ class Renderer:
 
     def dealt_with(self, event: Event) -> None:
         """The caller has written what it writes of this event: what comes next may be shown."""
-        if isinstance(event, Picture) and event.index + 1 < event.count:
-            self._show_steps_to_come(event.index + 1)
+        if isinstance(event, Picture):
+            if self._show_each or event.count == 1:
+                self._preview.show(event.image)
+            if event.index + 1 < event.count:
+                self._show_steps_to_come(event.index + 1)
 
     def _show_steps_to_come(self, index: int) -> None:
         """A bar at 0 while a picture's first step runs, which can take long."""
@@ -121,10 +142,13 @@ class Renderer:
     def _will_think(self) -> bool:
         return isinstance(self._request, GenerateRequest | EditRequest) and self._request.settings.think
 
-    def _steps_view(self, index: int, count: int) -> ProgressView:
+    def _steps_view(self, index: int, count: int) -> LiveSteps | PlainSteps:
         if self._steps is None:
             title = f"picture {index + 1} of {count}" if count > 1 else "picture"
-            self._steps = (LiveSteps if self._animated else PlainSteps)(self._console, title)
+            if self._animated:
+                self._steps = LiveSteps(self._console, title, self._preview.live())
+            else:
+                self._steps = PlainSteps(self._console, title)
         return self._steps
 
     def _thinking(self) -> LiveThink | PlainThink:
@@ -152,14 +176,16 @@ class Renderer:
             self.notice("the answer was cut off at its limit; raise it with --max-tokens")
 
     def _write(self, text: str) -> None:
+        if self._answer is None:
+            on_screen = sys.stdout.isatty() and self._animated
+            self._answer = MarkdownAnswer() if on_screen else PlainAnswer()
         self._answered += text
-        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
-        sys.stdout.flush()
+        self._answer.add(text)
 
     def _end_answer_line(self) -> None:
-        if self._answered and not self._answered.endswith("\n"):
-            sys.stdout.write("\n")
-            sys.stdout.flush()
+        if self._answer is not None:
+            self._answer.close()
+        self._answer = None
         self._answered = ""
 
     def _close_views(self) -> None:

@@ -256,6 +256,7 @@ class Desk:
             show_think=not (settings.hide_think or settings.print_think),
             print_think=settings.print_think,
             preview=settings.preview if self._interactive else "off",
+            show_each=False,
         )
 
     def _load(self, resolved: Resolved) -> Loading:

@@ -21,7 +21,7 @@ from sensenova_cli.flags import Flags
 from sensenova_cli.interrupts import end_on_signals
 from sensenova_cli.render.console import printable, stderr_console
 from sensenova_cli.render.errors import print_error
-from sensenova_cli.render.preview import Preview, contact_sheet
+from sensenova_cli.render.preview import Preview
 from sensenova_cli.render.progress import gigabytes
 from sensenova_cli.repl.commands import COMMANDS, command_help
 from sensenova_cli.repl.desk import Desk
@@ -200,7 +200,7 @@ class Repl:
             self.desk.draw(task, text, inputs, flags)
         finally:
             if len(self._made) > 1:
-                self._show_candidates([picture.number for picture in self._made], flags)
+                self._show_candidates([picture.number for picture in self._made])
 
     def _describe(self, line: Line, brought: Sequence[int]) -> None:
         about = self._about(brought)
@@ -291,7 +291,7 @@ class Repl:
             known = candidates or tuple(self.session.state.pictures)
             if not known:
                 raise UsageError("there are no pictures yet", "say what to draw: a cat at dusk")
-            self._show_candidates(known, Flags({}))
+            self._show_candidates(known)
             return
         number = self._number(word)
         self.session.append(Use(picture=number))
@@ -471,11 +471,11 @@ class Repl:
         else:
             self._result(path)
 
-    def _show_candidates(self, numbers: Sequence[int], flags: Flags) -> None:
+    def _show_candidates(self, numbers: Sequence[int]) -> None:
         """Several pictures as one, each with its number."""
         preview = self._preview()
-        if preview.method is not None and len(numbers) > 1 and _are_neighbours(numbers):
-            preview.show(contact_sheet([self.session.read(number).image for number in numbers], first=numbers[0]))
+        if preview.method is not None and _are_neighbours(numbers):
+            preview.show_several([self.session.read(number).image for number in numbers], first=numbers[0])
         self._say(f"pictures {', '.join(map(str, numbers))}: /use N takes one in hand")
 
     def _show(self, number: int) -> None:

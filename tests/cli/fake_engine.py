@@ -26,6 +26,10 @@ THINK = ["A cat ", "sits.\n", "It ", "purrs."]
 ANSWER = ["It ", "is ", "a ", "cat."]
 
 
+def _unasked() -> Image.Image:
+    raise AssertionError("a preview costs a copy from the device, and nobody looked at one")
+
+
 class FakeEngine:
     """Stands in for model.Engine.
 
@@ -33,6 +37,7 @@ class FakeEngine:
         requests: what was asked so far.
         closed: whether a request was given up before its end.
         on_step: called before each denoising step and each token, with its number from 1.
+        predict: gives the predicted picture of every step; fails unless it was set.
     """
 
     device = "cpu"
@@ -46,6 +51,7 @@ class FakeEngine:
         self.on_step: Callable[[int], None] = lambda number: None
         self.notice = ""
         self.answer = ANSWER
+        self.predict = _unasked
 
     def run(self, request: Request) -> Iterator[Event]:
         self.requests.append(request)
@@ -94,5 +100,5 @@ class FakeEngine:
         yield Answer("".join(words), tuple(range(1, len(words) + 1)), finish, None)  # type: ignore[arg-type]
         yield Statistics(10, len(words), 0, 0.5, 0.0, 0.6, 1_500_000_000, "cpu")
 
-    def _preview(self, predicted: object) -> Image.Image:
-        raise AssertionError("a preview costs a copy from the device, and nobody looked at one")
+    def _preview(self, predicted: object, longer_side: int | None) -> Image.Image:
+        return self.predict()

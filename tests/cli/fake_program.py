@@ -1,7 +1,7 @@
 """The whole program as a process of its own, on the fake engine: `python -m tests.cli.fake_program generate …`.
 
 FAKE_STEP_SECONDS makes each step take that long, from one second on saying so on stderr; FAKE_LOAD_SECONDS the
-loading.
+loading. FAKE_PREVIEW is the colour of predicted pictures; without it nobody may look at one.
 """
 
 import os
@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from sensenova_cli import turn
 from sensenova_cli.__main__ import main
@@ -19,6 +21,8 @@ def load_engine(folder: Path, settings: object, on_progress: Callable[..., None]
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
     engine = FakeEngine(folder)
     engine.on_step = take_a_step
+    if "FAKE_PREVIEW" in os.environ:
+        engine.predict = lambda: Image.new("RGB", (64, 64), os.environ["FAKE_PREVIEW"])
     return engine
 
 

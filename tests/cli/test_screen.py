@@ -1,33 +1,45 @@
-"""What goes where when stderr is a screen and stdout is not."""
+"""What goes where when stderr is a screen, and stdout is one or not."""
 
 import os
 import sys
 from pathlib import Path
 
 import pexpect
+import pyte
+import pytest
 
 from tests.cli.harness import REPOSITORY
+from tests.cli.test_preview import pixels
+
+PROGRAM = f"{sys.executable} -m tests.cli.fake_program"
+OF_TERMINALS = ("COLUMNS", "LINES", "TMUX", "STY", "ZELLIJ", "TERM_PROGRAM", "LC_TERMINAL", "KITTY_WINDOW_ID")
+"""Variables that say on what the tests themselves run."""
 
 
-def run_on_a_screen(command: str) -> str:
+def run_on_a_screen(command: str, width: int = 100, **variables: str) -> str:
     """A shell command line on a terminal; what the terminal got."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm-256color"}
+    environment = {name: value for name, value in os.environ.items() if name not in OF_TERMINALS}
     return str(
         pexpect.run(
             f"bash -c {command!r}",
-            env=environment,
+            env={
+                **environment,
+                "PYTHONPATH": str(REPOSITORY),
+                "TERM": "xterm-256color",
+                "COLORTERM": "truecolor",
+                "FAKE_PREVIEW": "red",
+                **variables,
+            },
             timeout=60,
             encoding="utf-8",
-            dimensions=(24, 100),
+            dimensions=(24, width),
             withexitstatus=False,
         )
     )
 
 
 def test_think_text_for_a_file_goes_into_the_file(home: Path) -> None:
-    screen = run_on_a_screen(
-        f"{sys.executable} -m tests.cli.fake_program generate x --think --print-think -o a.png > out.txt"
-    )
+    screen = run_on_a_screen(f"{PROGRAM} generate x --think --print-think -o a.png > out.txt")
     assert (home / "out.txt").read_text() == "A cat sits.\nIt purrs.\na.png\n"
     assert "purrs" not in screen
     assert "thought for 4 tokens" in screen
@@ -36,6 +48,66 @@ def test_think_text_for_a_file_goes_into_the_file(home: Path) -> None:
 def test_a_name_with_brackets_is_shown_as_it_is(home: Path) -> None:
     Path("b[").mkdir()
     Path(os.environ["SENSENOVA_MODEL"]).rename("b[/x]")
-    screen = run_on_a_screen(f"{sys.executable} -m tests.cli.fake_program generate x --model b[/x] -o a.png")
+    screen = run_on_a_screen(f"{PROGRAM} generate x --model b[/x] -o a.png")
     assert "b[/x]" in screen
     assert (home / "a.png").exists()
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_picture_forms_and_stands_below_its_path_in_the_end(home: Path, width: int) -> None:
+    text = run_on_a_screen(f"{PROGRAM} generate x -o a.png --size 64x64", width, FAKE_STEP_SECONDS="0.3")
+    assert "48;2;255;0;0m▀" in text, "no predicted picture was shown"
+    screen = pyte.Screen(width, 24)
+    pyte.Stream(screen).feed(text)
+    side = min(width, 42)
+    assert pixels(screen) == [[("2a0104", "2a0104")] * side] * (side // 2)  # seed 42, one letter, 4 steps
+    rows = [line.rstrip() for line in screen.display]
+    at = rows.index("▀" * side)
+    assert rows[at - 1] == "a.png"
+    assert rows[at + side // 2].startswith("3.0 s · 4 steps")
+    assert "/4" not in "".join(rows), "a progress bar was left"
+
+
+def test_each_of_several_pictures_is_shown(home: Path) -> None:
+    text = run_on_a_screen(f"{PROGRAM} generate x -n 2 -o a.png --size 64x64")
+    assert "38;2;42;1;4;" in text
+    assert "38;2;43;1;4;" in text
+
+
+def test_an_edit_is_shown(home: Path) -> None:
+    text = run_on_a_screen(
+        f"{PROGRAM} generate x -o a.png --no-preview; {PROGRAM} edit --image a.png y --seed 7 -o b.png"
+    )
+    assert "38;2;42;1;4;" not in text
+    assert "38;2;7;1;4;" in text
+
+
+def test_the_protocol_of_the_terminal_is_used(home: Path) -> None:
+    text = run_on_a_screen(f"{PROGRAM} generate x -o a.png", TERM="xterm-kitty")
+    assert text.count("\x1b_Ga=T") == 1
+
+
+def test_paths_in_a_file_leave_the_preview_on_the_screen(home: Path) -> None:
+    text = run_on_a_screen(f"{PROGRAM} generate x -o a.png > out.txt")
+    assert (home / "out.txt").read_text() == "a.png\n"
+    assert "▀" in text
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["--no-preview", "--preview off", "-q", "--json", "--no-color", "2> err.txt", "2> err.txt > out.txt"],
+)
+def test_nothing_is_shown_where_it_is_not_wanted(home: Path, ending: str) -> None:
+    """Nor is a predicted picture asked for, which the engine here would refuse."""
+    text = run_on_a_screen(f"unset FAKE_PREVIEW; {PROGRAM} generate x -o a.png {ending}; echo code $?")
+    assert "code 0" in text
+    for file in home.glob("*.txt"):
+        text += file.read_text(encoding="utf-8")
+    assert "▀" not in text
+    assert (home / "a.png").exists()
+
+
+def test_no_preview_overrules_the_settings_file(home: Path) -> None:
+    (home / "sensenova.toml").write_text('preview = "kitty"\n')
+    assert "\x1b_G" in run_on_a_screen(f"{PROGRAM} generate x -o a.png")
+    assert "\x1b_G" not in run_on_a_screen(f"{PROGRAM} generate x -o b.png --no-preview")

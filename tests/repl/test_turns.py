@@ -320,7 +320,9 @@ def test_quiet_says_nothing_but_errors(script: Script) -> None:
 
 
 def test_a_broken_pipe_ends_the_session(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sensenova_cli.repl.repl.Repl._result", lambda self, text: (_ for _ in ()).throw(BrokenPipeError))
+    monkeypatch.setattr(
+        "sensenova_cli.repl.repl.Repl._result", lambda self, text: (_ for _ in ()).throw(BrokenPipeError)
+    )
     outcome = script("a cat", "a dog")
     assert len(script.requests) == 1
     assert "Traceback" not in outcome.stderr

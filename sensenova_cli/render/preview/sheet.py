@@ -1,0 +1,68 @@
+"""A contact sheet: several pictures as one, each with its number."""
+
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from sensenova_cli.render.preview.renderables import HALF_BLOCKS
+
+DIGITS = (
+    "###  #  ### ### # # ### ### ### ### ###",
+    "# # ##    #   # # # #   #     # # # # #",
+    "# #  #  ### ### ### ### ###   # ### ###",
+    "# #  #  #     #   #   # # #   # # #   #",
+    "### ### ### ###   # ### ###   # ### ###",
+)
+"""The digits 0 to 9, four columns each: a font's digits are no longer legible where a tile is 20 half blocks high."""
+LARGE = 0.1
+"""Height of a number as part of its tile, where there is room for so small a one."""
+
+
+def contact_sheet(images: Sequence[Image.Image], room: tuple[int, int], first: int = 1) -> Image.Image:
+    """Pictures side by side in rows, scaled to tiles of one size, numbers in their upper left corners.
+
+    Args:
+        images: RGB, at least one; all of them whole, on black where their shapes differ.
+        room: width and height in pixels of the sheet, which is as large as fits; numbers are sharp only where it is
+            shown at its own size.
+        first: the number of the first one; the others count on.
+
+    Returns:
+        An RGB picture, of even height as half blocks need it.
+    """
+    widest = max(image.width / image.height for image in images)
+    gap = max(1, min(room) // 100)
+
+    def tile_width(across: int) -> float:
+        down = math.ceil(len(images) / across)
+        width, height = ((side - (count - 1) * gap) / count for side, count in zip(room, (across, down), strict=True))
+        return min(width, height * widest)
+
+    across = max(range(1, len(images) + 1), key=tile_width)
+    down = math.ceil(len(images) / across)
+    tile = (max(1, int(tile_width(across))), max(1, int(tile_width(across) / widest)))
+    height = down * (tile[1] + gap) - gap
+    sheet = Image.new("RGB", (across * (tile[0] + gap) - gap, height + height % HALF_BLOCKS[1]))
+    for index, image in enumerate(images):
+        row, column = divmod(index, across)
+        left, top = column * (tile[0] + gap), row * (tile[1] + gap)
+        scale = min(tile[0] / image.width, tile[1] / image.height)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        at = (left + (tile[0] - size[0]) // 2, top + (tile[1] - size[1]) // 2)
+        sheet.paste(image.resize(size, Image.Resampling.LANCZOS), at)
+        _write_number(sheet, first + index, (left, top), max(1, round(LARGE * min(tile) / len(DIGITS))))
+    return sheet
+
+
+def _write_number(sheet: Image.Image, number: int, corner: tuple[int, int], dot: int) -> None:
+    """White on a black box, whatever the picture is there; `dot` is the size in pixels of a digit's dots."""
+    rows = [" ".join(line[4 * int(digit) : 4 * int(digit) + 3] for digit in str(number)) for line in DIGITS]
+    draw = ImageDraw.Draw(sheet)
+    right, bottom = (len(rows[0]) + 2) * dot, (len(rows) + 2) * dot
+    draw.rectangle((*corner, corner[0] + right - 1, corner[1] + bottom - 1), fill="black")
+    for y, line in enumerate(rows, start=1):
+        for x, mark in enumerate(line, start=1):
+            if mark != " ":
+                left, top = corner[0] + x * dot, corner[1] + y * dot
+                draw.rectangle((left, top, left + dot - 1, top + dot - 1), fill="white")
