@@ -1,0 +1,165 @@
+"""A session over a real terminal, on the built-in demo: what stands on the screen at each turn."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.repl.terminal import Terminal
+
+QUICK = ("--num-steps", "6", "--no-preview")
+
+
+def pictures(folder: Path) -> list[Path]:
+    return sorted(folder.glob("data/sessions/*/pictures/*.png"))
+
+
+def test_twelve_turns_and_a_day_between_them(tmp_path: Path) -> None:
+    screen = Terminal("repl", *QUICK, folder=tmp_path)
+    screen.wait_for("type what to draw")
+    screen.wait_for_toolbar("draw")
+
+    screen.type("a cat on a blue background")  # 1: typed while the model may still be loading
+    screen.wait_for("picture 1  ")
+    screen.wait_for_toolbar("edit · demo · in hand 1 · auto · 6 steps · seed 42")
+    screen.type("change the background to green")  # 2
+    screen.wait_for("picture 2  ")
+    screen.wait_for_toolbar("in hand 2")
+    screen.type("make it black and white")  # 3
+    screen.wait_for("picture 3  ")
+    screen.wait_for_toolbar("in hand 3")
+    screen.type("/undo")  # 4
+    screen.wait_for("in hand: picture 2")
+    screen.wait_for_toolbar("in hand 2")
+    screen.type("? what color is the background?")  # 5
+    screen.wait_for("The background is green.")
+    screen.wait_for("5 tokens")
+    screen.type("/set size 256x256")  # 6
+    screen.wait_for("size = 256x256")
+    screen.wait_for_toolbar("256x256")
+    screen.type("/think a fox on a pink background")  # 7
+    screen.wait_for("I will draw a fox on a pink background.")
+    screen.wait_for("thought for ")
+    screen.wait_for("picture 4  ")
+    screen.wait_for_toolbar("in hand 4")
+    screen.type("/again -n 2")  # 8
+    screen.wait_for("pictures 5, 6: /use N takes one in hand")
+    screen.wait_for_toolbar("in hand 5")
+    screen.type("/use 6")  # 9
+    screen.wait_for("in hand: picture 6")
+    screen.wait_for_toolbar("in hand 6")
+    screen.type("/save fox.png")  # 10
+    screen.wait_for("fox.png", count=2)
+    assert (tmp_path / "fox.png").read_bytes() == pictures(tmp_path)[5].read_bytes()
+    assert screen.leave() == 0  # 11
+    assert "kept: sensenova repl --session" in screen.text
+    assert "Traceback" not in screen.raw
+
+    screen = Terminal("repl", "--continue", *QUICK, folder=tmp_path)
+    screen.wait_for("7 turns, 6 pictures")
+    screen.wait_for("in hand: picture 6")
+    screen.wait_for_toolbar("in hand 6")
+    screen.type("? which animal is this?")  # 12
+    screen.wait_for("It is a fox.")
+    assert screen.leave() == 0
+    assert len(pictures(tmp_path)) == 6
+    assert [Image.open(path).size for path in pictures(tmp_path)] == [(256, 256)] * 6
+
+
+def test_ctrl_c_ends_the_turn_and_keeps_the_session(tmp_path: Path) -> None:
+    screen = Terminal("repl", "--no-preview", folder=tmp_path)
+    screen.wait_for_toolbar("draw")
+    screen.type("a cat on a blue background --num-steps 6")
+    screen.wait_for("picture 1  ")
+    screen.wait_for_toolbar("in hand 1")
+    screen.type("change the background to green --num-steps 1000")
+    screen.wait_for("/1000")
+    screen.child.sendintr()
+    screen.wait_for("interrupted")
+    screen.wait_for_toolbar("in hand 1")
+    screen.type("? which animal is this?")
+    screen.wait_for("It is a cat.")
+    screen.child.sendintr()  # at the prompt it gives up the line, and nothing else
+    screen.type("/history")
+    screen.wait_for("(cancelled: interrupted)")
+    assert screen.leave() == 0
+    assert len(pictures(tmp_path)) == 1
+    assert not list(tmp_path.glob("data/sessions/*/pictures/.*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_the_prompt_leaves(tmp_path: Path, number: signal.Signals) -> None:
+    screen = Terminal("repl", *QUICK, folder=tmp_path)
+    screen.wait_for_toolbar("draw")
+    screen.type("a cat")
+    screen.wait_for("picture 1  ")
+    screen.wait_for_toolbar("in hand 1")
+    os.kill(screen.child.pid, number)
+    screen.end()
+    assert "Traceback" not in screen.raw
+    resumed = Terminal("repl", "--continue", *QUICK, folder=tmp_path)
+    resumed.wait_for("1 turns, 1 pictures")
+    assert resumed.leave() == 0
+
+
+def test_kill_9_in_the_middle_of_turn_five_loses_that_turn_alone(tmp_path: Path) -> None:
+    screen = Terminal("repl", *QUICK, folder=tmp_path)
+    screen.wait_for_toolbar("draw")
+    for number, line in enumerate(("a cat", "make it black and white", "/generate a dog", "/generate a fox"), start=1):
+        screen.type(line)
+        screen.wait_for(f"picture {number}  ")
+        screen.wait_for_toolbar(f"in hand {number}")
+    screen.type("/generate a pig --num-steps 1000")
+    screen.wait_for("/1000")
+    os.kill(screen.child.pid, signal.SIGKILL)
+    screen.end()
+    resumed = Terminal("repl", "--continue", *QUICK, folder=tmp_path)
+    resumed.wait_for("4 turns, 4 pictures")
+    resumed.wait_for_toolbar("in hand 4")
+    resumed.type("/history")
+    resumed.wait_for("4. generate: a fox")
+    assert "pig" not in resumed.text
+    assert resumed.leave() == 0
+    (file,) = tmp_path.glob("data/sessions/*/session.jsonl")
+    assert all(json.loads(line) for line in file.read_text().splitlines())
+
+
+def test_a_terminal_without_cursor_control(tmp_path: Path) -> None:
+    screen = Terminal("repl", *QUICK, folder=tmp_path, TERM="dumb")
+    screen.wait_for("draw ›")
+    screen.type("a cat on a blue background")
+    screen.wait_for("picture 1  ")
+    screen.type("? which animal is this?")
+    screen.wait_for("It is a cat.")
+    assert screen.leave() == 0
+    assert "\x1b[" not in screen.raw.replace("\x1b[?2004l", "").replace("\x1b[?2004h", "")
+
+
+def test_completion_of_commands_and_settings(tmp_path: Path) -> None:
+    screen = Terminal("repl", *QUICK, folder=tmp_path)
+    screen.wait_for_toolbar("draw")
+    screen.child.send("/unde\t")
+    time.sleep(0.3)
+    screen.read()
+    screen.child.send("\x15/hist\t\r")
+    screen.wait_for("no picture in hand")
+    screen.child.send("/set num_st\t")
+    screen.wait_for("/set num_steps")
+    screen.child.send(" 3\r")
+    screen.wait_for("num_steps = 3")
+    assert screen.leave() == 0
+
+
+def test_a_conversation(tmp_path: Path) -> None:
+    screen = Terminal("chat", folder=tmp_path)
+    screen.wait_for_toolbar("chat")
+    screen.type("Who are you?")
+    screen.wait_for("I am the demo model of sensenova")
+    screen.wait_for_toolbar("chat")
+    screen.type("What is the capital of France?")
+    screen.wait_for("Paris.")
+    assert screen.leave() == 0
