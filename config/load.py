@@ -22,6 +22,7 @@ PREFIX = "SENSENOVA_"
 
 OTHER_VARIABLES: dict[str, str] = {
     "SENSENOVA_CONFIG_DIR": "folder of the user file and the user's profiles",
+    "SENSENOVA_DATA_DIR": "folder of what the program keeps for the user, such as sessions",
     "SENSENOVA_PROFILE": "profile to use where --profile is not given",
 }
 """Environment variables that are no settings, with their meaning."""

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from config.errors import SenseNovaError
 from sensenova_cli import __version__
 from sensenova_cli.arguments import before_dashes, spread_values, wants_help
-from sensenova_cli.commands import chat, describe, edit, generate, profile, repl, run
+from sensenova_cli.commands import chat, describe, edit, generate, profile, repl, run, sessions
 from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, UsageError, exit_code
 from sensenova_cli.streams import StdoutError, discard_stdout
 
@@ -184,6 +184,7 @@ def _register() -> None:
     app.command("info")(info)
     app.command("tiny-checkpoint")(tiny_checkpoint)
     app.add_typer(profile.app, name="profile")
+    app.add_typer(sessions.app, name="sessions")
 
 
 _register()

@@ -10,8 +10,8 @@ NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.E
 """How file systems without hard links (FAT, some network shares, Android) answer `os.link`."""
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, in place of what is there.
+def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write `data`, whole or in parts, to `path`, in place of what is there.
 
     Raises:
         OSError: the write failed, and `path` is as it was.
@@ -24,8 +24,8 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def create_file(candidates: Iterable[Path], data: bytes) -> Path | None:
-    """Write `data` to the first of `candidates`, all in one folder, that does not exist yet.
+def create_file(candidates: Iterable[Path], data: bytes | Iterable[bytes]) -> Path | None:
+    """Write `data`, whole or in parts, to the first of `candidates`, all in one folder, that does not exist yet.
 
     Returns:
         The file, or None when all of them exist.
@@ -67,10 +67,10 @@ def _temporary(folder: Path) -> Path:
     return folder / f".sensenova-{secrets.token_hex(6)}.part"
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _write_synced(path: Path, data: bytes | Iterable[bytes]) -> None:
     # Opened by hand instead of with tempfile, so that the file gets the permissions of the user's umask.
     with path.open("xb") as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -24,6 +24,14 @@ class OutputWriteError(OutputError):
     """A finished picture could not be written to its place."""
 
 
+class SessionError(SenseNovaError):
+    """There is no such session, it cannot be read or opened, or what was asked of it is not possible."""
+
+
+class SessionWriteError(SenseNovaError):
+    """What happened in a session could not be written down."""
+
+
 def exit_code(error: SenseNovaError) -> int:
     """The exit code that tells a script what kind of failure this was."""
     match error:
@@ -31,7 +39,7 @@ def exit_code(error: SenseNovaError) -> int:
             return FAILED
         case CheckpointError() | RecommendationError():
             return NO_WEIGHTS
-        case UsageError() | SettingsError() | RequestError() | OutputError():
+        case UsageError() | SettingsError() | RequestError() | OutputError() | SessionError():
             return WRONG_INPUT
         case DeviceMemoryError():
             return OUT_OF_MEMORY

@@ -40,7 +40,20 @@ def read_inputs(names: Sequence[str]) -> tuple[Input, ...]:
         PictureError: one of them cannot be read.
         UsageError: standard input is closed.
     """
-    return tuple(_read(name, _content(name)) for name in names)
+    return tuple(_read(name, read_content(name)) for name in names)
+
+
+def read_content(name: str) -> bytes:
+    """The bytes of a picture file, `-` for standard input; errors as for `read_inputs`."""
+    if name == STDIN:
+        return read_stdin("name a picture file")
+    if not name:
+        raise PictureError("the name of an input picture is empty", "name a picture file")
+    try:
+        return Path(name).expanduser().read_bytes()
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: ~nobody
+        read_picture(name)  # says what is the matter
+        raise
 
 
 def recorded_inputs(record: PictureRecord, made: Path) -> tuple[Input, ...]:
@@ -70,18 +83,6 @@ def _read(name: str, content: bytes) -> Input:
     return Input(image, source, called, record.settings.seed if record else None)
 
 
-def _content(name: str) -> bytes:
-    if name == STDIN:
-        return read_stdin("name a picture file")
-    if not name:
-        raise PictureError("the name of an input picture is empty", "name a picture file")
-    try:
-        return Path(name).expanduser().read_bytes()
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: ~nobody
-        read_picture(name)  # says what is the matter
-        raise
-
-
 def _read_recorded(source: InputPicture, made: Path) -> Input:
     again = "give the pictures with --image"
     if source.path == STDIN:
@@ -93,7 +94,7 @@ def _read_recorded(source: InputPicture, made: Path) -> Input:
     # os.path: a record may name what no file can be called, at which pathlib raises an error.
     found = [place for place in places if os.path.isfile(place)]  # noqa: PTH113
     for place in found:
-        content = _content(str(place))
+        content = read_content(str(place))
         if checksum(content) == source.sha256:
             return _read(str(place), content)
     if recorded in found:

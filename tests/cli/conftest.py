@@ -26,6 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.setenv("SENSENOVA_CONFIG_DIR", str(tmp_path / "user"))
+    monkeypatch.setenv("SENSENOVA_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("SENSENOVA_MODEL", str(checkpoint))
     monkeypatch.setenv("COLUMNS", "100")
     # `--no-color` sets NO_COLOR; this brings it back to unset after each test.

@@ -10,8 +10,12 @@ import pytest
 from sensenova_cli import __version__
 from tests.cli.harness import REPOSITORY, Program
 
-COMMANDS = ["generate", "edit", "describe", "chat", "run", "info", "profile", "tiny-checkpoint"]
-ALL_COMMANDS = [*COMMANDS, *(f"profile {name}" for name in ("list", "show", "path", "init", "check"))]
+COMMANDS = ["generate", "edit", "describe", "chat", "run", "info", "profile", "sessions", "tiny-checkpoint"]
+ALL_COMMANDS = [
+    *COMMANDS,
+    *(f"profile {name}" for name in ("list", "show", "path", "init", "check")),
+    *(f"sessions {name}" for name in ("list", "show", "export", "rm")),
+]
 HEAVY = ("torch", "transformers", "huggingface_hub", "numpy", "PIL.Image", "safetensors")
 
 EXAMPLE_FLAGS = """

@@ -1,5 +1,6 @@
-"""Sessions of the program on a fake engine, in an empty folder."""
+"""Sessions go to a folder that is empty; those with an engine have a fake one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ from tests.repl.script import Script
 __all__ = ["home", "program"]
 
 
-@pytest.fixture
-def script(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith("SENSENOVA_"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("SENSENOVA_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def script(data: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Script:
+    monkeypatch.setenv("SENSENOVA_DATA_DIR", str(data))  # `home` has taken it away
     return Script(program)

@@ -1,0 +1,291 @@
+"""`sensenova sessions`: what the REPL has kept."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sensenova_cli.errors import FAILED, SessionError, UsageError
+from sensenova_cli.flags import Flags
+from sensenova_cli.options import with_options
+from sensenova_cli.unicode import json_text
+
+if TYPE_CHECKING:
+    from sensenova_cli.sessions.entries import Entry
+    from sensenova_cli.sessions.saved import SavedSession
+
+# Reading sessions brings pydantic's models of them, and exporting brings Pillow: imported where it is done.
+
+UNLIMITED = 1000
+"""Columns where results go to no screen."""
+COLUMNS = {"name": 0, "used": 0, "turns": 60, "pictures": 60, "first prompt": 80, "model": 120}
+"""The columns of the list, and the narrowest screen on which each is shown."""
+MAX_PROMPT = 100
+"""Characters of a prompt in the list."""
+
+app = typer.Typer(no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.", show_default=False)]
+
+
+@app.callback()
+@with_options("debug", "no_color")
+def sessions(flags: Flags) -> None:
+    """List, show, export and remove the sessions of the REPL.
+
+    [bold]Examples[/bold]
+      sensenova sessions list
+      sensenova sessions show 2026-07-31-a-cute-cat
+      sensenova sessions export 2026-07-31-a-cute-cat -o cat.html
+    """
+
+
+@app.command("list")
+@with_options("json", "debug", "no_color")
+def list_sessions(flags: Flags) -> None:
+    """List the sessions, the one used last first.
+
+    [bold]Examples[/bold]
+      sensenova sessions list
+      sensenova sessions list --json | jq -r .name
+    """
+    from sensenova_cli.sessions.saved import read_session
+    from sensenova_cli.sessions.store import session_folders
+
+    readable: list[SavedSession] = []
+    problems: list[SessionError] = []
+    for folder in session_folders().values():
+        try:
+            readable.append(read_session(folder))
+        except SessionError as problem:
+            problems.append(problem)
+    readable.sort(key=lambda saved: saved.used, reverse=True)
+    if flags.json:
+        for saved in readable:
+            typer.echo(json_text(_summary(saved)))
+    elif readable:
+        _print_table(readable)
+    elif not problems:
+        typer.echo("note: there are no sessions yet", err=True)
+    for saved in readable:
+        if saved.problems:
+            text = f"{saved.name} is damaged in parts: `sensenova sessions show` names them"
+            typer.echo(f"note: {text}", err=True)
+    if problems:
+        hints = dict.fromkeys(problem.hint for problem in problems)
+        raise SessionError("\n".join(problem.what for problem in problems), "\n".join(hints))
+
+
+@app.command()
+@with_options("json", "debug", "no_color")
+def show(flags: Flags, name: Name) -> None:
+    """Show what happened in a session.
+
+    [bold]Examples[/bold]
+      sensenova sessions show 2026-07-31-a-cute-cat
+      sensenova sessions show cats --json | jq '.entries[].prompt'
+    """
+    saved = _read(name)
+    if flags.json:
+        entries = [entry.model_dump(mode="json") for entry in saved.entries]
+        problems = [str(problem) for problem in saved.problems]
+        typer.echo(json_text({**_summary(saved), "entries": entries, "problems": problems}))
+        return
+    typer.echo("\n".join(_text(saved)))
+    _note_problems(saved)
+
+
+@app.command()
+@with_options("force", "debug", "no_color")
+def export(
+    flags: Flags,
+    name: Name,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write: .html for one page that holds the pictures, .md for Markdown with the pictures in "
+            "a folder beside it. \\[NAME.html]",
+            metavar="FILE",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write a session as a page to read and to share, and print the page's path.
+
+    [bold]Examples[/bold]
+      sensenova sessions export 2026-07-31-a-cute-cat
+      sensenova sessions export 2026-07-31-a-cute-cat -o cat.md
+    """
+    from sensenova_cli.sessions.export import check_target, export_session
+    from sensenova_cli.sessions.store import find_session
+
+    folder = find_session(name)
+    target = Path(output).expanduser() if output is not None else Path(f"{folder.name}.html")
+    check_target(target, flags.force)
+    saved = _read(name)
+    _note_problems(saved)
+    export_session(saved, target, flags.force)
+    typer.echo(target)
+
+
+@app.command()
+@with_options("debug", "no_color")
+def rm(
+    flags: Flags,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The sessions.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", metavar=" ")] = False,
+) -> None:
+    """Remove sessions with their pictures, and print their names.
+
+    [bold]Examples[/bold]
+      sensenova sessions rm 2026-07-31-a-cute-cat
+      sensenova sessions rm -y old older oldest
+    """
+    from sensenova_cli.sessions.store import find_session, remove_session
+
+    folders = list(dict.fromkeys(find_session(name) for name in names))
+    if not yes:
+        what = f"the session {folders[0].name}" if len(folders) == 1 else f"{len(folders)} sessions"
+        _require_yes(f"Remove {what} with all pictures?")
+    for folder in folders:
+        remove_session(folder)
+        typer.echo(folder.name)
+
+
+def _require_yes(question: str) -> None:
+    """Ask on stderr, where questions do not mix with results."""
+    typer.echo(f"{question} [y/N] ", nl=False, err=True)
+    reply = sys.stdin.readline() if sys.stdin is not None else ""
+    if not reply:
+        typer.echo(err=True)
+        raise UsageError("nobody answers, so nothing was removed", "add -y to remove without being asked")
+    if reply.strip().lower() not in ("y", "yes"):
+        typer.echo("nothing was removed", err=True)
+        raise typer.Exit(FAILED)
+
+
+def _read(name: str) -> "SavedSession":
+    from sensenova_cli.sessions.saved import read_session
+    from sensenova_cli.sessions.store import find_session
+
+    return read_session(find_session(name))
+
+
+def _note_problems(saved: "SavedSession") -> None:
+    from sensenova_cli.render.console import printable
+
+    for problem in saved.problems:
+        typer.echo(f"note: {printable(str(problem))}", err=True)
+
+
+def _summary(saved: "SavedSession") -> dict[str, Any]:
+    from sensenova_cli.sessions.lock import is_locked
+
+    return {
+        "name": saved.name,
+        "folder": str(saved.folder),
+        "created": saved.created.isoformat(),
+        "used": saved.used.isoformat(),
+        "turns": len(saved.state.turns),
+        "pictures": len(saved.state.pictures),
+        "model": saved.model,
+        "first_prompt": saved.state.turns[0].prompt if saved.state.turns else "",
+        "in_use": is_locked(saved.folder),
+    }
+
+
+def _print_table(readable: Sequence["SavedSession"]) -> None:
+    """As many columns as fit on the screen; all where there is none. Names, which have to be typed, are never cut."""
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    screen = Console().width if sys.stdout.isatty() or "COLUMNS" in os.environ else UNLIMITED
+    rows = [_row(saved, with_time=screen >= 100) for saved in readable]
+    titles = [title for title, narrowest in COLUMNS.items() if screen >= narrowest]
+    widths = [max(cell_len(title), *(cell_len(row[title]) for row in rows)) for title in titles]
+    too_much = sum(widths) + 2 * (len(widths) - 1) - screen
+    for title, least in (("first prompt", 14), ("model", 14), ("name", 1)):
+        if title in titles and too_much > 0:
+            index = titles.index(title)
+            kept = max(widths[index] - too_much, min(least, widths[index]))
+            too_much -= widths[index] - kept
+            widths[index] = kept
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for title, width in zip(titles, widths, strict=True):
+        is_count = title in ("turns", "pictures")
+        table.add_column(
+            title,
+            width=width,
+            justify="right" if is_count else "left",
+            overflow="fold" if title == "name" else "ellipsis",
+            no_wrap=title != "name",
+        )
+    for row in rows:
+        table.add_row(*(Text(row[title]) for title in titles))
+    Console(highlight=False, width=screen).print(table)
+
+
+def _row(saved: "SavedSession", with_time: bool) -> dict[str, str]:
+    """The cells of a session, by the titles of COLUMNS."""
+    from sensenova_cli.render.console import printable
+    from sensenova_cli.sessions.words import when_text
+
+    prompt = " ".join(printable(saved.state.turns[0].prompt).split()) if saved.state.turns else ""
+    used = when_text(saved.used)
+    return {
+        "name": printable(saved.name),
+        "used": used if with_time else used.split()[0],
+        "turns": str(len(saved.state.turns)),
+        "pictures": str(len(saved.state.pictures)),
+        "first prompt": prompt if len(prompt) <= MAX_PROMPT else prompt[: MAX_PROMPT - 1] + "…",
+        "model": printable(saved.model.rstrip("/").rpartition("/")[2]),
+    }
+
+
+def _text(saved: "SavedSession") -> list[str]:
+    """The session as lines: a head, then every entry."""
+    from sensenova_cli.render.console import printable
+    from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn
+    from sensenova_cli.sessions.words import entry_words, how_many, turn_facts, when_text
+
+    turns, pictures = how_many(len(saved.state.turns), "turn"), how_many(len(saved.state.pictures), "picture")
+    lines = [
+        f"{saved.name}: {turns}, {pictures}",
+        f"{when_text(saved.created)} – {when_text(saved.used)}",
+        str(saved.folder),
+    ]
+    for entry in saved.entries:
+        if isinstance(entry, PictureTurn | AnswerTurn):
+            lines += ["", *_indented(f"{entry.turn} {entry.kind}: {entry.prompt}")]
+            lines += _picture_lines(saved, entry)
+            if isinstance(entry, AnswerTurn) and entry.answer:
+                lines += _indented(f"  {entry.answer}")
+            if isinstance(entry, PictureTurn) and entry.think_text:
+                lines += _indented(f"  think: {entry.think_text}")
+            lines += _indented(f"  ({', '.join(facts)})") if (facts := turn_facts(entry)) else []
+        else:
+            lines += ["", f"- {entry_words(entry)}", *_picture_lines(saved, entry)]
+    return [printable(line) for line in lines]
+
+
+def _picture_lines(saved: "SavedSession", entry: "Entry") -> list[str]:
+    from sensenova_cli.sessions.words import picture_facts
+
+    lines = []
+    for picture in (*getattr(entry, "brought", ()), *getattr(entry, "pictures", ())):
+        facts = ", ".join(picture_facts(picture, with_folder=True))
+        lines.append(f"  picture {picture.number}: {saved.path(picture.number)} ({facts})")
+    return lines
+
+
+def _indented(text: str) -> list[str]:
+    """The lines of a text, all but the first set in."""
+    return text.replace("\n", "\n  ").split("\n")

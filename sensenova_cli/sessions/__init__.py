@@ -1,0 +1,1 @@
+"""Sessions on disk: what is written while a conversation goes on, read back, listed and exported."""

@@ -1,0 +1,168 @@
+"""Where a session stands: an immutable value, the replay of the session's entries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from pydantic import JsonValue
+
+from sensenova_cli.errors import SessionError
+from sensenova_cli.sessions.entries import (
+    AnswerTurn,
+    Entry,
+    Opened,
+    PictureTurn,
+    Redo,
+    SessionPicture,
+    Set,
+    Stage,
+    Turn,
+    Undo,
+    Unset,
+    Use,
+    UseProfile,
+)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What undo and redo move through.
+
+    Attributes:
+        hand: number of the picture in hand, or None.
+        candidates: numbers of the pictures that the last picture turn made.
+        conversation: the answered questions that the next one follows, oldest first.
+    """
+
+    hand: int | None = None
+    candidates: tuple[int, ...] = ()
+    conversation: tuple[AnswerTurn, ...] = ()
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a session stands.
+
+    Attributes:
+        turns: all of them, undone and failed ones too.
+        pictures: number → picture, in the order they came; undo takes none of them away.
+        past, future: where undo and redo lead, the nearest last.
+        staged: numbers of the pictures that go with the next turn.
+        settings, profile: what was set in this session.
+    """
+
+    turns: tuple[Turn, ...] = ()
+    pictures: Mapping[int, SessionPicture] = field(default_factory=dict)
+    now: Moment = Moment()
+    past: tuple[Moment, ...] = ()
+    future: tuple[Moment, ...] = ()
+    staged: tuple[int, ...] = ()
+    settings: Mapping[str, JsonValue] = field(default_factory=dict)
+    profile: str | None = None
+
+    @property
+    def hand(self) -> SessionPicture | None:
+        """The picture in hand."""
+        return None if self.now.hand is None else self.pictures[self.now.hand]
+
+    @property
+    def next_turn(self) -> int:
+        """The number of the turn to come."""
+        return self.turns[-1].turn + 1 if self.turns else 1
+
+    @property
+    def next_picture(self) -> int:
+        """The number of the picture to come."""
+        return max(self.pictures, default=0) + 1
+
+    def picture(self, number: int) -> SessionPicture:
+        """The picture of this number.
+
+        Raises:
+            SessionError: there is none.
+        """
+        if number not in self.pictures:
+            known = sorted(self.pictures)
+            are = "the picture is" if len(known) == 1 else "the pictures are"
+            hint = f"{are} {_ranges(known)}" if known else "there are no pictures yet"
+            raise SessionError(f"there is no picture {number} in this session", hint)
+        return self.pictures[number]
+
+    def after(self, entry: Entry) -> "State":
+        """The state once `entry` has happened.
+
+        Raises:
+            SessionError: it cannot happen now: nothing is left to undo or redo, there is no such picture, or a
+                number is given twice.
+        """
+        match entry:
+            case Opened():
+                return self
+            case PictureTurn() | AnswerTurn():
+                return self._after_turn(entry)
+            case Use():
+                state = self._with_pictures(entry.brought)
+                if entry.picture is not None:
+                    state.picture(entry.picture)
+                return state._moved(replace(state.now, hand=entry.picture))
+            case Stage():
+                state = self._with_pictures(entry.brought)
+                for number in entry.staged:
+                    state.picture(number)
+                return replace(state, staged=entry.staged)
+            case Undo():
+                if not self.past:
+                    raise SessionError("there is nothing to undo")
+                return replace(self, now=self.past[-1], past=self.past[:-1], future=(*self.future, self.now))
+            case Redo():
+                if not self.future:
+                    raise SessionError("there is nothing to redo")
+                return replace(self, now=self.future[-1], past=(*self.past, self.now), future=self.future[:-1])
+            case Set():
+                return replace(self, settings={**self.settings, **entry.settings})
+            case Unset():
+                kept = {name: value for name, value in self.settings.items() if name not in entry.names}
+                return replace(self, settings=kept)
+            case UseProfile():
+                return replace(self, profile=entry.profile)
+
+    def _after_turn(self, turn: Turn) -> "State":
+        """Inputs are taken as they are: a turn is worth keeping even where the line of its input was lost."""
+        if turn.turn < self.next_turn:
+            raise SessionError(f"turn {turn.turn} is not the next one after turn {self.next_turn - 1}")
+        state = replace(self._with_pictures(turn.brought), turns=(*self.turns, turn))
+        if isinstance(turn, PictureTurn):
+            if not turn.pictures:
+                return state
+            numbers = tuple(picture.number for picture in turn.pictures)
+            state = state._with_pictures(turn.pictures)
+            moment = replace(state.now, hand=numbers[0], candidates=numbers)
+        else:
+            if turn.status != "done":
+                return state
+            before = state.now.conversation if turn.continues else ()
+            moment = replace(state.now, conversation=(*before, turn))
+        # What was staged stays so until a turn made something of it.
+        staged = tuple(number for number in state.staged if number not in turn.inputs)
+        return replace(state, staged=staged)._moved(moment)
+
+    def _moved(self, moment: Moment) -> "State":
+        return replace(self, now=moment, past=(*self.past, self.now), future=())
+
+    def _with_pictures(self, pictures: tuple[SessionPicture, ...]) -> "State":
+        state = self
+        for picture in pictures:
+            if picture.number in state.pictures:
+                raise SessionError(f"the number {picture.number} is taken by another picture")
+            state = replace(state, pictures={**state.pictures, picture.number: picture})
+        return state
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[1, 2, 3, 7] → `1–3, 7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)

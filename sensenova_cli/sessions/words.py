@@ -1,0 +1,95 @@
+"""What happened in a session, in words: shared by `sessions show` and the exported pages."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from sensenova_cli.sessions.entries import (
+    AnswerTurn,
+    Entry,
+    Opened,
+    PictureTurn,
+    Redo,
+    SessionPicture,
+    Set,
+    Stage,
+    Turn,
+    Undo,
+    Unset,
+    Use,
+    UseProfile,
+)
+
+
+def how_many(count: int, thing: str) -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def when_text(when: datetime) -> str:
+    """A time to the minute, where the user is."""
+    return when.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def turn_facts(turn: Turn) -> list[str]:
+    """What there is to say of a turn besides its prompt and what it made; how it ended comes first."""
+    facts = []
+    if turn.status != "done":
+        facts.append(turn.status + (f": {turn.reason}" if turn.reason else ""))
+    if turn.inputs:
+        facts.append("about " + _pictures(turn.inputs))
+    if turn.typed:
+        facts.append(_assignments(turn.typed))
+    if isinstance(turn, AnswerTurn) and turn.finish == "length":
+        facts.append("the answer was cut off at max_tokens")
+    if turn.seconds:
+        facts.append(f"{turn.seconds:.1f} s")
+    return facts
+
+
+def picture_facts(picture: SessionPicture, *, with_folder: bool) -> list[str]:
+    """What there is to say of a picture besides its number and file.
+
+    Args:
+        with_folder: name the whole path of the file that it is a copy of, which is not for strangers to read.
+    """
+    size = f"{picture.width}x{picture.height}"
+    if picture.seed is not None:
+        return [size, f"seed {picture.seed}"]
+    if picture.source is None or picture.source == "-":
+        return [size, "from standard input"]
+    return [size, f"copy of {picture.source if with_folder else Path(picture.source).name}"]
+
+
+def entry_words(entry: Entry) -> str:
+    """What happened where it was no turn, in a line; empty for a turn."""
+    match entry:
+        case PictureTurn() | AnswerTurn():
+            return ""
+        case Opened():
+            return f"opened with {entry.model}, sensenova {entry.version}"
+        case Use():
+            return "put the picture down" if entry.picture is None else f"took picture {entry.picture} in hand"
+        case Stage():
+            return f"staged {_pictures(entry.staged)}" if entry.staged else "staged nothing any more"
+        case Undo():
+            return "undo"
+        case Redo():
+            return "redo"
+        case Set():
+            return f"set {_assignments(entry.settings)}"
+        case Unset():
+            return f"unset {', '.join(entry.names)}"
+        case UseProfile():
+            return "no profile any more" if entry.profile is None else f"profile {entry.profile}"
+
+
+def _pictures(numbers: Sequence[int]) -> str:
+    return f"picture{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def _assignments(settings: Mapping[str, JsonValue]) -> str:
+    return ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items())
