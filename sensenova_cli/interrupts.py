@@ -1,8 +1,10 @@
 """Ctrl-C and SIGTERM: while pictures are made, the first one asks to stop and the second one leaves at once."""
 
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -30,10 +32,18 @@ def end_on_signals() -> None:
         signal.signal(number, stop)
 
 
-class Interrupts:
-    """While it is entered, the first signal only sets `requested`, so that work ends between two steps."""
+STOPPING = "stopping after this step; Ctrl-C again leaves at once"
 
-    def __init__(self) -> None:
+
+class Interrupts:
+    """While it is entered, the first signal only sets `requested`, so that work ends between two steps.
+
+    Args:
+        is_live: tells whether the cursor stands on the last row of something that is redrawn in place.
+    """
+
+    def __init__(self, is_live: Callable[[], bool] = lambda: False) -> None:
+        self._is_live = is_live
         self.requested = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -59,4 +69,11 @@ class Interrupts:
         self.requested = True
         if sys.stderr.isatty():
             # Not through sys.stderr: the signal may have come in the middle of a write to it.
-            os.write(2, b"\nstopping after this step; Ctrl-C again leaves at once\n")
+            os.write(2, self._message())
+
+    def _message(self) -> bytes:
+        if not self._is_live():
+            return f"\n{STOPPING}\n".encode()
+        # On a line of its own it would move the cursor, and what is taken away afterwards would be the wrong rows.
+        width = shutil.get_terminal_size().columns
+        return f"\r\x1b[0m\x1b[2K{STOPPING[: width - 1]}".encode()

@@ -135,7 +135,7 @@ def run_request(engine: "Engine", request: Request, renderer: Renderer, on_event
         SenseNovaError: whatever the engine or `on_event` raises.
     """
     stream = cast("Generator[Event]", engine.run(request))
-    with Interrupts() as interrupts, renderer.showing(request), closing(stream) as events:
+    with Interrupts(lambda: renderer.is_live) as interrupts, renderer.showing(request), closing(stream) as events:
         for event in events:
             renderer.event(event)
             on_event(event)

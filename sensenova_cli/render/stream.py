@@ -98,6 +98,11 @@ class Renderer:
             self._close_views()
             self._end_answer_line()
 
+    @property
+    def is_live(self) -> bool:
+        """Whether something is redrawn in place: the cursor then stands on its last row."""
+        return isinstance(self._steps, LiveSteps) or isinstance(self._think, LiveThink)
+
     def event(self, event: Event) -> None:
         """Show one event. Finished pictures and JSON are the caller's business."""
         match event:

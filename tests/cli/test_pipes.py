@@ -213,6 +213,7 @@ def _screen(command: str, *, columns: int = 80, **environment: str) -> tuple[str
             "PYTHONPATH": str(REPOSITORY),
             "TERM": "xterm-256color",
             "FAKE_STEP_SECONDS": "0.05",
+            "FAKE_PREVIEW": "red",
             **environment,
         },
         dimensions=(40, columns),
@@ -234,7 +235,7 @@ def wide(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("wide")
 def test_on_a_terminal_a_bar_comes_and_goes(home: Path) -> None:
-    shown, written, code = _screen(f"{PROGRAM} generate x --num-steps 8 -n 2")
+    shown, written, code = _screen(f"{PROGRAM} generate x --num-steps 8 -n 2 --no-preview")
     assert code == 0
     assert "picture 2 of 2" in written
     assert "steps/s" in written
@@ -286,7 +287,13 @@ def test_ctrl_c_on_a_terminal(home: Path) -> None:
     child = pexpect.spawn(
         sys.executable,
         ["-m", "tests.cli.fake_program", "generate", "x", "--num-steps", "500"],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm-256color", "FAKE_STEP_SECONDS": "0.2"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "TERM": "xterm-256color",
+            "FAKE_STEP_SECONDS": "0.2",
+            "FAKE_PREVIEW": "red",
+        },
         dimensions=(40, 100),
         encoding="utf-8",
         timeout=60,

@@ -16,20 +16,19 @@ OF_TERMINALS = ("COLUMNS", "LINES", "TMUX", "STY", "ZELLIJ", "TERM_PROGRAM", "LC
 """Variables that say on what the tests themselves run."""
 
 
+def environment(**variables: str) -> dict[str, str]:
+    """That of a terminal with 24-bit colours and no protocol for pictures."""
+    inherited = {name: value for name, value in os.environ.items() if name not in OF_TERMINALS}
+    fixed = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "FAKE_PREVIEW": "red"}
+    return {**inherited, "PYTHONPATH": str(REPOSITORY), **fixed, **variables}
+
+
 def run_on_a_screen(command: str, width: int = 100, **variables: str) -> str:
     """A shell command line on a terminal; what the terminal got."""
-    environment = {name: value for name, value in os.environ.items() if name not in OF_TERMINALS}
     return str(
         pexpect.run(
             f"bash -c {command!r}",
-            env={
-                **environment,
-                "PYTHONPATH": str(REPOSITORY),
-                "TERM": "xterm-256color",
-                "COLORTERM": "truecolor",
-                "FAKE_PREVIEW": "red",
-                **variables,
-            },
+            env=environment(**variables),
             timeout=60,
             encoding="utf-8",
             dimensions=(24, width),
@@ -66,6 +65,32 @@ def test_the_picture_forms_and_stands_below_its_path_in_the_end(home: Path, widt
     assert rows[at - 1] == "a.png"
     assert rows[at + side // 2].startswith("3.0 s · 4 steps")
     assert "/4" not in "".join(rows), "a progress bar was left"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("ending", ["", "--think"])
+def test_an_interrupted_picture_leaves_no_trace(home: Path, width: int, ending: str) -> None:
+    child = pexpect.spawn(
+        "bash",
+        ["-c", f"{PROGRAM} generate x -o a.png {ending}"],
+        env=environment(FAKE_STEP_SECONDS="0.9"),
+        dimensions=(24, width),
+        encoding="utf-8",
+        timeout=60,
+    )
+    child.expect("thinking: 2" if ending else "1/4")
+    before = child.before + child.after
+    while not ending and child.expect([pexpect.TIMEOUT, "(?s).+"], timeout=0.3):  # until it is drawn to its end
+        before += child.before + child.after
+    child.sendintr()
+    child.expect("stopping after this step")
+    before += child.before + child.after
+    child.expect(pexpect.EOF)
+    screen = pyte.Screen(width, 24)
+    pyte.Stream(screen).feed(before + child.before)
+    rows = [line.rstrip() for line in screen.display if line.strip()]
+    finished = ["A cat sits."] if ending else []
+    assert [row for row in rows if not row.startswith("loaded in")] == [*finished, "interrupted"]
 
 
 def test_each_of_several_pictures_is_shown(home: Path) -> None:

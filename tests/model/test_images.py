@@ -1,11 +1,12 @@
 """How input pictures are resized."""
 
 import pytest
+import torch
 from PIL import Image
 
 from config.recommended import PixelRange, Recommended
 from model.errors import PictureError
-from model.sequences.images import fit_size, fit_to_budget, prepare_picture
+from model.sequences.images import fit_size, fit_to_budget, prepare_picture, to_image
 
 ANSWER = Recommended().answer_input
 
@@ -55,3 +56,13 @@ def test_prepared_pictures_are_normalised() -> None:
 def test_input_budget(budget: str | int, pictures: int, size: tuple[int, int]) -> None:
     images = [Image.new("RGB", (640, 480))] * pictures
     assert [image.size for image in fit_to_budget(images, budget, (1024, 1024))] == [size] * pictures
+
+
+def test_a_picture_for_a_preview_is_the_mean_of_squares() -> None:
+    """Never smaller than asked for, and the values of the whole picture."""
+    picture = torch.full((1, 3, 64, 96), -1.0)
+    picture[:, :, ::2] = 1.0  # every other row white
+    image = to_image(picture, longer_side=40)
+    assert image.size == (48, 32)
+    assert set(image.tobytes()) == {128}
+    assert to_image(picture, longer_side=97).size == to_image(picture).size == (96, 64)

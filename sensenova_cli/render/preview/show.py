@@ -120,7 +120,9 @@ class LivePreview:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         room = _room(self._console, MAX_LIVE_ROWS)
         if self._image is not None and room is not None:
-            yield HalfBlocks(self._image, *room)
+            # Behind its last row the terminal writes ^C when the user gives up: wrapped to a row of its own it would
+            # have the wrong rows taken away afterwards.
+            yield HalfBlocks(self._image, min(room[0], self._console.width - 3), room[1])
 
 
 def _room(console: Console, most_rows: int) -> tuple[int, int] | None:
