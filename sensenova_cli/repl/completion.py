@@ -80,7 +80,7 @@ class LineCompleter(Completer):
                 yield from _matching(word, [(each, command.help) for each, command in COMMANDS.items()])
 
     def _numbers(self, word: str) -> Iterator[Completion]:
-        pictures = reversed(self._repl.session.state.pictures.values())
+        pictures = reversed(list(self._repl.session.state.pictures.values()))
         yield from _matching(word, [(str(picture.number), picture.file) for picture in pictures])
 
     @staticmethod

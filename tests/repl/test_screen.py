@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -142,14 +141,13 @@ def test_a_terminal_without_cursor_control(tmp_path: Path) -> None:
 def test_completion_of_commands_and_settings(tmp_path: Path) -> None:
     screen = Terminal("repl", *QUICK, folder=tmp_path)
     screen.wait_for_toolbar("draw")
-    screen.child.send("/unde\t")
-    time.sleep(0.3)
-    screen.read()
-    screen.child.send("\x15/hist\t\r")
+    screen.child.send("/hist\t")
+    screen.wait_for("/history")
+    screen.type("")
     screen.wait_for("no picture in hand")
     screen.child.send("/set num_st\t")
     screen.wait_for("/set num_steps")
-    screen.child.send(" 3\r")
+    screen.type(" 3")
     screen.wait_for("num_steps = 3")
     assert screen.leave() == 0
 
