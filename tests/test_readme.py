@@ -59,11 +59,17 @@ def test_the_transcript(tmp_path: Path, environment: dict[str, str]) -> None:
         assert done.stdout == output, command
 
 
-def test_the_python_example(tmp_path: Path, environment: dict[str, str]) -> None:
-    (example,) = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_python_examples(tmp_path: Path, environment: dict[str, str]) -> None:
+    printed = []
+    for example in blocks("python"):
+        done = subprocess.run(
+            [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    picture, conversation = printed
     assert Image.open(tmp_path / "from-python.png").size == (256, 256)
-    assert done.stdout.strip()
+    assert picture.strip()
+    first, second = re.findall(r"^(\d+) of (\d+) tokens read$", conversation, flags=re.MULTILINE)
+    assert first[0] == first[1]
+    assert int(second[0]) < int(second[1]) - 64, "the picture's 64 tokens are not read again"
