@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from prompt_toolkit import PromptSession
@@ -19,7 +19,7 @@ from prompt_toolkit.styles import Style
 
 from sensenova_cli.flags import Flags
 from sensenova_cli.interrupts import end_on_signals
-from sensenova_cli.render.console import stderr_console
+from sensenova_cli.render.console import is_animated, stderr_console
 from sensenova_cli.render.progress import gigabytes
 from sensenova_cli.repl.completion import LineCompleter
 from sensenova_cli.repl.repl import Leave, Repl
@@ -31,6 +31,34 @@ STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "mode
 
 def run_shell(repl: Repl) -> None:
     """Ask for lines and do them until the user leaves, the terminal is closed, or SIGTERM comes."""
+    ask = _asking(repl) if is_animated() else lambda: _ask_plainly(repl)
+    with _leaving_on_signals():
+        while True:
+            try:
+                typed = ask()
+            except KeyboardInterrupt:
+                end_on_signals()
+                continue  # the line is given up, as in a shell
+            except EOFError:
+                return
+            try:
+                repl.do(typed)
+            except Leave:
+                return
+
+
+def _ask_plainly(repl: Repl) -> str:
+    """A line from a terminal on which nothing can be redrawn."""
+    sys.stderr.write(f"{_prompt_word(repl)} › ")
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\r\n")
+
+
+def _asking(repl: Repl) -> Callable[[], str]:
+    """The prompt with history, completion and a toolbar."""
     prompt: PromptSession[str] = PromptSession(
         history=_history(),
         completer=LineCompleter(repl),
@@ -46,19 +74,7 @@ def run_shell(repl: Repl) -> None:
         color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
         refresh_interval=0.5,
     )
-    with _leaving_on_signals():
-        while True:
-            try:
-                typed = prompt.prompt([("class:prompt", f"{_prompt_word(repl)} › ")])
-            except KeyboardInterrupt:
-                end_on_signals()
-                continue  # the line is given up, as in a shell
-            except EOFError:
-                return
-            try:
-                repl.do(typed)
-            except Leave:
-                return
+    return lambda: prompt.prompt([("class:prompt", f"{_prompt_word(repl)} › ")])
 
 
 def run_script(repl: Repl) -> bool:
