@@ -41,7 +41,8 @@ from model.network.cache import KVCache
 from model.network.sensenova import SenseNovaU1
 from model.sampling import denoise, prefix
 from model.sampling.guidance import generate_guidance
-from model.weights.synthetic import byte_tokenizer, write_tokenizer
+from model.weights.synthetic import byte_tokenizer
+from model.weights.writer import write_tokenizer
 
 SMALL = ImageSettings(size="64x96", num_steps=3, seed=5)
 EventType = TypeVar("EventType", bound=Event)
