@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from config.schema import ImageSettings, TextSettings
+    from model.conversation import Conversation
     from model.engine import Engine
     from model.errors import (
         CheckpointError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 
 _HOMES = {
+    "model.conversation": ["Conversation"],
     "model.engine": ["Engine"],
     "config.schema": ["ImageSettings", "TextSettings"],
     "model.errors": [
@@ -71,6 +73,7 @@ __all__ = [
     "Answer",
     "AnswerRequest",
     "CheckpointError",
+    "Conversation",
     "DenoisingStep",
     "DeviceError",
     "DeviceMemoryError",

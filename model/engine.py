@@ -36,7 +36,8 @@ from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message,
 from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
 from model.sampling.guidance import Guidance, edit_guidance, generate_guidance
-from model.sampling.prefix import Prefix, embed_picture, extend_prefix, read_prefix
+from model.sampling.prefix import Prefix, embed_picture, extend_prefix
+from model.sampling.reuse import KeptPrefix, PictureIdentity, Reading
 from model.sampling.schedule import time_grid
 from model.sequences import prompt as prompts
 from model.sequences.images import fit_to_budget, prepare_picture, to_image
@@ -65,6 +66,10 @@ class Engine:
     ...     if isinstance(event, Picture):
     ...         event.image.save("cat.png")
 
+    What a request has read, its prefixes, is kept for the next one, which then reads only what differs: the second
+    question about a picture does not read the picture again. Those of the last request are kept, no others; a
+    request frees what it cannot use of them before it reads.
+
     Attributes:
         checkpoint: the folder it was loaded from.
         recommended: what the checkpoint says about sizes and settings.
@@ -80,6 +85,21 @@ class Engine:
         self._network = network
         self._device = network.device
         self._tokenizer = tokenizer
+        self._kept: dict[Branch, KeptPrefix] = {}
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens that are kept for the next request, all branches together; none while a request is under way."""
+        return sum(kept.tokens for kept in self._kept.values())
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory on the device that `kept_tokens` take; an 8B model in bfloat16 has 172 KB (42 layers) for each."""
+        return sum(kept.prefix.cache.nbytes for kept in self._kept.values())
+
+    def forget(self) -> None:
+        """Free the memory of what is kept; the next request reads everything."""
+        self._kept = {}
 
     @classmethod
     def load(
@@ -126,7 +146,9 @@ class Engine:
     def run(self, request: Request) -> Iterator[Event]:
         """Carry out a request, telling what happens as it happens; `Statistics` comes last.
 
-        Closing the iterator between two events cancels the request and frees its memory; the engine stays usable.
+        Closing the iterator between two events cancels the request and frees its memory, but for the prefixes that
+        are kept; the engine stays usable. Results do not depend on what is kept: a picture comes out as the same
+        bytes, an answer is the one to the same tokens, read in other portions.
 
         Raises:
             RequestError: the request cannot be carried out with this checkpoint.
@@ -138,11 +160,15 @@ class Engine:
             "ask for a smaller picture (--size 1024x1024, or --profile draft), fewer or smaller input pictures, "
             "or fewer tokens"
         )
-        with _memory_errors("this request", hint):
-            if isinstance(request, AnswerRequest):
-                yield from self._answer(request)
-            else:
-                yield from self._draw(request)
+        try:
+            with _memory_errors("this request", hint):
+                if isinstance(request, AnswerRequest):
+                    yield from self._answer(request)
+                else:
+                    yield from self._draw(request)
+        except DeviceMemoryError:
+            self.forget()
+            raise
 
     def _draw(self, request: GenerateRequest | EditRequest) -> Iterator[Event]:
         """Generate and edit: read the branches' prefixes, think, then denoise each picture."""
@@ -160,29 +186,33 @@ class Engine:
             pictures = [prepare_picture(image, limits) for image in images]
         texts, guidance = _branches(request, len(images))
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
-        prefixes = yield from self._read_branches(texts, pictures, tokens, meter)
-        think_text = None
-        if settings.think:
-            think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, tokens, meter)
-        for index in range(settings.num_images):
-            seed = settings.seed + index
-            steps = denoise(self._network, prefixes, guidance, size, seed, settings)
-            for number, step in enumerate(meter.denoising.around(steps), start=1):
-                meter.steps += 1
-                yield DenoisingStep(
-                    index,
-                    settings.num_images,
-                    number,
-                    settings.num_steps,
-                    step.time,
-                    step_picture(step.predicted, size),
-                    step.velocity,
-                    to_image,
-                )
-            picture = step_picture(step.tokens, size).float().cpu()
-            _require_finite(picture, "picture", self.dtype)
-            made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
-            yield Picture(index, settings.num_images, to_image(picture), picture, made_with, think_text)
+        with self._keeping() as kept:
+            # Whole prefixes only: reading one in other portions rounds otherwise, and the bytes of a picture would
+            # depend on what was asked before.
+            yield from self._read_branches(texts, pictures, tokens, meter, kept, partly=False)
+            prefixes = {branch: each.prefix.fork() for branch, each in kept.items()}
+            think_text = None
+            if settings.think:
+                think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, tokens, meter)
+            for index in range(settings.num_images):
+                seed = settings.seed + index
+                steps = denoise(self._network, prefixes, guidance, size, seed, settings)
+                for number, step in enumerate(meter.denoising.around(steps), start=1):
+                    meter.steps += 1
+                    yield DenoisingStep(
+                        index,
+                        settings.num_images,
+                        number,
+                        settings.num_steps,
+                        step.time,
+                        step_picture(step.predicted, size),
+                        step.velocity,
+                        to_image,
+                    )
+                picture = step_picture(step.tokens, size).float().cpu()
+                _require_finite(picture, "picture", self.dtype)
+                made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
+                yield Picture(index, settings.num_images, to_image(picture), picture, made_with, think_text)
         yield meter.statistics()
 
     def _think(self, prefix: Prefix, budget: int, room: int, meter: "_Meter") -> Generator[Event, None, str]:
@@ -207,11 +237,12 @@ class Engine:
         turns = [*request.history, Message("user", request.prompt)]
         texts: dict[Branch, str] = {"condition": prompts.answer_prompt(turns, len(pictures), request.system)}
         room = min(settings.max_tokens, CACHE_BLOCK)
-        prefixes = yield from self._read_branches(texts, pictures, room, meter)
         stop = (self._tokenizer.end_of_turn,)
         choose = chooser(settings, self._device)
-        prefix, budget = prefixes["condition"], settings.max_tokens
-        written = yield from self._write(prefix, choose, budget, stop, TextToken, meter)
+        with self._keeping() as kept:
+            yield from self._read_branches(texts, pictures, room, meter, kept, partly=True)
+            prefix = kept["condition"].prefix
+            written = yield from self._write(prefix, choose, settings.max_tokens, stop, TextToken, meter)
         yield Answer(written.text, written.token_ids, written.finish, written.first_logits)
         yield meter.statistics()
 
@@ -249,26 +280,67 @@ class Engine:
         finish: Literal["end", "length"] = "end" if last in stop else "length"
         return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish, first_logits[0])
 
-    def _read_branches(
-        self, texts: Mapping[Branch, str], pictures: Sequence[Tensor], room: int, meter: "_Meter"
-    ) -> Generator[Event, None, dict[Branch, Prefix]]:
-        """Read the prefix of each branch, with room behind it; a picture that several of them see is embedded once."""
-        clock = time.perf_counter()
-        with torch.inference_mode():
-            embedded = [embed_picture(self._network, picture) for picture in pictures]
-        prefixes: dict[Branch, Prefix] = {}
-        for branch, text in texts.items():
-            seen = embedded if branch != "unconditional" else []
-            grids = [(picture.shape[0], picture.shape[1]) for picture in seen]
-            sequence = build_sequence(text, grids, self._tokenizer, self._device)
+    @contextmanager
+    def _keeping(self) -> Iterator[dict[Branch, KeptPrefix]]:
+        """A place for the prefixes that a request reads. They are kept if it is carried out, or given up between two
+        events; after an error they may be half-written, and nothing is kept."""
+        prefixes: dict[Branch, KeptPrefix] = {}
+        try:
+            yield prefixes
+        except GeneratorExit:
+            self._keep(prefixes)
+            raise
+        self._keep(prefixes)
+
+    def _keep(self, prefixes: dict[Branch, KeptPrefix]) -> None:
+        try:
             with torch.inference_mode():
-                prefixes[branch] = read_prefix(self._network, sequence, seen, room)
+                for kept in prefixes.values():
+                    kept.settle()
+        except (MemoryError, RuntimeError) as error:
+            if not _ran_out_of_memory(error):
+                raise
+            return  # what is kept only saves time
+        self._kept = prefixes
+
+    def _read_branches(
+        self,
+        texts: Mapping[Branch, str],
+        pictures: Sequence[Tensor],
+        room: int,
+        meter: "_Meter",
+        prefixes: dict[Branch, KeptPrefix],
+        *,
+        partly: bool,
+    ) -> Iterator[Event]:
+        """Read the prefix of each branch into `prefixes`, with room behind it, except what the last request has read.
+
+        Args:
+            pictures: one that several branches read is embedded once.
+            partly: see `Reading`.
+        """
+        clock = time.perf_counter()
+        identities = [PictureIdentity.of(picture) for picture in pictures]
+        kept, self._kept = self._kept, {}
+        readings: dict[Branch, Reading] = {}
+        for branch, text in texts.items():
+            seen = identities if branch != "unconditional" else []
+            grids = [(each.rows, each.columns) for each in seen]
+            sequence = build_sequence(text, grids, self._tokenizer, self._device)
+            readings[branch] = Reading(sequence, seen, kept.pop(branch, None), partly=partly)
+        kept.clear()
+        most = max(reading.rest.pictures for reading in readings.values())
+        with torch.inference_mode():
+            embedded = [embed_picture(self._network, picture) for picture in pictures[len(pictures) - most :]]
+        for branch, reading in readings.items():
+            unread = embedded[len(embedded) - reading.rest.pictures :]
+            with torch.inference_mode():
+                prefixes[branch] = reading.read(self._network, unread, room)
             synchronize(self._device)
-            count = sequence.ids.shape[0]
-            meter.prefix_tokens += count
-            yield PrefixRead(branch, count, sequence.image_tokens, time.perf_counter() - clock)
+            meter.prefix_tokens += len(reading.rest)
+            whole, seconds = reading.sequence, time.perf_counter() - clock
+            yield PrefixRead(branch, len(whole), whole.image_tokens, seconds, reading.reused)
             clock = time.perf_counter()
-        return prefixes
 
     def _size_notice(self, size: Size) -> Iterator[Event]:
         trained = self.recommended.trained_sizes
@@ -361,14 +433,18 @@ def _require_finite(values: Tensor, what: str, dtype: str) -> None:
         )
 
 
+def _ran_out_of_memory(error: Exception) -> bool:
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 @contextmanager
 def _memory_errors(what: str, hint: str) -> Iterator[None]:
     """Turn the allocators' errors into one that says what did not fit and what would help."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and not any(words in str(error) for words in OUT_OF_MEMORY):
+        if not _ran_out_of_memory(error):
             raise
         # Whoever keeps the new error must not keep the caches and activations of the old one's frames.
         traceback.clear_frames(error.__traceback__)

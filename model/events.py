@@ -37,12 +37,14 @@ class PrefixRead:
 
     Attributes:
         tokens: length of the prefix, image tokens included.
+        reused: those of its tokens, from the first on, that an earlier request had read already.
     """
 
     branch: Branch
     tokens: int
     image_tokens: int
     seconds: float
+    reused: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Statistics:
     """The last event of every request.
 
     Attributes:
-        prefix_tokens: tokens read before generating, all branches together.
+        prefix_tokens: tokens read before generating, all branches together; without those that were reused.
         new_tokens: think or answer tokens written.
         steps: denoising steps done, all pictures together.
         text_seconds, denoise_seconds, seconds: spent writing tokens, denoising, and in all.

@@ -38,16 +38,28 @@ class KVCache:
     def capacity(self) -> int:
         return self._keys[0].shape[2]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all layers, the room behind `length` included."""
+        return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
+
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` positions behind `length`; reallocates one layer at a time if there is none."""
-        if self.length + tokens <= self.capacity:
-            return
-        for store in (self._keys, self._values):
-            for layer, old in enumerate(store):
-                batch, heads, _, width = old.shape
-                new = old.new_zeros(batch, heads, _round_up(self.length + tokens), width)
-                new[:, :, : self.length] = old[:, :, : self.length]
-                store[layer] = new
+        if self.length + tokens > self.capacity:
+            self._reallocate(_round_up(self.length + tokens))
+
+    def truncate(self, length: int) -> None:
+        """Keep the first `length` positions; behind them there are zeros again, as in a new cache."""
+        if length > self.length:
+            raise ValueError(f"no {length} positions to keep: the cache holds {self.length}")
+        for tensor in (*self._keys, *self._values):
+            tensor[:, :, length:] = 0
+        self.length = length
+
+    def trim(self) -> None:
+        """Give back the memory behind `length`; reallocates one layer at a time."""
+        if _round_up(self.length) < self.capacity:
+            self._reallocate(_round_up(self.length))
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put keys and values (B, kv_heads, N, head_dim) behind `length`; return views of all up to their end."""
@@ -61,6 +73,14 @@ class KVCache:
     def advance(self, tokens: int) -> None:
         """Keep the `tokens` positions last written."""
         self.length += tokens
+
+    def _reallocate(self, capacity: int) -> None:
+        for store in (self._keys, self._values):
+            for layer, old in enumerate(store):
+                batch, heads, _, width = old.shape
+                new = old.new_zeros(batch, heads, capacity, width)
+                new[:, :, : self.length] = old[:, :, : self.length]
+                store[layer] = new
 
 
 def _round_up(capacity: int) -> int:

@@ -1,7 +1,7 @@
 """Read a prefix into a cache, whose end is where a picture or text begins."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,11 +21,18 @@ class Prefix:
         cache: its keys and values.
         next_position: t of the token that follows.
         last_hidden: hidden state of the last token, (1, 1, hidden_size): its logits give the next one.
+        written: ids of the text tokens that have been read behind the sequence.
     """
 
     cache: KVCache
     next_position: int
     last_hidden: Tensor
+    written: list[int] = field(default_factory=list)
+
+    def fork(self) -> "Prefix":
+        """The same prefix, to write on from. The cache is shared, but this one's end stays where it is: cutting the
+        cache there undoes what was written."""
+        return replace(self, written=[*self.written])
 
 
 def embed_picture(network: SenseNovaU1, pixels: Tensor) -> Tensor:
@@ -37,16 +44,26 @@ def embed_picture(network: SenseNovaU1, pixels: Tensor) -> Tensor:
     return tokens.view(rows // 2, columns // 2, -1)
 
 
-def read_prefix(network: SenseNovaU1, sequence: TokenSequence, pictures: Sequence[Tensor], room: int) -> Prefix:
-    """Run the und tower over a whole sequence.
+def read_prefix(
+    network: SenseNovaU1,
+    sequence: TokenSequence,
+    pictures: Sequence[Tensor],
+    room: int,
+    cache: KVCache | None = None,
+) -> Prefix:
+    """Run the und tower over a whole sequence, or over what follows the part of it that a cache holds already.
 
     Args:
+        sequence: at least one token.
         pictures: those of the sequence, from `embed_picture`.
         room: positions to have ready behind it, for text or a picture.
+        cache: the part before the sequence; a new one where it is None.
     """
     config = network.config.transformer
     count = sequence.ids.shape[0]
-    cache = KVCache(config, count + room, network.dtype, network.device)
+    if cache is None:
+        cache = KVCache(config, count + room, network.dtype, network.device)
+    cache.reserve(count + room)
     rotary = attention_rotary(sequence.positions, config, network.dtype)
     hidden = network.read(_embed(network, sequence, pictures), rotary, cache, sequence.segments)
     return Prefix(cache, sequence.next_position, hidden[:, -1:].clone())  # a view would keep all of `hidden`
@@ -60,6 +77,7 @@ def extend_prefix(network: SenseNovaU1, prefix: Prefix, ids: Sequence[int]) -> N
     rotary = attention_rotary(positions, network.config.transformer, network.dtype)
     prefix.cache.reserve(len(ids))
     hidden = network.read(network.embed_tokens(tokens), rotary, prefix.cache, [Segment(len(ids), causal=True)])
+    prefix.written += ids
     prefix.next_position += len(ids)
     prefix.last_hidden = hidden[:, -1:]
 

@@ -53,14 +53,22 @@ def answer_prompt(turns: Sequence[Message], pictures: int, system: str) -> str:
 
 
 def place_pictures(turns: Sequence[Message], pictures: int) -> list[Message]:
-    """Give every picture a placeholder; those that have none yet go to the front of the last turn.
-
-    One picture without any placeholder becomes `<image>`, several become `Image-1:<image>`, `Image-2:<image>`, …;
-    where some placeholders are written, the missing ones are plain. In the turns returned every placeholder is a
-    `PICTURE_SLOT`.
+    """Give every picture its place: turns as `write_placeholders` gives them, each placeholder a `PICTURE_SLOT`.
 
     Raises:
         RequestError: more placeholders than pictures, or one of the tokens that stand for pictures as plain text.
+    """
+    return [
+        Message(turn.role, turn.text.replace(PLACEHOLDER, PICTURE_SLOT)) if turn.role == "user" else turn
+        for turn in write_placeholders(turns, pictures)
+    ]
+
+
+def write_placeholders(turns: Sequence[Message], pictures: int) -> list[Message]:
+    """Give every picture a placeholder; those that have none yet go to the front of the last turn.
+
+    One picture without any placeholder becomes `<image>`, several become `Image-1:<image>`, `Image-2:<image>`, …;
+    where some placeholders are written, the missing ones are plain. Raises as `place_pictures`.
     """
     written = [turn.text.count(PLACEHOLDER) for turn in turns if turn.role == "user"]
     if sum(written) > pictures:
@@ -76,11 +84,7 @@ def place_pictures(turns: Sequence[Message], pictures: int) -> list[Message]:
         front = "".join(f"Image-{number}:{PLACEHOLDER}\n" for number in range(1, missing + 1))
     else:
         front = f"{PLACEHOLDER}\n" * missing
-    placed = [*turns[:-1], Message(turns[-1].role, front + turns[-1].text)]
-    return [
-        Message(turn.role, turn.text.replace(PLACEHOLDER, PICTURE_SLOT)) if turn.role == "user" else turn
-        for turn in placed
-    ]
+    return [*turns[:-1], Message(turns[-1].role, front + turns[-1].text)]
 
 
 def _refuse_image_tokens(text: str, name: str) -> None:

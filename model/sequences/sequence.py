@@ -28,9 +28,32 @@ class TokenSequence:
     segments: tuple[Segment, ...]
     next_position: int
 
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
     @property
     def image_tokens(self) -> int:
         return sum(segment.count for segment in self.segments if not segment.causal)
+
+    @property
+    def pictures(self) -> int:
+        return sum(not segment.causal for segment in self.segments)
+
+    def after(self, tokens: int) -> "TokenSequence":
+        """What follows its first `tokens` tokens.
+
+        Raises:
+            ValueError: they end inside a picture, whose tokens have to be read together.
+        """
+        segments: list[Segment] = []
+        skipped = tokens
+        for segment in self.segments:
+            if 0 < skipped < segment.count and not segment.causal:
+                raise ValueError(f"{tokens} tokens end inside a picture")
+            if skipped < segment.count:
+                segments.append(Segment(segment.count - skipped, segment.causal))
+            skipped = max(0, skipped - segment.count)
+        return TokenSequence(self.ids[tokens:], self.positions[:, tokens:], tuple(segments), self.next_position)
 
 
 def build_sequence(

@@ -37,7 +37,7 @@ from model import (
     ThinkToken,
 )
 from model.errors import DeviceError, NumericsError
-from model.network.cache import KVCache
+from model.network.cache import CAPACITY_STEP, KVCache
 from model.network.sensenova import SenseNovaU1
 from model.sampling import denoise, prefix
 from model.sampling.guidance import generate_guidance
@@ -79,7 +79,7 @@ def test_events_of_a_picture(engine: Engine) -> None:
     assert made.settings.size == "256x256"
     statistics = of(events, Statistics)[0]
     assert statistics.steps == 3
-    assert statistics.prefix_tokens == sum(event.tokens for event in of(events, PrefixRead))
+    assert statistics.prefix_tokens == sum(event.tokens - event.reused for event in of(events, PrefixRead))
     assert statistics.peak_memory > 0
 
 
@@ -264,6 +264,7 @@ def test_where_the_noise_is_drawn(engine: Engine, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_cancelled_request_frees_its_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.forget()
     caches = watch_caches(monkeypatch)
     stream = engine.run(GenerateRequest("a cat", SMALL))
     for event in stream:
@@ -271,6 +272,9 @@ def test_a_cancelled_request_frees_its_memory(engine: Engine, monkeypatch: pytes
             break
     assert [cache() is not None for cache in caches] == [True, True]
     stream.close()  # type: ignore[attr-defined]
+    capacities = [cache().capacity for cache in caches]  # type: ignore[union-attr]
+    assert sum(capacities) < engine.kept_tokens + 2 * CAPACITY_STEP, "the picture's room is given back"
+    engine.forget()
     assert [cache() for cache in caches] == [None, None]
 
 
@@ -287,6 +291,7 @@ def test_a_cancelled_request_frees_its_memory(engine: Engine, monkeypatch: pytes
 def test_running_out_of_memory_says_what_to_do_and_keeps_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
+    engine.forget()
     caches = watch_caches(monkeypatch)
 
     def full(*_: Any) -> None:
