@@ -46,12 +46,18 @@ def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[s
             image.verify()
 
 
-def test_the_python_example(tmp_path: Path, tiny_checkpoint: Path, environment: dict[str, str]) -> None:
+def test_the_python_examples(tmp_path: Path, tiny_checkpoint: Path, environment: dict[str, str]) -> None:
     (tmp_path / "tiny").symlink_to(tiny_checkpoint)
-    (example,) = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    printed = []
+    for example in blocks("python"):
+        done = subprocess.run(
+            [sys.executable, "-c", example], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    picture, conversation = printed
     assert Image.open(tmp_path / "from-python.png").size == (256, 256)
-    assert done.stdout.strip()
+    assert picture.strip()
+    first, second = re.findall(r"^(\d+) of (\d+) tokens read$", conversation, flags=re.MULTILINE)
+    assert first[0] == first[1]
+    assert int(second[0]) < int(second[1]) - 64, "the picture's 64 tokens are not read again"
