@@ -52,7 +52,7 @@ def first_steps(turns: int) -> list[float]:
             seconds.append(time.perf_counter() - began)
         show(renderer, event)
 
-    Renderer.event = timed  # type: ignore[method-assign]
+    Renderer.event = timed  # type: ignore[method-assign, assignment]
     flags = Flags({"num_steps": "6"}, quiet=True)
     with Session.start("demo") as session:
         repl = Repl(session, flags, "pictures", interactive=True, debug=True)

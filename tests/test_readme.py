@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.repl.terminal import Terminal
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -22,6 +24,7 @@ def environment(tmp_path: Path, tiny_checkpoint: Path) -> dict[str, str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("SENSENOVA_")}
     clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
     clean["SENSENOVA_CONFIG_DIR"] = str(tmp_path / "settings")
+    clean["SENSENOVA_DATA_DIR"] = str(tmp_path / "data")
     return clean
 
 
@@ -32,7 +35,9 @@ def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[s
     # but for the model and fewer steps than its pictures deserve.
     (tmp_path / "tiny").symlink_to(tiny_checkpoint)
     first = try_it.split("pip install . &&\n")[1]
-    tour = (use_it + pipes + profiles).replace("SenseNova/SenseNova-U1-8B-MoT", "tiny")
+    tour = (use_it.replace("sensenova repl ", "echo a cat | sensenova repl ") + pipes + profiles).replace(
+        "SenseNova/SenseNova-U1-8B-MoT", "tiny"
+    )
     script = f"set -e\n{first}export SENSENOVA_NUM_STEPS=2\n{tour}"
     script = script.replace("--profile draft", "--profile draft --size 64x64")
     done = subprocess.run(
@@ -57,6 +62,20 @@ def test_the_transcript(tmp_path: Path, environment: dict[str, str]) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout == output, command
+
+
+def test_the_session(tmp_path: Path) -> None:
+    """Each line of the transcript is typed, and what follows it stands on the screen."""
+    (transcript,) = blocks("text")
+    screen = Terminal("repl", "--no-preview", folder=tmp_path)
+    for line in transcript.splitlines():
+        prompt, typed, words = line.partition(" › ")
+        if typed:
+            screen.wait_for_toolbar(prompt)
+            screen.type(words)
+        else:
+            screen.wait_for(line.removesuffix("…"))
+    assert screen.leave() == 0
 
 
 def test_the_python_examples(tmp_path: Path, environment: dict[str, str]) -> None:

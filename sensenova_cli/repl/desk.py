@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from model.conversation import Conversation
-
 from config.errors import SenseNovaError
 from config.load import Resolved
 from config.schema import ImageSettings, TextSettings
+from model.conversation import Conversation
 from model.events import Answer, Event, Picture, PrefixRead, Statistics, TextToken, ThinkText
 from model.requests import Request
 from model.weights.builtin import DEMO_MODEL
 from sensenova_cli.again import Task
 from sensenova_cli.flags import Flags
+from sensenova_cli.inputs import free_seed
 from sensenova_cli.output import Output
 from sensenova_cli.plan import PictureTask, plan_pictures
 from sensenova_cli.prompts import Prompt
@@ -27,18 +27,28 @@ from sensenova_cli.turn import picture_record, run_request
 
 if TYPE_CHECKING:
     from model.engine import Engine
+    from sensenova_cli.inputs import Input
 
 Status = Literal["done", "failed", "cancelled"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Ending:
-    """How a request ended; `error` is to be raised once that is noted."""
+    """How a request ended; its error is raised once that is noted."""
 
     status: Status
     reason: str
     seconds: float
     error: BaseException | None
+
+    def finish(self) -> None:
+        """Raise the error, if there is one, and let go of it: its frames hold what the request had in memory."""
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
 
 
 class Desk:
@@ -108,8 +118,8 @@ class Desk:
             SenseNovaError: the turn failed; it is noted all the same if it began.
             KeyboardInterrupt: it was cancelled, likewise.
         """
-        flags = self._merged(line)
         pictures = tuple(self.session.read(number) for number in inputs)
+        flags = self._with_free_seed(self._merged(line), pictures)
         work = PictureTask(task, Prompt(text), pictures)
         plan_pictures(work, flags, self._loading.recommended)  # what is wrong is said before a long wait
         renderer = self._renderer(flags)
@@ -155,8 +165,7 @@ class Desk:
                 think_text=think[0] if think else None,
             )
         )
-        if ending.error is not None:
-            raise ending.error
+        ending.finish()
 
     def answer(
         self, task: Literal["describe", "chat"], text: str, images: Sequence[int], line: Flags, *, continues: bool
@@ -205,9 +214,18 @@ class Desk:
                 continues=continues,
             )
         )
-        if ending.error is not None:
-            raise ending.error
+        ending.finish()
         return answers[0].text
+
+    def _with_free_seed(self, flags: Flags, pictures: Sequence["Input"]) -> Flags:
+        """Edits that follow one another take the next seed each: the model collapses where it edits a picture with
+        that one's own. A seed that was typed or set is left for the plan to check, and to talk about."""
+        if "seed" in flags.settings or not pictures:
+            return flags
+        settings = flags.resolve(recommended=self._loading.recommended).settings
+        taken = {picture.seed for picture in pictures if picture.seed is not None}
+        seed = free_seed(settings.seed, settings.num_images, taken)
+        return replace(flags, settings={**flags.settings, "seed": seed}) if seed != settings.seed else flags
 
     def _conversation(self) -> Conversation:
         """The conversation so far, its pictures read from the session."""

@@ -1,5 +1,6 @@
 """What each line does: words act on the picture in hand, commands on the session."""
 
+import gc
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from config.check import Notation, check_values, near_miss
 from config.errors import SenseNovaError
 from config.profile_files import find_profile, profile_files
 from config.schema import SETTING_NAMES
+from config.toml_file import show_path
 from sensenova_cli.again import Task
 from sensenova_cli.atomic import create_file, replace_file
 from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
@@ -131,6 +133,8 @@ class Repl:
             )
         else:
             return True
+        # What the turn had in memory hangs on its frames, which only a collection frees where they form a circle.
+        gc.collect()
         return False
 
     def greet(self, notice: str) -> None:
@@ -337,11 +341,15 @@ class Repl:
         self._result(str(place))
 
     def _undo(self, line: Line) -> None:
-        self.session.append(Undo())
+        before = self.session.state.now
+        if before.conversation != self.session.append(Undo()).now.conversation:
+            self._say("the last question is forgotten")
         self._tell_hand()
 
     def _redo(self, line: Line) -> None:
-        self.session.append(Redo())
+        before = self.session.state.now
+        if before.conversation != self.session.append(Redo()).now.conversation:
+            self._say("the question is remembered again")
         self._tell_hand()
 
     # Settings
@@ -467,7 +475,8 @@ class Repl:
     def _on_picture(self, picture: SessionPicture, path: str) -> None:
         self._made.append(picture)
         if self._interactive:
-            self._console.print(Text.assemble((f"picture {picture.number}", "bold"), f"  {path}"), soft_wrap=True)
+            place = show_path(Path(path))
+            self._console.print(Text.assemble((f"picture {picture.number}", "bold"), f"  {place}"), soft_wrap=True)
         else:
             self._result(path)
 
