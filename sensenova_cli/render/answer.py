@@ -1,8 +1,9 @@
 """Answers while they are written: Markdown on a screen, plain text elsewhere; always on stdout."""
 
-import re
 import sys
+from itertools import pairwise
 
+from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
@@ -10,7 +11,8 @@ from rich.segment import Segment
 
 from sensenova_cli.render.console import printable
 
-FENCE = re.compile(r"^ {0,3}(```|~~~)")
+BLOCKS = MarkdownIt().enable("table").disable("inline")
+"""Finds blocks as Rich does, but does not look into them."""
 MOST_LIVE_ROWS = 12
 """Rows of the unfinished end that are redrawn; what is above them waits for the block to be finished."""
 
@@ -48,7 +50,9 @@ class MarkdownAnswer:
 
     def add(self, text: str) -> None:
         self._tail += printable(text)
-        finished, self._tail = split_blocks(self._tail)
+        finished: list[str] = []
+        if "\n" in text:
+            finished, self._tail = split_blocks(self._tail)
         if self._live is None:
             self._live = Live(
                 console=self._console,
@@ -59,22 +63,26 @@ class MarkdownAnswer:
                 redirect_stderr=False,
             )
             self._live.start()
-        self._print(finished)
+        for block in finished:
+            self._print(block)
 
     def close(self) -> None:
         """Print what is left; nothing follows."""
         if self._live is not None:
             self._live.stop()
             self._live = None
-        self._print(self._tail)
+        finished, last = split_blocks(self._tail + "\n")
+        for block in (*finished, last):
+            self._print(block)
         self._tail = ""
 
-    def _print(self, blocks: str) -> None:
-        if not blocks.strip():
+    def _print(self, block: str) -> None:
+        """Every block alone, so that it looks the same whatever came in one piece with it."""
+        if not block.strip():
             return
         if self._printed:
             self._console.print()
-        self._console.print(Markdown(blocks))
+        self._console.print(Markdown(block))
         self._printed = True
 
 
@@ -92,26 +100,16 @@ class _End:
             yield Segment.line()
 
 
-def split_blocks(text: str) -> tuple[str, str]:
-    """The blocks of Markdown that are finished, and the rest: nothing that comes changes how they look.
+def split_blocks(text: str) -> tuple[list[str], str]:
+    """The blocks of Markdown that are finished, and the rest: no text that comes can become part of them.
 
-    A block ends with an empty line outside of a fence. A list or a quotation goes on across empty lines as long as
-    the next one belongs to it, so it is finished only when something else has begun.
+    A block is finished when another one has begun below it, which only a whole line tells: `2` after a list may
+    become `2.`, and then it is the list that goes on. Joined, blocks and rest are the text.
     """
-    lines = text.split("\n")
-    fenced, cut = "", 0
-    for index, line in enumerate(lines[:-1]):
-        fence = FENCE.match(line)
-        if fence and not fenced:
-            fenced = fence[1]
-        elif fence and fence[1] == fenced:
-            fenced = ""
-        following = lines[index + 1]
-        if not fenced and not line.strip() and following.strip() and not _may_continue(following):
-            cut = index + 1
-    return "\n".join(lines[:cut]) + ("\n" if cut else ""), "\n".join(lines[cut:])
-
-
-def _may_continue(line: str) -> bool:
-    """Whether a line can belong to a list, table or quotation that an empty line has interrupted."""
-    return re.match(r"\s|[-*+>|]|\d{1,9}[.)]", line) is not None or len(line) < 3
+    *whole, partial = text.split("\n")
+    lines = [line + "\n" for line in whole]
+    starts = [token.map[0] for token in BLOCKS.parse("".join(lines)) if token.level == 0 and token.map]
+    # What stands between two blocks, as an empty line does, goes with the upper one.
+    cuts = [0, *starts[1:]]
+    blocks = ["".join(lines[begin:end]) for begin, end in pairwise(cuts)]
+    return blocks, "".join(lines[cuts[-1] :]) + partial

@@ -8,7 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-Argument = Literal["", "words", "picture", "setting", "set", "profile", "model", "file", "save", "switch", "command"]
+Argument = Literal[
+    "", "words", "picture", "setting", "set", "profile", "model", "file", "stage", "save", "switch", "command"
+]
 """What completion offers behind a command."""
 
 
@@ -54,10 +56,10 @@ COMMANDS: Mapping[str, Command] = {
         "on|off|WORDS", "plan in words before each picture, or before this one", "switch",
         ("/think on", "/think a cat reading a newspaper"),
     ),
-    "again": Command("[FLAGS]", "make the last picture again, with the next seed", "", ("/again -n 4",)),
+    "again": Command("[FLAGS]", "make the last picture again, with the next seed", "words", ("/again -n 4",)),
     "use": Command("[N|none]", "take picture N in hand; without a number show the candidates", "picture"),
     "image": Command(
-        "[N|FILE…|none]", "stage pictures: they go with the next line", "file", ("/image 3 other.png",)
+        "[N|FILE…|none]", "stage pictures: they go with the next line", "stage", ("/image 3 other.png",)
     ),
     "undo": Command("", "go back by one turn; pictures stay"),
     "redo": Command("", "take an undo back"),

@@ -11,14 +11,15 @@ from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import Flags, collect_flags
 from sensenova_cli.options import EDIT_ONLY, IMAGE_OPTIONS, TEXT_OPTIONS
 
+_OF_PICTURES = ("output", "force", "profile", "print_think", "hide_think", "preview")
+
 LINE_OPTIONS: Mapping[str, Sequence[str]] = {
-    "generate": tuple(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY),
-    "edit": IMAGE_OPTIONS,
-    "describe": TEXT_OPTIONS,
-    "chat": TEXT_OPTIONS,
+    "generate": (*(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY), *_OF_PICTURES),
+    "edit": (*IMAGE_OPTIONS, *_OF_PICTURES),
+    "describe": (*TEXT_OPTIONS, "profile"),
+    "chat": (*TEXT_OPTIONS, "profile"),
 }
-"""Settings that a line may end with, by what it asks for."""
-EVERY_LINE = ("output", "force", "profile", "print_think", "hide_think", "preview")
+"""Options that a line may end with, by what it asks for."""
 
 INSTEAD = {"model": "/model NAME", "device": "sensenova repl --device", "dtype": "sensenova repl --dtype"}
 """What to type where an option cannot change from one turn to the next."""
@@ -42,10 +43,9 @@ def line_flags(task: str, words: Sequence[str]) -> Flags:
     except typer.TyperException as error:
         what = error.format_message().strip().rstrip(".")
         raise UsageError(what[0].lower() + what[1:], f"see: /help {task}") from None
-    allowed = {*LINE_OPTIONS[task], *EVERY_LINE}
     for name, value in context.params.items():
         setting = name.removeprefix("no_")
-        if value not in (None, False, "", [], ()) and setting not in allowed:
+        if value not in (None, False, "", [], ()) and setting not in LINE_OPTIONS[task]:
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} cannot be given with a line", f"use: {INSTEAD.get(name, '/help ' + task)}")
     return collect_flags(context.params)

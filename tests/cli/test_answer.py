@@ -1,0 +1,301 @@
+"""Answers that stream to a screen as Markdown, and anywhere else as plain text."""
+
+import io
+import random
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pexpect
+import pyte
+import pytest
+import torch
+from rich.console import Console
+from rich.live import Live
+
+from model.events import Answer, TextToken
+from model.requests import AnswerRequest
+from sensenova_cli.render import answer as answer_module
+from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer, split_blocks
+from sensenova_cli.render.stream import Renderer
+from tests.cli.test_screen import environment
+
+MIXED = """# Cats
+
+A cat is **small**, `furry` and, as everybody who has met one knows, hard to impress with words of any language.
+## What they do
+Intro:
+
+1. sleep
+
+   - on chairs
+
+   - on keyboards
+
+2. eat
+
+2024 was a good year.
+
+```python
+def purr() -> None:
+
+    print("- purr")
+```
+
+~~~~
+```
+not the end
+
+~~~
+~~~~
+
+| cat | age |
+| --- | --- |
+| Tom | 3 |
+
+> a quotation
+
+> another one
+
+---
+* one
+
+* two
+
+12
+
+The end"""
+"""Every kind of block; nothing of it is longer than a screen."""
+
+
+@pytest.mark.parametrize(
+    ("text", "finished", "rest"),
+    [
+        ("", [], ""),
+        ("one two", [], "one two"),
+        ("one\ntwo\nthree", [], "one\ntwo\nthree"),
+        ("one\n\ntwo", [], "one\n\ntwo"),
+        ("one\n\ntwo\n", ["one\n\n"], "two\n"),
+        ("one\n\n\n\ntwo\n\nthree\n", ["one\n\n\n\n", "two\n\n"], "three\n"),
+        ("# One\ntwo\n", ["# One\n"], "two\n"),
+        ("one\n===\ntwo\n", ["one\n===\n"], "two\n"),
+        ("one\n\n---\ntwo\n", ["one\n\n", "---\n"], "two\n"),
+        ("- a\n\n- b\n\n", [], "- a\n\n- b\n\n"),
+        ("- a\n\n  more of a\n\n- b\n\nend\n", ["- a\n\n  more of a\n\n- b\n\n"], "end\n"),
+        ("- a\n\n  - b\n\n        code\n\n- c\n\nend\n", ["- a\n\n  - b\n\n        code\n\n- c\n\n"], "end\n"),
+        ("1. a\n\n2. b\n\nend\n", ["1. a\n\n2. b\n\n"], "end\n"),
+        ("1. a\n\n**end**\n", ["1. a\n\n"], "**end**\n"),
+        ("one\n- a\n\n- b\n\nend\n", ["one\n", "- a\n\n- b\n\n"], "end\n"),
+        ("> a\n\n> b\n", ["> a\n\n"], "> b\n"),
+        ("```\na\n\nb\n", [], "```\na\n\nb\n"),
+        ("```\na\n\nb\n```\nend\n", ["```\na\n\nb\n```\n"], "end\n"),
+        ("```\n~~~\n\nb\n```\nend\n", ["```\n~~~\n\nb\n```\n"], "end\n"),
+        ("~~~ text\na\n\n```\n~~~\nend\n", ["~~~ text\na\n\n```\n~~~\n"], "end\n"),
+        ("````\n```\n\nb\n```\n\nc\n````\nend\n", ["````\n```\n\nb\n```\n\nc\n````\n"], "end\n"),
+        ("```\na\n\n`````\nend\n", ["```\na\n\n`````\n"], "end\n"),
+        ("```\na\n\n``` b\n\nc\n", [], "```\na\n\n``` b\n\nc\n"),
+        ("```one``` two\n\nthree\n", ["```one``` two\n\n"], "three\n"),
+        ("- ```\n  a\n\n  b\n  ```\n\nend\n", ["- ```\n  a\n\n  b\n  ```\n\n"], "end\n"),
+        ("| a | b |\n| - | - |\n| 1 | 2 |\n", [], "| a | b |\n| - | - |\n| 1 | 2 |\n"),
+        ("| a |\n| - |\n| 1 |\n\nend\n", ["| a |\n| - |\n| 1 |\n\n"], "end\n"),
+        ("\n\none\n\ntwo\n", ["\n\none\n\n"], "two\n"),
+    ],
+)
+def test_a_block_is_finished_when_another_has_begun(text: str, finished: list[str], rest: str) -> None:
+    assert split_blocks(text) == (finished, rest)
+
+
+@pytest.mark.parametrize("beginning", ["2", "-", "*", "+", " ", "  ", "   more"])
+def test_a_line_that_may_still_become_part_of_a_list_is_waited_for(beginning: str) -> None:
+    assert split_blocks(f"1. a\n\n{beginning}") == ([], f"1. a\n\n{beginning}")
+
+
+def test_what_is_finished_stays_as_it_is_whatever_comes() -> None:
+    blocks, _ = split_blocks(MIXED)
+    assert len(blocks) > 10
+    for length in range(len(MIXED) + 1):
+        finished, rest = split_blocks(MIXED[:length])
+        assert finished == blocks[: len(finished)]
+        assert "".join(finished) + rest == MIXED[:length]
+
+
+class Screen:
+    """A terminal on which an answer is written.
+
+    Attributes:
+        written: all that it got.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int, rows: int) -> None:
+        self._file = io.StringIO()
+        self._lives: list[Live] = []
+        self._terminal = pyte.HistoryScreen(columns, rows, history=5000, ratio=0.5)
+        self._terminal.set_mode(pyte.modes.LNM)  # a terminal's driver makes \r\n of \n
+        lives = self._lives
+
+        class RecordedLive(Live):
+            def __init__(self, **options: Any) -> None:
+                super().__init__(**options)
+                lives.append(self)
+
+        def console(**options: Any) -> Console:
+            return Console(
+                file=self._file, force_terminal=True, width=columns, height=rows, color_system="truecolor", **options
+            )
+
+        monkeypatch.setattr(answer_module, "Console", console)
+        monkeypatch.setattr(answer_module, "Live", RecordedLive)
+
+    def write(self, chunks: Iterable[str]) -> list[str]:
+        """Write an answer, redrawn after every chunk; all rows in the end, those that scrolled away too."""
+        written = MarkdownAnswer()
+        for chunk in chunks:
+            written.add(chunk)
+            self._lives[-1].refresh()
+        written.close()
+        pyte.Stream(self._terminal).feed(self.written)
+        columns = range(self._terminal.columns)
+        gone = ["".join(row[column].data for column in columns) for row in self._terminal.history.top]
+        return "\n".join(row.rstrip() for row in (*gone, *self._terminal.display)).rstrip("\n").split("\n")
+
+    @property
+    def written(self) -> str:
+        return self._file.getvalue()
+
+
+Shows = Callable[..., list[str]]
+
+
+@pytest.fixture
+def shows(monkeypatch: pytest.MonkeyPatch) -> Shows:
+    """Writes chunks to a new screen, and gives its rows."""
+
+    def show(chunks: Sequence[str], columns: int = 80, rows: int = 24) -> list[str]:
+        return Screen(monkeypatch, columns, rows).write(chunks)
+
+    return show
+
+
+def pieces(text: str, longest: int) -> list[str]:
+    """The text in pieces of up to so many letters."""
+    chance = random.Random(longest)
+    found = []
+    while text:
+        length = chance.randint(1, longest)
+        found.append(text[:length])
+        text = text[length:]
+    return found
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("longest", [1, 4, 30, 200])
+def test_an_answer_looks_the_same_in_whatever_pieces_it_comes(shows: Shows, columns: int, longest: int) -> None:
+    whole = shows([MIXED], columns)
+    assert shows(pieces(MIXED, longest), columns) == whole
+    text = "\n".join(whole)
+    for words in ("Cats", "What they do", "on keyboards", 'print("- purr")', "not the end", "Tom", "another one"):
+        assert text.count(words) == 1
+    assert "**" not in text
+    assert whole[-1] == "The end"
+
+
+def test_an_answer_looks_the_same_with_and_without_an_empty_line_at_its_end(shows: Shows) -> None:
+    text = "one\n\n---\n## two"
+    assert shows([text]) == shows([text + "\n"]) == shows([text + "\n\n"])
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize(
+    "separator", ["\n\n", "\n\n- ", "\n"], ids=["paragraphs", "one list", "one paragraph without an empty line"]
+)
+def test_an_answer_three_times_taller_than_the_screen_is_neither_repeated_nor_cut(
+    shows: Shows, columns: int, separator: str
+) -> None:
+    rows = 12
+    words = [f"word{index:03}" for index in range(rows * 3 * columns // 8)]
+    text = separator.join(" ".join(words[begin : begin + 9]) for begin in range(0, len(words), 9))
+    shown = shows(pieces(text, 20), columns, rows)
+    assert len(shown) >= 3 * rows - 3
+    assert [word for word in " ".join(shown).split() if word.startswith("word")] == words
+
+
+def test_a_fence_taller_than_the_screen_is_neither_repeated_nor_cut(shows: Shows) -> None:
+    lines = [f"line{index:03}" for index in range(40)]
+    shown = shows(pieces("```\n" + "\n\n".join(lines) + "\n```\n", 5), 40, 10)
+    assert " ".join(shown).split() == lines
+
+
+def test_a_screen_of_few_rows_is_enough(shows: Shows) -> None:
+    assert shows(pieces("one two three four five six seven\n\neight", 3), 8, 2) == shows(
+        ["one two three four five six seven\n\neight"], 8, 50
+    )
+
+
+def test_only_the_end_of_what_is_not_finished_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(monkeypatch, 40, 24)
+    screen.write(f"{index} times\n\n" for index in range(60))
+    assert 1 < screen.written.count("17 times") < 8  # while it comes, and when the next one has begun
+
+
+HOSTILE = "safe\x1b[2J\x1b]0;title\x07 \x9b31mtext\x08\x7f\r\n\n&#27;[2J&#13;&#7; `\x1b[5m`\n\n```\n\x1b[H\n```\nend"
+
+
+def test_control_characters_of_an_answer_never_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(monkeypatch, 80, 24)
+    shown = "\n".join(screen.write(pieces(HOSTILE, 3)))
+    for sequence in ("\x1b[2J", "\x1b]0", "\x07", "\x9b", "\x08", "\x7f", "\x1b[5m", "\x1b[H"):
+        assert sequence not in screen.written
+    assert "safe[2J]0;title 31mtext" in shown
+    assert shown.endswith("end")
+
+
+def test_control_characters_of_plain_text_never_reach_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    plain = PlainAnswer()
+    for piece in pieces(HOSTILE, 3):
+        plain.add(piece)
+    plain.close()
+    out = capsys.readouterr().out
+    assert not [letter for letter in out if (ord(letter) < 32 and letter != "\n") or 127 <= ord(letter) < 160]
+    assert out.startswith("safe[2J") and out.endswith("end\n")
+
+
+def test_what_is_no_terminal_gets_plain_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    renderer = Renderer(quiet=True, stream_answers=True)
+    with renderer.showing(AnswerRequest("x")):
+        for piece in pieces(MIXED, 5):
+            renderer.event(TextToken(0, piece))
+        renderer.event(Answer(MIXED, (), "end", torch.zeros(1)))
+    assert capsys.readouterr().out == MIXED + "\n"
+
+
+PROGRAM = """
+import sys, time
+from sensenova_cli.render.answer import MarkdownAnswer
+answer = MarkdownAnswer()
+for word in sys.argv[1].split(" "):
+    answer.add(word + " ")
+    time.sleep(0.02)
+answer.close()
+"""
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_real_terminal_shows_the_whole_answer_once(columns: int) -> None:
+    words = [f"word{index:03}" for index in range(120)]
+    text = "\n\n".join(" ".join(words[begin : begin + 12]) for begin in range(0, len(words), 12))
+    child = pexpect.spawn(
+        sys.executable,
+        ["-c", PROGRAM, text],
+        env=environment(),
+        timeout=60,
+        encoding="utf-8",
+        dimensions=(8, columns),
+    )
+    child.expect(pexpect.EOF)
+    screen = pyte.HistoryScreen(columns, 8, history=5000, ratio=0.5)
+    pyte.Stream(screen).feed(str(child.before))
+    gone = ["".join(row[column].data for column in range(columns)) for row in screen.history.top]
+    assert " ".join((*gone, *screen.display)).split() == words
