@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: while pictures are made, the first one asks to stop and the second one leaves at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: while pictures are made, the first one asks to stop and the second one
+leaves at once."""
 
 import os
 import shutil
@@ -10,7 +11,26 @@ from typing import Any, NoReturn
 
 from sensenova_cli.errors import INTERRUPTED
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_last: int | None = None
+"""The signal that came last."""
+
+
+def wants_to_leave() -> bool:
+    """Whether the signal that came last was more than Ctrl-C: the program is to end, not only what it is doing."""
+    return _last is not None and _last != signal.SIGINT
+
+
+def forget_signals() -> None:
+    """What came before does not count."""
+    global _last
+    _last = None
+
+
+def _handled() -> list[signal.Signals]:
+    """The signals that are not ignored on purpose, as nohup has it for a closed terminal."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def end_at_once() -> NoReturn:
@@ -24,11 +44,13 @@ def end_on_signals() -> None:
     """From now on the first signal raises KeyboardInterrupt wherever the program is; a second one ends it."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in SIGNALS:
+        global _last
+        _last = number
+        for each in _handled():
             signal.signal(each, lambda number, frame: end_at_once())
         raise KeyboardInterrupt
 
-    for number in SIGNALS:
+    for number in _handled():
         signal.signal(number, stop)
 
 
@@ -48,7 +70,7 @@ class Interrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupts":
-        for number in SIGNALS:
+        for number in _handled():
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -64,6 +86,8 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        global _last
+        _last = number
         if self.requested:
             end_at_once()
         self.requested = True

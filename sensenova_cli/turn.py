@@ -174,7 +174,7 @@ class _Writer:
             seed=picture.settings.seed,
             index=self._index,
             count=self._count,
-            record=picture_record(picture, plan, self._model) if plan.settings.metadata else None,
+            record=picture_record(picture, plan, self._model, plan.settings.dtype) if plan.settings.metadata else None,
         )
         self._index += 1
         now = time.perf_counter()
@@ -188,11 +188,11 @@ class _Writer:
             print(path, flush=True)
 
 
-def picture_record(picture: Picture, plan: PicturePlan, model: str) -> PictureRecord:
+def picture_record(picture: Picture, plan: PicturePlan, model: str, dtype: str) -> PictureRecord:
     """What a finished picture says about itself.
 
     Args:
-        model: as it was named.
+        model, dtype: as they were named when the model was loaded.
     """
     # A record outlives the current folder; where a Hub id was named, it stays one.
     is_folder = model != DEMO_MODEL and Path(model).expanduser().is_dir()
@@ -201,7 +201,7 @@ def picture_record(picture: Picture, plan: PicturePlan, model: str) -> PictureRe
         prompt=plan.task.prompt.text,
         settings=picture.settings,
         model=str(Path(model).expanduser().absolute()) if is_folder else model,
-        dtype=plan.settings.dtype,
+        dtype=dtype,
         inputs=tuple(each.source for each in plan.task.inputs),
         think_text=picture.think_text,
         version=__version__,

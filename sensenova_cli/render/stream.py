@@ -101,7 +101,8 @@ class Renderer:
     @property
     def is_live(self) -> bool:
         """Whether something is redrawn in place: the cursor then stands on its last row."""
-        return isinstance(self._steps, LiveSteps) or isinstance(self._think, LiveThink)
+        views = (self._steps, self._think, self._answer)
+        return any(isinstance(view, LiveSteps | LiveThink | MarkdownAnswer) for view in views)
 
     def event(self, event: Event) -> None:
         """Show one event. Finished pictures and JSON are the caller's business."""

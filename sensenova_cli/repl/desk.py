@@ -1,20 +1,22 @@
 """What a session works on: its state on disk, the resident model, and the turns that are made of both."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from config.errors import SenseNovaError
 from config.load import Resolved
-from config.schema import ImageSettings, TextSettings
+from config.schema import ImageSettings, Settings, TextSettings
 from model.conversation import Conversation
 from model.events import Answer, Event, Picture, PrefixRead, Statistics, TextToken, ThinkText
 from model.requests import Request
 from model.weights.builtin import DEMO_MODEL
 from sensenova_cli.again import Task
+from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import Flags
 from sensenova_cli.inputs import free_seed
+from sensenova_cli.interrupts import Interrupts
 from sensenova_cli.output import Output
 from sensenova_cli.plan import PictureTask, plan_pictures
 from sensenova_cli.prompts import Prompt
@@ -82,7 +84,14 @@ class Desk:
         self._made = made
         self._system = system
         self._interactive = interactive
-        self._loading = self._load(self._merged(Flags({})).resolve())
+        self.problem: SenseNovaError | None = None
+        """Why the settings of a session that is continued cannot be used; every turn says so until they are mended."""
+        try:
+            resolved = self._merged(Flags({})).resolve()
+        except SenseNovaError as problem:
+            self.problem = problem
+            resolved = start.resolve()
+        self._loading = self._load(resolved)
 
     @property
     def loading(self) -> Loading:
@@ -94,8 +103,12 @@ class Desk:
 
     @property
     def profile(self) -> str | None:
-        """The profile that the program was started with."""
-        return self._start.profile
+        """The profile that turns are made with, unless their line names another one."""
+        return self._merged(Flags({})).profile
+
+    def check(self, settings: Mapping[str, Any], profile: str | None) -> Resolved:
+        """All settings as they would be if the session had these; errors as for Flags.resolve."""
+        return merged(self._start, settings, profile, Flags({})).resolve(recommended=self._loading.recommended)
 
     def resolve(self, line: Flags) -> Resolved:
         """All settings of a turn whose line has these flags; errors as for Flags.resolve."""
@@ -106,7 +119,7 @@ class Desk:
         self._start = replace(self._start, settings={**self._start.settings, "model": model})
         settings = self.resolve(Flags({}))
         self._loading.give_up()
-        self._loading = self._load(settings)
+        self._loading = self._load(settings, after=self._loading)
 
     def draw(self, task: Task, text: str, inputs: Sequence[int], line: Flags) -> None:
         """Make pictures, and take the first one in hand.
@@ -121,14 +134,11 @@ class Desk:
         pictures = tuple(self.session.read(number) for number in inputs)
         flags = self._with_free_seed(self._merged(line), pictures)
         work = PictureTask(task, Prompt(text), pictures)
-        plan_pictures(work, flags, self._loading.recommended)  # what is wrong is said before a long wait
+        plan = plan_pictures(work, flags, self._loading.recommended)  # what is wrong is said before a long wait
+        output = _output(plan.settings.output, plan.settings.num_images, line)
         renderer = self._renderer(flags)
-        engine = self._loading.engine(renderer)
+        engine = self._engine(renderer)
         plan = plan_pictures(work, flags, engine.recommended)
-        output = None
-        if line.settings.get("output"):
-            count, force = plan.settings.num_images, line.force
-            output = Output.plan(plan.settings.output, force=force, stdout_is_terminal=True, count=count)
         for notice in plan.notices:
             renderer.notice(notice)
         made: list[SessionPicture] = []
@@ -138,38 +148,41 @@ class Desk:
             if isinstance(event, ThinkText):
                 think.append(event.text)
             if isinstance(event, Picture):
-                record = picture_record(event, plan, self.model) if plan.settings.metadata else None
+                dtype = self._loading.settings.dtype
+                record = picture_record(event, plan, self.model, dtype) if plan.settings.metadata else None
                 seed = event.settings.seed
                 picture = self.session.add_picture(event.image, prompt=text, seed=seed, record=record)
                 made.append(picture)
                 if output is not None:
                     index, count = event.index, event.count
-                    output.write(event.image, prompt=text, seed=seed, index=index, count=count, record=record)
+                    written = output.write(event.image, prompt=text, seed=seed, index=index, count=count, record=record)
+                    renderer.notice(f"picture {picture.number} is in {written}, too")
                 self._made(picture, str(self.session.path(picture.number)))
             self._count(event)
 
-        ending = self._run(engine, plan.request, renderer, on_event)
-        self.session.append(
-            PictureTurn(
-                kind=task,
-                turn=self.session.state.next_turn,
-                prompt=text,
-                inputs=tuple(inputs),
-                typed=_plain(line.settings),
-                settings=_group(plan.settings, ImageSettings),
-                model=self.model,
-                status=ending.status,
-                reason=ending.reason,
-                seconds=ending.seconds,
-                pictures=tuple(made),
-                think_text=think[0] if think else None,
+        with Interrupts():  # what was made is noted, whenever Ctrl-C comes
+            ending = self._run(engine, plan.request, renderer, on_event)
+            self.session.append(
+                PictureTurn(
+                    kind=task,
+                    turn=self.session.state.next_turn,
+                    prompt=text,
+                    inputs=tuple(inputs),
+                    typed=_typed(line, plan.settings, flags.resolve(recommended=engine.recommended).origins),
+                    settings=_group(plan.settings, ImageSettings),
+                    model=self.model,
+                    status=ending.status,
+                    reason=ending.reason,
+                    seconds=ending.seconds,
+                    pictures=tuple(made),
+                    think_text=think[0] if think else None,
+                )
             )
-        )
         ending.finish()
 
     def answer(
         self, task: Literal["describe", "chat"], text: str, images: Sequence[int], line: Flags, *, continues: bool
-    ) -> str:
+    ) -> None:
         """Answer a question; errors as for `draw`.
 
         Args:
@@ -178,9 +191,8 @@ class Desk:
         """
         flags = self._merged(line)
         shown = tuple(self.session.read(number).image for number in images)
-        settings = flags.resolve(recommended=self._loading.recommended).settings
         renderer = self._renderer(flags)
-        engine = self._loading.engine(renderer)
+        engine = self._engine(renderer)
         settings = flags.resolve(recommended=engine.recommended).settings
         text_settings = TextSettings.model_validate(_group(settings, TextSettings))
         conversation = self._conversation() if continues else Conversation(system=self._system)
@@ -195,27 +207,27 @@ class Desk:
                 answers.append(event)
             self._count(event)
 
-        ending = self._run(engine, request, renderer, on_event)
-        self.session.append(
-            AnswerTurn(
-                kind=task,
-                turn=self.session.state.next_turn,
-                prompt=text,
-                inputs=tuple(images),
-                typed=_plain(line.settings),
-                settings=_group(settings, TextSettings),
-                model=self.model,
-                status=ending.status,
-                reason=ending.reason,
-                seconds=ending.seconds,
-                answer=answers[0].text if answers else "".join(written),
-                finish=answers[0].finish if answers else None,
-                system=self._system,
-                continues=continues,
+        with Interrupts():
+            ending = self._run(engine, request, renderer, on_event)
+            self.session.append(
+                AnswerTurn(
+                    kind=task,
+                    turn=self.session.state.next_turn,
+                    prompt=text,
+                    inputs=tuple(images),
+                    typed=_plain(line.settings),
+                    settings=_group(settings, TextSettings),
+                    model=self.model,
+                    status=ending.status,
+                    reason=ending.reason,
+                    seconds=ending.seconds,
+                    answer=answers[0].text if answers else "".join(written),
+                    finish=answers[0].finish if answers else None,
+                    system=conversation.system,
+                    continues=continues,
+                )
             )
-        )
         ending.finish()
-        return answers[0].text
 
     def _with_free_seed(self, flags: Flags, pictures: Sequence["Input"]) -> Flags:
         """Edits that follow one another take the next seed each: the model collapses where it edits a picture with
@@ -229,8 +241,9 @@ class Desk:
 
     def _conversation(self) -> Conversation:
         """The conversation so far, its pictures read from the session."""
-        conversation = Conversation(system=self._system)
-        for each in self.session.state.now.conversation:
+        answered = self.session.state.now.conversation
+        conversation = Conversation(system=answered[0].system if answered else self._system)
+        for each in answered:
             images = tuple(self.session.read(number).image for number in each.inputs)
             conversation = Conversation.after(conversation.ask(each.prompt, images), each.answer)
         return conversation
@@ -277,8 +290,34 @@ class Desk:
             show_each=False,
         )
 
-    def _load(self, resolved: Resolved) -> Loading:
-        return Loading(resolved.settings.model or DEMO_MODEL, resolved.settings)
+    def _engine(self, renderer: Renderer) -> "Engine":
+        """The model, waited for; one that could not be loaded before is tried once more."""
+        if self._loading.has_failed:
+            self._loading = self._load(self.resolve(Flags({})))
+        return self._loading.engine(renderer)
+
+    def _load(self, resolved: Resolved, after: Loading | None = None) -> Loading:
+        return Loading(resolved.settings.model or DEMO_MODEL, resolved.settings, after)
+
+
+def _output(output: str | None, count: int, line: Flags) -> Output | None:
+    """Where a line wants its pictures besides the session."""
+    if not line.settings.get("output"):
+        return None
+    if output == "-":
+        raise UsageError("a session's stdout is for paths and answers", "name a file with -o")
+    return Output.plan(output, force=line.force, stdout_is_terminal=True, count=count)
+
+
+def _typed(line: Flags, settings: Settings, origins: Mapping[str, str]) -> dict[str, Any]:
+    """What a line asked for, to be asked for again: its flags, a size of which it named one side, its profile."""
+    typed = {name: value for name, value in line.settings.items() if name != "output"}
+    if line.width or line.height:
+        typed["size"] = settings.size
+    if line.profile:
+        of_profile = (name for name, origin in origins.items() if origin.startswith("profile "))
+        typed = {**{name: getattr(settings, name) for name in of_profile}, **typed}
+    return _plain(typed)
 
 
 def _group(settings: Any, group: type[Any]) -> dict[str, Any]:

@@ -5,11 +5,12 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from sensenova_cli.arguments import PICTURE_ENDINGS
 from sensenova_cli.errors import UsageError
 
-_FLAG = re.compile(r"(?:^|\s)(?=--[a-z]|-[no](?:\s|$))")
+_FLAG = re.compile(r"(?:^|\s)(?=--[a-z]|-[nof](?:\s|$))")
 """Where the flags of a line begin: two dashes and a letter, or one of the short options."""
 _WORD = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|(?:\\.|[^\s\\])+)""")
 
@@ -41,7 +42,7 @@ def parse_line(typed: str) -> Line:
     """Take a line apart.
 
     Raises:
-        UsageError: a quote among its flags is not closed.
+        UsageError: a quote among its flags is not closed, or it begins with the name of a picture that is not there.
     """
     typed = typed.strip()
     first = _first_word(typed)
@@ -49,6 +50,8 @@ def parse_line(typed: str) -> Line:
         name, _, rest = typed[1:].partition(" ") if "\n" not in typed.split(" ")[0] else _split_line(typed[1:])
         text, flags = _split_flags(rest)
         return Line("command", text, command=name, flags=flags)
+    if Path(first).suffix.lower() in PICTURE_ENDINGS and not _is_picture(first):
+        raise UsageError(f"there is no picture file {first}", "check its name, or begin with another word")
     files, rest = _leading_pictures(typed)
     kind: Literal["question", "words"] = "words"
     if rest.startswith("?"):
@@ -110,7 +113,7 @@ def _unquoted(word: str) -> str:
         word = word[1:-1] if word[0] == "'" else re.sub(r"\\(.)", r"\1", word[1:-1])
     else:
         word = re.sub(r"\\(.)", r"\1", word)
-    return word.removeprefix("file://")
+    return unquote(word.removeprefix("file://")) if word.startswith("file://") else word
 
 
 def _split_flags(text: str) -> tuple[str, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,22 +38,33 @@ class Loading:
         progress: how far it is.
     """
 
-    def __init__(self, model: str, settings: Settings) -> None:
+    _thread: threading.Thread
+
+    def __init__(self, model: str, settings: Settings, after: "Loading | None" = None) -> None:
+        """Begin, once what is loaded before it has ended: importing and memory are not for two at a time."""
         self.model = model
+        self.settings = settings
         self.progress = Progress(f"loading {model}")
-        self._settings = settings
+        self._before = after._thread if after is not None else None
         self._engine: Engine | None = None
         self._recommended: Recommended | None = None
         self._error: BaseException | None = None
         self._notices: list[str] = []
         self._cancelled = False
+        self._told = False
         self._done = threading.Event()
         # A daemon: whoever leaves while 35 GB are read does not wait for them.
-        threading.Thread(target=self._load, name="loading", daemon=True).start()
+        self._thread = threading.Thread(target=self._load, name="loading", daemon=True)
+        self._thread.start()
 
     @property
     def is_done(self) -> bool:
         return self._done.is_set()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it cannot be loaded, which was said."""
+        return self._told
 
     @property
     def recommended(self) -> Recommended | None:
@@ -75,6 +87,7 @@ class Loading:
             renderer.notice(notice)
         self._notices.clear()
         if self._error is not None:
+            self._told = True
             raise self._error
         assert self._engine is not None
         return self._engine
@@ -85,25 +98,29 @@ class Loading:
         self._engine = None
 
     def _load(self) -> None:
+        if self._before is not None:
+            self._before.join()
+            self._before = None
         began = time.perf_counter()
         try:
             folder = self._find()
             self._recommended = read_recommended(folder)
             self.progress = Progress(f"loading {self.model}")
-            engine = turn.load_engine(folder, self._settings, self._on_load)
+            engine = turn.load_engine(folder, self.settings, self._on_load)
             self._notices.append(
                 f"{self.model} loaded in {time.perf_counter() - began:.1f} s: {engine.dtype} on {engine.device}"
             )
             if not self._cancelled:
                 self._engine = engine
         except BaseException as error:  # raised again where it is waited for
+            traceback.clear_frames(error.__traceback__)  # they hold the weights that were read
             self._error = error
         finally:
             self._done.set()
 
     def _find(self) -> Path:
         def on_plan(plan: DownloadPlan) -> None:
-            self._notices.append(f"downloaded {gigabytes(plan.bytes_to_fetch)} into {plan.cache_folder}")
+            self._notices.append(f"downloading {gigabytes(plan.bytes_to_fetch)} into {plan.cache_folder}")
 
         def on_progress(done: int, total: int) -> None:
             self._require_wanted()

@@ -4,6 +4,7 @@ import gc
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from sensenova_cli.atomic import create_file, replace_file
 from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError
 from sensenova_cli.flags import Flags
-from sensenova_cli.interrupts import end_on_signals
+from sensenova_cli.interrupts import end_on_signals, wants_to_leave
 from sensenova_cli.render.console import printable, stderr_console
 from sensenova_cli.render.errors import print_error
 from sensenova_cli.render.preview import Preview
@@ -28,7 +29,7 @@ from sensenova_cli.render.progress import gigabytes
 from sensenova_cli.repl.commands import COMMANDS, command_help
 from sensenova_cli.repl.desk import Desk
 from sensenova_cli.repl.lines import Line, looks_like_path, parse_line, words_of
-from sensenova_cli.repl.typed import line_flags
+from sensenova_cli.repl.typed import NO_PROFILE, line_flags
 from sensenova_cli.sessions.entries import (
     PictureTurn,
     Redo,
@@ -80,6 +81,8 @@ class Repl:
         self._quiet = start.quiet
         self._console = stderr_console()
         self._made: list[SessionPicture] = []
+        self.was_interrupted = False
+        """Whether a signal ended the last line."""
         self.desk = Desk(session, start, self._on_picture, system=system, interactive=interactive)
         self._actions: dict[str, Callable[[Line], None]] = {
             "generate": self._generate,
@@ -111,6 +114,7 @@ class Repl:
         Raises:
             Leave: the line says so.
         """
+        self.was_interrupted = False
         try:
             self._do(parse_line(typed))
         except SenseNovaError as error:
@@ -118,6 +122,7 @@ class Repl:
                 traceback.print_exception(error)
             print_error(error.what, error.hint)
         except KeyboardInterrupt:
+            self.was_interrupted = True
             end_on_signals()  # the next one interrupts again, instead of leaving at once
             self._say("interrupted")
         except Leave:
@@ -132,9 +137,13 @@ class Repl:
                 "" if self._debug else "start again with --debug for the traceback; this session goes on",
             )
         else:
+            if wants_to_leave():  # a signal came when there was nothing left to interrupt
+                raise Leave
             return True
         # What the turn had in memory hangs on its frames, which only a collection frees where they form a circle.
         gc.collect()
+        if wants_to_leave():
+            raise Leave
         return False
 
     def greet(self, notice: str) -> None:
@@ -143,6 +152,10 @@ class Repl:
             self._console.print(Text.assemble(("note:", "yellow"), " ", notice), soft_wrap=True)
         for problem in self.session.problems:
             print_error(str(problem))
+        if self.desk.problem is not None:
+            print_error(
+                self.desk.problem.what, f"{self.desk.problem.hint}; or /set, /unset or /profile none".lstrip("; ")
+            )
         state = self.session.state
         if state.turns:
             self._say(f"session {self.session.name}: {len(state.turns)} turns, {len(state.pictures)} pictures")
@@ -207,35 +220,36 @@ class Repl:
                 self._show_candidates([picture.number for picture in self._made])
 
     def _describe(self, line: Line, brought: Sequence[int]) -> None:
-        about = self._about(brought)
+        about = self._about(brought, asking=True)
         question = line.text or (ONE_PICTURE if len(about) == 1 else SEVERAL_PICTURES)
-        seen = {number for turn in self.session.state.now.conversation for number in turn.inputs}
-        continues = bool(seen) and set(about) <= seen
-        images = () if continues else about
-        self._answered("describe", question, images, line_flags("describe", line.flags), continues)
+        shown = [turn.inputs for turn in self.session.state.now.conversation if turn.inputs]
+        continues = bool(shown) and shown[-1] == about
+        flags = line_flags("describe", line.flags)
+        self.desk.answer("describe", question, () if continues else about, flags, continues=continues)
+        if self.session.state.staged:
+            self.session.append(Stage(staged=()))  # they have been seen before, and asked about now
 
     def _chat(self, line: Line, brought: Sequence[int]) -> None:
         if not line.text:
             raise UsageError("there is nothing to say", "for example: /chat what can you do?")
         images = (*self.session.state.staged, *brought)
         continues = bool(self.session.state.now.conversation)
-        self._answered("chat", line.text, images, line_flags("chat", line.flags), continues)
-
-    def _answered(
-        self, task: Literal["describe", "chat"], text: str, images: Sequence[int], flags: Flags, continues: bool
-    ) -> None:
-        self.desk.answer(task, text, images, flags, continues=continues)
+        self.desk.answer("chat", line.text, images, line_flags("chat", line.flags), continues=continues)
 
     def _think(self, line: Line) -> None:
         match line.text.strip().lower():
+            case "" | "on" | "off" if line.flags:
+                raise UsageError("/think on and off take no flags", "for example: /think a cat --seed 7")
             case "" | "on":
                 self._apply({"think": True})
             case "off":
                 self._apply({"think": False})
             case _:
-                flags = line_flags("generate", line.flags)
-                thinking = Flags(**{**vars(flags), "settings": {**flags.settings, "think": True}})
-                self._draw("generate", line.text, (), thinking)
+                state = self.session.state
+                task: Task = "edit" if state.hand or state.staged else "generate"
+                flags = line_flags(task, line.flags)
+                thinking = replace(flags, settings={**flags.settings, "think": True})
+                self._draw(task, line.text, self._about(()) if task == "edit" else (), thinking)
 
     def _again(self, line: Line) -> None:
         if line.text:
@@ -247,17 +261,21 @@ class Repl:
         typed = line_flags(last.kind, line.flags)
         seed = int(str(last.settings["seed"])) + int(str(last.settings["num_images"]))
         settings = {**last.typed, "seed": seed, **typed.settings}
-        self._draw(last.kind, last.prompt, last.inputs, Flags(**{**vars(typed), "settings": settings}))
+        self._draw(last.kind, last.prompt, last.inputs, replace(typed, settings=settings))
 
     # Pictures
 
-    def _about(self, brought: Sequence[int]) -> tuple[int, ...]:
-        """The pictures a turn is about: those that are staged or named with it, else the one in hand."""
+    def _about(self, brought: Sequence[int], *, asking: bool = False) -> tuple[int, ...]:
+        """The pictures a turn is about: those that are staged or named with it, else the one in hand; for a question
+        without one, those of the conversation."""
         state = self.session.state
         numbers = tuple(dict.fromkeys((*state.staged, *brought)))
         if numbers:
             return numbers
         if state.hand is None:
+            shown = [turn.inputs for turn in state.now.conversation if turn.inputs]
+            if asking and shown:
+                return shown[-1]
             raise UsageError("there is no picture in hand", "make one, or name a file: /load FILE")
         return (state.hand.number,)
 
@@ -282,7 +300,7 @@ class Repl:
         elif not words:
             self._stage(())
         else:
-            self._stage([self._number(word) if word.isdigit() else self.session.bring(word).number for word in words])
+            self._stage([self._number(word) if word.isdecimal() else self.session.bring(word).number for word in words])
 
     def _use(self, line: Line) -> None:
         word = line.text.strip()
@@ -298,6 +316,7 @@ class Repl:
             self._show_candidates(known)
             return
         number = self._number(word)
+        self.session.read(number)  # that it can be read is known before it is in hand
         self.session.append(Use(picture=number))
         self._show(number)
         self._tell_hand()
@@ -316,7 +335,7 @@ class Repl:
         words = [*words_of(line.text), *line.flags]
         force = "-f" in words or "--force" in words
         words = [word for word in words if word not in ("-f", "--force")]
-        number = self._number(words.pop(0)) if words and words[0].isdigit() else self._about(())[0]
+        number = self._number(words.pop(0)) if words and words[0].isdecimal() else self._about(())[0]
         if len(words) > 1:
             raise UsageError("/save takes a picture's number and a file", "for example: /save 3 cat.png")
         source = self.session.path(number)
@@ -359,10 +378,9 @@ class Repl:
         if not words:
             self._list_settings()
             return
+        if len(words) == 1 and "=" in words[0]:
+            words = words[0].split("=", 1)
         name = words[0].replace("-", "_")
-        if len(words) == 1 and "=" in name:
-            name, _, value = words[0].partition("=")
-            words = [name, value]
         if len(words) < 2:
             raise UsageError(f"/set {words[0]}: there is no value", f"for example: /set {words[0]} 7")
         self._apply({name: " ".join(words[1:])})
@@ -381,8 +399,9 @@ class Repl:
         )
         checked = check_values(values, notation, [name for name in SETTING_NAMES if name not in FIXED])
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in checked.items()}
+        state = self.session.state
+        self.desk.check({**state.settings, **plain}, state.profile)  # together with the others
         self.session.append(Set(settings=plain))
-        self.desk.resolve(Flags({}))  # together with the others
         self._say(", ".join(f"{name} = {_shown(value)}" for name, value in plain.items()))
 
     def _unset(self, line: Line) -> None:
@@ -394,6 +413,9 @@ class Repl:
                 meant = near_miss(name, known)
                 hint = f"did you mean {meant}?" if meant else f"set are: {', '.join(known) or 'none'}"
                 raise UsageError(f"{name} is not set in this session", hint)
+        if not names:
+            self._say("nothing is set in this session")
+            return
         self.session.append(Unset(names=names))
         resolved = self.desk.resolve(Flags({}))
         for name in names:
@@ -411,19 +433,21 @@ class Repl:
     def _profile(self, line: Line) -> None:
         word = line.text.strip()
         if not word:
-            current = self.session.state.profile or "none"
-            self._say(f"profile: {current}; there are: {', '.join(profile_files())}")
+            self._tell(f"profile: {self.desk.profile or 'none'}; there are: {', '.join(profile_files())}")
             return
-        if word != "none":
+        if word != NO_PROFILE:
             find_profile(word)
-        self.session.append(UseProfile(profile=None if word == "none" else word))
-        self.desk.resolve(Flags({}))
+        settings = self.desk.check(self.session.state.settings, word).settings
+        self.session.append(UseProfile(profile=word))
         self._say(f"profile: {word}")
+        loaded = self.desk.loading.settings
+        if (settings.model, settings.device, settings.dtype) != (loaded.model, loaded.device, loaded.dtype):
+            self._say("its model, device and dtype are for the start: leave, and start again with --profile")
 
     def _model(self, line: Line) -> None:
         words = words_of(line.text)
         if not words:
-            self._say(f"model: {self.desk.model}")
+            self._tell(f"model: {self.desk.model}")
             return
         if len(words) > 1:
             raise UsageError("/model takes one name", "a folder, a Hub id, or demo")
@@ -446,7 +470,7 @@ class Repl:
             ("session", str(self.session.folder or "nothing yet")),
         ]
         for name, value in rows:
-            self._say(f"{name:8} {value}")
+            self._tell(f"{name:8} {value}")
 
     def _history(self, line: Line) -> None:
         state = self.session.state
@@ -455,11 +479,11 @@ class Repl:
             if isinstance(turn, PictureTurn):
                 pictures = ", ".join(str(picture.number) for picture in turn.pictures)
                 about = f" of {', '.join(map(str, turn.inputs))}" if turn.inputs else ""
-                self._say(f"{turn.turn}. {turn.kind}{about}: {turn.prompt} → {pictures or 'nothing'}{ending}")
+                self._tell(f"{turn.turn}. {turn.kind}{about}: {turn.prompt} → {pictures or 'nothing'}{ending}")
             else:
-                self._say(f"{turn.turn}. {turn.kind}: {turn.prompt}{ending}")
+                self._tell(f"{turn.turn}. {turn.kind}: {turn.prompt}{ending}")
                 if turn.answer:
-                    self._say(f"   {turn.answer}")
+                    self._tell(f"   {turn.answer}")
         self._tell_hand()
 
     def _help(self, line: Line) -> None:
@@ -502,14 +526,18 @@ class Repl:
         return f"picture {number} ({self.session.state.picture(number).file})"
 
     def _number(self, word: str) -> int:
-        if not word.isdigit():
+        if not word.isdecimal():
             raise UsageError(f"{word!r} is no number of a picture", "for example: /use 3")
         return self.session.state.picture(int(word)).number
 
     def _say(self, text: str) -> None:
-        """Something about the session, for people."""
+        """A remark about the session, which may be overlooked."""
         if not self._quiet:
-            self._console.print(Text(printable(text), style="dim"), soft_wrap=True)
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
+        """What was asked for."""
+        self._console.print(Text(printable(text), style="dim"), soft_wrap=True)
 
     def _result(self, text: str) -> None:
         print(text, flush=True)

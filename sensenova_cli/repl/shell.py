@@ -1,24 +1,23 @@
 """Where lines come from: a prompt in front of a person, or a pipe."""
 
-import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
+from prompt_toolkit.filters import has_focus
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 
+from config.errors import SenseNovaError
 from sensenova_cli.flags import Flags
-from sensenova_cli.interrupts import end_on_signals
+from sensenova_cli.interrupts import end_on_signals, wants_to_leave
 from sensenova_cli.render.console import is_animated, stderr_console
 from sensenova_cli.render.progress import gigabytes
 from sensenova_cli.repl.completion import LineCompleter
@@ -32,19 +31,20 @@ STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "mode
 def run_shell(repl: Repl) -> None:
     """Ask for lines and do them until the user leaves, the terminal is closed, or SIGTERM comes."""
     ask = _asking(repl) if is_animated() else lambda: _ask_plainly(repl)
-    with _leaving_on_signals():
-        while True:
-            try:
-                typed = ask()
-            except KeyboardInterrupt:
-                end_on_signals()
-                continue  # the line is given up, as in a shell
-            except EOFError:
+    while True:
+        try:
+            typed = ask()
+        except KeyboardInterrupt:
+            if wants_to_leave():
                 return
-            try:
-                repl.do(typed)
-            except Leave:
-                return
+            end_on_signals()
+            continue  # the line is given up, as in a shell
+        except EOFError:
+            return
+        try:
+            repl.do(typed)
+        except Leave:
+            return
 
 
 def _ask_plainly(repl: Repl) -> str:
@@ -66,7 +66,7 @@ def _asking(repl: Repl) -> Callable[[], str]:
         auto_suggest=AutoSuggestFromHistory(),
         multiline=True,
         key_bindings=_keys(),
-        editing_mode=EditingMode.VI if os.environ.get("EDITOR", "").endswith("vi") else EditingMode.EMACS,
+        editing_mode=EditingMode.EMACS,  # whatever EDITOR is: the keys are those that /help names
         enable_open_in_editor=True,
         bottom_toolbar=lambda: _toolbar(repl),
         prompt_continuation="… ",
@@ -78,7 +78,11 @@ def _asking(repl: Repl) -> Callable[[], str]:
 
 
 def run_script(repl: Repl) -> bool:
-    """Do the lines of standard input; whether all of them went well. `#` starts a comment line."""
+    """Do the lines of standard input; whether all of them went well. `#` starts a comment line.
+
+    Raises:
+        KeyboardInterrupt: a signal came.
+    """
     good = True
     for line in _joined(sys.stdin):
         if line.lstrip().startswith("#"):
@@ -86,7 +90,11 @@ def run_script(repl: Repl) -> bool:
         try:
             good &= repl.do(line)
         except Leave:
+            if wants_to_leave():
+                raise KeyboardInterrupt from None
             break
+        if repl.was_interrupted:
+            raise KeyboardInterrupt
     return good
 
 
@@ -104,21 +112,6 @@ def _joined(lines: Iterator[str]) -> Iterator[str]:
         yield begun
 
 
-@contextlib.contextmanager
-def _leaving_on_signals() -> Iterator[None]:
-    """A closed terminal and SIGTERM end the session where the prompt stands; a turn ends between two steps first."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise EOFError
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _history() -> History:
     folder = data_folder()
     try:
@@ -134,7 +127,7 @@ def _history() -> History:
 def _keys() -> KeyBindings:
     keys = KeyBindings()
 
-    @keys.add("enter")
+    @keys.add("enter", filter=has_focus(DEFAULT_BUFFER))
     def _(event: KeyPressEvent) -> None:
         """A line ends, unless a backslash stands before the cursor."""
         buffer = event.current_buffer
@@ -146,7 +139,7 @@ def _keys() -> KeyBindings:
         else:
             buffer.validate_and_handle()
 
-    @keys.add("escape", "enter")
+    @keys.add("escape", "enter", filter=has_focus(DEFAULT_BUFFER))
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
@@ -163,7 +156,10 @@ def _prompt_word(repl: Repl) -> str:
 def _toolbar(repl: Repl) -> StyleAndTextTuples:
     """Mode, model, picture in hand, what is staged, size, steps, seed, profile and memory; what fits of it."""
     state, desk = repl.session.state, repl.desk
-    settings = desk.resolve(Flags({})).settings
+    try:
+        settings = desk.resolve(Flags({})).settings
+    except SenseNovaError:  # every turn says what is wrong with them
+        return [("class:mode", _prompt_word(repl)), ("", " · the settings cannot be used")]
     parts = [_prompt_word(repl)]
     loading = desk.loading
     if loading.is_done:
@@ -179,8 +175,8 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     parts += [settings.size, f"{settings.num_steps} steps", f"seed {settings.seed}"]
     if settings.think:
         parts.append("think")
-    if state.profile or desk.profile:
-        parts.append(str(state.profile or desk.profile))
+    if desk.profile:
+        parts.append(desk.profile)
     if desk.statistics:
         parts.append(gigabytes(desk.statistics.peak_memory))
     width = get_app().output.get_size().columns

@@ -21,6 +21,9 @@ LINE_OPTIONS: Mapping[str, Sequence[str]] = {
 }
 """Options that a line may end with, by what it asks for."""
 
+NO_PROFILE = "none"
+"""What a session has for its profile where the one it was started with is not to be used."""
+
 INSTEAD = {"model": "/model NAME", "device": "sensenova repl --device", "dtype": "sensenova repl --dtype"}
 """What to type where an option cannot change from one turn to the next."""
 
@@ -43,6 +46,9 @@ def line_flags(task: str, words: Sequence[str]) -> Flags:
     except typer.TyperException as error:
         what = error.format_message().strip().rstrip(".")
         raise UsageError(what[0].lower() + what[1:], f"see: /help {task}") from None
+    if rest := context.params.get("prompt") or context.params.get("message") or context.params.get("images"):
+        rest = rest if isinstance(rest, str) else " ".join(rest)
+        raise UsageError(f"{rest!r} stands behind a flag", "flags go last on a line")
     for name, value in context.params.items():
         setting = name.removeprefix("no_")
         if value not in (None, False, "", [], ()) and setting not in LINE_OPTIONS[task]:
@@ -54,6 +60,7 @@ def line_flags(task: str, words: Sequence[str]) -> Flags:
 def merged(start: Flags, session: Mapping[str, Any], profile: str | None, line: Flags) -> Flags:
     """The flags of one turn: those the program was started with, what the session has set, and the line's own."""
     settings = {**start.settings, **session, **line.settings}
-    if line.width or line.height:
-        settings.pop("size", None)
-    return replace(line, settings=settings, profile=line.profile or profile or start.profile)
+    of_session = None if profile == NO_PROFILE else profile or start.profile
+    if not (line.width or line.height or "size" in session or "size" in line.settings):
+        line = replace(line, width=start.width, height=start.height)
+    return replace(line, settings=settings, profile=line.profile or of_session)

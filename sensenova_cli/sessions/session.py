@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
@@ -269,12 +270,24 @@ class Session:
                     break
             except OSError as error:
                 raise _write_error(root, error) from error
-            self._write_header()
-            while self._waiting:
-                self._write(self._waiting[0])
-                del self._waiting[0]
+            try:
+                self._write_header()
+            except BaseException:
+                # As if nothing had happened, so that the next turn can try again.
+                self._give_back()
+                raise
+        while self._waiting:
+            self._write(self._waiting[0])
+            del self._waiting[0]
         assert self._folder is not None
         return self._folder
+
+    def _give_back(self) -> None:
+        """Remove the folder of a session that could not begin."""
+        assert self._folder is not None
+        self.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = self._lock = None
 
     def _take(self, folder: Path) -> None:
         self._lock = SessionLock(folder)

@@ -39,7 +39,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("cat.png ? what is this", Line("question", "what is this", files=("cat.png",))),
         ("'my cat.png' cat.png", Line("words", "", files=("my cat.png", "cat.png"))),
         ("my\\ cat.png", Line("words", "", files=("my cat.png",))),
-        ("gone.png make it red", Line("words", "gone.png make it red")),
+        ("a picture like gone.png", Line("words", "a picture like gone.png")),
+        ("a cat -f -o x.png", Line("words", "a cat", flags=("-f", "-o", "x.png"))),
         ("Katze im Hut --size 1:1", Line("words", "Katze im Hut", flags=("--size", "1:1"))),
     ],
 )
@@ -51,6 +52,12 @@ def test_the_whole_path_of_a_picture_is_no_command(folder: Path) -> None:
     path = str(folder / "cat.png")
     assert parse_line(path) == Line("words", "", files=(path,))
     assert parse_line(f"{path} make it red").text == "make it red"
+
+
+@pytest.mark.parametrize("typed", ["gone.png", "gone.png make it red", "~/gone.jpg"])
+def test_a_picture_that_is_not_there_is_no_prompt(typed: str) -> None:
+    with pytest.raises(UsageError, match="there is no picture file"):
+        parse_line(typed)
 
 
 def test_a_quote_that_is_not_closed_is_said() -> None:

@@ -40,7 +40,7 @@ def test_twelve_turns_and_a_day_between_them(tmp_path: Path) -> None:
     screen.type("/set size 256x256")  # 6
     screen.wait_for("size = 256x256")
     screen.wait_for_toolbar("256x256")
-    screen.type("/think a fox on a pink background")  # 7
+    screen.type("/generate a fox on a pink background --think")  # 7
     screen.wait_for("I will draw a fox on a pink background.")
     screen.wait_for("thought for ")
     screen.wait_for("picture 4  ")
@@ -97,12 +97,26 @@ def test_a_signal_at_the_prompt_leaves(tmp_path: Path, number: signal.Signals) -
     screen.type("a cat")
     screen.wait_for("picture 1  ")
     screen.wait_for_toolbar("in hand 1")
+    screen.child.sendintr()  # and not only the first signal of all
+    screen.wait_for("›", count=3)
     os.kill(screen.child.pid, number)
-    screen.end()
+    assert screen.end() == 0
     assert "Traceback" not in screen.raw
     resumed = Terminal("repl", "--continue", *QUICK, folder=tmp_path)
     resumed.wait_for("1 turns, 1 pictures")
     assert resumed.leave() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_a_turn_ends_it_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
+    screen = Terminal("repl", "--no-preview", folder=tmp_path)
+    screen.wait_for_toolbar("draw")
+    screen.type("a cat --num-steps 1000")
+    screen.wait_for("/1000")
+    os.kill(screen.child.pid, number)
+    assert screen.end() == 0
+    (file,) = tmp_path.glob("data/sessions/*/session.jsonl")
+    assert json.loads(file.read_text().splitlines()[-1])["status"] == "cancelled"
 
 
 def test_kill_9_in_the_middle_of_turn_five_loses_that_turn_alone(tmp_path: Path) -> None:
@@ -149,6 +163,23 @@ def test_completion_of_commands_and_settings(tmp_path: Path) -> None:
     screen.wait_for("/set num_steps")
     screen.type(" 3")
     screen.wait_for("num_steps = 3")
+    assert screen.leave() == 0
+
+
+def test_an_earlier_line_is_found_again(tmp_path: Path) -> None:
+    screen = Terminal("repl", *QUICK, folder=tmp_path)
+    screen.wait_for_toolbar("draw")
+    screen.type("/set num_steps 5")
+    screen.wait_for("num_steps = 5")
+    screen.type("/profile")
+    screen.wait_for("profile: none")
+    screen.child.send("\x12")
+    screen.wait_for("I-search")
+    screen.child.send("num_st")
+    screen.wait_for("/set num_steps 5", count=2)
+    screen.type("")
+    screen.type("")
+    screen.wait_for("num_steps = 5", count=2)
     assert screen.leave() == 0
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,6 @@ from model.errors import CheckpointError, DeviceMemoryError
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
 from sensenova_cli import turn
 from tests.cli.fake_engine import FakeEngine
-from tests.cli.harness import Program
 from tests.repl.script import Script
 
 
@@ -237,7 +238,7 @@ def test_a_failed_turn_leaves_the_session_and_is_noted(script: Script) -> None:
     assert "out of memory" in str(turns[1]["reason"])
 
 
-def test_a_turn_that_is_interrupted_leaves_the_session(script: Script) -> None:
+def test_an_interrupted_turn_ends_a_script_and_leaves_the_session(script: Script) -> None:
     def prepare(engine: FakeEngine) -> None:
         def interrupt(number: int) -> None:
             if len(engine.requests) == 2:
@@ -246,11 +247,14 @@ def test_a_turn_that_is_interrupted_leaves_the_session(script: Script) -> None:
         engine.on_step = interrupt
 
     script.program.prepare = prepare
-    outcome = script("a cat", "make it red", "make it blue")
+    outcome = script("a cat", "make it red", "never")
+    assert outcome.code == 130
     assert "interrupted" in outcome.stderr
     turns = [entry for entry in session_file() if "turn" in entry]
-    assert [entry["status"] for entry in turns] == ["done", "cancelled", "done"]
-    assert turns[2]["inputs"] == [1]
+    assert [entry["status"] for entry in turns] == ["done", "cancelled"]
+    script.program.prepare = lambda engine: None
+    assert script("make it blue", options=("--continue",)).code == 0
+    assert [entry for entry in session_file() if "turn" in entry][-1]["inputs"] == [1]
 
 
 def test_a_model_that_cannot_be_loaded_is_told_at_the_first_turn(script: Script) -> None:
@@ -328,6 +332,92 @@ def test_a_broken_pipe_ends_the_session(script: Script, monkeypatch: pytest.Monk
     assert "Traceback" not in outcome.stderr
 
 
-def test_nothing_heavy_is_imported_for_the_help(program: Program) -> None:
-    assert "--continue" in program("repl", "--help").stdout
-    assert turn.load_engine is not None
+def test_nothing_heavy_is_imported_for_the_help() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from sensenova_cli.app import app; "
+        "print(CliRunner().invoke(app, ['repl', '--help']).stdout); "
+        "print('heavy:', {'torch', 'PIL', 'prompt_toolkit', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--continue" in done.stdout
+    assert "heavy: set()" in done.stdout
+
+
+def test_a_bad_profile_does_not_lock_the_session(script: Script, home: Path) -> None:
+    (home / "bad.toml").write_text("num_steps = 0\n")
+    outcome = script("a cat", "/profile bad.toml", "/again")
+    assert outcome.code == 1
+    assert "bad.toml" in outcome.stderr
+    assert len(outcome.stdout.splitlines()) == 2
+    (home / "good.toml").write_text("num_steps = 3\n")
+    assert script("/profile good.toml", options=("--continue",)).code == 0
+    (home / "good.toml").write_text("num_steps = 0\n")
+    outcome = script("/profile none", "/again", options=("--continue",))
+    assert outcome.code == 0, outcome.stderr
+    assert "good.toml" in outcome.stderr
+
+
+def test_a_profile_of_the_start_can_be_put_off(script: Script) -> None:
+    outcome = script("a cat", "/profile none", "/again", "/profile", options=("--profile", "draft"))
+    assert [request.settings.num_steps for request in script.requests] == [20, 4]
+    assert "profile: none" in outcome.stderr
+
+
+def test_a_side_that_is_typed_alone_keeps_the_other(script: Script) -> None:
+    script("/set size 64x96", "a cat --width 128", "/again")
+    assert [request.settings.size for request in script.requests] == ["128x96", "128x96"]
+    script("a cat", options=("--width", "128"))
+    assert script.requests[0].settings.size == "128x64"
+
+
+def test_again_does_not_write_the_same_file_again(script: Script, home: Path) -> None:
+    assert script("a cat -o cat.png", "/again").code == 0
+    outcome = script("a cat -o cat.png")
+    assert "cat.png exists already" in outcome.stderr
+    assert outcome.stdout == ""
+    assert script("a cat -o cat.png -f").code == 0
+    assert "a session's stdout is for paths" in script("a cat -o -").stderr
+
+
+def test_what_was_asked_about_again_is_not_staged_any_more(script: Script, home: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(home / "mine.png")
+    script("/load mine.png", "? what is this?", "/image 1", "? and now?", "/generate a dog", "make it red")
+    edit = script.requests[-1]
+    assert isinstance(edit, EditRequest)
+    assert edit.images[0].getpixel((0, 0)) != (255, 0, 0)
+
+
+def test_a_model_that_could_not_be_loaded_is_tried_again(script: Script) -> None:
+    program = script.program
+    load = program.load
+
+    def fail_once(*arguments: object) -> object:
+        if not program.engines:
+            program.engines.append(None)  # type: ignore[arg-type]
+            raise CheckpointError("the network broke down", "try again")
+        return load(*arguments)  # type: ignore[arg-type]
+
+    turn.load_engine = fail_once  # type: ignore[assignment]  # `program` puts it back
+    outcome = script("a cat", "a cat")
+    assert outcome.code == 1
+    assert "the network broke down" in outcome.stderr
+    assert len(outcome.stdout.splitlines()) == 1
+
+
+def test_a_session_folder_that_cannot_be_written(script: Script, data: Path) -> None:
+    data.write_text("in the way")
+    outcome = script("a cat")
+    assert outcome.code == 2
+    assert "set SENSENOVA_DATA_DIR to a folder that can be written" in outcome.stderr
+
+
+def test_a_damaged_session_loads_its_good_turns(script: Script, data: Path) -> None:
+    script("a cat", "make it red", "make it blue")
+    (file,) = data.glob("sessions/*/session.jsonl")
+    lines = file.read_text().splitlines()
+    lines[2] = lines[2][:40]
+    file.write_text("\n".join(lines) + "\n")
+    outcome = script("/history", options=("--continue",))
+    assert "session.jsonl:3" in outcome.stderr
+    assert "1. generate: a cat" in outcome.stderr
+    assert "3. edit of 2: make it blue" in outcome.stderr
