@@ -1,6 +1,7 @@
 """Answers while they are written: Markdown on a screen, plain text elsewhere; always on stdout."""
 
 import sys
+import time
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
@@ -15,6 +16,8 @@ BLOCKS = MarkdownIt().enable("table").disable("inline")
 """Finds blocks as Rich does, but does not look into them."""
 MOST_LIVE_ROWS = 12
 """Rows of the unfinished end that are redrawn; what is above them waits for the block to be finished."""
+
+SECONDS_BETWEEN_REDRAWS = 0.1
 
 
 class PlainAnswer:
@@ -47,6 +50,7 @@ class MarkdownAnswer:
         self._tail = ""
         self._printed = False
         self._live: Live | None = None
+        self._redraw_at = 0.0
 
     def add(self, text: str) -> None:
         self._tail += printable(text)
@@ -57,7 +61,7 @@ class MarkdownAnswer:
             self._live = Live(
                 console=self._console,
                 transient=True,
-                refresh_per_second=10,
+                auto_refresh=False,
                 get_renderable=lambda: _End(self._tail),
                 redirect_stdout=False,
                 redirect_stderr=False,
@@ -65,6 +69,10 @@ class MarkdownAnswer:
             self._live.start()
         for block in finished:
             self._print(block)
+        # Not by a thread of Rich's: it may redraw in the middle of a print, and rows are repeated or lost.
+        if (now := time.monotonic()) >= self._redraw_at:
+            self._live.refresh()
+            self._redraw_at = now + SECONDS_BETWEEN_REDRAWS
 
     def close(self) -> None:
         """Print what is left; nothing follows."""
