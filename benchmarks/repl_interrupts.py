@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -68,7 +69,8 @@ def interrupt(times: int, folder: Path) -> tuple[int, list[int]]:
             signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.001, 0.5))
             try:
                 good = repl.do(TURNS[number % len(TURNS)])
-                signal.pause()  # where the turn was over before
+                while signal.getitimer(signal.ITIMER_REAL)[0] > 0:
+                    time.sleep(0.01)  # the turn was over before
             except KeyboardInterrupt:  # at a prompt this gives up a line
                 end_on_signals()
             interrupted += not good
