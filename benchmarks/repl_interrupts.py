@@ -79,6 +79,8 @@ def interrupt(times: int, folder: Path) -> tuple[int, list[int]]:
             if not good and len(after.turns) > len(before.turns):
                 assert after.turns[-1].status == "cancelled", after.turns[-1]
                 assert after.hand == before.hand
+            if after.now.conversation != before.now.conversation:
+                assert repl.do("/undo")  # a conversation that grows takes memory rightly
             memory.append(process.memory_info().rss)
         assert session.folder is not None
         saved = read_session(session.folder)
