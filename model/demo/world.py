@@ -1,10 +1,8 @@
 """What the demo checkpoint knows: colours, shapes, objects, and the scenes made of them."""
 
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
 from typing import Literal
 
 SIDE = 256
@@ -163,11 +161,3 @@ def held_out_background(thing: Thing) -> str:
     """The one background that a thing never has in training; the same on every machine (CRC-32 of its name)."""
     visible = [color for color in COLORS if color != thing.color]
     return visible[zlib.crc32(f"{thing.color} {thing.name}".encode()) % len(visible)]
-
-
-def all_things() -> Iterator[Thing]:
-    """Every shape in every colour, then every object."""
-    for shape, color in product(SHAPES, COLORS):
-        yield Thing(shape, color)
-    for name in OBJECTS:
-        yield Thing(name)

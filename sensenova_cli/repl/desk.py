@@ -110,14 +110,15 @@ class Desk:
         """All settings as they would be if the session had these; errors as for Flags.resolve."""
         return merged(self._start, settings, profile, Flags({})).resolve(recommended=self._loading.recommended)
 
-    def resolve(self, line: Flags) -> Resolved:
-        """All settings of a turn whose line has these flags; errors as for Flags.resolve."""
-        return self._merged(line).resolve(recommended=self._loading.recommended)
+    def resolve(self) -> Resolved:
+        """All settings of a turn whose line has no flags; errors as for Flags.resolve."""
+        state = self.session.state
+        return self.check(state.settings, state.profile)
 
     def use_model(self, model: str) -> None:
         """Let the model go, and load another one in the background."""
         self._start = replace(self._start, settings={**self._start.settings, "model": model})
-        settings = self.resolve(Flags({}))
+        settings = self.resolve()
         self._loading.give_up()
         self._loading = self._load(settings, after=self._loading)
 
@@ -293,7 +294,7 @@ class Desk:
     def _engine(self, renderer: Renderer) -> "Engine":
         """The model, waited for; one that could not be loaded before is tried once more."""
         if self._loading.has_failed:
-            self._loading = self._load(self.resolve(Flags({})))
+            self._loading = self._load(self.resolve())
         return self._loading.engine(renderer)
 
     def _load(self, resolved: Resolved, after: Loading | None = None) -> Loading:

@@ -47,8 +47,8 @@ def parse_line(typed: str) -> Line:
     typed = typed.strip()
     first = _first_word(typed)
     if typed.startswith("/") and not _is_picture(first):
-        name, _, rest = typed[1:].partition(" ") if "\n" not in typed.split(" ")[0] else _split_line(typed[1:])
-        text, flags = _split_flags(rest)
+        name, *behind = re.split(r"[ \n]", typed[1:], maxsplit=1)
+        text, flags = _split_flags("".join(behind))
         return Line("command", text, command=name, flags=flags)
     if Path(first).suffix.lower() in PICTURE_ENDINGS and not _is_picture(first):
         raise UsageError(f"there is no picture file {first}", "check its name, or begin with another word")
@@ -75,11 +75,6 @@ def words_of(text: str) -> list[str]:
 def looks_like_path(word: str) -> bool:
     """Whether a word with a slash in front is more likely a file than a command: it has another slash or an ending."""
     return "/" in word[1:] or Path(word).suffix.lower() in PICTURE_ENDINGS
-
-
-def _split_line(text: str) -> tuple[str, str, str]:
-    name, _, rest = text.partition("\n")
-    return name, "\n", rest
 
 
 def _first_word(text: str) -> str:

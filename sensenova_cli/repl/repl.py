@@ -29,7 +29,7 @@ from sensenova_cli.render.progress import gigabytes
 from sensenova_cli.repl.commands import COMMANDS, command_help
 from sensenova_cli.repl.desk import Desk
 from sensenova_cli.repl.lines import Line, looks_like_path, parse_line, words_of
-from sensenova_cli.repl.typed import NO_PROFILE, line_flags
+from sensenova_cli.repl.typed import INSTEAD, NO_PROFILE, line_flags
 from sensenova_cli.sessions.entries import (
     PictureTurn,
     Redo,
@@ -46,9 +46,7 @@ from sensenova_cli.sessions.session import Session
 Mode = Literal["pictures", "chat"]
 
 FIXED = {
-    "model": "use /model NAME",
-    "device": "leave, and start again with --device",
-    "dtype": "leave, and start again with --dtype",
+    **INSTEAD,
     "check_weights": "leave, and start again with --check-weights",
     "output": "end a line with -o FILE, or use /save FILE",
 }
@@ -222,8 +220,7 @@ class Repl:
     def _describe(self, line: Line, brought: Sequence[int]) -> None:
         about = self._about(brought, asking=True)
         question = line.text or (ONE_PICTURE if len(about) == 1 else SEVERAL_PICTURES)
-        shown = [turn.inputs for turn in self.session.state.now.conversation if turn.inputs]
-        continues = bool(shown) and shown[-1] == about
+        continues = about == self.session.state.now.shown
         flags = line_flags("describe", line.flags)
         self.desk.answer("describe", question, () if continues else about, flags, continues=continues)
         if self.session.state.staged:
@@ -273,9 +270,8 @@ class Repl:
         if numbers:
             return numbers
         if state.hand is None:
-            shown = [turn.inputs for turn in state.now.conversation if turn.inputs]
-            if asking and shown:
-                return shown[-1]
+            if asking and state.now.shown:
+                return state.now.shown
             raise UsageError("there is no picture in hand", "make one, or name a file: /load FILE")
         return (state.hand.number,)
 
@@ -417,12 +413,12 @@ class Repl:
             self._say("nothing is set in this session")
             return
         self.session.append(Unset(names=names))
-        resolved = self.desk.resolve(Flags({}))
+        resolved = self.desk.resolve()
         for name in names:
             self._say(f"{name} = {_shown(getattr(resolved.settings, name))} ({resolved.origins[name]})")
 
     def _list_settings(self) -> None:
-        resolved = self.desk.resolve(Flags({}))
+        resolved = self.desk.resolve()
         table = Table.grid(padding=(0, 2))
         for name in SETTING_NAMES:
             origin = "this session" if name in self.session.state.settings else resolved.origins[name]
@@ -515,7 +511,7 @@ class Repl:
         self._preview().show(self.session.read(number).image)
 
     def _preview(self) -> Preview:
-        setting = self.desk.resolve(Flags({})).settings.preview
+        setting = self.desk.resolve().settings.preview
         return Preview.choose(self._console, setting if self._interactive and not self._quiet else "off")
 
     def _tell_hand(self) -> None:

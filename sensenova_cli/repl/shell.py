@@ -16,7 +16,6 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 
 from config.errors import SenseNovaError
-from sensenova_cli.flags import Flags
 from sensenova_cli.interrupts import end_on_signals, wants_to_leave
 from sensenova_cli.render.console import is_animated, stderr_console
 from sensenova_cli.render.progress import gigabytes
@@ -157,7 +156,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     """Mode, model, picture in hand, what is staged, size, steps, seed, profile and memory; what fits of it."""
     state, desk = repl.session.state, repl.desk
     try:
-        settings = desk.resolve(Flags({})).settings
+        settings = desk.resolve().settings
     except SenseNovaError:  # every turn says what is wrong with them
         return [("class:mode", _prompt_word(repl)), ("", " · the settings cannot be used")]
     parts = [_prompt_word(repl)]

@@ -37,6 +37,11 @@ class Moment:
     candidates: tuple[int, ...] = ()
     conversation: tuple[AnswerTurn, ...] = ()
 
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Numbers of the pictures that were shown last in the conversation; none if it is about words alone."""
+        return next((turn.inputs for turn in reversed(self.conversation) if turn.inputs), ())
+
 
 @dataclass(frozen=True)
 class State:
