@@ -1,7 +1,6 @@
 """The engine: a resident model that turns a request into a stream of events."""
 
 import time
-import traceback
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from model.network.configuration import read_config
 from model.network.sensenova import SenseNovaU1
 from model.pictures import as_rgb
 from model.placement.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
+from model.placement.memory import memory_errors, ran_out_of_memory
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
@@ -45,15 +45,6 @@ from model.sequences.sequence import build_sequence
 from model.sequences.tokenizer import StreamDecoder, Tokenizer
 from model.weights.checkpoint import load_checkpoint
 from model.weights.hub import DownloadPlan, find_checkpoint
-
-OUT_OF_MEMORY = (
-    "DefaultCPUAllocator",
-    "MPS backend out of memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-"""How PyTorch says so where it has no error class for it, or where a library of the device's maker ran out."""
 
 Item = TypeVar("Item")
 
@@ -139,7 +130,7 @@ class Engine:
                 "tokenizer and weights must belong together: fetch the checkpoint again",
             )
         smaller = ", or --dtype bfloat16" if dtype == "float32" else ""
-        with _memory_errors(f"loading {folder}", f"use a device with more memory{smaller}"):
+        with memory_errors(f"loading {folder}", f"use a device with more memory{smaller}"):
             network = load_checkpoint(folder, where, number_format, check_weights, on_progress)
         return cls(folder, network, tokenizer, recommended)
 
@@ -161,7 +152,7 @@ class Engine:
             "or fewer tokens"
         )
         try:
-            with _memory_errors("this request", hint):
+            with memory_errors("this request", hint):
                 if isinstance(request, AnswerRequest):
                     yield from self._answer(request)
                 else:
@@ -298,7 +289,7 @@ class Engine:
                 for kept in prefixes.values():
                     kept.settle()
         except (MemoryError, RuntimeError) as error:
-            if not _ran_out_of_memory(error):
+            if not ran_out_of_memory(error):
                 raise
             return  # what is kept only saves time
         self._kept = prefixes
@@ -431,21 +422,3 @@ def _require_finite(values: Tensor, what: str, dtype: str) -> None:
             f"the {what} came out as NaN or infinity in {dtype}",
             others.get(dtype, "") + "--check-weights tells whether the weights are damaged",
         )
-
-
-def _ran_out_of_memory(error: Exception) -> bool:
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(words in str(error) for words in OUT_OF_MEMORY)
-
-
-@contextmanager
-def _memory_errors(what: str, hint: str) -> Iterator[None]:
-    """Turn the allocators' errors into one that says what did not fit and what would help."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not _ran_out_of_memory(error):
-            raise
-        # Whoever keeps the new error must not keep the caches and activations of the old one's frames.
-        traceback.clear_frames(error.__traceback__)
-        raise DeviceMemoryError(f"out of memory: {what} does not fit", hint) from error

@@ -178,10 +178,12 @@ def _register() -> None:
     for module in (generate, edit, describe, chat, repl, run):
         name = module.__name__.rpartition(".")[2]
         app.command(name)(getattr(module, name))
+    from sensenova_cli.commands.bench import bench
     from sensenova_cli.commands.info import info
     from sensenova_cli.commands.tiny_checkpoint import tiny_checkpoint
 
     app.command("info")(info)
+    app.command("bench")(bench)
     app.command("tiny-checkpoint")(tiny_checkpoint)
     app.add_typer(profile.app, name="profile")
     app.add_typer(sessions.app, name="sessions")

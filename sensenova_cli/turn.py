@@ -71,7 +71,7 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
         print_think=settings.print_think and not flags.json,
         preview="off" if flags.json else settings.preview,
     )
-    folder = _find(settings, renderer)
+    folder = find_model(settings, renderer)
     recommended = read_recommended(folder)
     plans = [plan_pictures(task, flags, recommended) for task in tasks]
     if sum(plan.settings.num_images for plan in plans) != count:
@@ -92,7 +92,7 @@ def answer(task: str, prompt: str, flags: Flags, *, inputs: Sequence[Input] = ()
     settings, _ = plan_answer(prompt, inputs, system, flags, None)
     model = settings.model or DEMO_MODEL
     renderer = Renderer(quiet=flags.quiet, stream_answers=not flags.json)
-    folder = _find(settings, renderer)
+    folder = find_model(settings, renderer)
     settings, request = plan_answer(prompt, inputs, system, flags, read_recommended(folder))
     engine = open_engine(folder, settings, renderer)
     start = time.perf_counter()
@@ -225,7 +225,7 @@ def _require_one_use_of_stdout(settings: Settings, flags: Flags, place: Place | 
             raise UsageError("-o - and --print-think both want stdout", "write the picture to a file")
 
 
-def _find(settings: EngineSettings, renderer: Renderer) -> Path:
+def find_model(settings: EngineSettings, renderer: Renderer) -> Path:
     """The checkpoint's folder, downloaded where it must be; sizes are told before anything is fetched."""
     if settings.model is None:
         renderer.notice(DEMO_NOTICE)

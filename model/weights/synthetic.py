@@ -9,6 +9,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from model.network.configuration import ModelConfig
+from model.network.sensenova import SenseNovaU1
+from model.weights.checkpoint import empty_network
 from model.weights.layout import Slot
 from model.weights.writer import write_checkpoint
 
@@ -33,6 +36,11 @@ EIGHT_B: dict[str, Any] = {
     "vision_hidden": 1024,
 }
 """Arguments of `config_fields` for the published 8B models: U1 with `convolutional_head` False, U1.5 with True."""
+SHAPES: dict[str, dict[str, Any]] = {
+    "u1-8b": {**EIGHT_B, "convolutional_head": False},
+    "u1.5-8b": {**EIGHT_B, "convolutional_head": True},
+}
+"""Models whose shape is known without a checkpoint, as arguments of `config_fields`."""
 
 
 def config_fields(
@@ -143,6 +151,17 @@ def write_random_checkpoint(
         tokenizer=tokenizer,
         recommended=recommended,
     )
+
+
+def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> SenseNovaU1:
+    """A network of random weights, drawn on the device: no files are read."""
+    network = empty_network(config, device, dtype)
+    for name, parameter in network.named_parameters():
+        if parameter.dim() == 1 or name.endswith("norm.weight"):
+            parameter.fill_(0 if name.endswith(".bias") else 1)
+        else:
+            parameter.normal_(std=math.prod(parameter.shape[1:]) ** -0.5)
+    return network
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -10,7 +10,7 @@ import pytest
 from sensenova_cli import __version__
 from tests.cli.harness import REPOSITORY, Program
 
-COMMANDS = ["generate", "edit", "describe", "chat", "run", "info", "profile", "sessions", "tiny-checkpoint"]
+COMMANDS = ["generate", "edit", "describe", "chat", "run", "info", "bench", "profile", "sessions", "tiny-checkpoint"]
 ALL_COMMANDS = [
     *COMMANDS,
     *(f"profile {name}" for name in ("list", "show", "path", "init", "check")),

@@ -1,0 +1,242 @@
+"""The measurements of `sensenova bench`: denoising steps, writing, loading."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from config.errors import SenseNovaError
+from config.schema import ImageSettings
+from config.sizes import TOKEN_PIXELS, Size, format_size
+from model.bench.ceilings import Ceilings, measure_ceilings, median_seconds
+from model.bench.counts import prediction_flops, token_bytes
+from model.events import Branch, LoadProgress
+from model.network.attention import Segment
+from model.network.configuration import ModelConfig, parse_config
+from model.network.rope import text_positions
+from model.network.sensenova import SenseNovaU1
+from model.placement.devices import peak_memory, reset_peak_memory, synchronize
+from model.placement.memory import memory_errors
+from model.sampling.decode import CACHE_BLOCK, decode, greedy
+from model.sampling.denoise import denoise
+from model.sampling.guidance import generate_guidance
+from model.sampling.prefix import Prefix, read_prefix
+from model.sequences.sequence import TokenSequence
+from model.weights.checkpoint import load_checkpoint
+from model.weights.layout import Slot
+from model.weights.synthetic import SHAPES, config_fields, random_network
+from model.weights.writer import write_checkpoint
+
+Work = Literal["denoise", "decode", "load"]
+
+PROMPT_TOKENS, UNCONDITIONAL_TOKENS = 500, 12
+"""Lengths of the prefixes: a long prompt, and about what the unconditional branch has."""
+WARM_UP_TOKENS = 8
+LOAD_LAYERS = 4
+"""Layers of the checkpoint that is written where there is none to load: 5.6 GB of an 8B model."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measurement.
+
+    Attributes:
+        work: what was done, such as `guided step 2048x2048`.
+        seconds: the median of one such thing: a step, a token, a whole loading.
+        rate: floating-point operations or bytes a second, or 0 where neither says anything.
+        unit: of `rate`.
+        ceiling: what the device reached by itself, in the same unit, or 0 where nothing like it was measured.
+        peak_memory: bytes; on CUDA the most allocated during the work, elsewhere the process's peak resident set.
+    """
+
+    work: str
+    seconds: float
+    rate: float
+    unit: Literal["FLOP/s", "B/s"]
+    ceiling: float
+    peak_memory: int
+
+    @property
+    def share(self) -> float | None:
+        """Of the ceiling, 0 to 1; None where there is none."""
+        return self.rate / self.ceiling if self.ceiling else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured.
+
+    Attributes:
+        model: a checkpoint folder, or the name of a built-in shape (`SHAPES`) that gets random weights.
+        works: in the order in which they are done.
+        sizes: of pictures.
+        steps, tokens: how many are timed.
+    """
+
+    model: Path | str
+    works: Sequence[Work]
+    sizes: Sequence[Size]
+    steps: int
+    tokens: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+def measure(plan: Plan, on_progress: Callable[[LoadProgress], None] | None = None) -> Iterator[Ceilings | Figure]:
+    """Measure the device, then the works one by one.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        DeviceMemoryError: the weights or the work do not fit.
+    """
+    device, dtype = plan.device, plan.dtype
+    hint = "measure smaller pictures (--size 512x512), a smaller model, or use a device with more memory"
+    with memory_errors("this measurement", hint):
+        ceilings = measure_ceilings(device, dtype)
+        yield ceilings
+        if {"denoise", "decode"} & set(plan.works):
+            if isinstance(plan.model, Path):
+                network = load_checkpoint(plan.model, device, dtype, on_progress=on_progress)
+            else:
+                network = random_network(shape_config(plan.model), device, dtype)
+            for work in plan.works:
+                if work == "denoise":
+                    for size in plan.sizes:
+                        yield from bench_denoise(network, size, plan.steps, ceilings)
+                elif work == "decode":
+                    yield bench_decode(network, plan.tokens, ceilings)
+            del network
+        if "load" in plan.works:
+            if isinstance(plan.model, Path):
+                yield bench_load(plan.model, device, dtype)
+            else:
+                yield bench_load_of_shape(plan.model, device, dtype)
+
+
+def shape_config(shape: str) -> ModelConfig:
+    """The configuration of a built-in shape."""
+    return parse_config(config_fields(**SHAPES[shape]), shape)
+
+
+def bench_denoise(network: SenseNovaU1, size: Size, steps: int, ceilings: Ceilings) -> Iterator[Figure]:
+    """Steps of one picture with guidance (two branches), without, and the time from a prompt to the first step.
+
+    Args:
+        steps: how many are taken in a row; the first one does not count.
+    """
+    tokens = size[0] * size[1] // TOKEN_PIXELS**2
+    flops = {
+        branch: prediction_flops(network.config, tokens, length)
+        for branch, length in (("condition", PROMPT_TOKENS), ("unconditional", UNCONDITIONAL_TOKENS))
+    }
+    for name, scale, work in (
+        ("guided step", 4.0, sum(flops.values())),
+        ("unguided step", 1.0, flops["condition"]),
+    ):
+        reset_peak_memory(network.device)
+        prefixes = _prefixes(network, tokens)
+        seconds = list(_step_seconds(network, prefixes, size, ImageSettings(num_steps=steps + 1, cfg_scale=scale)))
+        median = statistics.median(seconds[1:])
+        title = f"{name} {format_size(size)}"
+        yield Figure(title, median, work / median, "FLOP/s", ceilings.gemm, peak_memory(network.device))
+    reset_peak_memory(network.device)
+    settings = ImageSettings()
+
+    def first_step() -> None:
+        next(denoise(network, _prefixes(network, tokens), generate_guidance(settings), size, 42, settings))
+
+    median = median_seconds(first_step, network.device)
+    title = f"{PROMPT_TOKENS}-token prompt to first step {format_size(size)}"
+    yield Figure(title, median, 0.0, "FLOP/s", 0.0, peak_memory(network.device))
+
+
+def bench_decode(network: SenseNovaU1, tokens: int, ceilings: Ceilings) -> Figure:
+    """Greedy writing behind a text of 500 tokens, one token after another."""
+    device = network.device
+    reset_peak_memory(device)
+    prefix = _text_prefix(network, PROMPT_TOKENS, min(tokens, CACHE_BLOCK))
+    seconds = []
+    clock = 0.0
+    for _ in decode(network, prefix, greedy, tokens + WARM_UP_TOKENS, ()):
+        synchronize(device)
+        now = time.perf_counter()
+        seconds.append(now - clock)
+        clock = now
+    median = statistics.median(seconds[WARM_UP_TOKENS:])
+    read = token_bytes(network.config, PROMPT_TOKENS + tokens // 2, network.dtype.itemsize)
+    return Figure("token written", median, read / median, "B/s", ceilings.copy, peak_memory(device))
+
+
+def bench_load(checkpoint: Path, device: torch.device, dtype: torch.dtype) -> Figure:
+    """Load a checkpoint twice and take the second time, when its files are in memory already."""
+    total = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+    reset_peak_memory(device)
+    seconds = 0.0
+    for _ in range(2):
+        clock = time.perf_counter()
+        load_checkpoint(checkpoint, device, dtype)
+        synchronize(device)
+        seconds = time.perf_counter() - clock
+    title = f"loading {total / 1e6:.0f} MB"
+    return Figure(title, seconds, total / seconds, "B/s", 0.0, peak_memory(device))
+
+
+def bench_load_of_shape(shape: str, device: torch.device, dtype: torch.dtype) -> Figure:
+    """The same with a checkpoint of zeros that is written to a temporary folder: of a built-in model's shape, with
+    fewer layers.
+
+    Raises:
+        SenseNovaError: there is no room for it.
+    """
+    fields = config_fields(**{**SHAPES[shape], "layers": LOAD_LAYERS})
+
+    def zeros(name: str, slot: Slot) -> Tensor:
+        return torch.zeros(slot.shape, dtype=torch.bfloat16)
+
+    with tempfile.TemporaryDirectory(prefix="sensenova-bench-") as scratch:
+        folder = Path(scratch) / shape
+        try:
+            write_checkpoint(folder, fields, zeros, dtype=torch.bfloat16)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SenseNovaError(
+                f"a checkpoint to load cannot be written to {scratch}: {reason}",
+                "set TMPDIR to a place with 6 GB of room, or leave load out",
+            ) from error
+        return bench_load(folder, device, dtype)
+
+
+def _prefixes(network: SenseNovaU1, room: int) -> dict[Branch, Prefix]:
+    return {
+        "condition": _text_prefix(network, PROMPT_TOKENS, room),
+        "unconditional": _text_prefix(network, UNCONDITIONAL_TOKENS, room),
+    }
+
+
+def _text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
+    """A text of random tokens that has been read."""
+    device = network.device
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, network.config.transformer.vocabulary, (tokens,), generator=generator).to(device)
+    sequence = TokenSequence(ids, text_positions(0, tokens, device), (Segment(tokens, causal=True),), tokens)
+    with torch.inference_mode():
+        return read_prefix(network, sequence, [], room)
+
+
+def _step_seconds(
+    network: SenseNovaU1, prefixes: dict[Branch, Prefix], size: Size, settings: ImageSettings
+) -> Iterator[float]:
+    guidance = generate_guidance(settings)
+    clock = time.perf_counter()
+    for _ in denoise(network, prefixes, guidance, size, 42, settings):
+        synchronize(network.device)
+        now = time.perf_counter()
+        yield now - clock
+        clock = now

@@ -1,0 +1,54 @@
+"""What the device can do at best, measured: a large matrix product and a large copy."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from model.placement.devices import synchronize
+
+GEMM_SIDE = {"cuda": 8192, "mps": 4096, "cpu": 2048}
+"""Rows and columns of the matrices that are multiplied."""
+COPY_BYTES = {"cuda": 2 * 2**30, "mps": 2**29, "cpu": 2**28}
+"""More than any cache holds."""
+REPEATS, WARM_UPS = 10, 3
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Rates of one device in one number format.
+
+    Attributes:
+        gemm: floating-point operations a second in a square matrix product.
+        copy: bytes a second, read and written bytes both counted, in a copy within the device's memory.
+    """
+
+    gemm: float
+    copy: float
+
+
+@torch.inference_mode()
+def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
+    """Measure both; takes a second or two, and on CUDA 4 GiB for a moment."""
+    side = GEMM_SIDE[device.type]
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    product = torch.empty_like(left)
+    gemm = 2 * side**3 / median_seconds(lambda: torch.mm(left, right, out=product), device)
+    source = torch.zeros(COPY_BYTES[device.type], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copy = 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device)
+    return Ceilings(gemm, copy)
+
+
+def median_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Of several runs, each waited for, after a few that do not count."""
+    seconds = []
+    for _ in range(WARM_UPS + REPEATS):
+        synchronize(device)
+        clock = time.perf_counter()
+        work()
+        synchronize(device)
+        seconds.append(time.perf_counter() - clock)
+    return statistics.median(seconds[WARM_UPS:])

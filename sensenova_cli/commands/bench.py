@@ -1,0 +1,157 @@
+"""`sensenova bench`: how fast a model runs on this machine."""
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from config.errors import SettingsError
+from config.recommended import read_recommended
+from config.sizes import Size, check_size, parse_size
+from model.weights.builtin import DEMO_MODEL
+from sensenova_cli.errors import UsageError
+from sensenova_cli.flags import Flags
+from sensenova_cli.options import COMMON_OPTIONS, with_options
+
+if TYPE_CHECKING:
+    from model.bench.bench import Plan, Work
+    from sensenova_cli.render.stream import Renderer
+
+WORKS = ("denoise", "decode", "load")
+LOAD_FORMATS = ("auto", "dummy")
+DUMMY_MODELS = ("u1-8b", "u1.5-8b")
+DUMMY_SIZES: tuple[Size, ...] = ((1024, 1024), (2048, 2048))
+
+
+@with_options("model", "device", "dtype", *COMMON_OPTIONS)
+def bench(
+    flags: Flags,
+    works: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[denoise|decode|load]...",
+            help="What to measure; everything if nothing is named.",
+            show_default=False,
+        ),
+    ] = None,
+    load_format: Annotated[
+        str,
+        typer.Option(
+            help="auto reads the model's weights; dummy takes random ones for --model u1-8b or u1.5-8b, without files.",
+            metavar="NAME",
+        ),
+    ] = "auto",
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Picture size; repeat it for several. \\[the model's first; dummy: 1024x1024 and 2048x2048]",
+            metavar="WxH",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps that are timed.", min=1, max=999, metavar="N")] = 10,
+    tokens: Annotated[int, typer.Option(help="Written tokens that are timed.", min=1, metavar="N")] = 64,
+) -> None:
+    """Measure how fast a model runs here, and what the device could do.
+
+    [bold]Examples[/bold]
+      sensenova bench
+      sensenova bench --model u1-8b --load-format dummy --json > u1-8b.json
+      sensenova bench denoise --size 2048x2048 --steps 50 --model ./SenseNova-U1-8B-MoT
+
+    Two ceilings are measured in the same run, a large matrix product and a
+    large copy: a step's arithmetic and a token's memory traffic are given as
+    shares of them. Seconds are medians.
+    """
+    for work in works or ():
+        if work not in WORKS:
+            raise UsageError(f"there is no measurement {work!r}", f"name some of {', '.join(WORKS)}, or none for all")
+    if load_format not in LOAD_FORMATS:
+        raise UsageError(f"there is no load format {load_format!r}", f"use {' or '.join(LOAD_FORMATS)}")
+    sizes = [_size(text) for text in size or ()]
+    settings = flags.resolve().settings
+    from sensenova_cli.render.stream import Renderer
+    from sensenova_cli.turn import find_model
+
+    renderer = Renderer(quiet=flags.quiet)
+    model: Path | str
+    if load_format == "dummy":
+        if settings.model not in DUMMY_MODELS:
+            named = f"for {settings.model}" if settings.model else "without a model"
+            raise UsageError(
+                f"there are no random weights {named}",
+                f"with --load-format dummy, use --model {' or '.join(DUMMY_MODELS)}",
+            )
+        model, usual = settings.model, DUMMY_SIZES
+    else:
+        model = find_model(settings, renderer)
+        usual = read_recommended(model).trained_sizes[:1]
+    # PyTorch is imported only now, when nothing that was typed can be wrong any more.
+    from model.bench.bench import Plan
+    from model.placement.devices import resolve_device, resolve_dtype
+
+    _measure(
+        Plan(
+            model,
+            [cast("Work", work) for work in WORKS if work in (works or WORKS)],
+            sizes or usual,
+            steps,
+            tokens,
+            resolve_device(settings.device),
+            resolve_dtype(settings.dtype),
+        ),
+        settings.model or DEMO_MODEL,
+        renderer,
+        as_json=flags.json,
+    )
+
+
+def _measure(plan: "Plan", name: str, renderer: "Renderer", *, as_json: bool) -> None:
+    """Print each figure when it is there, or all of them as one JSON object."""
+    from model.bench.bench import Figure, measure
+    from sensenova_cli.render.bench import ceilings_line, figure_line, measurements_json
+    from sensenova_cli.render.json import print_json
+
+    about = _about(plan, name)
+    renderer.muted(
+        f"{about['device']} · {about['dtype']} · torch {about['torch']} · {name}, {about['weights']} weights"
+    )
+    figures: list[Figure] = []
+    ceilings = None
+    for result in measure(plan):
+        if isinstance(result, Figure):
+            figures.append(result)
+            line = figure_line(result)
+        else:
+            ceilings = result
+            line = ceilings_line(result)
+        if not as_json:
+            typer.echo(line)
+    if as_json:
+        assert ceilings is not None
+        print_json(measurements_json(about, ceilings, figures))
+
+
+def _about(plan: "Plan", name: str) -> dict[str, Any]:
+    import torch
+
+    on_cuda = plan.device.type == "cuda"
+    return {
+        "model": name,
+        "weights": "random" if isinstance(plan.model, str) else "its own",
+        "device": torch.cuda.get_device_name(plan.device) if on_cuda else f"{platform.machine()} {plan.device}",
+        "threads": None if on_cuda else torch.get_num_threads(),
+        "dtype": str(plan.dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "steps": plan.steps,
+        "tokens": plan.tokens,
+    }
+
+
+def _size(text: str) -> Size:
+    size = parse_size(text)
+    if size is None:
+        raise SettingsError(f"size {text!r} is not understood", "write it like 2048x2048")
+    check_size(size)
+    return size

@@ -1,0 +1,138 @@
+"""`sensenova bench`: what it prints, and how it ends."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from model.bench import bench as measuring
+from model.weights import synthetic
+from sensenova_cli.app import app
+
+TINY_SHAPE = {**synthetic.EIGHT_B, "hidden": 64, "layers": 5, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn": 96}
+TINY_SHAPE |= {"vocabulary": 300, "vision_hidden": 32}
+QUICK = ("--size", "64x64", "--steps", "2", "--tokens", "3")
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ceilings, tiny built-in shapes, and no settings from elsewhere."""
+    monkeypatch.setattr("model.bench.ceilings.GEMM_SIDE", {"cpu": 64})
+    monkeypatch.setattr("model.bench.ceilings.COPY_BYTES", {"cpu": 2**16})
+    monkeypatch.setitem(synthetic.SHAPES, "u1-8b", {**TINY_SHAPE, "convolutional_head": False})
+    monkeypatch.setitem(synthetic.SHAPES, "u1.5-8b", {**TINY_SHAPE, "convolutional_head": True})
+    monkeypatch.setenv("SENSENOVA_CONFIG_DIR", str(tmp_path))
+    monkeypatch.delenv("SENSENOVA_MODEL", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def bench(*words: str) -> Result:
+    return CliRunner().invoke(app, ["bench", *words, "--device", "cpu"], catch_exceptions=False)
+
+
+def works(report: dict[str, Any]) -> list[str]:
+    return [figure["work"] for figure in report["figures"]]
+
+
+def test_everything_of_a_checkpoint_a_line_each(tiny_checkpoint: Path) -> None:
+    result = bench("--model", str(tiny_checkpoint), *QUICK)
+    assert result.exit_code == 0, result.stderr
+    ceilings, *lines = result.stdout.splitlines()
+    assert "matrix product" in ceilings and "copy" in ceilings and "FLOP/s" in ceilings
+    assert [line.split("  ")[0] for line in lines] == [
+        "guided step 64x64",
+        "unguided step 64x64",
+        "500-token prompt to first step 64x64",
+        "token written",
+        "loading 4 MB",
+    ]
+    assert all(" s " in line and "peak" in line for line in lines)
+    assert "its own weights" in result.stderr and str(tiny_checkpoint) in result.stderr
+
+
+def test_json_is_one_object_whose_rates_are_work_by_seconds(tiny_checkpoint: Path) -> None:
+    result = bench("--model", str(tiny_checkpoint), *QUICK, "--json", "-q")
+    assert result.exit_code == 0 and result.stderr == ""
+    report = json.loads(result.stdout)
+    assert report["dtype"] == "bfloat16" and report["steps"] == 2 and report["tokens"] == 3
+    guided, unguided, first, token, load = report["figures"]
+    ceiling = report["ceilings"]["gemm_flops_per_second"]
+    assert guided["share_of_ceiling"] == pytest.approx(guided["rate"] / ceiling)
+    assert token["share_of_ceiling"] == pytest.approx(token["rate"] / report["ceilings"]["copy_bytes_per_second"])
+    # Two branches are about twice the arithmetic of one; their prefixes differ in length.
+    assert 1.2 < (guided["rate"] * guided["seconds"]) / (unguided["rate"] * unguided["seconds"]) < 2
+    assert first["rate"] is None and first["seconds"] > 0
+    size = sum(file.stat().st_size for file in tiny_checkpoint.glob("*.safetensors"))
+    assert load["rate"] * load["seconds"] == pytest.approx(size)
+    assert all(figure["peak_memory_bytes"] > 0 for figure in report["figures"])
+
+
+@pytest.mark.parametrize("model", ["u1-8b", "u1.5-8b"])
+def test_random_weights_need_no_files(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    result = bench("--model", model, "--load-format", "dummy", *QUICK, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["weights"] == "random" and report["model"] == model
+    assert len(works(report)) == 5
+    assert not list(scratch.iterdir()), "the checkpoint that was loaded is still there"
+
+
+def test_only_what_is_named_in_a_fixed_order(tiny_checkpoint: Path) -> None:
+    result = bench("load", "decode", "--model", str(tiny_checkpoint), "--tokens", "2", "--json")
+    assert [work.split()[0] for work in works(json.loads(result.stdout))] == ["token", "loading"]
+
+
+def test_several_sizes(tiny_checkpoint: Path) -> None:
+    sizes = ("--size", "64x64", "--size", "96x64")
+    report = json.loads(bench("denoise", "--model", str(tiny_checkpoint), *sizes, "--steps", "1", "--json").stdout)
+    assert [work for work in works(report) if work.startswith("guided")] == ["guided step 64x64", "guided step 96x64"]
+
+
+def test_without_a_model_the_demo_is_measured_at_its_own_size() -> None:
+    result = bench("denoise", "--steps", "1")
+    assert "guided step 256x256" in result.stdout and "built-in demo" in result.stderr
+
+
+@pytest.mark.parametrize(("words", "said", "code"), [
+    (("speed",), "there is no measurement 'speed': name some of denoise, decode, load", 2),
+    (("--load-format", "fast"), "there is no load format 'fast': use auto or dummy", 2),
+    (("--load-format", "dummy"), "no random weights without a model: with --load-format dummy, use --model u1-8b", 2),
+    (("--load-format", "dummy", "--model", "./mine"), "no random weights for ./mine: with --load-format dummy", 2),
+    (("--size", "wide"), "size 'wide' is not understood: write it like 2048x2048", 2),
+    (("--size", "100x100"), "both sides must be multiples of 32", 2),
+    (("--steps", "0"), "invalid value for '--steps'", 2),
+    (("--device", "cuda:9"), "is not there", 2),
+    (("--model", "./nowhere"), "nowhere", 3),
+])  # fmt: skip
+def test_what_was_typed_wrong(words: tuple[str, ...], said: str, code: int) -> None:
+    result = CliRunner().invoke(app, ["bench", *words])
+    message = " ".join(result.stderr.split()).replace(" hint: ", ": ")
+    assert said in message.replace("error: ", ""), message
+    assert result.exit_code == code
+    assert not result.stdout
+
+
+def test_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(measuring, "random_network", too_large)
+    result = bench("--model", "u1-8b", "--load-format", "dummy", *QUICK)
+    assert result.exit_code == 4
+    assert "out of memory" in result.stderr and "--size 512x512" in result.stderr
+
+
+def test_no_room_for_the_checkpoint_that_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(measuring, "write_checkpoint", full)
+    result = bench("load", "--model", "u1-8b", "--load-format", "dummy")
+    assert result.exit_code == 1
+    assert "No space left on device" in result.stderr and "TMPDIR" in result.stderr
