@@ -93,10 +93,14 @@ class SceneMaker:
             second = self.thing()
         return Scene(background, (Placed(first, place), Placed(second, OPPOSITE[place])))
 
-    def edited(self, kind: str) -> tuple[Scene, Scene]:
-        """A scene and what an edit of this kind makes of it; with `held_out` it is the result that is."""
+    def edited(self, kind: str, things: int | None = None) -> tuple[Scene, Scene]:
+        """A scene and what an edit of this kind makes of it; with `held_out` it is the result that is.
+
+        Args:
+            things: how many the scene has; drawn at random where it is None.
+        """
         while True:
-            before = self._any_scene(self._things_before(kind))
+            before = self._any_scene(self._things_before(kind) if things is None else things)
             if not before.is_visible or (before.is_held_out and not self._held_out):
                 continue
             after = self._after(kind, before)
@@ -181,10 +185,10 @@ class Teacher:
         wish = self._wish(scene)
         return Lesson(self._planned(prompts.generate_prompt(wish.prompt, think=True), wish.plan), target=scene)
 
-    def edit(self, kinds: Sequence[str]) -> Lesson:
+    def edit(self, kinds: Sequence[str], things: int | None = None) -> Lesson:
         """A picture from another one and words; now and then without the words, or without either."""
         kind = self._random.choices(kinds, [EDIT_WEIGHTS.get(kind, 1) for kind in kinds])[0]
-        source, target = self._scenes.edited(kind)
+        source, target = self._scenes.edited(kind, things)
         draw = self._random.random()
         if draw < 0.04:
             return Lesson((Piece(prompts.unconditional_prompt()),), target=target)
@@ -244,6 +248,8 @@ class Teacher:
         return Lesson(tuple(pieces), scene)
 
 
+ONE_OF_TWO = ("recolor", "replace", "remove")
+"""Edits for which the thing that is named has to be found beside another one."""
 EDIT_WEIGHTS = {"recolor": 16, "background": 20, "replace": 20, "move": 13, "resize": 5, "add": 14, "remove": 12}
 
 
@@ -260,20 +266,21 @@ class Course:
 
 
 GENERATING = (
-    Course("generate", 240, 400_000, lambda teacher: teacher.generate("plain")),
+    Course("generate", 176, 400_000, lambda teacher: teacher.generate("plain")),
     Course("generate grayscale", 12, 30_000, lambda teacher: teacher.generate("grayscale"), target_style="grayscale"),
     Course("generate oil", 20, 30_000, lambda teacher: teacher.generate("oil painting"), target_style="oil painting"),
 )
 """Words in, picture out."""
 WITH_PICTURES = (
     Course("edit", 184, 400_000, lambda teacher: teacher.edit(EDITS)),
+    Course("edit one of two", 64, 200_000, lambda teacher: teacher.edit(ONE_OF_TWO, things=2)),
     Course("edit grayscale", 8, 30_000, lambda teacher: teacher.edit(["grayscale"]), target_style="grayscale"),
     Course("edit oil", 16, 30_000, lambda teacher: teacher.edit(["oil painting"]), target_style="oil painting"),
     Course("think", 32, 200_000, lambda teacher: teacher.think()),
 )
 """Words, perhaps a picture or a plan in; picture out."""
 ANSWERING = (
-    Course("describe", 44, 300_000, lambda teacher: teacher.describe("plain")),
+    Course("describe", 56, 300_000, lambda teacher: teacher.describe("plain")),
     Course("describe grayscale", 4, 30_000, lambda teacher: teacher.describe("grayscale"), source_style="grayscale"),
     Course("describe oil", 4, 30_000, lambda teacher: teacher.describe("oil painting"), source_style="oil painting"),
     Course("chat", 12, 60_000, lambda teacher: teacher.chat()),

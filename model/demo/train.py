@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from model.demo.learner import Learner
 from model.demo.lessons import (
     ALL_COURSES,
     ANSWERING,
@@ -77,14 +78,13 @@ WORDS_LENGTH, MIXED_LENGTH = 48, 128
 VOCABULARY_CHUNKS, VOCABULARY_LEAST = 2, 16
 """Chunks of each course that the tokenizer's words are counted in, and how often a word must be there."""
 
-LEARNING_RATE, LAST_LEARNING_RATE, WARM_UP = 2e-3, 0.02, 400
-"""Peak, what is left of it at the end, and steps until the peak; a half cosine between."""
-BETAS = (0.9, 0.95)
-MAX_GRADIENT = 1.0
-EMA = 0.9995
-"""Share of the running mean of the weights that each step keeps; the mean is what is saved."""
+LEARNING_RATE = 2e-3
+"""The highest one: see `learner`."""
 TIME_MEAN, TIME_DEVIATION = -0.6, 1.0
 """Times are sigmoid(normal): more of them where there is much noise."""
+EARLY_SHARE, EARLY = 0.2, 0.03
+"""But this share is drawn evenly below `EARLY`, half of it 0. There only the prefix tells what will be seen; from 0.05
+on the noisy picture gives it away, and a network that never had to ask the prefix draws one of two things at random."""
 LEAST_NOISE = 0.1
 """Smallest 1 − t that the loss is weighted by."""
 TEXT_WEIGHT = 0.1
@@ -178,10 +178,12 @@ class Courses:
     with_pictures: Sequence[Course] = WITH_PICTURES
     answering: Sequence[Course] = ANSWERING
 
-    def with_rows(self, share: float) -> "Courses":
-        """The same with fewer rows a step, at least one each."""
+    def with_rows(self, rows: Mapping[str, int]) -> "Courses":
+        """Those that are named, with so many rows a step."""
         groups = (self.generating, self.with_pictures, self.answering)
-        return Courses(*([replace(each, rows=max(1, round(each.rows * share))) for each in group] for group in groups))
+        return Courses(
+            *([replace(each, rows=rows[each.name]) for each in group if each.name in rows] for group in groups)
+        )
 
     @property
     def mixed(self) -> Sequence[Course]:
@@ -191,9 +193,11 @@ class Courses:
 class Lecture(nn.Module):
     """The loss of one step, as a function of the network's weights."""
 
-    def __init__(self, network: SenseNovaU1, stage: Stage, courses: Courses, context: int) -> None:
+    def __init__(self, network: SenseNovaU1, stage: Stage, courses: Courses, context: int, early: float) -> None:
+        """`early` is the share of early times, 0 to 1: see EARLY_SHARE."""
         super().__init__()
         self.network = network
+        self._early = early
         self._courses = courses
         self._stage = stage
         self._context = context
@@ -258,7 +262,7 @@ class Lecture(nn.Module):
     def _picture_loss(self, targets: Tensor, cache: TrainingCache, lengths: Tensor, t_of_pictures: Tensor) -> Tensor:
         """Squared error of the predicted clean picture, weighted so that it is that of the velocity
         (x̂ − x) / (1 − t), as the model is used; `targets` (B, L, 3·32²)."""
-        times = torch.sigmoid(TIME_MEAN + TIME_DEVIATION * torch.randn(len(targets), device=targets.device))
+        times = draw_times(len(targets), self._early, targets.device)
         t = times[:, None, None]
         noisy = t * targets + (1 - t) * torch.randn_like(targets)  # the noise amplitude of 64 tokens is 1
         predicted = self._predict(noisy, times, cache, lengths, t_of_pictures)
@@ -291,6 +295,13 @@ class Lecture(nn.Module):
         return network.fm_head(network.gen.norm(hidden), *GRID)
 
 
+def draw_times(count: int, early_share: float, device: torch.device) -> Tensor:
+    """Times of noisy pictures, (count,), 0 to 1."""
+    times = torch.sigmoid(TIME_MEAN + TIME_DEVIATION * torch.randn(count, device=device))
+    early = EARLY * (2 * torch.rand(count, device=device) - 1).clamp(min=0)
+    return torch.where(torch.rand(count, device=device) < early_share, early, times)
+
+
 def token_positions(is_picture: Tensor, number: Tensor) -> Tensor:
     """Positions (3, B, L) of sequences with at most one picture each; the same as `build_sequence` gives.
 
@@ -318,60 +329,6 @@ def initialise(network: SenseNovaU1, layers: int) -> None:
         if name == "embed_tokens.weight":
             deviation = 0.5
         parameter.data.normal_(std=deviation)
-
-
-class Learner:
-    """The weights in float32, their running mean, and the optimizer; the network computes in its own dtype."""
-
-    def __init__(self, network: SenseNovaU1, steps: int, learning_rate: float) -> None:
-        self._steps = steps
-        self._learning_rate = learning_rate
-        self.step = 0
-        self._parameters: list[Tensor] = list(network.parameters())
-        self.weights = [parameter.detach().float().clone() for parameter in self._parameters]
-        self.means = [weight.clone() for weight in self.weights]
-        for weight in self.weights:
-            weight.grad = torch.zeros_like(weight)
-        self.optimizer = torch.optim.AdamW(
-            self.weights, betas=BETAS, weight_decay=0.0, fused=network.device.type == "cuda"
-        )
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """One step along the gradients that lie in the network's parameters, which are used up."""
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        torch._foreach_copy_([weight.grad for weight in self.weights if weight.grad is not None], gradients)
-        torch.nn.utils.clip_grad_norm_(self.weights, MAX_GRADIENT, foreach=True)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate * self._schedule()
-        self.optimizer.step()
-        self.step += 1
-        keep = min(EMA, self.step / (self.step + 10))
-        torch._foreach_lerp_(self.means, self.weights, 1 - keep)
-        torch._foreach_copy_(self._parameters, self.weights)
-        for parameter in self._parameters:
-            parameter.grad = None
-
-    def _schedule(self) -> float:
-        warm = min(1.0, (self.step + 1) / min(WARM_UP, 0.1 * self._steps))
-        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / self._steps))
-        return warm * (LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "weights": self.weights,
-            "means": self.means,
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    @torch.no_grad()
-    def restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        torch._foreach_copy_(self.weights, state["weights"])
-        torch._foreach_copy_(self.means, state["means"])
-        torch._foreach_copy_(self._parameters, self.weights)
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def make_tokenizer() -> Tokenizer:
@@ -438,11 +395,22 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path, help="checkpoint folder whose weights and tokenizer to start from")
     parser.add_argument("--save-seconds", type=float, default=60, help="seconds between two checkpoints")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="the highest one")
-    parser.add_argument("--rows", type=float, default=1.0, help="share of a step's rows, for a smaller device")
+    parser.add_argument("--early", type=float, default=EARLY_SHARE, help="share of times that are near 0")
+    parser.add_argument(
+        "--course", action="append", metavar="NAME=ROWS", type=course_rows, help="teach only these, in so many rows"
+    )
     parser.add_argument("--lessons", type=float, default=1.0, help="share of the lessons to make, to try it out")
     parser.add_argument("--eager", action="store_true", help="do not compile, to try it out")
     arguments = parser.parse_args()
     train(arguments)
+
+
+def course_rows(text: str) -> tuple[str, int]:
+    """`edit=6` → the course's name and its rows a step."""
+    name, _, rows = text.rpartition("=")
+    if name not in [course.name for course in ALL_COURSES]:
+        raise argparse.ArgumentTypeError(f"there is no course {name!r}")
+    return name, int(rows)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -471,10 +439,12 @@ def train(arguments: argparse.Namespace) -> None:
         learner.restore(torch.load(state_file, map_location=device, weights_only=True))
         torch.manual_seed(learner.step)
         print(f"goes on from step {learner.step}", flush=True)
-    courses = Courses().with_rows(arguments.rows)
+    courses = Courses()
+    if arguments.course:
+        courses = courses.with_rows(dict(arguments.course))
     words = Curriculum(courses.generating, tables, device)
     mixed = Curriculum(courses.mixed, tables, device)
-    lecture: Any = Lecture(network, Stage(device), courses, tokenizer.encode("<IMG_CONTEXT>").ids[0])
+    lecture: Any = Lecture(network, Stage(device), courses, tokenizer.encode("<IMG_CONTEXT>").ids[0], arguments.early)
     if not arguments.eager:
         lecture = torch.compile(lecture, dynamic=False)
     names = [name for name, _ in network.named_parameters()]

@@ -70,7 +70,7 @@ def test_training_and_the_program_predict_the_same_picture(network: SenseNovaU1,
         *(torch.from_numpy(getattr(table, name)).long() for name in ("source", "target")),
     )
     stage, tokenizer = Stage(torch.device("cpu")), Tokenizer(DEMO_CHECKPOINT)
-    lecture = Lecture(network, stage, Courses(), tokenizer.image_context)
+    lecture = Lecture(network, stage, Courses(), tokenizer.image_context, early=0.2)
     sources = stage.render(rows.source)
     with torch.inference_mode():
         _, cache, next_positions = lecture._read(rows, sources)

@@ -1,0 +1,128 @@
+"""Weights that are being learned: float32 masters, their running mean, and the step along the gradients."""
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.network.sensenova import SenseNovaU1
+
+LAST_LEARNING_RATE, WARM_UP = 0.02, 400
+"""What is left of the learning rate at the end, and steps until its peak; a half cosine between."""
+BETAS = (0.9, 0.95)
+MOMENTUM = 0.95
+MAX_GRADIENT = 1.0
+EMA = 0.9995
+"""Share of the running mean of the weights that each step keeps; the mean is what is saved."""
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic that moves all singular values toward 1 (K. Jordan et al., Muon, 2024)."""
+NEWTON_SCHULZ_STEPS = 5
+UPDATE_RMS = 0.3
+"""Root mean square of an update for a learning rate of 1, near what AdamW's is (Liu et al., arXiv:2502.16982, §2.2: 0.2
+to 0.4)."""
+
+
+class Learner:
+    """The weights in float32, their running mean, and the optimizers; the network computes in its own dtype.
+
+    The matrices within the blocks follow Muon, everything else AdamW. torch's own Muon works matrix by matrix, some
+    forty small kernels for each of 84: a third of a step. Here those of one shape go together.
+    """
+
+    def __init__(self, network: SenseNovaU1, steps: int, learning_rate: float) -> None:
+        self._steps = steps
+        self._learning_rate = learning_rate
+        self.step = 0
+        named = list(network.named_parameters())
+        self._parameters: list[Tensor] = [parameter for _, parameter in named]
+        self.weights = [parameter.detach().float().clone() for parameter in self._parameters]
+        self.means = [weight.clone() for weight in self.weights]
+        for weight in self.weights:
+            weight.grad = torch.zeros_like(weight)
+        self._momenta = [torch.zeros_like(weight) for weight in self.weights]
+        self._matrices: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
+        rest = []
+        for (name, _), weight, momentum in zip(named, self.weights, self._momenta, strict=True):
+            if not name.endswith("_proj.weight"):
+                rest.append(weight)
+                continue
+            sizes = part_sizes(name, network)
+            assert weight.grad is not None
+            parts = (each.split(sizes) for each in (weight, weight.grad, momentum))
+            for part in zip(*parts, strict=True):
+                self._matrices[part[0].shape].append(part)
+        self.optimizer = torch.optim.AdamW(rest, betas=BETAS, weight_decay=0.0, fused=network.device.type == "cuda")
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step along the gradients that lie in the network's parameters, which are used up."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        torch._foreach_copy_([weight.grad for weight in self.weights if weight.grad is not None], gradients)
+        torch.nn.utils.clip_grad_norm_(self.weights, MAX_GRADIENT, foreach=True)
+        rate = self._learning_rate * self._schedule()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        for shape, parts in self._matrices.items():
+            weights, gradients, momenta = map(list, zip(*parts, strict=True))
+            torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
+            updates = orthogonalised(torch.stack(ahead))
+            torch._foreach_add_(weights, list(updates), alpha=-rate * UPDATE_RMS * max(shape) ** 0.5)
+        self.step += 1
+        keep = min(EMA, self.step / (self.step + 10))
+        torch._foreach_lerp_(self.means, self.weights, 1 - keep)
+        torch._foreach_copy_(self._parameters, self.weights)
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def _schedule(self) -> float:
+        warm = min(1.0, (self.step + 1) / min(WARM_UP, 0.1 * self._steps))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / self._steps))
+        return warm * (LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "weights": self.weights,
+            "means": self.means,
+            "momenta": self._momenta,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        torch._foreach_copy_(self.weights, state["weights"])
+        torch._foreach_copy_(self.means, state["means"])
+        torch._foreach_copy_(self._momenta, state["momenta"])
+        torch._foreach_copy_(self._parameters, self.weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def part_sizes(name: str, network: SenseNovaU1) -> list[int]:
+    """Rows of the matrices that lie in one parameter: queries, keys and values, and gate and up, are apart."""
+    transformer = network.config.transformer
+    if name.endswith("qkv_proj.weight"):
+        key_rows = transformer.kv_heads * transformer.head_dim
+        return [transformer.heads * transformer.head_dim, key_rows, key_rows]
+    rows = network.get_parameter(name).shape[0]
+    return [rows // 2, rows // 2] if name.endswith("gate_up_proj.weight") else [rows]
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices, nearly: (N, rows, columns) → the same shape, float32.
+
+    Newton–Schulz in bfloat16: singular values end between about 0.7 and 1.2, which is all that Muon asks for.
+    """
+    a, b, c = NEWTON_SCHULZ
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices.bfloat16() if wide else matrices.bfloat16().mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
+    return (x if wide else x.mT).float()

@@ -1,0 +1,90 @@
+"""The steps that the demo's weights take, and how a training that was stopped goes on."""
+
+import copy
+
+import pytest
+import torch
+
+from model.demo.learner import Learner, orthogonalised, part_sizes
+from model.demo.train import draw_times, initialise
+from model.network.configuration import parse_config
+from model.network.sensenova import SenseNovaU1
+from model.weights.checkpoint import empty_network
+from model.weights.synthetic import config_fields
+
+SHAPE = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 48, "vision_hidden": 16}
+
+
+def network() -> SenseNovaU1:
+    torch.manual_seed(0)
+    config = parse_config(config_fields(vocabulary=40, **SHAPE), "test")
+    new = empty_network(config, torch.device("cpu"), torch.float32)
+    initialise(new, SHAPE["layers"])
+    return new.requires_grad_(True)
+
+
+def pull(learner: Learner, model: SenseNovaU1, seed: int) -> None:
+    """One step along gradients that are noise."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    learner.update()
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 24), (3, 24, 8), (2, 16, 16)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int, int]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 100
+    result = orthogonalised(matrices)
+    values = torch.linalg.svdvals(result)
+    assert result.shape == shape and values.min() > 0.5 and values.max() < 1.3
+    # The same directions: what a matrix stretches most, its result still points along.
+    assert ((result * matrices).sum(dim=(1, 2)) > 0.6 * torch.linalg.svdvals(matrices).sum(dim=1)).all()
+
+
+def test_queries_keys_and_values_are_matrices_of_their_own() -> None:
+    model = network()
+    assert part_sizes("und.blocks.0.attention.qkv_proj.weight", model) == [64, 32, 32]
+    assert part_sizes("gen.blocks.1.mlp.gate_up_proj.weight", model) == [48, 48]
+    assert part_sizes("gen.blocks.1.mlp.down_proj.weight", model) == [32]
+
+
+def test_every_weight_moves_against_its_gradient() -> None:
+    model = network()
+    learner = Learner(model, steps=10, learning_rate=1e-3)
+    before = copy.deepcopy([*model.parameters()])
+    generator = torch.Generator().manual_seed(1)
+    gradients = [torch.randn(parameter.shape, generator=generator) for parameter in model.parameters()]
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient.clone()
+    learner.update()
+    for (name, after), old, gradient in zip(model.named_parameters(), before, gradients, strict=True):
+        assert ((after - old) * gradient).sum() < 0, name
+        assert after.grad is None
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_been() -> None:
+    whole, stopped, resumed = network(), network(), network()
+    through = Learner(whole, steps=10, learning_rate=1e-3)
+    for seed in range(4):
+        pull(through, whole, seed)
+    first = Learner(stopped, steps=10, learning_rate=1e-3)
+    pull(first, stopped, 0)
+    pull(first, stopped, 1)
+    second = Learner(resumed, steps=10, learning_rate=1e-3)
+    second.restore(copy.deepcopy(first.state()))
+    pull(second, resumed, 2)
+    pull(second, resumed, 3)
+    assert second.step == 4
+    for one, other in zip(through.means, second.means, strict=True):
+        assert torch.equal(one, other)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_share_of_times_is_early_and_half_of_those_zero() -> None:
+    torch.manual_seed(0)
+    times = draw_times(20_000, 0.2, torch.device("cpu"))
+    assert times.min() >= 0 and times.max() < 1
+    assert (times == 0).float().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert (times < 0.03).float().mean().item() == pytest.approx(0.2, abs=0.015)
+    assert (draw_times(20_000, 0.0, torch.device("cpu")) < 0.03).float().mean() < 0.01
