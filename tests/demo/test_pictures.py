@@ -96,12 +96,26 @@ def test_a_plan_is_written_and_drawn(stage: Stage) -> None:
     ("make it black and white", one("blue", "cat").styled("grayscale")),
     ("replace the cat with a rocket", one("blue", "rocket")),
     ("move it to the left", Scene("blue", (Placed(Thing("cat"), "left"),))),
+    ("remove the cat", Scene("blue")),
 ])  # fmt: skip
 def test_edits_change_what_they_should_and_keep_the_rest(instruction: str, after: Scene, stage: Stage) -> None:
     before = one("blue", "cat")
     save(before, stage, "before.png")
     sensenova("edit", instruction, "--image", "before.png", "-o", "after.png")
     assert is_like(Image.open("after.png"), after, stage, rather_than=before)
+
+
+def test_of_two_things_the_one_that_is_named_is_changed(stage: Stage) -> None:
+    cat, star = Placed(Thing("cat"), "left"), Placed(Thing("star", "yellow"), "right")
+    before = Scene("purple", (cat, star))
+    save(before, stage, "before.png")
+    for instruction, after in (
+        ("remove the star", Scene("purple", (cat,))),
+        ("remove the cat", Scene("purple", (star,))),
+        ("make the star red", Scene("purple", (cat, Placed(Thing("star", "red"), "right")))),
+    ):
+        sensenova("edit", instruction, "--image", "before.png", "-o", "after.png", "-f")
+        assert is_like(Image.open("after.png"), after, stage, rather_than=before), instruction
 
 
 def test_questions_about_pictures_are_answered(stage: Stage) -> None:
