@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from config.schema import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size
 from model.bench.ceilings import Ceilings, measure_ceilings, median_seconds
 from model.bench.counts import prediction_flops, token_bytes
-from model.events import Branch, LoadProgress
+from model.events import Branch
 from model.network.attention import Segment
 from model.network.configuration import ModelConfig, parse_config
 from model.network.rope import text_positions
@@ -89,7 +89,7 @@ class Plan:
     dtype: torch.dtype
 
 
-def measure(plan: Plan, on_progress: Callable[[LoadProgress], None] | None = None) -> Iterator[Ceilings | Figure]:
+def measure(plan: Plan) -> Iterator[Ceilings | Figure]:
     """Measure the device, then the works one by one.
 
     Raises:
@@ -103,7 +103,7 @@ def measure(plan: Plan, on_progress: Callable[[LoadProgress], None] | None = Non
         yield ceilings
         if {"denoise", "decode"} & set(plan.works):
             if isinstance(plan.model, Path):
-                network = load_checkpoint(plan.model, device, dtype, on_progress=on_progress)
+                network = load_checkpoint(plan.model, device, dtype)
             else:
                 network = random_network(shape_config(plan.model), device, dtype)
             for work in plan.works:
@@ -142,7 +142,9 @@ def bench_denoise(network: SenseNovaU1, size: Size, steps: int, ceilings: Ceilin
     ):
         reset_peak_memory(network.device)
         prefixes = _prefixes(network, tokens)
-        seconds = list(_step_seconds(network, prefixes, size, ImageSettings(num_steps=steps + 1, cfg_scale=scale)))
+        settings = ImageSettings(num_steps=steps + 1, cfg_scale=scale)
+        drawing = denoise(network, prefixes, generate_guidance(settings), size, 42, settings)
+        seconds = list(_seconds_each(drawing, network.device))
         median = statistics.median(seconds[1:])
         title = f"{name} {format_size(size)}"
         yield Figure(title, median, work / median, "FLOP/s", ceilings.gemm, peak_memory(network.device))
@@ -162,13 +164,7 @@ def bench_decode(network: SenseNovaU1, tokens: int, ceilings: Ceilings) -> Figur
     device = network.device
     reset_peak_memory(device)
     prefix = _text_prefix(network, PROMPT_TOKENS, min(tokens, CACHE_BLOCK))
-    seconds = []
-    clock = 0.0
-    for _ in decode(network, prefix, greedy, tokens + WARM_UP_TOKENS, ()):
-        synchronize(device)
-        now = time.perf_counter()
-        seconds.append(now - clock)
-        clock = now
+    seconds = list(_seconds_each(decode(network, prefix, greedy, tokens + WARM_UP_TOKENS, ()), device))
     median = statistics.median(seconds[WARM_UP_TOKENS:])
     read = token_bytes(network.config, PROMPT_TOKENS + tokens // 2, network.dtype.itemsize)
     return Figure("token written", median, read / median, "B/s", ceilings.copy, peak_memory(device))
@@ -230,13 +226,11 @@ def _text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
         return read_prefix(network, sequence, [], room)
 
 
-def _step_seconds(
-    network: SenseNovaU1, prefixes: dict[Branch, Prefix], size: Size, settings: ImageSettings
-) -> Iterator[float]:
-    guidance = generate_guidance(settings)
+def _seconds_each(stream: Iterable[object], device: torch.device) -> Iterator[float]:
+    """How long each item of a stream took, waited for."""
     clock = time.perf_counter()
-    for _ in denoise(network, prefixes, guidance, size, 42, settings):
-        synchronize(network.device)
+    for _ in stream:
+        synchronize(device)
         now = time.perf_counter()
         yield now - clock
         clock = now

@@ -351,13 +351,13 @@ def _table_of(work: tuple[str, int, str, int]) -> Table:
     return encode_lessons(chunk(course, number), Tokenizer.from_str(tokenizer), length)
 
 
-def make_tables(tokenizer: Tokenizer, share: float) -> dict[str, Table]:
-    """All courses' lessons, or a share of them, made by all processors."""
+def make_tables(tokenizer: Tokenizer, taught: Courses, share: float) -> dict[str, Table]:
+    """The courses' lessons, or a share of them, made by all processors."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     serialized = tokenizer.to_str()
     tables: dict[str, Table] = {}
     with get_context("fork").Pool() as pool:
-        for courses, length in ((GENERATING, WORDS_LENGTH), (WITH_PICTURES, MIXED_LENGTH), (ANSWERING, MIXED_LENGTH)):
+        for courses, length in ((taught.generating, WORDS_LENGTH), (taught.mixed, MIXED_LENGTH)):
             for course in courses:
                 chunks = max(1, round(course.lessons * share / CHUNK))
                 work = [(course.name, number, serialized, length) for number in range(chunks)]
@@ -419,7 +419,10 @@ def train(arguments: argparse.Namespace) -> None:
     began = time.time()
     start: Path | None = arguments.start_from
     tokenizer = Tokenizer.from_file(str(start / "tokenizer.json")) if start else make_tokenizer()
-    tables = make_tables(tokenizer, arguments.lessons)
+    courses = Courses()
+    if arguments.course:
+        courses = courses.with_rows(dict(arguments.course))
+    tables = make_tables(tokenizer, courses, arguments.lessons)
     print(f"{sum(len(table.lengths) for table in tables.values())} lessons in {time.time() - began:.0f} s", flush=True)
 
     torch.manual_seed(0)
@@ -439,9 +442,6 @@ def train(arguments: argparse.Namespace) -> None:
         learner.restore(torch.load(state_file, map_location=device, weights_only=True))
         torch.manual_seed(learner.step)
         print(f"goes on from step {learner.step}", flush=True)
-    courses = Courses()
-    if arguments.course:
-        courses = courses.with_rows(dict(arguments.course))
     words = Curriculum(courses.generating, tables, device)
     mixed = Curriculum(courses.mixed, tables, device)
     lecture: Any = Lecture(network, Stage(device), courses, tokenizer.encode("<IMG_CONTEXT>").ids[0], arguments.early)
