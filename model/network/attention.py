@@ -1,13 +1,14 @@
 """Attention of one tower: fused projections, two-part query/key norms, rotary positions, a shared cache."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model.network.cache import KVCache
 from model.network.configuration import TransformerConfig
 from model.network.rope import Rotary, rotate_heads_
 
@@ -45,7 +46,7 @@ class HeadNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over the cache and the new tokens.
+    """The projections before and after grouped-query attention; `attend` is what lies between.
 
     `qkv_proj` holds the rows of q_proj, k_proj and v_proj in this order.
     """
@@ -60,18 +61,31 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(config)
         self.k_norm = HeadNorm(config)
 
-    def forward(self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int, visible: Visibility) -> Tensor:
-        """hidden (B, N, hidden_size) → the same shape; the new keys and values are left in the cache."""
-        q, keys, values = self._project(hidden, rotary, cache, layer)
-        attended = attend(q, keys, values, visible)
-        return self.o_proj(attended.transpose(1, 2).flatten(2))
-
-    def _project(self, hidden: Tensor, rotary: Rotary, cache: KVCache, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the new tokens, and keys and values of all: (B, heads or kv_heads, N or M, head_dim)."""
+    def project(self, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """hidden (B, N, hidden_size) → queries, keys and values of these tokens, (B, heads or kv_heads, N, head_dim)."""
         parts = self.qkv_proj(hidden).split((self.q_width, self.kv_width, self.kv_width), dim=-1)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
-        keys, values = cache.write(layer, rotate_heads_(self.k_norm(k), rotary), v)
-        return rotate_heads_(self.q_norm(q), rotary), keys, values
+        return rotate_heads_(self.q_norm(q), rotary), rotate_heads_(self.k_norm(k), rotary), v
+
+    def join(self, attended: Sequence[Tensor]) -> Tensor:
+        """What `attend` gave for each part of the batch, (B', heads, N, head_dim) → (B, N, hidden_size)."""
+        joined = [self.o_proj(part.transpose(1, 2).flatten(2)) for part in attended]
+        return joined[0] if len(joined) == 1 else torch.cat(joined)
+
+
+KERNELS = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+"""PyTorch's attention kernels for a picture's tokens, the fastest first; those that cannot be used are passed over.
+On Hopper cuDNN's takes half the time of FlashAttention 2, which PyTorch would choose (docs/performance.md)."""
+
+
+def fastest_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """Within it, `attend` chooses by `KERNELS` on a GPU."""
+    return sdpa_kernel(KERNELS, set_priority=True) if device.type == "cuda" else nullcontext()
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, visible: Visibility) -> Tensor:

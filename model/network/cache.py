@@ -43,6 +43,11 @@ class KVCache:
         """Memory of all layers, the room behind `length` included."""
         return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
 
+    def addresses(self) -> list[int]:
+        """Where each layer's keys and values lie in the device's memory, for kernels that look there themselves."""
+        pairs = zip(self._keys, self._values, strict=True)
+        return [tensor.data_ptr() for pair in pairs for tensor in pair]
+
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` positions behind `length`; reallocates one layer at a time if there is none."""
         if self.length + tokens > self.capacity:

@@ -6,7 +6,7 @@ from torch import Tensor
 from model.network.configuration import TransformerConfig
 
 Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines, each (N, head_dim), in the model's dtype."""
+"""Cosines and sines, each (N, head_dim), or (B, 1, N, head_dim) where sequences differ, in the model's dtype."""
 
 
 def text_positions(start: int, count: int, device: torch.device) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.network.attention import Segment
+from model.network.attention import Segment, fastest_kernels
 from model.network.cache import KVCache
 from model.network.configuration import ModelConfig
 from model.network.flow import ConvolutionalHead, MLPHead, ScalarEmbedding, tokens_to_picture
@@ -58,7 +58,7 @@ class SenseNovaU1(nn.Module):
         Returns:
             Hidden states (B, N, hidden_size), input of `logits`.
         """
-        hidden = self.und(embeddings, rotary, cache, segments)
+        hidden = self.und(embeddings, rotary, [cache], segments)
         cache.advance(embeddings.shape[1])
         return hidden
 
@@ -78,17 +78,20 @@ class SenseNovaU1(nn.Module):
         pixels = tokens_to_picture(tokens, *grid)
         return self.gen_vision(pixels, rotary) + conditioning[:, None]
 
-    def predict(self, embeddings: Tensor, grid: tuple[int, int], rotary: Rotary, cache: KVCache) -> Tensor:
-        """Predict the clean picture on top of a prefix, which is left as it was.
+    def predict(
+        self, embeddings: Tensor, grid: tuple[int, int], rotary: Rotary, caches: Sequence[KVCache]
+    ) -> Tensor:
+        """Predict the clean picture on top of each branch's prefix, which is left as it was.
 
         Args:
-            embeddings: from `embed_noisy`, (B, L, hidden_size).
-            rotary: `attention_rotary` tables of the picture's positions.
-            cache: the branch's prefix, with room for L more positions.
+            embeddings: from `embed_noisy`, (1, L, hidden_size): the same for all branches.
+            rotary: `attention_rotary` tables of the picture's positions in each branch, (branches, 1, L, head_dim).
+            caches: the branches' prefixes, with room for L more positions.
 
         Returns:
-            The clean picture x̂ as tokens, (B, L, 3·32²).
+            The clean picture x̂ as tokens, (branches, L, 3·32²).
         """
         image = Segment(embeddings.shape[1], causal=False)
-        hidden = self.gen(embeddings, rotary, cache, [image])
+        with fastest_kernels(self.device):
+            hidden = self.gen(embeddings.repeat(len(caches), 1, 1), rotary, caches, [image])
         return self.fm_head(self.gen.norm(hidden), *grid)

@@ -1,6 +1,6 @@
 """The picture loop: from noise to a picture, one Euler step of the flow at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -66,15 +66,19 @@ def denoise(
     relative_noise_scale = torch.tensor([amplitude / flow.noise_scale_max], device=device)
     conditioning = network.timestep_embedder(starts) + network.noise_scale_embedder(relative_noise_scale)
     patches = patch_rotary(2 * grid[0], 2 * grid[1], vision.hidden_size, vision.rope_theta, device)
-    rotary = {branch: _picture_rotary(network, prefix, grid) for branch, prefix in prefixes.items()}
+    rotaries = {branch: _picture_rotary(network, prefix, grid) for branch, prefix in prefixes.items()}
     for number, (time, next_time) in enumerate(pairwise(times)):
         embeddings = network.embed_noisy(x, conditioning[number, None], grid, patches)
         current = x.float()
         clean: dict[Branch, Tensor] = {}
-        velocities: dict[Branch, Tensor] = {}
-        for branch in guidance.needed(number, time):
-            clean[branch] = network.predict(embeddings, grid, rotary[branch], prefixes[branch].cache)
-            velocities[branch] = (clean[branch].float() - current) / max(1 - time, settings.t_eps)
+        for branches in _portions(guidance.needed(number, time), device):
+            rotary = _stacked([rotaries[branch] for branch in branches])
+            caches = [prefixes[branch].cache for branch in branches]
+            predicted = network.predict(embeddings, grid, rotary, caches)
+            clean.update(zip(branches, predicted.split(1), strict=True))
+        velocities = {
+            branch: (predicted.float() - current) / max(1 - time, settings.t_eps) for branch, predicted in clean.items()
+        }
         velocity = guidance.velocity(number, time, velocities)
         # x goes back to the model's dtype after every step, as in the reference implementation: published
         # seeds give the published pictures only so.
@@ -85,6 +89,18 @@ def denoise(
 def step_picture(tokens: Tensor, size: Size) -> Tensor:
     """(1, L, 3·32²) → (1, 3, H, W)."""
     return tokens_to_picture(tokens, size[1] // TOKEN_PIXELS, size[0] // TOKEN_PIXELS)
+
+
+def _portions(branches: tuple[Branch, ...], device: torch.device) -> list[tuple[Branch, ...]]:
+    """The branches that are computed together: on a GPU all, on a CPU each by itself, which is what is faster there
+    (docs/performance.md)."""
+    return [(branch,) for branch in branches] if device.type == "cpu" else [branches]
+
+
+def _stacked(rotaries: Sequence[Rotary]) -> Rotary:
+    """Tables (L, head_dim) of several branches → (branches, 1, L, head_dim)."""
+    cosines, sines = zip(*rotaries, strict=True)
+    return torch.stack(cosines)[:, None], torch.stack(sines)[:, None]
 
 
 def _picture_rotary(network: SenseNovaU1, prefix: Prefix, grid: tuple[int, int]) -> Rotary:
