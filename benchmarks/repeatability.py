@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.report import write_report
 from config.schema import ImageSettings
 from model.events import Branch
+from model.placement.acceleration import accelerated
 from model.placement.devices import DTYPES, resolve_device
 from model.sampling.decode import decode, greedy
 from model.sampling.denoise import denoise
@@ -60,6 +61,7 @@ def kept(prefix: Prefix) -> list[Tensor]:
 def stages(folder: Path, device: torch.device, dtype: torch.dtype, think: int, steps: int) -> Iterator[tuple[str, str]]:
     """(stage, checksum) of one run on a checkpoint loaded anew."""
     network, tokenizer = load_checkpoint(folder, device, dtype), Tokenizer(folder)
+    runtime = accelerated(network, enforce_eager=False)
     yield "weights", checksum(*network.parameters())
     settings = ImageSettings(num_steps=steps, think=True)
     texts: dict[Branch, str] = {
@@ -74,7 +76,7 @@ def stages(folder: Path, device: torch.device, dtype: torch.dtype, think: int, s
         yield f"prefix, {branch}", checksum(*kept(prefixes[branch]))
     condition = prefixes["condition"]
     tokens = []
-    for count, token in enumerate(decode(network, condition, greedy, think, ()), start=1):
+    for count, token in enumerate(decode(runtime, condition, greedy, think, ()), start=1):
         tokens.append(token)
         if count & (count - 1) == 0:  # 1, 2, 4, 8, …
             yield f"keys and values before think token {count}", checksum(*kept(condition))
@@ -82,7 +84,7 @@ def stages(folder: Path, device: torch.device, dtype: torch.dtype, think: int, s
     extend_prefix(network, condition, tokens[-1:] + tokenizer.encode(prompts.AFTER_THINK))
     condition.cache.reserve(room)
     yield "keys and values after thinking", checksum(*kept(condition))
-    steps_taken = denoise(network, prefixes, generate_guidance(settings), SIZE, 42, settings)
+    steps_taken = denoise(runtime, prefixes, generate_guidance(settings), SIZE, 42, settings)
     for number, step in enumerate(steps_taken, start=1):
         yield f"step {number}: velocity", checksum(step.velocity)
         yield f"step {number}: picture", checksum(step.tokens)

@@ -125,6 +125,10 @@ class EngineSettings(SettingsGroup):
     """Number format of the weights and the arithmetic."""
     check_weights: bool = False
     """Look at every number while loading and refuse a checkpoint that holds NaN or infinity."""
+    quantization: Literal["off", "fp8", "fp8-all"] = "off"
+    """Eight-bit weights: of what draws (fp8), or of what reads and writes too (fp8-all)."""
+    enforce_eager: bool = False
+    """Compile nothing and capture no CUDA graphs: slower, but ready at once."""
 
     @field_validator("model")
     @classmethod

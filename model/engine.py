@@ -30,11 +30,12 @@ from model.events import (
 from model.network.configuration import read_config
 from model.network.sensenova import SenseNovaU1
 from model.pictures import as_rgb
+from model.placement.acceleration import accelerated
 from model.placement.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
 from model.placement.memory import memory_errors, ran_out_of_memory
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
-from model.sampling.denoise import denoise, step_picture
+from model.sampling.denoise import Step, denoise, step_picture
 from model.sampling.guidance import Guidance, edit_guidance, generate_guidance
 from model.sampling.prefix import Prefix, embed_picture, extend_prefix
 from model.sampling.reuse import KeptPrefix, PictureIdentity, Reading
@@ -45,6 +46,7 @@ from model.sequences.sequence import build_sequence
 from model.sequences.tokenizer import StreamDecoder, Tokenizer
 from model.weights.checkpoint import load_checkpoint
 from model.weights.hub import DownloadPlan, find_checkpoint
+from model.weights.quantize import resolve_quantization
 
 Item = TypeVar("Item")
 
@@ -67,13 +69,21 @@ class Engine:
         device, dtype: where and in which number format it runs.
     """
 
-    def __init__(self, checkpoint: Path, network: SenseNovaU1, tokenizer: Tokenizer, recommended: Recommended) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        network: SenseNovaU1,
+        tokenizer: Tokenizer,
+        recommended: Recommended,
+        enforce_eager: bool,
+    ) -> None:
         """Use `Engine.load`."""
         self.checkpoint = checkpoint
         self.recommended = recommended
         self.device = str(network.device)
         self.dtype = str(network.dtype).removeprefix("torch.")
         self._network = network
+        self._runtime = accelerated(network, enforce_eager=enforce_eager)
         self._device = network.device
         self._tokenizer = tokenizer
         self._kept: dict[Branch, KeptPrefix] = {}
@@ -100,6 +110,8 @@ class Engine:
         device: str = "auto",
         dtype: str = "bfloat16",
         check_weights: bool = False,
+        quantization: str = "off",
+        enforce_eager: bool = False,
         on_progress: Callable[[LoadProgress], None] | None = None,
         on_plan: Callable[[DownloadPlan], None] | None = None,
         on_download: Callable[[int, int], None] | None = None,
@@ -110,6 +122,8 @@ class Engine:
             device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
             dtype: `bfloat16`, `float16` or `float32`; weights are cast while they are read.
             check_weights: refuse weights that hold NaN or infinity.
+            quantization: `off`, `fp8` (eight-bit weights in the gen tower) or `fp8-all` (in both towers).
+            enforce_eager: compile nothing and capture no CUDA graphs.
             on_progress: called now and then with the bytes read so far. What it raises ends the loading.
             on_plan, on_download: told what a download will fetch, and how many bytes of how many it has fetched.
 
@@ -121,6 +135,7 @@ class Engine:
         """
         # First what costs nothing: a mistake here should not come after a download or minutes of reading.
         where, number_format = resolve_device(device), resolve_dtype(dtype)
+        towers = resolve_quantization(quantization, number_format)
         folder = find_checkpoint(str(checkpoint), on_plan=on_plan, on_progress=on_download)
         vocabulary = read_config(folder).transformer.vocabulary
         recommended, tokenizer = read_recommended(folder), Tokenizer(folder)
@@ -131,8 +146,8 @@ class Engine:
             )
         smaller = ", or --dtype bfloat16" if dtype == "float32" else ""
         with memory_errors(f"loading {folder}", f"use a device with more memory{smaller}"):
-            network = load_checkpoint(folder, where, number_format, check_weights, on_progress)
-        return cls(folder, network, tokenizer, recommended)
+            network = load_checkpoint(folder, where, number_format, check_weights, on_progress, quantized=towers)
+        return cls(folder, network, tokenizer, recommended, enforce_eager)
 
     def run(self, request: Request) -> Iterator[Event]:
         """Carry out a request, telling what happens as it happens; `Statistics` comes last.
@@ -151,6 +166,9 @@ class Engine:
             "ask for a smaller picture (--size 1024x1024, or --profile draft), fewer or smaller input pictures, "
             "or fewer tokens"
         )
+        note, self._runtime.note = self._runtime.note, None
+        if note is not None:
+            yield Notice(note)
         try:
             with memory_errors("this request", hint):
                 if isinstance(request, AnswerRequest):
@@ -187,7 +205,7 @@ class Engine:
                 think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, tokens, meter)
             for index in range(settings.num_images):
                 seed = settings.seed + index
-                steps = denoise(self._network, prefixes, guidance, size, seed, settings)
+                steps = denoise(self._runtime, prefixes, guidance, size, seed, settings)
                 for number, step in enumerate(meter.denoising.around(steps), start=1):
                     meter.steps += 1
                     yield DenoisingStep(
@@ -249,7 +267,7 @@ class Engine:
         """Write on from a prefix, telling each new token as an event of this kind; those of `stop` are no text."""
         first_logits: list[Tensor] = []
 
-        def choose_checked(logits: Tensor, tokens: list[int]) -> int:
+        def choose_checked(logits: Tensor, tokens: list[int]) -> Tensor:
             if not first_logits:
                 first_logits.append(logits.cpu())
                 _require_finite(first_logits[0], "text", self.dtype)
@@ -259,7 +277,7 @@ class Engine:
         ids: list[int] = []
         last = -1
         text = ""  # of the newest token, which is told when the next one is there: if it is the last, more may belong
-        for last in meter.text.around(decode(self._network, prefix, choose_checked, budget, stop)):
+        for last in meter.text.around(decode(self._runtime, prefix, choose_checked, budget, stop)):
             if last not in stop:
                 if ids:
                     yield event(ids[-1], text)
@@ -370,21 +388,17 @@ class _Written:
 
 
 class _Stopwatch:
-    """Seconds spent inside a stream; what the listener does between two items does not count.
+    """Seconds spent inside a stream; what the listener does between two items does not count."""
 
-    An item is handed on when the device has finished what it stands for, so that a step that is told is a step done,
-    and whoever cancels after it does not wait for others.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self) -> None:
         self.seconds = 0.0
 
     def around(self, stream: Iterator[Item]) -> Iterator[Item]:
         while True:
             clock = time.perf_counter()
             item = next(stream, None)
-            synchronize(self._device)
+            if isinstance(item, Step):
+                item.wait()  # a step that is told is a step done
             self.seconds += time.perf_counter() - clock
             if item is None:
                 return
@@ -398,7 +412,7 @@ class _Meter:
         self._device = device
         self._start = time.perf_counter()
         self.prefix_tokens = self.new_tokens = self.steps = 0
-        self.text, self.denoising = _Stopwatch(device), _Stopwatch(device)
+        self.text, self.denoising = _Stopwatch(), _Stopwatch()
         reset_peak_memory(device)
 
     def statistics(self) -> Statistics:

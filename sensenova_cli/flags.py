@@ -16,7 +16,6 @@ SIZE_OPTIONS = ("size", "aspect", "width", "height")
 INFRASTRUCTURE_OPTIONS = (
     "tensor_parallel_size",
     "cfg_parallel_size",
-    "enforce_eager",
     "enable_cpu_offload",
     "cache_backend",
     "enable_cache_dit_summary",
@@ -159,7 +158,6 @@ def _refuse_infrastructure(typed: Mapping[str, Any]) -> None:
         raise _not_there_yet("--enable-cache-dit-summary", "there is no cache to summarise")
     if typed.get("step_execution"):
         raise _not_there_yet("--step-execution", "one request runs at a time")
-    # --enforce-eager asks for what happens anyway: nothing is compiled.
 
 
 def _not_there_yet(option: str, instead: str) -> UsageError:

@@ -205,7 +205,6 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "cfg_parallel_size": _value(
         "--cfg-parallel-size", help="GPUs for guidance branches; only 1.", panel=_INFRASTRUCTURE, metavar="N"
     ),
-    "enforce_eager": _flag("--enforce-eager", help="Compile nothing; so it is anyway.", panel=_INFRASTRUCTURE),
     "enable_cpu_offload": _flag("--enable-cpu-offload", help="Keep weights in main memory.", panel=_INFRASTRUCTURE),
     "cache_backend": _value(
         "--cache-backend",

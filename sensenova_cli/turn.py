@@ -123,6 +123,8 @@ def load_engine(folder: Path, settings: EngineSettings, on_progress: Callable[[L
         device=settings.device,
         dtype=settings.dtype,
         check_weights=settings.check_weights,
+        quantization=settings.quantization,
+        enforce_eager=settings.enforce_eager,
         on_progress=on_progress,
     )
 

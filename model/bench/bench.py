@@ -22,15 +22,18 @@ from model.network.attention import Segment
 from model.network.configuration import ModelConfig, parse_config
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
+from model.placement.acceleration import accelerated
 from model.placement.devices import peak_memory, reset_peak_memory, synchronize
 from model.placement.memory import memory_errors
 from model.sampling.decode import CACHE_BLOCK, decode, greedy
-from model.sampling.denoise import denoise
+from model.sampling.denoise import Step, denoise
 from model.sampling.guidance import generate_guidance
 from model.sampling.prefix import Prefix, read_prefix
+from model.sampling.runtime import Runtime
 from model.sequences.sequence import TokenSequence
 from model.weights.checkpoint import load_checkpoint
 from model.weights.layout import Slot
+from model.weights.quantize import quantize_network, resolve_quantization
 from model.weights.synthetic import SHAPES, config_fields, random_network
 from model.weights.writer import write_checkpoint
 
@@ -87,6 +90,8 @@ class Plan:
     tokens: int
     device: torch.device
     dtype: torch.dtype
+    quantization: str
+    enforce_eager: bool
 
 
 def measure(plan: Plan) -> Iterator[Ceilings | Figure]:
@@ -94,25 +99,29 @@ def measure(plan: Plan) -> Iterator[Ceilings | Figure]:
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
+        DeviceError: there is no such quantization in this number format.
         DeviceMemoryError: the weights or the work do not fit.
     """
     device, dtype = plan.device, plan.dtype
     hint = "measure smaller pictures (--size 512x512), a smaller model, or use a device with more memory"
     with memory_errors("this measurement", hint):
+        towers = resolve_quantization(plan.quantization, dtype)
         ceilings = measure_ceilings(device, dtype)
         yield ceilings
         if {"denoise", "decode"} & set(plan.works):
             if isinstance(plan.model, Path):
-                network = load_checkpoint(plan.model, device, dtype)
+                network = load_checkpoint(plan.model, device, dtype, quantized=towers)
             else:
                 network = random_network(shape_config(plan.model), device, dtype)
+                quantize_network(network, towers)
+            runtime = accelerated(network, enforce_eager=plan.enforce_eager)
             for work in plan.works:
                 if work == "denoise":
                     for size in plan.sizes:
-                        yield from bench_denoise(network, size, plan.steps, ceilings)
+                        yield from bench_denoise(runtime, size, plan.steps, ceilings)
                 elif work == "decode":
-                    yield bench_decode(network, plan.tokens, ceilings)
-            del network
+                    yield bench_decode(runtime, plan.tokens, ceilings)
+            del network, runtime
         if "load" in plan.works:
             if isinstance(plan.model, Path):
                 yield bench_load(plan.model, device, dtype)
@@ -125,12 +134,13 @@ def shape_config(shape: str) -> ModelConfig:
     return parse_config(config_fields(**SHAPES[shape]), shape)
 
 
-def bench_denoise(network: SenseNovaU1, size: Size, steps: int, ceilings: Ceilings) -> Iterator[Figure]:
+def bench_denoise(runtime: Runtime, size: Size, steps: int, ceilings: Ceilings) -> Iterator[Figure]:
     """Steps of one picture with guidance (two branches), without, and the time from a prompt to the first step.
 
     Args:
         steps: how many are taken in a row; the first one does not count.
     """
+    network = runtime.network
     tokens = size[0] * size[1] // TOKEN_PIXELS**2
     flops = {
         branch: prediction_flops(network.config, tokens, length)
@@ -143,28 +153,31 @@ def bench_denoise(network: SenseNovaU1, size: Size, steps: int, ceilings: Ceilin
         reset_peak_memory(network.device)
         prefixes = _prefixes(network, tokens)
         settings = ImageSettings(num_steps=steps + 1, cfg_scale=scale)
-        drawing = denoise(network, prefixes, generate_guidance(settings), size, 42, settings)
-        seconds = list(_seconds_each(drawing, network.device))
+        drawing = denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)
+        seconds = list(_seconds_each(drawing))
         median = statistics.median(seconds[1:])
         title = f"{name} {format_size(size)}"
         yield Figure(title, median, work / median, "FLOP/s", ceilings.gemm, peak_memory(network.device))
     reset_peak_memory(network.device)
     settings = ImageSettings()
+    median = median_seconds(lambda: _prefixes(network, tokens), network.device)
+    title = f"{PROMPT_TOKENS}-token prompt read, both branches"
+    yield Figure(title, median, 0.0, "FLOP/s", 0.0, peak_memory(network.device))
 
     def first_step() -> None:
-        next(denoise(network, _prefixes(network, tokens), generate_guidance(settings), size, 42, settings))
+        next(denoise(runtime, _prefixes(network, tokens), generate_guidance(settings), size, 42, settings)).wait()
 
     median = median_seconds(first_step, network.device)
     title = f"{PROMPT_TOKENS}-token prompt to first step {format_size(size)}"
     yield Figure(title, median, 0.0, "FLOP/s", 0.0, peak_memory(network.device))
 
 
-def bench_decode(network: SenseNovaU1, tokens: int, ceilings: Ceilings) -> Figure:
+def bench_decode(runtime: Runtime, tokens: int, ceilings: Ceilings) -> Figure:
     """Greedy writing behind a text of 500 tokens, one token after another."""
-    device = network.device
+    network, device = runtime.network, runtime.network.device
     reset_peak_memory(device)
-    prefix = _text_prefix(network, PROMPT_TOKENS, min(tokens, CACHE_BLOCK))
-    seconds = list(_seconds_each(decode(network, prefix, greedy, tokens + WARM_UP_TOKENS, ()), device))
+    prefix = text_prefix(network, PROMPT_TOKENS, min(tokens, CACHE_BLOCK))
+    seconds = list(_seconds_each(decode(runtime, prefix, greedy, tokens + WARM_UP_TOKENS, ())))
     median = statistics.median(seconds[WARM_UP_TOKENS:])
     read = token_bytes(network.config, PROMPT_TOKENS + tokens // 2, network.dtype.itemsize)
     return Figure("token written", median, read / median, "B/s", ceilings.copy, peak_memory(device))
@@ -211,12 +224,12 @@ def bench_load_of_shape(shape: str, device: torch.device, dtype: torch.dtype) ->
 
 def _prefixes(network: SenseNovaU1, room: int) -> dict[Branch, Prefix]:
     return {
-        "condition": _text_prefix(network, PROMPT_TOKENS, room),
-        "unconditional": _text_prefix(network, UNCONDITIONAL_TOKENS, room),
+        "condition": text_prefix(network, PROMPT_TOKENS, room),
+        "unconditional": text_prefix(network, UNCONDITIONAL_TOKENS, room),
     }
 
 
-def _text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
+def text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
     """A text of random tokens that has been read."""
     device = network.device
     generator = torch.Generator().manual_seed(0)
@@ -226,11 +239,12 @@ def _text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
         return read_prefix(network, sequence, [], room)
 
 
-def _seconds_each(stream: Iterable[object], device: torch.device) -> Iterator[float]:
-    """How long each item of a stream took, waited for."""
+def _seconds_each(stream: Iterable[object]) -> Iterator[float]:
+    """How long each item of a stream took, a step waited for."""
     clock = time.perf_counter()
-    for _ in stream:
-        synchronize(device)
+    for item in stream:
+        if isinstance(item, Step):
+            item.wait()
         now = time.perf_counter()
         yield now - clock
         clock = now

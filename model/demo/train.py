@@ -249,7 +249,7 @@ class Lecture(nn.Module):
         order = torch.arange(length, device=tokens.device)
         visible = (order[:, None] >= order) | (is_picture[:, :, None] & is_picture[:, None, :])
         cache = TrainingCache()
-        hidden = network.und(embeddings, rotary, [cache], visible[:, None])
+        hidden = network.und(embeddings, [rotary], [cache], visible[:, None])
         last = rows.lengths[:, None] - 1
         return hidden, cache, positions[0].gather(1, last)[:, 0] + 1
 
@@ -291,7 +291,7 @@ class Lecture(nn.Module):
         keys = torch.arange(prefix + PICTURE_TOKENS, device=device)
         visible = (keys < lengths[:, None]) | (keys >= prefix)
         visible = visible[:, None, None, :].expand(-1, 1, PICTURE_TOKENS, -1)
-        hidden = network.gen(embeddings, rotary, [cache], visible)
+        hidden = network.gen(embeddings, [rotary], [cache], visible)
         return network.fm_head(network.gen.norm(hidden), *GRID)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from model.network.cache import KVCache
 from model.network.configuration import TransformerConfig
 from model.network.rope import Rotary, rotate_heads_
 
@@ -61,16 +62,19 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(config)
         self.k_norm = HeadNorm(config)
 
-    def project(self, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden (B, N, hidden_size) → queries, keys and values of these tokens, (B, heads or kv_heads, N, head_dim)."""
-        parts = self.qkv_proj(hidden).split((self.q_width, self.kv_width, self.kv_width), dim=-1)
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
-        return rotate_heads_(self.q_norm(q), rotary), rotate_heads_(self.k_norm(k), rotary), v
+    def place(self, projected: Tensor, rotary: Rotary, cache: KVCache, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Leave the new tokens' keys and values in the cache.
 
-    def join(self, attended: Sequence[Tensor]) -> Tensor:
-        """What `attend` gave for each part of the batch, (B', heads, N, head_dim) → (B, N, hidden_size)."""
-        joined = [self.o_proj(part.transpose(1, 2).flatten(2)) for part in attended]
-        return joined[0] if len(joined) == 1 else torch.cat(joined)
+        Args:
+            projected: from `qkv_proj`, (B, N, (heads + 2·kv_heads)·head_dim).
+
+        Returns:
+            Queries of the new tokens (B, heads, N, head_dim), and keys and values of all, (B, kv_heads, M, head_dim).
+        """
+        parts = projected.split((self.q_width, self.kv_width, self.kv_width), dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
+        keys, values = cache.write(layer, rotate_heads_(self.k_norm(k), rotary), v)
+        return rotate_heads_(self.q_norm(q), rotary), keys, values
 
 
 KERNELS = [
@@ -108,6 +112,14 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, visible: Visibility) -> Tens
     # A token's heads lie side by side, so that joining them is no copy.
     attended = torch.empty_like(q.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
     row = 0
+    if q.device.type == "cuda" and seen == 0 and segments[0].causal and _groups_heads(q):
+        # A text at the very start has a kernel of its own, which needs no mask.
+        row = segments[0].count
+        start = slice(0, row)
+        attended[:, :, start] = F.scaled_dot_product_attention(
+            q[:, :, start], keys[:, :, start], values[:, :, start], is_causal=True, enable_gqa=True
+        )
+        segments = segments[1:]
     for count, causal in _runs(segments):
         rows, end = slice(row, row + count), seen + row + count
         mask = None

@@ -68,11 +68,21 @@ class KVCache:
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Put keys and values (B, kv_heads, N, head_dim) behind `length`; return views of all up to their end."""
-        end = self.length + keys.shape[2]
+        key_room, value_room = self.room(layer, keys.shape[2])
+        key_room.copy_(keys)
+        value_room.copy_(values)
+        return self.upto(layer, keys.shape[2])
+
+    def room(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Views of the `tokens` positions behind `length`, (B, kv_heads, tokens, head_dim), to write to."""
+        end = self.length + tokens
         if end > self.capacity:
             raise ValueError(f"no room in the cache: {end} positions of {self.capacity}; call reserve first")
-        self._keys[layer][:, :, self.length : end] = keys
-        self._values[layer][:, :, self.length : end] = values
+        return self._keys[layer][:, :, self.length : end], self._values[layer][:, :, self.length : end]
+
+    def upto(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Views of all positions up to `tokens` behind `length`."""
+        end = self.length + tokens
         return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
 
     def advance(self, tokens: int) -> None:

@@ -32,10 +32,10 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, hidden_size) → the same shape."""
-        if x.shape[1] <= WHOLE_ROWS:
+        """(tokens, hidden_size) → the same shape."""
+        if x.shape[0] <= WHOLE_ROWS or torch.is_grad_enabled():  # training keeps all of it anyway
             return self._rows(x)
-        return torch.cat([self._rows(rows) for rows in x.split(SPLIT_ROWS, dim=1)], dim=1)
+        return torch.cat([self._rows(rows) for rows in x.split(SPLIT_ROWS)])
 
     def _rows(self, x: Tensor) -> Tensor:
         return self.down_proj(gated(self.gate_up_proj(x)))
@@ -56,19 +56,18 @@ class SparseMoE(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(config.experts, hidden_size, config.intermediate_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, hidden_size) → the same shape."""
-        tokens = x.flatten(0, 1)
-        probabilities = self.router(tokens).float().softmax(dim=-1)
+        """(tokens, hidden_size) → the same shape."""
+        probabilities = self.router(x).float().softmax(dim=-1)
         weights, chosen = probabilities.topk(self.top_k, dim=-1)
         if self.norm_topk_prob:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         weights = weights.to(x.dtype)
-        result = torch.zeros_like(tokens)
+        result = torch.zeros_like(x)
         for expert in chosen.unique().tolist():
             row, rank = (chosen == expert).nonzero(as_tuple=True)
-            inner = gated(F.linear(tokens[row], self.gate_up_proj[expert]))
+            inner = gated(F.linear(x[row], self.gate_up_proj[expert]))
             result.index_add_(0, row, F.linear(inner, self.down_proj[expert]) * weights[row, rank, None])
-        return result.view_as(x)
+        return result
 
 
 def gated(gate_up: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class SenseNovaU1(nn.Module):
         Returns:
             Hidden states (B, N, hidden_size), input of `logits`.
         """
-        hidden = self.und(embeddings, rotary, [cache], segments)
+        hidden = self.und(embeddings, [rotary], [cache], segments)
         cache.advance(embeddings.shape[1])
         return hidden
 
@@ -79,13 +79,13 @@ class SenseNovaU1(nn.Module):
         return self.gen_vision(pixels, rotary) + conditioning[:, None]
 
     def predict(
-        self, embeddings: Tensor, grid: tuple[int, int], rotary: Rotary, caches: Sequence[KVCache]
+        self, embeddings: Tensor, grid: tuple[int, int], rotaries: Sequence[Rotary], caches: Sequence[KVCache]
     ) -> Tensor:
         """Predict the clean picture on top of each branch's prefix, which is left as it was.
 
         Args:
             embeddings: from `embed_noisy`, (1, L, hidden_size): the same for all branches.
-            rotary: `attention_rotary` tables of the picture's positions in each branch, (branches, 1, L, head_dim).
+            rotaries: `attention_rotary` tables of the picture's positions in each branch.
             caches: the branches' prefixes, with room for L more positions.
 
         Returns:
@@ -93,5 +93,5 @@ class SenseNovaU1(nn.Module):
         """
         image = Segment(embeddings.shape[1], causal=False)
         with fastest_kernels(self.device):
-            hidden = self.gen(embeddings.repeat(len(caches), 1, 1), rotary, caches, [image])
+            hidden = self.gen(embeddings.repeat(len(caches), 1, 1), rotaries, caches, [image])
         return self.fm_head(self.gen.norm(hidden), *grid)

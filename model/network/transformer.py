@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from model.network.attention import Attention, Visibility, attend
@@ -22,20 +23,26 @@ class Block(nn.Module):
         self.mlp = build_mlp(config.hidden_size, mlp)
 
     def forward(
-        self, hidden: Tensor, rotary: Rotary, caches: Sequence[KVCache], layer: int, visible: Visibility
+        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], layer: int, visible: Visibility
     ) -> Tensor:
-        parts = (projected.chunk(len(caches)) for projected in self.enter(hidden, rotary))
-        attended = [attend(q, *cache.write(layer, k, v), visible) for cache, q, k, v in zip(caches, *parts, strict=True)]
-        return self.leave(hidden, attended)
+        """hidden (B, N, hidden_size) → the same shape; see `Tower.forward`."""
+        rows = hidden.flatten(0, 1)
+        parts = self.enter(rows).view(*hidden.shape[:2], -1).chunk(len(caches))
+        attended = [
+            attend(*self.attention.place(part, rotary, cache, layer), visible).transpose(1, 2).flatten(2)
+            for part, rotary, cache in zip(parts, rotaries, caches, strict=True)
+        ]
+        joined = attended[0] if len(attended) == 1 else torch.cat(attended)
+        return self.leave(rows, joined.flatten(0, 1)).view_as(hidden)
 
-    def enter(self, hidden: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """The part before attention: queries, keys and values of the new tokens."""
-        return self.attention.project(self.attention_norm(hidden), rotary)
+    def enter(self, rows: Tensor) -> Tensor:
+        """What comes before attention: (tokens, hidden_size) → the tokens' queries, keys and values, side by side."""
+        return self.attention.qkv_proj(self.attention_norm(rows))
 
-    def leave(self, hidden: Tensor, attended: Sequence[Tensor]) -> Tensor:
-        """The part behind attention."""
-        hidden = hidden + self.attention.join(attended)
-        return hidden + self.mlp(self.mlp_norm(hidden))
+    def leave(self, rows: Tensor, attended: Tensor) -> Tensor:
+        """What comes after attention: (tokens, hidden_size) and (tokens, heads·head_dim) → (tokens, hidden_size)."""
+        rows = rows + self.attention.o_proj(attended)
+        return rows + self.mlp(self.mlp_norm(rows))
 
 
 class Tower(nn.Module):
@@ -50,19 +57,21 @@ class Tower(nn.Module):
         self.blocks = nn.ModuleList(Block(config, mlp) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden: Tensor, rotary: Rotary, caches: Sequence[KVCache], visible: Visibility) -> Tensor:
+    def forward(
+        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility
+    ) -> Tensor:
         """Run new tokens on top of what the caches hold.
 
         Args:
             hidden: embeddings of the new tokens, (B, N, hidden_size).
             caches: one for all B sequences, or several, each for an equal part of them in order: branches whose
                 prefixes differ in length go through the matrix products together and through attention apart.
-            rotary: tables for their positions, each (N, head_dim), or (B, 1, N, head_dim) where sequences differ.
+            rotaries: tables for their positions, one pair for each cache.
             visible: what the N tokens may see.
 
         Returns:
             Hidden states before the final norm, (B, N, hidden_size): apply `norm` to the rows that are used.
         """
         for layer, block in enumerate(self.blocks):
-            hidden = block(hidden, rotary, caches, layer, visible)
+            hidden = block(hidden, rotaries, caches, layer, visible)
         return hidden

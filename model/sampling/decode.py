@@ -7,40 +7,46 @@ import torch
 from torch import Tensor
 
 from config.schema import TextSettings
-from model.network.sensenova import SenseNovaU1
-from model.sampling.prefix import Prefix, extend_prefix
+from model.sampling.prefix import Prefix
+from model.sampling.runtime import Runtime, fetch
 
 CACHE_BLOCK = 256
 """Positions the cache grows by while text is written, so that it is not reallocated for every token."""
 
-Choose = Callable[[Tensor, list[int]], int]
-"""Picks a token from logits (vocabulary,), given the new tokens so far."""
+Choose = Callable[[Tensor, list[int]], Tensor]
+"""Picks a token, () int64, from logits (vocabulary,), given the new tokens so far."""
 
 
 @torch.inference_mode()
-def decode(
-    network: SenseNovaU1, prefix: Prefix, choose: Choose, max_tokens: int, stop: Collection[int]
-) -> Iterator[int]:
+def decode(runtime: Runtime, prefix: Prefix, choose: Choose, max_tokens: int, stop: Collection[int]) -> Iterator[int]:
     """Yield new tokens, chosen from the logits behind a prefix.
 
     A token of `stop` is yielded and ends the text. Every token yielded but the last one has been read into the
     prefix; whether the last one belongs there is the caller's to decide.
+
+    Where the device runs ahead, it reads a token while that one is told. A token of `stop` is then read in vain,
+    which is less than what waiting for each token costs.
     """
     tokens: list[int] = []
+    logits = runtime.network.logits(prefix.last_hidden)[0, 0]
     while True:
-        logits = network.logits(prefix.last_hidden)[0, 0]
-        tokens.append(choose(logits, tokens))
+        if prefix.cache.length == prefix.cache.capacity:
+            prefix.cache.reserve(max(1, min(CACHE_BLOCK, max_tokens - len(tokens))))
+        chosen = choose(logits, tokens)
+        number = fetch(chosen)
+        ahead = runtime.runs_ahead and len(tokens) + 1 < max_tokens
+        read = runtime.read_token(prefix, chosen) if ahead else None
+        tokens.append(number())
         yield tokens[-1]
         if tokens[-1] in stop or len(tokens) == max_tokens:
             return
-        if prefix.cache.length == prefix.cache.capacity:
-            prefix.cache.reserve(min(CACHE_BLOCK, max_tokens - len(tokens)))
-        extend_prefix(network, prefix, tokens[-1:])
+        hidden, logits = read or runtime.read_token(prefix, chosen)
+        prefix.keep(tokens[-1], hidden)
 
 
-def greedy(logits: Tensor, tokens: list[int]) -> int:
+def greedy(logits: Tensor, tokens: list[int]) -> Tensor:
     """The most likely token."""
-    return int(logits.argmax())
+    return logits.argmax()
 
 
 def chooser(settings: TextSettings, device: torch.device) -> Choose:
@@ -70,11 +76,11 @@ def chooser(settings: TextSettings, device: torch.device) -> Choose:
             processors.append(TopPLogitsWarper(settings.top_p))
     generator = torch.Generator(device).manual_seed(settings.seed)
 
-    def choose(logits: Tensor, tokens: list[int]) -> int:
+    def choose(logits: Tensor, tokens: list[int]) -> Tensor:
         seen = torch.tensor(tokens, dtype=torch.long, device=device)
         scores = processors(cast(torch.LongTensor, seen[None]), cast(torch.FloatTensor, logits[None]))
         if not settings.do_sample:
-            return int(scores.argmax())
-        return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=generator))
+            return scores[0].argmax()
+        return torch.multinomial(scores[0].softmax(dim=-1), 1, generator=generator)[0]
 
     return choose

@@ -1,6 +1,6 @@
 """The picture loop: from noise to a picture, one Euler step of the flow at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,7 +15,12 @@ from model.network.rope import Rotary, attention_rotary, image_positions, patch_
 from model.network.sensenova import SenseNovaU1
 from model.sampling.guidance import Guidance
 from model.sampling.prefix import Prefix
+from model.sampling.runtime import Runtime, mark
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
+
+TOKENS_TOGETHER = 4096
+"""A GPU is busy with so many; at 2048×2048, which has them, computing branches together gains less than 1 %
+(docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +32,19 @@ class Step:
         predicted: the clean picture as predicted by the conditional branch, as tokens, (1, L, 3·32²).
         velocity: of the conditional branch, like `predicted`, float32.
         tokens: the picture x after the step, like `predicted`.
+        wait: returns when the device has done the step, which it may still be at.
     """
 
     time: float
     predicted: Tensor
     velocity: Tensor
     tokens: Tensor
+    wait: Callable[[], None]
 
 
 @torch.inference_mode()
 def denoise(
-    network: SenseNovaU1,
+    runtime: Runtime,
     prefixes: Mapping[Branch, Prefix],
     guidance: Guidance,
     size: Size,
@@ -46,14 +53,17 @@ def denoise(
 ) -> Iterator[Step]:
     """Take the steps one by one; the last one's `tokens` are the picture.
 
-    A branch that a step does not need is not computed. The prefixes are left as they were, so that the next
-    picture can start from them.
+    A branch that a step does not need is not computed. Where the device runs ahead, a step is yielded when the next
+    one has been asked for: whoever stops there lets the device finish that one.
+
+    The prefixes are left as they were, so that the next picture can start from them.
 
     Args:
         prefixes: of all branches that a step needs. Each cache has room for the picture's tokens.
         seed: of the starting noise.
         settings: steps, shift, `t_eps` and where noise is drawn.
     """
+    network = runtime.network
     device, dtype = network.device, network.dtype
     grid = (size[1] // TOKEN_PIXELS, size[0] // TOKEN_PIXELS)
     flow, vision = network.config.flow, network.config.vision
@@ -67,23 +77,31 @@ def denoise(
     conditioning = network.timestep_embedder(starts) + network.noise_scale_embedder(relative_noise_scale)
     patches = patch_rotary(2 * grid[0], 2 * grid[1], vision.hidden_size, vision.rope_theta, device)
     rotaries = {branch: _picture_rotary(network, prefix, grid) for branch, prefix in prefixes.items()}
+
+    predict = runtime.repeated(_Prediction(network, prefixes, rotaries, patches, grid))
+    told: Step | None = None
     for number, (time, next_time) in enumerate(pairwise(times)):
-        embeddings = network.embed_noisy(x, conditioning[number, None], grid, patches)
+        branches = guidance.needed(number, time)
+        predicted = predict(branches, x, conditioning[number, None])
         current = x.float()
-        clean: dict[Branch, Tensor] = {}
-        for branches in _portions(guidance.needed(number, time), device):
-            rotary = _stacked([rotaries[branch] for branch in branches])
-            caches = [prefixes[branch].cache for branch in branches]
-            predicted = network.predict(embeddings, grid, rotary, caches)
-            clean.update(zip(branches, predicted.split(1), strict=True))
+        clean = dict(zip(branches, predicted.split(1), strict=True))
         velocities = {
-            branch: (predicted.float() - current) / max(1 - time, settings.t_eps) for branch, predicted in clean.items()
+            branch: (each.float() - current) / max(1 - time, settings.t_eps) for branch, each in clean.items()
         }
         velocity = guidance.velocity(number, time, velocities)
         # x goes back to the model's dtype after every step, as in the reference implementation: published
         # seeds give the published pictures only so.
         x = (current + (next_time - time) * velocity).to(dtype)
-        yield Step(next_time, clean["condition"], velocities["condition"], x)
+        step = Step(next_time, clean["condition"], velocities["condition"], x, mark(device))
+        if not runtime.runs_ahead:
+            yield step
+            continue
+        # The device shall not stand still while a step is told: the next one has been asked for by then.
+        if told is not None:
+            yield told
+        told = step
+    if told is not None:
+        yield told
 
 
 def step_picture(tokens: Tensor, size: Size) -> Tensor:
@@ -91,16 +109,35 @@ def step_picture(tokens: Tensor, size: Size) -> Tensor:
     return tokens_to_picture(tokens, size[1] // TOKEN_PIXELS, size[0] // TOKEN_PIXELS)
 
 
-def _portions(branches: tuple[Branch, ...], device: torch.device) -> list[tuple[Branch, ...]]:
-    """The branches that are computed together: on a GPU all, on a CPU each by itself, which is what is faster there
-    (docs/performance.md)."""
-    return [(branch,) for branch in branches] if device.type == "cpu" else [branches]
+@dataclass(frozen=True)
+class _Prediction:
+    """The clean picture in the eyes of each branch: (branches, L, 3·32²).
+
+    No closure, and no comprehension where memory may run out: the frames of an error would keep the prefixes.
+    """
+
+    network: SenseNovaU1
+    prefixes: Mapping[Branch, Prefix]
+    rotaries: Mapping[Branch, Rotary]
+    patches: Rotary
+    grid: tuple[int, int]
+
+    def __call__(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
+        embeddings = self.network.embed_noisy(x, conditioning, self.grid, self.patches)
+        predicted = []
+        for portion in portions(branches, x.shape[1], x.device):
+            rotaries = [self.rotaries[branch] for branch in portion]
+            caches = [self.prefixes[branch].cache for branch in portion]
+            predicted.append(self.network.predict(embeddings, self.grid, rotaries, caches))
+        return predicted[0] if len(predicted) == 1 else torch.cat(predicted)
 
 
-def _stacked(rotaries: Sequence[Rotary]) -> Rotary:
-    """Tables (L, head_dim) of several branches → (branches, 1, L, head_dim)."""
-    cosines, sines = zip(*rotaries, strict=True)
-    return torch.stack(cosines)[:, None], torch.stack(sines)[:, None]
+def portions(branches: tuple[Branch, ...], tokens: int, device: torch.device) -> list[tuple[Branch, ...]]:
+    """The branches of a picture of so many tokens that are computed together: on a GPU all of them, if their tokens
+    alone would leave it idle; otherwise, and on a CPU, each by itself, which needs less memory."""
+    if device.type != "cpu" and len(branches) * tokens <= TOKENS_TOGETHER:
+        return [branches]
+    return [(branch,) for branch in branches]
 
 
 def _picture_rotary(network: SenseNovaU1, prefix: Prefix, grid: tuple[int, int]) -> Rotary:

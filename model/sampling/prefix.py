@@ -34,6 +34,13 @@ class Prefix:
         cache there undoes what was written."""
         return replace(self, written=[*self.written])
 
+    def keep(self, token: int, hidden: Tensor) -> None:
+        """Make the text token behind the end part of the prefix; hidden (1, 1, hidden_size) is its hidden state."""
+        self.cache.advance(1)
+        self.written.append(token)
+        self.next_position += 1
+        self.last_hidden = hidden
+
 
 def embed_picture(network: SenseNovaU1, pixels: Tensor) -> Tensor:
     """A normalised picture (1, 3, H, W) as the und tower takes it in: (rows, columns, hidden_size)."""

@@ -1,7 +1,7 @@
 """Load a checkpoint: compare what its files hold with what the network needs, then stream it in."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from model.events import LoadProgress
 from model.network.configuration import ModelConfig, read_config
 from model.network.sensenova import SenseNovaU1
 from model.weights.layout import Slot, checkpoint_layout
+from model.weights.quantize import Staging, empty_quantized
 from model.weights.shards import Block, StoredTensor, read_blocks, stored_tensors
 
 NUMBERED = re.compile(r"(?<=layers\.|xperts\.)\d+")
@@ -30,6 +31,7 @@ def load_checkpoint(
     dtype: torch.dtype,
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
+    quantized: Collection[str] = (),
 ) -> SenseNovaU1:
     """Build the network and fill it from `folder`, fusing, casting and placing each block of numbers as it is read.
 
@@ -37,6 +39,7 @@ def load_checkpoint(
 
     Args:
         check_weights: look at every number and refuse NaN and infinity.
+        quantized: towers, `gen` or `und`, whose projections are turned into eight bits as they arrive.
 
     Raises:
         CheckpointError: the folder is no usable checkpoint. Missing, unexpected and misshapen tensors are listed
@@ -45,7 +48,10 @@ def load_checkpoint(
     config = read_config(folder)
     tensors, slots = stored_tensors(folder), checkpoint_layout(config)
     compare(tensors, slots, folder)
-    network = empty_network(config, device, dtype)
+    with torch.device("meta"):
+        network = SenseNovaU1(config)
+    staging = Staging(empty_quantized(network, quantized, device), dtype)
+    allocate(network, device, dtype)
     parameters = {name: parameter.detach().flatten() for name, parameter in network.named_parameters()}
     total = sum(tensor.stop - tensor.start for tensor in tensors.values())
     done = reported = 0
@@ -56,7 +62,10 @@ def load_checkpoint(
         first = slot.offset + block.first
         if check_weights and not torch.isfinite(block.data).all():
             damaged.add(block.tensor.name)
-        parameters[slot.parameter][first : first + block.data.numel()].copy_(block.data)
+        if slot.parameter in parameters:
+            parameters[slot.parameter][first : first + block.data.numel()].copy_(block.data)
+        else:
+            staging.place(slot.parameter, first, block.data)
 
     with closing(read_blocks(tensors.values(), place, pinned=device.type == "cuda")) as counts:
         for count in counts:
@@ -77,6 +86,11 @@ def empty_network(config: ModelConfig, device: torch.device, dtype: torch.dtype)
     """The network with memory for its weights, but no numbers in it yet."""
     with torch.device("meta"):
         network = SenseNovaU1(config)
+    return allocate(network, device, dtype)
+
+
+def allocate(network: SenseNovaU1, device: torch.device, dtype: torch.dtype) -> SenseNovaU1:
+    """Give the parameters of a network on the meta device memory."""
     # Not `to_empty`: on the meta device it goes through code that imports sympy, a third of a second.
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

@@ -24,7 +24,7 @@ DUMMY_MODELS = ("u1-8b", "u1.5-8b")
 DUMMY_SIZES: tuple[Size, ...] = ((1024, 1024), (2048, 2048))
 
 
-@with_options("model", "device", "dtype", *COMMON_OPTIONS)
+@with_options("model", "device", "dtype", "quantization", "enforce_eager", *COMMON_OPTIONS)
 def bench(
     flags: Flags,
     works: Annotated[
@@ -100,6 +100,8 @@ def bench(
             tokens,
             resolve_device(settings.device),
             resolve_dtype(settings.dtype),
+            settings.quantization,
+            settings.enforce_eager,
         ),
         settings.model or DEMO_MODEL,
         renderer,
@@ -143,6 +145,8 @@ def _about(plan: "Plan", name: str) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(plan.device) if on_cuda else f"{platform.machine()} {plan.device}",
         "threads": None if on_cuda else torch.get_num_threads(),
         "dtype": str(plan.dtype).removeprefix("torch."),
+        "quantization": plan.quantization,
+        "enforce_eager": plan.enforce_eager,
         "torch": torch.__version__,
         "steps": plan.steps,
         "tokens": plan.tokens,

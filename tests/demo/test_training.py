@@ -90,7 +90,7 @@ def test_training_and_the_program_predict_the_same_picture(network: SenseNovaU1,
             embeddings = network.embed_noisy(noisy[row, None], conditioning, GRID, patches)
             positions = image_positions(prefix.next_position, *GRID, network.device)
             rotary = attention_rotary(positions, network.config.transformer, network.dtype)
-            alone = network.predict(embeddings, GRID, rotary, [prefix.cache])
+            alone = network.predict(embeddings, GRID, [rotary], [prefix.cache])
             torch.testing.assert_close(batched[row, None], alone, rtol=1e-3, atol=1e-3)
 
 

@@ -39,7 +39,7 @@ def test_matrix_products_are_those_that_pytorch_counts() -> None:
     rotary = attention_rotary(image_positions(0, *grid, device), transformer, torch.float32)
     cache = KVCache(transformer, tokens, torch.float32, device)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network.gen(torch.randn(1, tokens, transformer.hidden_size), rotary, [cache], [Segment(tokens, causal=False)])
+        network.gen(torch.randn(1, tokens, transformer.hidden_size), [rotary], [cache], [Segment(tokens, causal=False)])
     counted = sum(n for op, n in counter.get_flop_counts()["Global"].items() if "mm" in str(op))
     scores = 4 * transformer.layers * transformer.heads * transformer.head_dim * tokens * tokens
     assert prediction_flops(tiny, tokens, 0) - scores == counted

@@ -259,7 +259,7 @@ def test_where_the_noise_is_drawn(engine: Engine, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(SenseNovaU1, "device", property(lambda network: elsewhere if not drawn else CPU))
     settings = small(noise=kind, num_steps=1)
     with contextlib.suppress(RuntimeError, NotImplementedError):  # the network itself does not run on "meta"
-        list(denoise.denoise(engine._network, {}, generate_guidance(settings), (64, 96), 1, settings))
+        list(denoise.denoise(engine._runtime, {}, generate_guidance(settings), (64, 96), 1, settings))
     assert drawn == [CPU if kind == "cpu" else elsewhere]
 
 

@@ -1,0 +1,1 @@
+"""Triton kernels for what PyTorch's own leave slow: one token at a time through a tower."""

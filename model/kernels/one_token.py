@@ -1,0 +1,283 @@
+"""One token through a transformer block in six kernels, each of which reads what it needs once.
+
+Writing a token is bounded by reading the weights: PyTorch's kernels leave gaps between them that cost as much time
+again. Numbers are rounded where `model.network` rounds them, so that both ways write the same text but for the order
+of sums.
+
+Kernels: Triton (Tillet et al. 2019). The attention is FlashAttention's (Dao 2023) with the keys split among programs
+("flash decoding"), which a last kernel joins.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.kernels.heads import turned_quarters
+
+KEY_BLOCK = 64
+"""Keys that a program of the attention takes at once."""
+SPLITS = 16
+"""Programs that share the keys of one key/value head."""
+LEAST_ROWS = 16
+"""Of a matrix that Triton multiplies: the query heads of a group are filled up to so many."""
+LONG_ROW = 8192
+"""Columns from which a matrix is read in wider pieces."""
+
+
+@triton.jit
+def _matrix_vector_kernel(
+    vector,
+    norm_weight,
+    matrix,
+    scale,
+    residual,
+    out,
+    rows,
+    eps,
+    COLUMNS: tl.constexpr,
+    ALL_COLUMNS: tl.constexpr,
+    COLUMN_BLOCK: tl.constexpr,
+    ROW_BLOCK: tl.constexpr,
+    NORMED: tl.constexpr,
+    GATED: tl.constexpr,
+    ADDED: tl.constexpr,
+    SCALED: tl.constexpr,
+):
+    row = tl.program_id(0) * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
+    there = row[:, None] < rows
+    start = row.to(tl.int64)[:, None] * COLUMNS
+    element = out.dtype.element_ty
+    rstd = 1.0
+    if NORMED:
+        every = tl.arange(0, ALL_COLUMNS)
+        whole = tl.load(vector + every, mask=every < COLUMNS, other=0.0).to(tl.float32)
+        rstd = tl.rsqrt(tl.sum(whole * whole, axis=0) / COLUMNS + eps)
+    first = tl.zeros([ROW_BLOCK, COLUMN_BLOCK], dtype=tl.float32)
+    second = tl.zeros([ROW_BLOCK, COLUMN_BLOCK], dtype=tl.float32)
+    for begin in range(0, COLUMNS, COLUMN_BLOCK):
+        column = begin + tl.arange(0, COLUMN_BLOCK)
+        inside = column < COLUMNS
+        place = start + column[None, :]
+        mask = there & inside[None, :]
+        weights = tl.load(matrix + place, mask=mask, other=0.0, eviction_policy="evict_first")
+        if GATED:
+            ups = tl.load(
+                matrix + rows.to(tl.int64) * COLUMNS + place, mask=mask, other=0.0, eviction_policy="evict_first"
+            )
+        x = tl.load(vector + column, mask=inside, other=0.0)
+        if NORMED:
+            x = (x.to(tl.float32) * rstd).to(element).to(tl.float32)
+            x = (x * tl.load(norm_weight + column, mask=inside, other=0.0).to(tl.float32)).to(element)
+        x = x.to(tl.float32)[None, :]
+        first += weights.to(tl.float32) * x
+        if GATED:
+            second += ups.to(tl.float32) * x
+    result = tl.sum(first, axis=1)
+    if SCALED:
+        result *= tl.load(scale + row, mask=row < rows, other=0.0)
+    if GATED:
+        up = tl.sum(second, axis=1)
+        if SCALED:
+            up *= tl.load(scale + rows + row, mask=row < rows, other=0.0)
+        gate = result.to(element).to(tl.float32)
+        result = (gate / (1 + tl.exp(-gate))).to(element).to(tl.float32) * up.to(element).to(tl.float32)
+    if ADDED:
+        result = result.to(element).to(tl.float32) + tl.load(residual + row, mask=row < rows, other=0.0).to(tl.float32)
+    tl.store(out + row, result.to(element), mask=row < rows)
+
+
+@triton.jit
+def _turned(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
+    """`turned_quarters` in one tile, (rows, WIDTH)."""
+    half: tl.constexpr = WIDTH // 2
+    eighth: tl.constexpr = WIDTH // 8
+    time_a, time_b, space_a, space_b = turned_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH)
+    rows: tl.constexpr = time_a.shape[0]
+    time = tl.permute(tl.join(time_a, time_b), (0, 2, 1)).reshape(rows, half)
+    space = tl.join(space_a.reshape(rows, 2, eighth), space_b.reshape(rows, 2, eighth))
+    space = tl.permute(space, (0, 1, 3, 2)).reshape(rows, half)
+    return tl.permute(tl.join(time, space), (0, 2, 1)).reshape(rows, WIDTH)
+
+
+@triton.jit
+def _attention_kernel(
+    projected,
+    q_norm,
+    k_norm,
+    cosine,
+    sine,
+    caches,
+    state,
+    partial,
+    layer,
+    eps,
+    scale,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    QUERIES: tl.constexpr,
+    SPLITS: tl.constexpr,
+    KEY_BLOCK: tl.constexpr,
+):
+    kv_head, split = tl.program_id(0), tl.program_id(1)
+    group: tl.constexpr = HEADS // KV_HEADS
+    element = projected.dtype.element_ty
+    length, capacity = tl.load(state), tl.load(state + 1)
+    keys = tl.load(caches + 2 * layer).to(tl.pointer_type(element)) + kv_head * capacity * WIDTH
+    values = tl.load(caches + 2 * layer + 1).to(tl.pointer_type(element)) + kv_head * capacity * WIDTH
+    column = tl.arange(0, WIDTH)
+    query = tl.arange(0, QUERIES)
+    there = (query < group)[:, None]
+    q = _turned(projected + (kv_head * group + query[:, None]) * WIDTH, there, q_norm, cosine, sine, eps, WIDTH)
+
+    most = tl.full([QUERIES], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([QUERIES], dtype=tl.float32)
+    attended = tl.zeros([QUERIES, WIDTH], dtype=tl.float32)
+    if split == 0:
+        # The new token itself, which this program also leaves in the cache: no other one looks there.
+        one = tl.arange(0, 1)[:, None]
+        own = projected + (HEADS + kv_head + one) * WIDTH
+        key = _turned(own, one == 0, k_norm, cosine, sine, eps, WIDTH)
+        value = tl.load(own + KV_HEADS * WIDTH + column[None, :])
+        tl.store(keys + length * WIDTH + column[None, :], key)
+        tl.store(values + length * WIDTH + column[None, :], value)
+        most = tl.sum(q.to(tl.float32) * key.to(tl.float32), axis=1) * scale
+        total += 1.0
+        attended += value.to(tl.float32)
+    blocks = tl.cdiv(length, KEY_BLOCK)
+    share = tl.cdiv(blocks, SPLITS)
+    for block in range(split * share, tl.minimum((split + 1) * share, blocks)):
+        position = block * KEY_BLOCK + tl.arange(0, KEY_BLOCK)
+        seen = position < length
+        place = position[:, None] * WIDTH + column[None, :]
+        k = tl.load(keys + place, mask=seen[:, None], other=0.0)
+        v = tl.load(values + place, mask=seen[:, None], other=0.0)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.where(seen[None, :], scores, float("-inf"))
+        new_most = tl.maximum(most, tl.max(scores, axis=1))
+        weights = tl.exp(scores - new_most[:, None])
+        shrink = tl.exp(most - new_most)
+        total = total * shrink + tl.sum(weights, axis=1)
+        attended = attended * shrink[:, None] + tl.dot(weights.to(element), v, input_precision="ieee")
+        most = new_most
+    row = split * HEADS + kv_head * group + query
+    tl.store(partial + row[:, None] * (WIDTH + 2) + column[None, :], attended, mask=there)
+    tl.store(partial + row * (WIDTH + 2) + WIDTH, most, mask=query < group)
+    tl.store(partial + row * (WIDTH + 2) + WIDTH + 1, total, mask=query < group)
+
+
+@triton.jit
+def _join_kernel(partial, out, HEADS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
+    head = tl.program_id(0)
+    row = tl.arange(0, SPLITS) * HEADS + head
+    column = tl.arange(0, WIDTH)
+    most = tl.load(partial + row * (WIDTH + 2) + WIDTH)
+    total = tl.load(partial + row * (WIDTH + 2) + WIDTH + 1)
+    attended = tl.load(partial + row[:, None] * (WIDTH + 2) + column[None, :])
+    weight = tl.exp(most - tl.max(most, axis=0))
+    result = tl.sum(attended * weight[:, None], axis=0) / tl.sum(total * weight, axis=0)
+    tl.store(out + head * WIDTH + column, result.to(out.dtype.element_ty))
+
+
+def matrix_vector(
+    matrix: Tensor,
+    vector: Tensor,
+    out: Tensor,
+    *,
+    norm: tuple[Tensor, float] | None = None,
+    gated: bool = False,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
+    """out = matrix · vector, with what comes before and after it in a block.
+
+    Args:
+        matrix: (rows, columns); with `gated` (2·rows, columns), gate above up.
+        vector: (columns,), contiguous. out: (rows,), of the same type.
+        norm: weight and epsilon of an RMS norm of the vector.
+        gated: out = silu(gate · vector) · (up · vector).
+        residual: (rows,), added at the end; may be `out`.
+        scale: of each row of the matrix, float32, where it is stored in a smaller type.
+    """
+    rows, columns = out.numel(), vector.numel()
+    weight, eps = norm or (vector, 0.0)
+    row_block, column_block, warps = _blocks(columns, gated)
+    _matrix_vector_kernel[(triton.cdiv(rows, row_block),)](
+        vector,
+        weight,
+        matrix,
+        vector if scale is None else scale,
+        vector if residual is None else residual,
+        out,
+        rows,
+        eps,
+        COLUMNS=columns,
+        ALL_COLUMNS=triton.next_power_of_2(columns),
+        COLUMN_BLOCK=column_block,
+        ROW_BLOCK=row_block,
+        NORMED=norm is not None,
+        GATED=gated,
+        ADDED=residual is not None,
+        SCALED=scale is not None,
+        num_warps=warps,
+    )
+
+
+def _blocks(columns: int, gated: bool) -> tuple[int, int, int]:
+    """Rows and columns that a program reads at once, and its warps: what was fastest at the 8B's shapes on an H100."""
+    if columns > LONG_ROW:
+        return 4, 4096, 8
+    return (1, 2048, 8) if gated else (4, 2048, 8)
+
+
+def attention(
+    projected: Tensor,
+    norms: tuple[Tensor, Tensor],
+    eps: float,
+    rotary: tuple[Tensor, Tensor],
+    caches: Tensor,
+    state: Tensor,
+    layer: int,
+    partial: Tensor,
+    out: Tensor,
+) -> None:
+    """Attention of one new token over a cache, where its key and value are left too.
+
+    Nothing about the cache is fixed when the kernels are launched: they look for it where the tensors say.
+
+    Args:
+        projected: queries, keys and values of all heads, ((heads + 2·kv_heads)·head_dim,).
+        norms: weights of the query and the key norm, head_dim numbers each.
+        rotary: cosines and sines of the token's position, head_dim numbers each.
+        caches: addresses of the layers' keys and values, (layers, 2) int64: (kv_heads, capacity, head_dim) each.
+        state: how many positions the cache holds, and its capacity, int64.
+        partial: scratch memory from `partial_results`.
+        out: (heads·head_dim,).
+    """
+    width, kv_heads = rotary[0].numel(), (projected.numel() - out.numel()) // (2 * rotary[0].numel())
+    heads = out.numel() // width
+    _attention_kernel[(kv_heads, SPLITS)](
+        projected,
+        *norms,
+        *rotary,
+        caches,
+        state,
+        partial,
+        layer,
+        eps,
+        width**-0.5,
+        HEADS=heads,
+        KV_HEADS=kv_heads,
+        WIDTH=width,
+        QUERIES=max(LEAST_ROWS, triton.next_power_of_2(heads // kv_heads)),
+        SPLITS=SPLITS,
+        KEY_BLOCK=KEY_BLOCK,
+    )
+    _join_kernel[(heads,)](partial, out, HEADS=heads, WIDTH=width, SPLITS=SPLITS)
+
+
+def partial_results(heads: int, head_dim: int, device: torch.device) -> Tensor:
+    """Memory for what the programs of an attention hand to the one that joins it: each head's weighted sum, greatest
+    score and sum of weights."""
+    return torch.empty(SPLITS, heads, head_dim + 2, dtype=torch.float32, device=device)

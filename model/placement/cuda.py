@@ -1,0 +1,130 @@
+"""The runtime for CUDA: towers of fused kernels, and both repeated passes as graphs."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+import triton
+from platformdirs import user_cache_path
+from torch import Tensor
+
+from model.kernels import rows as row_kernels
+from model.kernels.heads import place_heads
+from model.network.attention import Attention, Visibility, attend
+from model.network.cache import KVCache
+from model.network.layers import SPLIT_ROWS, WHOLE_ROWS, RMSNorm, SwiGLU
+from model.network.rope import Rotary
+from model.network.sensenova import SenseNovaU1
+from model.network.transformer import Block, Tower
+from model.placement.graphs import RepeatedPass, TokenGraph
+from model.sampling.prefix import Prefix
+from model.sampling.runtime import Runtime
+from model.weights.quantize import Fp8Linear
+
+Linear = torch.nn.Linear | Fp8Linear
+
+
+class CudaRuntime(Runtime):
+    """Experts are chosen by the host, token by token: a pass through a tower that has them is not captured."""
+
+    runs_ahead = True
+
+    def __init__(self, network: SenseNovaU1) -> None:
+        super().__init__(network)
+        cache = kernel_cache(network.device)
+        if not cache.exists():
+            self.note = "kernels are compiled for this GPU, which takes up to 10 s this once"
+        # Triton's own place for what it has compiled is shared with every other program.
+        os.environ.setdefault("TRITON_CACHE_DIR", str(cache))
+        for tower in (network.und, network.gen):
+            # An attribute of the instance, which hides the method.
+            tower.forward = FusedTower(tower)  # type: ignore[method-assign]
+        self._token_graph = TokenGraph(network) if _is_dense(network.und) else None
+
+    def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return RepeatedPass(work) if _is_dense(self.network.gen) else work
+
+    def read_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
+        if self._token_graph is None:
+            return super().read_token(prefix, token)
+        return self._token_graph(prefix, token)
+
+
+class FusedTower:
+    """`Tower.forward` for inference on CUDA: what lies between two matrix products, or a product and attention, is one
+    kernel each. Adding to the residual stream is part of the norm that follows."""
+
+    def __init__(self, tower: Tower) -> None:
+        self._blocks = cast(Sequence[Block], tower.blocks)
+
+    def __call__(
+        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility
+    ) -> Tensor:
+        rows = hidden.flatten(0, 1).clone()
+        addend: Tensor | None = None
+        for layer, block in enumerate(self._blocks):
+            attention = block.attention
+            projected = _product(attention.qkv_proj, _normed(block.attention_norm, rows, addend, attention.qkv_proj))
+            parts = projected.view(*hidden.shape[:2], -1).chunk(len(caches))
+            attended = [
+                attend(*_place(attention, part, rotary, cache, layer), visible).transpose(1, 2).flatten(2)
+                for part, rotary, cache in zip(parts, rotaries, caches, strict=True)
+            ]
+            joined = (attended[0] if len(attended) == 1 else torch.cat(attended)).flatten(0, 1)
+            addend = _product(attention.o_proj, joined)
+            if isinstance(block.mlp, SwiGLU):
+                addend = _swiglu(block.mlp, _normed(block.mlp_norm, rows, addend, block.mlp.gate_up_proj))
+            else:
+                addend = block.mlp(_normed(block.mlp_norm, rows, addend, None))
+        return (rows + addend).view_as(hidden) if addend is not None else hidden
+
+
+def _normed(norm: RMSNorm, rows: Tensor, addend: Tensor | None, taken_by: Linear | None) -> row_kernels.Rows:
+    return row_kernels.normed(rows, addend, norm.weight, norm.eps, quantized=isinstance(taken_by, Fp8Linear))
+
+
+def _swiglu(mlp: SwiGLU, x: row_kernels.Rows) -> Tensor:
+    """`SwiGLU.forward`, many rows in pieces like there."""
+    count = len(x[0] if isinstance(x, tuple) else x)
+    step = count if count <= WHOLE_ROWS else SPLIT_ROWS
+    eight_bit = isinstance(mlp.down_proj, Fp8Linear)
+    results = []
+    for start in range(0, count, step):
+        piece = slice(start, start + step)
+        part = (x[0][piece], x[1][piece]) if isinstance(x, tuple) else x[piece]
+        inner = row_kernels.gated(_product(mlp.gate_up_proj, part), quantized=eight_bit)
+        results.append(_product(mlp.down_proj, inner))
+    return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def _product(linear: Linear, x: row_kernels.Rows) -> Tensor:
+    if not isinstance(linear, Fp8Linear):
+        assert isinstance(x, Tensor)
+        return linear(x)
+    return linear.multiply(*(x if isinstance(x, tuple) else row_kernels.quantized(x)), torch.bfloat16)
+
+
+def _place(
+    attention: Attention, projected: Tensor, rotary: Rotary, cache: KVCache, layer: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`Attention.place` of one sequence as one kernel."""
+    tokens = projected.shape[1]
+    queries = projected.new_empty(tokens, attention.q_width // attention.head_dim, attention.head_dim)
+    keys, values = cache.room(layer, tokens)
+    norms = attention.q_norm.weight, attention.k_norm.weight
+    place_heads(projected[0], norms, attention.q_norm.eps, rotary, queries, keys[0], values[0])
+    return queries.transpose(0, 1)[None], *cache.upto(layer, tokens)
+
+
+def kernel_cache(device: torch.device) -> Path:
+    """Where kernels compiled for a GPU are kept between processes, unless TRITON_CACHE_DIR says otherwise."""
+    if "TRITON_CACHE_DIR" in os.environ:
+        return Path(os.environ["TRITON_CACHE_DIR"])
+    major, minor = torch.cuda.get_device_capability(device)
+    return user_cache_path("sensenova") / "kernels" / f"triton-{triton.__version__}-sm{major}{minor}"
+
+
+def _is_dense(tower: Tower) -> bool:
+    return isinstance(cast(Sequence[Block], tower.blocks)[0].mlp, SwiGLU)

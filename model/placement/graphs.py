@@ -1,0 +1,152 @@
+"""CUDA graphs: a pass through a tower, hundreds of kernels, launched as one."""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from model.kernels import one_token
+from model.network.layers import SwiGLU
+from model.network.rope import attention_rotary
+from model.network.sensenova import SenseNovaU1
+from model.network.transformer import Block
+from model.sampling.prefix import Prefix
+
+LEAST_POSITIONS = 4096
+"""Of the table of rotations, which doubles when a text gets longer."""
+
+
+def capture(work: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
+    """The kernels that `work` launches. It must have run before: what is compiled or chosen at first cannot be then."""
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may use the device meanwhile.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        work()
+    return graph
+
+
+class RepeatedPass:
+    """A pass that is run over and over with other numbers in tensors of the same shapes.
+
+    Under each key it first runs as it is, from the second time on as a graph. What else it reads must stay where it is
+    in memory for as long.
+    """
+
+    def __init__(self, work: Callable[..., Tensor]) -> None:
+        self._work = work
+        self._warm: set[Hashable] = set()
+        self._inputs: tuple[Tensor, ...] = ()
+        self._results: dict[Hashable, Tensor] = {}
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, key: Hashable, *inputs: Tensor) -> Tensor:
+        if key not in self._warm:
+            self._warm.add(key)
+            return self._work(key, *inputs)
+        if not self._inputs:
+            self._inputs = tuple(map(torch.empty_like, inputs))
+        for static, given in zip(self._inputs, inputs, strict=True):
+            static.copy_(given)
+        if key not in self._graphs:
+            self._graphs[key] = capture(partial(self._run, key), self._pool)
+        self._graphs[key].replay()
+        return self._results[key].clone()  # the next run writes to the same memory
+
+    def _run(self, key: Hashable) -> None:
+        self._results[key] = self._work(key, *self._inputs)
+
+
+class TokenGraph:
+    """Reads one token behind a prefix. The first call compiles and captures; others replay.
+
+    One graph serves every prefix: it finds the token and the cache where its own tensors say, which each call fills.
+    """
+
+    def __init__(self, network: SenseNovaU1) -> None:
+        transformer, device, dtype = network.config.transformer, network.device, network.dtype
+        self._network = network
+        self._blocks = cast(Sequence[Block], network.und.blocks)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._token = torch.zeros(1, dtype=torch.long, device=device)
+        self._state = torch.zeros(3, dtype=torch.long, device=device)  # length, capacity, position
+        self._caches = torch.zeros(transformer.layers, 2, dtype=torch.long, device=device)
+        self._addresses: list[int] = []
+        self._table = attention_rotary(torch.zeros(3, 0, device=device), transformer, dtype)
+
+        def vector(size: int) -> Tensor:
+            return torch.zeros(size, dtype=dtype, device=device)
+
+        self._rotary = vector(transformer.head_dim), vector(transformer.head_dim)
+        self._hidden = vector(transformer.hidden_size)
+        self._projected = vector((transformer.heads + 2 * transformer.kv_heads) * transformer.head_dim)
+        self._attended = vector(transformer.heads * transformer.head_dim)
+        self._inner = vector(cast(SwiGLU, self._blocks[0].mlp).down_proj.in_features)
+        self._logits = vector(transformer.vocabulary)
+        self._partial = one_token.partial_results(transformer.heads, transformer.head_dim, device)
+
+    def __call__(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Runtime.read_token`."""
+        cache, position = prefix.cache, prefix.next_position
+        cache.room(0, 1)
+        addresses = cache.addresses()
+        if addresses != self._addresses:
+            self._caches.copy_(torch.tensor(addresses).view(-1, 2))
+            self._addresses = addresses
+        if position >= len(self._table[0]):
+            self._extend_table(position)
+            self._graph = None  # it has the old table's address
+        # Nothing here waits for the device, which may still be at the token before.
+        self._token.copy_(token)
+        self._state.copy_(torch.tensor([cache.length, cache.capacity, position]), non_blocking=True)
+        if self._graph is None:
+            self._read()  # compiles the kernels
+            self._graph = capture(self._read)
+        self._graph.replay()
+        return self._hidden.clone()[None, None], self._logits.float()
+
+    def _read(self) -> None:
+        network, eps = self._network, self._network.config.transformer.rms_norm_eps
+        hidden = self._hidden
+        torch.index_select(network.embed_tokens.weight, 0, self._token, out=hidden[None])
+        for row, table in zip(self._rotary, self._table, strict=True):
+            torch.index_select(table, 0, self._state[2:], out=row[None])
+        for layer, block in enumerate(self._blocks):
+            attention, mlp = block.attention, cast(SwiGLU, block.mlp)
+            _apply(attention.qkv_proj, hidden, self._projected, norm=(block.attention_norm.weight, eps))
+            one_token.attention(
+                self._projected,
+                (attention.q_norm.weight, attention.k_norm.weight),
+                eps,
+                self._rotary,
+                self._caches,
+                self._state,
+                layer,
+                self._partial,
+                self._attended,
+            )
+            _apply(attention.o_proj, self._attended, hidden, residual=hidden)
+            _apply(mlp.gate_up_proj, hidden, self._inner, norm=(block.mlp_norm.weight, eps), gated=True)
+            _apply(mlp.down_proj, self._inner, hidden, residual=hidden)
+        _apply(network.lm_head, hidden, self._logits, norm=(network.und.norm.weight, eps))
+
+    def _extend_table(self, position: int) -> None:
+        count = max(LEAST_POSITIONS, 2 * position)
+        positions = torch.zeros(3, count, dtype=torch.long, device=self._network.device)
+        positions[0] = torch.arange(count, device=positions.device)
+        self._table = attention_rotary(positions, self._network.config.transformer, self._network.dtype)
+
+
+def _apply(
+    linear: nn.Linear,
+    vector: Tensor,
+    out: Tensor,
+    *,
+    norm: tuple[Tensor, float] | None = None,
+    gated: bool = False,
+    residual: Tensor | None = None,
+) -> None:
+    scale = getattr(linear, "scale", None)
+    one_token.matrix_vector(linear.weight, vector, out, norm=norm, gated=gated, residual=residual, scale=scale)

@@ -1,0 +1,78 @@
+"""How a network runs: its two passes that are repeated, a step's prediction and the reading of one token."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from model.network.attention import Segment
+from model.network.rope import attention_rotary, text_positions
+from model.network.sensenova import SenseNovaU1
+from model.sampling.prefix import Prefix
+
+
+class Runtime:
+    """Runs a network as it is written; `model.placement` has one for CUDA.
+
+    Attributes:
+        network: what is run.
+        runs_ahead: whether a pass returns before the device has done it, so that the next one can be asked for.
+        note: what a user should know about the first run, or None.
+    """
+
+    runs_ahead = False
+    note: str | None = None
+
+    def __init__(self, network: SenseNovaU1) -> None:
+        self.network = network
+
+    def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The same function, for being called many times.
+
+        Args:
+            work: takes a hashable key and tensors, and returns a tensor. Under the same key it does the same things
+                with other numbers: it must not look at them, nor at anything else that changes.
+        """
+        return work
+
+    def read_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Read a text token, () int64, behind a prefix that has room for it.
+
+        The prefix is left as it was, with the token's keys and values behind its end: `Prefix.keep` makes them part
+        of it.
+
+        Returns:
+            The token's hidden state (1, 1, hidden_size), and logits (vocabulary,), float32, of the one that follows.
+        """
+        network = self.network
+        positions = text_positions(prefix.next_position, 1, network.device)
+        rotary = attention_rotary(positions, network.config.transformer, network.dtype)
+        embedding = network.embed_tokens(token.view(1, 1))
+        hidden = network.und(embedding, [rotary], [prefix.cache], [Segment(1, causal=True)])
+        return hidden, network.logits(hidden)[0, 0]
+
+
+def mark(device: torch.device) -> Callable[[], None]:
+    """What is returned waits until the device has done all it was asked to up to now, but for nothing later."""
+    if device.type == "mps":
+        return torch.mps.synchronize
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event.synchronize
+
+
+def fetch(token: Tensor) -> Callable[[], int]:
+    """Start bringing a number, () int64, to the host; what is returned waits for it, but for nothing later."""
+    if token.device.type != "cuda":
+        return lambda: int(token)
+    host = torch.empty((), dtype=torch.long, pin_memory=True)
+    host.copy_(token, non_blocking=True)
+    arrived = mark(token.device)
+
+    def number() -> int:
+        arrived()
+        return int(host)
+
+    return number
