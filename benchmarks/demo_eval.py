@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=DEMO_CHECKPOINT)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--quantization", default="off")
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--cfg-scale", type=float)
     parser.add_argument("--num-steps", type=int)
@@ -194,7 +195,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    engine = Engine.load(arguments.checkpoint, device=arguments.device, dtype=arguments.dtype)
+    engine = Engine.load(
+        arguments.checkpoint,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        quantization=arguments.quantization,
+    )
     given = {"cfg_scale": arguments.cfg_scale, "num_steps": arguments.num_steps, "think": arguments.think}
     overrides = {key: value for key, value in given.items() if value is not None}
     examiner = Examiner(engine, arguments.cases, overrides, arguments.failures)
@@ -209,6 +215,7 @@ def main() -> None:
     report = {
         "device": str(torch.cuda.get_device_name()) if engine.device.startswith("cuda") else platform.processor(),
         "dtype": engine.dtype,
+        "quantization": arguments.quantization,
         "cases": arguments.cases,
         "settings": {**engine.recommended.settings, "seed": SEED, **overrides},
         "scores": scores,

@@ -15,6 +15,7 @@ from config.sizes import MAX_PIXELS, format_size, parse_aspect, parse_size
 MAX_SEED = 2**63 - 1
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Quantization = Literal["off", "fp8", "fp8-all"]
 PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks", "off"]
 
 
@@ -125,7 +126,7 @@ class EngineSettings(SettingsGroup):
     """Number format of the weights and the arithmetic."""
     check_weights: bool = False
     """Look at every number while loading and refuse a checkpoint that holds NaN or infinity."""
-    quantization: Literal["off", "fp8", "fp8-all"] = "off"
+    quantization: Quantization = "off"
     """Eight-bit weights: of what draws (fp8), or of what reads and writes too (fp8-all)."""
     enforce_eager: bool = False
     """Compile nothing and capture no CUDA graphs: slower, but ready at once."""

@@ -27,7 +27,9 @@ from model.events import (
     ThinkText,
     ThinkToken,
 )
+from model.network.attention import kernel_name
 from model.network.configuration import read_config
+from model.network.counts import prediction_flops, token_bytes
 from model.network.sensenova import SenseNovaU1
 from model.pictures import as_rgb
 from model.placement.acceleration import accelerated
@@ -181,7 +183,7 @@ class Engine:
 
     def _draw(self, request: GenerateRequest | EditRequest) -> Iterator[Event]:
         """Generate and edit: read the branches' prefixes, think, then denoise each picture."""
-        meter = _Meter(self._device)
+        meter = _Meter(self._network)
         settings = request.settings
         images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
         first_size = images[0].size if images else None
@@ -203,11 +205,12 @@ class Engine:
             think_text = None
             if settings.think:
                 think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, tokens, meter)
+            starts = time_grid(settings.num_steps, settings.timestep_shift)
             for index in range(settings.num_images):
                 seed = settings.seed + index
                 steps = denoise(self._runtime, prefixes, guidance, size, seed, settings)
                 for number, step in enumerate(meter.denoising.around(steps), start=1):
-                    meter.steps += 1
+                    meter.count_step(guidance.needed(number - 1, starts[number - 1]), prefixes, tokens)
                     yield DenoisingStep(
                         index,
                         settings.num_images,
@@ -240,7 +243,7 @@ class Engine:
 
     def _answer(self, request: AnswerRequest) -> Iterator[Event]:
         """Describe and chat."""
-        meter = _Meter(self._device)
+        meter = _Meter(self._network)
         settings = request.settings
         pictures = [prepare_picture(as_rgb(image), self.recommended.answer_input) for image in request.images]
         turns = [*request.history, Message("user", request.prompt)]
@@ -285,7 +288,7 @@ class Engine:
                 text = stream.push(last)
         if ids:
             yield event(ids[-1], text + stream.flush())
-        meter.new_tokens += len(ids)
+        meter.count_tokens(len(ids), prefix.cache.length)
         finish: Literal["end", "length"] = "end" if last in stop else "length"
         return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish, first_logits[0])
 
@@ -408,23 +411,41 @@ class _Stopwatch:
 class _Meter:
     """Counts what `Statistics` reports."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, network: SenseNovaU1) -> None:
+        self._network = network
         self._start = time.perf_counter()
-        self.prefix_tokens = self.new_tokens = self.steps = 0
+        self.prefix_tokens = self._new_tokens = self._steps = 0
+        self._text_bytes = self._denoise_flops = 0
         self.text, self.denoising = _Stopwatch(), _Stopwatch()
-        reset_peak_memory(device)
+        reset_peak_memory(network.device)
+
+    def count_step(self, branches: Sequence[Branch], prefixes: Mapping[Branch, Prefix], image_tokens: int) -> None:
+        """A step that took these branches."""
+        self._steps += 1
+        for branch in branches:
+            length = prefixes[branch].cache.length
+            self._denoise_flops += prediction_flops(self._network.config, image_tokens, length)
+
+    def count_tokens(self, count: int, context: int) -> None:
+        """New tokens, the last of them behind `context` others."""
+        self._new_tokens += count
+        itemsizes = self._network.dtype.itemsize, self._network.und.weight_itemsize
+        self._text_bytes += count * token_bytes(self._network.config, context - count // 2, *itemsizes)
 
     def statistics(self) -> Statistics:
+        network = self._network
         return Statistics(
             self.prefix_tokens,
-            self.new_tokens,
-            self.steps,
+            self._new_tokens,
+            self._steps,
             self.text.seconds,
             self.denoising.seconds,
             time.perf_counter() - self._start,
-            peak_memory(self._device),
-            str(self._device),
+            peak_memory(network.device),
+            str(network.device),
+            self._text_bytes,
+            self._denoise_flops,
+            kernel_name(network.config.transformer, network.device, network.dtype),
         )
 
 

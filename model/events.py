@@ -154,6 +154,9 @@ class Statistics:
         steps: denoising steps done, all pictures together.
         text_seconds, denoise_seconds, seconds: spent writing tokens, denoising, and in all.
         peak_memory: bytes; on CUDA the most allocated on the device, elsewhere the process's peak resident set.
+        text_bytes: what had to be read to write the tokens, by `model.network.counts`.
+        denoise_flops: floating-point operations of the steps, likewise.
+        attention: the kernel that a step's attention takes.
     """
 
     prefix_tokens: int
@@ -164,6 +167,9 @@ class Statistics:
     seconds: float
     peak_memory: int
     device: str
+    text_bytes: int = 0
+    denoise_flops: int = 0
+    attention: str = ""
 
 
 Event = Notice | PrefixRead | ThinkToken | ThinkText | DenoisingStep | Picture | TextToken | Answer | Statistics

@@ -25,7 +25,9 @@ class Again:
     @property
     def settings(self) -> dict[str, Any]:
         """Its settings as a layer."""
-        return {**self.record.settings.model_dump(), "model": self.record.model, "dtype": self.record.dtype}
+        record = self.record
+        engine = {"model": record.model, "dtype": record.dtype, "quantization": record.quantization}
+        return {**record.settings.model_dump(), **engine}
 
 
 def read_again(file: str, task: Task) -> Again:

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from config.errors import SettingsError
-from config.schema import ImageSettings
+from config.schema import ImageSettings, Quantization
 from model.errors import PictureError
 from model.pictures import open_picture
 from sensenova_cli.streams import STDIN
@@ -55,6 +55,7 @@ class PictureRecord(BaseModel):
     Attributes:
         settings: explicit size, the picture's own seed, one image.
         model: the folder, absolute, or the Hub id.
+        quantization: `off` in pictures of versions that had none.
         inputs: the pictures an edit started from, in order.
         think_text: the think text it was drawn from, or None.
         version: of the program that made it.
@@ -67,6 +68,7 @@ class PictureRecord(BaseModel):
     settings: ImageSettings
     model: str
     dtype: str
+    quantization: Quantization = "off"
     inputs: tuple[InputPicture, ...] = ()
     think_text: str | None = None
     version: str

@@ -176,7 +176,7 @@ class _Writer:
             seed=picture.settings.seed,
             index=self._index,
             count=self._count,
-            record=picture_record(picture, plan, self._model, plan.settings.dtype) if plan.settings.metadata else None,
+            record=picture_record(picture, plan, self._model, plan.settings) if plan.settings.metadata else None,
         )
         self._index += 1
         now = time.perf_counter()
@@ -190,11 +190,12 @@ class _Writer:
             print(path, flush=True)
 
 
-def picture_record(picture: Picture, plan: PicturePlan, model: str, dtype: str) -> PictureRecord:
+def picture_record(picture: Picture, plan: PicturePlan, model: str, loaded: EngineSettings) -> PictureRecord:
     """What a finished picture says about itself.
 
     Args:
-        model, dtype: as they were named when the model was loaded.
+        model: as it was named when it was loaded.
+        loaded: the settings with which it was.
     """
     # A record outlives the current folder; where a Hub id was named, it stays one.
     is_folder = model != DEMO_MODEL and Path(model).expanduser().is_dir()
@@ -203,7 +204,8 @@ def picture_record(picture: Picture, plan: PicturePlan, model: str, dtype: str) 
         prompt=plan.task.prompt.text,
         settings=picture.settings,
         model=str(Path(model).expanduser().absolute()) if is_folder else model,
-        dtype=dtype,
+        dtype=loaded.dtype,
+        quantization=loaded.quantization,
         inputs=tuple(each.source for each in plan.task.inputs),
         think_text=picture.think_text,
         version=__version__,

@@ -16,10 +16,10 @@ from config.errors import SenseNovaError
 from config.schema import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size
 from model.bench.ceilings import Ceilings, measure_ceilings, median_seconds
-from model.bench.counts import prediction_flops, token_bytes
 from model.events import Branch
 from model.network.attention import Segment
 from model.network.configuration import ModelConfig, parse_config
+from model.network.counts import prediction_flops, token_bytes
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
 from model.placement.acceleration import accelerated
@@ -151,11 +151,7 @@ def bench_denoise(runtime: Runtime, size: Size, steps: int, ceilings: Ceilings) 
         ("unguided step", 1.0, flops["condition"]),
     ):
         reset_peak_memory(network.device)
-        prefixes = _prefixes(network, tokens)
-        settings = ImageSettings(num_steps=steps + 1, cfg_scale=scale)
-        drawing = denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)
-        seconds = list(_seconds_each(drawing))
-        median = statistics.median(seconds[1:])
+        median = _step_seconds(runtime, size, ImageSettings(num_steps=steps + 1, cfg_scale=scale))
         title = f"{name} {format_size(size)}"
         yield Figure(title, median, work / median, "FLOP/s", ceilings.gemm, peak_memory(network.device))
     reset_peak_memory(network.device)
@@ -172,6 +168,13 @@ def bench_denoise(runtime: Runtime, size: Size, steps: int, ceilings: Ceilings) 
     yield Figure(title, median, 0.0, "FLOP/s", 0.0, peak_memory(network.device))
 
 
+def _step_seconds(runtime: Runtime, size: Size, settings: ImageSettings) -> float:
+    """The median of a picture's steps but the first."""
+    prefixes = _prefixes(runtime.network, size[0] * size[1] // TOKEN_PIXELS**2)
+    drawing = denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)
+    return statistics.median(list(_seconds_each(drawing))[1:])
+
+
 def bench_decode(runtime: Runtime, tokens: int, ceilings: Ceilings) -> Figure:
     """Greedy writing behind a text of 500 tokens, one token after another."""
     network, device = runtime.network, runtime.network.device
@@ -179,7 +182,8 @@ def bench_decode(runtime: Runtime, tokens: int, ceilings: Ceilings) -> Figure:
     prefix = text_prefix(network, PROMPT_TOKENS, min(tokens, CACHE_BLOCK))
     seconds = list(_seconds_each(decode(runtime, prefix, greedy, tokens + WARM_UP_TOKENS, ())))
     median = statistics.median(seconds[WARM_UP_TOKENS:])
-    read = token_bytes(network.config, PROMPT_TOKENS + tokens // 2, network.dtype.itemsize)
+    itemsizes = network.dtype.itemsize, network.und.weight_itemsize
+    read = token_bytes(network.config, PROMPT_TOKENS + tokens // 2, *itemsizes)
     return Figure("token written", median, read / median, "B/s", ceilings.copy, peak_memory(device))
 
 

@@ -92,6 +92,22 @@ def fastest_kernels(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(KERNELS, set_priority=True) if device.type == "cuda" else nullcontext()
 
 
+def kernel_name(config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> str:
+    """Which of `KERNELS` a picture's tokens take on a GPU; elsewhere PyTorch has one of its own."""
+    if device.type != "cuda":
+        return f"PyTorch's {device.type} kernel"
+    q = torch.empty(1, config.heads, 128, config.head_dim, dtype=dtype, device=device)
+    kv = torch.empty(1, config.kv_heads, 128, config.head_dim, dtype=dtype, device=device)
+    parameters = torch.backends.cuda.SDPAParams(q, kv, kv, None, 0.0, False, True)
+    for name, usable in (
+        ("cuDNN", torch.backends.cuda.can_use_cudnn_attention),
+        ("FlashAttention", torch.backends.cuda.can_use_flash_attention),
+    ):
+        if usable(parameters):
+            return name
+    return "PyTorch's memory-efficient kernel"
+
+
 def attend(q: Tensor, keys: Tensor, values: Tensor, visible: Visibility) -> Tensor:
     """Attention of the last N positions over all M ≥ N of them; by a mask, or segment by segment.
 

@@ -1,6 +1,7 @@
 """A tower: the transformer blocks of one kind of token, and its final norm."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,11 @@ class Tower(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(config, mlp) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    @property
+    def weight_itemsize(self) -> int:
+        """Bytes of one number in the projections' weights."""
+        return cast(Block, self.blocks[0]).attention.qkv_proj.weight.dtype.itemsize
 
     def forward(
         self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sensenova_cli.render.progress import gigabytes
+from sensenova_cli.render.progress import gigabytes, rate
 
 if TYPE_CHECKING:
     from model.bench.bench import Figure
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 def ceilings_line(ceilings: "Ceilings") -> str:
     """`this device alone: matrix product 735 TFLOP/s · copy 3.0 TB/s`."""
-    return f"this device alone: matrix product {_rate(ceilings.gemm, 'FLOP/s')} · copy {_rate(ceilings.copy, 'B/s')}"
+    return f"this device alone: matrix product {rate(ceilings.gemm, 'FLOP/s')} · copy {rate(ceilings.copy, 'B/s')}"
 
 
 def figure_line(figure: "Figure") -> str:
     """`guided step 2048x2048    0.262 s   3.82 /s   603 TFLOP/s   82 %   peak 34.9 GB`, in columns."""
     share = f"{100 * figure.share:.0f} %" if figure.share is not None else ""
-    rate = _rate(figure.rate, figure.unit) if figure.rate else ""
+    reached = rate(figure.rate, figure.unit) if figure.rate else ""
     return (
         f"{figure.work:<44}{figure.seconds:>9.4f} s{1 / figure.seconds:>9.2f} /s"
-        f"{rate:>15}{share:>7}   peak {gigabytes(figure.peak_memory)}"
+        f"{reached:>15}{share:>7}   peak {gigabytes(figure.peak_memory)}"
     )
 
 
@@ -42,10 +42,3 @@ def measurements_json(about: Mapping[str, Any], ceilings: "Ceilings", figures: "
             for figure in figures
         ],
     }
-
-
-def _rate(rate: float, unit: str) -> str:
-    for prefix, factor in (("T", 1e12), ("G", 1e9)):
-        if rate >= factor:
-            return f"{rate / factor:.3g} {prefix}{unit}"
-    return f"{rate / 1e6:.3g} M{unit}"

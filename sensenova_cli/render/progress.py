@@ -15,6 +15,7 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Column
 from rich.text import Text
@@ -100,10 +101,10 @@ class LiveSteps(_LiveBar):
 
 
 class LiveBytes(_LiveBar):
-    """Bytes read or downloaded, with remaining time."""
+    """Bytes read or downloaded, with rate and remaining time."""
 
     def __init__(self, console: Console, title: str) -> None:
-        super().__init__(console, title, [_Bytes()])
+        super().__init__(console, title, [_Bytes(), TransferSpeedColumn()])
 
 
 class _PlainLines:
@@ -159,12 +160,21 @@ class PlainBytes(_PlainLines):
         self._say(" …")
 
     def _figures(self, done: int, total: int, seconds: float) -> str:
-        return f"{gigabytes(done)} of {gigabytes(total)}"
+        speed = f", {rate(done / seconds, 'B/s')}" if seconds else ""
+        return f"{gigabytes(done)} of {gigabytes(total)}{speed}"
 
 
 def gigabytes(count: int) -> str:
     """Bytes for people: `16.3 GB`, `512 MB`."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def rate(per_second: float, unit: str) -> str:
+    """For people: `603 TFLOP/s`, `2.62 GB/s`."""
+    for prefix, factor in (("T", 1e12), ("G", 1e9)):
+        if per_second >= factor:
+            return f"{per_second / factor:.3g} {prefix}{unit}"
+    return f"{per_second / 1e6:.3g} M{unit}"
 
 
 class _Bytes(DownloadColumn):

@@ -149,8 +149,8 @@ class Desk:
             if isinstance(event, ThinkText):
                 think.append(event.text)
             if isinstance(event, Picture):
-                dtype = self._loading.settings.dtype
-                record = picture_record(event, plan, self.model, dtype) if plan.settings.metadata else None
+                loaded = self._loading.settings
+                record = picture_record(event, plan, self.model, loaded) if plan.settings.metadata else None
                 seed = event.settings.seed
                 picture = self.session.add_picture(event.image, prompt=text, seed=seed, record=record)
                 made.append(picture)

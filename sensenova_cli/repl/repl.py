@@ -14,7 +14,7 @@ from rich.text import Text
 from config.check import Notation, check_values, near_miss
 from config.errors import SenseNovaError
 from config.profile_files import find_profile, profile_files
-from config.schema import SETTING_NAMES
+from config.schema import SETTING_NAMES, EngineSettings
 from config.toml_file import show_path
 from sensenova_cli.again import Task
 from sensenova_cli.atomic import create_file, replace_file
@@ -25,7 +25,7 @@ from sensenova_cli.interrupts import end_on_signals, wants_to_leave
 from sensenova_cli.render.console import printable, stderr_console
 from sensenova_cli.render.errors import print_error
 from sensenova_cli.render.preview import Preview
-from sensenova_cli.render.progress import gigabytes
+from sensenova_cli.render.progress import gigabytes, rate
 from sensenova_cli.repl.commands import COMMANDS, command_help
 from sensenova_cli.repl.desk import Desk
 from sensenova_cli.repl.lines import Line, looks_like_path, parse_line, words_of
@@ -48,6 +48,7 @@ Mode = Literal["pictures", "chat"]
 FIXED = {
     **INSTEAD,
     "check_weights": "leave, and start again with --check-weights",
+    "enforce_eager": "leave, and start again with --enforce-eager",
     "output": "end a line with -o FILE, or use /save FILE",
 }
 """Settings that a session cannot set for all turns to come, and what to do instead."""
@@ -437,8 +438,8 @@ class Repl:
         self.session.append(UseProfile(profile=word))
         self._say(f"profile: {word}")
         loaded = self.desk.loading.settings
-        if (settings.model, settings.device, settings.dtype) != (loaded.model, loaded.device, loaded.dtype):
-            self._say("its model, device and dtype are for the start: leave, and start again with --profile")
+        if any(getattr(settings, name) != getattr(loaded, name) for name in EngineSettings.model_fields):
+            self._say("which model it runs, and how, is for the start: leave, and start again with --profile")
 
     def _model(self, line: Line) -> None:
         words = words_of(line.text)
@@ -457,10 +458,16 @@ class Repl:
         if statistics is None:
             raise UsageError("nothing was measured yet", "make a picture or ask something first")
         tokens, reused = self.desk.last_prefix
+        read = computed = ""
+        if statistics.text_bytes:
+            read = f", {rate(statistics.text_bytes / statistics.text_seconds, 'B/s')} read"
+        if statistics.denoise_flops:
+            computed = f", {rate(statistics.denoise_flops / statistics.denoise_seconds, 'FLOP/s')}"
+            computed += f", attention by {statistics.attention}"
         rows = [
             ("prefix", f"{statistics.prefix_tokens} tokens read, {reused} of {tokens} kept from before"),
-            ("text", f"{statistics.new_tokens} tokens in {statistics.text_seconds:.2f} s"),
-            ("picture", f"{statistics.steps} steps in {statistics.denoise_seconds:.2f} s"),
+            ("text", f"{statistics.new_tokens} tokens in {statistics.text_seconds:.2f} s" + read),
+            ("picture", f"{statistics.steps} steps in {statistics.denoise_seconds:.2f} s" + computed),
             ("in all", f"{statistics.seconds:.2f} s"),
             ("memory", f"peak {gigabytes(statistics.peak_memory)} on {statistics.device}"),
             ("session", str(self.session.folder or "nothing yet")),

@@ -10,6 +10,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
+from config.schema import EngineSettings
 from model.events import LoadProgress
 from sensenova_cli.app import app
 from tests.cli.fake_engine import FakeEngine
@@ -29,9 +30,11 @@ class Outcome:
 
 @dataclass
 class Program:
-    """Runs commands; `engines` are the engines that were loaded, `prepare` is called with each."""
+    """Runs commands; `engines` are the engines that were loaded, `loaded` the settings with which they were, `prepare`
+    is called with each."""
 
     engines: list[FakeEngine] = field(default_factory=list)
+    loaded: list[EngineSettings] = field(default_factory=list)
     prepare: Callable[[FakeEngine], None] = lambda engine: None
     load_error: BaseException | None = None
 
@@ -40,7 +43,7 @@ class Program:
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return Outcome(result.exit_code, result.stdout, result.stderr, result.stdout_bytes)
 
-    def load(self, folder: Path, settings: object, on_progress: Callable[[LoadProgress], None]) -> Any:
+    def load(self, folder: Path, settings: EngineSettings, on_progress: Callable[[LoadProgress], None]) -> Any:
         """In place of sensenova_cli.turn.load_engine."""
         if self.load_error is not None:
             raise self.load_error
@@ -49,6 +52,7 @@ class Program:
         engine = FakeEngine(folder)
         self.prepare(engine)
         self.engines.append(engine)
+        self.loaded.append(settings)
         return engine
 
     @property

@@ -77,6 +77,7 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("generate --prompt-file missing.txt", "the prompt file missing.txt cannot be read"),
         ("generate x --device cpu0", "--device cpu0"),
         ("generate x --dtype int8", "--dtype int8: must be"),
+        ("generate x --quantization int4", "--quantization int4: must be"),
         ("generate x -o a.jpg", "PNG"),
         ("generate x -o - -n 2", "2 pictures cannot share stdout"),
         ("generate x -o - --json", "both want stdout"),

@@ -168,6 +168,17 @@ def test_the_number_format_survives_being_made_again(program: Program, monkeypat
     assert record.dtype == "float32"
 
 
+def test_the_quantization_survives_being_made_again(program: Program) -> None:
+    program("generate", "x", "--quantization", "fp8", "-o", "first.png")
+    record = read_record(Path("first.png"))
+    assert record is not None and record.quantization == "fp8"
+    program("generate", "--from", "first.png", "-o", "again.png")
+    assert Path("again.png").read_bytes() == Path("first.png").read_bytes()
+    assert program.loaded[-1].quantization == "fp8"
+    program("generate", "--from", "first.png", "--no-quantization", "--enforce-eager", "-o", "other.png")
+    assert program.loaded[-1].quantization == "off" and program.loaded[-1].enforce_eager
+
+
 def test_a_flag_takes_back_what_a_profile_turned_on(program: Program, home: Path) -> None:
     (home / "p.toml").write_text("think = true\n")
     program("generate", "x", "--profile", "./p.toml")

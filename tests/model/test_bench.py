@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.bench.counts import prediction_flops, token_bytes
 from model.network.attention import Segment
 from model.network.cache import KVCache
 from model.network.configuration import ModelConfig, SparseExperts, parse_config
+from model.network.counts import prediction_flops, token_bytes
 from model.network.rope import attention_rotary, image_positions
 from model.weights.synthetic import SHAPES, config_fields, random_network
 
@@ -28,7 +28,7 @@ def test_a_guided_step_at_2048_is_the_published_158_tflop() -> None:
 
 
 def test_a_token_reads_the_published_17_5_gb() -> None:
-    assert token_bytes(config(SHAPES["u1-8b"]), 500, itemsize=2) == pytest.approx(17.5e9, rel=0.01)
+    assert token_bytes(config(SHAPES["u1-8b"]), 500, itemsize=2, weight_itemsize=2) == pytest.approx(17.5e9, rel=0.01)
 
 
 def test_matrix_products_are_those_that_pytorch_counts() -> None:
@@ -50,4 +50,4 @@ def test_of_experts_only_those_that_a_token_goes_through_count() -> None:
     experts = SparseExperts(intermediate_size=48, experts=8, top_k=2, norm_topk_prob=True)
     sparse = replace(dense, transformer=replace(dense.transformer, gen_mlp=experts, und_mlp=experts))
     assert prediction_flops(sparse, 64, 10) == prediction_flops(dense, 64, 10)  # 2 · 48 is the dense width, 96
-    assert token_bytes(sparse, 10, 2) == token_bytes(dense, 10, 2)
+    assert token_bytes(sparse, 10, 2, 2) == token_bytes(dense, 10, 2, 2)

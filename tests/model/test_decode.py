@@ -1,9 +1,23 @@
-"""How tokens are picked from logits."""
+"""How tokens are picked from logits, and how the two loops run on a device that is asked for more than it has done."""
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 
-from config.schema import TextSettings
-from model.sampling.decode import chooser
+from config.schema import ImageSettings, TextSettings
+from model.network.attention import Segment
+from model.network.configuration import parse_config
+from model.network.rope import text_positions
+from model.network.sensenova import SenseNovaU1
+from model.sampling.decode import chooser, decode, greedy
+from model.sampling.denoise import denoise
+from model.sampling.guidance import generate_guidance
+from model.sampling.prefix import Prefix, read_prefix
+from model.sampling.runtime import Runtime
+from model.sequences.sequence import TokenSequence
+from model.weights.synthetic import config_fields, random_network
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([0.0, 2.0, 1.9, -1.0])
@@ -26,3 +40,73 @@ def test_top_p_and_top_k_bound_what_is_drawn() -> None:
         assert {int(choose(LOGITS, [])) for _ in range(100)} == {1, 2}
     choose = chooser(TextSettings(do_sample=True, temperature=5.0), CPU)
     assert {int(choose(LOGITS, [])) for _ in range(200)} == {0, 1, 2, 3}
+
+
+class Ahead(Runtime):
+    """A device that is still at work when it is asked for more; `asked` counts the steps it was asked for."""
+
+    runs_ahead = True
+    asked = 0
+
+    def repeated(self, work: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def counted(*arguments: Any) -> torch.Tensor:
+            self.asked += 1
+            return work(*arguments)
+
+        return counted
+
+
+@pytest.fixture(scope="module")
+def network() -> SenseNovaU1:
+    torch.manual_seed(0)
+    shape = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 96, "vocabulary": 50}
+    return random_network(parse_config(config_fields(**shape, vision_hidden=32), "tiny"), CPU, torch.float32)
+
+
+def text_prefix(network: SenseNovaU1, tokens: int = 5, room: int = 1) -> Prefix:
+    ids = torch.arange(tokens) % 50
+    sequence = TokenSequence(ids, text_positions(0, tokens, CPU), (Segment(tokens, causal=True),), tokens)
+    with torch.inference_mode():
+        return read_prefix(network, sequence, [], room)
+
+
+def test_running_ahead_writes_the_same_text(network: SenseNovaU1) -> None:
+    """Past the cache's first memory; what was read is what was told, but for the last token."""
+    written = []
+    for runtime in (Runtime(network), Ahead(network)):
+        prefix = text_prefix(network)
+        written.append(list(decode(runtime, prefix, greedy, 200, ())))
+        assert prefix.written == written[-1][:-1]
+        assert prefix.cache.length == prefix.next_position == 5 + 199
+    assert written[0] == written[1] and len(written[0]) == 200
+
+
+@pytest.mark.parametrize("kind", [Runtime, Ahead])
+def test_the_token_that_ends_a_text_is_not_read(network: SenseNovaU1, kind: type[Runtime]) -> None:
+    whole = list(decode(kind(network), text_prefix(network), greedy, 30, ()))
+    end = whole.index(whole[9])
+    prefix = text_prefix(network)
+    assert list(decode(kind(network), prefix, greedy, 30, (whole[9],))) == whole[: end + 1]
+    assert prefix.written == whole[:end] and prefix.cache.length == 5 + end
+
+
+def test_a_text_that_is_given_up_has_read_what_it_told(network: SenseNovaU1) -> None:
+    prefix = text_prefix(network)
+    text = decode(Ahead(network), prefix, greedy, 30, ())
+    told = [next(text) for _ in range(4)]
+    text.close()
+    assert prefix.written == told[:-1] and prefix.cache.length == 5 + 3
+
+
+def test_running_ahead_asks_for_a_step_before_the_one_before_is_told(network: SenseNovaU1) -> None:
+    settings = ImageSettings(num_steps=4, cfg_scale=1.0)
+    tokens: list[list[torch.Tensor]] = []
+    asked: list[int] = []
+    for runtime in (Runtime(network), ahead := Ahead(network)):
+        prefixes = {"condition": text_prefix(network, room=6)}
+        tokens.append([])
+        for step in denoise(runtime, prefixes, generate_guidance(settings), (96, 64), 1, settings):
+            tokens[-1].append(step.tokens)
+            asked.append(ahead.asked)
+    assert asked == [0, 0, 0, 0, 2, 3, 4, 4]
+    assert all(torch.equal(*pair) for pair in zip(*tokens, strict=True))

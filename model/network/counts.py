@@ -18,13 +18,17 @@ def prediction_flops(config: ModelConfig, image_tokens: int, prefix_tokens: int)
     return transformer.layers * image_tokens * (2 * matrices + 4 * scores)
 
 
-def token_bytes(config: ModelConfig, context_tokens: int, itemsize: int) -> int:
-    """Bytes that have to be read to write one token: the und tower, the output matrix, and keys and values."""
+def token_bytes(config: ModelConfig, context_tokens: int, itemsize: int, weight_itemsize: int) -> int:
+    """Bytes that have to be read to write one token: the und tower, the output matrix, and keys and values.
+
+    Args:
+        itemsize: bytes of a number; weight_itemsize: of one in the tower's matrices.
+    """
     transformer = config.transformer
     weights = _attention_weights(transformer) + _mlp_weights(transformer, transformer.und_mlp)
     kept = 2 * transformer.kv_heads * transformer.head_dim * context_tokens
-    numbers = transformer.layers * (weights + kept) + transformer.hidden_size * transformer.vocabulary
-    return numbers * itemsize
+    head = transformer.hidden_size * transformer.vocabulary
+    return transformer.layers * (weights * weight_itemsize + kept * itemsize) + head * itemsize
 
 
 def _attention_weights(transformer: TransformerConfig) -> int:

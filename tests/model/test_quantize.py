@@ -1,0 +1,87 @@
+"""Eight-bit weights: how near they are to the numbers they stand for, and that loading makes the same ones."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
+from model.errors import DeviceError
+from model.weights import shards
+from model.weights.builtin import DEMO_CHECKPOINT
+from model.weights.checkpoint import load_checkpoint
+from model.weights.quantize import FP8, Fp8Linear, quantize_network, quantize_rows, resolve_quantization
+
+CPU = torch.device("cpu")
+
+
+def test_a_row_keeps_three_bits_of_each_number_and_its_greatest_one() -> None:
+    rows = torch.randn(7, 64) * torch.tensor([1e-6, 1e-3, 0.1, 1, 10, 1e3, 1e6])[:, None]
+    numbers, scale = quantize_rows(rows)
+    assert numbers.dtype == FP8 and scale.shape == (7, 1)
+    restored = numbers.float() * scale
+    # Numbers below a thousandth of the greatest are rounded to steps of a fixed size.
+    coarse = rows.abs() > rows.abs().amax(dim=1, keepdim=True) / 1000
+    assert ((restored - rows).abs() <= rows.abs() / 16 + 1e-30)[coarse].all()
+    torch.testing.assert_close(restored.abs().amax(dim=1), rows.abs().amax(dim=1))
+
+
+def test_rows_of_zeros_stay_zeros() -> None:
+    numbers, scale = quantize_rows(torch.zeros(2, 16))
+    assert (numbers.float() == 0).all() and torch.isfinite(scale).all()
+
+
+def test_a_layer_is_nearly_the_one_it_was_made_of() -> None:
+    plain = torch.nn.Linear(256, 96, bias=False).to(torch.bfloat16)
+    quantized = Fp8Linear(96, 256, CPU)
+    quantized.fill(plain.weight)
+    x = torch.randn(2, 5, 256).to(torch.bfloat16)
+    result = quantized(x)
+    assert result.shape == (2, 5, 96) and result.dtype == torch.bfloat16
+    difference = (result.float() - plain(x).float()).norm() / plain(x).float().norm()
+    assert 0.005 < difference < 0.06
+
+
+@pytest.mark.parametrize("towers", [("gen",), ("gen", "und")])
+def test_loading_makes_what_a_loaded_network_becomes(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, towers: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 4096)  # tensors come in several pieces, from several threads
+    loaded = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=towers)
+    converted = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16)
+    quantize_network(converted, towers)
+    ours, theirs = loaded.state_dict(), converted.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name].float(), theirs[name].float()) for name in ours)
+    eight_bit = {name.split(".")[0] for name, tensor in ours.items() if tensor.dtype == FP8}
+    assert eight_bit == set(towers)
+    matrices = [name for name in ours if name.startswith("gen.") and name.endswith("_proj.weight")]
+    assert len(matrices) == 4 * 3 and all(ours[name].dtype == FP8 for name in matrices)
+    assert ours["lm_head.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp8-all"])
+def test_the_demo_still_draws_and_tells_what_it_is_asked_for(name: str) -> None:
+    engine = Engine.load(DEMO_CHECKPOINT, device="cpu", quantization=name)
+    settings = ImageSettings(size="256x256", num_steps=12, cfg_scale=2.5, timestep_shift=3.0)
+    events = engine.run(GenerateRequest("a yellow star on a purple background", settings))
+    picture = next(event for event in events if isinstance(event, Picture))
+    events = engine.run(AnswerRequest("Describe this image.", (picture.image,)))
+    answer = next(event for event in events if isinstance(event, Answer))
+    assert answer.text == "A yellow star on a purple background."
+
+
+def test_experts_are_left_as_they_are(parity_checkpoint: Callable[[str], Path]) -> None:
+    network = load_checkpoint(parity_checkpoint("a3b"), CPU, torch.bfloat16, quantized=("gen",))
+    dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
+    assert dtypes["gen.blocks.0.attention.qkv_proj.weight"] == FP8
+    assert dtypes["gen.blocks.0.mlp.gate_up_proj"] == torch.bfloat16
+
+
+def test_what_cannot_be_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(DeviceError, match="no quantization 'int4'"):
+        Engine.load("not there", quantization="int4")
+    with pytest.raises(DeviceError, match="works with bfloat16, not with float32"):
+        Engine.load("not there", dtype="float32", quantization="fp8")
+    assert resolve_quantization("off", torch.float16) == ()
