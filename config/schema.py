@@ -128,16 +128,18 @@ class EngineSettings(SettingsGroup):
     """Look at every number while loading and refuse a checkpoint that holds NaN or infinity."""
     quantization: Quantization = "off"
     """Eight-bit weights: of what draws (fp8), or of what reads and writes too (fp8-all)."""
+    lora: str | None = None
+    """LoRA file, folder or Hub id, perhaps with :STRENGTH; several with commas between; off for none."""
     enforce_eager: bool = False
     """Compile nothing and capture no CUDA graphs: slower, but ready at once."""
 
-    @field_validator("model")
+    @field_validator("model", "lora")
     @classmethod
-    def _some_model(cls, model: str | None) -> str | None:
+    def _some_name(cls, name: str | None) -> str | None:
         """An empty path would mean the current folder."""
-        if model is not None and not model.strip():
+        if name is not None and not name.strip():
             raise ValueError("must not be empty")
-        return model
+        return name
 
 
 class OutputSettings(SettingsGroup):

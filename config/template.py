@@ -8,7 +8,11 @@ from config.check import expected
 from config.schema import GROUPS, SETTING_NAMES, Settings
 from config.toml_file import toml_literal
 
-EXAMPLES = {"model": "SenseNova/SenseNova-U1-8B-MoT", "output": "pictures/{slug}-{seed}.png"}
+EXAMPLES = {
+    "model": "SenseNova/SenseNova-U1-8B-MoT",
+    "lora": "style.safetensors:0.8",
+    "output": "pictures/{slug}-{seed}.png",
+}
 """What to show for the settings that have no default."""
 
 INTRODUCTION = """\

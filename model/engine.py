@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from config.recommended import Recommended, read_recommended
+from config.schema import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size, nearest_trained, resolve_size
 from model.errors import CheckpointError, DeviceMemoryError, NumericsError
 from model.events import (
@@ -46,8 +47,10 @@ from model.sequences import prompt as prompts
 from model.sequences.images import fit_to_budget, prepare_picture, to_image
 from model.sequences.sequence import build_sequence
 from model.sequences.tokenizer import StreamDecoder, Tokenizer
-from model.weights.checkpoint import load_checkpoint
+from model.weights.checkpoint import change_adapters, load_checkpoint
 from model.weights.hub import DownloadPlan, find_checkpoint
+from model.weights.lora import Adapter, read_adapters
+from model.weights.named_lora import NamedLora
 from model.weights.quantize import resolve_quantization
 
 Item = TypeVar("Item")
@@ -67,7 +70,6 @@ class Engine:
 
     Attributes:
         checkpoint: the folder it was loaded from.
-        recommended: what the checkpoint says about sizes and settings.
         device, dtype: where and in which number format it runs.
     """
 
@@ -77,11 +79,13 @@ class Engine:
         network: SenseNovaU1,
         tokenizer: Tokenizer,
         recommended: Recommended,
+        adapters: tuple[Adapter, ...],
         enforce_eager: bool,
     ) -> None:
         """Use `Engine.load`."""
         self.checkpoint = checkpoint
-        self.recommended = recommended
+        self._recommended = recommended
+        self._adapters = adapters
         self.device = str(network.device)
         self.dtype = str(network.dtype).removeprefix("torch.")
         self._network = network
@@ -113,6 +117,7 @@ class Engine:
         dtype: str = "bfloat16",
         check_weights: bool = False,
         quantization: str = "off",
+        loras: Sequence[NamedLora] = (),
         enforce_eager: bool = False,
         on_progress: Callable[[LoadProgress], None] | None = None,
         on_plan: Callable[[DownloadPlan], None] | None = None,
@@ -125,6 +130,7 @@ class Engine:
             dtype: `bfloat16`, `float16` or `float32`; weights are cast while they are read.
             check_weights: refuse weights that hold NaN or infinity.
             quantization: `off`, `fp8` (eight-bit weights in the gen tower) or `fp8-all` (in both towers).
+            loras: merged while loading; see `use_loras`.
             enforce_eager: compile nothing and capture no CUDA graphs.
             on_progress: called now and then with the bytes read so far. What it raises ends the loading.
             on_plan, on_download: told what a download will fetch, and how many bytes of how many it has fetched.
@@ -139,17 +145,46 @@ class Engine:
         where, number_format = resolve_device(device), resolve_dtype(dtype)
         towers = resolve_quantization(quantization, number_format)
         folder = find_checkpoint(str(checkpoint), on_plan=on_plan, on_progress=on_download)
-        vocabulary = read_config(folder).transformer.vocabulary
+        config = read_config(folder)
+        vocabulary = config.transformer.vocabulary
         recommended, tokenizer = read_recommended(folder), Tokenizer(folder)
         if len(tokenizer) > vocabulary:
             raise CheckpointError(
                 f"{folder}: the tokenizer has {len(tokenizer)} tokens, the network knows {vocabulary}",
                 "tokenizer and weights must belong together: fetch the checkpoint again",
             )
+        adapters = read_adapters(loras, config)
         smaller = ", or --dtype bfloat16" if dtype == "float32" else ""
         with memory_errors(f"loading {folder}", f"use a device with more memory{smaller}"):
-            network = load_checkpoint(folder, where, number_format, check_weights, on_progress, quantized=towers)
-        return cls(folder, network, tokenizer, recommended, enforce_eager)
+            network = load_checkpoint(folder, where, number_format, check_weights, on_progress, towers, adapters)
+        return cls(folder, network, tokenizer, recommended, adapters, enforce_eager)
+
+    def use_loras(self, loras: Sequence[NamedLora]) -> None:
+        """Have these LoRAs from now on, and no others; with none the weights are exactly what the files hold.
+
+        Raises:
+            CheckpointError: one cannot be read or does not fit, which changes nothing; or the checkpoint's files
+                cannot be read any more.
+            DeviceMemoryError: the matrices that are read anew do not fit beside the rest.
+        """
+        adapters = read_adapters(loras, self._network.config)
+        self.forget()
+        with memory_errors("changing LoRAs", "load the model with them: --lora"):
+            change_adapters(self._network, self.checkpoint, self._adapters, adapters)
+        self._adapters = adapters
+
+    @property
+    def loras(self) -> tuple[NamedLora, ...]:
+        """Those that the weights hold."""
+        return tuple(adapter.lora for adapter in self._adapters)
+
+    @property
+    def recommended(self) -> Recommended:
+        """What the checkpoint says about sizes and settings, and the LoRAs about settings."""
+        settings = dict(self._recommended.settings)
+        for adapter in self._adapters:
+            settings.update(adapter.settings)
+        return self._recommended.model_copy(update={"settings": settings})
 
     def run(self, request: Request) -> Iterator[Event]:
         """Carry out a request, telling what happens as it happens; `Statistics` comes last.
@@ -188,6 +223,8 @@ class Engine:
         images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
         first_size = images[0].size if images else None
         size = resolve_size(settings.size, self.recommended.trained_sizes, first_size)
+        for adapter in self._adapters:
+            yield from _mismatch(adapter, settings)
         if settings.size != "auto":  # an edit that follows its picture's aspect was not asked for a size
             yield from self._size_notice(size)
         pictures: list[Tensor] = []
@@ -359,6 +396,16 @@ class Engine:
         if size not in trained:
             nearest = format_size(nearest_trained(size, trained))
             yield Notice(f"{format_size(size)} is no size this model was trained on; the nearest one is {nearest}")
+
+
+def _mismatch(adapter: Adapter, settings: ImageSettings) -> Iterator[Event]:
+    """A LoRA's own settings that a request does not have."""
+    made_for = {name: value for name, value in adapter.settings.items() if name in ImageSettings.model_fields}
+    others = {name: value for name, value in made_for.items() if getattr(settings, name) != value}
+    if others:
+        wanted = ", ".join(f"{name} {value}" for name, value in others.items())
+        given = ", ".join(f"{getattr(settings, name)}" for name in others)
+        yield Notice(f"the LoRA {adapter.lora.name} is made for {wanted}, not {given}")
 
 
 def _branches(request: GenerateRequest | EditRequest, pictures: int) -> tuple[dict[Branch, str], Guidance]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from model.weights.named_lora import NO_LORA
 from sensenova_cli.errors import UsageError
 from sensenova_cli.metadata import PictureRecord, read_record
 
@@ -26,8 +27,8 @@ class Again:
     def settings(self) -> dict[str, Any]:
         """Its settings as a layer."""
         record = self.record
-        engine = {"model": record.model, "dtype": record.dtype, "quantization": record.quantization}
-        return {**record.settings.model_dump(), **engine}
+        engine = {name: getattr(record, name) for name in ("model", "dtype", "quantization")}
+        return {**record.settings.model_dump(), **engine, "lora": record.lora or NO_LORA}
 
 
 def read_again(file: str, task: Task) -> Again:

@@ -85,6 +85,8 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
     """
     _refuse_infrastructure({name: typed[name] for name in INFRASTRUCTURE_OPTIONS if name in typed})
     settings = {name: typed[name] for name in SETTING_NAMES if name != "size" and typed.get(name) not in (None, False)}
+    if "lora" in settings:  # --lora may be repeated
+        settings["lora"] = ", ".join(settings["lora"])
     for name in SETTING_NAMES:
         if typed.get(off_option(name)):
             if typed[name]:

@@ -55,7 +55,7 @@ class PictureRecord(BaseModel):
     Attributes:
         settings: explicit size, the picture's own seed, one image.
         model: the folder, absolute, or the Hub id.
-        quantization: `off` in pictures of versions that had none.
+        quantization, lora: `off` and None in pictures of versions that had none.
         inputs: the pictures an edit started from, in order.
         think_text: the think text it was drawn from, or None.
         version: of the program that made it.
@@ -69,6 +69,7 @@ class PictureRecord(BaseModel):
     model: str
     dtype: str
     quantization: Quantization = "off"
+    lora: str | None = None
     inputs: tuple[InputPicture, ...] = ()
     think_text: str | None = None
     version: str

@@ -36,11 +36,14 @@ _PANELS = (
     ("Output", frozenset(OutputSettings.model_fields)),
 )
 _SHORT = {"output": ("-o",), "num_images": ("-n",)}
+_KINDS: dict[str, Any] = {"cfg_interval": tuple[str, str], "lora": list[str]}
+"""What the parser makes of an option that is more than one word, or may be repeated."""
 _METAVARS = {
     "size": "WxH",
     "cfg_interval": "LO HI",
     "input_pixels": "auto|native|N",
     "model": "FOLDER|HUB_ID",
+    "lora": "FILE|HUB_ID[:STRENGTH]",
     "device": "DEVICE",
     "output": "FILE",
 }
@@ -109,7 +112,7 @@ def _option(name: str) -> tuple[Any, Any, Any]:
     text = (field.description or "").replace("[", "\\[")
     if get_origin(field.annotation) is Literal:
         text += f" One of {', '.join(get_args(field.annotation))}."
-    kind: Any = tuple[str, str] if name == "cfg_interval" else str
+    kind: Any = _KINDS.get(name, str)
     option = typer.Option(
         flag,
         *_SHORT.get(name, ()),

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from config.recommended import read_recommended
+from config.recommended import Recommended, read_recommended
 from config.schema import EngineSettings, Settings
 from model.events import Answer, Event, LoadProgress, Picture
 from model.requests import Request
 from model.weights.builtin import DEMO_MODEL
 from model.weights.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint
+from model.weights.named_lora import format_loras, parse_loras
 from sensenova_cli import __version__
 from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import Flags
@@ -72,7 +73,7 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
         preview="off" if flags.json else settings.preview,
     )
     folder = find_model(settings, renderer)
-    recommended = read_recommended(folder)
+    recommended = recommendations(folder, settings)
     plans = [plan_pictures(task, flags, recommended) for task in tasks]
     if sum(plan.settings.num_images for plan in plans) != count:
         # The checkpoint recommends another number of pictures.
@@ -93,7 +94,7 @@ def answer(task: str, prompt: str, flags: Flags, *, inputs: Sequence[Input] = ()
     model = settings.model or DEMO_MODEL
     renderer = Renderer(quiet=flags.quiet, stream_answers=not flags.json)
     folder = find_model(settings, renderer)
-    settings, request = plan_answer(prompt, inputs, system, flags, read_recommended(folder))
+    settings, request = plan_answer(prompt, inputs, system, flags, recommendations(folder, settings))
     engine = open_engine(folder, settings, renderer)
     start = time.perf_counter()
 
@@ -124,6 +125,7 @@ def load_engine(folder: Path, settings: EngineSettings, on_progress: Callable[[L
         dtype=settings.dtype,
         check_weights=settings.check_weights,
         quantization=settings.quantization,
+        loras=parse_loras(settings.lora),
         enforce_eager=settings.enforce_eager,
         on_progress=on_progress,
     )
@@ -206,6 +208,7 @@ def picture_record(picture: Picture, plan: PicturePlan, model: str, loaded: Engi
         model=str(Path(model).expanduser().absolute()) if is_folder else model,
         dtype=loaded.dtype,
         quantization=loaded.quantization,
+        lora=format_loras(parse_loras(loaded.lora)),
         inputs=tuple(each.source for each in plan.task.inputs),
         think_text=picture.think_text,
         version=__version__,
@@ -227,6 +230,16 @@ def _require_one_use_of_stdout(settings: Settings, flags: Flags, place: Place | 
             raise UsageError("-o - and --json both want stdout", "write the picture to a file")
         if settings.print_think:
             raise UsageError("-o - and --print-think both want stdout", "write the picture to a file")
+
+
+def recommendations(folder: Path, settings: EngineSettings) -> Recommended:
+    """What a checkpoint, and the LoRAs that it is loaded with, say about settings; errors as for `Engine.load`."""
+    recommended, loras = read_recommended(folder), parse_loras(settings.lora)
+    if not loras:
+        return recommended
+    from model.weights.lora import recommended_with  # imports PyTorch
+
+    return recommended_with(recommended, loras)
 
 
 def find_model(settings: EngineSettings, renderer: Renderer) -> Path:

@@ -1,7 +1,6 @@
 """Load a checkpoint: compare what its files hold with what the network needs, then stream it in."""
 
-import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from model.events import LoadProgress
 from model.network.configuration import ModelConfig, read_config
 from model.network.sensenova import SenseNovaU1
 from model.weights.layout import Slot, checkpoint_layout
-from model.weights.quantize import Staging, empty_quantized
+from model.weights.lora import Adapter, Merging, changed_by
+from model.weights.names import listed
+from model.weights.quantize import Fp8Linear, Staging, empty_quantized
 from model.weights.shards import Block, StoredTensor, read_blocks, stored_tensors
-
-NUMBERED = re.compile(r"(?<=layers\.|xperts\.)\d+")
-"""A layer's or an expert's number in a tensor's name."""
 
 REPORT_BYTES = 64 * 2**20
 """Progress is reported each time this much has been read."""
@@ -32,6 +30,7 @@ def load_checkpoint(
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
     quantized: Collection[str] = (),
+    adapters: Sequence[Adapter] = (),
 ) -> SenseNovaU1:
     """Build the network and fill it from `folder`, fusing, casting and placing each block of numbers as it is read.
 
@@ -40,6 +39,7 @@ def load_checkpoint(
     Args:
         check_weights: look at every number and refuse NaN and infinity.
         quantized: towers, `gen` or `und`, whose projections are turned into eight bits as they arrive.
+        adapters: LoRAs that are merged on the way.
 
     Raises:
         CheckpointError: the folder is no usable checkpoint. Missing, unexpected and misshapen tensors are listed
@@ -50,8 +50,36 @@ def load_checkpoint(
     compare(tensors, slots, folder)
     with torch.device("meta"):
         network = SenseNovaU1(config)
-    staging = Staging(empty_quantized(network, quantized, device), dtype)
+    empty_quantized(network, quantized, device)
     allocate(network, device, dtype)
+    _fill(network, folder, tensors, adapters, check_weights, on_progress)
+    return network
+
+
+@torch.inference_mode(False)
+def change_adapters(network: SenseNovaU1, folder: Path, before: Sequence[Adapter], after: Sequence[Adapter]) -> None:
+    """Have a loaded network with other LoRAs: the matrices that any of them changes are read from the files anew.
+
+    Raises:
+        CheckpointError: the files cannot be read any more. The network is then not to be used until this succeeds.
+    """
+    stored = stored_tensors(folder)
+    names = changed_by([*before, *after])
+    _fill(network, folder, {name: stored[name] for name in stored if name in names}, after)
+
+
+def _fill(
+    network: SenseNovaU1,
+    folder: Path,
+    tensors: Mapping[str, StoredTensor],
+    adapters: Sequence[Adapter],
+    check_weights: bool = False,
+    on_progress: Callable[[LoadProgress], None] | None = None,
+) -> None:
+    """Stream tensors into a network that has memory for them."""
+    slots, merging = checkpoint_layout(network.config), Merging(adapters, network.device)
+    eight_bit = {name: module for name, module in network.named_modules() if isinstance(module, Fp8Linear)}
+    staging = Staging({f"{name}.weight": module for name, module in eight_bit.items()}, network.dtype)
     parameters = {name: parameter.detach().flatten() for name, parameter in network.named_parameters()}
     total = sum(tensor.stop - tensor.start for tensor in tensors.values())
     done = reported = 0
@@ -62,12 +90,13 @@ def load_checkpoint(
         first = slot.offset + block.first
         if check_weights and not torch.isfinite(block.data).all():
             damaged.add(block.tensor.name)
+        numbers = merging.merged(block.tensor.name, block.first, block.data)
         if slot.parameter in parameters:
-            parameters[slot.parameter][first : first + block.data.numel()].copy_(block.data)
+            parameters[slot.parameter][first : first + numbers.numel()].copy_(numbers)
         else:
-            staging.place(slot.parameter, first, block.data)
+            staging.place(slot.parameter, first, numbers)
 
-    with closing(read_blocks(tensors.values(), place, pinned=device.type == "cuda")) as counts:
+    with closing(read_blocks(tensors.values(), place, pinned=network.device.type == "cuda")) as counts:
         for count in counts:
             done += count
             if on_progress and (done - reported >= REPORT_BYTES or done == total):
@@ -76,10 +105,9 @@ def load_checkpoint(
     if damaged:
         names = [name for name in slots if name in damaged]
         raise CheckpointError(
-            f"{folder}: {len(names)} tensors hold NaN or infinity:\n{_listed(names)}",
+            f"{folder}: {len(names)} tensors hold NaN or infinity:\n{listed(names)}",
             "fetch the checkpoint again",
         )
-    return network
 
 
 def empty_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> SenseNovaU1:
@@ -113,33 +141,5 @@ def compare(tensors: dict[str, StoredTensor], slots: dict[str, Slot], folder: Pa
     parts = [f"{folder}: the weights do not fit config.json"]
     for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if names:
-            parts.append(f"{len(names)} {title}:\n{_listed(names)}")
+            parts.append(f"{len(names)} {title}:\n{listed(names)}")
     raise CheckpointError("\n".join(parts), "fetch the checkpoint again; config.json and weights must belong together")
-
-
-def _listed(names: Iterable[str]) -> str:
-    """All names, one line for those that differ only in layer and expert numbers: `layers.{0-4,7}.mlp…`."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(NUMBERED.sub("*", name), []).append(name)
-    lines = [members[0] if len(members) == 1 else _collapsed(pattern, members) for pattern, members in groups.items()]
-    return "\n".join(f"  {line}" for line in lines)
-
-
-def _collapsed(pattern: str, members: Sequence[str]) -> str:
-    """One line for names of the same pattern: each `*` becomes the numbers that stand there."""
-    columns = zip(*(NUMBERED.findall(name) for name in members), strict=True)
-    for column in columns:
-        pattern = pattern.replace("*", f"{{{_ranges(sorted({int(number) for number in column}))}}}", 1)
-    return f"{pattern} ({len(members)})"
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """[0, 1, 2, 5] → '0-2,5'."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

@@ -81,6 +81,30 @@ def download_checkpoint(
         raise _explained(error, model, revision) from error
 
 
+def download_file(model: str, choose: Callable[[list[str]], str]) -> Path:
+    """Bring one file of a model into the cache, unless it is there, and return its place.
+
+    Args:
+        model: `owner/name` or `owner/name@revision`.
+        choose: told the names of the model's files, says which.
+
+    Raises:
+        CheckpointError: there is no such model, or the Hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+
+    name, _, revision = model.partition("@")
+    revision = revision or "main"
+    try:
+        if constants.HF_HUB_OFFLINE:
+            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+            return folder / choose([str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()])
+        chosen = choose(HfApi().list_repo_files(name, revision=revision))
+        return Path(hf_hub_download(name, chosen, revision=revision))
+    except Exception as error:
+        raise _explained(error, name, revision) from error
+
+
 def _plan(info: "ModelInfo", model: str, revision: str) -> DownloadPlan:
     from huggingface_hub import constants, try_to_load_from_cache
 

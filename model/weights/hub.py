@@ -69,6 +69,11 @@ def find_checkpoint(
     return download_checkpoint(name, revision, on_plan, on_progress)
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether it has the form `owner/name` or `owner/name@revision`."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
 def local_checkpoint(model: str) -> Path | None:
     """The folder of a checkpoint that is on this machine already, in a folder or the Hub's cache, or None.
 

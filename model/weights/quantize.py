@@ -89,32 +89,28 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (numbers / scale).clamp(-GREATEST, GREATEST).to(FP8), scale
 
 
-def quantized_layers(network: SenseNovaU1, towers: Collection[str]) -> Iterator[tuple[str, nn.Module, str, nn.Linear]]:
-    """The layers that become eight-bit: name, parent, name there and layer of each projection in the blocks."""
+def quantized_layers(network: SenseNovaU1, towers: Collection[str]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """The layers that become eight-bit: parent, name there and layer of each projection in the blocks."""
     for tower in towers:
         blocks = network.get_submodule(f"{tower}.blocks")
         for name, layer in list(blocks.named_modules(prefix=f"{tower}.blocks")):
             if isinstance(layer, nn.Linear) and name.endswith("_proj"):
                 parent, _, attribute = name.rpartition(".")
-                yield name, network.get_submodule(parent), attribute, layer
+                yield network.get_submodule(parent), attribute, layer
 
 
 def quantize_network(network: SenseNovaU1, towers: Collection[str]) -> None:
     """Replace a filled network's projections, one after another."""
-    for _, parent, attribute, layer in quantized_layers(network, towers):
+    for parent, attribute, layer in quantized_layers(network, towers):
         quantized = Fp8Linear(layer.out_features, layer.in_features, layer.weight.device)
         quantized.fill(layer.weight)
         setattr(parent, attribute, quantized)
 
 
-def empty_quantized(network: SenseNovaU1, towers: Collection[str], device: torch.device) -> dict[str, Fp8Linear]:
-    """Replace the projections of a network without memory by eight-bit ones on a device, which are to be filled; by
-    the names of the parameters that they replace."""
-    layers = {}
-    for name, parent, attribute, layer in quantized_layers(network, towers):
-        layers[f"{name}.weight"] = Fp8Linear(layer.out_features, layer.in_features, device)
-        setattr(parent, attribute, layers[f"{name}.weight"])
-    return layers
+def empty_quantized(network: SenseNovaU1, towers: Collection[str], device: torch.device) -> None:
+    """Replace the projections of a network without memory by eight-bit ones on a device, which are to be filled."""
+    for parent, attribute, layer in quantized_layers(network, towers):
+        setattr(parent, attribute, Fp8Linear(layer.out_features, layer.in_features, device))
 
 
 class Staging:

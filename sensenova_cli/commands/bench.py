@@ -1,6 +1,8 @@
 """`sensenova bench`: how fast a model runs on this machine."""
 
 import platform
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -140,6 +142,7 @@ def _about(plan: "Plan", name: str) -> dict[str, Any]:
 
     on_cuda = plan.device.type == "cuda"
     return {
+        "command": shlex.join(["sensenova", *sys.argv[1:]]),
         "model": name,
         "weights": "random" if isinstance(plan.model, str) else "its own",
         "device": torch.cuda.get_device_name(plan.device) if on_cuda else f"{platform.machine()} {plan.device}",

@@ -12,6 +12,7 @@ from model.conversation import Conversation
 from model.events import Answer, Event, Picture, PrefixRead, Statistics, TextToken, ThinkText
 from model.requests import Request
 from model.weights.builtin import DEMO_MODEL
+from model.weights.named_lora import parse_loras
 from sensenova_cli.again import Task
 from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import Flags
@@ -121,6 +122,22 @@ class Desk:
         settings = self.resolve()
         self._loading.give_up()
         self._loading = self._load(settings, after=self._loading)
+
+    def use_loras(self, text: str) -> None:
+        """Have the model with these LoRAs, and no others, once it is loaded.
+
+        Raises:
+            SenseNovaError: one cannot be read or does not fit: all stays as it was.
+            KeyboardInterrupt: the user did not want to wait for the model.
+        """
+        start = replace(self._start, settings={**self._start.settings, "lora": text})
+        state = self.session.state
+        flags = merged(start, state.settings, state.profile, Flags({}))
+        settings = flags.resolve().settings
+        engine = self._engine(self._renderer(flags))
+        engine.use_loras(parse_loras(settings.lora))
+        self._start = start
+        self._loading.changed(settings)
 
     def draw(self, task: Task, text: str, inputs: Sequence[int], line: Flags) -> None:
         """Make pictures, and take the first one in hand.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config.recommended import Recommended, read_recommended
+from config.recommended import Recommended
 from config.schema import Settings
 from model.events import LoadProgress
 from model.weights.hub import DownloadPlan, find_checkpoint
@@ -68,8 +68,12 @@ class Loading:
 
     @property
     def recommended(self) -> Recommended | None:
-        """What the checkpoint says about itself, as soon as it is found."""
-        return self._recommended
+        """What the checkpoint and its LoRAs say about settings, as soon as they are found."""
+        return self._recommended if self._engine is None else self._engine.recommended
+
+    def changed(self, settings: Settings) -> None:
+        """The engine now runs with these settings."""
+        self.settings = settings
 
     def engine(self, renderer: Renderer) -> "Engine":
         """The model, waited for with its progress shown.
@@ -104,7 +108,7 @@ class Loading:
         began = time.perf_counter()
         try:
             folder = self._find()
-            self._recommended = read_recommended(folder)
+            self._recommended = turn.recommendations(folder, self.settings)
             self.progress = Progress(f"loading {self.model}")
             engine = turn.load_engine(folder, self.settings, self._on_load)
             self._notices.append(

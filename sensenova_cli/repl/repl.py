@@ -100,6 +100,7 @@ class Repl:
             "model": self._model,
             "save": self._save,
             "load": self._load,
+            "lora": self._lora,
             "stats": self._stats,
             "history": self._history,
             "help": self._help,
@@ -450,6 +451,12 @@ class Repl:
             raise UsageError("/model takes one name", "a folder, a Hub id, or demo")
         self.desk.use_model(words[0])
         self._say(f"loading {words[0]}")
+
+    def _lora(self, line: Line) -> None:
+        text = line.text.strip()
+        if text:
+            self.desk.use_loras(text)
+        self._say(f"LoRA: {self.desk.loading.settings.lora or 'none'}")
 
     # Telling
 

@@ -38,6 +38,7 @@ INSTEAD = {
     "model": "use /model NAME",
     "device": "leave, and start again with --device",
     "dtype": "leave, and start again with --dtype",
+    "lora": "use /lora FILE",
     "quantization": "leave, and start again with --quantization",
 }
 """What to type where an option cannot change from one turn to the next."""

@@ -1,6 +1,6 @@
 """An engine that makes plain pictures at once, and tells about it with the real events."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from PIL import Image
 
 from config.recommended import Recommended, read_recommended
 from config.sizes import format_size, parse_size, resolve_size
+from model.errors import CheckpointError
 from model.events import (
     Answer,
     DenoisingStep,
@@ -21,6 +22,7 @@ from model.events import (
     ThinkToken,
 )
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
+from model.weights.named_lora import NamedLora
 
 THINK = ["A cat ", "sits.\n", "It ", "purrs."]
 ANSWER = ["It ", "is ", "a ", "cat."]
@@ -35,6 +37,7 @@ class FakeEngine:
 
     Attributes:
         requests: what was asked so far.
+        loras: what `use_loras` was told last.
         closed: whether a request was given up before its end.
         on_step: called before each denoising step and each token, with its number from 1.
         predict: gives the predicted picture of every step; fails unless it was set.
@@ -48,10 +51,17 @@ class FakeEngine:
         self.recommended: Recommended = read_recommended(checkpoint)
         self.requests: list[Request] = []
         self.closed = False
+        self.loras: tuple[NamedLora, ...] = ()
         self.on_step: Callable[[int], None] = lambda number: None
         self.notice = ""
         self.answer = ANSWER
         self.predict = _unasked
+
+    def use_loras(self, loras: Sequence[NamedLora]) -> None:
+        for lora in loras:
+            if not Path(lora.name).is_file():
+                raise CheckpointError(f"there is no LoRA file {lora.name}", "name one")
+        self.loras = tuple(loras)
 
     def run(self, request: Request) -> Iterator[Event]:
         self.requests.append(request)

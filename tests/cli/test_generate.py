@@ -7,7 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from sensenova_cli.metadata import read_record
 from sensenova_cli.render import progress
@@ -177,6 +179,40 @@ def test_the_quantization_survives_being_made_again(program: Program) -> None:
     assert program.loaded[-1].quantization == "fp8"
     program("generate", "--from", "first.png", "--no-quantization", "--enforce-eager", "-o", "other.png")
     assert program.loaded[-1].quantization == "off" and program.loaded[-1].enforce_eager
+
+
+def test_loras_are_noted_with_their_whole_path(program: Program, home: Path) -> None:
+    save_file({"x": torch.ones(1)}, "a.safetensors", metadata={"num_inference_steps": "3"})
+    save_file({"x": torch.ones(1)}, "b.safetensors")
+    assert (
+        program("generate", "x", "--lora", "a.safetensors", "--lora", "b.safetensors:0.5", "-o", "first.png").code == 0
+    )
+    assert program.loaded[-1].lora == "a.safetensors, b.safetensors:0.5"
+    assert program.request.settings.num_steps == 3
+    record = read_record(Path("first.png"))
+    assert record is not None
+    assert record.lora == f"{home / 'a.safetensors'}, {home / 'b.safetensors'}:0.5"
+    program("generate", "--from", "first.png", "-o", "again.png")
+    assert program.loaded[-1].lora == record.lora
+    assert Path("again.png").read_bytes() == Path("first.png").read_bytes()
+
+
+def test_a_picture_without_loras_is_made_again_without(program: Program, home: Path) -> None:
+    save_file({"x": torch.ones(1)}, "a.safetensors")
+    program("generate", "x", "-o", "first.png")
+    (home / "p.toml").write_text('lora = "a.safetensors"\n')
+    program("generate", "x", "--profile", "./p.toml")
+    assert program.loaded[-1].lora == "a.safetensors"
+    for words in (["--from", "first.png"], ["x", "--lora", "off"]):
+        program("generate", *words, "--profile", "./p.toml")
+        assert program.loaded[-1].lora == "off"
+
+
+def test_a_lora_that_is_not_there(program: Program) -> None:
+    outcome = program("generate", "x", "--lora", "none.safetensors")
+    assert outcome.code == 3
+    assert "error: there is no LoRA file none.safetensors" in outcome.stderr
+    assert program("generate", "x", "--lora", "").code == 2
 
 
 def test_a_flag_takes_back_what_a_profile_turned_on(program: Program, home: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from model.errors import CheckpointError, DeviceMemoryError
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
 from sensenova_cli import turn
+from sensenova_cli.metadata import read_record
 from tests.cli.fake_engine import FakeEngine
 from tests.repl.script import Script
 
@@ -300,6 +301,21 @@ def test_comments_and_empty_lines_are_passed_over(script: Script) -> None:
     outcome = script("# a comment", "", "a cat \\", "at dusk", "/quit", "never")
     assert outcome.code == 0
     assert [request.prompt for request in script.requests] == ["a cat \nat dusk"]
+
+
+def test_a_lora_comes_and_goes(script: Script, home: Path, data: Path) -> None:
+    (home / "a.safetensors").touch()
+    outcome = script(
+        "/lora", "/lora a.safetensors:0.5", "a cat", "/lora none.safetensors", "a dog", "/lora off", "a fox"
+    )
+    (engine,) = script.program.engines
+    assert engine.loras == ()
+    assert (
+        "LoRA: none" in outcome.stderr and "LoRA: a.safetensors:0.5" in outcome.stderr and "LoRA: off" in outcome.stderr
+    )
+    assert "error: there is no LoRA file none.safetensors" in outcome.stderr
+    records = [read_record(picture) for picture in sorted(data.glob("sessions/*/pictures/*.png"))]
+    assert [record and record.lora for record in records] == [f"{home / 'a.safetensors'}:0.5"] * 2 + [None]
 
 
 def test_statistics_tell_what_was_kept(script: Script) -> None:

@@ -1,0 +1,227 @@
+"""LoRA files: small changes to a checkpoint's matrices, merged into them in float32 while they are read from its files.
+
+W + strength · alpha/rank · up · down (Hu et al. 2021, arXiv:2106.09685). A resident model gets and loses LoRAs in the
+same way: the matrices that one touches are read anew, so that what is left is exactly what the files hold.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from config.recommended import Recommended
+from model.errors import CheckpointError
+from model.network.configuration import ModelConfig
+from model.weights.download import download_file
+from model.weights.hub import is_hub_id
+from model.weights.layout import Slot, checkpoint_layout
+from model.weights.named_lora import NamedLora
+from model.weights.names import listed
+
+PREFIX = "diffusion_model."
+"""Some files put it before every name."""
+PARTS = (".lora_down.weight", ".lora_up.weight", ".alpha")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of one matrix: down (rank, in), up (out, rank), and what their product is multiplied by."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One LoRA that has been read.
+
+    Attributes:
+        changes: by the official name of the tensor that is changed.
+        settings: that it is made for, as its metadata say; empty where they say nothing.
+    """
+
+    lora: NamedLora
+    changes: Mapping[str, Change] = field(repr=False)
+    settings: Mapping[str, Any]
+
+
+def find_lora(name: str) -> Path:
+    """The file of a LoRA; one from the Hub is downloaded when it is not in the cache.
+
+    Args:
+        name: a file, a folder with one safetensors file, or a Hub id `owner/name` or `owner/name@revision` of such a
+            folder.
+
+    Raises:
+        CheckpointError: there is none, or several files could be meant.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return path / _only_one([file.name for file in path.glob("*.safetensors")], name)
+    if is_hub_id(name) and path.suffix != ".safetensors":
+        return download_file(name, lambda names: _only_one(names, name))
+    raise CheckpointError(f"there is no LoRA file {name}", "name a .safetensors file, or a Hub id like owner/name")
+
+
+def _only_one(names: Sequence[str], where: str) -> str:
+    files = sorted(name for name in names if name.endswith(".safetensors"))
+    if len(files) != 1:
+        there = ", ".join(files) or "none"
+        raise CheckpointError(f"{where} holds {len(files)} safetensors files ({there})", "name the file of the LoRA")
+    return files[0]
+
+
+def recommended_with(recommended: Recommended, loras: Sequence[NamedLora]) -> Recommended:
+    """A checkpoint's recommendations, overridden by what the LoRAs' metadata say; errors as for `read_adapter`."""
+    settings = dict(recommended.settings)
+    for lora in loras:
+        settings.update(read_settings(find_lora(lora.name)))
+    return recommended.model_copy(update={"settings": settings})
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Settings that a LoRA is made for, as its metadata say; empty where they say nothing."""
+    with _opened(file) as stored:
+        return _settings(stored.metadata() or {}, file)
+
+
+def read_adapter(lora: NamedLora, slots: Mapping[str, Slot]) -> Adapter:
+    """Read a LoRA and compare it with the tensors of a checkpoint.
+
+    Args:
+        slots: `checkpoint_layout` of the checkpoint's configuration.
+
+    Raises:
+        CheckpointError: the file cannot be read, is no LoRA, or does not belong to the checkpoint in every part.
+    """
+    file = find_lora(lora.name)
+    with _opened(file) as stored:
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        settings = _settings(stored.metadata() or {}, file)
+    groups: dict[str, dict[str, Tensor]] = {}
+    others = []
+    for key, tensor in tensors.items():
+        part = next((part for part in PARTS if key.endswith(part)), None)
+        if part is None:
+            others.append(key)
+        else:
+            groups.setdefault(key.removesuffix(part).removeprefix(PREFIX), {})[part] = tensor
+    problems = _problems(groups, others, slots)
+    if problems:
+        raise CheckpointError(
+            f"{file} does not fit this model\n" + "\n".join(problems),
+            "use a LoRA that was made for this model, in the layout of the official ones (docs/checkpoints.md)",
+        )
+    changes = {}
+    for layer, parts in groups.items():
+        down, up = (parts[part].flatten(1) for part in PARTS[:2])
+        rank = down.shape[0]
+        alpha = float(parts[PARTS[2]]) if PARTS[2] in parts else float(rank)
+        changes[f"{layer}.weight"] = Change(down, up, lora.strength * alpha / rank)
+    return Adapter(lora, changes, settings)
+
+
+def read_adapters(loras: Sequence[NamedLora], config: ModelConfig) -> tuple[Adapter, ...]:
+    """Read LoRAs for a checkpoint of this configuration; errors as for `read_adapter`."""
+    slots = checkpoint_layout(config)
+    return tuple(read_adapter(lora, slots) for lora in loras)
+
+
+def changed_by(adapters: Sequence[Adapter]) -> set[str]:
+    """The official names of the tensors that some of these change."""
+    return {name for adapter in adapters for name in adapter.changes}
+
+
+class Merging:
+    """Adds what adapters change to numbers on their way from the files. Made for several threads."""
+
+    def __init__(self, adapters: Sequence[Adapter], device: torch.device) -> None:
+        self._changes: dict[str, list[Change]] = {}
+        for adapter in adapters:
+            for name, change in adapter.changes.items():
+                on_device = Change(change.down.to(device).float(), change.up.to(device).float(), change.scale)
+                self._changes.setdefault(name, []).append(on_device)
+
+    def merged(self, name: str, first: int, numbers: Tensor) -> Tensor:
+        """A run of a tensor's elements that begins at `first`, on any device → float32 with the changes; the same
+        tensor where there are none."""
+        changes = self._changes.get(name)
+        if not changes:
+            return numbers
+        columns = changes[0].down.shape[1]
+        last = first + numbers.numel()
+        rows = slice(first // columns, math.ceil(last / columns))
+        skipped = first - rows.start * columns
+        result = numbers.to(changes[0].up.device).float()
+        for change in changes:
+            product = (change.up[rows] @ change.down).flatten()[skipped : skipped + numbers.numel()]
+            result = result + change.scale * product
+        return result
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            yield stored
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"{file} cannot be read as a LoRA: {reason}", "fetch the file again") from error
+
+
+def _problems(
+    groups: Mapping[str, Mapping[str, Tensor]], others: Sequence[str], slots: Mapping[str, Slot]
+) -> list[str]:
+    """Everything that keeps a file from fitting, as lines of text."""
+    if not groups:
+        return [f"no part of a LoRA in it ({', '.join(part for part in PARTS)}), but:", listed(others) or "  nothing"]
+    unknown = [layer for layer in groups if f"{layer}.weight" not in slots]
+    halves = [layer for layer, parts in groups.items() if not {*PARTS[:2]} <= set(parts)]
+    misshapen = []
+    for layer, parts in groups.items():
+        slot = slots.get(f"{layer}.weight")
+        if slot is None or layer in halves:
+            continue
+        down, up = (parts[part] for part in PARTS[:2])
+        wanted = slot.shape[0], math.prod(slot.shape[1:])
+        given = up.shape[0], math.prod(down.shape[1:])
+        if up.dim() < 2 or down.dim() < 2 or math.prod(up.shape[1:]) != down.shape[0] or given != wanted:
+            misshapen.append(f"{layer}: up {list(up.shape)}, down {list(down.shape)}, matrix {list(wanted)}")
+    lines = []
+    for title, names in (
+        ("of layers that the model has not", unknown),
+        ("without lora_down or lora_up", halves),
+        ("of another shape", misshapen),
+        ("that are no part of a LoRA", others),
+    ):
+        if names:
+            lines += [f"{len(names)} {title}:", listed(names)]
+    return lines
+
+
+def _settings(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """What a file's metadata say about steps and guidance, in the words of diffusers or as JSON of our settings."""
+    found: dict[str, Any] = {}
+    readers: dict[str, tuple[str, Callable[[str], Any]]] = {
+        "num_inference_steps": ("num_steps", int),
+        "guidance_scale": ("cfg_scale", float),
+    }
+    try:
+        for key, (setting, read) in readers.items():
+            if key in metadata:
+                found[setting] = read(metadata[key])
+        if "recommended_settings" in metadata:
+            found.update(json.loads(metadata["recommended_settings"]))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: its metadata are damaged: {error}", "fetch the file again") from error
+    return found
