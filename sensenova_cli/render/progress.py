@@ -157,11 +157,19 @@ class PlainBytes(_PlainLines):
 
     def __init__(self, console: Console, title: str) -> None:
         super().__init__(console, title)
+        self._first: tuple[int, float] | None = None
         self._say(" …")
 
+    def update(self, done: int, total: int) -> None:
+        if self._first is None and done:
+            self._first = done, time.perf_counter()  # before, nothing was read: PyTorch was imported, for example
+        super().update(done, total)
+
     def _figures(self, done: int, total: int, seconds: float) -> str:
-        speed = f", {rate(done / seconds, 'B/s')}" if seconds else ""
-        return f"{gigabytes(done)} of {gigabytes(total)}{speed}"
+        figures = f"{gigabytes(done)} of {gigabytes(total)}"
+        first, since = self._first or (done, 0.0)
+        passed = time.perf_counter() - since
+        return f"{figures}, {rate((done - first) / passed, 'B/s')}" if done > first and passed else figures
 
 
 def gigabytes(count: int) -> str:

@@ -16,6 +16,7 @@ from config.errors import SenseNovaError
 from config.profile_files import find_profile, profile_files
 from config.schema import SETTING_NAMES, EngineSettings
 from config.toml_file import show_path
+from model.weights.named_lora import parse_loras
 from sensenova_cli.again import Task
 from sensenova_cli.atomic import create_file, replace_file
 from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
@@ -456,7 +457,8 @@ class Repl:
         text = line.text.strip()
         if text:
             self.desk.use_loras(text)
-        self._say(f"LoRA: {self.desk.loading.settings.lora or 'none'}")
+        loras = parse_loras(self.desk.loading.settings.lora)
+        self._say(f"LoRA: {', '.join(map(str, loras)) or 'none'}")
 
     # Telling
 

@@ -184,9 +184,8 @@ def test_the_quantization_survives_being_made_again(program: Program) -> None:
 def test_loras_are_noted_with_their_whole_path(program: Program, home: Path) -> None:
     save_file({"x": torch.ones(1)}, "a.safetensors", metadata={"num_inference_steps": "3"})
     save_file({"x": torch.ones(1)}, "b.safetensors")
-    assert (
-        program("generate", "x", "--lora", "a.safetensors", "--lora", "b.safetensors:0.5", "-o", "first.png").code == 0
-    )
+    both = ("--lora", "a.safetensors", "--lora", "b.safetensors:0.5")
+    assert program("generate", "x", *both, "-o", "first.png").code == 0
     assert program.loaded[-1].lora == "a.safetensors, b.safetensors:0.5"
     assert program.request.settings.num_steps == 3
     record = read_record(Path("first.png"))
