@@ -1,17 +1,50 @@
 """What makes a loaded network fast on its device, applied from outside."""
 
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+import torch
+
+from model.network.configuration import TransformerConfig
 from model.network.sensenova import SenseNovaU1
 from model.sampling.runtime import Runtime
 
+LEAST_CAPABILITY = (8, 0)
+"""Ampere: the first GPUs that multiply in bfloat16."""
+
 
 def accelerated(network: SenseNovaU1, *, enforce_eager: bool) -> Runtime:
-    """The fastest runtime there is for a network; the network may be changed in place.
+    """The fastest runtime there is for a network, which may be changed in place.
 
-    On CUDA, unless `enforce_eager` forbids it, the network is compiled when it first runs. Elsewhere it runs as it is
-    written.
+    On CUDA, unless `enforce_eager` forbids it, kernels are compiled when they first run. Elsewhere the network runs as
+    it is written; where kernels cannot be compiled it does, too, and the runtime's note says why.
     """
     if network.device.type != "cuda" or enforce_eager:
         return Runtime(network)
+    reason = obstacle(network.config.transformer, torch.cuda.get_device_capability(network.device))
+    if reason is not None:
+        runtime = Runtime(network)
+        runtime.note = f"this runs as with --enforce-eager, which is slower: {reason}"
+        return runtime
     from model.placement.cuda import CudaRuntime  # needs Triton, which comes with PyTorch for CUDA alone
 
     return CudaRuntime(network)
+
+
+def obstacle(config: TransformerConfig, capability: tuple[int, int]) -> str | None:
+    """Why kernels cannot be compiled for such a network on a GPU of this compute capability, or None."""
+    if torch.version.cuda is None:
+        return "the compiled kernels are for NVIDIA's GPUs"
+    if capability < LEAST_CAPABILITY:
+        needed = ".".join(map(str, LEAST_CAPABILITY))
+        return f"the compiled kernels need compute capability {needed}, this GPU has {'.'.join(map(str, capability))}"
+    if config.head_dim < 16 or config.head_dim & (config.head_dim - 1):
+        return f"the compiled kernels need heads as wide as a power of two, these have {config.head_dim}"
+    # Triton builds a small C library for each kernel.
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "compiling kernels needs a C compiler: install gcc"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "compiling kernels needs Python's headers: install python3-dev (or python3-devel)"
+    return None

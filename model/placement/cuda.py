@@ -86,7 +86,7 @@ def _normed(norm: RMSNorm, rows: Tensor, addend: Tensor | None, taken_by: Linear
 
 
 def _swiglu(mlp: SwiGLU, x: row_kernels.Rows) -> Tensor:
-    """`SwiGLU.forward`, many rows in pieces like there."""
+    """`SwiGLU.forward`; many rows go in pieces, as they do there."""
     count = len(x[0] if isinstance(x, tuple) else x)
     step = count if count <= WHOLE_ROWS else SPLIT_ROWS
     eight_bit = isinstance(mlp.down_proj, Fp8Linear)
