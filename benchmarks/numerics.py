@@ -115,10 +115,11 @@ def main() -> None:
     def compare(name: str, prefix: Prefix) -> None:
         results[name] = list(itertools.starmap(difference, zip(predictions(prefix), plain, strict=True)))
 
-    kernels = list(attention.KERNELS)
-    attention.KERNELS.remove(SDPBackend.CUDNN_ATTENTION)
+    kernels = dict(attention.KERNELS)
+    del attention.KERNELS[SDPBackend.CUDNN_ATTENTION]
     compare("another attention kernel", prefix)
-    attention.KERNELS[:] = kernels
+    attention.KERNELS.clear()
+    attention.KERNELS.update(kernels)
     CudaRuntime(network)
     compare("fused", prefix)
     quantize_network(network, ("gen",))
@@ -129,6 +130,7 @@ def main() -> None:
         print(f"{name:30} {' '.join(f'{value:.4f}' for value in values)}")
     report = {
         "command": f"python -m benchmarks.numerics --model {options.model} --size {format_size(size)}",
+        "steps": options.steps,
         "device": torch.cuda.get_device_name(device),
         "torch": torch.__version__,
         "relative_difference_of_the_prediction": results,

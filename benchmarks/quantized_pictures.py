@@ -55,7 +55,7 @@ def main() -> None:
             results[name] = {"median": statistics.median(values), "least": min(values)}
             print(f"{name:8} PSNR {results[name]['median']:.1f} dB, least {results[name]['least']:.1f} dB")
     report = {
-        "command": "python -m benchmarks.quantized_pictures",
+        "command": f"python -m benchmarks.quantized_pictures --pictures {options.pictures}",
         "device": engine.device,
         "pictures": options.pictures,
         "psnr_db_against_bfloat16": results,

@@ -4,8 +4,9 @@
 
 Loads the checkpoint several times in one process, as the runs that once differed did, and each time reads a prompt,
 thinks for a fixed number of tokens and takes a few denoising steps. After every stage a checksum is taken of what it
-left behind. This is repeated for each attention kernel: a stage that differs under one kernel only points at that
-kernel, one that differs under all of them does not.
+left behind. This is repeated for each attention kernel that prefixes can be read with: a stage that differs under one
+kernel only points at that kernel, one that differs under all of them does not. Pictures and written tokens have kernels
+of their own on CUDA.
 """
 
 import argparse

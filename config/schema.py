@@ -127,7 +127,7 @@ class EngineSettings(SettingsGroup):
     check_weights: bool = False
     """Look at every number while loading and refuse a checkpoint that holds NaN or infinity."""
     quantization: Quantization = "off"
-    """Eight-bit weights: of what draws (fp8), or of what reads and writes too (fp8-all)."""
+    """Eight-bit weights: of what draws (fp8), or of what reads and writes too (fp8-all); experts stay as they are."""
     lora: str | None = None
     """LoRA file, folder or Hub id, perhaps with :STRENGTH; several with commas between; off for none."""
     enforce_eager: bool = False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from config.recommended import Recommended, read_recommended
@@ -42,6 +43,7 @@ from model.sampling.denoise import Step, denoise, step_picture
 from model.sampling.guidance import Guidance, edit_guidance, generate_guidance
 from model.sampling.prefix import Prefix, embed_picture, extend_prefix
 from model.sampling.reuse import KeptPrefix, PictureIdentity, Reading
+from model.sampling.runtime import Runtime
 from model.sampling.schedule import time_grid
 from model.sequences import prompt as prompts
 from model.sequences.images import fit_to_budget, prepare_picture, to_image
@@ -143,7 +145,7 @@ class Engine:
         """
         # First what costs nothing: a mistake here should not come after a download or minutes of reading.
         where, number_format = resolve_device(device), resolve_dtype(dtype)
-        towers = resolve_quantization(quantization, number_format)
+        towers = resolve_quantization(quantization, where, number_format)
         folder = find_checkpoint(str(checkpoint), on_plan=on_plan, on_progress=on_download)
         config = read_config(folder)
         vocabulary = config.transformer.vocabulary
@@ -157,7 +159,7 @@ class Engine:
         smaller = ", or --dtype bfloat16" if dtype == "float32" else ""
         with memory_errors(f"loading {folder}", f"use a device with more memory{smaller}"):
             network = load_checkpoint(folder, where, number_format, check_weights, on_progress, towers, adapters)
-        return cls(folder, network, tokenizer, recommended, adapters, enforce_eager)
+            return cls(folder, network, tokenizer, recommended, adapters, enforce_eager)
 
     def use_loras(self, loras: Sequence[NamedLora]) -> None:
         """Have these LoRAs from now on, and no others; with none the weights are exactly what the files hold.
@@ -218,7 +220,7 @@ class Engine:
 
     def _draw(self, request: GenerateRequest | EditRequest) -> Iterator[Event]:
         """Generate and edit: read the branches' prefixes, think, then denoise each picture."""
-        meter = _Meter(self._network)
+        meter = _Meter(self._runtime)
         settings = request.settings
         images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
         first_size = images[0].size if images else None
@@ -254,15 +256,22 @@ class Engine:
                         number,
                         settings.num_steps,
                         step.time,
-                        step_picture(step.predicted, size),
+                        step.predicted,
                         step.velocity,
-                        to_image,
+                        self._look,
                     )
                 picture = step_picture(step.tokens, size).float().cpu()
                 _require_finite(picture, "picture", self.dtype)
                 made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
                 yield Picture(index, settings.num_images, to_image(picture), picture, made_with, think_text)
         yield meter.statistics()
+
+    def _look(self, picture: Tensor, longer_side: int | None) -> Image.Image:
+        """`to_image`, of a picture that is there; it does not wait for what the device has been asked for since."""
+        if self._device.type != "cuda":
+            return to_image(picture, longer_side)
+        with torch.cuda.stream(torch.cuda.Stream(self._device)):
+            return to_image(picture, longer_side)
 
     def _think(self, prefix: Prefix, budget: int, room: int, meter: "_Meter") -> Generator[Event, None, str]:
         """Greedy text until the model closes it; leaves the prefix ready for a picture, with room for its tokens.
@@ -280,7 +289,7 @@ class Engine:
 
     def _answer(self, request: AnswerRequest) -> Iterator[Event]:
         """Describe and chat."""
-        meter = _Meter(self._network)
+        meter = _Meter(self._runtime)
         settings = request.settings
         pictures = [prepare_picture(as_rgb(image), self.recommended.answer_input) for image in request.images]
         turns = [*request.history, Message("user", request.prompt)]
@@ -438,18 +447,24 @@ class _Written:
 
 
 class _Stopwatch:
-    """Seconds spent inside a stream; what the listener does between two items does not count."""
+    """Seconds spent inside a stream. What the listener does between two items does not count, except where the device
+    is at work meanwhile, asked ahead."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ahead: bool) -> None:
+        self._ahead = ahead
         self.seconds = 0.0
 
     def around(self, stream: Iterator[Item]) -> Iterator[Item]:
+        clock = time.perf_counter()
         while True:
-            clock = time.perf_counter()
+            if not self._ahead:
+                clock = time.perf_counter()
             item = next(stream, None)
             if isinstance(item, Step):
                 item.wait()  # a step that is told is a step done
-            self.seconds += time.perf_counter() - clock
+            now = time.perf_counter()
+            self.seconds += now - clock
+            clock = now
             if item is None:
                 return
             yield item
@@ -458,12 +473,12 @@ class _Stopwatch:
 class _Meter:
     """Counts what `Statistics` reports."""
 
-    def __init__(self, network: SenseNovaU1) -> None:
-        self._network = network
+    def __init__(self, runtime: Runtime) -> None:
+        self._network = network = runtime.network
         self._start = time.perf_counter()
         self.prefix_tokens = self._new_tokens = self._steps = 0
         self._text_bytes = self._denoise_flops = 0
-        self.text, self.denoising = _Stopwatch(), _Stopwatch()
+        self.text, self.denoising = _Stopwatch(ahead=runtime.writes_ahead), _Stopwatch(ahead=runtime.draws_ahead)
         reset_peak_memory(network.device)
 
     def count_step(self, branches: Sequence[Branch], prefixes: Mapping[Branch, Prefix], image_tokens: int) -> None:
@@ -492,7 +507,7 @@ class _Meter:
             str(network.device),
             self._text_bytes,
             self._denoise_flops,
-            kernel_name(network.config.transformer, network.device, network.dtype),
+            kernel_name(network.config.transformer, network.device, network.dtype) if self._steps else "",
         )
 
 

@@ -27,7 +27,7 @@ class Again:
     def settings(self) -> dict[str, Any]:
         """Its settings as a layer."""
         record = self.record
-        engine = {name: getattr(record, name) for name in ("model", "dtype", "quantization")}
+        engine = {name: getattr(record, name) for name in ("model", "dtype", "quantization", "enforce_eager")}
         return {**record.settings.model_dump(), **engine, "lora": record.lora or NO_LORA}
 
 

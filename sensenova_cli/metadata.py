@@ -55,7 +55,7 @@ class PictureRecord(BaseModel):
     Attributes:
         settings: explicit size, the picture's own seed, one image.
         model: the folder, absolute, or the Hub id.
-        quantization, lora: `off` and None in pictures of versions that had none.
+        quantization, lora, enforce_eager: at their defaults in pictures of versions that had none of them.
         inputs: the pictures an edit started from, in order.
         think_text: the think text it was drawn from, or None.
         version: of the program that made it.
@@ -70,6 +70,7 @@ class PictureRecord(BaseModel):
     dtype: str
     quantization: Quantization = "off"
     lora: str | None = None
+    enforce_eager: bool = False
     inputs: tuple[InputPicture, ...] = ()
     think_text: str | None = None
     version: str

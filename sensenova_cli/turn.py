@@ -209,6 +209,7 @@ def picture_record(picture: Picture, plan: PicturePlan, model: str, loaded: Engi
         dtype=loaded.dtype,
         quantization=loaded.quantization,
         lora=format_loras(parse_loras(loaded.lora)),
+        enforce_eager=loaded.enforce_eager,
         inputs=tuple(each.source for each in plan.task.inputs),
         think_text=picture.think_text,
         version=__version__,

@@ -42,6 +42,7 @@ Work = Literal["denoise", "decode", "load"]
 PROMPT_TOKENS, UNCONDITIONAL_TOKENS = 500, 12
 """Lengths of the prefixes: a long prompt, and about what the unconditional branch has."""
 WARM_UP_TOKENS = 8
+FIRST_STEPS = 5
 LOAD_LAYERS = 4
 """Layers of the checkpoint that is written where there is none to load: 5.6 GB of an 8B model."""
 
@@ -105,7 +106,7 @@ def measure(plan: Plan) -> Iterator[Ceilings | Figure]:
     device, dtype = plan.device, plan.dtype
     hint = "measure smaller pictures (--size 512x512), a smaller model, or use a device with more memory"
     with memory_errors("this measurement", hint):
-        towers = resolve_quantization(plan.quantization, dtype)
+        towers = resolve_quantization(plan.quantization, device, dtype)
         ceilings = measure_ceilings(device, dtype)
         yield ceilings
         if {"denoise", "decode"} & set(plan.works):
@@ -159,11 +160,7 @@ def bench_denoise(runtime: Runtime, size: Size, steps: int, ceilings: Ceilings) 
     median = median_seconds(lambda: _prefixes(network, tokens), network.device)
     title = f"{PROMPT_TOKENS}-token prompt read, both branches"
     yield Figure(title, median, 0.0, "FLOP/s", 0.0, peak_memory(network.device))
-
-    def first_step() -> None:
-        next(denoise(runtime, _prefixes(network, tokens), generate_guidance(settings), size, 42, settings)).wait()
-
-    median = median_seconds(first_step, network.device)
+    median = statistics.median(_first_step_seconds(runtime, size, settings) for _ in range(FIRST_STEPS))
     title = f"{PROMPT_TOKENS}-token prompt to first step {format_size(size)}"
     yield Figure(title, median, 0.0, "FLOP/s", 0.0, peak_memory(network.device))
 
@@ -173,6 +170,16 @@ def _step_seconds(runtime: Runtime, size: Size, settings: ImageSettings) -> floa
     prefixes = _prefixes(runtime.network, size[0] * size[1] // TOKEN_PIXELS**2)
     drawing = denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)
     return statistics.median(list(_seconds_each(drawing))[1:])
+
+
+def _first_step_seconds(runtime: Runtime, size: Size, settings: ImageSettings) -> float:
+    """From a prompt until the first step is told."""
+    synchronize(runtime.network.device)
+    clock = time.perf_counter()
+    prefixes = _prefixes(runtime.network, size[0] * size[1] // TOKEN_PIXELS**2)
+    drawing = denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)
+    next(drawing).wait()
+    return time.perf_counter() - clock
 
 
 def bench_decode(runtime: Runtime, tokens: int, ceilings: Ceilings) -> Figure:

@@ -1,1 +1,1 @@
-"""Triton kernels for what PyTorch's own leave slow: one token at a time through a tower."""
+"""Triton kernels for what lies between a tower's matrix products, and for reading one token at a time."""

@@ -2,7 +2,7 @@
 
 Writing a token is bounded by reading the weights: PyTorch's kernels leave gaps between them that cost as much time
 again. Numbers are rounded where `model.network` rounds them, so that both ways write the same text but for the order
-of sums.
+of sums. Eight-bit weights are the exception: here their inputs are not rounded to eight bits.
 
 Kernels: Triton (Tillet et al. 2019). The attention is FlashAttention's (Dao 2023) with the keys split among programs
 ("flash decoding"), which a last kernel joins.
@@ -22,7 +22,7 @@ SPLITS = 16
 LEAST_ROWS = 16
 """Of a matrix that Triton multiplies: the query heads of a group are filled up to so many."""
 LONG_ROW = 8192
-"""Columns from which a matrix is read in wider pieces."""
+"""Columns above which a matrix is read in wider pieces."""
 
 
 @triton.jit
@@ -100,7 +100,7 @@ def _turned(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
     return tl.permute(tl.join(time, space), (0, 2, 1)).reshape(rows, WIDTH)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["layer"])  # or it is compiled for layer 1, multiples of 16 and all others
 def _attention_kernel(
     projected,
     q_norm,

@@ -91,7 +91,7 @@ Rows = Tensor | tuple[Tensor, Tensor]
 
 
 def normed(rows: Tensor, addend: Tensor | None, weight: Tensor, eps: float, *, quantized: bool) -> Rows:
-    """Add to the rows (N, width), in place, and return their RMS norm."""
+    """Add the addend, if there is one, to the rows (N, width), contiguous, in place, and return their RMS norm."""
     out, scales = _result(rows.shape, rows, quantized)
     block, warps = _whole_row(rows.shape[1])
     _norm_kernel[(rows.shape[0],)](

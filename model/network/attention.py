@@ -77,19 +77,20 @@ class Attention(nn.Module):
         return rotate_heads_(self.q_norm(q), rotary), keys, values
 
 
-KERNELS = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]
-"""PyTorch's attention kernels for a picture's tokens, the fastest first; those that cannot be used are passed over.
-On Hopper cuDNN's takes half the time of FlashAttention 2, which PyTorch would choose (docs/performance.md)."""
+KERNELS = {
+    SDPBackend.CUDNN_ATTENTION: "cuDNN",
+    SDPBackend.FLASH_ATTENTION: "FlashAttention",
+    SDPBackend.EFFICIENT_ATTENTION: "PyTorch's memory-efficient kernel",
+    SDPBackend.MATH: "PyTorch's plain kernel",
+}
+"""PyTorch's attention kernels for a picture's tokens, and their names, the fastest first; those that cannot be used are
+passed over. On Hopper cuDNN's takes 0.6 of the time of FlashAttention 2, which PyTorch would choose
+(docs/performance.md)."""
 
 
 def fastest_kernels(device: torch.device) -> AbstractContextManager[None]:
     """Within it, `attend` chooses by `KERNELS` on a GPU."""
-    return sdpa_kernel(KERNELS, set_priority=True) if device.type == "cuda" else nullcontext()
+    return sdpa_kernel(list(KERNELS), set_priority=True) if device.type == "cuda" else nullcontext()
 
 
 def kernel_name(config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> str:
@@ -99,13 +100,13 @@ def kernel_name(config: TransformerConfig, device: torch.device, dtype: torch.dt
     q = torch.empty(1, config.heads, 128, config.head_dim, dtype=dtype, device=device)
     kv = torch.empty(1, config.kv_heads, 128, config.head_dim, dtype=dtype, device=device)
     parameters = torch.backends.cuda.SDPAParams(q, kv, kv, None, 0.0, False, True)
-    for name, usable in (
-        ("cuDNN", torch.backends.cuda.can_use_cudnn_attention),
-        ("FlashAttention", torch.backends.cuda.can_use_flash_attention),
-    ):
-        if usable(parameters):
-            return name
-    return "PyTorch's memory-efficient kernel"
+    usable = {
+        SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.can_use_cudnn_attention,
+        SDPBackend.FLASH_ATTENTION: torch.backends.cuda.can_use_flash_attention,
+        SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.can_use_efficient_attention,
+    }
+    chosen = next((kernel for kernel in KERNELS if kernel in usable and usable[kernel](parameters)), SDPBackend.MATH)
+    return KERNELS[chosen]
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, visible: Visibility) -> Tensor:

@@ -22,13 +22,15 @@ def token_bytes(config: ModelConfig, context_tokens: int, itemsize: int, weight_
     """Bytes that have to be read to write one token: the und tower, the output matrix, and keys and values.
 
     Args:
-        itemsize: bytes of a number; weight_itemsize: of one in the tower's matrices.
+        itemsize: bytes of a number; weight_itemsize: of one in the tower's projections, but for those of experts.
     """
     transformer = config.transformer
-    weights = _attention_weights(transformer) + _mlp_weights(transformer, transformer.und_mlp)
+    mlp_itemsize = itemsize if isinstance(transformer.und_mlp, SparseExperts) else weight_itemsize
+    weights = _attention_weights(transformer) * weight_itemsize
+    weights += _mlp_weights(transformer, transformer.und_mlp) * mlp_itemsize
     kept = 2 * transformer.kv_heads * transformer.head_dim * context_tokens
     head = transformer.hidden_size * transformer.vocabulary
-    return transformer.layers * (weights * weight_itemsize + kept * itemsize) + head * itemsize
+    return transformer.layers * (weights + kept * itemsize) + head * itemsize
 
 
 def _attention_weights(transformer: TransformerConfig) -> int:

@@ -28,22 +28,14 @@ class Block(nn.Module):
     ) -> Tensor:
         """hidden (B, N, hidden_size) → the same shape; see `Tower.forward`."""
         rows = hidden.flatten(0, 1)
-        parts = self.enter(rows).view(*hidden.shape[:2], -1).chunk(len(caches))
-        attended = [
-            attend(*self.attention.place(part, rotary, cache, layer), visible).transpose(1, 2).flatten(2)
-            for part, rotary, cache in zip(parts, rotaries, caches, strict=True)
-        ]
+        parts = self.attention.qkv_proj(self.attention_norm(rows)).view(*hidden.shape[:2], -1).chunk(len(caches))
+        attended = []
+        for part, rotary, cache in zip(parts, rotaries, caches, strict=True):
+            each = attend(*self.attention.place(part, rotary, cache, layer), visible)
+            attended.append(each.transpose(1, 2).flatten(2))
         joined = attended[0] if len(attended) == 1 else torch.cat(attended)
-        return self.leave(rows, joined.flatten(0, 1)).view_as(hidden)
-
-    def enter(self, rows: Tensor) -> Tensor:
-        """What comes before attention: (tokens, hidden_size) → the tokens' queries, keys and values, side by side."""
-        return self.attention.qkv_proj(self.attention_norm(rows))
-
-    def leave(self, rows: Tensor, attended: Tensor) -> Tensor:
-        """What comes after attention: (tokens, hidden_size) and (tokens, heads·head_dim) → (tokens, hidden_size)."""
-        rows = rows + self.attention.o_proj(attended)
-        return rows + self.mlp(self.mlp_norm(rows))
+        rows = rows + self.attention.o_proj(joined.flatten(0, 1))
+        return (rows + self.mlp(self.mlp_norm(rows))).view_as(hidden)
 
 
 class Tower(nn.Module):

@@ -1,5 +1,6 @@
 """What makes a loaded network fast on its device, applied from outside."""
 
+import importlib.util
 import os
 import shutil
 import sysconfig
@@ -7,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from model.network.configuration import TransformerConfig
 from model.network.sensenova import SenseNovaU1
 from model.sampling.runtime import Runtime
+from model.weights.quantize import Fp8Linear
 
 LEAST_CAPABILITY = (8, 0)
 """Ampere: the first GPUs that multiply in bfloat16."""
@@ -23,7 +24,7 @@ def accelerated(network: SenseNovaU1, *, enforce_eager: bool) -> Runtime:
     """
     if network.device.type != "cuda" or enforce_eager:
         return Runtime(network)
-    reason = obstacle(network.config.transformer, torch.cuda.get_device_capability(network.device))
+    reason = obstacle(network, torch.cuda.get_device_capability(network.device))
     if reason is not None:
         runtime = Runtime(network)
         runtime.note = f"this runs as with --enforce-eager, which is slower: {reason}"
@@ -33,15 +34,20 @@ def accelerated(network: SenseNovaU1, *, enforce_eager: bool) -> Runtime:
     return CudaRuntime(network)
 
 
-def obstacle(config: TransformerConfig, capability: tuple[int, int]) -> str | None:
-    """Why kernels cannot be compiled for such a network on a GPU of this compute capability, or None."""
+def obstacle(network: SenseNovaU1, capability: tuple[int, int]) -> str | None:
+    """Why kernels cannot be compiled for a network on a GPU of this compute capability, or None."""
+    head_dim = network.config.transformer.head_dim
     if torch.version.cuda is None:
         return "the compiled kernels are for NVIDIA's GPUs"
     if capability < LEAST_CAPABILITY:
         needed = ".".join(map(str, LEAST_CAPABILITY))
         return f"the compiled kernels need compute capability {needed}, this GPU has {'.'.join(map(str, capability))}"
-    if config.head_dim < 16 or config.head_dim & (config.head_dim - 1):
-        return f"the compiled kernels need heads as wide as a power of two, these have {config.head_dim}"
+    if head_dim < 16 or head_dim & (head_dim - 1):
+        return f"the compiled kernels need heads as wide as a power of two, these have {head_dim}"
+    if any(isinstance(module, Fp8Linear) and not module.in_hardware for module in network.modules()):
+        return "the compiled kernels multiply eight-bit numbers only as this GPU does, which has no units for them"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not there, which comes with PyTorch for CUDA: install PyTorch anew"
     # Triton builds a small C library for each kernel.
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "compiling kernels needs a C compiler: install gcc"

@@ -27,9 +27,11 @@ Linear = torch.nn.Linear | Fp8Linear
 
 
 class CudaRuntime(Runtime):
-    """Experts are chosen by the host, token by token: a pass through a tower that has them is not captured."""
+    """Runs a network by fused kernels, and its repeated passes as CUDA graphs.
 
-    runs_ahead = True
+    Which experts are needed is found out by the host, block by block: a pass through a tower that has them is neither
+    captured nor ahead.
+    """
 
     def __init__(self, network: SenseNovaU1) -> None:
         super().__init__(network)
@@ -41,10 +43,11 @@ class CudaRuntime(Runtime):
         for tower in (network.und, network.gen):
             # An attribute of the instance, which hides the method.
             tower.forward = FusedTower(tower)  # type: ignore[method-assign]
-        self._token_graph = TokenGraph(network) if _is_dense(network.und) else None
+        self.draws_ahead, self.writes_ahead = _is_dense(network.gen), _is_dense(network.und)
+        self._token_graph = TokenGraph(network) if self.writes_ahead else None
 
     def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return RepeatedPass(work) if _is_dense(self.network.gen) else work
+        return RepeatedPass(work) if self.draws_ahead else work
 
     def read_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
         if self._token_graph is None:
@@ -54,12 +57,22 @@ class CudaRuntime(Runtime):
 
 class FusedTower:
     """`Tower.forward` for inference on CUDA: what lies between two matrix products, or a product and attention, is one
-    kernel each. Adding to the residual stream is part of the norm that follows."""
+    kernel each. Adding to the residual stream is part of the norm that follows.
+
+    Each cache is one sequence's, and what is visible is told by segments.
+    """
 
     def __init__(self, tower: Tower) -> None:
         self._blocks = cast(Sequence[Block], tower.blocks)
 
     def __call__(
+        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility
+    ) -> Tensor:
+        assert len(hidden) == len(caches) and not isinstance(visible, Tensor)
+        with torch.cuda.device(hidden.device):  # where Triton launches
+            return self._on_device(hidden, rotaries, caches, visible)
+
+    def _on_device(
         self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility
     ) -> Tensor:
         rows = hidden.flatten(0, 1).clone()
@@ -68,10 +81,10 @@ class FusedTower:
             attention = block.attention
             projected = _product(attention.qkv_proj, _normed(block.attention_norm, rows, addend, attention.qkv_proj))
             parts = projected.view(*hidden.shape[:2], -1).chunk(len(caches))
-            attended = [
-                attend(*_place(attention, part, rotary, cache, layer), visible).transpose(1, 2).flatten(2)
-                for part, rotary, cache in zip(parts, rotaries, caches, strict=True)
-            ]
+            attended = []
+            for part, rotary, cache in zip(parts, rotaries, caches, strict=True):
+                each = attend(*_place(attention, part, rotary, cache, layer), visible)
+                attended.append(each.transpose(1, 2).flatten(2))
             joined = (attended[0] if len(attended) == 1 else torch.cat(attended)).flatten(0, 1)
             addend = _product(attention.o_proj, joined)
             if isinstance(block.mlp, SwiGLU):
@@ -119,7 +132,8 @@ def _place(
 
 
 def kernel_cache(device: torch.device) -> Path:
-    """Where kernels compiled for a GPU are kept between processes, unless TRITON_CACHE_DIR says otherwise."""
+    """Where kernels compiled for a GPU are kept between processes, unless TRITON_CACHE_DIR says otherwise; the first
+    runtime of a process sets it, for all of the process."""
     if "TRITON_CACHE_DIR" in os.environ:
         return Path(os.environ["TRITON_CACHE_DIR"])
     major, minor = torch.cuda.get_device_capability(device)

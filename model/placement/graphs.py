@@ -13,16 +13,23 @@ from model.network.rope import attention_rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block
 from model.sampling.prefix import Prefix
+from model.weights.quantize import Fp8Linear
 
 LEAST_POSITIONS = 4096
 """Of the table of rotations, which doubles when a text gets longer."""
 
 
 def capture(work: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
-    """The kernels that `work` launches. It must have run before: what is compiled or chosen at first cannot be then."""
+    """The kernels that `work` launches on the current device. It must have run before: what is compiled or chosen at
+    first cannot be then."""
     graph = torch.cuda.CUDAGraph()
-    # Other threads may use the device meanwhile.
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    here = torch.cuda.current_stream()
+    # The outer context takes us back to the current stream also where the inner one fails at its end. PyTorch's own
+    # capture stream is one for all devices. Other threads may use the device meanwhile.
+    with (
+        torch.cuda.stream(here),
+        torch.cuda.graph(graph, pool=pool, stream=torch.cuda.Stream(), capture_error_mode="thread_local"),
+    ):
         work()
     return graph
 
@@ -43,6 +50,10 @@ class RepeatedPass:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, key: Hashable, *inputs: Tensor) -> Tensor:
+        with torch.cuda.device(inputs[0].device):
+            return self._on_device(key, *inputs)
+
+    def _on_device(self, key: Hashable, *inputs: Tensor) -> Tensor:
         if key not in self._warm:
             self._warm.add(key)
             return self._work(key, *inputs)
@@ -63,6 +74,7 @@ class TokenGraph:
     """Reads one token behind a prefix. The first call compiles and captures; others replay.
 
     One graph serves every prefix: it finds the token and the cache where its own tensors say, which each call fills.
+    Eight-bit weights are multiplied with inputs as they are, not with eight-bit ones, which would save nothing here.
     """
 
     def __init__(self, network: SenseNovaU1) -> None:
@@ -89,6 +101,10 @@ class TokenGraph:
 
     def __call__(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
         """As `Runtime.read_token`."""
+        with torch.cuda.device(self._network.device):
+            return self._on_device(prefix, token)
+
+    def _on_device(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
         cache, position = prefix.cache, prefix.next_position
         cache.room(0, 1)
         addresses = cache.addresses()
@@ -105,7 +121,8 @@ class TokenGraph:
             self._read()  # compiles the kernels
             self._graph = capture(self._read)
         self._graph.replay()
-        return self._hidden.clone()[None, None], self._logits.float()
+        # Copies, float32 or not: the next token is written to the same memory.
+        return self._hidden.clone()[None, None], self._logits.to(torch.float32, copy=True)
 
     def _read(self) -> None:
         network, eps = self._network, self._network.config.transformer.rms_norm_eps
@@ -140,7 +157,7 @@ class TokenGraph:
 
 
 def _apply(
-    linear: nn.Linear,
+    linear: nn.Linear | Fp8Linear,
     vector: Tensor,
     out: Tensor,
     *,
@@ -148,5 +165,5 @@ def _apply(
     gated: bool = False,
     residual: Tensor | None = None,
 ) -> None:
-    scale = getattr(linear, "scale", None)
+    scale = linear.scale if isinstance(linear, Fp8Linear) else None
     one_token.matrix_vector(linear.weight, vector, out, norm=norm, gated=gated, residual=residual, scale=scale)

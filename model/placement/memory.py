@@ -12,16 +12,19 @@ OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "MPS backend out of memory",
     "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 """How PyTorch says so where it has no error class for it, or where a library of the device's maker ran out."""
 
 
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether memory, of the host or of the device, was what was missing."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(words in str(error) for words in OUT_OF_MEMORY)
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of the host or of the device, was what was missing; perhaps hidden by an error that followed, as
+    at the end of a CUDA graph's capture."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return True
+    return error.__context__ is not None and ran_out_of_memory(error.__context__)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def decode(runtime: Runtime, prefix: Prefix, choose: Choose, max_tokens: int, st
             prefix.cache.reserve(max(1, min(CACHE_BLOCK, max_tokens - len(tokens))))
         chosen = choose(logits, tokens)
         number = fetch(chosen)
-        ahead = runtime.runs_ahead and len(tokens) + 1 < max_tokens
+        ahead = runtime.writes_ahead and len(tokens) + 1 < max_tokens
         read = runtime.read_token(prefix, chosen) if ahead else None
         tokens.append(number())
         yield tokens[-1]
@@ -77,7 +77,9 @@ def chooser(settings: TextSettings, device: torch.device) -> Choose:
     generator = torch.Generator(device).manual_seed(settings.seed)
 
     def choose(logits: Tensor, tokens: list[int]) -> Tensor:
-        seen = torch.tensor(tokens, dtype=torch.long, device=device)
+        # Only the penalty looks at the tokens, whose way to the device waits for it.
+        penalised = tokens if settings.repetition_penalty != 1 else []
+        seen = torch.tensor(penalised, dtype=torch.long, device=device)
         scores = processors(cast(torch.LongTensor, seen[None]), cast(torch.FloatTensor, logits[None]))
         if not settings.do_sample:
             return scores[0].argmax()

@@ -15,11 +15,11 @@ from model.network.rope import Rotary, attention_rotary, image_positions, patch_
 from model.network.sensenova import SenseNovaU1
 from model.sampling.guidance import Guidance
 from model.sampling.prefix import Prefix
-from model.sampling.runtime import Runtime, mark
+from model.sampling.runtime import Runtime, record_event
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
 
 TOKENS_TOGETHER = 4096
-"""A GPU is busy with so many; at 2048×2048, which has them, computing branches together gains less than 1 %
+"""A GPU is busy with so many; at 2048×2048, which has as many in one branch, computing them together gains nothing
 (docs/performance.md)."""
 
 
@@ -29,9 +29,9 @@ class Step:
 
     Attributes:
         time: t after the step.
-        predicted: the clean picture as predicted by the conditional branch, as tokens, (1, L, 3·32²).
-        velocity: of the conditional branch, like `predicted`, float32.
-        tokens: the picture x after the step, like `predicted`.
+        predicted: the clean picture as predicted by the conditional branch, (1, 3, H, W).
+        velocity: of the conditional branch, as tokens, (1, L, 3·32²), float32.
+        tokens: the picture x after the step, likewise.
         wait: returns when the device has done the step, which it may still be at.
     """
 
@@ -79,7 +79,7 @@ def denoise(
     rotaries = {branch: _picture_rotary(network, prefix, grid) for branch, prefix in prefixes.items()}
 
     predict = runtime.repeated(_Prediction(network, prefixes, rotaries, patches, grid))
-    told: Step | None = None
+    pending: Step | None = None
     for number, (time, next_time) in enumerate(pairwise(times)):
         branches = guidance.needed(number, time)
         predicted = predict(branches, x, conditioning[number, None])
@@ -92,16 +92,17 @@ def denoise(
         # x goes back to the model's dtype after every step, as in the reference implementation: published
         # seeds give the published pictures only so.
         x = (current + (next_time - time) * velocity).to(dtype)
-        step = Step(next_time, clean["condition"], velocities["condition"], x, mark(device))
-        if not runtime.runs_ahead:
+        shown = step_picture(clean["condition"], size)
+        step = Step(next_time, shown, velocities["condition"], x, record_event(device))
+        if not runtime.draws_ahead:
             yield step
             continue
         # The device shall not stand still while a step is told: the next one has been asked for by then.
-        if told is not None:
-            yield told
-        told = step
-    if told is not None:
-        yield told
+        if pending is not None:
+            yield pending
+        pending = step
+    if pending is not None:
+        yield pending
 
 
 def step_picture(tokens: Tensor, size: Size) -> Tensor:

@@ -16,11 +16,12 @@ class Runtime:
 
     Attributes:
         network: what is run.
-        runs_ahead: whether a pass returns before the device has done it, so that the next one can be asked for.
+        draws_ahead, writes_ahead: whether a step's prediction, or the reading of a token, returns before the device
+            has done it, so that the next one can be asked for.
         note: what a user should know about the first run, or None.
     """
 
-    runs_ahead = False
+    draws_ahead = writes_ahead = False
     note: str | None = None
 
     def __init__(self, network: SenseNovaU1) -> None:
@@ -52,7 +53,7 @@ class Runtime:
         return hidden, network.logits(hidden)[0, 0]
 
 
-def mark(device: torch.device) -> Callable[[], None]:
+def record_event(device: torch.device) -> Callable[[], None]:
     """What is returned waits until the device has done all it was asked to up to now, but for nothing later."""
     if device.type == "mps":
         return torch.mps.synchronize
@@ -69,7 +70,7 @@ def fetch(token: Tensor) -> Callable[[], int]:
         return lambda: int(token)
     host = torch.empty((), dtype=torch.long, pin_memory=True)
     host.copy_(token, non_blocking=True)
-    arrived = mark(token.device)
+    arrived = record_event(token.device)
 
     def number() -> int:
         arrived()

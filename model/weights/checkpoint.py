@@ -34,7 +34,8 @@ def load_checkpoint(
 ) -> SenseNovaU1:
     """Build the network and fill it from `folder`, fusing, casting and placing each block of numbers as it is read.
 
-    Beside the parameters themselves only a few blocks of 4 MiB are held, whatever type the files store.
+    Beside the parameters themselves only a few blocks of 4 MiB are held, whatever type the files store, and of those
+    that become eight-bit a few whole ones.
 
     Args:
         check_weights: look at every number and refuse NaN and infinity.
@@ -63,9 +64,11 @@ def change_adapters(network: SenseNovaU1, folder: Path, before: Sequence[Adapter
     Raises:
         CheckpointError: the files cannot be read any more. The network is then not to be used until this succeeds.
     """
-    stored = stored_tensors(folder)
-    names = changed_by([*before, *after])
-    _fill(network, folder, {name: stored[name] for name in stored if name in names}, after)
+    slots = checkpoint_layout(network.config)
+    # Whole parameters: an eight-bit one is made anew from all its parts.
+    touched = {slots[name].parameter for name in changed_by([*before, *after])}
+    tensors = {name: tensor for name, tensor in stored_tensors(folder).items() if slots[name].parameter in touched}
+    _fill(network, folder, tensors, after)
 
 
 def _fill(
@@ -102,6 +105,7 @@ def _fill(
             if on_progress and (done - reported >= REPORT_BYTES or done == total):
                 reported = done
                 on_progress(LoadProgress(done, total))
+    staging.require_empty()
     if damaged:
         names = [name for name in slots if name in damaged]
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Eight-bit weights: linear layers whose rows, and whose input rows, are float8 numbers with one scale each.
+"""Eight-bit weights: linear layers whose rows are float8 numbers with one scale each, and so are their inputs' rows.
 
 float8_e4m3fn holds up to 448 with 3 bits of mantissa (Micikevicius et al. 2022, "FP8 formats for deep learning"). A
 row's scale is its greatest magnitude / 448; of weights it is found once, of inputs anew each time, so that no
@@ -24,15 +24,17 @@ QUANTIZED_TOWERS: dict[str, tuple[str, ...]] = {"off": (), "fp8": ("gen",), "fp8
 """The setting `quantization`: the towers whose projections become eight-bit."""
 
 
-def resolve_quantization(name: str, dtype: torch.dtype) -> tuple[str, ...]:
+def resolve_quantization(name: str, device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
     """The towers that become eight-bit.
 
     Raises:
-        DeviceError: there is no such quantization, or not for this number format.
+        DeviceError: there is no such quantization, or not for this device or number format.
     """
     if name not in QUANTIZED_TOWERS:
         raise DeviceError(f"there is no quantization {name!r}", f"use {', '.join(QUANTIZED_TOWERS)}")
     towers = QUANTIZED_TOWERS[name]
+    if towers and device.type == "mps":
+        raise DeviceError("Apple's GPUs have no eight-bit numbers", "use --quantization off, or --device cpu")
     if towers and dtype != torch.bfloat16:
         raise DeviceError(
             f"quantization {name} works with bfloat16, not with {str(dtype).removeprefix('torch.')}",
@@ -56,7 +58,8 @@ class Fp8Linear(nn.Module):
         self.in_features, self.out_features = in_features, out_features
         self.register_buffer("weight", torch.empty(out_features, in_features, dtype=FP8, device=device))
         self.register_buffer("scale", torch.empty(out_features, dtype=torch.float32, device=device))
-        self.in_hardware = has_fp8_units(device)
+        # PyTorch's float8 product takes whole multiples of 16.
+        self.in_hardware = has_fp8_units(device) and in_features % 16 == 0 and out_features % 16 == 0
 
     def fill(self, weight: Tensor) -> None:
         """Take in a weight (out, in) of any type."""
@@ -91,12 +94,15 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def quantized_layers(network: SenseNovaU1, towers: Collection[str]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """The layers that become eight-bit: parent, name there and layer of each projection in the blocks."""
-    for tower in towers:
-        blocks = network.get_submodule(f"{tower}.blocks")
-        for name, layer in list(blocks.named_modules(prefix=f"{tower}.blocks")):
-            if isinstance(layer, nn.Linear) and name.endswith("_proj"):
-                parent, _, attribute = name.rpartition(".")
-                yield network.get_submodule(parent), attribute, layer
+    # Names alone, so that a layer that has been replaced is let go of.
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    for name in names:
+        parent, _, attribute = name.rpartition(".")
+        if name.startswith(tuple(f"{tower}.blocks." for tower in towers)) and attribute.endswith("_proj"):
+            layer = network.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
+            yield network.get_submodule(parent), attribute, layer
+            del layer
 
 
 def quantize_network(network: SenseNovaU1, towers: Collection[str]) -> None:
@@ -105,6 +111,7 @@ def quantize_network(network: SenseNovaU1, towers: Collection[str]) -> None:
         quantized = Fp8Linear(layer.out_features, layer.in_features, layer.weight.device)
         quantized.fill(layer.weight)
         setattr(parent, attribute, quantized)
+        del layer
 
 
 def empty_quantized(network: SenseNovaU1, towers: Collection[str], device: torch.device) -> None:
@@ -122,6 +129,11 @@ class Staging:
         self._dtype = dtype
         self._waiting: dict[str, tuple[Tensor, list[int]]] = {}
         self._lock = threading.Lock()
+
+    def require_empty(self) -> None:
+        """Raise RuntimeError if a weight still waits for numbers, which would be a mistake of the caller's."""
+        if self._waiting:
+            raise RuntimeError(f"incomplete weights: {', '.join(self._waiting)}")
 
     def place(self, name: str, first: int, data: Tensor) -> None:
         """Put numbers into parameter `name` from element `first` on; the last ones turn it into eight bits."""

@@ -71,8 +71,8 @@ COMMANDS: Mapping[str, Command] = {
     "profile": Command("[NAME|PATH|none]", "use a profile", "profile"),
     "model": Command("[FOLDER|HUB_ID|demo]", "load another model", "model"),
     "lora": Command(
-        "[FILE|HUB_ID[:STRENGTH]…|off]", "have the model with these LoRAs, or none", "file",
-        ("/lora style.safetensors:0.8", "/lora one.safetensors, two.safetensors", "/lora off"),
+        "[FILE[:STRENGTH]|off]", "have the model with a LoRA, or with none", "file",
+        ("/lora style.safetensors:0.8", "/lora owner/name", "/lora one.safetensors, two.safetensors", "/lora off"),
     ),
     "save": Command("[N] [FILE] [-f]", "copy a picture out of the session", "save", ("/save 3 cat.png",)),
     "load": Command("FILE", "take a picture from a file in hand", "file"),

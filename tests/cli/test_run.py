@@ -144,6 +144,6 @@ def test_infrastructure_options_are_never_ignored(program: Program, command: lis
     assert program.engines == []
 
 
-@pytest.mark.parametrize("words", [["--tensor-parallel-size", "1"], ["--cfg-parallel-size", "1"], ["--enforce-eager"]])
+@pytest.mark.parametrize("words", [["--tensor-parallel-size", "1"], ["--cfg-parallel-size", "1"]])
 def test_infrastructure_options_that_ask_for_what_happens_anyway(program: Program, words: list[str]) -> None:
     assert program("run", *words).code == 0

@@ -6,39 +6,54 @@ import pytest
 import torch
 
 from model import Engine, GenerateRequest, ImageSettings, Notice
-from model.network.configuration import TransformerConfig, parse_config
+from model.network.configuration import parse_config
+from model.network.sensenova import SenseNovaU1
 from model.placement.acceleration import obstacle
+from model.weights.quantize import empty_quantized
 from model.weights.synthetic import SHAPES, config_fields
 
 HOPPER = (9, 0)
 
 
+def network(**shape: int) -> SenseNovaU1:
+    """Of an 8B's shape, without memory."""
+    fields = config_fields(**{**SHAPES["u1-8b"], "layers": 1, **shape})
+    with torch.device("meta"):
+        return SenseNovaU1(parse_config(fields, "u1"))
+
+
 @pytest.fixture
-def nvidia(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TransformerConfig:
-    """A machine with everything that it takes, and the 8B's transformer."""
+def nvidia(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine with everything that it takes."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setenv("CC", "/usr/bin/gcc")
     (tmp_path / "Python.h").touch()
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    return parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b").transformer
 
 
-def test_nothing_is_in_the_way_on_a_usual_machine(nvidia: TransformerConfig) -> None:
-    assert obstacle(nvidia, HOPPER) is None
-    assert obstacle(nvidia, (8, 0)) is None
+@pytest.mark.usefixtures("nvidia")
+def test_nothing_is_in_the_way_on_a_usual_machine() -> None:
+    assert obstacle(network(), HOPPER) is None
+    assert obstacle(network(), (8, 0)) is None
 
 
-def test_what_is_missing_is_said(nvidia: TransformerConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert "need compute capability 8.0, this GPU has 7.5" in str(obstacle(nvidia, (7, 5)))
-    narrow = parse_config(config_fields(**{**SHAPES["u1-8b"], "head_dim": 96}), "odd").transformer
-    assert "these have 96" in str(obstacle(narrow, HOPPER))
+@pytest.mark.usefixtures("nvidia")
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "need compute capability 8.0, this GPU has 7.5" in str(obstacle(network(), (7, 5)))
+    assert "these have 96" in str(obstacle(network(head_dim=96), HOPPER))
+    eight_bit = network()
+    empty_quantized(eight_bit, ("gen",), torch.device("cpu"))
+    assert "has no units for them" in str(obstacle(eight_bit, (8, 6)))
     (tmp_path / "Python.h").unlink()
-    assert "install python3-dev" in str(obstacle(nvidia, HOPPER))
+    assert "install python3-dev" in str(obstacle(network(), HOPPER))
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "install gcc" in str(obstacle(nvidia, HOPPER))
+    assert "install gcc" in str(obstacle(network(), HOPPER))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "Triton is not there" in str(obstacle(network(), HOPPER))
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "NVIDIA" in str(obstacle(nvidia, HOPPER))
+    assert "NVIDIA" in str(obstacle(network(), HOPPER))
 
 
 def test_a_note_comes_with_the_first_request_alone(tiny_checkpoint: Path) -> None:

@@ -45,7 +45,7 @@ def test_top_p_and_top_k_bound_what_is_drawn() -> None:
 class Ahead(Runtime):
     """A device that is still at work when it is asked for more; `asked` counts the steps it was asked for."""
 
-    runs_ahead = True
+    draws_ahead = writes_ahead = True
     asked = 0
 
     def repeated(self, work: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

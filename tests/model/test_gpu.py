@@ -1,22 +1,23 @@
 """On a CUDA device: the golden cases, and the number formats people use there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from model import Answer, Engine, GenerateRequest, ImageSettings, Picture, Statistics
-from model.events import Branch
+from model.events import Branch, DenoisingStep
 from model.network.attention import Segment, attend
 from model.network.configuration import parse_config
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
 from model.placement.acceleration import accelerated
 from model.sampling.decode import decode, greedy
-from model.sampling.denoise import denoise
+from model.sampling.denoise import Step, denoise
 from model.sampling.guidance import generate_guidance
 from model.sampling.prefix import Prefix, read_prefix
+from model.sampling.runtime import Runtime
 from model.sequences.sequence import TokenSequence
 from model.weights.quantize import quantize_network
 from model.weights.synthetic import config_fields, random_network
@@ -114,43 +115,93 @@ def _prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
         return read_prefix(network, sequence, [], room)
 
 
-TOLERANCES = [(torch.float32, (), 1e-5), (torch.bfloat16, (), 3e-2), (torch.bfloat16, ("gen", "und"), 8e-2)]
-"""Of numbers that were rounded in another order, through three layers."""
+TOLERANCES = [
+    (torch.float32, (), 1e-5),
+    (torch.float16, (), 1e-2),
+    (torch.bfloat16, (), 5e-2),
+    (torch.bfloat16, ("gen", "und"), 2e-1),
+]
+"""Largest difference over largest magnitude of numbers that were rounded in another order, through three layers."""
+LATER_STEPS = 10
+"""How much more the last of five steps may differ, each of which starts from the one before."""
 
 
 @pytest.mark.parametrize(("dtype", "quantized", "tolerance"), TOLERANCES)
-@pytest.mark.parametrize(("size", "scale"), [((256, 256), 4.0), ((320, 192), 1.0), ((2048, 1056), 4.0)])
+@pytest.mark.parametrize(
+    ("size", "settings"),
+    [
+        ((256, 256), ImageSettings(num_steps=5)),
+        ((320, 192), ImageSettings(num_steps=5, cfg_scale=1.0)),
+        ((256, 256), ImageSettings(num_steps=5, timestep_shift=1.0, cfg_interval=(0.3, 0.7))),
+        ((2048, 1056), ImageSettings(num_steps=5)),
+    ],
+    ids=["together", "one branch", "interval", "apart"],
+)
 def test_fused_steps_are_the_plain_ones(
-    dtype: torch.dtype, quantized: tuple[str, ...], tolerance: float, size: tuple[int, int], scale: float
+    dtype: torch.dtype, quantized: tuple[str, ...], tolerance: float, size: tuple[int, int], settings: ImageSettings
 ) -> None:
-    """More steps than it takes to capture a graph; sizes whose branches go together and apart; two pictures in turn."""
-    settings = ImageSettings(num_steps=5, cfg_scale=scale)
+    """More steps than it takes to capture a graph, and a second picture on the same runtime."""
     tokens = size[0] * size[1] // 32**2
-    predictions = []
-    for eager in (True, False, False):
-        network = _network(dtype, quantized)
-        runtime = accelerated(network, enforce_eager=eager)
+
+    def draw(runtime: Runtime) -> list[torch.Tensor]:
         prefixes: dict[Branch, Prefix] = {
-            "condition": _prefix(network, 300, tokens),
-            "unconditional": _prefix(network, 12, tokens),
+            "condition": _prefix(runtime.network, 300, tokens),
+            "unconditional": _prefix(runtime.network, 12, tokens),
         }
-        steps = denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)
-        predictions.append([step.predicted for step in steps])
-    plain, fused, again = predictions
+        return [step.predicted for step in denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)]
+
+    plain = draw(accelerated(_network(dtype, quantized), enforce_eager=True))
+    runtime = accelerated(_network(dtype, quantized), enforce_eager=False)
+    fused, again = draw(runtime), draw(runtime)
     assert len(fused) == len(plain) == 5
     assert relative_difference(fused[0], plain[0]) < tolerance
-    if dtype == torch.float32:
-        assert all(relative_difference(*pair) < 100 * tolerance for pair in zip(fused, plain, strict=True))
+    assert all(relative_difference(*pair) < LATER_STEPS * tolerance for pair in zip(fused, plain, strict=True))
     assert all(torch.equal(*pair) for pair in zip(fused, again, strict=True))
+
+
+def test_a_picture_that_is_given_up_changes_nothing() -> None:
+    """The device is at a step that nobody will see, and the prefixes are read again at once."""
+    settings, runtime = ImageSettings(num_steps=6), accelerated(_network(torch.bfloat16), enforce_eager=False)
+    prefixes: dict[Branch, Prefix] = {
+        "condition": _prefix(runtime.network, 300, 64),
+        "unconditional": _prefix(runtime.network, 12, 64),
+    }
+
+    def steps() -> Iterator[Step]:
+        return denoise(runtime, prefixes, generate_guidance(settings), (256, 256), 42, settings)
+
+    whole = [step.tokens for step in steps()]
+    for count in (1, 3, 5):
+        drawing = steps()
+        for _ in range(count):
+            next(drawing)
+        del drawing
+        assert all(torch.equal(*pair) for pair in zip((step.tokens for step in steps()), whole, strict=True))
+
+
+def test_a_preview_does_not_wait_for_the_next_step(tiny_checkpoint: Path) -> None:
+    engine = Engine.load(tiny_checkpoint, device="cuda")
+    settings = ImageSettings(size="256x256", num_steps=4)
+    shown = [
+        event.preview().tobytes()
+        for event in engine.run(GenerateRequest("a cat", settings))
+        if isinstance(event, DenoisingStep)
+    ]
+    late = [event for event in engine.run(GenerateRequest("a cat", settings)) if isinstance(event, DenoisingStep)]
+    assert shown == [event.preview().tobytes() for event in late]
 
 
 @pytest.mark.parametrize(("dtype", "quantized", "tolerance"), TOLERANCES)
 def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[str, ...], tolerance: float) -> None:
-    """Over the end of the cache's first memory, and behind two prefixes in turn."""
+    """Past the end of the cache's first memory, behind two prefixes in turn, and past the table of rotations."""
+    from model.placement.graphs import LEAST_POSITIONS  # needs Triton
+
     plain, fused = (accelerated(_network(dtype, quantized), enforce_eager=eager) for eager in (True, False))
-    for length in (1, 333):
-        prefixes = [_prefix(runtime.network, length, 1) for runtime in (plain, fused)]
-        for number in range(200):
+    lengths = (1, 333, LEAST_POSITIONS)
+    pairs = [[_prefix(runtime.network, length, 1) for runtime in (plain, fused)] for length in lengths]
+    for number in range(150):
+        kept = []
+        for prefixes in pairs:
             logits = []
             for runtime, prefix in zip((plain, fused), prefixes, strict=True):
                 prefix.cache.reserve(1)
@@ -158,14 +209,27 @@ def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[st
                     hidden, next_logits = runtime.read_token(prefix, torch.tensor(number, device="cuda"))
                 prefix.keep(number, hidden)
                 logits.append(next_logits)
-            assert relative_difference(logits[1], logits[0]) < tolerance
-        assert prefixes[0].next_position == prefixes[1].next_position
-        if dtype == torch.float32:
+            kept.append(logits)
+        for plain_logits, fused_logits in kept:  # only now: what was returned must not change meanwhile
+            assert relative_difference(fused_logits, plain_logits) < tolerance
+    if dtype == torch.float32:
+        for prefixes in pairs:
             texts = [
-                list(decode(runtime, prefix, greedy, 100, ()))
+                list(decode(runtime, prefix, greedy, 99, ()))
                 for runtime, prefix in zip((plain, fused), prefixes, strict=True)
             ]
             assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("name", ["u1", "u15", "a3b"])
+def test_fused_checkpoints_are_the_plain_ones(name: str, parity_checkpoint: Callable[[str], Path]) -> None:
+    """Experts, too, which are neither captured nor ahead."""
+    request = GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=4, think=True, max_think_tokens=16))
+    pictures = []
+    for eager in (True, False):
+        engine = Engine.load(parity_checkpoint(name), device="cuda", dtype="float32", enforce_eager=eager)
+        pictures.append(next(event.tensor for event in engine.run(request) if isinstance(event, Picture)))
+    assert relative_difference(pictures[1], pictures[0]) < 2e-3
 
 
 def test_reading_ahead_leaves_no_trace() -> None:

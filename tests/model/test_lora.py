@@ -118,6 +118,20 @@ def test_a_resident_model_gets_and_loses_them_exactly(tiny_checkpoint: Path, tmp
     assert picture(direct) == with_one
 
 
+@pytest.mark.parametrize("quantization", ["off", "fp8-all"])
+def test_a_part_of_a_fused_projection_is_enough(tiny_checkpoint: Path, tmp_path: Path, quantization: str) -> None:
+    shapes = {name: shape for name, shape in matrices(tiny_checkpoint).items() if "q_proj_mot_gen" in name}
+    lora = NamedLora(str(write_lora(tmp_path / "q.safetensors", shapes, rank=4)))
+    engine = Engine.load(tiny_checkpoint, device="cpu", quantization=quantization)
+    before = picture(engine)
+    engine.use_loras([lora])
+    with_it = picture(engine)
+    assert with_it != before
+    assert with_it == picture(Engine.load(tiny_checkpoint, device="cpu", quantization=quantization, loras=[lora]))
+    engine.use_loras([])
+    assert picture(engine) == before
+
+
 def test_what_does_not_fit_changes_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     shapes = matrices(tiny_checkpoint)
     good = NamedLora(str(write_lora(tmp_path / "good.safetensors", shapes, rank=2)))

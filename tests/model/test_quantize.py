@@ -2,16 +2,25 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
+from config.schema import Quantization
 from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
 from model.errors import DeviceError
 from model.weights import shards
 from model.weights.builtin import DEMO_CHECKPOINT
 from model.weights.checkpoint import load_checkpoint
-from model.weights.quantize import FP8, Fp8Linear, quantize_network, quantize_rows, resolve_quantization
+from model.weights.quantize import (
+    FP8,
+    QUANTIZED_TOWERS,
+    Fp8Linear,
+    quantize_network,
+    quantize_rows,
+    resolve_quantization,
+)
 
 CPU = torch.device("cpu")
 
@@ -84,4 +93,10 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded() -> None:
         Engine.load("not there", quantization="int4")
     with pytest.raises(DeviceError, match="works with bfloat16, not with float32"):
         Engine.load("not there", dtype="float32", quantization="fp8")
-    assert resolve_quantization("off", torch.float16) == ()
+    assert resolve_quantization("off", CPU, torch.float16) == ()
+    with pytest.raises(DeviceError, match="Apple's GPUs have no eight-bit numbers"):
+        resolve_quantization("fp8", torch.device("mps"), torch.bfloat16)
+
+
+def test_the_settings_name_them_all() -> None:
+    assert set(get_args(Quantization)) == set(QUANTIZED_TOWERS)
