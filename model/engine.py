@@ -88,6 +88,7 @@ class Engine:
         self.checkpoint = checkpoint
         self._recommended = recommended
         self._adapters = adapters
+        self._incomplete = False
         self.device = str(network.device)
         self.dtype = str(network.dtype).removeprefix("torch.")
         self._network = network
@@ -168,12 +169,16 @@ class Engine:
             CheckpointError: one cannot be read or does not fit, which changes nothing; or the checkpoint's files
                 cannot be read any more.
             DeviceMemoryError: the matrices that are read anew do not fit beside the rest.
+
+        A change that is cut off after it has begun, by these or by Ctrl-C, leaves weights that no request is carried
+        out with, until another change succeeds.
         """
-        adapters = read_adapters(loras, self._network.config)
+        before, adapters = self._adapters, read_adapters(loras, self._network.config)
         self.forget()
+        self._adapters, self._incomplete = (*before, *adapters), True
         with memory_errors("changing LoRAs", "load the model with them: --lora"):
-            change_adapters(self._network, self.checkpoint, self._adapters, adapters)
-        self._adapters = adapters
+            change_adapters(self._network, self.checkpoint, before, adapters)
+        self._adapters, self._incomplete = adapters, False
 
     @property
     def loras(self) -> tuple[NamedLora, ...]:
@@ -197,6 +202,7 @@ class Engine:
 
         Raises:
             RequestError: the request cannot be carried out with this checkpoint.
+            CheckpointError: a change of LoRAs was cut off.
             PictureError: an input picture cannot be used.
             DeviceMemoryError: it does not fit in the device's memory.
             NumericsError: the result came out as NaN or infinity.
@@ -205,6 +211,8 @@ class Engine:
             "ask for a smaller picture (--size 1024x1024, or --profile draft), fewer or smaller input pictures, "
             "or fewer tokens"
         )
+        if self._incomplete:
+            raise CheckpointError("a change of LoRAs was cut off, and left incomplete weights", "change them again")
         note, self._runtime.note = self._runtime.note, None
         if note is not None:
             yield Notice(note)

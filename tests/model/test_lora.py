@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from model.network.configuration import read_config
 from model.weights import shards
 from model.weights.checkpoint import load_checkpoint
 from model.weights.layout import checkpoint_layout
-from model.weights.lora import PREFIX, read_adapters
+from model.weights.lora import PREFIX, Merging, read_adapters
 from model.weights.named_lora import NamedLora, format_loras, parse_loras
 
 CPU = torch.device("cpu")
@@ -143,6 +144,32 @@ def test_what_does_not_fit_changes_nothing(tiny_checkpoint: Path, tmp_path: Path
     ):
         engine.use_loras([bad])
     assert engine.loras == (good,) and picture(engine) == before
+
+
+def test_a_change_that_is_cut_off_is_not_used(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = NamedLora(str(write_lora(tmp_path / "style.safetensors", matrices(tiny_checkpoint), rank=2)))
+    engine = Engine.load(tiny_checkpoint, device="cpu")
+    before = picture(engine)
+    count = 0
+
+    def interrupted(self: Merging, *arguments: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        if count > 3:
+            raise KeyboardInterrupt
+        return merged(self, *arguments)
+
+    merged = Merging.merged
+    with monkeypatch.context() as patched:
+        patched.setattr(Merging, "merged", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.use_loras([lora])
+    with pytest.raises(CheckpointError, match="a change of LoRAs was cut off"):
+        picture(engine)
+    engine.use_loras([])
+    assert picture(engine) == before
 
 
 @pytest.mark.parametrize(
