@@ -94,6 +94,7 @@ class Engine:
         self._network = network
         self._runtime = accelerated(network, enforce_eager=enforce_eager)
         self._device = network.device
+        self._aside = torch.cuda.Stream(network.device) if network.device.type == "cuda" else None
         self._tokenizer = tokenizer
         self._kept: dict[Branch, KeptPrefix] = {}
 
@@ -276,9 +277,9 @@ class Engine:
 
     def _look(self, picture: Tensor, longer_side: int | None) -> Image.Image:
         """`to_image`, of a picture that is there; it does not wait for what the device has been asked for since."""
-        if self._device.type != "cuda":
+        if self._aside is None:
             return to_image(picture, longer_side)
-        with torch.cuda.stream(torch.cuda.Stream(self._device)):
+        with torch.cuda.stream(self._aside):
             return to_image(picture, longer_side)
 
     def _think(self, prefix: Prefix, budget: int, room: int, meter: "_Meter") -> Generator[Event, None, str]:

@@ -1,7 +1,7 @@
 """CUDA graphs: a pass through a tower, hundreds of kernels, launched as one."""
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -23,15 +23,21 @@ def capture(work: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
     """The kernels that `work` launches on the current device. It must have run before: what is compiled or chosen at
     first cannot be then."""
     graph = torch.cuda.CUDAGraph()
-    here = torch.cuda.current_stream()
-    # The outer context takes us back to the current stream also where the inner one fails at its end. PyTorch's own
-    # capture stream is one for all devices. Other threads may use the device meanwhile.
+    here, aside = torch.cuda.current_stream(), _capture_stream(torch.cuda.current_device())
+    # The outer context takes us back to the current stream also where the inner one fails at its end. Other threads
+    # may use the device meanwhile.
     with (
         torch.cuda.stream(here),
-        torch.cuda.graph(graph, pool=pool, stream=torch.cuda.Stream(), capture_error_mode="thread_local"),
+        torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"),
     ):
         work()
     return graph
+
+
+@cache
+def _capture_stream(device: int) -> torch.cuda.Stream:
+    """One for each device: PyTorch's own is one for all, and for every stream it keeps memory for cuBLAS."""
+    return torch.cuda.Stream(device)
 
 
 class RepeatedPass:
