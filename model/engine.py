@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -24,26 +24,23 @@ from model.events import (
     Notice,
     Picture,
     PrefixRead,
-    Statistics,
     TextToken,
     ThinkText,
     ThinkToken,
 )
-from model.network.attention import kernel_name
+from model.meter import Meter
 from model.network.configuration import read_config
-from model.network.counts import prediction_flops, token_bytes
 from model.network.sensenova import SenseNovaU1
 from model.pictures import as_rgb
 from model.placement.acceleration import accelerated
-from model.placement.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
+from model.placement.devices import resolve_device, resolve_dtype, synchronize
 from model.placement.memory import memory_errors, ran_out_of_memory
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
-from model.sampling.denoise import Step, denoise, step_picture
+from model.sampling.denoise import denoise, step_picture
 from model.sampling.guidance import Guidance, edit_guidance, generate_guidance
 from model.sampling.prefix import Prefix, embed_picture, extend_prefix
 from model.sampling.reuse import KeptPrefix, PictureIdentity, Reading
-from model.sampling.runtime import Runtime
 from model.sampling.schedule import time_grid
 from model.sequences import prompt as prompts
 from model.sequences.images import fit_to_budget, prepare_picture, to_image
@@ -54,8 +51,6 @@ from model.weights.hub import DownloadPlan, find_checkpoint
 from model.weights.lora import Adapter, read_adapters
 from model.weights.named_lora import NamedLora
 from model.weights.quantize import resolve_quantization
-
-Item = TypeVar("Item")
 
 
 class Engine:
@@ -229,7 +224,7 @@ class Engine:
 
     def _draw(self, request: GenerateRequest | EditRequest) -> Iterator[Event]:
         """Generate and edit: read the branches' prefixes, think, then denoise each picture."""
-        meter = _Meter(self._runtime)
+        meter = Meter(self._runtime)
         settings = request.settings
         images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
         first_size = images[0].size if images else None
@@ -282,7 +277,7 @@ class Engine:
         with torch.cuda.stream(self._aside):
             return to_image(picture, longer_side)
 
-    def _think(self, prefix: Prefix, budget: int, room: int, meter: "_Meter") -> Generator[Event, None, str]:
+    def _think(self, prefix: Prefix, budget: int, room: int, meter: Meter) -> Generator[Event, None, str]:
         """Greedy text until the model closes it; leaves the prefix ready for a picture, with room for its tokens.
         Returns the text."""
         stop = (self._tokenizer.think_end, self._tokenizer.end_of_turn)
@@ -298,7 +293,7 @@ class Engine:
 
     def _answer(self, request: AnswerRequest) -> Iterator[Event]:
         """Describe and chat."""
-        meter = _Meter(self._runtime)
+        meter = Meter(self._runtime)
         settings = request.settings
         pictures = [prepare_picture(as_rgb(image), self.recommended.answer_input) for image in request.images]
         turns = [*request.history, Message("user", request.prompt)]
@@ -320,7 +315,7 @@ class Engine:
         budget: int,
         stop: Collection[int],
         event: type[ThinkToken] | type[TextToken],
-        meter: "_Meter",
+        meter: Meter,
     ) -> Generator[Event, None, "_Written"]:
         """Write on from a prefix, telling each new token as an event of this kind; those of `stop` are no text."""
         first_logits: list[Tensor] = []
@@ -375,7 +370,7 @@ class Engine:
         texts: Mapping[Branch, str],
         pictures: Sequence[Tensor],
         room: int,
-        meter: "_Meter",
+        meter: Meter,
         prefixes: dict[Branch, KeptPrefix],
         *,
         partly: bool,
@@ -453,71 +448,6 @@ class _Written:
     last: int
     finish: Literal["end", "length"]
     first_logits: Tensor
-
-
-class _Stopwatch:
-    """Seconds spent inside a stream. What the listener does between two items does not count, except where the device
-    is at work meanwhile, asked ahead."""
-
-    def __init__(self, *, ahead: bool) -> None:
-        self._ahead = ahead
-        self.seconds = 0.0
-
-    def around(self, stream: Iterator[Item]) -> Iterator[Item]:
-        clock = time.perf_counter()
-        while True:
-            if not self._ahead:
-                clock = time.perf_counter()
-            item = next(stream, None)
-            if isinstance(item, Step):
-                item.wait()  # a step that is told is a step done
-            now = time.perf_counter()
-            self.seconds += now - clock
-            clock = now
-            if item is None:
-                return
-            yield item
-
-
-class _Meter:
-    """Counts what `Statistics` reports."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._network = network = runtime.network
-        self._start = time.perf_counter()
-        self.prefix_tokens = self._new_tokens = self._steps = 0
-        self._text_bytes = self._denoise_flops = 0
-        self.text, self.denoising = _Stopwatch(ahead=runtime.writes_ahead), _Stopwatch(ahead=runtime.draws_ahead)
-        reset_peak_memory(network.device)
-
-    def count_step(self, branches: Sequence[Branch], prefixes: Mapping[Branch, Prefix], image_tokens: int) -> None:
-        """A step that took these branches."""
-        self._steps += 1
-        for branch in branches:
-            length = prefixes[branch].cache.length
-            self._denoise_flops += prediction_flops(self._network.config, image_tokens, length)
-
-    def count_tokens(self, count: int, context: int) -> None:
-        """New tokens, the last of them behind `context` others."""
-        self._new_tokens += count
-        itemsizes = self._network.dtype.itemsize, self._network.und.weight_itemsize
-        self._text_bytes += count * token_bytes(self._network.config, context - count // 2, *itemsizes)
-
-    def statistics(self) -> Statistics:
-        network = self._network
-        return Statistics(
-            self.prefix_tokens,
-            self._new_tokens,
-            self._steps,
-            self.text.seconds,
-            self.denoising.seconds,
-            time.perf_counter() - self._start,
-            peak_memory(network.device),
-            str(network.device),
-            self._text_bytes,
-            self._denoise_flops,
-            kernel_name(network.config.transformer, network.device, network.dtype) if self._steps else "",
-        )
 
 
 def _require_finite(values: Tensor, what: str, dtype: str) -> None:
