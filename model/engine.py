@@ -48,7 +48,7 @@ from model.sequences.sequence import build_sequence
 from model.sequences.tokenizer import StreamDecoder, Tokenizer
 from model.weights.checkpoint import change_adapters, load_checkpoint
 from model.weights.hub import DownloadPlan, find_checkpoint
-from model.weights.lora import Adapter, read_adapters
+from model.weights.lora import Adapter, overridden, read_adapters
 from model.weights.named_lora import NamedLora
 from model.weights.quantize import resolve_quantization
 
@@ -184,10 +184,7 @@ class Engine:
     @property
     def recommended(self) -> Recommended:
         """What the checkpoint says about sizes and settings, and the LoRAs about settings."""
-        settings = dict(self._recommended.settings)
-        for adapter in self._adapters:
-            settings.update(adapter.settings)
-        return self._recommended.model_copy(update={"settings": settings})
+        return overridden(self._recommended, [adapter.settings for adapter in self._adapters])
 
     def run(self, request: Request) -> Iterator[Event]:
         """Carry out a request, telling what happens as it happens; `Statistics` comes last.

@@ -41,7 +41,7 @@ def decode(runtime: Runtime, prefix: Prefix, choose: Choose, max_tokens: int, st
         if tokens[-1] in stop or len(tokens) == max_tokens:
             return
         hidden, logits = read or runtime.read_token(prefix, chosen)
-        prefix.keep(tokens[-1], hidden)
+        prefix.keep(tokens[-1:], hidden)
 
 
 def greedy(logits: Tensor, tokens: list[int]) -> Tensor:

@@ -34,12 +34,12 @@ class Prefix:
         cache there undoes what was written."""
         return replace(self, written=[*self.written])
 
-    def keep(self, token: int, hidden: Tensor) -> None:
-        """Make the text token behind the end part of the prefix; hidden (1, 1, hidden_size) is its hidden state."""
-        self.cache.advance(1)
-        self.written.append(token)
-        self.next_position += 1
-        self.last_hidden = hidden
+    def keep(self, ids: Sequence[int], last_hidden: Tensor) -> None:
+        """Make the text tokens that `read_text` left behind the end part of the prefix."""
+        self.cache.advance(len(ids))
+        self.written += ids
+        self.next_position += len(ids)
+        self.last_hidden = last_hidden
 
 
 def embed_picture(network: SenseNovaU1, pixels: Tensor) -> Tensor:
@@ -78,15 +78,23 @@ def read_prefix(
 
 def extend_prefix(network: SenseNovaU1, prefix: Prefix, ids: Sequence[int]) -> None:
     """Read more text tokens at a prefix's end."""
-    device = network.device
-    tokens = torch.tensor([list(ids)], dtype=torch.long, device=device)
-    positions = text_positions(prefix.next_position, len(ids), device)
-    rotary = attention_rotary(positions, network.config.transformer, network.dtype)
     prefix.cache.reserve(len(ids))
-    hidden = network.read(network.embed_tokens(tokens), rotary, prefix.cache, [Segment(len(ids), causal=True)])
-    prefix.written += ids
-    prefix.next_position += len(ids)
-    prefix.last_hidden = hidden[:, -1:]
+    hidden = read_text(network, prefix, torch.tensor(list(ids), dtype=torch.long, device=network.device))
+    prefix.keep(ids, hidden[:, -1:])
+
+
+def read_text(network: SenseNovaU1, prefix: Prefix, ids: Tensor) -> Tensor:
+    """Run the und tower over text tokens, (N,) int64, behind a prefix that has room for them.
+
+    The prefix is left as it was, with the tokens' keys and values behind its end: `Prefix.keep` makes them part of it.
+
+    Returns:
+        Hidden states (1, N, hidden_size).
+    """
+    count = ids.shape[0]
+    positions = text_positions(prefix.next_position, count, network.device)
+    rotary = attention_rotary(positions, network.config.transformer, network.dtype)
+    return network.und(network.embed_tokens(ids)[None], [rotary], [prefix.cache], [Segment(count, causal=True)])
 
 
 def _embed(network: SenseNovaU1, sequence: TokenSequence, pictures: Sequence[Tensor]) -> Tensor:

@@ -5,10 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.network.attention import Segment
-from model.network.rope import attention_rotary, text_positions
 from model.network.sensenova import SenseNovaU1
-from model.sampling.prefix import Prefix
+from model.sampling.prefix import Prefix, read_text
 
 
 class Runtime:
@@ -37,20 +35,13 @@ class Runtime:
         return work
 
     def read_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
-        """Read a text token, () int64, behind a prefix that has room for it.
-
-        The prefix is left as it was, with the token's keys and values behind its end: `Prefix.keep` makes them part
-        of it.
+        """`read_text` of one token, () int64.
 
         Returns:
             The token's hidden state (1, 1, hidden_size), and logits (vocabulary,), float32, of the one that follows.
         """
-        network = self.network
-        positions = text_positions(prefix.next_position, 1, network.device)
-        rotary = attention_rotary(positions, network.config.transformer, network.dtype)
-        embedding = network.embed_tokens(token.view(1, 1))
-        hidden = network.und(embedding, [rotary], [prefix.cache], [Segment(1, causal=True)])
-        return hidden, network.logits(hidden)[0, 0]
+        hidden = read_text(self.network, prefix, token.view(1))
+        return hidden, self.network.logits(hidden)[0, 0]
 
 
 def record_event(device: torch.device) -> Callable[[], None]:

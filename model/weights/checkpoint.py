@@ -49,11 +49,8 @@ def load_checkpoint(
     config = read_config(folder)
     tensors, slots = stored_tensors(folder), checkpoint_layout(config)
     compare(tensors, slots, folder)
-    with torch.device("meta"):
-        network = SenseNovaU1(config)
-    empty_quantized(network, quantized, device)
-    allocate(network, device, dtype)
-    _fill(network, folder, tensors, adapters, check_weights, on_progress)
+    network = empty_network(config, device, dtype, quantized)
+    _fill(network, folder, tensors, slots, adapters, check_weights, on_progress)
     return network
 
 
@@ -68,19 +65,20 @@ def change_adapters(network: SenseNovaU1, folder: Path, before: Sequence[Adapter
     # Whole parameters: an eight-bit one is made anew from all its parts.
     touched = {slots[name].parameter for name in changed_by([*before, *after])}
     tensors = {name: tensor for name, tensor in stored_tensors(folder).items() if slots[name].parameter in touched}
-    _fill(network, folder, tensors, after)
+    _fill(network, folder, tensors, slots, after)
 
 
 def _fill(
     network: SenseNovaU1,
     folder: Path,
     tensors: Mapping[str, StoredTensor],
+    slots: Mapping[str, Slot],
     adapters: Sequence[Adapter],
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
 ) -> None:
     """Stream tensors into a network that has memory for them."""
-    slots, merging = checkpoint_layout(network.config), Merging(adapters, network.device)
+    merging = Merging(adapters, network.device)
     eight_bit = {name: module for name, module in network.named_modules() if isinstance(module, Fp8Linear)}
     staging = Staging({f"{name}.weight": module for name, module in eight_bit.items()}, network.dtype)
     parameters = {name: parameter.detach().flatten() for name, parameter in network.named_parameters()}
@@ -114,15 +112,13 @@ def _fill(
         )
 
 
-def empty_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> SenseNovaU1:
-    """The network with memory for its weights, but no numbers in it yet."""
+def empty_network(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, quantized: Collection[str] = ()
+) -> SenseNovaU1:
+    """The network with memory for its weights, but no numbers in it yet; `quantized` as for `load_checkpoint`."""
     with torch.device("meta"):
         network = SenseNovaU1(config)
-    return allocate(network, device, dtype)
-
-
-def allocate(network: SenseNovaU1, device: torch.device, dtype: torch.dtype) -> SenseNovaU1:
-    """Give the parameters of a network on the meta device memory."""
+    empty_quantized(network, quantized, device)
     # Not `to_empty`: on the meta device it goes through code that imports sympy, a third of a second.
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

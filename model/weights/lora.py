@@ -83,9 +83,12 @@ def _only_one(names: Sequence[str], where: str) -> str:
 
 def recommended_with(recommended: Recommended, loras: Sequence[NamedLora]) -> Recommended:
     """A checkpoint's recommendations, overridden by what the LoRAs' metadata say; errors as for `read_adapter`."""
-    settings = dict(recommended.settings)
-    for lora in loras:
-        settings.update(read_settings(find_lora(lora.name)))
+    return overridden(recommended, [read_settings(find_lora(lora.name)) for lora in loras])
+
+
+def overridden(recommended: Recommended, others: Sequence[Mapping[str, Any]]) -> Recommended:
+    """Recommendations with other settings above them, later ones on top."""
+    settings = {name: value for each in (recommended.settings, *others) for name, value in each.items()}
     return recommended.model_copy(update={"settings": settings})
 
 

@@ -102,7 +102,6 @@ def quantized_layers(network: SenseNovaU1, towers: Collection[str]) -> Iterator[
             layer = network.get_submodule(name)
             assert isinstance(layer, nn.Linear)
             yield network.get_submodule(parent), attribute, layer
-            del layer
 
 
 def quantize_network(network: SenseNovaU1, towers: Collection[str]) -> None:
@@ -111,7 +110,6 @@ def quantize_network(network: SenseNovaU1, towers: Collection[str]) -> None:
         quantized = Fp8Linear(layer.out_features, layer.in_features, layer.weight.device)
         quantized.fill(layer.weight)
         setattr(parent, attribute, quantized)
-        del layer
 
 
 def empty_quantized(network: SenseNovaU1, towers: Collection[str], device: torch.device) -> None:

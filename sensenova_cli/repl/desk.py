@@ -137,7 +137,7 @@ class Desk:
         engine = self._engine(self._renderer(flags))
         engine.use_loras(parse_loras(settings.lora))
         self._start = start
-        self._loading.changed(settings)
+        self._loading.settings = settings
 
     def draw(self, task: Task, text: str, inputs: Sequence[int], line: Flags) -> None:
         """Make pictures, and take the first one in hand.

@@ -35,6 +35,7 @@ class Loading:
 
     Attributes:
         model: its name.
+        settings: it runs with; whoever changes its LoRAs says so here.
         progress: how far it is.
     """
 
@@ -70,10 +71,6 @@ class Loading:
     def recommended(self) -> Recommended | None:
         """What the checkpoint and its LoRAs say about settings, as soon as they are found."""
         return self._recommended if self._engine is None else self._engine.recommended
-
-    def changed(self, settings: Settings) -> None:
-        """The engine now runs with these settings."""
-        self.settings = settings
 
     def engine(self, renderer: Renderer) -> "Engine":
         """The model, waited for with its progress shown.

@@ -207,7 +207,7 @@ def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[st
                 prefix.cache.reserve(1)
                 with torch.inference_mode():
                     hidden, next_logits = runtime.read_token(prefix, torch.tensor(number, device="cuda"))
-                prefix.keep(number, hidden)
+                prefix.keep([number], hidden)
                 logits.append(next_logits)
             kept.append(logits)
         for plain_logits, fused_logits in kept:  # only now: what was returned must not change meanwhile
