@@ -10,7 +10,7 @@ from model.network.cache import KVCache
 from model.network.configuration import ModelConfig
 from model.network.flow import ConvolutionalHead, MLPHead, ScalarEmbedding, tokens_to_picture
 from model.network.rope import Rotary
-from model.network.transformer import Tower
+from model.network.transformer import Tower, split_branches
 from model.network.vision import ImageEmbedding
 
 
@@ -43,11 +43,11 @@ class SenseNovaU1(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embed_tokens.weight.dtype
+        return self.und.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.embed_tokens.weight.device
+        return self.und.norm.weight.device
 
     def read(self, embeddings: Tensor, rotary: Rotary, cache: KVCache, segments: Sequence[Segment]) -> Tensor:
         """Run the und tower over new prefix or text tokens and keep them in the cache.
@@ -94,4 +94,6 @@ class SenseNovaU1(nn.Module):
         image = Segment(embeddings.shape[1], causal=False)
         with fastest_kernels(self.device):
             hidden = self.gen(embeddings.repeat(len(caches), 1, 1), rotaries, caches, [image])
-        return self.fm_head(self.gen.norm(hidden), *grid)
+        parts, _ = split_branches(hidden, len(caches))
+        predicted = [self.fm_head(self.gen.norm(part), *grid) for part in parts]
+        return predicted[0] if len(predicted) == 1 else torch.cat(predicted)

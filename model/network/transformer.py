@@ -12,6 +12,10 @@ from model.network.configuration import DenseMLP, SparseExperts, TransformerConf
 from model.network.layers import RMSNorm, build_mlp
 from model.network.rope import Rotary
 
+TOKENS_TOGETHER = 4096
+"""A GPU is busy with so many; at 2048×2048, which has as many in one branch, computing branches together gains nothing
+(docs/performance.md)."""
+
 
 class Block(nn.Module):
     """Pre-norm attention and pre-norm MLP, each added to the residual stream."""
@@ -63,13 +67,30 @@ class Tower(nn.Module):
         Args:
             hidden: embeddings of the new tokens, (B, N, hidden_size).
             caches: one for all B sequences, or several, each for an equal part of them in order: branches whose
-                prefixes differ in length go through the matrix products together and through attention apart.
+                prefixes differ in length go through attention apart, and through the matrix products together where
+                `together` says so. Either way all of them are done with a block before the next one begins.
             rotaries: tables for their positions, one pair for each cache.
             visible: what the N tokens may see.
 
         Returns:
             Hidden states before the final norm, (B, N, hidden_size): apply `norm` to the rows that are used.
         """
+        parts, count = split_branches(hidden, len(caches))
         for layer, block in enumerate(self.blocks):
-            hidden = block(hidden, rotaries, caches, layer, visible)
-        return hidden
+            for index, part in enumerate(parts):
+                own = slice(index * count, (index + 1) * count)
+                parts[index] = block(part, rotaries[own], caches[own], layer, visible)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def together(branches: int, tokens: int, device: torch.device) -> bool:
+    """Whether so many branches of so many tokens each go through the matrix products as one batch: on a GPU if their
+    tokens alone would leave it idle; otherwise, and on a CPU, each by itself, which needs less memory."""
+    return branches == 1 or (device.type != "cpu" and branches * tokens <= TOKENS_TOGETHER)
+
+
+def split_branches(hidden: Tensor, branches: int) -> tuple[list[Tensor], int]:
+    """(B, N, …) of all branches → what goes through the matrix products together, and how many branches that is."""
+    if together(branches, hidden.shape[1], hidden.device):
+        return [hidden], branches
+    return list(hidden.chunk(branches)), 1

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +18,7 @@ from model.network.cache import KVCache
 from model.network.layers import SPLIT_ROWS, WHOLE_ROWS, RMSNorm, SwiGLU
 from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
-from model.network.transformer import Block, Tower
+from model.network.transformer import Block, Tower, split_branches
 from model.placement.graphs import RepeatedPass, TokenGraph
 from model.sampling.prefix import Prefix
 from model.sampling.runtime import Runtime
@@ -75,23 +76,47 @@ class FusedTower:
     def _on_device(
         self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility
     ) -> Tensor:
-        rows = hidden.flatten(0, 1).clone()
-        addend: Tensor | None = None
+        parts, count = split_branches(hidden, len(caches))
+        streams = [_Stream(part.flatten(0, 1).clone()) for part in parts]
         for layer, block in enumerate(self._blocks):
-            attention = block.attention
-            projected = _product(attention.qkv_proj, _normed(block.attention_norm, rows, addend, attention.qkv_proj))
-            parts = projected.view(*hidden.shape[:2], -1).chunk(len(caches))
-            attended = []
-            for part, rotary, cache in zip(parts, rotaries, caches, strict=True):
-                each = attend(*_place(attention, part, rotary, cache, layer), visible)
-                attended.append(each.transpose(1, 2).flatten(2))
-            joined = (attended[0] if len(attended) == 1 else torch.cat(attended)).flatten(0, 1)
-            addend = _product(attention.o_proj, joined)
-            if isinstance(block.mlp, SwiGLU):
-                addend = _swiglu(block.mlp, _normed(block.mlp_norm, rows, addend, block.mlp.gate_up_proj))
-            else:
-                addend = block.mlp(_normed(block.mlp_norm, rows, addend, None))
-        return (rows + addend).view_as(hidden) if addend is not None else hidden
+            for index, stream in enumerate(streams):
+                own = slice(index * count, (index + 1) * count)
+                _advance(stream, block, layer, rotaries[own], caches[own], visible)
+        results = [stream.rows if stream.addend is None else stream.rows + stream.addend for stream in streams]
+        return (results[0] if len(results) == 1 else torch.cat(results)).view_as(hidden)
+
+
+@dataclass
+class _Stream:
+    """A residual stream, (rows, hidden_size), and what is still to be added to it."""
+
+    rows: Tensor
+    addend: Tensor | None = None
+
+
+def _advance(
+    stream: _Stream,
+    block: Block,
+    layer: int,
+    rotaries: Sequence[Rotary],
+    caches: Sequence[KVCache],
+    visible: Visibility,
+) -> None:
+    """`Block.forward`."""
+    attention = block.attention
+    normed = _normed(block.attention_norm, stream.rows, stream.addend, attention.qkv_proj)
+    projected = _product(attention.qkv_proj, normed)
+    parts = projected.view(len(caches), -1, projected.shape[-1]).split(1)
+    attended = []
+    for part, rotary, cache in zip(parts, rotaries, caches, strict=True):
+        each = attend(*_place(attention, part, rotary, cache, layer), visible)
+        attended.append(each.transpose(1, 2).flatten(2))
+    joined = (attended[0] if len(attended) == 1 else torch.cat(attended)).flatten(0, 1)
+    addend = _product(attention.o_proj, joined)
+    if isinstance(block.mlp, SwiGLU):
+        stream.addend = _swiglu(block.mlp, _normed(block.mlp_norm, stream.rows, addend, block.mlp.gate_up_proj))
+    else:
+        stream.addend = block.mlp(_normed(block.mlp_norm, stream.rows, addend, None))
 
 
 def _normed(norm: RMSNorm, rows: Tensor, addend: Tensor | None, taken_by: Linear | None) -> row_kernels.Rows:

@@ -79,8 +79,9 @@ class RepeatedPass:
 class TokenGraph:
     """Reads one token behind a prefix. The first call compiles and captures; others replay.
 
-    One graph serves every prefix: it finds the token and the cache where its own tensors say, which each call fills.
-    Eight-bit weights are multiplied with inputs as they are, not with eight-bit ones, which would save nothing here.
+    One graph serves every prefix: it finds the token's embedding and the cache where its own tensors say, which each
+    call fills. Eight-bit weights are multiplied with inputs as they are, not with eight-bit ones, which would save
+    nothing here.
     """
 
     def __init__(self, network: SenseNovaU1) -> None:
@@ -88,7 +89,6 @@ class TokenGraph:
         self._network = network
         self._blocks = cast(Sequence[Block], network.und.blocks)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._token = torch.zeros(1, dtype=torch.long, device=device)
         self._state = torch.zeros(3, dtype=torch.long, device=device)  # length, capacity, position
         self._caches = torch.zeros(transformer.layers, 2, dtype=torch.long, device=device)
         self._addresses: list[int] = []
@@ -121,11 +121,13 @@ class TokenGraph:
             self._extend_table(position)
             self._graph = None  # it has the old table's address
         # Nothing here waits for the device, which may still be at the token before.
-        self._token.copy_(token)
+        embedding = self._network.embed_tokens(token.view(1))[0]
+        self._hidden.copy_(embedding)
         self._state.copy_(torch.tensor([cache.length, cache.capacity, position]), non_blocking=True)
         if self._graph is None:
             self._read()  # compiles the kernels
             self._graph = capture(self._read)
+            self._hidden.copy_(embedding)
         self._graph.replay()
         # Copies, float32 or not: the next token is written to the same memory.
         return self._hidden.clone()[None, None], self._logits.to(torch.float32, copy=True)
@@ -133,7 +135,6 @@ class TokenGraph:
     def _read(self) -> None:
         network, eps = self._network, self._network.config.transformer.rms_norm_eps
         hidden = self._hidden
-        torch.index_select(network.embed_tokens.weight, 0, self._token, out=hidden[None])
         for row, table in zip(self._rotary, self._table, strict=True):
             torch.index_select(table, 0, self._state[2:], out=row[None])
         for layer, block in enumerate(self._blocks):

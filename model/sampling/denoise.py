@@ -13,14 +13,11 @@ from model.events import Branch
 from model.network.flow import picture_to_tokens, tokens_to_picture
 from model.network.rope import Rotary, attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
+from model.network.transformer import together
 from model.sampling.guidance import Guidance
 from model.sampling.prefix import Prefix
 from model.sampling.runtime import Runtime, record_event
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
-
-TOKENS_TOGETHER = 4096
-"""A GPU is busy with so many; at 2048×2048, which has as many in one branch, computing them together gains nothing
-(docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def denoise(
     patches = patch_rotary(2 * grid[0], 2 * grid[1], vision.hidden_size, vision.rope_theta, device)
     rotaries = {branch: _picture_rotary(network, prefix, grid) for branch, prefix in prefixes.items()}
 
-    predict = runtime.repeated(_Prediction(network, prefixes, rotaries, patches, grid))
+    predict = runtime.repeated(_Prediction(network, prefixes, rotaries, patches, grid, runtime.layer_by_layer))
     pending: Step | None = None
     for number, (time, next_time) in enumerate(pairwise(times)):
         branches = guidance.needed(number, time)
@@ -122,23 +119,22 @@ class _Prediction:
     rotaries: Mapping[Branch, Rotary]
     patches: Rotary
     grid: tuple[int, int]
+    layer_by_layer: bool
 
     def __call__(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
         embeddings = self.network.embed_noisy(x, conditioning, self.grid, self.patches)
         predicted = []
-        for portion in portions(branches, x.shape[1], x.device):
+        portions = [branches] if self.layer_by_layer else split_portions(branches, x.shape[1], x.device)
+        for portion in portions:
             rotaries = [self.rotaries[branch] for branch in portion]
             caches = [self.prefixes[branch].cache for branch in portion]
             predicted.append(self.network.predict(embeddings, self.grid, rotaries, caches))
         return predicted[0] if len(predicted) == 1 else torch.cat(predicted)
 
 
-def portions(branches: tuple[Branch, ...], tokens: int, device: torch.device) -> list[tuple[Branch, ...]]:
-    """The branches of a picture of so many tokens that are computed together: on a GPU all of them, if their tokens
-    alone would leave it idle; otherwise, and on a CPU, each by itself, which needs less memory."""
-    if device.type != "cpu" and len(branches) * tokens <= TOKENS_TOGETHER:
-        return [branches]
-    return [(branch,) for branch in branches]
+def split_portions(branches: tuple[Branch, ...], tokens: int, device: torch.device) -> list[tuple[Branch, ...]]:
+    """The branches of a picture of so many tokens that go through the network together."""
+    return [branches] if together(len(branches), tokens, device) else [(branch,) for branch in branches]
 
 
 def _picture_rotary(network: SenseNovaU1, prefix: Prefix, grid: tuple[int, int]) -> Rotary:

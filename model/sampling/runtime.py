@@ -16,10 +16,13 @@ class Runtime:
         network: what is run.
         draws_ahead, writes_ahead: whether a step's prediction, or the reading of a token, returns before the device
             has done it, so that the next one can be asked for.
+        layer_by_layer: whether all branches of a step go through a layer before the next one, whose weights may have to
+            be brought first; the numbers are the same.
         note: what a user should know about the first run, or None.
     """
 
     draws_ahead = writes_ahead = False
+    layer_by_layer = False
     note: str | None = None
 
     def __init__(self, network: SenseNovaU1) -> None:

@@ -50,7 +50,7 @@ def load_checkpoint(
     tensors, slots = stored_tensors(folder), checkpoint_layout(config)
     compare(tensors, slots, folder)
     network = empty_network(config, device, dtype, quantized)
-    _fill(network, folder, tensors, slots, adapters, check_weights, on_progress)
+    fill(network, folder, tensors, slots, adapters, check_weights, on_progress)
     return network
 
 
@@ -65,10 +65,51 @@ def change_adapters(network: SenseNovaU1, folder: Path, before: Sequence[Adapter
     # Whole parameters: an eight-bit one is made anew from all its parts.
     touched = {slots[name].parameter for name in changed_by([*before, *after])}
     tensors = {name: tensor for name, tensor in stored_tensors(folder).items() if slots[name].parameter in touched}
-    _fill(network, folder, tensors, slots, after)
+    fill(network, folder, tensors, slots, after)
 
 
-def _fill(
+class Filling:
+    """Puts numbers from a checkpoint's files where they belong in a network: merged, cast, or turned into eight bits.
+    Made for several threads."""
+
+    def __init__(self, network: SenseNovaU1, slots: Mapping[str, Slot], adapters: Sequence[Adapter]) -> None:
+        """The network has memory for what will be placed, and keeps it where it is."""
+        self._slots = slots
+        self._dtype = network.dtype
+        self._device = network.device
+        self._merging = Merging(adapters, network.device)
+        self._parameters = {
+            name: parameter.detach().flatten()
+            for name, parameter in network.named_parameters()
+            if not parameter.is_meta
+        }
+        eight_bit = {name: module for name, module in network.named_modules() if isinstance(module, Fp8Linear)}
+        self._eight_bit = {f"{name}.weight": module for name, module in eight_bit.items()}
+
+    def staging(self) -> Staging:
+        """Where numbers wait that become eight-bit, of tensors that are read together."""
+        return Staging(self._eight_bit, self._dtype)
+
+    def place(self, block: Block, staging: Staging, *, non_blocking: bool = False) -> None:
+        """Take in a block.
+
+        Args:
+            non_blocking: return when the current stream has been asked to copy the data, which must then stay as they
+                are until it has.
+        """
+        slot = self._slots[block.tensor.name]
+        first = slot.offset + block.first
+        numbers = self._merging.merged(block.tensor.name, block.first, block.data)
+        if slot.parameter not in self._parameters:
+            staging.place(slot.parameter, first, numbers, non_blocking=non_blocking)
+            return
+        if numbers.dtype != self._dtype:  # the device casts faster than the host, and without a second copy there
+            numbers = numbers.to(self._device, non_blocking=non_blocking)
+        target = self._parameters[slot.parameter][first : first + numbers.numel()]
+        target.copy_(numbers, non_blocking=non_blocking)
+
+
+def fill(
     network: SenseNovaU1,
     folder: Path,
     tensors: Mapping[str, StoredTensor],
@@ -77,37 +118,54 @@ def _fill(
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
 ) -> None:
-    """Stream tensors into a network that has memory for them."""
-    merging = Merging(adapters, network.device)
-    eight_bit = {name: module for name, module in network.named_modules() if isinstance(module, Fp8Linear)}
-    staging = Staging({f"{name}.weight": module for name, module in eight_bit.items()}, network.dtype)
-    parameters = {name: parameter.detach().flatten() for name, parameter in network.named_parameters()}
-    total = sum(tensor.stop - tensor.start for tensor in tensors.values())
-    done = reported = 0
+    """Stream tensors into a network that has memory for them; arguments and errors as for `load_checkpoint`."""
+    filling = Filling(network, slots, adapters)
+    staging = filling.staging()
     damaged: set[str] = set()
 
     def place(block: Block) -> None:
-        slot = slots[block.tensor.name]
-        first = slot.offset + block.first
         if check_weights and not torch.isfinite(block.data).all():
             damaged.add(block.tensor.name)
-        numbers = merging.merged(block.tensor.name, block.first, block.data)
-        if slot.parameter in parameters:
-            parameters[slot.parameter][first : first + numbers.numel()].copy_(numbers)
-        else:
-            staging.place(slot.parameter, first, numbers)
+        filling.place(block, staging)
 
-    with closing(read_blocks(tensors.values(), place, pinned=network.device.type == "cuda")) as counts:
+    _read(tensors, place, network.device, on_progress)
+    staging.require_empty()
+    require_undamaged(damaged, folder)
+
+
+def require_finite(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
+    """Read tensors only to see whether they hold NaN or infinity, and raise CheckpointError if they do."""
+    damaged: set[str] = set()
+
+    def look(block: Block) -> None:
+        if not torch.isfinite(block.data).all():
+            damaged.add(block.tensor.name)
+
+    _read(tensors, look, torch.device("cpu"), None)
+    require_undamaged(damaged, folder)
+
+
+def _read(
+    tensors: Mapping[str, StoredTensor],
+    use: Callable[[Block], None],
+    device: torch.device,
+    on_progress: Callable[[LoadProgress], None] | None,
+) -> None:
+    total = sum(tensor.stop - tensor.start for tensor in tensors.values())
+    done = reported = 0
+    with closing(read_blocks(tensors.values(), use, pinned=device.type == "cuda")) as counts:
         for count in counts:
             done += count
             if on_progress and (done - reported >= REPORT_BYTES or done == total):
                 reported = done
                 on_progress(LoadProgress(done, total))
-    staging.require_empty()
+
+
+def require_undamaged(damaged: Collection[str], folder: Path) -> None:
+    """Raise CheckpointError if there are tensors with NaN or infinity."""
     if damaged:
-        names = [name for name in slots if name in damaged]
         raise CheckpointError(
-            f"{folder}: {len(names)} tensors hold NaN or infinity:\n{listed(names)}",
+            f"{folder}: {len(damaged)} tensors hold NaN or infinity:\n{listed(sorted(damaged))}",
             "fetch the checkpoint again",
         )
 
@@ -116,15 +174,27 @@ def empty_network(
     config: ModelConfig, device: torch.device, dtype: torch.dtype, quantized: Collection[str] = ()
 ) -> SenseNovaU1:
     """The network with memory for its weights, but no numbers in it yet; `quantized` as for `load_checkpoint`."""
-    with torch.device("meta"):
-        network = SenseNovaU1(config)
+    network = network_without_memory(config)
     empty_quantized(network, quantized, device)
+    give_memory(network, device, dtype)
+    return network
+
+
+def network_without_memory(config: ModelConfig) -> SenseNovaU1:
+    """The network on PyTorch's meta device."""
+    with torch.device("meta"):
+        return SenseNovaU1(config).eval()
+
+
+def give_memory(network: SenseNovaU1, device: torch.device, dtype: torch.dtype, besides: Collection[str] = ()) -> None:
+    """Give all parameters memory, besides those of these names."""
     # Not `to_empty`: on the meta device it goes through code that imports sympy, a third of a second.
-    for module in network.modules():
+    for path, module in network.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
+            if f"{path}.{name}" in besides:
+                continue
             memory = torch.empty(parameter.shape, dtype=dtype, device=device)
             module.register_parameter(name, nn.Parameter(memory, requires_grad=False))
-    return network.eval()
 
 
 def compare(tensors: dict[str, StoredTensor], slots: dict[str, Slot], folder: Path) -> None:

@@ -133,7 +133,7 @@ class Staging:
         if self._waiting:
             raise RuntimeError(f"incomplete weights: {', '.join(self._waiting)}")
 
-    def place(self, name: str, first: int, data: Tensor) -> None:
+    def place(self, name: str, first: int, data: Tensor, *, non_blocking: bool = False) -> None:
         """Put numbers into parameter `name` from element `first` on; the last ones turn it into eight bits."""
         layer = self._layers[name]
         with self._lock:
@@ -141,7 +141,7 @@ class Staging:
                 weight = torch.empty(layer.weight.shape, dtype=self._dtype, device=layer.weight.device)
                 self._waiting[name] = weight, [weight.numel()]
             weight, missing = self._waiting[name]
-        weight.view(-1)[first : first + data.numel()].copy_(data)
+        weight.view(-1)[first : first + data.numel()].copy_(data, non_blocking=non_blocking)
         with self._lock:
             missing[0] -= data.numel()
             complete = missing[0] == 0

@@ -157,7 +157,7 @@ def read_blocks(tensors: Iterable[StoredTensor], use: Callable[[Block], None], p
         if not hasattr(own, "buffer"):
             own.buffer = torch.empty(BLOCK_BYTES, dtype=torch.uint8, pin_memory=pinned)
         data = own.buffer[:count]
-        _read_exactly(descriptors[tensor.file], tensor, first, data)
+        read_exactly(descriptors[tensor.file], tensor, first, data)
         use(Block(tensor, first, data.view(tensor.dtype)))
         return count
 
@@ -166,18 +166,23 @@ def read_blocks(tensors: Iterable[StoredTensor], use: Callable[[Block], None], p
         descriptors = {file: opened.enter_context(file.open("rb", buffering=0)).fileno() for file in files}
         pool = opened.enter_context(ThreadPoolExecutor(READERS, "read weights"))
         opened.callback(pool.shutdown, cancel_futures=True)  # also where `map` was stopped while handing out the work
-        yield from pool.map(read, _parts(ordered))
+        yield from pool.map(read, parts_of(ordered, BLOCK_BYTES))
 
 
-def _parts(tensors: Iterable[StoredTensor]) -> Iterator[tuple[StoredTensor, int, int]]:
-    """(tensor, index of the first element, bytes) of each block."""
+def parts_of(tensors: Iterable[StoredTensor], most: int) -> Iterator[tuple[StoredTensor, int, int]]:
+    """(tensor, index of the first element, bytes) of each block of at most so many bytes."""
     for tensor in tensors:
         size = tensor.stop - tensor.start
-        for start in range(0, size, BLOCK_BYTES):
-            yield tensor, start // tensor.dtype.itemsize, min(BLOCK_BYTES, size - start)
+        for start in range(0, size, most):
+            yield tensor, start // tensor.dtype.itemsize, min(most, size - start)
 
 
-def _read_exactly(descriptor: int, tensor: StoredTensor, first: int, target: Tensor) -> None:
+def read_exactly(descriptor: int, tensor: StoredTensor, first: int, target: Tensor) -> None:
+    """Read as many bytes as `target` (uint8, in the host's memory) has, from element `first` of a tensor on.
+
+    Raises:
+        CheckpointError: the file cannot be read, or ends early.
+    """
     place = tensor.start + first * tensor.dtype.itemsize
     view = memoryview(target.numpy().data)
     while view:
