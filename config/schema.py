@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from config.errors import SettingsError
+from config.memory import parse_memory
 from config.sizes import MAX_PIXELS, format_size, parse_aspect, parse_size
 
 MAX_SEED = 2**63 - 1
@@ -132,6 +133,10 @@ class EngineSettings(SettingsGroup):
     """LoRA file, folder or Hub id, perhaps with :STRENGTH; several with commas between; off for none."""
     enforce_eager: bool = False
     """Compile nothing and capture no CUDA graphs: slower, but ready at once."""
+    offload: Literal["auto", "off", "module", "layers"] = "auto"
+    """What stays on the device: all (off), the towers in turn (module), layers that fit (layers); auto: the fastest."""
+    gpu_memory: Annotated[str | None, Field(examples=["8GiB", "7.5GB"])] = None
+    """Most memory of the device to use, like 8GiB; else all that is free."""
 
     @field_validator("model", "lora")
     @classmethod
@@ -140,6 +145,13 @@ class EngineSettings(SettingsGroup):
         if name is not None and not name.strip():
             raise ValueError("must not be empty")
         return name
+
+    @field_validator("gpu_memory")
+    @classmethod
+    def _some_memory(cls, amount: str | None) -> str | None:
+        if amount is not None and parse_memory(amount) is None:
+            raise SettingsError(f"gpu_memory {amount!r} is not understood", "write it like 8GiB or 7.5GB")
+        return amount
 
 
 class OutputSettings(SettingsGroup):

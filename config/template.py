@@ -11,6 +11,7 @@ from config.toml_file import toml_literal
 EXAMPLES = {
     "model": "SenseNova/SenseNova-U1-8B-MoT",
     "lora": "style.safetensors:0.8",
+    "gpu_memory": "8GiB",
     "output": "pictures/{slug}-{seed}.png",
 }
 """What to show for the settings that have no default."""

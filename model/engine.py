@@ -30,11 +30,11 @@ from model.events import (
 )
 from model.meter import Meter
 from model.network.configuration import read_config
-from model.network.sensenova import SenseNovaU1
 from model.pictures import as_rgb
-from model.placement.acceleration import accelerated
 from model.placement.devices import resolve_device, resolve_dtype, synchronize
 from model.placement.memory import memory_errors, ran_out_of_memory
+from model.placement.placed import PlacedNetwork
+from model.placement.plan import USUAL_PREFIXES, Work
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
@@ -44,9 +44,8 @@ from model.sampling.reuse import KeptPrefix, PictureIdentity, Reading
 from model.sampling.schedule import time_grid
 from model.sequences import prompt as prompts
 from model.sequences.images import fit_to_budget, prepare_picture, to_image
-from model.sequences.sequence import build_sequence
+from model.sequences.sequence import TokenSequence, build_sequence
 from model.sequences.tokenizer import StreamDecoder, Tokenizer
-from model.weights.checkpoint import change_adapters, load_checkpoint
 from model.weights.hub import DownloadPlan, find_checkpoint
 from model.weights.lora import Adapter, overridden, read_adapters
 from model.weights.named_lora import NamedLora
@@ -70,28 +69,19 @@ class Engine:
         device, dtype: where and in which number format it runs.
     """
 
-    def __init__(
-        self,
-        checkpoint: Path,
-        network: SenseNovaU1,
-        tokenizer: Tokenizer,
-        recommended: Recommended,
-        adapters: tuple[Adapter, ...],
-        enforce_eager: bool,
-    ) -> None:
+    def __init__(self, model: PlacedNetwork, tokenizer: Tokenizer, recommended: Recommended) -> None:
         """Use `Engine.load`."""
-        self.checkpoint = checkpoint
+        self.checkpoint = model.folder
+        self._model = model
         self._recommended = recommended
-        self._adapters = adapters
         self._incomplete = False
-        self.device = str(network.device)
-        self.dtype = str(network.dtype).removeprefix("torch.")
-        self._network = network
-        self._runtime = accelerated(network, enforce_eager=enforce_eager)
-        self._device = network.device
-        self._aside = torch.cuda.Stream(network.device) if network.device.type == "cuda" else None
+        self._device = model.device
+        self.device = str(model.device)
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self._aside = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
         self._tokenizer = tokenizer
         self._kept: dict[Branch, KeptPrefix] = {}
+        self._work = Work(0, USUAL_PREFIXES)
 
     @property
     def kept_tokens(self) -> int:
@@ -118,6 +108,9 @@ class Engine:
         quantization: str = "off",
         loras: Sequence[NamedLora] = (),
         enforce_eager: bool = False,
+        offload: str = "auto",
+        gpu_memory: int | None = None,
+        size: str = "auto",
         on_progress: Callable[[LoadProgress], None] | None = None,
         on_plan: Callable[[DownloadPlan], None] | None = None,
         on_download: Callable[[int, int], None] | None = None,
@@ -131,6 +124,11 @@ class Engine:
             quantization: `off`, `fp8` (eight-bit weights in the gen tower) or `fp8-all` (in both towers).
             loras: merged while loading; see `use_loras`.
             enforce_eager: compile nothing and capture no CUDA graphs.
+            offload: what is on the device: `off` (everything), `module` (the towers in turn), `layers` (as many layers
+                as fit), or the fastest of these that fits (`auto`); see `placement`.
+            gpu_memory: bytes of the device's memory that may be used; all that is free if None.
+            size: of the pictures to have room for, as in the settings. A request that needs more room than there is
+                has the weights placed anew.
             on_progress: called now and then with the bytes read so far. What it raises ends the loading.
             on_plan, on_download: told what a download will fetch, and how many bytes of how many it has fetched.
 
@@ -138,7 +136,7 @@ class Engine:
             CheckpointError: the checkpoint is missing or damaged.
             RecommendationError: its recommended settings are damaged.
             DeviceError: there is no such device or number format.
-            DeviceMemoryError: the weights do not fit.
+            DeviceMemoryError: the weights do not fit; or less than the smallest working set may be used.
         """
         # First what costs nothing: a mistake here should not come after a download or minutes of reading.
         where, number_format = resolve_device(device), resolve_dtype(dtype)
@@ -153,10 +151,23 @@ class Engine:
                 "tokenizer and weights must belong together: fetch the checkpoint again",
             )
         adapters = read_adapters(loras, config)
+        model = PlacedNetwork(folder, config, where, number_format, towers, offload, gpu_memory, enforce_eager)
+        width, height = resolve_size(size, recommended.trained_sizes, None)
+        tokens = width * height // TOKEN_PIXELS**2
         smaller = ", or --dtype bfloat16" if dtype == "float32" else ""
-        with memory_errors(f"loading {folder}", f"use a device with more memory{smaller}"):
-            network = load_checkpoint(folder, where, number_format, check_weights, on_progress, towers, adapters)
-            return cls(folder, network, tokenizer, recommended, adapters, enforce_eager)
+        hint = f"use --offload auto, a device with more memory{smaller}"
+        with memory_errors(f"loading {folder}", lambda: hint):
+            model.load(Work(tokens, USUAL_PREFIXES), adapters, check_weights, on_progress)
+            return cls(model, tokenizer, recommended)
+
+    @property
+    def placement(self) -> str:
+        """Where the weights are and why, in words; empty where all of them are on the device."""
+        return self._model.describe()
+
+    def predicted_peak(self, work: Work) -> int:
+        """Bytes of the device's memory that this work is predicted to take, the weights included."""
+        return self._model.peak(work)
 
     def use_loras(self, loras: Sequence[NamedLora]) -> None:
         """Have these LoRAs from now on, and no others; with none the weights are exactly what the files hold.
@@ -169,22 +180,22 @@ class Engine:
         A change that is cut off after it has begun, by these or by Ctrl-C, leaves weights that no request is carried
         out with, until another change succeeds.
         """
-        before, adapters = self._adapters, read_adapters(loras, self._network.config)
+        adapters = read_adapters(loras, self._model.config)
         self.forget()
-        self._adapters, self._incomplete = (*before, *adapters), True
-        with memory_errors("changing LoRAs", "load the model with them: --lora"):
-            change_adapters(self._network, self.checkpoint, before, adapters)
-        self._adapters, self._incomplete = adapters, False
+        self._incomplete = True
+        with memory_errors("changing LoRAs", lambda: "load the model with them: --lora"):
+            self._model.change_adapters(adapters)
+        self._incomplete = False
 
     @property
     def loras(self) -> tuple[NamedLora, ...]:
         """Those that the weights hold."""
-        return tuple(adapter.lora for adapter in self._adapters)
+        return tuple(adapter.lora for adapter in self._model.adapters)
 
     @property
     def recommended(self) -> Recommended:
         """What the checkpoint says about sizes and settings, and the LoRAs about settings."""
-        return overridden(self._recommended, [adapter.settings for adapter in self._adapters])
+        return overridden(self._recommended, [adapter.settings for adapter in self._model.adapters])
 
     def run(self, request: Request) -> Iterator[Event]:
         """Carry out a request, telling what happens as it happens; `Statistics` comes last.
@@ -200,17 +211,13 @@ class Engine:
             DeviceMemoryError: it does not fit in the device's memory.
             NumericsError: the result came out as NaN or infinity.
         """
-        hint = (
-            "ask for a smaller picture (--size 1024x1024, or --profile draft), fewer or smaller input pictures, "
-            "or fewer tokens"
-        )
         if self._incomplete:
-            raise CheckpointError("a change of LoRAs was cut off, and left incomplete weights", "change them again")
-        note, self._runtime.note = self._runtime.note, None
-        if note is not None:
-            yield Notice(note)
+            raise CheckpointError(
+                "a change of the weights was cut off, and left them incomplete", "load the model again"
+            )
+        yield from map(Notice, self._model.take_notes())
         try:
-            with memory_errors("this request", hint):
+            with memory_errors("this request", self._advice):
                 if isinstance(request, AnswerRequest):
                     yield from self._answer(request)
                 else:
@@ -219,14 +226,26 @@ class Engine:
             self.forget()
             raise
 
+    def _advice(self) -> str:
+        return self._model.advice(self._work)
+
+    def _make_room(self, work: Work) -> Iterator[Event]:
+        """Place the weights anew if a request needs more room than there is."""
+        self._work = work
+        if self._model.fits(work):
+            return
+        self.forget()
+        self._model.release()
+        self._model.load(work, self._model.adapters)
+        yield Notice(f"placed anew, for more room: {self.placement}")
+
     def _draw(self, request: GenerateRequest | EditRequest) -> Iterator[Event]:
         """Generate and edit: read the branches' prefixes, think, then denoise each picture."""
-        meter = Meter(self._runtime)
         settings = request.settings
         images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
         first_size = images[0].size if images else None
         size = resolve_size(settings.size, self.recommended.trained_sizes, first_size)
-        for adapter in self._adapters:
+        for adapter in self._model.adapters:
             yield from _mismatch(adapter, settings)
         if settings.size != "auto":  # an edit that follows its picture's aspect was not asked for a size
             yield from self._size_notice(size)
@@ -236,11 +255,16 @@ class Engine:
             images = tuple(fit_to_budget(images, settings.input_pixels, size))
             pictures = [prepare_picture(image, limits) for image in images]
         texts, guidance = _branches(request, len(images))
+        sequences = self._sequences(texts, pictures)
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
+        written = settings.max_think_tokens if settings.think else 0
+        lengths = (len(each) + (written if branch == "condition" else 0) for branch, each in sequences.items())
+        yield from self._make_room(Work(tokens, tuple(lengths)))
+        meter = Meter(self._model.runtime)
         with self._keeping() as kept:
             # Whole prefixes only: reading one in other portions rounds otherwise, and the bytes of a picture would
             # depend on what was asked before.
-            yield from self._read_branches(texts, pictures, tokens, meter, kept, partly=False)
+            yield from self._read_branches(sequences, pictures, tokens, meter, kept, partly=False)
             prefixes = {branch: each.prefix.fork() for branch, each in kept.items()}
             think_text = None
             if settings.think:
@@ -248,7 +272,7 @@ class Engine:
             starts = time_grid(settings.num_steps, settings.timestep_shift)
             for index in range(settings.num_images):
                 seed = settings.seed + index
-                steps = denoise(self._runtime, prefixes, guidance, size, seed, settings)
+                steps = denoise(self._model.runtime, prefixes, guidance, size, seed, settings)
                 for number, step in enumerate(meter.denoising.around(steps), start=1):
                     meter.count_step(guidance.needed(number - 1, starts[number - 1]), prefixes, tokens)
                     yield DenoisingStep(
@@ -284,13 +308,12 @@ class Engine:
         rest = kept + self._tokenizer.encode(prompts.AFTER_THINK)
         with torch.inference_mode():
             prefix.cache.reserve(len(rest) + room)
-            extend_prefix(self._network, prefix, rest)
+            extend_prefix(self._model.network, prefix, rest)
         yield ThinkText(written.text, written.token_ids, written.finish, meter.text.seconds)
         return written.text
 
     def _answer(self, request: AnswerRequest) -> Iterator[Event]:
         """Describe and chat."""
-        meter = Meter(self._runtime)
         settings = request.settings
         pictures = [prepare_picture(as_rgb(image), self.recommended.answer_input) for image in request.images]
         turns = [*request.history, Message("user", request.prompt)]
@@ -298,8 +321,11 @@ class Engine:
         room = min(settings.max_tokens, CACHE_BLOCK)
         stop = (self._tokenizer.end_of_turn,)
         choose = chooser(settings, self._device)
+        sequences = self._sequences(texts, pictures)
+        yield from self._make_room(Work(0, (len(sequences["condition"]) + settings.max_tokens,)))
+        meter = Meter(self._model.runtime)
         with self._keeping() as kept:
-            yield from self._read_branches(texts, pictures, room, meter, kept, partly=True)
+            yield from self._read_branches(sequences, pictures, room, meter, kept, partly=True)
             prefix = kept["condition"].prefix
             written = yield from self._write(prefix, choose, settings.max_tokens, stop, TextToken, meter)
         yield Answer(written.text, written.token_ids, written.finish, written.first_logits)
@@ -327,7 +353,7 @@ class Engine:
         ids: list[int] = []
         last = -1
         text = ""  # of the newest token, which is told when the next one is there: if it is the last, more may belong
-        for last in meter.text.around(decode(self._runtime, prefix, choose_checked, budget, stop)):
+        for last in meter.text.around(decode(self._model.runtime, prefix, choose_checked, budget, stop)):
             if last not in stop:
                 if ids:
                     yield event(ids[-1], text)
@@ -362,9 +388,17 @@ class Engine:
             return  # what is kept only saves time
         self._kept = prefixes
 
+    def _sequences(self, texts: Mapping[Branch, str], pictures: Sequence[Tensor]) -> dict[Branch, TokenSequence]:
+        """The branches' texts with the pictures in them; the unconditional branch has none."""
+        grids = [(side[0] // TOKEN_PIXELS, side[1] // TOKEN_PIXELS) for side in (each.shape[-2:] for each in pictures)]
+        return {
+            branch: build_sequence(text, grids if branch != "unconditional" else [], self._tokenizer, self._device)
+            for branch, text in texts.items()
+        }
+
     def _read_branches(
         self,
-        texts: Mapping[Branch, str],
+        sequences: Mapping[Branch, TokenSequence],
         pictures: Sequence[Tensor],
         room: int,
         meter: Meter,
@@ -382,19 +416,17 @@ class Engine:
         identities = [PictureIdentity.of(picture) for picture in pictures]
         kept, self._kept = self._kept, {}
         readings: dict[Branch, Reading] = {}
-        for branch, text in texts.items():
+        for branch, sequence in sequences.items():
             seen = identities if branch != "unconditional" else []
-            grids = [(each.rows, each.columns) for each in seen]
-            sequence = build_sequence(text, grids, self._tokenizer, self._device)
             readings[branch] = Reading(sequence, seen, kept.pop(branch, None), partly=partly)
         kept.clear()
         most = max(reading.rest.pictures for reading in readings.values())
         with torch.inference_mode():
-            embedded = [embed_picture(self._network, picture) for picture in pictures[len(pictures) - most :]]
+            embedded = [embed_picture(self._model.network, picture) for picture in pictures[len(pictures) - most :]]
         for branch, reading in readings.items():
             unread = embedded[len(embedded) - reading.rest.pictures :]
             with torch.inference_mode():
-                prefixes[branch] = reading.read(self._network, unread, room)
+                prefixes[branch] = reading.read(self._model.network, unread, room)
             synchronize(self._device)
             meter.prefix_tokens += len(reading.rest)
             whole, seconds = reading.sequence, time.perf_counter() - clock

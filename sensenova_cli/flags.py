@@ -85,6 +85,10 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
     """
     _refuse_infrastructure({name: typed[name] for name in INFRASTRUCTURE_OPTIONS if name in typed})
     settings = {name: typed[name] for name in SETTING_NAMES if name != "size" and typed.get(name) not in (None, False)}
+    if typed.get("enable_cpu_offload"):
+        other = "off" if typed.get(off_option("offload")) else settings.setdefault("offload", "module")
+        if other != "module":
+            raise UsageError(f"--enable-cpu-offload is --offload module, not {other}", "give one of them")
     if "lora" in settings:  # --lora may be repeated
         settings["lora"] = ", ".join(settings["lora"])
     for name in SETTING_NAMES:
@@ -154,8 +158,6 @@ def _refuse_infrastructure(typed: Mapping[str, Any]) -> None:
         raise _not_there_yet(f"--cache-backend {cache}", "every denoising step is computed in full")
     if typed.get("deploy_config") is not None:
         raise _not_there_yet("--deploy-config", "the whole model runs in one process")
-    if typed.get("enable_cpu_offload"):
-        raise _not_there_yet("--enable-cpu-offload", "all weights stay on the device; --device cpu needs no GPU memory")
     if typed.get("enable_cache_dit_summary"):
         raise _not_there_yet("--enable-cache-dit-summary", "there is no cache to summarise")
     if typed.get("step_execution"):

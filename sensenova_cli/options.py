@@ -45,6 +45,7 @@ _METAVARS = {
     "model": "FOLDER|HUB_ID",
     "lora": "FILE|HUB_ID[:STRENGTH]",
     "device": "DEVICE",
+    "gpu_memory": "SIZE",
     "output": "FILE",
 }
 
@@ -208,7 +209,7 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "cfg_parallel_size": _value(
         "--cfg-parallel-size", help="GPUs for guidance branches; only 1.", panel=_INFRASTRUCTURE, metavar="N"
     ),
-    "enable_cpu_offload": _flag("--enable-cpu-offload", help="Keep weights in main memory.", panel=_INFRASTRUCTURE),
+    "enable_cpu_offload": _flag("--enable-cpu-offload", help="The same as --offload module.", panel="Model"),
     "cache_backend": _value(
         "--cache-backend",
         help="Reuse results of earlier steps: cache_dit or tea_cache.",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from config.memory import parse_memory
 from config.recommended import Recommended, read_recommended
 from config.schema import EngineSettings, Settings
 from model.events import Answer, Event, LoadProgress, Picture
@@ -106,16 +107,22 @@ def answer(task: str, prompt: str, flags: Flags, *, inputs: Sequence[Input] = ()
     run_request(engine, request, renderer, on_event)
 
 
-def open_engine(folder: Path, settings: EngineSettings, renderer: Renderer) -> "Engine":
+def open_engine(folder: Path, settings: Settings, renderer: Renderer) -> "Engine":
     """Load the model, showing how it advances; errors as for `model.Engine.load`."""
     start = time.perf_counter()
     with renderer.bytes_progress(f"loading {settings.model or DEMO_MODEL}") as view:
         engine = load_engine(folder, settings, lambda now: view.update(now.done_bytes, now.total_bytes))
-    renderer.muted(f"loaded in {time.perf_counter() - start:.1f} s: {engine.dtype} on {engine.device}")
+    renderer.muted(f"loaded in {time.perf_counter() - start:.1f} s: {described(engine)}")
     return engine
 
 
-def load_engine(folder: Path, settings: EngineSettings, on_progress: Callable[[LoadProgress], None]) -> "Engine":
+def described(engine: "Engine") -> str:
+    """How and where a model runs, in a line."""
+    placed = f"; {engine.placement}" if engine.placement else ""
+    return f"{engine.dtype} on {engine.device}{placed}"
+
+
+def load_engine(folder: Path, settings: Settings, on_progress: Callable[[LoadProgress], None]) -> "Engine":
     """Import PyTorch and load the model."""
     from model.engine import Engine
 
@@ -127,6 +134,9 @@ def load_engine(folder: Path, settings: EngineSettings, on_progress: Callable[[L
         quantization=settings.quantization,
         loras=parse_loras(settings.lora),
         enforce_eager=settings.enforce_eager,
+        offload=settings.offload,
+        gpu_memory=parse_memory(settings.gpu_memory) if settings.gpu_memory else None,
+        size=settings.size,
         on_progress=on_progress,
     )
 

@@ -105,7 +105,7 @@ def measure(plan: Plan) -> Iterator[Ceilings | Figure]:
     """
     device, dtype = plan.device, plan.dtype
     hint = "measure smaller pictures (--size 512x512), a smaller model, or use a device with more memory"
-    with memory_errors("this measurement", hint):
+    with memory_errors("this measurement", lambda: hint):
         towers = resolve_quantization(plan.quantization, device, dtype)
         ceilings = measure_ceilings(device, dtype)
         yield ceilings

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from model.network.sensenova import SenseNovaU1
+from model.placement.slots import is_whole
 from model.sampling.runtime import Runtime
 from model.weights.quantize import Fp8Linear
 
@@ -22,6 +23,12 @@ def accelerated(network: SenseNovaU1, *, enforce_eager: bool) -> Runtime:
     On CUDA, unless `enforce_eager` forbids it, kernels are compiled when they first run. Elsewhere the network runs as
     it is written; where kernels cannot be compiled it does, too, and the runtime's note says why.
     """
+    runtime = _fastest(network, enforce_eager)
+    runtime.layer_by_layer = not is_whole(network.gen)
+    return runtime
+
+
+def _fastest(network: SenseNovaU1, enforce_eager: bool) -> Runtime:
     if network.device.type != "cuda" or enforce_eager:
         return Runtime(network)
     reason = obstacle(network, torch.cuda.get_device_capability(network.device))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +21,7 @@ from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block, Tower, split_branches
 from model.placement.graphs import RepeatedPass, TokenGraph
+from model.placement.slots import is_whole, settle
 from model.sampling.prefix import Prefix
 from model.sampling.runtime import Runtime
 from model.weights.quantize import Fp8Linear
@@ -31,7 +33,7 @@ class CudaRuntime(Runtime):
     """Runs a network by fused kernels, and its repeated passes as CUDA graphs.
 
     Which experts are needed is found out by the host, block by block: a pass through a tower that has them is neither
-    captured nor ahead.
+    captured nor ahead. Nor is a pass captured whose weights cannot all be there at once.
     """
 
     def __init__(self, network: SenseNovaU1) -> None:
@@ -45,14 +47,17 @@ class CudaRuntime(Runtime):
             # An attribute of the instance, which hides the method.
             tower.forward = FusedTower(tower)  # type: ignore[method-assign]
         self.draws_ahead, self.writes_ahead = _is_dense(network.gen), _is_dense(network.und)
-        self._token_graph = TokenGraph(network) if self.writes_ahead else None
+        self._token_graph = TokenGraph(network) if self.writes_ahead and is_whole(network.und) else None
 
     def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return RepeatedPass(work) if self.draws_ahead else work
+        if not self.draws_ahead or not is_whole(self.network.gen):
+            return work
+        return RepeatedPass(work, partial(settle, self.network.gen))
 
     def read_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
         if self._token_graph is None:
             return super().read_token(prefix, token)
+        settle(self.network.und)
         return self._token_graph(prefix, token)
 
 

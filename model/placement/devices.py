@@ -50,6 +50,26 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process could still take: of a GPU's memory, or of the host's without swapping; None where the
+    system does not tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    info = Path("/proc/meminfo")
+    if device.type == "cpu" and info.exists():
+        line = next(line for line in info.read_text().splitlines() if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    return None
+
+
+def limit_memory(device: torch.device, count: int) -> None:
+    """Have PyTorch take no more than so many bytes of a GPU's memory."""
+    if device.type == "cuda":
+        total = torch.cuda.mem_get_info(device)[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, count / total), device)
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Start a new measurement where the device can."""
     if device.type == "cuda":

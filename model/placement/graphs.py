@@ -44,11 +44,12 @@ class RepeatedPass:
     """A pass that is run over and over with other numbers in tensors of the same shapes.
 
     Under each key it first runs as it is, from the second time on as a graph. What else it reads must stay where it is
-    in memory for as long.
+    in memory for as long; `settle`, called before a graph is captured or runs, sees to it that it is there.
     """
 
-    def __init__(self, work: Callable[..., Tensor]) -> None:
+    def __init__(self, work: Callable[..., Tensor], settle: Callable[[], None]) -> None:
         self._work = work
+        self._settle = settle
         self._warm: set[Hashable] = set()
         self._inputs: tuple[Tensor, ...] = ()
         self._results: dict[Hashable, Tensor] = {}
@@ -63,6 +64,7 @@ class RepeatedPass:
         if key not in self._warm:
             self._warm.add(key)
             return self._work(key, *inputs)
+        self._settle()
         if not self._inputs:
             self._inputs = tuple(map(torch.empty_like, inputs))
         for static, given in zip(self._inputs, inputs, strict=True):

@@ -1,7 +1,7 @@
 """Errors of memory that ran out, whoever found it out."""
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -28,7 +28,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_errors(what: str, hint: str) -> Iterator[None]:
+def memory_errors(what: str, hint: Callable[[], str]) -> Iterator[None]:
     """Turn the allocators' errors into a DeviceMemoryError that says what did not fit and what would help."""
     try:
         yield
@@ -37,4 +37,4 @@ def memory_errors(what: str, hint: str) -> Iterator[None]:
             raise
         # Whoever keeps the new error must not keep the caches and activations of the old one's frames.
         traceback.clear_frames(error.__traceback__)
-        raise DeviceMemoryError(f"out of memory: {what} does not fit", hint) from error
+        raise DeviceMemoryError(f"out of memory: {what} does not fit", hint()) from error

@@ -186,15 +186,14 @@ def network_without_memory(config: ModelConfig) -> SenseNovaU1:
         return SenseNovaU1(config).eval()
 
 
-def give_memory(network: SenseNovaU1, device: torch.device, dtype: torch.dtype, besides: Collection[str] = ()) -> None:
-    """Give all parameters memory, besides those of these names."""
+def give_memory(network: SenseNovaU1, device: torch.device, dtype: torch.dtype) -> None:
+    """Give the parameters memory that have none."""
     # Not `to_empty`: on the meta device it goes through code that imports sympy, a third of a second.
-    for path, module in network.named_modules():
+    for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if f"{path}.{name}" in besides:
-                continue
-            memory = torch.empty(parameter.shape, dtype=dtype, device=device)
-            module.register_parameter(name, nn.Parameter(memory, requires_grad=False))
+            if parameter.is_meta:
+                memory = torch.empty(parameter.shape, dtype=dtype, device=device)
+                module.register_parameter(name, nn.Parameter(memory, requires_grad=False))
 
 
 def compare(tensors: dict[str, StoredTensor], slots: dict[str, Slot], folder: Path) -> None:

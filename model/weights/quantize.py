@@ -53,11 +53,15 @@ class Fp8Linear(nn.Module):
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, out_features: int, in_features: int, device: torch.device) -> None:
+    def __init__(
+        self, out_features: int, in_features: int, device: torch.device, memory: torch.device | None = None
+    ) -> None:
+        """memory: where the numbers lie, if not on the device where they will be multiplied."""
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.register_buffer("weight", torch.empty(out_features, in_features, dtype=FP8, device=device))
-        self.register_buffer("scale", torch.empty(out_features, dtype=torch.float32, device=device))
+        memory = memory or device
+        self.register_buffer("weight", torch.empty(out_features, in_features, dtype=FP8, device=memory))
+        self.register_buffer("scale", torch.empty(out_features, dtype=torch.float32, device=memory))
         # PyTorch's float8 product takes whole multiples of 16.
         self.in_hardware = has_fp8_units(device) and in_features % 16 == 0 and out_features % 16 == 0
 
@@ -112,10 +116,13 @@ def quantize_network(network: SenseNovaU1, towers: Collection[str]) -> None:
         setattr(parent, attribute, quantized)
 
 
-def empty_quantized(network: SenseNovaU1, towers: Collection[str], device: torch.device) -> None:
-    """Replace the projections of a network without memory by eight-bit ones on a device, which are to be filled."""
+def empty_quantized(
+    network: SenseNovaU1, towers: Collection[str], device: torch.device, memory: torch.device | None = None
+) -> None:
+    """Replace the projections of a network without memory by eight-bit ones, which are to be filled; arguments as for
+    `Fp8Linear`."""
     for parent, attribute, layer in quantized_layers(network, towers):
-        setattr(parent, attribute, Fp8Linear(layer.out_features, layer.in_features, device))
+        setattr(parent, attribute, Fp8Linear(layer.out_features, layer.in_features, device, memory))
 
 
 class Staging:

@@ -109,7 +109,7 @@ class Loading:
             self.progress = Progress(f"loading {self.model}")
             engine = turn.load_engine(folder, self.settings, self._on_load)
             self._notices.append(
-                f"{self.model} loaded in {time.perf_counter() - began:.1f} s: {engine.dtype} on {engine.device}"
+                f"{self.model} loaded in {time.perf_counter() - began:.1f} s: {turn.described(engine)}"
             )
             if not self._cancelled:
                 self._engine = engine

@@ -50,6 +50,8 @@ FIXED = {
     **INSTEAD,
     "check_weights": "leave, and start again with --check-weights",
     "enforce_eager": "leave, and start again with --enforce-eager",
+    "offload": "leave, and start again with --offload",
+    "gpu_memory": "leave, and start again with --gpu-memory",
     "output": "end a line with -o FILE, or use /save FILE",
 }
 """Settings that a session cannot set for all turns to come, and what to do instead."""

@@ -45,6 +45,7 @@ class FakeEngine:
 
     device = "cpu"
     dtype = "bfloat16"
+    placement = ""
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint

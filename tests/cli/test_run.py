@@ -127,7 +127,6 @@ def test_a_picture_that_the_modality_would_ignore(program: Program) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--enable-cpu-offload"],
         ["--cache-backend", "tea_cache"],
         ["--cache-backend", "cache_dit"],
         ["--enable-cache-dit-summary"],

@@ -12,7 +12,7 @@ def test_every_setting_can_be_uncommented_as_it_stands() -> None:
     lines = [line.removeprefix("#") for line in settings_template({}).splitlines() if not line.startswith("# ")]
     values = tomllib.loads("\n".join(lines))
     assert set(values) == set(SETTING_NAMES)
-    without_default = {"model", "lora", "output"}
+    without_default = {"model", "lora", "gpu_memory", "output"}
     settings = Settings.model_validate(values)
     assert settings.model_dump(exclude=without_default) == Settings().model_dump(exclude=without_default)
 

@@ -233,9 +233,11 @@ def ascii_only(engines: tuple[Engine, Engine]) -> Iterator[None]:
     spoken = [engine._tokenizer.encode("abcdefghij") for engine in engines]
     hooks = []
     for engine, ids in zip(engines, spoken, strict=True):
-        allowed = torch.full((engine._network.config.transformer.vocabulary,), -1e9)
+        allowed = torch.full((engine._model.network.config.transformer.vocabulary,), -1e9)
         allowed[ids] = 0
-        hooks.append(engine._network.lm_head.register_forward_hook(lambda _, __, out, allowed=allowed: out + allowed))
+        hooks.append(
+            engine._model.network.lm_head.register_forward_hook(lambda _, __, out, allowed=allowed: out + allowed)
+        )
     yield
     for hook in hooks:
         hook.remove()
@@ -266,7 +268,9 @@ def test_a_shorter_conversation_is_answered_from_its_part(engines: tuple[Engine,
 def test_a_kept_picture_is_not_even_embedded(engines: tuple[Engine, Engine]) -> None:
     engine, _ = engines
     embedded: list[torch.Size] = []
-    hook = engine._network.und_vision.register_forward_hook(lambda _, inputs, __: embedded.append(inputs[0].shape))
+    hook = engine._model.network.und_vision.register_forward_hook(
+        lambda _, inputs, __: embedded.append(inputs[0].shape)
+    )
     request = conversation_about(drawing((256, 256), 1), drawing((256, 256), 2)).ask("Sure?", settings=SHORT)
     ask(engine, request)
     assert len(embedded) == 2
@@ -489,7 +493,7 @@ def test_another_instruction_reads_only_the_branch_that_sees_it(drawing_engines:
 
 def read_in_parts(engine: Engine, sequence: TokenSequence, pictures: list[torch.Tensor], cut: int) -> torch.Tensor:
     """Logits behind a sequence of which the first `cut` tokens are read first."""
-    network, rest = engine._network, sequence.after(cut)
+    network, rest = engine._model.network, sequence.after(cut)
     seen = len(pictures) - rest.pictures
     segments: list[Segment] = []
     for segment in sequence.segments:
@@ -512,8 +516,10 @@ def test_what_is_left_of_a_sequence_may_hold_pictures(pair: Callable[[str], tupl
     text = answer_prompt([Message("user", "a <image> and <image>?")], 2, "")
     sequence = build_sequence(text, [(8, 8), (10, 9)], engine._tokenizer, torch.device("cpu"))
     with torch.inference_mode():
-        pictures = [embed_picture(engine._network, each) for each in prepared]
-        whole = engine._network.logits(read_prefix(engine._network, sequence, pictures, 0).last_hidden)[0, 0]
+        pictures = [embed_picture(engine._model.network, each) for each in prepared]
+        whole = engine._model.network.logits(read_prefix(engine._model.network, sequence, pictures, 0).last_hidden)[
+            0, 0
+        ]
     context, tried = engine._tokenizer.image_context, 0
     for cut in range(1, len(sequence)):
         if context == sequence.ids[cut - 1] == sequence.ids[cut]:

@@ -1,0 +1,180 @@
+"""A checkpoint's network, its weights lying where the device's memory allows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from model.errors import DeviceError, DeviceMemoryError
+from model.events import LoadProgress
+from model.network.configuration import ModelConfig
+from model.network.sensenova import SenseNovaU1
+from model.placement.acceleration import accelerated
+from model.placement.devices import free_memory, limit_memory
+from model.placement.offload import Offload, load_offloaded
+from model.placement.plan import (
+    ALL_RESIDENT,
+    Placement,
+    Weights,
+    Work,
+    choose,
+    format_bytes,
+    peak_bytes,
+)
+from model.sampling.runtime import Runtime
+from model.weights.checkpoint import change_adapters, load_checkpoint
+from model.weights.lora import Adapter
+from model.weights.stream import WeightStream
+
+FREE_RESERVE = 512 * 2**20
+"""Of a device's free memory, left to others where no limit is set."""
+
+
+class PlacedNetwork:
+    """Loads a network, and loads it anew where a request needs more room than there is.
+
+    Attributes:
+        network, runtime: as they are now, while `is_loaded`.
+        adapters: LoRAs that its weights hold.
+        placement: where they are.
+    """
+
+    network: SenseNovaU1
+    runtime: Runtime
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        quantized: Sequence[str],
+        offload: str,
+        gpu_memory: int | None,
+        enforce_eager: bool,
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            offload, gpu_memory, enforce_eager: as for `Engine.load`.
+
+        Raises:
+            DeviceError: weights cannot be anywhere else than on this kind of device.
+        """
+        if device.type == "mps" and offload not in ("auto", "off"):
+            raise DeviceError(f"--offload {offload} is for NVIDIA's GPUs and for CPUs", "use --offload off")
+        self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
+        self.adapters: tuple[Adapter, ...] = ()
+        self.placement = ALL_RESIDENT
+        self._quantized = quantized
+        self._wanted = offload
+        self._enforce_eager = enforce_eager
+        self.is_loaded = False
+        self._weights = Weights.of(config, dtype.itemsize, quantized)
+        free = free_memory(device)
+        self.budget = gpu_memory if gpu_memory is not None else None if free is None else free - FREE_RESERVE
+        if gpu_memory is not None:
+            limit_memory(device, gpu_memory)
+        self._offload: Offload | None = None
+
+    def load(
+        self,
+        work: Work,
+        adapters: Sequence[Adapter],
+        check_weights: bool = False,
+        on_progress: Callable[[LoadProgress], None] | None = None,
+    ) -> None:
+        """Place the weights so that there is room for this work; other arguments and errors as for `load_checkpoint`.
+
+        Raises:
+            DeviceMemoryError: there is not, wherever they are.
+        """
+        self.placement = self._choice(work)
+        arguments = (check_weights, on_progress, self._quantized, adapters)
+        if self.placement.kind == "off":
+            self.network = load_checkpoint(self.folder, self.device, self.dtype, *arguments)
+        else:
+            self._offload = load_offloaded(self.folder, self.device, self.dtype, self.placement, *arguments)
+            self.network = self._offload.network
+        self.runtime = accelerated(self.network, enforce_eager=self._enforce_eager)
+        self.adapters = tuple(adapters)
+        self.is_loaded = True
+
+    def fits(self, work: Work) -> bool:
+        """Whether there is room for this work as weights are placed now, or nothing can be done about it."""
+        if not self.is_loaded:
+            return False
+        if self.budget is None or self._wanted in ("off", "module"):
+            return True
+        return self.peak(work) <= self.budget or self._choice(work) == self.placement
+
+    def peak(self, work: Work) -> int:
+        """Predicted bytes of the device's memory."""
+        return peak_bytes(self.config, self._weights, self.placement, work, self.dtype.itemsize)
+
+    def release(self) -> None:
+        """Let the weights go, so that `load` can place them anew. Whoever else holds the network has to do so, too."""
+        self.is_loaded = False
+        self._offload = None
+        del self.network, self.runtime
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def change_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Have other LoRAs; errors as for `checkpoint.change_adapters`. One that is cut off has to be repeated."""
+        before, self.adapters = self.adapters, (*self.adapters, *adapters)
+        if self._offload is not None:
+            self._offload.change_adapters(before, adapters)
+        elif self.is_loaded:
+            change_adapters(self.network, self.folder, before, adapters)
+        self.adapters = tuple(adapters)
+
+    def take_notes(self) -> Iterator[str]:
+        """What a user should know that has not been told yet."""
+        told: list[Runtime | WeightStream] = [self.runtime] if self.is_loaded else []
+        if self._offload is not None:
+            told.append(self._offload.stream)
+        for each in told:
+            if each.note is not None:
+                note, each.note = each.note, None
+                yield note
+
+    def describe(self) -> str:
+        """Where weights are and why, as `Engine.placement`."""
+        if self.placement.kind == "off":
+            return ""
+        weights, placement = self._weights, self.placement
+        total = format_bytes(weights.on_device(ALL_RESIDENT))
+        held = format_bytes(weights.on_device(placement))
+        how = (
+            "the towers take turns"
+            if placement.slots == weights.layers
+            else (f"{placement.slots} of {weights.layers} layers of a tower at a time")
+        )
+        limit = f" in {format_bytes(self.budget)}" if self.budget is not None else ""
+        return f"offload {placement.kind}: {how}, {held} of {total} of weights{limit}"
+
+    def advice(self, work: Work) -> str:
+        """What to set where memory ran out at this work all the same."""
+        smaller = (
+            "ask for a smaller picture (--size 1024x1024, or --profile draft), fewer or smaller input pictures, "
+            "or fewer tokens"
+        )
+        if self.budget is None:
+            return smaller
+        order = ["off", "module", "layers"]
+        wanted = order[min(order.index(self.placement.kind) + 1, 2)]
+        budget = self.budget * 9 // 10 if wanted == self.placement.kind else self.budget
+        try:
+            placement = choose(wanted, self.config, self._weights, work, self.dtype.itemsize, budget)
+        except DeviceMemoryError:
+            return smaller
+        setting = f"--offload {placement.kind}"
+        if wanted == self.placement.kind:
+            setting += f" --gpu-memory {format_bytes(budget).replace(' ', '')}"
+        return f"use {setting}, or {smaller}"
+
+    def _choice(self, work: Work) -> Placement:
+        if self.budget is None:
+            return ALL_RESIDENT
+        return choose(self._wanted, self.config, self._weights, work, self.dtype.itemsize, self.budget)

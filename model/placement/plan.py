@@ -1,0 +1,176 @@
+"""Where weights lie, and how much memory that takes: predicted, so that the fastest placement that fits is chosen.
+
+A prediction counts weights, slots, keys and values exactly, and the largest set of activations that a pass holds by
+their shapes. docs/memory.md holds predictions against measured peaks.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from model.errors import DeviceMemoryError
+from model.network.cache import CAPACITY_STEP
+from model.network.configuration import ModelConfig, SparseExperts, TransformerConfig
+from model.network.layers import SPLIT_ROWS, WHOLE_ROWS
+from model.placement.slots import RING, aligned
+from model.weights.layout import checkpoint_layout
+
+Kind = Literal["off", "module", "layers"]
+KINDS: dict[Kind, str] = {
+    "off": "all weights stay on the device",
+    "module": "the towers take turns on the device",
+    "layers": "layers are read anew in every step",
+}
+
+HEAD_PIECE_BYTES = 64 * 2**20
+"""Of the output matrix, where it comes in pieces."""
+LEAST_SLOTS = 2
+USUAL_PREFIXES = 512, 16
+"""Tokens of a long prompt and of the unconditional branch: what there is room for before a request is known."""
+STATIC_BYTES = 150 * 2**20
+"""What libraries keep for themselves on a GPU: workspaces of matrix products, above all."""
+PIXELS = 3 * 32 * 32
+"""Numbers of one token of a picture."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where weights lie.
+
+    Attributes:
+        slots: for the towers' layers (see `slots`), in both towers' turn; 0 with `off`.
+        whole_head: whether the output matrix stays on the device.
+    """
+
+    kind: Kind
+    slots: int
+    whole_head: bool
+
+
+ALL_RESIDENT = Placement("off", 0, whole_head=True)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a model's weights on a device.
+
+    Attributes:
+        layer: a slot, for the largest layer of both towers.
+        layers: how many a tower has.
+        towers: all layers of both.
+        rest: what always stays on the device.
+    """
+
+    layer: int
+    layers: int
+    towers: int
+    embedding: int
+    head: int
+    rest: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, itemsize: int, quantized: Collection[str] = ()) -> "Weights":
+        """itemsize: of a number; quantized: the towers whose projections are eight-bit."""
+        others = {"embed_tokens": 0, "lm_head": 0, "": 0}
+        layers: dict[str, int] = {}
+        parameters: dict[str, tuple[int, int]] = {}
+        for slot in checkpoint_layout(config).values():
+            numbers, rows = parameters.get(slot.parameter, (0, 0))
+            parameters[slot.parameter] = numbers + slot.numel, rows + slot.shape[0]
+        for name, (numbers, rows) in parameters.items():
+            parts = name.split(".")
+            if parts[1:2] != ["blocks"] or "_norm." in name:
+                others[parts[0] if parts[0] in others else ""] += numbers * itemsize
+                continue
+            eight_bit = parts[0] in quantized and name.endswith("_proj.weight")
+            size = aligned(numbers) + aligned(rows * 4) if eight_bit else aligned(numbers * itemsize)
+            layer = ".".join(parts[:3])
+            layers[layer] = layers.get(layer, 0) + size
+        count, towers = config.transformer.layers, sum(layers.values())
+        return cls(max(layers.values()), count, towers, others["embed_tokens"], others["lm_head"], others[""])
+
+    def on_device(self, placement: Placement) -> int:
+        """Bytes that a placement takes."""
+        if placement.kind == "off":
+            return self.towers + self.embedding + self.head + self.rest
+        head = self.head if placement.whole_head else min(self.head, RING * HEAD_PIECE_BYTES)
+        return placement.slots * self.layer + head + self.rest
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a request needs room for.
+
+    Attributes:
+        image_tokens: of the picture that is drawn; 0 where text is written.
+        prefixes: tokens of each branch, those still to be written included.
+    """
+
+    image_tokens: int
+    prefixes: tuple[int, ...]
+
+
+def working_bytes(config: ModelConfig, work: Work, itemsize: int) -> int:
+    """Memory besides the weights: keys and values, and activations at their peak."""
+    transformer = config.transformer
+    kept = 2 * transformer.layers * transformer.kv_heads * transformer.head_dim * itemsize
+    cached = sum(-(-(prefix + work.image_tokens) // CAPACITY_STEP) * CAPACITY_STEP for prefix in work.prefixes)
+    drawing = _drawing_bytes(transformer, work.image_tokens, len(work.prefixes), itemsize)
+    reading = _pass_bytes(transformer, max(work.prefixes), 1, itemsize)
+    return kept * cached + max(drawing, reading)
+
+
+def _pass_bytes(transformer: TransformerConfig, tokens: int, branches: int, itemsize: int) -> int:
+    """A tower's pass is at its peak within a block's MLP: of one branch the normed input and the inner activations, of
+    every branch what goes into the tower, the residual stream and what is to be added to it."""
+    mlp, hidden = transformer.gen_mlp, transformer.hidden_size
+    rows = tokens if tokens <= WHOLE_ROWS else SPLIT_ROWS
+    used = mlp.top_k if isinstance(mlp, SparseExperts) else 1
+    inner = rows * 3 * mlp.intermediate_size * used
+    if tokens > WHOLE_ROWS:
+        inner += 2 * tokens * hidden  # the pieces' results, and all of them joined
+    return itemsize * (inner + tokens * hidden * (2 + 4 * branches))
+
+
+def _drawing_bytes(transformer: TransformerConfig, tokens: int, branches: int, itemsize: int) -> int:
+    """A step's pass, and the picture in float32 and the model's type: as it is, as each branch predicts it, the
+    velocities, and the same of the step before, which is told while this one is computed."""
+    pictures = tokens * PIXELS * (4 * (branches + 3) + itemsize * (branches + 5))
+    return _pass_bytes(transformer, tokens, branches, itemsize) + pictures
+
+
+def peak_bytes(config: ModelConfig, weights: Weights, placement: Placement, work: Work, itemsize: int) -> int:
+    """Predicted peak of the device's memory."""
+    return weights.on_device(placement) + working_bytes(config, work, itemsize) + STATIC_BYTES
+
+
+def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, itemsize: int, budget: int) -> Placement:
+    """The fastest placement that fits, or the one that is wanted.
+
+    Args:
+        wanted: `auto` or one of `KINDS`. Whoever says `off` or `module` gets it, predicted to fit or not.
+        budget: bytes of the device's memory.
+
+    Raises:
+        DeviceMemoryError: not even two layers at a time fit; the message tells what would.
+    """
+    module = Placement("module", weights.layers, whole_head=True)
+    for placement in (ALL_RESIDENT, module):
+        fits = peak_bytes(config, weights, placement, work, itemsize) <= budget
+        if wanted == placement.kind or (wanted == "auto" and fits):
+            return placement
+    without_slots = peak_bytes(config, weights, Placement("layers", 0, whole_head=False), work, itemsize)
+    slots = min((budget - without_slots) // weights.layer, weights.layers)
+    if slots < LEAST_SLOTS:
+        smallest = without_slots + LEAST_SLOTS * weights.layer
+        raise DeviceMemoryError(
+            f"{format_bytes(budget)} of memory are too little for this: the smallest that works is "
+            f"{format_bytes(smallest)}",
+            "give it more (--gpu-memory), or ask for a smaller picture (--size 1024x1024) or fewer input pictures",
+        )
+    return Placement("layers", slots, whole_head=False)
+
+
+def format_bytes(count: int) -> str:
+    """Like `7.9 GiB`."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

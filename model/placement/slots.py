@@ -1,0 +1,189 @@
+"""Memory on the device that layers take turns in: a place for each of some layers, fewer than the model has.
+
+A layer always has the same slot, and its parameters lie there even while another layer's numbers do. Both towers use
+the same slots: with as many of them as a tower has layers, going from reading to drawing brings every layer once, each
+while the ones before it are at work. With fewer, some layers of a tower stay in a slot of their own, and the others,
+spread evenly among them, go round in a few.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.network.transformer import Tower
+from model.weights.quantize import Fp8Linear
+from model.weights.stream import Load, WeightStream
+
+RING = 3
+"""Slots that layers go round in: one is computed with, one is there, one is being read."""
+ALIGNMENT = 256
+"""Bytes, of each parameter's start."""
+
+
+@dataclass
+class Slot:
+    """Memory for one layer.
+
+    Attributes:
+        holds: the layer whose numbers are there, or on their way; None while they are of no use.
+        load: what brings them, until they are known to be there.
+    """
+
+    memory: Tensor
+    holds: "Layer | None" = None
+    load: Load | None = None
+
+
+@dataclass(eq=False)
+class Layer:
+    """A module whose parameters lie in a slot.
+
+    Attributes:
+        tensors: official names of what fills them.
+    """
+
+    tensors: tuple[str, ...]
+    slot: Slot
+
+
+class StreamedBlocks(nn.ModuleList):
+    """The blocks of a tower: whoever goes through them finds each one's weights there."""
+
+    def __init__(self, blocks: Sequence[nn.Module], layers: Sequence[Layer], stream: WeightStream) -> None:
+        super().__init__(blocks)
+        self._layers = layers
+        self._stream = stream
+        by_slot: dict[int, list[Layer]] = {}
+        for layer in layers:
+            by_slot.setdefault(id(layer.slot), []).append(layer)
+        turns = by_slot.values()
+        self._first = [turn[0] for turn in turns]
+        # Behind the last of a slot comes the first one again, for the next pass.
+        self._next = {layer: turn[(place + 1) % len(turn)] for turn in turns for place, layer in enumerate(turn)}
+        self.is_whole = len(turns) == len(layers)
+        """Whether all of them can be there at once."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        self.begin()
+        for layer, block in zip(self._layers, super().__iter__(), strict=True):
+            self._require(layer)
+            yield block
+            self._bring(self._next[layer])  # which takes its place
+
+    def begin(self) -> None:
+        """Have the first layers brought: a pass is about to begin."""
+        for layer in self._first:
+            self._bring(layer)
+
+    def settle(self) -> None:
+        """Return when all are there, if they can be at once."""
+        self.begin()
+        for layer in self._layers:
+            self._require(layer)
+            if layer.slot.load is not None:
+                layer.slot.load.finish()
+                layer.slot.load = None
+
+    def forget(self) -> None:
+        """What is there is out of date."""
+        for layer in self._layers:
+            if layer.slot.holds is layer:
+                _give_up(layer.slot)
+
+    def _bring(self, layer: Layer) -> None:
+        slot = layer.slot
+        if slot.holds is not layer:
+            _give_up(slot)
+            slot.load = self._stream.load(layer.tensors)
+            slot.holds = layer
+
+    def _require(self, layer: Layer) -> None:
+        self._bring(layer)
+        slot = layer.slot
+        if slot.load is None:
+            return
+        try:
+            slot.load.wait()
+        except BaseException:
+            _give_up(slot)
+            raise
+        if slot.load.is_there:
+            slot.load = None
+
+
+def _give_up(slot: Slot) -> None:
+    if slot.load is not None:
+        slot.load.cancel()
+    slot.holds = slot.load = None
+
+
+def is_whole(tower: Tower) -> bool:
+    """Whether all weights of a tower can be on the device at once."""
+    return not isinstance(tower.blocks, StreamedBlocks) or tower.blocks.is_whole
+
+
+def settle(tower: Tower) -> None:
+    """Return when all weights of a whole tower are on the device; they stay until the other one's pass begins."""
+    if isinstance(tower.blocks, StreamedBlocks):
+        tower.blocks.settle()
+
+
+def make_slots(count: int, size: int, device: torch.device) -> list[Slot]:
+    """So many, of so many bytes each."""
+    return [Slot(torch.empty(size, dtype=torch.uint8, device=device)) for _ in range(count)]
+
+
+def slot_numbers(layers: int, slots: int) -> list[int]:
+    """Which slot each layer of a tower has: its own, if there are enough; otherwise those that take turns are spread
+    evenly, so that what is read for them always has the others' time, too."""
+    if slots >= layers:
+        return list(range(layers))
+    ring = min(RING, slots)
+    own = slots - ring
+    turning = layers - own
+    numbers, next_own, next_turn = [], ring, 0
+    for layer in range(layers):
+        if (layer + 1) * turning // layers > next_turn:
+            numbers.append(next_turn % ring)
+            next_turn += 1
+        else:
+            numbers.append(next_own)
+            next_own += 1
+    return numbers
+
+
+def streamed_tensors(block: nn.Module, dtype: torch.dtype) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """What of a block lies in a slot: its matrices, by their names in the block. Norms' weights are not worth it."""
+    found = {name: (each.shape, dtype) for name, each in block.named_parameters() if each.dim() > 1}
+    for name, module in block.named_modules():
+        if isinstance(module, Fp8Linear):
+            for buffer, tensor in module.named_buffers(recurse=False):
+                found[f"{name}.{buffer}"] = tensor.shape, tensor.dtype
+    return {name: each for name, each in found.items() if "_norm." not in name}
+
+
+def slot_bytes(tensors: dict[str, tuple[torch.Size, torch.dtype]]) -> int:
+    """Memory that a block takes in a slot."""
+    return sum(aligned(shape.numel() * dtype.itemsize) for shape, dtype in tensors.values())
+
+
+def put_into(slot: Slot, block: nn.Module, tensors: dict[str, tuple[torch.Size, torch.dtype]]) -> None:
+    """Have a block's matrices lie in a slot."""
+    offset = 0
+    for path, (shape, dtype) in tensors.items():
+        size = shape.numel() * dtype.itemsize
+        view = slot.memory[offset : offset + size].view(dtype).view(shape)
+        offset += aligned(size)
+        parent, _, name = path.rpartition(".")
+        module = block.get_submodule(parent)
+        if name in module._buffers:
+            module.register_buffer(name, view)
+        else:
+            module.register_parameter(name, nn.Parameter(view, requires_grad=False))
+
+
+def aligned(size: int) -> int:
+    """Bytes that a parameter of so many takes in a slot."""
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,172 @@
+"""Weights that are read while the device is at work: from a checkpoint's files through a few buffers into a network.
+
+accelerate's hooks (`cpu_offload`, `disk_offload`) bring a module's weights when it is called and let them go behind it:
+the device waits for every copy, and the files' tensors have other names and parts than ours. So this is our own. The
+host's page cache keeps the files in memory where there is room; the process itself holds only the buffers.
+"""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from config.errors import SenseNovaError
+from model.weights.checkpoint import Filling
+from model.weights.quantize import Staging
+from model.weights.shards import Block, StoredTensor, parts_of, read_exactly
+
+PIECE_BYTES = 16 * 2**20
+"""Read at once."""
+READERS = min(8, os.cpu_count() or 1)
+"""Threads: one alone copies less out of the page cache than the link to a GPU takes."""
+BUFFERS = 2
+"""For each thread: it reads into one while the device copies from the other."""
+
+
+class Load:
+    """Tensors that are being read."""
+
+    def __init__(self, pieces: int, filling: Filling, before: torch.cuda.Event | None) -> None:
+        """before: nothing is written until the device has come to it; None on a device without a timeline."""
+        self._filling = filling
+        self._staging: Staging = filling.staging()
+        self._before = before
+        self._missing = pieces
+        self._arrived = torch.cuda.Event() if before is not None else None
+        self._lock = threading.Lock()
+        self._asked_for = threading.Event()
+        self._cancelled = False
+        self._error: SenseNovaError | None = None
+
+    def wait(self) -> None:
+        """Have what the device is asked for from now on, on the current stream, come after the tensors are there.
+
+        Raises:
+            CheckpointError: they cannot be read.
+        """
+        self._asked_for.wait()
+        if self._error is not None:
+            raise self._error
+        if self._arrived is not None:
+            torch.cuda.current_stream().wait_event(self._arrived)
+
+    def finish(self) -> None:
+        """Return when the tensors are there; errors as for `wait`."""
+        self.wait()
+        if self._arrived is not None:
+            self._arrived.synchronize()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the device has the tensors already."""
+        done = self._asked_for.is_set() and self._error is None
+        return done and (self._arrived is None or self._arrived.query())
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether reading on makes sense: nobody cancelled it, nothing failed, and the program is not at its end, which
+        waits for these threads."""
+        return not self._cancelled and self._error is None and threading.main_thread().is_alive()
+
+    def cancel(self) -> None:
+        """When this returns nothing more will be written."""
+        with self._lock:
+            self._cancelled = True
+
+    def take(self, block: Block | None, error: SenseNovaError | None) -> None:
+        """A piece has been read, or not: ask the current stream to copy it."""
+        with self._lock:
+            if block is not None and self.is_wanted:
+                if self._before is not None:
+                    # All copies are on one stream, so that the first one's wait is everyone's.
+                    self._before.wait()
+                    self._before = None
+                self._filling.place(block, self._staging, non_blocking=True)
+            self._error = self._error or error
+            self._missing -= 1
+            if self._missing == 0:
+                if self._arrived is not None:
+                    self._arrived.record()
+                self._asked_for.set()
+
+
+class WeightStream:
+    """Reads tensors of one checkpoint into one network.
+
+    Attributes:
+        filling: where numbers go, of loads that begin from now on; it is for the owner to say before the first one.
+        note: what a user should know about its speed, or None.
+    """
+
+    filling: Filling
+
+    def __init__(self, tensors: Mapping[str, StoredTensor], device: torch.device) -> None:
+        self.note: str | None = None
+        self._can_lock = device.type == "cuda"
+        self._tensors = tensors
+        self._device = device
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # Opened once: a file that is replaced meanwhile goes on as it was.
+        self._files = {file: file.open("rb", buffering=0) for file in {tensor.file for tensor in tensors.values()}}
+        self._pool = ThreadPoolExecutor(READERS, "stream weights")
+        self._own = threading.local()
+
+    def load(self, names: Sequence[str]) -> Load:
+        """Begin to read tensors, by their official names. Nothing is overwritten before the device has done what the
+        current stream has been asked for up to now."""
+        ordered = sorted((self._tensors[name] for name in names), key=lambda tensor: (str(tensor.file), tensor.start))
+        pieces = list(parts_of(ordered, PIECE_BYTES))
+        before = torch.cuda.current_stream(self._device).record_event() if self._copies is not None else None
+        load = Load(len(pieces), self.filling, before)
+        for piece in pieces:
+            self._pool.submit(self._read, load, *piece)
+        return load
+
+    def _read(self, load: Load, tensor: StoredTensor, first: int, count: int) -> None:
+        block, error = None, None
+        with self._on_copies():
+            try:
+                if load.is_wanted:
+                    buffer, copied = self._buffer()
+                    read_exactly(self._files[tensor.file].fileno(), tensor, first, buffer[:count])
+                    block = Block(tensor, first, buffer[:count].view(tensor.dtype))
+                load.take(block, None)
+                if block is not None and copied is not None:
+                    copied.record()
+            except SenseNovaError as caught:
+                error = caught
+            except BaseException as caught:  # raised again where the load is waited for
+                error = SenseNovaError(f"weights could not be brought to {self._device}: {caught}", "try again")
+        if error is not None:
+            load.take(None, error)
+
+    def _on_copies(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._copies is None else torch.cuda.stream(self._copies)
+
+    def _buffer(self) -> tuple[Tensor, torch.cuda.Event | None]:
+        """The calling thread's next buffer, free to be written to, and the event after which it is again."""
+        own = self._own
+        if not hasattr(own, "buffers"):
+            own.buffers = [(self._new_buffer(), self._new_event()) for _ in range(BUFFERS)]
+        own.buffers.append(own.buffers.pop(0))
+        buffer, copied = own.buffers[-1]
+        if copied is not None:
+            copied.synchronize()
+        return buffer, copied
+
+    def _new_buffer(self) -> Tensor:
+        if self._can_lock:
+            try:
+                return torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=True)
+            except RuntimeError as error:  # the host's limit on locked memory
+                self._can_lock = False
+                reason = str(error).splitlines()[0]
+                self.note = f"the host gives no page-locked memory, so that weights come more slowly ({reason})"
+        return torch.empty(PIECE_BYTES, dtype=torch.uint8)
+
+    def _new_event(self) -> torch.cuda.Event | None:
+        return torch.cuda.Event() if self._copies is not None else None
