@@ -28,6 +28,7 @@ from config.memory import parse_memory
 from config.schema import ImageSettings, TextSettings
 from config.sizes import TOKEN_PIXELS, parse_size
 from model.engine import Engine
+from model.errors import DeviceMemoryError
 from model.events import DenoisingStep, Picture, PrefixRead, Statistics
 from model.placement.devices import synchronize
 from model.placement.plan import Work
@@ -38,7 +39,7 @@ from model.weights.shards import stored_tensors
 from model.weights.synthetic import SHAPES, byte_tokenizer, config_fields
 from model.weights.writer import write_checkpoint
 
-PROMPT = "a picture of nothing in particular; " * 12
+PROMPT = "a picture of nothing in particular"
 PLACEMENTS: dict[str, dict[str, str]] = {
     "off": {"offload": "off"},
     "module": {"offload": "module"},
@@ -105,11 +106,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     result: dict[str, Any] = {"load_seconds": time.perf_counter() - clock, "placement": engine.placement}
     for size in arguments.sizes:
-        result[size] = draw(engine, size, device)
+        try:
+            result[size] = draw(engine, size, device)
+        except DeviceMemoryError as error:
+            result[size] = {"failed": str(error)}
     result["tokens_per_second"] = write(engine)
     result["host_anonymous_peak"] = host.peak()
     if arguments.one in ("off", "layers-8GiB"):
-        result["two references"] = edit_two(engine, arguments.sizes[-1], device)
+        try:
+            result["two references"] = edit_two(engine, arguments.sizes[-1], device)
+        except DeviceMemoryError as error:
+            result["two references"] = {"failed": str(error)}
     if arguments.one == "off":
         result["lora_seconds"] = merge_lora(engine, arguments.folder)
     return result
@@ -267,7 +274,9 @@ def print_table(results: dict[str, dict[str, Any]], sizes: list[str]) -> None:
             f"LoRA {result.get('lora_seconds', 0):.2f} s"
         )
         for size in [*sizes, "two references"]:
-            if size in result:
+            if "failed" in result.get(size, {}):
+                print(f"  {size:15} {result[size]['failed']}")
+            elif size in result:
                 each = result[size]
                 print(
                     f"  {size:15} step {each['step_seconds']:.4f} s (first {each['first_step_seconds']:.2f}); "

@@ -212,9 +212,7 @@ class Engine:
             NumericsError: the result came out as NaN or infinity.
         """
         if self._incomplete:
-            raise CheckpointError(
-                "a change of the weights was cut off, and left them incomplete", "load the model again"
-            )
+            raise CheckpointError("a change of LoRAs was cut off, and left incomplete weights", "change them again")
         yield from map(Notice, self._model.take_notes())
         try:
             with memory_errors("this request", self._advice):

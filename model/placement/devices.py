@@ -1,5 +1,6 @@
 """Which device and number format a run uses, and how much memory it took."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -63,11 +64,21 @@ def free_memory(device: torch.device) -> int | None:
     return None
 
 
+def avoid_fragmentation(device: torch.device) -> None:
+    """Have PyTorch's memory on a GPU grow in place, so that what it reserves is hardly more than what is used.
+
+    For a process that has not used the GPU's memory yet; PYTORCH_ALLOC_CONF, or its older name, has the last word.
+    """
+    if device.type == "cuda" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
 def limit_memory(device: torch.device, count: int) -> None:
     """Have PyTorch take no more than so many bytes of a GPU's memory."""
     if device.type == "cuda":
-        total = torch.cuda.mem_get_info(device)[1]
-        torch.cuda.set_per_process_memory_fraction(min(1.0, count / total), device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        total = torch.cuda.get_device_properties(index).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, count / total), index)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """A checkpoint's network, its weights lying where the device's memory allows."""
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from model.events import LoadProgress
 from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
 from model.placement.acceleration import accelerated
-from model.placement.devices import free_memory, limit_memory
+from model.placement.devices import avoid_fragmentation, free_memory, limit_memory
 from model.placement.offload import Offload, load_offloaded
 from model.placement.plan import (
     ALL_RESIDENT,
@@ -90,6 +91,8 @@ class PlacedNetwork:
             DeviceMemoryError: there is not, wherever they are.
         """
         self.placement = self._choice(work)
+        if self.placement.kind != "off":
+            avoid_fragmentation(self.device)
         arguments = (check_weights, on_progress, self._quantized, adapters)
         if self.placement.kind == "off":
             self.network = load_checkpoint(self.folder, self.device, self.dtype, *arguments)
@@ -114,9 +117,11 @@ class PlacedNetwork:
 
     def release(self) -> None:
         """Let the weights go, so that `load` can place them anew. Whoever else holds the network has to do so, too."""
+        if self.is_loaded:
+            del self.network, self.runtime
         self.is_loaded = False
         self._offload = None
-        del self.network, self.runtime
+        gc.collect()  # layers and their slots know one another
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -94,7 +94,8 @@ class StreamedBlocks(nn.ModuleList):
 
     def _bring(self, layer: Layer) -> None:
         slot = layer.slot
-        if slot.holds is not layer:
+        failed = slot.load is not None and slot.load.has_failed  # which was told; perhaps it works by now
+        if slot.holds is not layer or failed:
             _give_up(slot)
             slot.load = self._stream.load(layer.tensors)
             slot.holds = layer
@@ -102,15 +103,10 @@ class StreamedBlocks(nn.ModuleList):
     def _require(self, layer: Layer) -> None:
         self._bring(layer)
         slot = layer.slot
-        if slot.load is None:
-            return
-        try:
+        if slot.load is not None:
             slot.load.wait()
-        except BaseException:
-            _give_up(slot)
-            raise
-        if slot.load.is_there:
-            slot.load = None
+            if slot.load.is_there:
+                slot.load = None
 
 
 def _give_up(slot: Slot) -> None:

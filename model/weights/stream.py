@@ -67,6 +67,10 @@ class Load:
         return done and (self._arrived is None or self._arrived.query())
 
     @property
+    def has_failed(self) -> bool:
+        return self._error is not None
+
+    @property
     def is_wanted(self) -> bool:
         """Whether reading on makes sense: nobody cancelled it, nothing failed, and the program is not at its end, which
         waits for these threads."""

@@ -11,7 +11,7 @@ from config.toml_file import read_settings_file
 
 def test_built_in_profiles_are_valid_and_described() -> None:
     known = profile_files.profile_files()
-    assert set(known) == {"cpu", "draft", "free-form", "turbo"}
+    assert set(known) == {"cpu", "draft", "free-form", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb", "turbo"}
     for path in known.values():
         file = read_settings_file(path)
         assert file.description
@@ -46,12 +46,13 @@ def test_own_profile_takes_the_place_of_a_built_in_one(user_folder: Path) -> Non
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
+    known = "cpu, draft, free-form, gpu-16gb, gpu-24gb, gpu-80gb, gpu-8gb, turbo"
     with pytest.raises(SettingsError, match="no profile named 'Drafft'") as raised:
         find_profile("Drafft")
-    assert raised.value.hint == "did you mean draft? Known profiles: cpu, draft, free-form, turbo"
+    assert raised.value.hint == f"did you mean draft? Known profiles: {known}"
     with pytest.raises(SettingsError) as raised:
         find_profile("zzz")
-    assert raised.value.hint == "known profiles: cpu, draft, free-form, turbo"
+    assert raised.value.hint == f"known profiles: {known}"
 
 
 def test_user_folder_that_cannot_be_looked_into_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

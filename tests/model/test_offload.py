@@ -1,0 +1,294 @@
+"""Weights that come and go: the same pictures and texts from every placement, and clear ends where it cannot go on."""
+
+import shutil
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from model import Answer, Engine, GenerateRequest, ImageSettings, Notice, Picture
+from model.errors import CheckpointError, DeviceError, DeviceMemoryError
+from model.network.configuration import parse_config, read_config
+from model.placement import offload, placed
+from model.placement.plan import ALL_RESIDENT, USUAL_PREFIXES, Placement, Weights, Work, choose, peak_bytes
+from model.placement.slots import slot_numbers
+from model.requests import AnswerRequest, EditRequest, Request
+from model.weights import shards, stream
+from model.weights.named_lora import NamedLora
+from model.weights.synthetic import SHAPES, config_fields
+from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
+
+GIB = 2**30
+RED = Image.new("RGB", (256, 256), "red")
+QUICK = ImageSettings(size="256x256", num_steps=2)
+TURNS: list[Request] = [
+    GenerateRequest("a cute cat", QUICK.model_copy(update={"think": True, "num_images": 2})),
+    AnswerRequest("What is this?", (RED,)),
+    EditRequest("change the background to green", (RED,), QUICK),
+    GenerateRequest("a cute cat", QUICK.model_copy(update={"cfg_scale": 1.0})),
+    AnswerRequest("What can you do?"),
+]
+PLACEMENTS = {
+    "module": Placement("module", 6, whole_head=True),
+    "all layers": Placement("layers", 6, whole_head=False),
+    "some layers": Placement("layers", 4, whole_head=False),
+    "two layers": Placement("layers", 2, whole_head=False),
+}
+FEW_CASES = list({(case["checkpoint"], case["task"]): case for case in reversed(cases("t2i", "edit"))}.values())
+
+
+def results(engine: Engine, requests: list[Request]) -> list[object]:
+    """Bytes of pictures, and texts."""
+    found: list[object] = []
+    for request in requests:
+        for event in engine.run(request):
+            if isinstance(event, Picture):
+                found.append(event.tensor.numpy().tobytes())
+            if isinstance(event, Answer):
+                found.append(event.text)
+    return found
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
+    """Load the demo, or another checkpoint, placed in one way."""
+
+    def load(placement: Placement, model: str | Path = "demo", **options: Any) -> Engine:
+        monkeypatch.setattr(placed, "choose", lambda *_: placement)
+        monkeypatch.setattr(offload, "HEAD_PIECE_BYTES", 2**16)  # the output matrix comes in many pieces
+        monkeypatch.setattr(stream, "PIECE_BYTES", 500_000)  # as a layer does
+        return Engine.load(model, device="cpu", **options)
+
+    return load
+
+
+@pytest.mark.parametrize("quantization", ["off", "fp8", "fp8-all"])
+def test_every_placement_gives_the_same(place: Callable[..., Engine], quantization: str) -> None:
+    expected = results(place(ALL_RESIDENT, quantization=quantization), TURNS)
+    assert len(expected) == 6
+    for name, placement in PLACEMENTS.items():
+        assert results(place(placement, quantization=quantization), TURNS) == expected, name
+
+
+@pytest.mark.parametrize("case", FEW_CASES, ids=case_id)
+def test_pictures_of_the_reference(case: Case, place: Callable[..., Engine], parity_checkpoint: Any) -> None:
+    """Experts, too."""
+    engine = place(PLACEMENTS["two layers"], parity_checkpoint(case["checkpoint"]), dtype="float32")
+    picture = next(event for event in engine.run(request_of(case)) if isinstance(event, Picture))
+    assert relative_difference(picture.tensor, golden(case, "image")) < 2e-3
+
+
+def test_a_turn_given_up_leaves_no_trace(place: Callable[..., Engine]) -> None:
+    expected = results(place(ALL_RESIDENT), TURNS[:2])
+    engine = place(PLACEMENTS["two layers"])
+    for request in TURNS:
+        events = engine.run(request)
+        for _ in range(2):
+            next(events)
+        events.close()  # type: ignore[attr-defined]
+    assert results(engine, TURNS[:2]) == expected
+
+
+def test_loras_come_and_go(place: Callable[..., Engine], tmp_path: Path) -> None:
+    """Also with one that changes what stays on the device."""
+    plain, request = place(ALL_RESIDENT), TURNS[2:3]
+    tensors = {}
+    for name, tensor in shards.stored_tensors(plain.checkpoint).items():
+        if ("layers.1." in name and name.endswith("_proj_mot_gen.weight")) or "timestep_embedder.mlp.0.weight" in name:
+            out_features, in_features = tensor.shape
+            layer = name.removesuffix(".weight")
+            tensors[f"{layer}.lora_down.weight"] = torch.full((2, in_features), 0.01)
+            tensors[f"{layer}.lora_up.weight"] = torch.full((out_features, 2), 0.5)
+    save_file(tensors, tmp_path / "style.safetensors")
+    loras = [NamedLora(str(tmp_path / "style.safetensors"), 1.0)]
+    without = results(plain, request)
+    plain.use_loras(loras)
+    merged = results(plain, request)
+    assert merged != without
+    engine = place(PLACEMENTS["some layers"])
+    engine.use_loras(loras)
+    assert results(engine, request) == merged
+    engine.use_loras([])
+    assert results(engine, request) == without
+    assert results(place(PLACEMENTS["module"], loras=loras), request) == merged
+
+
+@pytest.mark.parametrize("tensor", [offload.EMBEDDING, offload.HEAD])
+def test_a_lora_of_what_is_read_in_parts(place: Callable[..., Engine], tmp_path: Path, tensor: str) -> None:
+    layer = tensor.removesuffix(".weight")
+    save_file(
+        {f"{layer}.lora_down.weight": torch.ones(1, 256), f"{layer}.lora_up.weight": torch.ones(855, 1)},
+        tmp_path / "words.safetensors",
+    )
+    loras = [NamedLora(str(tmp_path / "words.safetensors"), 1.0)]
+    with pytest.raises(CheckpointError, match=f"read in parts here:\n  {tensor}") as raised:
+        place(PLACEMENTS["two layers"], loras=loras)
+    assert raised.value.hint == "use --offload off"
+
+
+def test_a_disk_that_goes_away_meanwhile(place: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn fails; when the disk is there again the next one does not."""
+    engine = place(PLACEMENTS["two layers"])
+    expected = results(engine, TURNS[:1])
+    reads = 0
+    preadv = shards.os.preadv
+
+    def broken(*arguments: Any) -> int:
+        nonlocal reads
+        reads += 1
+        if reads > 100:
+            raise OSError(5, "Input/output error")
+        return preadv(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shards.os, "preadv", broken)
+        with pytest.raises(CheckpointError, match="cannot be read: Input/output error"):
+            results(engine, TURNS[:1])
+    assert results(engine, TURNS[:1]) == expected
+
+
+def test_a_file_that_is_cut_off_meanwhile(place: Callable[..., Engine], tmp_path: Path, tiny_checkpoint: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    engine = place(Placement("layers", 2, whole_head=False), folder)
+    with next(folder.glob("*.safetensors")).open("r+b") as file:
+        file.truncate(200_000)
+    with pytest.raises(CheckpointError, match="ends in the middle of"):
+        results(engine, TURNS[:1])
+
+
+def test_no_more_is_held_than_a_few_layers(place: Callable[..., Engine]) -> None:
+    engine = place(PLACEMENTS["two layers"])
+    network = engine._model.network
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in network.parameters()}
+    storages |= {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in network.buffers()}
+    weights = Weights.of(network.config, 2)
+    held = sum(storages.values())
+    assert held < weights.on_device(ALL_RESIDENT) / 2
+    assert held == pytest.approx(2 * weights.layer + weights.rest + 3 * 2**16, rel=0.01)
+
+
+def test_threads_end_with_the_engine(place: Callable[..., Engine]) -> None:
+    def readers() -> int:
+        return sum(thread.name.startswith("stream weights") for thread in threading.enumerate())
+
+    before = readers()
+    engine = place(PLACEMENTS["two layers"])
+    results(engine, TURNS[:1])
+    assert readers() > before
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("stream weights")]
+    del engine
+    for thread in threads:
+        thread.join(10)
+    assert readers() == before
+
+
+def test_weights_that_are_not_there_yet_are_checked(
+    place: Callable[..., Engine], tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+    file = next(folder.glob("*.safetensors"))
+    tensors = load_file(file)
+    name = "language_model.model.layers.1.mlp_mot_gen.up_proj.weight"
+    tensors[name][0, 0] = torch.nan
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=f"1 tensors hold NaN or infinity:\n  {name}"):
+        place(Placement("module", 3, whole_head=True), folder, check_weights=True)
+
+
+def test_a_larger_request_places_the_weights_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With memory for all weights and a small picture, a large one takes some of it, and later ones go on so."""
+    config = read_config(Engine.load("demo", device="cpu").checkpoint)
+    weights = Weights.of(config, 2)
+    small = peak_bytes(config, weights, ALL_RESIDENT, Work(64, (600, 600)), 2)
+    engine = Engine.load("demo", device="cpu", gpu_memory=small)
+    assert engine.placement == ""
+    expected = results(Engine.load("demo", device="cpu", offload="off"), TURNS[:1])
+    large = GenerateRequest("a cat", ImageSettings(size="352x352", num_steps=1))
+    told = [event.text for event in engine.run(large) if isinstance(event, Notice)]
+    assert any(text.startswith("placed anew, for more room: offload ") for text in told)
+    assert engine.placement.startswith("offload ")
+    assert results(engine, TURNS[:1]) == expected
+
+
+def test_less_than_the_smallest_working_set() -> None:
+    with pytest.raises(DeviceMemoryError, match="1 MiB of memory are too little for this: the smallest that works is"):
+        Engine.load("demo", device="cpu", gpu_memory=2**20)
+
+
+def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine.load("demo", device="cpu", offload="off")
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._model.network, "predict", full)
+        with pytest.raises(DeviceMemoryError) as raised:
+            results(engine, TURNS[:1])
+    assert raised.value.hint is not None and raised.value.hint.startswith("use --offload module, or ask for a smaller")
+    assert len(results(engine, TURNS[:1])) == 2
+
+
+def test_no_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused once, weights come through other memory, and a note says so."""
+    opened = shards.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
+    reading = stream.WeightStream(opened, torch.device("cpu"))
+    reading._can_lock = True
+    empty = torch.empty
+
+    def refused(*arguments: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory\nmore")
+        return empty(*arguments, **options)
+
+    monkeypatch.setattr(torch, "empty", refused)
+    assert len(reading._new_buffer()) == stream.PIECE_BYTES
+    assert reading.note is not None and reading.note.endswith("(CUDA error: out of memory)")
+
+
+def test_not_on_apples_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DeviceError, match="--offload layers is for NVIDIA's GPUs and for CPUs"):
+        placed.PlacedNetwork(
+            Path("x"),
+            parse_config(config_fields(**SHAPES["u1-8b"]), "x"),
+            torch.device("mps"),
+            torch.float16,
+            (),
+            "layers",
+            None,
+            False,
+        )
+
+
+@pytest.mark.parametrize(
+    ("gib", "expected"),
+    [(80, "off"), (36, "off"), (35, "module"), (20, "module"), (16, "layers"), (8, "layers"), (4, "layers")],
+)
+def test_the_fastest_that_fits_is_chosen(gib: int, expected: str) -> None:
+    """An 8B at 2048×2048; peaks measured on an H100 are in docs/memory.md."""
+    config = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
+    weights, work = Weights.of(config, 2), Work(4096, USUAL_PREFIXES)
+    placement = choose("auto", config, weights, work, 2, gib * GIB)
+    assert placement.kind == expected
+    assert peak_bytes(config, weights, placement, work, 2) <= gib * GIB
+    if expected == "layers":
+        more = Placement("layers", placement.slots + 1, whole_head=False)
+        assert peak_bytes(config, weights, more, work, 2) > gib * GIB
+
+
+@pytest.mark.parametrize(("layers", "slots"), [(42, 2), (42, 3), (42, 14), (42, 36), (42, 41), (6, 4), (3, 2), (1, 1)])
+def test_layers_that_take_turns_are_spread_evenly(layers: int, slots: int) -> None:
+    numbers = slot_numbers(layers, slots)
+    assert set(numbers) == set(range(slots))
+    turning = [layer for layer, number in enumerate(numbers) if numbers.count(number) > 1]
+    gaps = {later - earlier for earlier, later in pairwise(turning)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+    assert len([number for number in set(numbers) if numbers.count(number) > 1]) <= 3
