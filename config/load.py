@@ -15,6 +15,7 @@ from config.errors import SettingsError
 from config.profile_files import PROJECT_FILE, find_profile, is_profile_path, user_file
 from config.recommended import Recommended, check_recommended
 from config.schema import SETTING_NAMES, Settings
+from config.together import require_compatible
 from config.toml_file import read_settings_file, show_path, toml_literal
 
 PREFIX = "SENSENOVA_"
@@ -78,7 +79,8 @@ def resolve(
 
     Raises:
         SettingsError: a file cannot be read, there is no such profile, or a layer has an unknown name, a
-            wrong type or a value out of bounds; names the file and line, variable or flag.
+            wrong type or a value out of bounds; names the file and line, variable or flag. Or settings exclude each
+            other.
     """
     values: dict[str, Any] = {}
     origins = dict.fromkeys(SETTING_NAMES, "default")
@@ -94,7 +96,15 @@ def resolve(
         for name, value, label in layer:
             values[name] = value
             origins[name] = label
-    return Resolved(Settings.model_validate(values), origins)
+    settings = Settings.model_validate(values)
+    require_compatible(
+        device=settings.device,
+        offload=settings.offload,
+        gpu_memory=settings.gpu_memory,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        cfg_parallel_size=settings.cfg_parallel_size,
+    )
+    return Resolved(settings, origins)
 
 
 Layer = Iterator[tuple[str, Any, str]]

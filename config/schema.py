@@ -137,6 +137,10 @@ class EngineSettings(SettingsGroup):
     """What stays on the device: all (off), the towers in turn (module), layers that fit (layers); auto: the fastest."""
     gpu_memory: Annotated[str | None, Field(examples=["8GiB", "7.5GB"])] = None
     """Most memory of the device to use, like 8GiB; else all that is free."""
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs that share each network, every one of them holding a part of its weights."""
+    cfg_parallel_size: Annotated[int, Field(ge=1, le=3)] = 1
+    """Networks that compute guidance branches of their own: as many GPUs as the product of both."""
 
     @field_validator("model", "lora")
     @classmethod

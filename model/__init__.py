@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         DeviceMemoryError,
         NumericsError,
         PictureError,
+        RankError,
         RequestError,
     )
     from model.events import (
@@ -50,6 +51,7 @@ _HOMES = {
         "DeviceMemoryError",
         "NumericsError",
         "PictureError",
+        "RankError",
         "RequestError",
     ],
     "model.events": [
@@ -89,6 +91,7 @@ __all__ = [
     "Picture",
     "PictureError",
     "PrefixRead",
+    "RankError",
     "Request",
     "RequestError",
     "Statistics",

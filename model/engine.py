@@ -1,6 +1,8 @@
 """The engine: a resident model that turns a request into a stream of events."""
 
+import atexit
 import time
+import weakref
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from torch import Tensor
 from config.recommended import Recommended, read_recommended
 from config.schema import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size, nearest_trained, resolve_size
+from config.together import require_compatible
 from model.errors import CheckpointError, DeviceMemoryError, NumericsError
 from model.events import (
     Answer,
@@ -30,11 +33,14 @@ from model.events import (
 )
 from model.meter import Meter
 from model.network.configuration import read_config
+from model.orders import Forget, Kept, Load, Run, UseLoras
 from model.pictures import as_rgb
 from model.placement.devices import resolve_device, resolve_dtype, synchronize
+from model.placement.groups import Groups
 from model.placement.memory import memory_errors, ran_out_of_memory
 from model.placement.placed import PlacedNetwork
 from model.placement.plan import USUAL_PREFIXES, Work
+from model.placement.ranks import Ranks, require_ranks
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
@@ -50,6 +56,7 @@ from model.weights.hub import DownloadPlan, find_checkpoint
 from model.weights.lora import Adapter, overridden, read_adapters
 from model.weights.named_lora import NamedLora
 from model.weights.quantize import resolve_quantization
+from model.weights.slices import require_split
 
 
 class Engine:
@@ -67,16 +74,25 @@ class Engine:
     Attributes:
         checkpoint: the folder it was loaded from.
         device, dtype: where and in which number format it runs.
+
+    Several GPUs, or other processes on a CPU, may share a model: see `load`. This process is then the first of them,
+    and starts and ends the others (`model.placement.ranks`).
     """
 
-    def __init__(self, model: PlacedNetwork, tokenizer: Tokenizer, recommended: Recommended) -> None:
+    def __init__(
+        self, model: PlacedNetwork, tokenizer: Tokenizer, recommended: Recommended, groups: Groups | None
+    ) -> None:
         """Use `Engine.load`."""
+        self._ranks: Ranks | None = None
+        self._tensor_size = groups.position.tensor if groups else 1
+        self._uneven = False
         self.checkpoint = model.folder
         self._model = model
         self._recommended = recommended
         self._incomplete = False
         self._device = model.device
-        self.device = str(model.device)
+        size = groups.position.size if groups else 1
+        self.device = str(model.device) + (f", {size} ranks" if size > 1 else "")
         self.dtype = str(model.dtype).removeprefix("torch.")
         self._aside = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
         self._tokenizer = tokenizer
@@ -93,9 +109,35 @@ class Engine:
         """Memory on the device that `kept_tokens` take; an 8B model in bfloat16 has 172 KB (42 layers) for each."""
         return sum(kept.prefix.cache.nbytes for kept in self._kept.values())
 
+    @property
+    def kept_lengths(self) -> Kept:
+        """`kept_tokens`, branch by branch; only those that this rank has read."""
+        return {branch: kept.tokens for branch, kept in self._kept.items()}
+
     def forget(self) -> None:
         """Free the memory of what is kept; the next request reads everything."""
         self._kept = {}
+        if self._ranks is not None and self._ranks.lost is None:
+            self._ranks.carry_out(Forget(), lambda: None)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a process that shares the model was lost, so that it has to be loaded again."""
+        return self._ranks is not None and self._ranks.lost is not None
+
+    def close(self) -> None:
+        """Free the model's memory, and end the processes that share it. Happens by itself when nobody has the engine
+        any more; it cannot be used afterwards."""
+        self._kept = {}
+        # CUDA graphs hold operations that ranks share: they have to go before the ranks do.
+        self._model.release()
+        ranks, self._ranks = self._ranks, None
+        if ranks is not None:
+            ranks.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_ranks", None) is not None:
+            self.close()
 
     @classmethod
     def load(
@@ -111,6 +153,8 @@ class Engine:
         offload: str = "auto",
         gpu_memory: int | None = None,
         size: str = "auto",
+        tensor_parallel_size: int = 1,
+        cfg_parallel_size: int = 1,
         on_progress: Callable[[LoadProgress], None] | None = None,
         on_plan: Callable[[DownloadPlan], None] | None = None,
         on_download: Callable[[int, int], None] | None = None,
@@ -129,19 +173,75 @@ class Engine:
             gpu_memory: bytes of the device's memory that may be used; all that is free if None.
             size: of the pictures to have room for, as in the settings. A request that needs more room than there is
                 has the weights placed anew.
+            tensor_parallel_size: ranks that share each network, every one of them holding a part.
+            cfg_parallel_size: networks, each of which computes guidance branches of its own. All in all there are
+                as many ranks as the product of both, on as many GPUs; on `cpu` they share the cores.
             on_progress: called now and then with the bytes read so far. What it raises ends the loading.
             on_plan, on_download: told what a download will fetch, and how many bytes of how many it has fetched.
 
         Raises:
+            SettingsError: some of this excludes each other.
             CheckpointError: the checkpoint is missing or damaged.
             RecommendationError: its recommended settings are damaged.
-            DeviceError: there is no such device or number format.
+            DeviceError: there is no such device or number format, there are fewer GPUs than ranks, or the network
+                cannot be shared by so many.
+            RankError: a rank was lost while it was loading.
             DeviceMemoryError: the weights do not fit; or less than the smallest working set may be used.
         """
         # First what costs nothing: a mistake here should not come after a download or minutes of reading.
+        require_compatible(
+            device=device,
+            offload=offload,
+            gpu_memory=gpu_memory,
+            tensor_parallel_size=tensor_parallel_size,
+            cfg_parallel_size=cfg_parallel_size,
+        )
         where, number_format = resolve_device(device), resolve_dtype(dtype)
-        towers = resolve_quantization(quantization, where, number_format)
+        resolve_quantization(quantization, where, number_format)
+        ranks_wanted = tensor_parallel_size * cfg_parallel_size
+        require_ranks(ranks_wanted, where)
         folder = find_checkpoint(str(checkpoint), on_plan=on_plan, on_progress=on_download)
+        order = Load(
+            folder,
+            dtype,
+            check_weights,
+            quantization,
+            tuple(loras),
+            enforce_eager,
+            offload if ranks_wanted == 1 else "off",
+            gpu_memory,
+            size,
+        )
+        if ranks_wanted == 1:
+            return cls.load_part(order, where, None, on_progress)
+        require_split(read_config(folder), tensor_parallel_size)
+        ranks = Ranks(tensor_parallel_size, cfg_parallel_size, where)
+
+        def watched(now: LoadProgress) -> None:
+            ranks.require_whole()  # nobody waits for the end of what will not be used
+            if on_progress is not None:
+                on_progress(now)
+
+        try:
+            groups = ranks.groups()
+            engine = ranks.carry_out(order, lambda: cls.load_part(order, groups.device, groups, watched))
+        except BaseException:
+            ranks.close()
+            raise
+        engine._ranks = ranks
+        atexit.register(_close, weakref.ref(engine))
+        return engine
+
+    @classmethod
+    def load_part(
+        cls,
+        order: Load,
+        device: torch.device,
+        groups: Groups | None,
+        on_progress: Callable[[LoadProgress], None] | None = None,
+    ) -> "Engine":
+        """The engine of one rank, or of a process that has the model to itself; errors as for `load`."""
+        folder, number_format = order.folder, resolve_dtype(order.dtype)
         config = read_config(folder)
         vocabulary = config.transformer.vocabulary
         recommended, tokenizer = read_recommended(folder), Tokenizer(folder)
@@ -150,15 +250,28 @@ class Engine:
                 f"{folder}: the tokenizer has {len(tokenizer)} tokens, the network knows {vocabulary}",
                 "tokenizer and weights must belong together: fetch the checkpoint again",
             )
-        adapters = read_adapters(loras, config)
-        model = PlacedNetwork(folder, config, where, number_format, towers, offload, gpu_memory, enforce_eager)
-        width, height = resolve_size(size, recommended.trained_sizes, None)
+        towers = resolve_quantization(order.quantization, device, number_format)
+        adapters = read_adapters(order.loras, config)
+        model = PlacedNetwork(
+            folder,
+            config,
+            device,
+            number_format,
+            towers,
+            order.offload,
+            order.gpu_memory,
+            order.enforce_eager,
+            groups,
+        )
+        width, height = resolve_size(order.size, recommended.trained_sizes, None)
         tokens = width * height // TOKEN_PIXELS**2
-        smaller = ", or --dtype bfloat16" if dtype == "float32" else ""
+        smaller = ", or --dtype bfloat16" if order.dtype == "float32" else ""
         hint = f"use --offload auto, a device with more memory{smaller}"
+        if groups is not None:
+            hint = f"use more GPUs, or ones with more memory{smaller}"
         with memory_errors(f"loading {folder}", lambda: hint):
-            model.load(Work(tokens, USUAL_PREFIXES), adapters, check_weights, on_progress)
-            return cls(model, tokenizer, recommended)
+            model.load(Work(tokens, USUAL_PREFIXES), adapters, order.check_weights, on_progress)
+            return cls(model, tokenizer, recommended, groups)
 
     @property
     def placement(self) -> str:
@@ -180,8 +293,14 @@ class Engine:
         A change that is cut off after it has begun, by these or by Ctrl-C, leaves weights that no request is carried
         out with, until another change succeeds.
         """
+        if self._ranks is not None:
+            self._ranks.carry_out(UseLoras(tuple(loras)), lambda: self._use_loras(loras))
+        else:
+            self._use_loras(loras)
+
+    def _use_loras(self, loras: Sequence[NamedLora]) -> None:
         adapters = read_adapters(loras, self._model.config)
-        self.forget()
+        self._kept = {}
         self._incomplete = True
         with memory_errors("changing LoRAs", lambda: "load the model with them: --lora"):
             self._model.change_adapters(adapters)
@@ -210,10 +329,27 @@ class Engine:
             PictureError: an input picture cannot be used.
             DeviceMemoryError: it does not fit in the device's memory.
             NumericsError: the result came out as NaN or infinity.
+            RankError: a process that shares the model was lost: see `is_lost`.
         """
+        if self._ranks is None:
+            yield from map(Notice, self._model.take_notes())
+            yield from self.perform(request)
+            return
+        self._ranks.require_whole()
+        yield from map(Notice, self._model.take_notes())
+        if self._uneven:
+            self._kept = {}
+        try:
+            yield from self._ranks.lead(Run(request, self._uneven), self.perform(request))
+        finally:
+            # One rank may have had no memory to keep what another one keeps; they would then read in other portions.
+            kept, size = {0: self.kept_lengths, **self._ranks.results}, self._tensor_size
+            self._uneven = any(kept[rank] != kept[rank - rank % size] for rank in kept)
+
+    def perform(self, request: Request) -> Iterator[Event]:
+        """What each rank does of `run`."""
         if self._incomplete:
             raise CheckpointError("a change of LoRAs was cut off, and left incomplete weights", "change them again")
-        yield from map(Notice, self._model.take_notes())
         try:
             with memory_errors("this request", self._advice):
                 if isinstance(request, AnswerRequest):
@@ -221,7 +357,7 @@ class Engine:
                 else:
                     yield from self._draw(request)
         except DeviceMemoryError:
-            self.forget()
+            self._kept = {}
             raise
 
     def _advice(self) -> str:
@@ -232,7 +368,7 @@ class Engine:
         self._work = work
         if self._model.fits(work):
             return
-        self.forget()
+        self._kept = {}
         self._model.release()
         self._model.load(work, self._model.adapters)
         yield Notice(f"placed anew, for more room: {self.placement}")
@@ -256,23 +392,28 @@ class Engine:
         sequences = self._sequences(texts, pictures)
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
         written = settings.max_think_tokens if settings.think else 0
-        lengths = (len(each) + (written if branch == "condition" else 0) for branch, each in sequences.items())
-        yield from self._make_room(Work(tokens, tuple(lengths)))
-        meter = Meter(self._model.runtime)
+        rooms = (len(each) + (written if branch == "condition" else 0) for branch, each in sequences.items())
+        yield from self._make_room(Work(tokens, tuple(rooms)))
+        lengths = {branch: len(sequence) for branch, sequence in sequences.items()}
+        meter = Meter(self._model.runtime, self._model.config)
         with self._keeping() as kept:
+            # Every network thinks for itself: that costs no time, and all of them go on from the same words.
+            own = {*self._model.runtime.peers.own(tuple(texts)), *(["condition"] if settings.think else [])}
             # Whole prefixes only: reading one in other portions rounds otherwise, and the bytes of a picture would
             # depend on what was asked before.
-            yield from self._read_branches(sequences, pictures, tokens, meter, kept, partly=False)
+            yield from self._read_branches(sequences, pictures, tokens, meter, kept, own, partly=False)
             prefixes = {branch: each.prefix.fork() for branch, each in kept.items()}
             think_text = None
             if settings.think:
                 think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, tokens, meter)
+                lengths["condition"] = prefixes["condition"].cache.length
             starts = time_grid(settings.num_steps, settings.timestep_shift)
             for index in range(settings.num_images):
                 seed = settings.seed + index
                 steps = denoise(self._model.runtime, prefixes, guidance, size, seed, settings)
                 for number, step in enumerate(meter.denoising.around(steps), start=1):
-                    meter.count_step(guidance.needed(number - 1, starts[number - 1]), prefixes, tokens)
+                    needed = guidance.needed(number - 1, starts[number - 1])
+                    meter.count_step([lengths[branch] for branch in needed], tokens)
                     yield DenoisingStep(
                         index,
                         settings.num_images,
@@ -321,9 +462,9 @@ class Engine:
         choose = chooser(settings, self._device)
         sequences = self._sequences(texts, pictures)
         yield from self._make_room(Work(0, (len(sequences["condition"]) + settings.max_tokens,)))
-        meter = Meter(self._model.runtime)
+        meter = Meter(self._model.runtime, self._model.config)
         with self._keeping() as kept:
-            yield from self._read_branches(sequences, pictures, room, meter, kept, partly=True)
+            yield from self._read_branches(sequences, pictures, room, meter, kept, set(texts), partly=True)
             prefix = kept["condition"].prefix
             written = yield from self._write(prefix, choose, settings.max_tokens, stop, TextToken, meter)
         yield Answer(written.text, written.token_ids, written.finish, written.first_logits)
@@ -401,6 +542,7 @@ class Engine:
         room: int,
         meter: Meter,
         prefixes: dict[Branch, KeptPrefix],
+        own: Collection[str],
         *,
         partly: bool,
     ) -> Iterator[Event]:
@@ -408,6 +550,8 @@ class Engine:
 
         Args:
             pictures: one that several branches read is embedded once.
+            own: branches that this rank reads; of the others it is told that they are read, but not how long it took,
+                nor what was reused.
             partly: see `Reading`.
         """
         clock = time.perf_counter()
@@ -418,10 +562,13 @@ class Engine:
             seen = identities if branch != "unconditional" else []
             readings[branch] = Reading(sequence, seen, kept.pop(branch, None), partly=partly)
         kept.clear()
-        most = max(reading.rest.pictures for reading in readings.values())
+        most = max((reading.rest.pictures for branch, reading in readings.items() if branch in own), default=0)
         with torch.inference_mode():
             embedded = [embed_picture(self._model.network, picture) for picture in pictures[len(pictures) - most :]]
         for branch, reading in readings.items():
+            if branch not in own:
+                yield PrefixRead(branch, len(reading.sequence), reading.sequence.image_tokens, 0.0)
+                continue
             unread = embedded[len(embedded) - reading.rest.pictures :]
             with torch.inference_mode():
                 prefixes[branch] = reading.read(self._model.network, unread, room)
@@ -464,6 +611,12 @@ def _branches(request: GenerateRequest | EditRequest, pictures: int) -> tuple[di
     }
     starts = time_grid(settings.num_steps, settings.timestep_shift)[:-1]
     return {branch: texts[branch] for branch in guidance.ever_needed(starts)}, guidance
+
+
+def _close(engine: "weakref.ref[Engine]") -> None:
+    """At the end of the program."""
+    if (alive := engine()) is not None:
+        alive.close()
 
 
 @dataclass(frozen=True)

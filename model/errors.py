@@ -25,3 +25,7 @@ class DeviceMemoryError(SenseNovaError):
 
 class NumericsError(SenseNovaError):
     """The arithmetic ended in NaN or infinity."""
+
+
+class RankError(SenseNovaError):
+    """One of the processes that share a model is lost, and with it the model: it has to be loaded again."""

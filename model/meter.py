@@ -1,15 +1,15 @@
 """What `Statistics` reports, counted while a request is carried out."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from model.events import Branch, Statistics
+from model.events import Statistics
 from model.network.attention import kernel_name
+from model.network.configuration import ModelConfig
 from model.network.counts import prediction_flops, token_bytes
 from model.placement.devices import peak_memory, reset_peak_memory
 from model.sampling.denoise import Step
-from model.sampling.prefix import Prefix
 from model.sampling.runtime import Runtime
 
 Item = TypeVar("Item")
@@ -47,26 +47,26 @@ class Meter:
         text, denoising: what goes through the two loops.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, config: ModelConfig) -> None:
+        """config: of the whole network, of which the runtime may have a part."""
         self._network = network = runtime.network
+        self._config = config
         self._start = time.perf_counter()
         self.prefix_tokens = self._new_tokens = self._steps = 0
         self._text_bytes = self._denoise_flops = 0
         self.text, self.denoising = Stopwatch(ahead=runtime.writes_ahead), Stopwatch(ahead=runtime.draws_ahead)
         reset_peak_memory(network.device)
 
-    def count_step(self, branches: Sequence[Branch], prefixes: Mapping[Branch, Prefix], image_tokens: int) -> None:
-        """A step that took these branches."""
+    def count_step(self, prefixes: Sequence[int], image_tokens: int) -> None:
+        """A step of a branch behind each of these prefixes, given by their lengths."""
         self._steps += 1
-        for branch in branches:
-            length = prefixes[branch].cache.length
-            self._denoise_flops += prediction_flops(self._network.config, image_tokens, length)
+        self._denoise_flops += sum(prediction_flops(self._config, image_tokens, length) for length in prefixes)
 
     def count_tokens(self, count: int, context: int) -> None:
         """New tokens, the last of them behind `context` others."""
         self._new_tokens += count
         itemsizes = self._network.dtype.itemsize, self._network.und.weight_itemsize
-        self._text_bytes += count * token_bytes(self._network.config, context - count // 2, *itemsizes)
+        self._text_bytes += count * token_bytes(self._config, context - count // 2, *itemsizes)
 
     def statistics(self) -> Statistics:
         network = self._network

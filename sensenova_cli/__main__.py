@@ -16,6 +16,11 @@ def main() -> None:
         # Importing takes a while, and nothing has begun that would have to be tidied up.
         signal.signal(number, lambda number, frame: _leave_interrupted())
     _forget_current_folder()
+    rank = _rank()
+    if rank > 0:
+        from model.follower import main as follow
+
+        follow(rank)
     from sensenova_cli.app import app
     from sensenova_cli.interrupts import end_on_signals
     from sensenova_cli.streams import flush_stdout, prepare_streams
@@ -27,11 +32,25 @@ def main() -> None:
     except KeyboardInterrupt:  # outside of what `app` looks after
         _leave_interrupted()
     except SystemExit as end:
+        if rank == 0:
+            from model.placement.ranks import dismiss_others
+
+            dismiss_others()
         flush_stdout()  # where it fails, that has had its say by now
         if end.code == INTERRUPTED:
             # Threads of libraries may be in the middle of something long; nobody waits for them now.
             os._exit(INTERRUPTED)
         raise
+
+
+def _rank() -> int:
+    """This process's number among those that torchrun has started, or -1."""
+    if "RANK" not in os.environ:  # nearly always: without importing anything
+        return -1
+    from model.placement.ranks import launched
+
+    world = launched()
+    return world[0] if world else -1
 
 
 def _leave_interrupted() -> None:

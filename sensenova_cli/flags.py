@@ -14,8 +14,6 @@ SIZE_OPTIONS = ("size", "aspect", "width", "height")
 """Four ways to set the one setting `size`."""
 
 INFRASTRUCTURE_OPTIONS = (
-    "tensor_parallel_size",
-    "cfg_parallel_size",
     "enable_cpu_offload",
     "cache_backend",
     "enable_cache_dit_summary",
@@ -144,20 +142,13 @@ def _whole_number(flag: str, text: str | None, unit: str, example: str) -> int |
 
 def _refuse_infrastructure(typed: Mapping[str, Any]) -> None:
     """These options are understood and never ignored: what would change nothing passes, the rest is refused."""
-    for name in ("tensor_parallel_size", "cfg_parallel_size"):
-        flag = "--" + name.replace("_", "-")
-        gpus = _whole_number(flag, typed.get(name), "of devices", "1")
-        if gpus is not None and gpus < 1:
-            raise UsageError(f"{flag} {gpus}: at least one device is needed", "try 1")
-        if gpus is not None and gpus > 1:
-            raise _not_there_yet(f"{flag} {gpus}", "the model runs on one device")
     cache = typed.get("cache_backend")
     if cache is not None and cache not in ("cache_dit", "tea_cache"):
         raise UsageError(f"--cache-backend {cache} is unknown", "the backends of that name are cache_dit and tea_cache")
     if cache is not None:
         raise _not_there_yet(f"--cache-backend {cache}", "every denoising step is computed in full")
     if typed.get("deploy_config") is not None:
-        raise _not_there_yet("--deploy-config", "the whole model runs in one process")
+        raise _not_there_yet("--deploy-config", "use --tensor-parallel-size and --cfg-parallel-size")
     if typed.get("enable_cache_dit_summary"):
         raise _not_there_yet("--enable-cache-dit-summary", "there is no cache to summarise")
     if typed.get("step_execution"):

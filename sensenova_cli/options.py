@@ -203,12 +203,6 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     # These two are acted on before the parser runs (see app.py), and stand here to be accepted and explained.
     "debug": _flag("--debug", help="Show the traceback of an error.", panel="Output"),
     "no_color": _flag("--no-color", help="No colours, as with NO_COLOR set.", panel="Output"),
-    "tensor_parallel_size": _value(
-        "--tensor-parallel-size", help="Number of GPUs; only 1.", panel=_INFRASTRUCTURE, metavar="N"
-    ),
-    "cfg_parallel_size": _value(
-        "--cfg-parallel-size", help="GPUs for guidance branches; only 1.", panel=_INFRASTRUCTURE, metavar="N"
-    ),
     "enable_cpu_offload": _flag("--enable-cpu-offload", help="The same as --offload module.", panel="Model"),
     "cache_backend": _value(
         "--cache-backend",

@@ -137,6 +137,8 @@ def load_engine(folder: Path, settings: Settings, on_progress: Callable[[LoadPro
         offload=settings.offload,
         gpu_memory=parse_memory(settings.gpu_memory) if settings.gpu_memory else None,
         size=settings.size,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        cfg_parallel_size=settings.cfg_parallel_size,
         on_progress=on_progress,
     )
 

@@ -41,6 +41,8 @@ Work = Literal["denoise", "decode", "load"]
 
 PROMPT_TOKENS, UNCONDITIONAL_TOKENS = 500, 12
 """Lengths of the prefixes: a long prompt, and about what the unconditional branch has."""
+PROMPT_IDS = 256
+"""Tokens of the prompts are among so many first ones, which every vocabulary has."""
 WARM_UP_TOKENS = 8
 FIRST_STEPS = 5
 LOAD_LAYERS = 4
@@ -244,7 +246,7 @@ def text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
     """A text of random tokens that has been read."""
     device = network.device
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, network.config.transformer.vocabulary, (tokens,), generator=generator).to(device)
+    ids = torch.randint(0, PROMPT_IDS, (tokens,), generator=generator).to(device)
     sequence = TokenSequence(ids, text_positions(0, tokens, device), (Segment(tokens, causal=True),), tokens)
     with torch.inference_mode():
         return read_prefix(network, sequence, [], room)

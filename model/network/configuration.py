@@ -11,6 +11,8 @@ from model.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "neo_chat"
+MLP_HEAD_WIDTH, CONVOLUTIONAL_HEAD_WIDTH = 4096, 1024
+"""Of the head that predicts the clean picture, whatever the hidden size (the published layout)."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,10 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Noise amplitude and the head that predicts the clean picture."""
+    """Noise amplitude and the head that predicts the clean picture, `head_width` wide inside."""
 
     convolutional_head: bool
+    head_width: int
     noise_scale: float
     noise_scale_base_tokens: int
     noise_scale_max: float
@@ -120,6 +123,7 @@ def parse_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
     llm.require("rope_scaling", None)
     vision.require("num_channels", 3)
     vision.require("patch_size", 16)
+    convolutional = bool(top.get("use_pixel_head", False))
     return ModelConfig(
         transformer=_transformer(llm),
         vision=VisionConfig(
@@ -128,7 +132,8 @@ def parse_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
             rope_theta=vision.number("rope_theta_vision", 10000.0),
         ),
         flow=FlowConfig(
-            convolutional_head=bool(top.get("use_pixel_head", False)),
+            convolutional_head=convolutional,
+            head_width=CONVOLUTIONAL_HEAD_WIDTH if convolutional else MLP_HEAD_WIDTH,
             noise_scale=top.number("noise_scale"),
             noise_scale_base_tokens=top.integer("noise_scale_base_image_seq_len"),
             noise_scale_max=top.number("noise_scale_max_value"),

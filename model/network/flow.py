@@ -7,10 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SINUSOID_WIDTH = 256
-HEAD_WIDTH = 4096
-"""Inner width of the MLP head, whatever the hidden size (the published layout)."""
-CONV_WIDTH = 1024
-"""Inner channels of the convolutional head, likewise."""
 
 
 class ScalarEmbedding(nn.Module):
@@ -37,10 +33,10 @@ def sinusoids(values: Tensor) -> Tensor:
 class MLPHead(nn.Module):
     """U1: each token's 32×32 pixels from its own hidden state."""
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
-        self.first = nn.Linear(hidden_size, HEAD_WIDTH)
-        self.second = nn.Linear(HEAD_WIDTH, 3 * 32 * 32)
+        self.first = nn.Linear(hidden_size, width)
+        self.second = nn.Linear(width, 3 * 32 * 32)
 
     def forward(self, hidden: Tensor, rows: int, columns: int) -> Tensor:
         """(B, rows·columns, hidden_size) → predicted clean patches (B, rows·columns, 3·32²), channel-last."""
@@ -50,10 +46,10 @@ class MLPHead(nn.Module):
 class ConvolutionalHead(nn.Module):
     """U1.5: three pixel shuffles (2, 2 and 8-fold) with 3×3 convolutions between, so that tokens' edges meet."""
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(hidden_size // 4, CONV_WIDTH, kernel_size=3, padding=1)
-        self.second = nn.Conv2d(CONV_WIDTH // 4, 3 * 8 * 8, kernel_size=3, padding=1)
+        self.first = nn.Conv2d(hidden_size // 4, width, kernel_size=3, padding=1)
+        self.second = nn.Conv2d(width // 4, 3 * 8 * 8, kernel_size=3, padding=1)
 
     def forward(self, hidden: Tensor, rows: int, columns: int) -> Tensor:
         """(B, rows·columns, hidden_size) → predicted clean patches (B, rows·columns, 3·32²), channel-last."""

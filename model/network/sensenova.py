@@ -39,7 +39,7 @@ class SenseNovaU1(nn.Module):
         self.noise_scale_embedder = ScalarEmbedding(hidden_size)
         self.gen = Tower(transformer, transformer.gen_mlp)
         head = ConvolutionalHead if config.flow.convolutional_head else MLPHead
-        self.fm_head: ConvolutionalHead | MLPHead = head(hidden_size)
+        self.fm_head: ConvolutionalHead | MLPHead = head(hidden_size, config.flow.head_width)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 
 from model.network.sensenova import SenseNovaU1
+from model.placement.groups import Groups
+from model.placement.guidance_parallel import GuidancePeers
 from model.placement.slots import is_whole
+from model.placement.tensor_parallel import sum_blocks
 from model.sampling.runtime import Runtime
 from model.weights.quantize import Fp8Linear
 
@@ -17,28 +20,38 @@ LEAST_CAPABILITY = (8, 0)
 """Ampere: the first GPUs that multiply in bfloat16."""
 
 
-def accelerated(network: SenseNovaU1, *, enforce_eager: bool) -> Runtime:
+def accelerated(network: SenseNovaU1, *, enforce_eager: bool, groups: Groups | None = None) -> Runtime:
     """The fastest runtime there is for a network, which may be changed in place.
 
     On CUDA, unless `enforce_eager` forbids it, kernels are compiled when they first run. Elsewhere the network runs as
     it is written; where kernels cannot be compiled it does, too, and the runtime's note says why.
+
+    Args:
+        groups: of the ranks that share the network, of which this one has a part, joined by `join_parts`.
     """
-    runtime = _fastest(network, enforce_eager)
+    runtime = _fastest(network, enforce_eager, groups)
     runtime.layer_by_layer = not is_whole(network.gen)
     return runtime
 
 
-def _fastest(network: SenseNovaU1, enforce_eager: bool) -> Runtime:
+def _fastest(network: SenseNovaU1, enforce_eager: bool, groups: Groups | None) -> Runtime:
     if network.device.type != "cuda" or enforce_eager:
-        return Runtime(network)
+        return _plain(network, groups)
     reason = obstacle(network, torch.cuda.get_device_capability(network.device))
     if reason is not None:
-        runtime = Runtime(network)
+        runtime = _plain(network, groups)
         runtime.note = f"this runs as with --enforce-eager, which is slower: {reason}"
         return runtime
     from model.placement.cuda import CudaRuntime  # needs Triton, which comes with PyTorch for CUDA alone
 
-    return CudaRuntime(network)
+    return CudaRuntime(network, groups)
+
+
+def _plain(network: SenseNovaU1, groups: Groups | None) -> Runtime:
+    if groups is None:
+        return Runtime(network)
+    sum_blocks(network, groups)
+    return Runtime(network, GuidancePeers(groups))
 
 
 def obstacle(network: SenseNovaU1, capability: tuple[int, int]) -> str | None:

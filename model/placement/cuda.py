@@ -21,6 +21,8 @@ from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block, Tower, split_branches
 from model.placement.graphs import RepeatedPass, TokenGraph
+from model.placement.groups import Groups
+from model.placement.guidance_parallel import GuidancePeers
 from model.placement.slots import is_whole, settle
 from model.sampling.prefix import Prefix
 from model.sampling.runtime import Runtime
@@ -36,8 +38,8 @@ class CudaRuntime(Runtime):
     captured nor ahead. Nor is a pass captured whose weights cannot all be there at once.
     """
 
-    def __init__(self, network: SenseNovaU1) -> None:
-        super().__init__(network)
+    def __init__(self, network: SenseNovaU1, groups: Groups | None = None) -> None:
+        super().__init__(network, GuidancePeers(groups) if groups else None)
         cache = kernel_cache(network.device)
         if not cache.exists():
             self.note = "kernels are compiled for this GPU, which takes up to 10 s this once"
@@ -45,9 +47,9 @@ class CudaRuntime(Runtime):
         os.environ.setdefault("TRITON_CACHE_DIR", str(cache))
         for tower in (network.und, network.gen):
             # An attribute of the instance, which hides the method.
-            tower.forward = FusedTower(tower)  # type: ignore[method-assign]
+            tower.forward = FusedTower(tower, groups)  # type: ignore[method-assign]
         self.draws_ahead, self.writes_ahead = _is_dense(network.gen), _is_dense(network.und)
-        self._token_graph = TokenGraph(network) if self.writes_ahead and is_whole(network.und) else None
+        self._token_graph = TokenGraph(network, groups) if self.writes_ahead and is_whole(network.und) else None
 
     def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not self.draws_ahead or not is_whole(self.network.gen):
@@ -65,10 +67,12 @@ class FusedTower:
     """`Tower.forward` for inference on CUDA: what lies between two matrix products, or a product and attention, is one
     kernel each. Adding to the residual stream is part of the norm that follows.
 
-    Each cache is one sequence's, and what is visible is told by segments.
+    Each cache is one sequence's, and what is visible is told by segments. Where ranks share the tower, their summands
+    are summed before they are added.
     """
 
-    def __init__(self, tower: Tower) -> None:
+    def __init__(self, tower: Tower, groups: Groups | None = None) -> None:
+        self._summed: Callable[[Tensor], Tensor] = groups.sum_ if groups else _itself
         self._blocks = cast(Sequence[Block], tower.blocks)
 
     def __call__(
@@ -86,7 +90,7 @@ class FusedTower:
         for layer, block in enumerate(self._blocks):
             for index, stream in enumerate(streams):
                 own = slice(index * count, (index + 1) * count)
-                _advance(stream, block, layer, rotaries[own], caches[own], visible)
+                _advance(stream, block, layer, rotaries[own], caches[own], visible, self._summed)
         results = [stream.rows if stream.addend is None else stream.rows + stream.addend for stream in streams]
         return (results[0] if len(results) == 1 else torch.cat(results)).view_as(hidden)
 
@@ -106,8 +110,9 @@ def _advance(
     rotaries: Sequence[Rotary],
     caches: Sequence[KVCache],
     visible: Visibility,
+    summed: Callable[[Tensor], Tensor],
 ) -> None:
-    """`Block.forward`."""
+    """`Block.forward`; `summed` makes a sum over ranks of a rank's summand."""
     attention = block.attention
     normed = _normed(block.attention_norm, stream.rows, stream.addend, attention.qkv_proj)
     projected = _product(attention.qkv_proj, normed)
@@ -117,11 +122,16 @@ def _advance(
         each = attend(*_place(attention, part, rotary, cache, layer), visible)
         attended.append(each.transpose(1, 2).flatten(2))
     joined = (attended[0] if len(attended) == 1 else torch.cat(attended)).flatten(0, 1)
-    addend = _product(attention.o_proj, joined)
+    addend = summed(_product(attention.o_proj, joined))
     if isinstance(block.mlp, SwiGLU):
-        stream.addend = _swiglu(block.mlp, _normed(block.mlp_norm, stream.rows, addend, block.mlp.gate_up_proj))
+        addend = _swiglu(block.mlp, _normed(block.mlp_norm, stream.rows, addend, block.mlp.gate_up_proj))
     else:
-        stream.addend = block.mlp(_normed(block.mlp_norm, stream.rows, addend, None))
+        addend = block.mlp(_normed(block.mlp_norm, stream.rows, addend, None))
+    stream.addend = summed(addend)
+
+
+def _itself(addend: Tensor) -> Tensor:
+    return addend
 
 
 def _normed(norm: RMSNorm, rows: Tensor, addend: Tensor | None, taken_by: Linear | None) -> row_kernels.Rows:

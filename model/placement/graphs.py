@@ -12,6 +12,8 @@ from model.network.layers import SwiGLU
 from model.network.rope import attention_rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block
+from model.placement.groups import Groups
+from model.placement.tensor_parallel import SplitHead
 from model.sampling.prefix import Prefix
 from model.weights.quantize import Fp8Linear
 
@@ -86,7 +88,11 @@ class TokenGraph:
     nothing here.
     """
 
-    def __init__(self, network: SenseNovaU1) -> None:
+    def __init__(self, network: SenseNovaU1, groups: Groups | None = None) -> None:
+        """groups: of the ranks that share the network; every one of them captures the same operations."""
+        self._groups = groups if groups is not None and groups.position.tensor > 1 else None
+        # The kernels add to the residual stream: of what the ranks sum, one has it in.
+        self._adds = self._groups is None or self._groups.position.share.index == 0
         transformer, device, dtype = network.config.transformer, network.device, network.dtype
         self._network = network
         self._blocks = cast(Sequence[Block], network.und.blocks)
@@ -104,7 +110,7 @@ class TokenGraph:
         self._projected = vector((transformer.heads + 2 * transformer.kv_heads) * transformer.head_dim)
         self._attended = vector(transformer.heads * transformer.head_dim)
         self._inner = vector(cast(SwiGLU, self._blocks[0].mlp).down_proj.in_features)
-        self._logits = vector(transformer.vocabulary)
+        self._logits = self._joined = vector(transformer.vocabulary)
         self._partial = one_token.partial_results(transformer.heads, transformer.head_dim, device)
 
     def __call__(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +138,7 @@ class TokenGraph:
             self._hidden.copy_(embedding)
         self._graph.replay()
         # Copies, float32 or not: the next token is written to the same memory.
-        return self._hidden.clone()[None, None], self._logits.to(torch.float32, copy=True)
+        return self._hidden.clone()[None, None], self._joined.to(torch.float32, copy=True)
 
     def _read(self) -> None:
         network, eps = self._network, self._network.config.transformer.rms_norm_eps
@@ -153,10 +159,17 @@ class TokenGraph:
                 self._partial,
                 self._attended,
             )
-            _apply(attention.o_proj, self._attended, hidden, residual=hidden)
+            self._add(attention.o_proj, self._attended)
             _apply(mlp.gate_up_proj, hidden, self._inner, norm=(block.mlp_norm.weight, eps), gated=True)
-            _apply(mlp.down_proj, self._inner, hidden, residual=hidden)
+            self._add(mlp.down_proj, self._inner)
         _apply(network.lm_head, hidden, self._logits, norm=(network.und.norm.weight, eps))
+        if self._groups is not None:
+            self._joined = cast(SplitHead, network.lm_head).joined(self._logits)
+
+    def _add(self, linear: nn.Linear | Fp8Linear, vector: Tensor) -> None:
+        _apply(linear, vector, self._hidden, residual=self._hidden if self._adds else None)
+        if self._groups is not None:
+            self._groups.sum_(self._hidden)
 
     def _extend_table(self, position: int) -> None:
         count = max(LEAST_POSITIONS, 2 * position)

@@ -12,6 +12,7 @@ from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
 from model.placement.acceleration import accelerated
 from model.placement.devices import avoid_fragmentation, free_memory, limit_memory
+from model.placement.groups import Groups
 from model.placement.offload import Offload, load_offloaded
 from model.placement.plan import (
     ALL_RESIDENT,
@@ -22,9 +23,11 @@ from model.placement.plan import (
     format_bytes,
     peak_bytes,
 )
+from model.placement.tensor_parallel import join_parts
 from model.sampling.runtime import Runtime
 from model.weights.checkpoint import change_adapters, load_checkpoint
 from model.weights.lora import Adapter
+from model.weights.slices import WHOLE, split_config
 from model.weights.stream import WeightStream
 
 FREE_RESERVE = 512 * 2**20
@@ -53,11 +56,13 @@ class PlacedNetwork:
         offload: str,
         gpu_memory: int | None,
         enforce_eager: bool,
+        groups: Groups | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
         Args:
             offload, gpu_memory, enforce_eager: as for `Engine.load`.
+            groups: of the ranks that share the network; all of this one's part is on its device.
 
         Raises:
             DeviceError: weights cannot be anywhere else than on this kind of device.
@@ -71,7 +76,10 @@ class PlacedNetwork:
         self._wanted = offload
         self._enforce_eager = enforce_eager
         self.is_loaded = False
-        self._weights = Weights.of(config, dtype.itemsize, quantized)
+        self._groups = groups
+        self._share = groups.position.share if groups else WHOLE
+        self._own_config = split_config(config, self._share.count)
+        self._weights = Weights.of(self._own_config, dtype.itemsize, quantized)
         free = free_memory(device)
         self.budget = gpu_memory if gpu_memory is not None else None if free is None else free - FREE_RESERVE
         if gpu_memory is not None:
@@ -95,11 +103,13 @@ class PlacedNetwork:
             avoid_fragmentation(self.device)
         arguments = (check_weights, on_progress, self._quantized, adapters)
         if self.placement.kind == "off":
-            self.network = load_checkpoint(self.folder, self.device, self.dtype, *arguments)
+            self.network = load_checkpoint(self.folder, self.device, self.dtype, *arguments, self._share)
+            if self._groups is not None:
+                join_parts(self.network, self.config.transformer.vocabulary, self._groups)
         else:
             self._offload = load_offloaded(self.folder, self.device, self.dtype, self.placement, *arguments)
             self.network = self._offload.network
-        self.runtime = accelerated(self.network, enforce_eager=self._enforce_eager)
+        self.runtime = accelerated(self.network, enforce_eager=self._enforce_eager, groups=self._groups)
         self.adapters = tuple(adapters)
         self.is_loaded = True
 
@@ -113,7 +123,7 @@ class PlacedNetwork:
 
     def peak(self, work: Work) -> int:
         """Predicted bytes of the device's memory."""
-        return peak_bytes(self.config, self._weights, self.placement, work, self.dtype.itemsize)
+        return peak_bytes(self._own_config, self._weights, self.placement, work, self.dtype.itemsize)
 
     def release(self) -> None:
         """Let the weights go, so that `load` can place them anew. Whoever else holds the network has to do so, too."""
@@ -131,7 +141,7 @@ class PlacedNetwork:
         if self._offload is not None:
             self._offload.change_adapters(before, adapters)
         elif self.is_loaded:
-            change_adapters(self.network, self.folder, before, adapters)
+            change_adapters(self.network, self.folder, before, adapters, self._share)
         self.adapters = tuple(adapters)
 
     def take_notes(self) -> Iterator[str]:
@@ -165,13 +175,13 @@ class PlacedNetwork:
             "ask for a smaller picture (--size 1024x1024, or --profile draft), fewer or smaller input pictures, "
             "or fewer tokens"
         )
-        if self.budget is None:
+        if self.budget is None or self._groups is not None:
             return smaller
         order = ["off", "module", "layers"]
         wanted = order[min(order.index(self.placement.kind) + 1, 2)]
         budget = self.budget * 9 // 10 if wanted == self.placement.kind else self.budget
         try:
-            placement = choose(wanted, self.config, self._weights, work, self.dtype.itemsize, budget)
+            placement = choose(wanted, self._own_config, self._weights, work, self.dtype.itemsize, budget)
         except DeviceMemoryError:
             return smaller
         setting = f"--offload {placement.kind}"
@@ -182,4 +192,4 @@ class PlacedNetwork:
     def _choice(self, work: Work) -> Placement:
         if self.budget is None:
             return ALL_RESIDENT
-        return choose(self._wanted, self.config, self._weights, work, self.dtype.itemsize, self.budget)
+        return choose(self._wanted, self._own_config, self._weights, work, self.dtype.itemsize, self.budget)

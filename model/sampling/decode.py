@@ -32,7 +32,7 @@ def decode(runtime: Runtime, prefix: Prefix, choose: Choose, max_tokens: int, st
     while True:
         if prefix.cache.length == prefix.cache.capacity:
             prefix.cache.reserve(max(1, min(CACHE_BLOCK, max_tokens - len(tokens))))
-        chosen = choose(logits, tokens)
+        chosen = runtime.peers.agree(choose(logits, tokens))
         number = fetch(chosen)
         ahead = runtime.writes_ahead and len(tokens) + 1 < max_tokens
         read = runtime.read_token(prefix, chosen) if ahead else None

@@ -16,7 +16,7 @@ from model.network.sensenova import SenseNovaU1
 from model.network.transformer import together
 from model.sampling.guidance import Guidance
 from model.sampling.prefix import Prefix
-from model.sampling.runtime import Runtime, record_event
+from model.sampling.runtime import Peers, Runtime, record_event
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
 
 
@@ -56,7 +56,8 @@ def denoise(
     The prefixes are left as they were, so that the next picture can start from them.
 
     Args:
-        prefixes: of all branches that a step needs. Each cache has room for the picture's tokens.
+        prefixes: of all branches that a step needs and this process computes. Each cache has room for the picture's
+            tokens.
         seed: of the starting noise.
         settings: steps, shift, `t_eps` and where noise is drawn.
     """
@@ -67,7 +68,7 @@ def denoise(
     amplitude = noise_amplitude(grid[0] * grid[1], flow)
     noise_device = torch.device("cpu") if settings.noise == "cpu" else device
     noise = starting_noise(size, seed, noise_device, dtype).to(device)
-    x = picture_to_tokens(noise) * amplitude
+    x = runtime.peers.agree(picture_to_tokens(noise) * amplitude)
     times = time_grid(settings.num_steps, settings.timestep_shift)
     starts = torch.tensor(times[:-1], dtype=torch.float32, device=device)
     relative_noise_scale = torch.tensor([amplitude / flow.noise_scale_max], device=device)
@@ -75,7 +76,8 @@ def denoise(
     patches = patch_rotary(2 * grid[0], 2 * grid[1], vision.hidden_size, vision.rope_theta, device)
     rotaries = {branch: _picture_rotary(network, prefix, grid) for branch, prefix in prefixes.items()}
 
-    predict = runtime.repeated(_Prediction(network, prefixes, rotaries, patches, grid, runtime.layer_by_layer))
+    prediction = _Prediction(network, runtime.peers, prefixes, rotaries, patches, grid, runtime.layer_by_layer)
+    predict = runtime.repeated(prediction)
     pending: Step | None = None
     for number, (time, next_time) in enumerate(pairwise(times)):
         branches = guidance.needed(number, time)
@@ -115,6 +117,7 @@ class _Prediction:
     """
 
     network: SenseNovaU1
+    peers: Peers
     prefixes: Mapping[Branch, Prefix]
     rotaries: Mapping[Branch, Rotary]
     patches: Rotary
@@ -122,6 +125,10 @@ class _Prediction:
     layer_by_layer: bool
 
     def __call__(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
+        own = self.peers.own(branches)
+        return self.peers.exchange(branches, self._predict(own, x, conditioning) if own else x[:0])
+
+    def _predict(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
         embeddings = self.network.embed_noisy(x, conditioning, self.grid, self.patches)
         predicted = []
         portions = [branches] if self.layer_by_layer else split_portions(branches, x.shape[1], x.device)

@@ -5,8 +5,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from model.events import Branch
 from model.network.sensenova import SenseNovaU1
 from model.sampling.prefix import Prefix, read_text
+
+
+class Peers:
+    """Other processes that run the same passes: here there are none; `model.placement` has those of several GPUs.
+
+    All of them call the same methods in the same order.
+    """
+
+    def agree(self, numbers: Tensor) -> Tensor:
+        """What the first process has, in all of them."""
+        return numbers
+
+    def own(self, branches: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        """Those of a step's branches that this process computes, perhaps none. A picture's first branch is its first
+        branch in every step: one that is needed alone is computed where it always is."""
+        return branches
+
+    def exchange(self, branches: tuple[Branch, ...], predicted: Tensor) -> Tensor:
+        """The predictions of the own branches, (own, L, D), in their order → of all, (branches, L, D)."""
+        return predicted
 
 
 class Runtime:
@@ -14,6 +35,7 @@ class Runtime:
 
     Attributes:
         network: what is run.
+        peers: other processes that do the same.
         draws_ahead, writes_ahead: whether a step's prediction, or the reading of a token, returns before the device
             has done it, so that the next one can be asked for.
         layer_by_layer: whether all branches of a step go through a layer before the next one, whose weights may have to
@@ -25,8 +47,9 @@ class Runtime:
     layer_by_layer = False
     note: str | None = None
 
-    def __init__(self, network: SenseNovaU1) -> None:
+    def __init__(self, network: SenseNovaU1, peers: Peers | None = None) -> None:
         self.network = network
+        self.peers = peers or Peers()
 
     def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The same function, for being called many times.

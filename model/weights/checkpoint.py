@@ -1,6 +1,6 @@
 """Load a checkpoint: compare what its files hold with what the network needs, then stream it in."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from model.weights.layout import Slot, checkpoint_layout
 from model.weights.lora import Adapter, Merging, changed_by
 from model.weights.names import listed
 from model.weights.quantize import Fp8Linear, Staging, empty_quantized
-from model.weights.shards import Block, StoredTensor, read_blocks, stored_tensors
+from model.weights.shards import Block, Piece, StoredTensor, read_blocks, stored_tensors
+from model.weights.slices import WHOLE, Share, piece_of, split_config
 
 REPORT_BYTES = 64 * 2**20
 """Progress is reported each time this much has been read."""
@@ -31,6 +32,7 @@ def load_checkpoint(
     on_progress: Callable[[LoadProgress], None] | None = None,
     quantized: Collection[str] = (),
     adapters: Sequence[Adapter] = (),
+    share: Share = WHOLE,
 ) -> SenseNovaU1:
     """Build the network and fill it from `folder`, fusing, casting and placing each block of numbers as it is read.
 
@@ -41,21 +43,24 @@ def load_checkpoint(
         check_weights: look at every number and refuse NaN and infinity.
         quantized: towers, `gen` or `und`, whose projections are turned into eight bits as they arrive.
         adapters: LoRAs that are merged on the way.
+        share: the part of the network that is built, and read; `require_split` has allowed it.
 
     Raises:
         CheckpointError: the folder is no usable checkpoint. Missing, unexpected and misshapen tensors are listed
             together; so are tensors with NaN.
     """
     config = read_config(folder)
-    tensors, slots = stored_tensors(folder), checkpoint_layout(config)
-    compare(tensors, slots, folder)
-    network = empty_network(config, device, dtype, quantized)
-    fill(network, folder, tensors, slots, adapters, check_weights, on_progress)
+    tensors = stored_tensors(folder)
+    compare(tensors, checkpoint_layout(config), folder)
+    network = empty_network(split_config(config, share.count), device, dtype, quantized)
+    fill(network, folder, tensors, checkpoint_layout(network.config), adapters, check_weights, on_progress, share)
     return network
 
 
 @torch.inference_mode(False)
-def change_adapters(network: SenseNovaU1, folder: Path, before: Sequence[Adapter], after: Sequence[Adapter]) -> None:
+def change_adapters(
+    network: SenseNovaU1, folder: Path, before: Sequence[Adapter], after: Sequence[Adapter], share: Share = WHOLE
+) -> None:
     """Have a loaded network with other LoRAs: the matrices that any of them changes are read from the files anew.
 
     Raises:
@@ -65,19 +70,29 @@ def change_adapters(network: SenseNovaU1, folder: Path, before: Sequence[Adapter
     # Whole parameters: an eight-bit one is made anew from all its parts.
     touched = {slots[name].parameter for name in changed_by([*before, *after])}
     tensors = {name: tensor for name, tensor in stored_tensors(folder).items() if slots[name].parameter in touched}
-    fill(network, folder, tensors, slots, after)
+    fill(network, folder, tensors, slots, after, share=share)
 
 
 class Filling:
     """Puts numbers from a checkpoint's files where they belong in a network: merged, cast, or turned into eight bits.
     Made for several threads."""
 
-    def __init__(self, network: SenseNovaU1, slots: Mapping[str, Slot], adapters: Sequence[Adapter]) -> None:
-        """The network has memory for what will be placed, and keeps it where it is."""
+    def __init__(
+        self,
+        network: SenseNovaU1,
+        slots: Mapping[str, Slot],
+        adapters: Sequence[Adapter],
+        pieces: Mapping[str, Piece] | None = None,
+    ) -> None:
+        """The network has memory for what will be placed, and keeps it where it is.
+
+        Args:
+            pieces: what comes of each tensor, where it is not all of it.
+        """
         self._slots = slots
         self._dtype = network.dtype
         self._device = network.device
-        self._merging = Merging(adapters, network.device)
+        self._merging = Merging(adapters, network.device, pieces or {})
         self._parameters = {
             name: parameter.detach().flatten()
             for name, parameter in network.named_parameters()
@@ -117,9 +132,11 @@ def fill(
     adapters: Sequence[Adapter],
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
+    share: Share = WHOLE,
 ) -> None:
     """Stream tensors into a network that has memory for them; arguments and errors as for `load_checkpoint`."""
-    filling = Filling(network, slots, adapters)
+    pieces = {name: piece_of(tensor, slots[name].shape, share) for name, tensor in tensors.items()}
+    filling = Filling(network, slots, adapters, pieces)
     staging = filling.staging()
     damaged: set[str] = set()
 
@@ -128,7 +145,7 @@ def fill(
             damaged.add(block.tensor.name)
         filling.place(block, staging)
 
-    _read(tensors, place, network.device, on_progress)
+    _read(pieces.values(), place, network.device, on_progress)
     staging.require_empty()
     require_undamaged(damaged, folder)
 
@@ -141,19 +158,20 @@ def require_finite(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
         if not torch.isfinite(block.data).all():
             damaged.add(block.tensor.name)
 
-    _read(tensors, look, torch.device("cpu"), None)
+    _read(map(Piece.whole, tensors.values()), look, torch.device("cpu"), None)
     require_undamaged(damaged, folder)
 
 
 def _read(
-    tensors: Mapping[str, StoredTensor],
+    pieces: Iterable[Piece],
     use: Callable[[Block], None],
     device: torch.device,
     on_progress: Callable[[LoadProgress], None] | None,
 ) -> None:
-    total = sum(tensor.stop - tensor.start for tensor in tensors.values())
+    pieces = list(pieces)
+    total = sum(piece.nbytes for piece in pieces)
     done = reported = 0
-    with closing(read_blocks(tensors.values(), use, pinned=device.type == "cuda")) as counts:
+    with closing(read_blocks(pieces, use, pinned=device.type == "cuda")) as counts:
         for count in counts:
             done += count
             if on_progress and (done - reported >= REPORT_BYTES or done == total):

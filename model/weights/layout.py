@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from model.network.configuration import DenseMLP, ModelConfig, SparseExperts
-from model.network.flow import CONV_WIDTH, HEAD_WIDTH, SINUSOID_WIDTH
+from model.network.flow import SINUSOID_WIDTH
 
 Shape = tuple[int, ...]
 
@@ -66,12 +66,13 @@ def checkpoint_layout(config: ModelConfig) -> dict[str, Slot]:
     for embedder in ("timestep_embedder", "noise_scale_embedder"):
         layout.affine(f"{embedder}.first", f"fm_modules.{embedder}.mlp.0", (hidden, SINUSOID_WIDTH))
         layout.affine(f"{embedder}.second", f"fm_modules.{embedder}.mlp.2", (hidden, hidden))
+    width = config.flow.head_width
     if config.flow.convolutional_head:
-        layout.affine("fm_head.first", "fm_modules.fm_head.conv1", (CONV_WIDTH, hidden // 4, 3, 3))
-        layout.affine("fm_head.second", "fm_modules.fm_head.conv2", (3 * 8 * 8, CONV_WIDTH // 4, 3, 3))
+        layout.affine("fm_head.first", "fm_modules.fm_head.conv1", (width, hidden // 4, 3, 3))
+        layout.affine("fm_head.second", "fm_modules.fm_head.conv2", (3 * 8 * 8, width // 4, 3, 3))
     else:
-        layout.affine("fm_head.first", "fm_modules.fm_head.0", (HEAD_WIDTH, hidden))
-        layout.affine("fm_head.second", "fm_modules.fm_head.2", (3 * 32 * 32, HEAD_WIDTH))
+        layout.affine("fm_head.first", "fm_modules.fm_head.0", (width, hidden))
+        layout.affine("fm_head.second", "fm_modules.fm_head.2", (3 * 32 * 32, width))
     return layout.slots
 
 

@@ -24,6 +24,7 @@ from model.weights.hub import is_hub_id
 from model.weights.layout import Slot, checkpoint_layout
 from model.weights.named_lora import NamedLora
 from model.weights.names import listed
+from model.weights.shards import Piece
 
 PREFIX = "diffusion_model."
 """Some files put it before every name."""
@@ -37,6 +38,13 @@ class Change:
     down: Tensor
     up: Tensor
     scale: float
+
+    def of(self, piece: Piece) -> "Change":
+        """The change of a part of the matrix."""
+        kept = slice(piece.start, piece.start + piece.count)
+        if piece.axis == 1:
+            return Change(self.down[:, kept], self.up, self.scale)
+        return Change(self.down, self.up[kept], self.scale)
 
 
 @dataclass(frozen=True)
@@ -148,15 +156,17 @@ def changed_by(adapters: Sequence[Adapter]) -> set[str]:
 class Merging:
     """Adds what adapters change to numbers on their way from the files. Made for several threads."""
 
-    def __init__(self, adapters: Sequence[Adapter], device: torch.device) -> None:
+    def __init__(self, adapters: Sequence[Adapter], device: torch.device, pieces: Mapping[str, Piece]) -> None:
+        """pieces: what is read of each tensor that is changed, where it is not all of it."""
         self._changes: dict[str, list[Change]] = {}
         for adapter in adapters:
-            for name, change in adapter.changes.items():
+            for name, whole in adapter.changes.items():
+                change = whole.of(pieces[name]) if name in pieces else whole
                 on_device = Change(change.down.to(device).float(), change.up.to(device).float(), change.scale)
                 self._changes.setdefault(name, []).append(on_device)
 
     def merged(self, name: str, first: int, numbers: Tensor) -> Tensor:
-        """A run of a tensor's elements that begins at `first`, on any device → float32 with the changes; the same
+        """A run of a piece's elements that begins at `first`, on any device → float32 with the changes; the same
         tensor where there are none."""
         changes = self._changes.get(name)
         if not changes:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from model.weights.files import INDEX_FILE, SINGLE_FILE
 
 BLOCK_BYTES = 4 * 2**20
 READERS = min(4, os.cpu_count() or 1)
+_SHORT_RUNS = threading.Lock()
 STORED_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -128,16 +129,50 @@ def _read_header(file: Path) -> list[StoredTensor]:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """The part of a tensor that is read: `count` of its rows (axis 0) or of its columns (axis 1) from `start` on.
+
+    Its elements are numbered as those of a tensor of its own.
+    """
+
+    tensor: StoredTensor
+    axis: int
+    start: int
+    count: int
+
+    @classmethod
+    def whole(cls, tensor: StoredTensor) -> "Piece":
+        return cls(tensor, 0, 0, tensor.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.count if axis == self.axis else side for axis, side in enumerate(self.tensor.shape))
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.tensor.dtype.itemsize
+
+    @property
+    def runs(self) -> tuple[int, int, int]:
+        """How its bytes lie in the file: position and length of the first run, and the distance from one run to the
+        next. Rows are one run; columns are one for each row."""
+        shape, itemsize = self.tensor.shape, self.tensor.dtype.itemsize
+        inner = math.prod(shape[self.axis + 1 :]) * itemsize
+        return self.tensor.start + self.start * inner, self.count * inner, shape[self.axis] * inner
+
+
+@dataclass(frozen=True)
 class Block:
-    """A run of a tensor's elements: `data` (1-D, valid while it is being used) begins at `first`."""
+    """A run of a tensor's elements, or of a piece of it: `data` (1-D, valid while it is being used) begins at
+    `first`."""
 
     tensor: StoredTensor
     first: int
     data: Tensor
 
 
-def read_blocks(tensors: Iterable[StoredTensor], use: Callable[[Block], None], pinned: bool = False) -> Generator[int]:
-    """Read tensors in the order of the files, several threads at a time; yield the bytes of each block done.
+def read_blocks(pieces: Iterable[Piece], use: Callable[[Block], None], pinned: bool = False) -> Generator[int]:
+    """Read pieces in the order of the files, several threads at a time; yield the bytes of each block done.
 
     The thread that read a block also uses it: writing to new memory takes longer than reading from the page cache,
     and so is shared among the threads as well. Closing the iterator ends the reading.
@@ -149,24 +184,46 @@ def read_blocks(tensors: Iterable[StoredTensor], use: Callable[[Block], None], p
     Raises:
         CheckpointError: a file cannot be read, or ends early.
     """
-    ordered = sorted(tensors, key=lambda tensor: (str(tensor.file), tensor.start))
+    ordered = sorted(pieces, key=lambda piece: (str(piece.tensor.file), piece.tensor.start))
     own = threading.local()
 
-    def read(part: tuple[StoredTensor, int, int]) -> int:
-        tensor, first, count = part
+    def read(part: tuple[Piece, int, int]) -> int:
+        piece, first, count = part
+        tensor = piece.tensor
         if not hasattr(own, "buffer"):
             own.buffer = torch.empty(BLOCK_BYTES, dtype=torch.uint8, pin_memory=pinned)
         data = own.buffer[:count]
-        read_exactly(descriptors[tensor.file], tensor, first, data)
-        use(Block(tensor, first, data.view(tensor.dtype)))
+        _read_piece(descriptors[tensor.file], piece, first, data)
+        use(Block(tensor, first // tensor.dtype.itemsize, data.view(tensor.dtype)))
         return count
 
     with ExitStack() as opened:
-        files = {tensor.file: None for tensor in ordered}
+        files = {piece.tensor.file: None for piece in ordered}
         descriptors = {file: opened.enter_context(file.open("rb", buffering=0)).fileno() for file in files}
         pool = opened.enter_context(ThreadPoolExecutor(READERS, "read weights"))
         opened.callback(pool.shutdown, cancel_futures=True)  # also where `map` was stopped while handing out the work
-        yield from pool.map(read, parts_of(ordered, BLOCK_BYTES))
+        yield from pool.map(read, _blocks_of(ordered))
+
+
+def _blocks_of(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, int, int]]:
+    """(piece, first byte within it, bytes) of each block."""
+    for piece in pieces:
+        for start in range(0, piece.nbytes, BLOCK_BYTES):
+            yield piece, start, min(BLOCK_BYTES, piece.nbytes - start)
+
+
+def _read_piece(descriptor: int, piece: Piece, first: int, target: Tensor) -> None:
+    """Fill `target` with a piece's bytes from `first` on, run by run."""
+    begin, length, distance = piece.runs
+    view = memoryview(target.numpy().data)
+    done = 0
+    # Thousands of short runs: threads that read them at the same time would spend it on handing over the interpreter.
+    with _SHORT_RUNS if length < piece.nbytes else nullcontext():
+        while done < len(view):
+            run, skipped = divmod(first + done, length)
+            count = min(length - skipped, len(view) - done)
+            _read_at(descriptor, piece.tensor, begin + run * distance + skipped, view[done : done + count])
+            done += count
 
 
 def parts_of(tensors: Iterable[StoredTensor], most: int) -> Iterator[tuple[StoredTensor, int, int]]:
@@ -183,8 +240,10 @@ def read_exactly(descriptor: int, tensor: StoredTensor, first: int, target: Tens
     Raises:
         CheckpointError: the file cannot be read, or ends early.
     """
-    place = tensor.start + first * tensor.dtype.itemsize
-    view = memoryview(target.numpy().data)
+    _read_at(descriptor, tensor, tensor.start + first * tensor.dtype.itemsize, memoryview(target.numpy().data))
+
+
+def _read_at(descriptor: int, tensor: StoredTensor, place: int, view: memoryview) -> None:
     while view:
         try:
             count = os.preadv(descriptor, [view], place)

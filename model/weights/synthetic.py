@@ -12,7 +12,9 @@ from torch import Tensor
 from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
 from model.weights.checkpoint import empty_network
-from model.weights.layout import Slot
+from model.weights.layout import Slot, checkpoint_layout
+from model.weights.shards import StoredTensor
+from model.weights.slices import Share, piece_of, split_config
 from model.weights.writer import write_checkpoint
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>")
@@ -161,6 +163,28 @@ def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype
             parameter.fill_(0 if name.endswith(".bias") else 1)
         else:
             parameter.normal_(std=math.prod(parameter.shape[1:]) ** -0.5)
+    return network
+
+
+def random_part(config: ModelConfig, device: torch.device, dtype: torch.dtype, share: Share) -> SenseNovaU1:
+    """A rank's part of a network of random weights: the parts of all ranks make one network, however many there are.
+
+    Each tensor of the whole network is drawn on the device, from a generator of its own.
+    """
+    network = empty_network(split_config(config, share.count), device, dtype)
+    parameters = {name: parameter.detach().flatten() for name, parameter in network.named_parameters()}
+    parts = checkpoint_layout(network.config)
+    for number, (name, slot) in enumerate(checkpoint_layout(config).items()):
+        part = parts[name]
+        piece = piece_of(StoredTensor(Path(), name, dtype, slot.shape, 0, 0), part.shape, share)
+        generator = torch.Generator(device).manual_seed(number)
+        whole = torch.empty(slot.shape, dtype=dtype, device=device)
+        if len(slot.shape) == 1:
+            whole.fill_(0 if name.endswith(".bias") else 1)
+        else:
+            whole.normal_(std=math.prod(slot.shape[1:]) ** -0.5, generator=generator)
+        own = whole.narrow(piece.axis, piece.start, piece.count).flatten()
+        parameters[part.parameter][part.offset : part.offset + own.numel()].copy_(own)
     return network
 
 

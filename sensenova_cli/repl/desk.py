@@ -309,8 +309,9 @@ class Desk:
         )
 
     def _engine(self, renderer: Renderer) -> "Engine":
-        """The model, waited for; one that could not be loaded before is tried once more."""
+        """The model, waited for; one that could not be loaded before, or was lost, is tried once more."""
         if self._loading.has_failed:
+            self._loading.give_up()
             self._loading = self._load(self.resolve())
         return self._loading.engine(renderer)
 

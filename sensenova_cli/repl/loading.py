@@ -64,8 +64,8 @@ class Loading:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it cannot be loaded, which was said."""
-        return self._told
+        """Whether it cannot be loaded, or was and is lost since, which was said."""
+        return self._told or (self._engine is not None and self._engine.is_lost)
 
     @property
     def recommended(self) -> Recommended | None:
@@ -96,7 +96,9 @@ class Loading:
     def give_up(self) -> None:
         """Another model is wanted: end at the next report of progress, and let the memory go."""
         self._cancelled = True
-        self._engine = None
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
     def _load(self) -> None:
         if self._before is not None:

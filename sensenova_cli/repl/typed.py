@@ -40,6 +40,8 @@ INSTEAD = {
     "dtype": "leave, and start again with --dtype",
     "lora": "use /lora FILE",
     "quantization": "leave, and start again with --quantization",
+    "tensor_parallel_size": "leave, and start again with --tensor-parallel-size",
+    "cfg_parallel_size": "leave, and start again with --cfg-parallel-size",
 }
 """What to type where an option cannot change from one turn to the next."""
 

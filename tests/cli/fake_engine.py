@@ -38,12 +38,15 @@ class FakeEngine:
     Attributes:
         requests: what was asked so far.
         loras: what `use_loras` was told last.
+        is_lost: whether it has to be loaded again.
         closed: whether a request was given up before its end.
+        closed_for_good: whether it was closed itself.
         on_step: called before each denoising step and each token, with its number from 1.
         predict: gives the predicted picture of every step; fails unless it was set.
     """
 
     device = "cpu"
+    is_lost = False
     dtype = "bfloat16"
     placement = ""
 
@@ -51,12 +54,15 @@ class FakeEngine:
         self.checkpoint = checkpoint
         self.recommended: Recommended = read_recommended(checkpoint)
         self.requests: list[Request] = []
-        self.closed = False
+        self.closed = self.closed_for_good = False
         self.loras: tuple[NamedLora, ...] = ()
         self.on_step: Callable[[int], None] = lambda number: None
         self.notice = ""
         self.answer = ANSWER
         self.predict = _unasked
+
+    def close(self) -> None:
+        self.closed_for_good = True
 
     def use_loras(self, loras: Sequence[NamedLora]) -> None:
         for lora in loras:

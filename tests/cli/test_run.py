@@ -132,8 +132,6 @@ def test_a_picture_that_the_modality_would_ignore(program: Program) -> None:
         ["--enable-cache-dit-summary"],
         ["--deploy-config", "vllm_omni/deploy/sensenova_u1.yaml"],
         ["--step-execution"],
-        ["--tensor-parallel-size", "2"],
-        ["--cfg-parallel-size", "2"],
     ],
 )
 def test_infrastructure_options_are_never_ignored(program: Program, command: list[str], words: list[str]) -> None:
@@ -143,6 +141,7 @@ def test_infrastructure_options_are_never_ignored(program: Program, command: lis
     assert program.engines == []
 
 
-@pytest.mark.parametrize("words", [["--tensor-parallel-size", "1"], ["--cfg-parallel-size", "1"]])
-def test_infrastructure_options_that_ask_for_what_happens_anyway(program: Program, words: list[str]) -> None:
-    assert program("run", *words).code == 0
+def test_options_for_several_gpus_are_taken(program: Program) -> None:
+    assert program("run", "--tensor-parallel-size", "2", "--cfg-parallel-size", "3").code == 0
+    loaded = program.loaded[-1]
+    assert (loaded.tensor_parallel_size, loaded.cfg_parallel_size) == (2, 3)

@@ -135,7 +135,8 @@ def test_no_memory_to_read_into(tiny_checkpoint: Path, monkeypatch: pytest.Monke
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
-    blocks = shards.read_blocks(shards.stored_tensors(tiny_checkpoint).values(), lambda block: None)
+    pieces = map(shards.Piece.whole, shards.stored_tensors(tiny_checkpoint).values())
+    blocks = shards.read_blocks(pieces, lambda block: None)
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(blocks)

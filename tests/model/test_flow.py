@@ -40,7 +40,7 @@ def test_heads_give_a_row_of_pixels_for_each_token(head: type[MLPHead] | type[Co
 
 
 def test_the_convolutional_head_lets_neighbours_meet() -> None:
-    head = ConvolutionalHead(64)
+    head = ConvolutionalHead(64, 1024)
     hidden = torch.randn(1, 6, 64)
     other = hidden.clone()
     other[0, 1] += 1

@@ -1,12 +1,14 @@
 """On a CUDA device: the golden cases, and the number formats people use there."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from model import Answer, Engine, GenerateRequest, ImageSettings, Picture, Statistics
+from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture, Statistics, TextSettings
+from model.errors import RankError
 from model.events import Branch, DenoisingStep
 from model.network.attention import Segment, attend
 from model.network.configuration import parse_config
@@ -244,3 +246,33 @@ def test_reading_ahead_leaves_no_trace() -> None:
     assert stopped == whole[: end + 1]
     assert prefix.cache.length == 20 + end
     assert prefix.written == whole[:end]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 2)], ids=["tensor2", "guidance2"])
+def test_two_gpus(sizes: tuple[int, int], tiny_checkpoint: Path) -> None:
+    """The same pictures and the same words, from captured passes; a lost rank is told of, and can be replaced."""
+    draw = GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=6))
+    ask = AnswerRequest("hello", settings=TextSettings(max_tokens=40))
+    alone = Engine.load(tiny_checkpoint, device="cuda", dtype="float32")
+    theirs = next(event for event in alone.run(draw) if isinstance(event, Picture)).tensor
+    words = next(event for event in alone.run(ask) if isinstance(event, Answer)).token_ids
+    for _ in range(2):
+        shared = Engine.load(
+            tiny_checkpoint,
+            device="cuda",
+            dtype="float32",
+            tensor_parallel_size=sizes[0],
+            cfg_parallel_size=sizes[1],
+        )
+        ours = next(event for event in shared.run(draw) if isinstance(event, Picture)).tensor
+        assert (ours - theirs).norm() / theirs.norm() < 2e-3
+        assert next(event for event in shared.run(ask) if isinstance(event, Answer)).token_ids == words
+        (child,) = shared._ranks._processes.values()  # type: ignore[union-attr]
+        began = time.monotonic()
+        with pytest.raises(RankError, match="rank 1 of 2 was killed"):
+            for event in shared.run(GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=1000))):
+                if isinstance(event, DenoisingStep) and event.step == 20:
+                    child.kill()
+        assert time.monotonic() - began < 30
+        shared.close()

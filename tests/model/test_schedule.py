@@ -6,7 +6,7 @@ import torch
 from model.network.configuration import FlowConfig
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
 
-FLOW = FlowConfig(True, noise_scale=1.0, noise_scale_base_tokens=64, noise_scale_max=8.0)
+FLOW = FlowConfig(True, 1024, noise_scale=1.0, noise_scale_base_tokens=64, noise_scale_max=8.0)
 
 
 def test_grid_runs_from_noise_to_picture() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from model.errors import CheckpointError, DeviceMemoryError
+from model.errors import CheckpointError, DeviceMemoryError, RankError
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
 from sensenova_cli import turn
 from sensenova_cli.metadata import read_record
@@ -415,6 +415,24 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(script: Script) -> None
     assert outcome.code == 1
     assert "the network broke down" in outcome.stderr
     assert len(outcome.stdout.splitlines()) == 1
+
+
+def test_a_model_that_lost_a_rank_is_loaded_again(script: Script) -> None:
+    def lose(engine: FakeEngine) -> None:
+        def lost(step: int) -> None:
+            engine.is_lost = True
+            raise RankError("rank 1 of 2 was killed (SIGKILL)", "load the model again; in a session the next turn does")
+
+        if not script.program.engines:
+            engine.on_step = lost
+
+    script.program.prepare = lose
+    outcome = script("a cat", "a cat")
+    assert outcome.code == 1
+    assert outcome.stderr.count("error: rank 1 of 2 was killed (SIGKILL)") == 1
+    assert len(outcome.stdout.splitlines()) == 1
+    assert len(script.program.engines) == 2
+    assert script.program.engines[0].closed_for_good
 
 
 def test_a_session_folder_that_cannot_be_written(script: Script, data: Path) -> None:

@@ -1,0 +1,78 @@
+"""A rank other than 0: loads its part of the network and does what rank 0 says, without a word.
+
+Rank 0 starts it as a process of its own; under torchrun it is what the other processes run.
+"""
+
+import contextlib
+import os
+import signal
+import traceback
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, cast
+
+from model.placement.ranks import HERE, Done, Failed, Leader, Meeting, find_leader, own_device
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from model.engine import Engine
+    from model.events import Event
+    from model.orders import Run
+
+
+def main(rank: int, connection: int | None = None) -> None:
+    """Follow rank 0, for good.
+
+    Args:
+        connection: file descriptor of the connection to it; where it is None torchrun's store says how to get one.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C means
+    store = None
+    if connection is None:
+        leader, store = find_leader()
+    else:
+        leader = Leader(Connection(connection))
+    from model.engine import Engine
+    from model.orders import Forget, Load, Run, UseLoras
+    from model.placement.groups import Groups, Position
+
+    leader.answer(HERE)
+    meeting = cast(Meeting, leader.next())
+    if store is None:
+        from torch._C._distributed_c10d import TCPStore
+
+        store = TCPStore(meeting.host, meeting.port, is_master=False)
+    groups = Groups(Position(rank, meeting.tensor, meeting.guidance), own_device(meeting.device, rank), store)
+    engine: Engine | None = None
+    while True:
+        order = leader.next()
+        try:
+            if isinstance(order, Load):
+                engine = Engine.load_part(order, groups.device, groups)
+            else:
+                assert engine is not None
+                match order:
+                    case Run():
+                        _run(engine, order, leader)
+                    case UseLoras():
+                        engine.use_loras(order.loras)
+                    case Forget():
+                        engine.forget()
+            answer: Done | Failed = Done(engine.kept_lengths)
+        except Exception as error:
+            traceback.print_exc()
+            answer = Failed.by(error)
+        leader.answer(answer)
+
+
+def _run(engine: "Engine", order: "Run", leader: Leader) -> None:
+    if order.forget:
+        engine.forget()
+    with contextlib.closing(cast("Generator[Event]", engine.perform(order.request))) as events:
+        for _ in events:
+            if not leader.goes_on():
+                return
+
+
+if __name__ == "__main__":
+    main(int(os.environ["RANK"]))

@@ -1,0 +1,527 @@
+"""The ranks: processes that share one network. How they are started, told what to do, and ended.
+
+Rank 0 is the process that the user started. It starts the others (or finds them, under torchrun), and has a
+connection to each, over which go orders and answers; what they compute together goes other ways
+(`model.placement.groups`). The rules that keep them in step:
+
+- Every order is carried out by all ranks. The others do what rank 0 does and tell nobody.
+- A request gives the same events on every rank. After each one, rank 0 says `GO` or `STOP`: so a request that is given
+  up between two events ends at the same one everywhere, and nobody waits for a sum that never comes.
+- Whatever is chosen, tokens and noise, is rank 0's.
+- An error that follows from the request comes up on all ranks alike, and they stay in step. After any other one,
+  such as memory that ran out on one of them, nobody can know what the device is still waiting for: the ranks are ended
+  and the model is lost.
+- A lost rank is noticed by the end of its connection, whatever anybody is doing. Rank 0 then ends the others, which
+  also wakes it where it waits for them, and raises an error. The others leave when rank 0's connection ends, however
+  rank 0 did.
+
+Nothing here imports PyTorch before it has to: it is what a new rank runs first.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import Pipe
+from multiprocessing.connection import Client, Connection, Listener, wait
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from config.errors import SenseNovaError
+from model.errors import CheckpointError, DeviceError, NumericsError, RankError, RequestError
+
+if TYPE_CHECKING:
+    import torch
+    from torch._C._distributed_c10d import Store
+
+    from model.placement.groups import Groups
+
+GO, STOP, END, HERE = "go", "stop", "end", "here"
+GRACE = 3.0
+"""Seconds within which an error that all ranks have comes up on all of them."""
+ENDING = 5.0
+"""Seconds that a rank has to leave before it is killed."""
+LAST_RESORT = 30.0
+"""Seconds after which rank 0 is taken to be stuck in an operation with a rank that is lost."""
+MOST_ON_A_CPU = 8
+"""Ranks that a CPU of fewer cores may have, to try things out."""
+COMMON = (RequestError, CheckpointError, NumericsError)
+"""Errors that follow from the request: they leave the ranks in step."""
+RELOAD = "load the model again; in a session the next turn does"
+MEETING_PLACE, NOBODY = "sensenova/ranks", b"nobody"
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where a rank finds the others: the first thing it is told. A port of 0 is torchrun's store."""
+
+    tensor: int
+    guidance: int
+    device: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """An order was carried out."""
+
+    result: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An order was not. The error's own type is one of `model.errors`, or RankError for all others."""
+
+    kind: type[SenseNovaError]
+    what: str
+    hint: str
+
+    @classmethod
+    def by(cls, error: BaseException) -> "Failed":
+        if isinstance(error, SenseNovaError):
+            return cls(type(error), error.what, error.hint)
+        return cls(RankError, f"{type(error).__name__}: {error}", RELOAD)
+
+    def error(self, rank: int) -> SenseNovaError:
+        return self.kind(f"rank {rank}: {self.what}", self.hint)
+
+
+def launched() -> tuple[int, int] | None:
+    """Rank and number of ranks where torchrun, or something like it, has started this process as one of several."""
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
+        return None
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return (rank, size) if size > 1 else None
+
+
+class Ranks:
+    """Rank 0's view of the others.
+
+    Attributes:
+        size: how many there are, rank 0 included.
+        lost: why they are gone, or None.
+        results: of the last order, by rank, rank 0's left out; empty if it failed.
+    """
+
+    _ever_met = False
+
+    def __init__(self, tensor: int, guidance: int, device: "torch.device") -> None:
+        """Start them; returns when each has imported PyTorch.
+
+        Args:
+            device: `cuda`, of which rank k takes number k, or `cpu`; `require_ranks` has allowed it.
+
+        Raises:
+            DeviceError: the port that MASTER_PORT names is taken.
+            RankError: one of them ended at once.
+        """
+        self.size = tensor * guidance
+        self.lost: SenseNovaError | None = None
+        self.results: dict[int, Any] = {}
+        self._tensor, self._guidance, self._device = tensor, guidance, device
+        self._groups: Groups | None = None
+        self._store: Store
+        self._host: str
+        self._port = 0
+        self._inbox: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._under_way = 0  # number of the order that is being carried out, 0 for none
+        self._orders = 0
+        self._ending = self._noticed = False
+        self._leaving: threading.Thread | None = None
+        self._threads = 0
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._errors: dict[int, IO[bytes]] = {}
+        self._links: dict[int, Connection] = {}
+        try:
+            self._meet()
+            threading.Thread(target=self._listen, name="ranks", daemon=True).start()
+            self._wait_for_all(None)
+            if self.lost is not None:
+                raise self.lost
+            if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+                import torch
+
+                self._threads = torch.get_num_threads()
+                torch.set_num_threads(threads_each(self.size))
+        except BaseException:
+            self.close()
+            raise
+
+    def groups(self) -> "Groups":
+        """Join the process groups, as the others do once they are told where."""
+        from model.placement.groups import Groups, Position
+
+        meeting = Meeting(self._tensor, self._guidance, self._device.type, self._host, self._port)
+        self._tell(meeting)
+        self._groups = Groups(Position(0, self._tensor, self._guidance), own_device(self._device.type, 0), self._store)
+        return self._groups
+
+    # Orders
+
+    def carry_out(self, order: object, own: Callable[[], Item]) -> Item:
+        """Have all ranks carry out an order, which for rank 0 is calling `own`.
+
+        Raises:
+            SenseNovaError: one of them failed, or was lost.
+        """
+        self._begin(order)
+        try:
+            result = own()
+        except BaseException as error:
+            self._settle(error)
+            raise
+        self._settle(None)
+        return result
+
+    def lead(self, order: object, events: Iterator[Item]) -> Iterator[Item]:
+        """The events of an order, at each of which the others wait for whether it goes on; errors as above."""
+        self._begin(order)
+        try:
+            for event in events:
+                self.require_whole()
+                yield event
+                self._tell(GO)
+        except GeneratorExit:
+            self._tell(STOP)
+            if hasattr(events, "close"):
+                events.close()
+            # Whoever gives up a request has an error of their own to tell; the next one tells of a lost rank.
+            with contextlib.suppress(SenseNovaError):
+                self._settle(None)
+            raise
+        except BaseException as error:
+            self._settle(error)
+            raise
+        self._settle(None)
+
+    def require_whole(self) -> None:
+        """Raise RankError if a rank was lost."""
+        if self.lost is not None:
+            self._noticed = True
+            raise RankError(f"the processes that share the model were ended: {self.lost.what}", RELOAD)
+
+    def _begin(self, order: object) -> None:
+        self.require_whole()
+        self._orders += 1
+        self.results = {}
+        self._under_way = self._orders
+        self._noticed = False
+        self._tell(order)
+
+    def _settle(self, error: BaseException | None) -> None:
+        """Rank 0 has done its part, or failed: find out about the others.
+
+        Raises:
+            SenseNovaError: another one than `error` is the reason why the order was not carried out.
+        """
+        patience = GRACE if isinstance(error, Exception) else None if error is None else 0.0
+        try:
+            answers = self._wait_for_all(patience)
+        finally:
+            self._under_way = 0
+        if self.lost is not None:
+            self._noticed = True
+            raise self.lost from error
+        failed = {rank: answer for rank, answer in answers.items() if isinstance(answer, Failed)}
+        if error is None and not failed:
+            self.results = {rank: answer.result for rank, answer in answers.items()}
+            return
+        if isinstance(error, COMMON) and len(failed) == len(self._links):
+            return
+        other = next((each.error(rank) for rank, each in failed.items()), None)
+        own = Failed.by(error) if error is not None else None
+        reason = own.error(0) if own is not None else other
+        assert reason is not None
+        self._break(reason)
+        if error is None:
+            raise reason
+
+    def _wait_for_all(self, seconds: float | None) -> dict[int, Any]:
+        """The answers of the others by rank, as far as they come within the time and before one is lost."""
+        end = None if seconds is None else time.monotonic() + seconds
+        answers: dict[int, Any] = {}
+        while self.lost is None and len(answers) < len(self._links):
+            left = None if end is None else max(0.0, end - time.monotonic())
+            try:
+                answer = self._inbox.get(timeout=left)
+            except queue.Empty:
+                break
+            if answer is not None:
+                answers[answer[0]] = answer[1]
+        return answers
+
+    # Connections
+
+    def _tell(self, message: object) -> None:
+        with self._lock:
+            for link in self._links.values():
+                with contextlib.suppress(OSError):  # who is gone is noticed where answers come in
+                    link.send(message)
+
+    def _listen(self) -> None:
+        """Take in answers until all connections are gone; runs in a thread of its own."""
+        ranks = {link: rank for rank, link in self._links.items()}
+        while ranks:
+            for link in wait(list(ranks)):
+                assert isinstance(link, Connection)
+                try:
+                    answer = link.recv()
+                except (EOFError, OSError):
+                    rank = ranks.pop(link)
+                    if not self._ending:
+                        self._break(RankError(f"rank {rank} of {self.size} {self._cause(rank)}", RELOAD))
+                    continue
+                rank, number = ranks[link], self._under_way
+                self._inbox.put((rank, answer))
+                if isinstance(answer, Failed) and number:
+                    # Rank 0 may wait for a sum that this rank will not make.
+                    _later(GRACE, self._break_if_under_way, number, answer.error(rank))
+
+    def _break_if_under_way(self, number: int, reason: SenseNovaError) -> None:
+        if self._under_way == number:
+            self._break(reason)
+
+    def _break(self, reason: SenseNovaError) -> None:
+        """Give the ranks up. What waits for them, here or on the device, is woken."""
+        with self._lock:
+            if self.lost is not None or self._ending:
+                return
+            self.lost = reason
+        self._end_others(at_once=True)
+        self._inbox.put(None)
+        if self._device.type == "cuda":
+            self._leave_groups()
+            _later(LAST_RESORT, self._leave_if_stuck, self._under_way, reason)
+
+    def _leave_if_stuck(self, number: int, reason: SenseNovaError) -> None:
+        if number and self._under_way == number and not self._noticed:
+            os.write(2, f"\nerror: {reason.what}; this process still waits for it, and is ended\n".encode())
+            os._exit(1)
+
+    def _cause(self, rank: int) -> str:
+        """How a process ended, in words."""
+        process = self._processes.get(rank)
+        if process is None:
+            return "is gone"
+        try:
+            code = process.wait(2)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        if code < 0:
+            return f"was killed ({signal.Signals(-code).name})"
+        self._errors[rank].seek(0)
+        said = self._errors[rank].read().decode(errors="replace").strip().splitlines()
+        return f"ended with exit code {code}" + (f": {said[-1]}" if said else "")
+
+    # Beginning and end
+
+    def _meet(self) -> None:
+        if launched() is None:
+            self._spawn()
+            return
+        from torch.distributed.rendezvous import rendezvous
+
+        store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(minutes=5))))
+        self._store, self._host = store, os.environ["MASTER_ADDR"]
+        if Ranks._ever_met:
+            raise RankError("ranks that torchrun has started cannot be started again", "run torchrun again")
+        Ranks._ever_met = True
+        key = secrets.token_bytes(32)
+        with Listener(("", 0), authkey=key) as listener:
+            store.set(MEETING_PLACE, json.dumps([self._host, listener.address[1], key.hex()]))
+            for _ in range(self.size - 1):
+                link = listener.accept()
+                self._links[link.recv()] = link
+
+    def _spawn(self) -> None:
+        from torch._C._distributed_c10d import TCPStore
+
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all here, whatever the host's name means
+        self._host, port = "127.0.0.1", int(os.environ.get("MASTER_PORT") or 0)
+        try:
+            store = TCPStore(self._host, port, self.size, is_master=True, wait_for_workers=False)
+        except RuntimeError as error:
+            raise DeviceError(
+                f"the ranks cannot meet at port {port}, which is taken: {str(error).splitlines()[0]}",
+                "unset MASTER_PORT, and a free one is taken; or set it to another one",
+            ) from error
+        self._store, self._port = store, store.port
+        for rank in range(1, self.size):
+            ours, theirs = Pipe()
+            self._links[rank], self._errors[rank] = ours, tempfile.TemporaryFile()  # noqa: SIM115  # closed in `close`
+            # The same modules as here, wherever they were found, and never those of the current folder.
+            code = f"import sys; sys.path[:] = {sys.path!r}\n"
+            code += f"from model.follower import main; main({rank}, {theirs.fileno()})"
+            self._processes[rank] = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors[rank],
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C at the terminal is for rank 0 alone
+                env={"OMP_NUM_THREADS": str(threads_each(self.size)), **os.environ},
+            )
+            theirs.close()
+
+    def close(self) -> None:
+        """End the others; returns when they have gone. Can be called again."""
+        with self._lock:
+            already, self._ending = self._ending, True
+        if already:
+            return
+        self._end_others(at_once=False)
+        self._leave_groups()
+        if self._leaving is not None:
+            self._leaving.join(LAST_RESORT)
+        if self._threads:
+            import torch
+
+            torch.set_num_threads(self._threads)
+
+    def _end_others(self, *, at_once: bool) -> None:
+        with self._lock:
+            for link in self._links.values():
+                with contextlib.suppress(OSError):
+                    link.send(END)
+        end = time.monotonic() + (0.5 if at_once else ENDING)
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for file in self._errors.values():
+            if not at_once:
+                file.close()
+
+    def _leave_groups(self) -> None:
+        """On CUDA in a thread of its own: it waits for graphs that are let go of only where the error arrives."""
+        if self._groups is None or self._leaving is not None:
+            return
+        if self._device.type != "cuda":
+            self._groups.leave()
+        else:
+            self._leaving = threading.Thread(target=self._groups.leave, name="leave", daemon=True)
+            self._leaving.start()
+
+
+class Leader:
+    """Another rank's view of rank 0."""
+
+    def __init__(self, link: Connection) -> None:
+        self._link = link
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, name="leader", daemon=True).start()
+
+    def next(self) -> Any:
+        """The next order, however long it takes to come."""
+        return self._inbox.get()
+
+    def goes_on(self) -> bool:
+        """Whether the request does, after an event."""
+        return bool(self._inbox.get() == GO)
+
+    def answer(self, answer: object) -> None:
+        self._link.send(answer)
+
+    def _listen(self) -> NoReturn:
+        """In a thread of its own: whatever this process is doing, it leaves when rank 0 says so or is gone."""
+        while True:
+            try:
+                message = self._link.recv()
+            except (EOFError, OSError):
+                os._exit(1)
+            except BaseException:  # what cannot be understood cannot be followed
+                traceback.print_exc()
+                os._exit(1)
+            if message == END:
+                os._exit(0)
+            self._inbox.put(message)
+
+
+def find_leader() -> tuple[Leader, "Store"]:
+    """Rank 0's connection and the store, under torchrun. Leaves where rank 0 needs no other ranks."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, _ = next(iter(rendezvous("env://", timeout=timedelta(days=1))))
+    place = store.get(MEETING_PLACE)
+    if place == NOBODY:
+        raise SystemExit(0)
+    host, port, key = json.loads(place)
+    link = Client((host, port), authkey=bytes.fromhex(key))
+    link.send(rank)
+    return Leader(link), store
+
+
+def dismiss_others() -> None:
+    """As rank 0 under torchrun: nobody else was needed."""
+    if Ranks._ever_met:
+        return
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(minutes=1))))
+    store.set(MEETING_PLACE, NOBODY)
+
+
+def require_ranks(size: int, device: "torch.device") -> None:
+    """Raise DeviceError unless there is a device for each of so many ranks, and a process, where torchrun has started
+    them."""
+    world = launched()
+    if world is not None and world[1] != size:
+        raise DeviceError(
+            f"torchrun has started {world[1]} ranks; tensor_parallel_size × cfg_parallel_size is {size}",
+            f"give sizes whose product is {world[1]}, such as --tensor-parallel-size {world[1]}",
+        )
+    if device.type == "cpu" and size > max(MOST_ON_A_CPU, cores()):
+        raise DeviceError(
+            f"tensor_parallel_size × cfg_parallel_size is {size}: too many processes for {cores()} cores",
+            f"ask for at most {max(MOST_ON_A_CPU, cores())} in all",
+        )
+    if size == 1 or device.type != "cuda":
+        return
+    import torch
+
+    there = torch.cuda.device_count()
+    if int(os.environ.get("LOCAL_WORLD_SIZE", size)) > there:
+        raise DeviceError(
+            f"tensor_parallel_size × cfg_parallel_size is {size}, but PyTorch sees {there} GPU{'s' * (there != 1)}",
+            f"ask for {there} in all" if there > 1 else "leave --tensor-parallel-size and --cfg-parallel-size out",
+        )
+
+
+def own_device(kind: str, rank: int) -> "torch.device":
+    """The device of a rank."""
+    import torch
+
+    return torch.device("cpu") if kind == "cpu" else torch.device(kind, int(os.environ.get("LOCAL_RANK", rank)))
+
+
+def threads_each(size: int) -> int:
+    """CPU threads of each rank."""
+    return max(1, cores() // size)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _later(seconds: float, work: Callable[..., None], *arguments: object) -> None:
+    timer = threading.Timer(seconds, work, arguments)
+    timer.daemon = True  # nobody waits for it
+    timer.start()

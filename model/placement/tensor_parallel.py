@@ -1,0 +1,86 @@
+"""Tensor parallelism: a network of which every rank holds a part, made to compute what the whole one does.
+
+The parts are those of `model.weights.slices`. A rank's heads and its columns of an MLP give its summand of what the
+block adds to the residual stream; the sum over all ranks is the one thing that has to be told, twice a block:
+
+    hidden ─ norm ─ own heads ─ own columns of o ─ sum ─ + ─ norm ─ own gate, up ─ own columns of down ─ sum ─ +
+
+The residual stream, norms, routers, picture embeddings and time embeddings are the same on all ranks. A token's
+embedding is looked up where it is, and summed; logits are joined; a predicted picture is the sum of what each rank's
+channels of the head say.
+
+PyTorch's own `parallelize_module` would do the same by tensors that know how they are distributed (DTensor). It is
+not used: what dispatches them costs the host more than an operation takes, and neither the fused kernels nor the
+reading of slices could look into them.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.network.sensenova import SenseNovaU1
+from model.network.transformer import Block
+from model.placement.groups import Groups
+from model.weights.slices import Share
+
+
+def join_parts(network: SenseNovaU1, vocabulary: int, groups: Groups) -> None:
+    """Change a rank's network in place: what comes into its towers and what comes of them is from now on as in the
+    whole network.
+
+    Args:
+        vocabulary: tokens of the whole network.
+    """
+    share = groups.position.share
+    if share.count == 1:
+        return
+    network.embed_tokens = SplitEmbedding(cast(nn.Parameter, network.embed_tokens.weight), share, groups)
+    network.lm_head = SplitHead(cast(nn.Parameter, network.lm_head.weight), vocabulary, groups)
+    if share.index > 0:
+        cast(nn.Parameter, network.fm_head.second.bias).zero_()  # which is added once
+    network.fm_head.register_forward_hook(lambda module, inputs, result: groups.sum_(result))
+
+
+def sum_blocks(network: SenseNovaU1, groups: Groups) -> None:
+    """Change a rank's network in place: what attention and MLP of each block return is from now on the sum over the
+    ranks. For a network that runs as it is written; `model.placement.cuda` has sums of its own."""
+    if groups.position.tensor == 1:
+        return
+    for block in (*cast(Iterable[Block], network.und.blocks), *cast(Iterable[Block], network.gen.blocks)):
+        for module in (block.attention.o_proj, block.mlp):
+            module.register_forward_hook(lambda module, inputs, result: groups.sum_(result))
+
+
+class SplitEmbedding(nn.Embedding):
+    """Rows of a part of the vocabulary; takes and gives what the whole embedding does."""
+
+    def __init__(self, weight: nn.Parameter, share: Share, groups: Groups) -> None:
+        super().__init__(weight.shape[0], weight.shape[1], _weight=weight, _freeze=True)
+        self.weight = weight
+        self._first = share.index * len(weight)
+        self._groups = groups
+
+    def forward(self, ids: Tensor) -> Tensor:
+        local = ids - self._first
+        here = (local >= 0) & (local < len(self.weight))
+        rows = F.embedding(local.clamp(0, len(self.weight) - 1), self.weight)
+        return self._groups.sum_(rows.where(here[..., None], rows.new_zeros(())))
+
+
+class SplitHead(nn.Linear):
+    """Logits of a part of the vocabulary, joined to all of them."""
+
+    def __init__(self, weight: nn.Parameter, vocabulary: int, groups: Groups) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        self.weight = weight
+        self._vocabulary = vocabulary
+        self._groups = groups
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.joined(super().forward(hidden))
+
+    def joined(self, logits: Tensor) -> Tensor:
+        """(…, part of the vocabulary) → (…, vocabulary); what the last part is filled up with is left out."""
+        return self._groups.join(logits)[..., : self._vocabulary]

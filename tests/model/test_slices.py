@@ -1,0 +1,139 @@
+"""What a rank reads of a checkpoint, and that the parts make the whole."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.errors import DeviceError
+from model.network.configuration import parse_config, read_config
+from model.network.sensenova import SenseNovaU1
+from model.weights import shards
+from model.weights.checkpoint import change_adapters, load_checkpoint
+from model.weights.layout import checkpoint_layout
+from model.weights.lora import read_adapters
+from model.weights.named_lora import NamedLora
+from model.weights.quantize import Fp8Linear, quantize_rows
+from model.weights.slices import Share, possible_splits, require_split, split_config
+from model.weights.synthetic import SHAPES, config_fields, random_part
+from tests.model.test_lora import matrices, write_lora
+
+CPU = torch.device("cpu")
+
+
+def reassembled(parts: list[SenseNovaU1], folder: Path) -> dict[str, torch.Tensor]:
+    """The checkpoint's tensors by their official names, put together from parts of networks: rows, columns, or the
+    same in all of them."""
+    config = read_config(folder)
+    whole, ours = checkpoint_layout(config), checkpoint_layout(parts[0].config)
+    states = [part.state_dict() for part in parts]
+    tensors = {}
+    for name, slot in ours.items():
+        pieces = [
+            state[slot.parameter].view(-1)[slot.offset : slot.offset + slot.numel].view(slot.shape) for state in states
+        ]
+        axis = next((axis for axis, side in enumerate(slot.shape) if side != whole[name].shape[axis]), None)
+        if axis is None:
+            assert all(torch.equal(piece, pieces[0]) for piece in pieces), name
+            tensors[name] = pieces[0]
+        else:
+            tensors[name] = torch.cat(pieces, axis).narrow(axis, 0, whole[name].shape[axis])
+        assert tensors[name].shape == whole[name].shape
+    return tensors
+
+
+@pytest.mark.parametrize("name", ["u1", "u15", "a3b"])
+def test_parts_make_the_whole(name: str, parity_checkpoint: Callable[[str], Path]) -> None:
+    folder = parity_checkpoint(name)
+    whole = reassembled([load_checkpoint(folder, CPU, torch.float32)], folder)
+    parts = [load_checkpoint(folder, CPU, torch.float32, share=Share(index, 2)) for index in range(2)]
+    halves = reassembled(parts, folder)
+    assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
+    assert parts[0].und.blocks[0].attention.o_proj.weight.shape == (64, 64)  # of 4 heads, 2
+
+
+def test_an_odd_vocabulary_is_shared_too(tmp_path: Path) -> None:
+    from model.weights.synthetic import write_random_checkpoint
+
+    fields = config_fields(
+        hidden=64, layers=1, heads=4, kv_heads=2, head_dim=32, ffn=64, vocabulary=301, vision_hidden=64
+    )
+    write_random_checkpoint(tmp_path / "odd", fields, dtype=torch.float32)
+    folder = tmp_path / "odd"
+    whole = reassembled([load_checkpoint(folder, CPU, torch.float32)], folder)
+    parts = [load_checkpoint(folder, CPU, torch.float32, share=Share(index, 2)) for index in range(2)]
+    halves = reassembled(parts, folder)
+    assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("name", ["u1", "u15", "a3b"])
+def test_each_of_two_ranks_reads_little_more_than_half(
+    name: str, parity_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = parity_checkpoint(name)
+    total = sum(tensor.stop - tensor.start for tensor in shards.stored_tensors(folder).values())
+    read = []
+    preadv = os.preadv
+
+    def counted(descriptor: int, buffers: list[memoryview], place: int) -> int:
+        read.append(preadv(descriptor, buffers, place))
+        return read[-1]
+
+    monkeypatch.setattr(shards.os, "preadv", counted)
+    load_checkpoint(folder, CPU, torch.float32, share=Share(1, 2))
+    assert 0.5 < sum(read) / total <= 0.55
+
+
+def test_a_lora_is_merged_into_parts(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    config = read_config(tiny_checkpoint)
+    file = write_lora(tmp_path / "lora.safetensors", matrices(tiny_checkpoint))
+    adapters = read_adapters([NamedLora(str(file), 0.7)], config)
+    plain = reassembled([load_checkpoint(tiny_checkpoint, CPU, torch.float32)], tiny_checkpoint)
+    network = load_checkpoint(tiny_checkpoint, CPU, torch.float32, adapters=adapters)
+    whole = reassembled([network], tiny_checkpoint)
+    parts = [
+        load_checkpoint(tiny_checkpoint, CPU, torch.float32, adapters=adapters, share=Share(index, 2))
+        for index in range(2)
+    ]
+    halves = reassembled(parts, tiny_checkpoint)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(halves[name], tensor, rtol=0, atol=1e-5)
+    for index, part in enumerate(parts):
+        change_adapters(part, tiny_checkpoint, adapters, (), Share(index, 2))
+    taken_away = reassembled(parts, tiny_checkpoint)
+    assert all(torch.equal(taken_away[name], tensor) for name, tensor in plain.items())
+
+
+def test_eight_bit_parts_have_scales_of_their_own(tiny_checkpoint: Path) -> None:
+    plain = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, share=Share(1, 2))
+    part = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=("gen",), share=Share(1, 2))
+    down = part.get_submodule("gen.blocks.0.mlp.down_proj")
+    assert isinstance(down, Fp8Linear)
+    numbers, scale = quantize_rows(plain.get_submodule("gen.blocks.0.mlp.down_proj").weight)
+    assert torch.equal(down.weight.float(), numbers.float())
+    assert torch.equal(down.scale, scale[:, 0])
+
+
+def test_the_8b_takes_half_of_its_memory() -> None:
+    config = parse_config(config_fields(**SHAPES["u1-8b"]), "8B")
+    part = sum(slot.numel for slot in checkpoint_layout(split_config(config, 2)).values())
+    whole = sum(slot.numel for slot in checkpoint_layout(config).values())
+    assert part / whole < 0.503
+    assert part * 2 / 2**30 < 17.5
+    assert possible_splits(config) == [1, 2, 4, 8]
+
+
+def test_splits_that_are_not_possible_name_those_that_are(tiny_checkpoint: Path) -> None:
+    config = read_config(tiny_checkpoint)
+    with pytest.raises(DeviceError, match=r"3: 4 heads and 2 key/value heads .*\nit can be 1, 2; more GPUs: --cfg"):
+        require_split(config, 3)
+    require_split(config, 2)
+
+
+def test_random_parts_make_one_network(tiny_checkpoint: Path) -> None:
+    config = read_config(tiny_checkpoint)
+    whole = reassembled([random_part(config, CPU, torch.float32, Share())], tiny_checkpoint)
+    halves = [random_part(config, CPU, torch.float32, Share(index, 2)) for index in range(2)]
+    assert all(torch.equal(each, whole[name]) for name, each in reassembled(halves, tiny_checkpoint).items())
