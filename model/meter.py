@@ -1,7 +1,7 @@
 """What `Statistics` reports, counted while a request is carried out."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from model.events import Branch, Statistics
@@ -55,12 +55,13 @@ class Meter:
         self.text, self.denoising = Stopwatch(ahead=runtime.writes_ahead), Stopwatch(ahead=runtime.draws_ahead)
         reset_peak_memory(network.device)
 
-    def count_step(self, branches: Sequence[Branch], prefixes: Mapping[Branch, Prefix], image_tokens: int) -> None:
-        """A step that took these branches."""
+    def count_step(self, layers: Mapping[Branch, int], prefixes: Mapping[Branch, Prefix], image_tokens: int) -> None:
+        """A step that computed so many layers of each branch."""
         self._steps += 1
-        for branch in branches:
+        for branch, computed in layers.items():
             length = prefixes[branch].cache.length
-            self._denoise_flops += prediction_flops(self._network.config, image_tokens, length)
+            flops = prediction_flops(self._network.config, image_tokens, length)
+            self._denoise_flops += flops * computed // self._network.config.transformer.layers
 
     def count_tokens(self, count: int, context: int) -> None:
         """New tokens, the last of them behind `context` others."""

@@ -69,21 +69,31 @@ class FusedTower:
     """
 
     def __init__(self, tower: Tower) -> None:
-        self._blocks = cast(Sequence[Block], tower.blocks)
+        self._blocks = tower.blocks
 
     def __call__(
-        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility
+        self,
+        hidden: Tensor,
+        rotaries: Sequence[Rotary],
+        caches: Sequence[KVCache],
+        visible: Visibility,
+        layers: range | None = None,
     ) -> Tensor:
         assert len(hidden) == len(caches) and not isinstance(visible, Tensor)
         with torch.cuda.device(hidden.device):  # where Triton launches
-            return self._on_device(hidden, rotaries, caches, visible)
+            return self._on_device(hidden, rotaries, caches, visible, layers)
 
     def _on_device(
-        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility
+        self,
+        hidden: Tensor,
+        rotaries: Sequence[Rotary],
+        caches: Sequence[KVCache],
+        visible: Visibility,
+        layers: range | None,
     ) -> Tensor:
         parts, count = split_branches(hidden, len(caches))
         streams = [_Stream(part.flatten(0, 1).clone()) for part in parts]
-        for layer, block in enumerate(self._blocks):
+        for layer, block in self._blocks.through(layers):
             for index, stream in enumerate(streams):
                 own = slice(index * count, (index + 1) * count)
                 _advance(stream, block, layer, rotaries[own], caches[own], visible)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.network.transformer import Tower
+from model.network.transformer import Block, Blocks, Tower
 from model.weights.quantize import Fp8Linear
 from model.weights.stream import Load, WeightStream
 
@@ -48,8 +48,11 @@ class Layer:
     slot: Slot
 
 
-class StreamedBlocks(nn.ModuleList):
-    """The blocks of a tower: whoever goes through them finds each one's weights there."""
+class StreamedBlocks(Blocks):
+    """The blocks of a tower: whoever goes through them finds each one's weights there.
+
+    Where only some are gone through, the next ones are brought all the same: most often they are wanted.
+    """
 
     def __init__(self, blocks: Sequence[nn.Module], layers: Sequence[Layer], stream: WeightStream) -> None:
         super().__init__(blocks)
@@ -66,10 +69,15 @@ class StreamedBlocks(nn.ModuleList):
         """Whether all of them can be there at once."""
 
     def __iter__(self) -> Iterator[nn.Module]:
-        self.begin()
-        for layer, block in zip(self._layers, super().__iter__(), strict=True):
+        return (block for _, block in self.through())
+
+    def through(self, layers: range | None = None) -> Iterator[tuple[int, Block]]:
+        if layers is None or layers.start == 0:
+            self.begin()
+        for number, block in super().through(layers):
+            layer = self._layers[number]
             self._require(layer)
-            yield block
+            yield number, block
             self._bring(self._next[layer])  # which takes its place
 
     def begin(self) -> None:

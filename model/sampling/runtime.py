@@ -33,7 +33,7 @@ class Runtime:
 
         Args:
             work: takes a hashable key and tensors, and returns a tensor. Under the same key it does the same things
-                with other numbers: it must not look at them, nor at anything else that changes.
+                with other numbers of the same shapes: it must not look at them, nor at anything else that changes.
         """
         return work
 
