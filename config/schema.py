@@ -70,7 +70,7 @@ class ImageSettings(SeedSettings):
     noise: Literal["device", "cpu"] = "device"
     """Draw the starting noise on the device (published seeds), or on the CPU (the same on every device)."""
     cache: CachePreset = "off"
-    """Skip layers where denoising steps change little: not at all (off), or by a preset; see docs/caching.md."""
+    """Skip layers where denoising steps change little: not at all (off), or by a preset (needs cache-dit)."""
     cache_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
     """With cache, instead of the preset's: how much the first layers may change in a step that is reused."""
     cache_warmup_steps: Annotated[int, Field(ge=1, le=1000)] | None = None

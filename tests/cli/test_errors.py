@@ -88,7 +88,6 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("chat", "there is no message"),
         ("generate x --profile nonesuch", "nonesuch"),
         ("generate x --tensor-parallel-size 0", "at least one device"),
-        ("generate x --cache-backend zip", "--cache-backend zip is unknown"),
         ("generate x --tensor-parallel-size two", "--tensor-parallel-size two: must be a whole number"),
         ("run --modality img2txt --image a.png", "--modality img2txt is unknown\nhint: did you mean img2text?"),
         ("run --modality x", "hint: it is one of auto, text2img"),
