@@ -14,6 +14,7 @@ from torch import Tensor
 from config.caching import PRESETS, CacheOptions
 from model import EditRequest, Engine, GenerateRequest, ImageSettings, Notice, Picture, RequestError, Statistics
 from model.events import Branch, BranchCaching, CacheSummary, DenoisingStep, Event, ThinkText
+from model.placement.plan import Placement
 from model.sampling import denoise
 from model.sampling.step_cache import RunLayers, StepCache, StepCaching
 from model.weights.named_lora import NamedLora
@@ -132,7 +133,7 @@ def test_each_branch_keeps_its_own(
 ) -> None:
     """The picture is that of the plain rule; and it is another one where branches share what they keep."""
     if together:  # on a GPU small pictures go through the network as one batch
-        monkeypatch.setattr(denoise, "portions", lambda branches, tokens, device: [branches])
+        monkeypatch.setattr(denoise, "split_portions", lambda branches, tokens, device: [branches])
     (picture,) = pictures(engine, request_)
     told = summary(picture)
     assert all(branch.reused_steps > 0 and branch.computed_steps > 2 for branch in told.branches), told
@@ -225,7 +226,7 @@ def test_reading_and_thinking_are_never_cached(engine: Engine) -> None:
     def thinking(settings: ImageSettings) -> tuple[list[Event], int]:
         engine.forget()
         calls: list[int] = []
-        hook = engine._network.und.blocks[2].register_forward_hook(lambda *_: calls.append(1))
+        hook = engine._model.network.und.blocks[2].register_forward_hook(lambda *_: calls.append(1))
         events = list(engine.run(GenerateRequest("a cat", settings)))
         hook.remove()
         return events, len(calls)
@@ -254,6 +255,27 @@ def test_it_works_with(how: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     (plain,) = pictures(engine, GenerateRequest("a cat", cached(cache="off")))
     assert summary(picture).layers_computed < summary(picture).layers
     assert torch.isfinite(picture.tensor).all() and not torch.equal(picture.tensor, plain.tensor)
+
+
+@pytest.mark.parametrize("request_", [each for _, each in (GENERATE[1], GENERATE[5], EDIT[1])])
+@pytest.mark.parametrize("slots", [2, 3])
+def test_layers_that_come_from_files_are_those_that_are_needed(
+    engine: Engine,
+    tiny_checkpoint: Path,
+    request_: GenerateRequest | EditRequest,
+    slots: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With two slots for three layers, and with the towers taking turns."""
+    placement = Placement("layers" if slots < 3 else "module", slots, whole_head=False)
+    monkeypatch.setattr("model.placement.placed.choose", lambda *_: placement)
+    placed = Engine.load(tiny_checkpoint, device="cpu", dtype="float32", gpu_memory=2**31)
+    for _ in range(2):
+        (picture,) = pictures(placed, request_)
+        (resident,) = pictures(engine, request_)
+        assert torch.equal(picture.tensor, resident.tensor)
+        assert summary(picture).branches == summary(resident).branches
+    assert placed.placement.startswith(f"offload {placement.kind}: ")
 
 
 class Layers:
