@@ -19,7 +19,6 @@ from model.errors import CheckpointError, DeviceMemoryError, NumericsError
 from model.events import (
     Answer,
     Branch,
-    CacheSummary,
     DenoisingStep,
     Event,
     LoadProgress,
@@ -30,7 +29,7 @@ from model.events import (
     ThinkText,
     ThinkToken,
 )
-from model.meter import Meter
+from model.meter import LayerClock, Meter
 from model.network.configuration import read_config
 from model.pictures import as_rgb
 from model.placement.devices import resolve_device, resolve_dtype, synchronize
@@ -277,11 +276,12 @@ class Engine:
             for index in range(settings.num_images):
                 seed = settings.seed + index
                 cache = StepCache(caching) if caching else None
-                began, passes, computed = meter.denoising.seconds, 0, 0
+                clock, before = LayerClock(layers), meter.denoising.seconds
                 steps = denoise(self._model.runtime, prefixes, guidance, size, seed, settings, cache)
                 for number, step in enumerate(meter.denoising.around(steps), start=1):
                     meter.count_step(step.layers, prefixes, tokens)
-                    passes, computed = passes + len(step.layers), computed + sum(step.layers.values())
+                    clock.count(step.layers, meter.denoising.seconds - before)
+                    before = meter.denoising.seconds
                     yield DenoisingStep(
                         index,
                         settings.num_images,
@@ -295,10 +295,7 @@ class Engine:
                 picture = step_picture(step.tokens, size).float().cpu()
                 _require_finite(picture, "picture", self.dtype)
                 made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
-                summary = None
-                if cache is not None:
-                    seconds = meter.denoising.seconds - began
-                    summary = CacheSummary(cache.branches(), computed, passes * layers, seconds)
+                summary = clock.summary(cache.branches()) if cache else None
                 yield Picture(index, settings.num_images, to_image(picture), picture, made_with, think_text, summary)
         yield meter.statistics()
 

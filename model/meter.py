@@ -1,10 +1,11 @@
 """What `Statistics` reports, counted while a request is carried out."""
 
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-from model.events import Branch, Statistics
+from model.events import Branch, BranchCaching, CacheSummary, Statistics
 from model.network.attention import kernel_name
 from model.network.counts import prediction_flops, token_bytes
 from model.placement.devices import peak_memory, reset_peak_memory
@@ -13,6 +14,7 @@ from model.sampling.prefix import Prefix
 from model.sampling.runtime import Runtime
 
 Item = TypeVar("Item")
+STARTING_STEPS = 2
 
 
 class Stopwatch:
@@ -37,6 +39,36 @@ class Stopwatch:
             if item is None:
                 return
             yield item
+
+
+class LayerClock:
+    """How long the steps of one picture took by the layers they computed; `layers` are those of the gen tower."""
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self._passes = 0
+        self._computed: list[int] = []
+        self._seconds: list[float] = []
+
+    def count(self, computed: Mapping[Branch, int], seconds: float) -> None:
+        """A step that computed so many layers of each branch in so many seconds."""
+        self._passes += len(computed)
+        self._computed.append(sum(computed.values()))
+        self._seconds.append(seconds)
+
+    def summary(self, branches: tuple[BranchCaching, ...]) -> CacheSummary:
+        """With what each branch computed."""
+        done, every = sum(self._computed), self._passes * self._layers
+        saved = (every - done) * self._seconds_a_layer()
+        return CacheSummary(branches, done, every, sum(self._seconds), saved)
+
+    def _seconds_a_layer(self) -> float:
+        """The slope of seconds over layers; 0 where all steps are alike. What embeds and what ends a step does not
+        count. Nor do the first steps, in which kernels are compiled and graphs captured."""
+        computed, seconds = self._computed[STARTING_STEPS:], self._seconds[STARTING_STEPS:]
+        if len(set(computed)) < 2:
+            return 0.0
+        return max(0.0, statistics.linear_regression(computed, seconds).slope)
 
 
 class Meter:
