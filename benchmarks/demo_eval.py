@@ -3,7 +3,7 @@
     python -m benchmarks.demo_eval --json benchmarks/results/demo_eval.json --sheet docs/demo_objects.png
 
 Seeded: case k of a task is the same on every machine. Pictures are made with the checkpoint's recommended settings
-and seed 0; `--cfg-scale 1` shows what guidance is good for.
+and seed 0; `--cfg-scale 1` shows what guidance is good for, `--cache` and `--cfg-interval` what saving costs.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from benchmarks.report import write_report
+from config.caching import PRESETS
 from config.schema import ImageSettings, TextSettings
 from model.demo.judging import is_like, judge_shapes, psnr, true_image, true_pixels
 from model.demo.lessons import EDIT_WEIGHTS, SceneMaker
@@ -28,7 +29,7 @@ from model.demo.phrases import DESCRIBE, Editor, Speaker, Talker, article, capti
 from model.demo.rendering import Stage
 from model.demo.world import COLORS, OBJECTS, SHAPES, SIDE, Placed, Scene, Thing, held_out_background
 from model.engine import Engine
-from model.events import Answer, Picture, ThinkText
+from model.events import Answer, Event, Picture, ThinkText
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
 from model.weights.builtin import DEMO_CHECKPOINT
 
@@ -48,7 +49,13 @@ class Examiner:
         self._text = TextSettings(**{k: v for k, v in recommended.items() if k in TextSettings.model_fields})
         self._stage = Stage(torch.device("cpu"))
         self._failures = failures
+        self._layers = self._layers_computed = 0
         self.wrong: list[str] = []
+
+    @property
+    def layers_computed(self) -> float | None:
+        """Share of the layer forwards of all pictures so far that were computed, with a cache; None without."""
+        return self._layers_computed / self._layers if self._layers else None
 
     def generate(self) -> dict[str, float]:
         """Shapes: one or two, anywhere."""
@@ -145,7 +152,7 @@ class Examiner:
             prompt = speaker.wish(scene).prompt
             events = list(self._engine.run(GenerateRequest(prompt, settings)))
             text = next(event.text for event in events if isinstance(event, ThinkText))
-            picture = next(event.image for event in events if isinstance(event, Picture))
+            picture = self._drawn(events)
             words = [name(each.thing) for each in scene.placed] + [f"{scene.background} background"]
             good = all(word in text for word in words)
             like = is_like(picture, scene, self._stage)
@@ -155,7 +162,14 @@ class Examiner:
         return {"names all objects and colors": self._percent(named), "picture as asked": self._percent(drawn)}
 
     def _picture(self, request: Request) -> Image.Image:
-        return next(event.image for event in self._engine.run(request) if isinstance(event, Picture))
+        return self._drawn(self._engine.run(request))
+
+    def _drawn(self, events: Iterable[Event]) -> Image.Image:
+        picture = next(event for event in events if isinstance(event, Picture))
+        if picture.caching:
+            self._layers += picture.caching.layers
+            self._layers_computed += picture.caching.layers_computed
+        return picture.image
 
     def _answer(self, request: AnswerRequest) -> str:
         return next(event.text for event in self._engine.run(request) if isinstance(event, Answer))
@@ -187,7 +201,9 @@ def main() -> None:
     parser.add_argument("--quantization", default="off")
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--cfg-scale", type=float)
+    parser.add_argument("--cfg-interval", type=float, nargs=2, metavar=("LO", "HI"))
     parser.add_argument("--num-steps", type=int)
+    parser.add_argument("--cache", choices=(*PRESETS, "off"))
     parser.add_argument("--think", action=argparse.BooleanOptionalAction)
     parser.add_argument("--only", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--sheet", type=Path, help="write the contact sheet of objects here")
@@ -201,7 +217,8 @@ def main() -> None:
         dtype=arguments.dtype,
         quantization=arguments.quantization,
     )
-    given = {"cfg_scale": arguments.cfg_scale, "num_steps": arguments.num_steps, "think": arguments.think}
+    names = ("cfg_scale", "cfg_interval", "num_steps", "cache", "think")
+    given = {name: getattr(arguments, name) for name in names}
     overrides = {key: value for key, value in given.items() if value is not None}
     examiner = Examiner(engine, arguments.cases, overrides, arguments.failures)
     scores: dict[str, dict[str, float]] = {}
@@ -218,6 +235,7 @@ def main() -> None:
         "quantization": arguments.quantization,
         "cases": arguments.cases,
         "settings": {**engine.recommended.settings, "seed": SEED, **overrides},
+        "layers_computed": examiner.layers_computed,
         "scores": scores,
         "known": {"colors": list(COLORS), "shapes": SHAPES, "objects": list(OBJECTS)},
     }

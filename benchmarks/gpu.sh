@@ -12,3 +12,5 @@ bench denoise --quantization fp8 --steps 50 --size 2048x2048 --size 1024x1024 > 
 bench denoise decode --quantization fp8-all --steps 50 --size 2048x2048 --tokens 256 > "$out/bench_u1-8b_h100_fp8-all.json"
 bench denoise decode --enforce-eager --steps 10 --tokens 24 > "$out/bench_u1-8b_h100_eager.json"
 python -m benchmarks.numerics --json "$out/numerics_u1-8b_h100.json"
+# Needs the extra `cache`.
+python -m benchmarks.step_cache --size 2048x2048 1024x1024 --json "$out/step_cache_u1-8b_h100.json"

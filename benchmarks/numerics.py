@@ -29,7 +29,7 @@ from model.network.cache import KVCache
 from model.network.flow import picture_to_tokens
 from model.network.rope import attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
-from model.network.transformer import Tower
+from model.network.transformer import Blocks, Tower
 from model.placement.cuda import CudaRuntime, FusedTower
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
@@ -76,7 +76,7 @@ def blocks_apart(network: SenseNovaU1, tokens: int) -> list[float]:
     for block in network.gen.blocks:
         with attention.fastest_kernels(network.device):
             plain = block(hidden, [rotary], [cache], 0, image)
-            one = FusedTower(cast(Tower, SimpleNamespace(blocks=[block])))
+            one = FusedTower(cast(Tower, SimpleNamespace(blocks=Blocks([block]))))
             differences.append(difference(one(hidden, [rotary], [cache], image), plain))
     return differences
 

@@ -5,10 +5,12 @@ library's requests all take their names, defaults and checks from here.
 """
 
 import re
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from config.caching import PRESETS, CacheOptions, CachePreset
 from config.errors import SettingsError
 from config.memory import parse_memory
 from config.sizes import MAX_PIXELS, format_size, parse_aspect, parse_size
@@ -67,6 +69,28 @@ class ImageSettings(SeedSettings):
     """Edits only: resize pictures to the output's number of pixels (auto), to N, or leave them (native)."""
     noise: Literal["device", "cpu"] = "device"
     """Draw the starting noise on the device (published seeds), or on the CPU (the same on every device)."""
+    cache: CachePreset = "off"
+    """Skip layers where denoising steps change little: not at all (off), or by a preset (needs cache-dit)."""
+    cache_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With cache, instead of the preset's: how much the first layers may change in a step that is reused."""
+    cache_warmup_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """With cache, instead of the preset's: steps at the start of each guidance branch that are computed in full."""
+    cache_longest_run: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """With cache, instead of the preset's: most steps in a row that are reused."""
+    cache_first_layers: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """With cache, instead of the preset's: layers that every step computes, from the first one on."""
+    cache_last_layers: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """With cache, instead of the preset's: layers that every step computes, up to the last one."""
+    cache_taylor_order: Annotated[int, Field(ge=0, le=4)] | None = None
+    """With cache, instead of the preset's: order of the TaylorSeer series for skipped layers; 0 repeats them."""
+
+    @property
+    def cache_options(self) -> CacheOptions | None:
+        """The preset with what is set beside it; None where nothing is reused."""
+        if self.cache == "off":
+            return None
+        own = {field.name: getattr(self, f"cache_{field.name}") for field in fields(CacheOptions)}
+        return replace(PRESETS[self.cache], **{name: value for name, value in own.items() if value is not None})
 
     @field_validator("size")
     @classmethod
@@ -169,6 +193,8 @@ class OutputSettings(SettingsGroup):
     """Print think text on stdout."""
     hide_think: bool = False
     """Do not show think text while it is written."""
+    enable_cache_dit_summary: bool = False
+    """Tell what was reused between denoising steps, after each picture."""
     preview: PreviewChoice = "auto"
     """How pictures are shown in a terminal: by what it can do (auto), by one protocol or half blocks, or not."""
 

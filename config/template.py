@@ -8,11 +8,17 @@ from config.check import expected
 from config.schema import GROUPS, SETTING_NAMES, Settings
 from config.toml_file import toml_literal
 
-EXAMPLES = {
+EXAMPLES: Mapping[str, Any] = {
     "model": "SenseNova/SenseNova-U1-8B-MoT",
     "lora": "style.safetensors:0.8",
     "gpu_memory": "8GiB",
     "output": "pictures/{slug}-{seed}.png",
+    "cache_threshold": 0.24,
+    "cache_warmup_steps": 4,
+    "cache_longest_run": 3,
+    "cache_first_layers": 1,
+    "cache_last_layers": 0,
+    "cache_taylor_order": 1,
 }
 """What to show for the settings that have no default."""
 

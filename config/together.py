@@ -4,7 +4,13 @@ from config.errors import SettingsError
 
 
 def require_compatible(
-    *, device: str, offload: str, gpu_memory: object, tensor_parallel_size: int, cfg_parallel_size: int
+    *,
+    device: str,
+    offload: str,
+    gpu_memory: object,
+    tensor_parallel_size: int,
+    cfg_parallel_size: int,
+    cache: str = "off",
 ) -> None:
     """Raise SettingsError where settings of how the model runs contradict each other.
 
@@ -25,6 +31,11 @@ def require_compatible(
         raise SettingsError(
             f"{asked}: with several GPUs all weights stay on them; --offload {offload} is for one",
             "leave one of them out, or use --offload off",
+        )
+    if cache != "off":
+        raise SettingsError(
+            f"{asked}: --cache {cache} is for one GPU: each would decide for itself which layers to skip",
+            "leave one of them out; --cache off takes back what a profile says",
         )
     if gpu_memory is not None:
         raise SettingsError(

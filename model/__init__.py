@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     )
     from model.events import (
         Answer,
+        BranchCaching,
+        CacheSummary,
         DenoisingStep,
         Event,
         LoadProgress,
@@ -56,6 +58,8 @@ _HOMES = {
     ],
     "model.events": [
         "Answer",
+        "BranchCaching",
+        "CacheSummary",
         "DenoisingStep",
         "Event",
         "LoadProgress",
@@ -74,6 +78,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Answer",
     "AnswerRequest",
+    "BranchCaching",
+    "CacheSummary",
     "CheckpointError",
     "Conversation",
     "DenoisingStep",

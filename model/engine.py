@@ -5,7 +5,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from config.caching import CacheOptions
 from config.recommended import Recommended, read_recommended
 from config.schema import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size, nearest_trained, resolve_size
 from config.together import require_compatible
-from model.errors import CheckpointError, DeviceMemoryError, NumericsError
+from model.errors import CheckpointError, DeviceMemoryError, NumericsError, RequestError
 from model.events import (
     Answer,
     Branch,
@@ -31,7 +32,7 @@ from model.events import (
     ThinkText,
     ThinkToken,
 )
-from model.meter import Meter
+from model.meter import LayerClock, Meter
 from model.network.configuration import read_config
 from model.orders import Forget, Kept, Load, Run, UseLoras
 from model.pictures import as_rgb
@@ -48,6 +49,7 @@ from model.sampling.guidance import Guidance, edit_guidance, generate_guidance
 from model.sampling.prefix import Prefix, embed_picture, extend_prefix
 from model.sampling.reuse import KeptPrefix, PictureIdentity, Reading
 from model.sampling.schedule import time_grid
+from model.sampling.step_cache import StepCache, StepCaching
 from model.sequences import prompt as prompts
 from model.sequences.images import fit_to_budget, prepare_picture, to_image
 from model.sequences.sequence import TokenSequence, build_sequence
@@ -376,11 +378,16 @@ class Engine:
     def _draw(self, request: GenerateRequest | EditRequest) -> Iterator[Event]:
         """Generate and edit: read the branches' prefixes, think, then denoise each picture."""
         settings = request.settings
+        layers = self._model.config.transformer.layers
+        caching = StepCaching.of(settings.cache_options, layers) if settings.cache_options else None
+        if caching and self._model.runtime.peers.are_there:
+            raise RequestError("caching is for one GPU: each would decide for itself", "use --cache off")
         images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
         first_size = images[0].size if images else None
         size = resolve_size(settings.size, self.recommended.trained_sizes, first_size)
         for adapter in self._model.adapters:
             yield from _mismatch(adapter, settings)
+        yield from _idle_cache_options(settings)
         if settings.size != "auto":  # an edit that follows its picture's aspect was not asked for a size
             yield from self._size_notice(size)
         pictures: list[Tensor] = []
@@ -393,7 +400,8 @@ class Engine:
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
         written = settings.max_think_tokens if settings.think else 0
         rooms = (len(each) + (written if branch == "condition" else 0) for branch, each in sequences.items())
-        yield from self._make_room(Work(tokens, tuple(rooms)))
+        kept_states = caching.kept_states if caching else 0
+        yield from self._make_room(Work(tokens, tuple(rooms), kept_states))
         lengths = {branch: len(sequence) for branch, sequence in sequences.items()}
         meter = Meter(self._model.runtime, self._model.config)
         with self._keeping() as kept:
@@ -407,13 +415,15 @@ class Engine:
             if settings.think:
                 think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, tokens, meter)
                 lengths["condition"] = prefixes["condition"].cache.length
-            starts = time_grid(settings.num_steps, settings.timestep_shift)
             for index in range(settings.num_images):
                 seed = settings.seed + index
-                steps = denoise(self._model.runtime, prefixes, guidance, size, seed, settings)
+                cache = StepCache(caching) if caching else None
+                clock, before = LayerClock(layers), meter.denoising.seconds
+                steps = denoise(self._model.runtime, prefixes, guidance, size, seed, settings, cache)
                 for number, step in enumerate(meter.denoising.around(steps), start=1):
-                    needed = guidance.needed(number - 1, starts[number - 1])
-                    meter.count_step([lengths[branch] for branch in needed], tokens)
+                    meter.count_step(step.layers, lengths, tokens)
+                    clock.count(step.layers, meter.denoising.seconds - before)
+                    before = meter.denoising.seconds
                     yield DenoisingStep(
                         index,
                         settings.num_images,
@@ -427,7 +437,8 @@ class Engine:
                 picture = step_picture(step.tokens, size).float().cpu()
                 _require_finite(picture, "picture", self.dtype)
                 made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
-                yield Picture(index, settings.num_images, to_image(picture), picture, made_with, think_text)
+                summary = clock.summary(cache.branches()) if cache else None
+                yield Picture(index, settings.num_images, to_image(picture), picture, made_with, think_text, summary)
         yield meter.statistics()
 
     def _look(self, picture: Tensor, longer_side: int | None) -> Image.Image:
@@ -593,6 +604,14 @@ def _mismatch(adapter: Adapter, settings: ImageSettings) -> Iterator[Event]:
         wanted = ", ".join(f"{name} {value}" for name, value in others.items())
         given = ", ".join(f"{getattr(settings, name)}" for name in others)
         yield Notice(f"the LoRA {adapter.lora.name} is made for {wanted}, not {given}")
+
+
+def _idle_cache_options(settings: ImageSettings) -> Iterator[Event]:
+    """What is said about a cache that is off."""
+    names = (f"cache_{field.name}" for field in fields(CacheOptions))
+    idle = [name for name in names if getattr(settings, name) is not None]
+    if settings.cache == "off" and idle:
+        yield Notice(f"{', '.join(idle)}: no effect while cache is off")
 
 
 def _branches(request: GenerateRequest | EditRequest, pictures: int) -> tuple[dict[Branch, str], Guidance]:

@@ -1,5 +1,6 @@
 """What the engine tells while it works: a stream of immutable values, in the order things happen."""
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -101,6 +102,48 @@ class DenoisingStep:
 
 
 @dataclass(frozen=True)
+class BranchCaching:
+    """What one guidance branch of a cached picture computed.
+
+    Attributes:
+        computed_steps, reused_steps: steps in which all layers were computed, and in which the middle ones were not.
+        differences: of what the first layers added from the last full step, where it was asked for: the mean absolute
+            difference by the mean absolute value.
+    """
+
+    branch: Branch
+    computed_steps: int
+    reused_steps: int
+    differences: tuple[float, ...]
+
+    @property
+    def quartiles(self) -> tuple[float, ...]:
+        """Of `differences`: the least, the three quartiles, and the most; nothing where there are none."""
+        if len(self.differences) < 2:
+            return self.differences * 5
+        middle = statistics.quantiles(self.differences, method="inclusive")
+        return (min(self.differences), *middle, max(self.differences))
+
+
+@dataclass(frozen=True)
+class CacheSummary:
+    """What a cached picture computed.
+
+    Attributes:
+        layers_computed, layers: forward passes of one layer for one branch, those that ran and those of a picture
+            without a cache.
+        seconds: that its steps took.
+        seconds_saved: about what the skipped layers would have taken, told from the steps that computed more and fewer.
+    """
+
+    branches: tuple[BranchCaching, ...]
+    layers_computed: int
+    layers: int
+    seconds: float
+    seconds_saved: float
+
+
+@dataclass(frozen=True)
 class Picture:
     """A finished picture.
 
@@ -110,6 +153,7 @@ class Picture:
         tensor: the values before clamping, (1, 3, H, W), about −1..1, float32 on the CPU.
         settings: what made it, resolved: explicit size, this picture's own seed, one image.
         think_text: the think text it was drawn from, or None.
+        caching: what was reused between its steps, or None where nothing could be.
     """
 
     index: int
@@ -118,6 +162,7 @@ class Picture:
     tensor: "Tensor"
     settings: ImageSettings
     think_text: str | None
+    caching: CacheSummary | None = None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """What `Statistics` reports, counted while a request is carried out."""
 
+import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
-from model.events import Statistics
+from model.events import Branch, BranchCaching, CacheSummary, Statistics
 from model.network.attention import kernel_name
 from model.network.configuration import ModelConfig
 from model.network.counts import prediction_flops, token_bytes
@@ -13,6 +14,7 @@ from model.sampling.denoise import Step
 from model.sampling.runtime import Runtime
 
 Item = TypeVar("Item")
+STARTING_STEPS = 2
 
 
 class Stopwatch:
@@ -39,6 +41,36 @@ class Stopwatch:
             yield item
 
 
+class LayerClock:
+    """How long the steps of one picture took by the layers they computed; `layers` are those of the gen tower."""
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self._passes = 0
+        self._computed: list[int] = []
+        self._seconds: list[float] = []
+
+    def count(self, computed: Mapping[Branch, int], seconds: float) -> None:
+        """A step that computed so many layers of each branch in so many seconds."""
+        self._passes += len(computed)
+        self._computed.append(sum(computed.values()))
+        self._seconds.append(seconds)
+
+    def summary(self, branches: tuple[BranchCaching, ...]) -> CacheSummary:
+        """With what each branch computed."""
+        done, every = sum(self._computed), self._passes * self._layers
+        saved = (every - done) * self._seconds_a_layer()
+        return CacheSummary(branches, done, every, sum(self._seconds), saved)
+
+    def _seconds_a_layer(self) -> float:
+        """The slope of seconds over layers; 0 where all steps are alike. What embeds and what ends a step does not
+        count. Nor do the first steps, in which kernels are compiled and graphs captured."""
+        computed, seconds = self._computed[STARTING_STEPS:], self._seconds[STARTING_STEPS:]
+        if len(set(computed)) < 2:
+            return 0.0
+        return max(0.0, statistics.linear_regression(computed, seconds).slope)
+
+
 class Meter:
     """Counts of one request, which begins when this is made.
 
@@ -57,10 +89,12 @@ class Meter:
         self.text, self.denoising = Stopwatch(ahead=runtime.writes_ahead), Stopwatch(ahead=runtime.draws_ahead)
         reset_peak_memory(network.device)
 
-    def count_step(self, prefixes: Sequence[int], image_tokens: int) -> None:
-        """A step of a branch behind each of these prefixes, given by their lengths."""
+    def count_step(self, layers: Mapping[Branch, int], prefixes: Mapping[Branch, int], image_tokens: int) -> None:
+        """A step that computed so many layers of each branch, behind prefixes of these lengths."""
         self._steps += 1
-        self._denoise_flops += sum(prediction_flops(self._config, image_tokens, length) for length in prefixes)
+        for branch, computed in layers.items():
+            flops = prediction_flops(self._config, image_tokens, prefixes[branch])
+            self._denoise_flops += flops * computed // self._config.transformer.layers
 
     def count_tokens(self, count: int, context: int) -> None:
         """New tokens, the last of them behind `context` others."""

@@ -6,6 +6,7 @@ from typing import Literal
 from PIL import Image
 
 from config.schema import MAX_SEED, ImageSettings, TextSettings
+from model.cache_library import require_cache_library
 from model.errors import RequestError
 
 
@@ -14,7 +15,8 @@ class GenerateRequest:
     """Make `settings.num_images` pictures that show what the prompt says.
 
     Raises:
-        RequestError: the prompt is empty or no text, or the seeds go beyond the largest one.
+        RequestError: the prompt is empty or no text, the seeds go beyond the largest one, or `settings.cache` needs a
+            library that is not installed.
     """
 
     prompt: str
@@ -23,6 +25,7 @@ class GenerateRequest:
     def __post_init__(self) -> None:
         _require_text(self.prompt, "prompt", 'say what to draw, for example "A cute cat"')
         _require_seeds(self.settings)
+        _require_library(self.settings)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class EditRequest:
     def __post_init__(self) -> None:
         _require_text(self.prompt, "prompt", 'say what to change, for example "make the sky red"')
         _require_seeds(self.settings)
+        _require_library(self.settings)
         if not self.images:
             raise RequestError("an edit needs at least one picture", "add --image FILE")
         if self.settings.cfg_norm == "cfg_zero_star":
@@ -101,6 +105,11 @@ def _require_characters(text: str, name: str) -> None:
         raise RequestError(f"the {name} holds bytes that are no UTF-8 text", "write it in UTF-8") from None
     if "\0" in text:
         raise RequestError(f"the {name} holds a NUL character", "remove it")
+
+
+def _require_library(settings: ImageSettings) -> None:
+    if settings.cache != "off":
+        require_cache_library()
 
 
 def _require_seeds(settings: ImageSettings) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from config.caching import DEFAULT_PRESET
 from config.load import Resolved, resolve
 from config.recommended import Recommended
 from config.schema import SETTING_NAMES, Settings
@@ -15,8 +16,6 @@ SIZE_OPTIONS = ("size", "aspect", "width", "height")
 
 INFRASTRUCTURE_OPTIONS = (
     "enable_cpu_offload",
-    "cache_backend",
-    "enable_cache_dit_summary",
     "deploy_config",
     "step_execution",
 )
@@ -95,6 +94,8 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} and --no-{flag} contradict each other", "give one of them")
             settings[name] = False if Settings.model_fields[name].annotation is bool else "off"
+    if typed.get("cache_backend") is not None:
+        settings["cache"] = _preset_of_backend(typed["cache_backend"], settings.get("cache"))
     size, width, height = _size(*(typed.get(name) for name in SIZE_OPTIONS))
     return Flags(
         settings=settings if size is None else {**settings, "size": size},
@@ -109,6 +110,17 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         json=typed.get("json", False),
         quiet=typed.get("quiet", False),
     )
+
+
+def _preset_of_backend(backend: str, preset: str | None) -> str:
+    """What --cache-backend means for the setting `cache`, if that one's own flag says no preset."""
+    if backend == "tea_cache":
+        raise _not_there_yet("--cache-backend tea_cache", "steps are cached by cache_dit")
+    if backend not in ("cache_dit", "off"):
+        raise UsageError(f"--cache-backend {backend} is unknown", "it is cache_dit or off")
+    if preset is not None and (preset == "off") != (backend == "off"):
+        raise UsageError(f"--cache-backend {backend} and --cache {preset} contradict each other", "give one of them")
+    return preset or (DEFAULT_PRESET if backend == "cache_dit" else "off")
 
 
 def _size(
@@ -142,15 +154,8 @@ def _whole_number(flag: str, text: str | None, unit: str, example: str) -> int |
 
 def _refuse_infrastructure(typed: Mapping[str, Any]) -> None:
     """These options are understood and never ignored: what would change nothing passes, the rest is refused."""
-    cache = typed.get("cache_backend")
-    if cache is not None and cache not in ("cache_dit", "tea_cache"):
-        raise UsageError(f"--cache-backend {cache} is unknown", "the backends of that name are cache_dit and tea_cache")
-    if cache is not None:
-        raise _not_there_yet(f"--cache-backend {cache}", "every denoising step is computed in full")
     if typed.get("deploy_config") is not None:
         raise _not_there_yet("--deploy-config", "use --tensor-parallel-size and --cfg-parallel-size")
-    if typed.get("enable_cache_dit_summary"):
-        raise _not_there_yet("--enable-cache-dit-summary", "there is no cache to summarise")
     if typed.get("step_execution"):
         raise _not_there_yet("--step-execution", "one request runs at a time")
 

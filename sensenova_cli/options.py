@@ -9,10 +9,12 @@ A command names the options it has, and gets what the user typed as one value:
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from config.caching import DEFAULT_PRESET
 from config.schema import (
     EngineSettings,
     ImageSettings,
@@ -22,7 +24,7 @@ from config.schema import (
 )
 from sensenova_cli.flags import SIZE_OPTIONS, collect_flags, off_option
 
-IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in ImageSettings.model_fields if name != "size"))
+IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in ImageSettings.model_fields if name != "size"), "cache_backend")
 EDIT_ONLY = frozenset(("img_cfg_scale", "input_pixels"))
 TEXT_OPTIONS = tuple(TextSettings.model_fields)
 ENGINE_OPTIONS = tuple(EngineSettings.model_fields)
@@ -136,6 +138,8 @@ def _default_note(default: Any) -> str:
 def _metavar(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "NAME"
+    if NoneType in get_args(annotation):  # Annotated[int, …] | None
+        annotation = get_args(get_args(annotation)[0])[0] if get_origin(get_args(annotation)[0]) else str
     return {int: "N", float: "X"}.get(annotation, "TEXT")
 
 
@@ -206,12 +210,9 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "enable_cpu_offload": _flag("--enable-cpu-offload", help="The same as --offload module.", panel="Model"),
     "cache_backend": _value(
         "--cache-backend",
-        help="Reuse results of earlier steps: cache_dit or tea_cache.",
-        panel=_INFRASTRUCTURE,
+        help=f"cache_dit is the same as --cache {DEFAULT_PRESET}, off as --cache off.",
+        panel="Picture",
         metavar="NAME",
-    ),
-    "enable_cache_dit_summary": _flag(
-        "--enable-cache-dit-summary", help="Tell what was reused.", panel=_INFRASTRUCTURE
     ),
     "deploy_config": _value(
         "--deploy-config", help="Spread the model over stages.", panel=_INFRASTRUCTURE, metavar="YAML"

@@ -72,6 +72,7 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
         show_think=not (settings.hide_think or settings.print_think),
         print_think=settings.print_think and not flags.json,
         preview="off" if flags.json else settings.preview,
+        cache_summary=settings.enable_cache_dit_summary,
     )
     folder = find_model(settings, renderer)
     recommended = recommendations(folder, settings)

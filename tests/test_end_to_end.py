@@ -48,6 +48,18 @@ def test_made_again_from_itself(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (home / "elsewhere" / "again.png").read_bytes() == (home / "cat-1.png").read_bytes()
 
 
+def test_a_cached_picture_made_again_from_itself(home: Path) -> None:
+    cached = ("--num-steps", "9", "--cache-threshold", "0.5", "--cache-warmup-steps", "2")
+    result = sensenova("generate", "a cat", *SMALL, *cached, "--cache", "fast", "-o", "cat.png", "--json")
+    told = json.loads(result.stdout)["cache"]
+    assert told["layers_computed"] < told["layers"]
+    plain = sensenova("generate", "a cat", *SMALL, *cached, "-o", "plain.png")
+    assert "cache_threshold, cache_warmup_steps: no effect while cache is off" in plain.stderr
+    assert (home / "plain.png").read_bytes() != (home / "cat.png").read_bytes()
+    sensenova("generate", "--from", "cat.png", "-o", "again.png")
+    assert (home / "again.png").read_bytes() == (home / "cat.png").read_bytes()
+
+
 def test_an_edit_made_again_from_itself(home: Path) -> None:
     sensenova("generate", "a cat", *SMALL, "-o", "cat.png")
     edit = sensenova("edit", "paint it", "--image", "cat.png", *SMALL, "--img-cfg-scale", "2", "-o", "edit.png")

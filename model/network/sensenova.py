@@ -91,9 +91,21 @@ class SenseNovaU1(nn.Module):
         Returns:
             The clean picture x̂ as tokens, (branches, L, 3·32²).
         """
-        image = Segment(embeddings.shape[1], causal=False)
+        return self.clean(self.draw(embeddings.repeat(len(caches), 1, 1), rotaries, caches), grid)
+
+    def draw(
+        self,
+        hidden: Tensor,
+        rotaries: Sequence[Rotary],
+        caches: Sequence[KVCache],
+        layers: range | None = None,
+    ) -> Tensor:
+        """Run the gen tower, or some of its layers, over a picture's tokens, (branches, L, hidden_size) → the same."""
         with fastest_kernels(self.device):
-            hidden = self.gen(embeddings.repeat(len(caches), 1, 1), rotaries, caches, [image])
-        parts, _ = split_branches(hidden, len(caches))
+            return self.gen(hidden, rotaries, caches, [Segment(hidden.shape[1], causal=False)], layers)
+
+    def clean(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What `predict` returns, of the gen tower's hidden states."""
+        parts, _ = split_branches(hidden, len(hidden))
         predicted = [self.fm_head(self.gen.norm(part), *grid) for part in parts]
         return predicted[0] if len(predicted) == 1 else torch.cat(predicted)

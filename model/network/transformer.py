@@ -1,6 +1,6 @@
 """A tower: the transformer blocks of one kind of token, and its final norm."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -42,6 +42,15 @@ class Block(nn.Module):
         return (rows + self.mlp(self.mlp_norm(rows))).view_as(hidden)
 
 
+class Blocks(nn.ModuleList):
+    """The blocks of a tower."""
+
+    def through(self, layers: range | None = None) -> Iterator[tuple[int, Block]]:
+        """Some of them in order, or all, each with its number."""
+        for layer in range(len(self)) if layers is None else layers:
+            yield layer, cast(Block, self[layer])
+
+
 class Tower(nn.Module):
     """The understanding or the generation tower.
 
@@ -51,7 +60,7 @@ class Tower(nn.Module):
 
     def __init__(self, config: TransformerConfig, mlp: DenseMLP | SparseExperts) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config, mlp) for _ in range(config.layers))
+        self.blocks = Blocks(Block(config, mlp) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     @property
@@ -60,23 +69,29 @@ class Tower(nn.Module):
         return cast(Block, self.blocks[0]).attention.qkv_proj.weight.dtype.itemsize
 
     def forward(
-        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility
+        self,
+        hidden: Tensor,
+        rotaries: Sequence[Rotary],
+        caches: Sequence[KVCache],
+        visible: Visibility,
+        layers: range | None = None,
     ) -> Tensor:
         """Run new tokens on top of what the caches hold.
 
         Args:
-            hidden: embeddings of the new tokens, (B, N, hidden_size).
+            hidden: embeddings of the new tokens, or what earlier layers made of them, (B, N, hidden_size).
             caches: one for all B sequences, or several, each for an equal part of them in order: branches whose
                 prefixes differ in length go through attention apart, and through the matrix products together where
                 `together` says so. Either way all of them are done with a block before the next one begins.
             rotaries: tables for their positions, one pair for each cache.
             visible: what the N tokens may see.
+            layers: those to run, all of them unless given.
 
         Returns:
             Hidden states before the final norm, (B, N, hidden_size): apply `norm` to the rows that are used.
         """
         parts, count = split_branches(hidden, len(caches))
-        for layer, block in enumerate(self.blocks):
+        for layer, block in self.blocks.through(layers):
             for index, part in enumerate(parts):
                 own = slice(index * count, (index + 1) * count)
                 parts[index] = block(part, rotaries[own], caches[own], layer, visible)

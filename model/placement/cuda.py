@@ -1,5 +1,6 @@
 """The runtime for CUDA: towers of fused kernels, and both repeated passes as graphs."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,21 +15,26 @@ from torch import Tensor
 
 from model.kernels import rows as row_kernels
 from model.kernels.heads import place_heads
-from model.network.attention import Attention, Visibility, attend
+from model.network.attention import Attention, Segment, Visibility, attend
 from model.network.cache import KVCache
 from model.network.layers import SPLIT_ROWS, WHOLE_ROWS, RMSNorm, SwiGLU
 from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
-from model.network.transformer import Block, Tower, split_branches
+from model.network.transformer import Block, Tower, split_branches, together
 from model.placement.graphs import RepeatedPass, TokenGraph
 from model.placement.groups import Groups
 from model.placement.guidance_parallel import GuidancePeers
-from model.placement.slots import is_whole, settle
+from model.placement.slots import is_settled, is_whole, settle
 from model.sampling.prefix import Prefix
 from model.sampling.runtime import Runtime
 from model.weights.quantize import Fp8Linear
 
 Linear = torch.nn.Linear | Fp8Linear
+
+HALVED_FROM = 3072
+"""Tokens of a picture that are computed in two halves side by side (docs/performance.md)."""
+ROWS_STEP = 128
+"""A half is a multiple of this, a usual tile of rows in matrix products."""
 
 
 class CudaRuntime(Runtime):
@@ -72,27 +78,72 @@ class FusedTower:
     """
 
     def __init__(self, tower: Tower, groups: Groups | None = None) -> None:
-        self._summed: Callable[[Tensor], Tensor] = groups.sum_ if groups else _itself
-        self._blocks = cast(Sequence[Block], tower.blocks)
+        self._summed: Callable[[Tensor], Tensor] = groups.sum_ if groups and groups.position.tensor > 1 else _itself
+        self._tower = tower
+        self._blocks = tower.blocks
 
     def __call__(
-        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility
+        self,
+        hidden: Tensor,
+        rotaries: Sequence[Rotary],
+        caches: Sequence[KVCache],
+        visible: Visibility,
+        layers: range | None = None,
     ) -> Tensor:
         assert len(hidden) == len(caches) and not isinstance(visible, Tensor)
         with torch.cuda.device(hidden.device):  # where Triton launches
-            return self._on_device(hidden, rotaries, caches, visible)
+            return self._on_device(hidden, rotaries, caches, visible, layers)
 
     def _on_device(
-        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], visible: Visibility
+        self,
+        hidden: Tensor,
+        rotaries: Sequence[Rotary],
+        caches: Sequence[KVCache],
+        visible: Visibility,
+        layers: range | None,
     ) -> Tensor:
+        if self._goes_in_halves(hidden, caches, visible):
+            return self._in_halves(hidden, rotaries, caches, layers)
         parts, count = split_branches(hidden, len(caches))
         streams = [_Stream(part.flatten(0, 1).clone()) for part in parts]
-        for layer, block in enumerate(self._blocks):
+        for layer, block in self._blocks.through(layers):
             for index, stream in enumerate(streams):
                 own = slice(index * count, (index + 1) * count)
                 _advance(stream, block, layer, rotaries[own], caches[own], visible, self._summed)
-        results = [stream.rows if stream.addend is None else stream.rows + stream.addend for stream in streams]
-        return (results[0] if len(results) == 1 else torch.cat(results)).view_as(hidden)
+        return torch.cat([stream.whole() for stream in streams]).view_as(hidden)
+
+    def _goes_in_halves(self, hidden: Tensor, caches: Sequence[KVCache], visible: Visibility) -> bool:
+        """Of a picture that is drawn: its tokens see one another and what is before them, in whatever order."""
+        drawn = len(visible) == 1 and not cast(Segment, visible[0]).causal and caches[0].length > 0
+        alone = not together(len(caches), hidden.shape[1], hidden.device) or len(caches) == 1
+        return drawn and alone and hidden.shape[1] >= HALVED_FROM and self._summed is _itself and _is_dense(self._tower)
+
+    def _in_halves(
+        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], layers: range | None
+    ) -> Tensor:
+        """The two halves of a picture's tokens go side by side and meet only where keys and values are written: while
+        the last programs of one half's kernel leave a part of the GPU idle, the other half's use it."""
+        lanes = torch.cuda.current_stream(), _side_stream(torch.cuda.current_device())
+        moving = not is_settled(self._tower)
+        halves = []
+        for rows in hidden.clone():
+            cut = -(-len(rows) // 2 // ROWS_STEP) * ROWS_STEP
+            halves.append((_Stream(rows[:cut]), _Stream(rows[cut:])))
+        lanes[1].wait_stream(lanes[0])
+        for layer, block in self._blocks.through(layers):
+            if moving:  # what brings weights knows of one lane only
+                lanes[1].wait_stream(lanes[0])
+            for both, rotary, cache in zip(halves, rotaries, caches, strict=True):
+                _advance_halves(both, lanes, block, layer, rotary, cache)
+            if moving:
+                lanes[0].wait_stream(lanes[1])
+        lanes[0].wait_stream(lanes[1])
+        return torch.cat([half.whole() for both in halves for half in both]).view_as(hidden)
+
+
+@functools.cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 @dataclass
@@ -101,6 +152,38 @@ class _Stream:
 
     rows: Tensor
     addend: Tensor | None = None
+
+    def whole(self) -> Tensor:
+        return self.rows if self.addend is None else self.rows + self.addend
+
+
+def _advance_halves(
+    halves: tuple[_Stream, _Stream],
+    lanes: tuple[torch.cuda.Stream, torch.cuda.Stream],
+    block: Block,
+    layer: int,
+    rotary: Rotary,
+    cache: KVCache,
+) -> None:
+    """`Block.forward` of one picture's tokens in two halves, each in its own lane."""
+    attention, mlp = block.attention, cast(SwiGLU, block.mlp)
+    total = sum(len(half.rows) for half in halves)
+    queries, placed, first = [], [], 0
+    for half, lane in zip(halves, lanes, strict=True):
+        with torch.cuda.stream(lane):
+            normed = _normed(block.attention_norm, half.rows, half.addend, attention.qkv_proj)
+            projected = _product(attention.qkv_proj, normed)
+            queries.append(_place_rows(attention, projected, rotary, cache, layer, first, total))
+            placed.append(lane.record_event())
+        first += len(half.rows)
+    lanes[0].wait_event(placed[1])
+    lanes[1].wait_event(placed[0])
+    keys, values = cache.upto(layer, total)
+    for half, lane, own in zip(halves, lanes, queries, strict=True):
+        with torch.cuda.stream(lane):
+            attended = attend(own, keys, values, [Segment(len(half.rows), causal=False)])
+            addend = _product(attention.o_proj, attended.transpose(1, 2).flatten(2)[0])
+            half.addend = _swiglu(mlp, _normed(block.mlp_norm, half.rows, addend, mlp.gate_up_proj))
 
 
 def _advance(
@@ -164,11 +247,22 @@ def _place(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`Attention.place` of one sequence as one kernel."""
     tokens = projected.shape[1]
-    queries = projected.new_empty(tokens, attention.q_width // attention.head_dim, attention.head_dim)
-    keys, values = cache.room(layer, tokens)
+    queries = _place_rows(attention, projected[0], rotary, cache, layer, 0, tokens)
+    return queries, *cache.upto(layer, tokens)
+
+
+def _place_rows(
+    attention: Attention, projected: Tensor, rotary: Rotary, cache: KVCache, layer: int, first: int, total: int
+) -> Tensor:
+    """Put keys and values of some of a sequence's `total` new tokens, from `first` on, into the cache; returns their
+    queries, (1, heads, rows, head_dim)."""
+    own = slice(first, first + len(projected))
+    queries = projected.new_empty(len(projected), attention.q_width // attention.head_dim, attention.head_dim)
+    keys, values = cache.room(layer, total)
     norms = attention.q_norm.weight, attention.k_norm.weight
-    place_heads(projected[0], norms, attention.q_norm.eps, rotary, queries, keys[0], values[0])
-    return queries.transpose(0, 1)[None], *cache.upto(layer, tokens)
+    tables = rotary[0][own], rotary[1][own]
+    place_heads(projected, norms, attention.q_norm.eps, tables, queries, keys[0][:, own], values[0][:, own])
+    return queries.transpose(0, 1)[None]
 
 
 def kernel_cache(device: torch.device) -> Path:

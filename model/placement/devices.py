@@ -70,7 +70,9 @@ def avoid_fragmentation(device: torch.device) -> None:
     For a process that has not used the GPU's memory yet; PYTORCH_ALLOC_CONF, or its older name, has the last word.
     """
     if device.type == "cuda" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
-        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+        # Too late for the environment, which PyTorch has read by now; this is what its own deprecated
+        # `torch.cuda.memory._set_allocator_settings` names in its place.
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
 def limit_memory(device: torch.device, count: int) -> None:

@@ -45,15 +45,16 @@ def _capture_stream(device: int) -> torch.cuda.Stream:
 class RepeatedPass:
     """A pass that is run over and over with other numbers in tensors of the same shapes.
 
-    Under each key it first runs as it is, from the second time on as a graph. What else it reads must stay where it is
-    in memory for as long; `settle`, called before a graph is captured or runs, sees to it that it is there.
+    Under each key, which tells the shapes, it first runs as it is, from the second time on as a graph. What else it
+    reads must stay where it is in memory for as long; `settle`, called before a graph is captured or runs, sees to it
+    that it is there.
     """
 
     def __init__(self, work: Callable[..., Tensor], settle: Callable[[], None]) -> None:
         self._work = work
         self._settle = settle
         self._warm: set[Hashable] = set()
-        self._inputs: tuple[Tensor, ...] = ()
+        self._inputs: dict[Hashable, tuple[Tensor, ...]] = {}  # by their shapes: one for all keys that share them
         self._results: dict[Hashable, Tensor] = {}
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
@@ -67,17 +68,18 @@ class RepeatedPass:
             self._warm.add(key)
             return self._work(key, *inputs)
         self._settle()
-        if not self._inputs:
-            self._inputs = tuple(map(torch.empty_like, inputs))
-        for static, given in zip(self._inputs, inputs, strict=True):
+        shapes = tuple(given.shape for given in inputs)
+        if shapes not in self._inputs:
+            self._inputs[shapes] = tuple(map(torch.empty_like, inputs))
+        for static, given in zip(self._inputs[shapes], inputs, strict=True):
             static.copy_(given)
         if key not in self._graphs:
-            self._graphs[key] = capture(partial(self._run, key), self._pool)
+            self._graphs[key] = capture(partial(self._run, key, self._inputs[shapes]), self._pool)
         self._graphs[key].replay()
         return self._results[key].clone()  # the next run writes to the same memory
 
-    def _run(self, key: Hashable) -> None:
-        self._results[key] = self._work(key, *self._inputs)
+    def _run(self, key: Hashable, inputs: tuple[Tensor, ...]) -> None:
+        self._results[key] = self._work(key, *inputs)
 
 
 class TokenGraph:

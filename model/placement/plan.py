@@ -104,10 +104,12 @@ class Work:
     Attributes:
         image_tokens: of the picture that is drawn; 0 where text is written.
         prefixes: tokens of each branch, those still to be written included.
+        kept_states: hidden states of the picture's tokens that a step cache holds of each branch.
     """
 
     image_tokens: int
     prefixes: tuple[int, ...]
+    kept_states: int = 0
 
 
 def working_bytes(config: ModelConfig, work: Work, itemsize: int) -> int:
@@ -117,7 +119,8 @@ def working_bytes(config: ModelConfig, work: Work, itemsize: int) -> int:
     cached = sum(-(-(prefix + work.image_tokens) // CAPACITY_STEP) * CAPACITY_STEP for prefix in work.prefixes)
     drawing = _drawing_bytes(transformer, work.image_tokens, len(work.prefixes), itemsize)
     reading = _pass_bytes(transformer, max(work.prefixes), 1, itemsize)
-    return kept * cached + max(drawing, reading)
+    states = work.kept_states * len(work.prefixes) * work.image_tokens * transformer.hidden_size * itemsize
+    return kept * cached + max(drawing + states, reading)
 
 
 def _pass_bytes(transformer: TransformerConfig, tokens: int, branches: int, itemsize: int) -> int:

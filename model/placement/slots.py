@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.network.transformer import Tower
+from model.network.transformer import Block, Blocks, Tower
 from model.weights.quantize import Fp8Linear
 from model.weights.stream import Load, WeightStream
 
@@ -48,8 +48,11 @@ class Layer:
     slot: Slot
 
 
-class StreamedBlocks(nn.ModuleList):
-    """The blocks of a tower: whoever goes through them finds each one's weights there."""
+class StreamedBlocks(Blocks):
+    """The blocks of a tower: whoever goes through them finds each one's weights there.
+
+    Where only some are gone through, the next ones are brought all the same: most often they are wanted.
+    """
 
     def __init__(self, blocks: Sequence[nn.Module], layers: Sequence[Layer], stream: WeightStream) -> None:
         super().__init__(blocks)
@@ -66,10 +69,15 @@ class StreamedBlocks(nn.ModuleList):
         """Whether all of them can be there at once."""
 
     def __iter__(self) -> Iterator[nn.Module]:
-        self.begin()
-        for layer, block in zip(self._layers, super().__iter__(), strict=True):
+        return (block for _, block in self.through())
+
+    def through(self, layers: range | None = None) -> Iterator[tuple[int, Block]]:
+        if layers is None or layers.start == 0:
+            self.begin()
+        for number, block in super().through(layers):
+            layer = self._layers[number]
             self._require(layer)
-            yield block
+            yield number, block
             self._bring(self._next[layer])  # which takes its place
 
     def begin(self) -> None:
@@ -85,6 +93,11 @@ class StreamedBlocks(nn.ModuleList):
             if layer.slot.load is not None:
                 layer.slot.load.finish()
                 layer.slot.load = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all are there, and nothing is on its way."""
+        return self.is_whole and all(each.slot.holds is each and each.slot.load is None for each in self._layers)
 
     def forget(self) -> None:
         """What is there is out of date."""
@@ -118,6 +131,11 @@ def _give_up(slot: Slot) -> None:
 def is_whole(tower: Tower) -> bool:
     """Whether all weights of a tower can be on the device at once."""
     return not isinstance(tower.blocks, StreamedBlocks) or tower.blocks.is_whole
+
+
+def is_settled(tower: Tower) -> bool:
+    """Whether all weights of a tower are on the device, to stay."""
+    return not isinstance(tower.blocks, StreamedBlocks) or tower.blocks.is_settled
 
 
 def settle(tower: Tower) -> None:

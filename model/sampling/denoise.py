@@ -18,6 +18,7 @@ from model.sampling.guidance import Guidance
 from model.sampling.prefix import Prefix
 from model.sampling.runtime import Peers, Runtime, record_event
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
+from model.sampling.step_cache import StepCache
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Step:
         predicted: the clean picture as predicted by the conditional branch, (1, 3, H, W).
         velocity: of the conditional branch, as tokens, (1, L, 3·32²), float32.
         tokens: the picture x after the step, likewise.
+        layers: of the gen tower that were computed, by branch.
         wait: returns when the device has done the step, which it may still be at.
     """
 
@@ -36,6 +38,7 @@ class Step:
     predicted: Tensor
     velocity: Tensor
     tokens: Tensor
+    layers: Mapping[Branch, int]
     wait: Callable[[], None]
 
 
@@ -47,6 +50,7 @@ def denoise(
     size: Size,
     seed: int,
     settings: ImageSettings,
+    cache: StepCache | None = None,
 ) -> Iterator[Step]:
     """Take the steps one by one; the last one's `tokens` are the picture.
 
@@ -60,6 +64,7 @@ def denoise(
             tokens.
         seed: of the starting noise.
         settings: steps, shift, `t_eps` and where noise is drawn.
+        cache: a new one, for layers to be skipped; without it every step runs all.
     """
     network = runtime.network
     device, dtype = network.device, network.dtype
@@ -77,7 +82,8 @@ def denoise(
     rotaries = {branch: _picture_rotary(network, prefix, grid) for branch, prefix in prefixes.items()}
 
     prediction = _Prediction(network, runtime.peers, prefixes, rotaries, patches, grid, runtime.layer_by_layer)
-    predict = runtime.repeated(prediction)
+    predict = runtime.repeated(prediction) if cache is None else _CachedPrediction(runtime, prediction, cache)
+    every_layer = network.config.transformer.layers
     pending: Step | None = None
     for number, (time, next_time) in enumerate(pairwise(times)):
         branches = guidance.needed(number, time)
@@ -92,7 +98,8 @@ def denoise(
         # seeds give the published pictures only so.
         x = (current + (next_time - time) * velocity).to(dtype)
         shown = step_picture(clean["condition"], size)
-        step = Step(next_time, shown, velocities["condition"], x, record_event(device))
+        layers = {branch: every_layer if cache is None else cache.computed[branch] for branch in branches}
+        step = Step(next_time, shown, velocities["condition"], x, layers, record_event(device))
         if not runtime.draws_ahead:
             yield step
             continue
@@ -129,14 +136,57 @@ class _Prediction:
         return self.peers.exchange(branches, self._predict(own, x, conditioning) if own else x[:0])
 
     def _predict(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
-        embeddings = self.network.embed_noisy(x, conditioning, self.grid, self.patches)
+        embeddings = self.embed("", x, conditioning)
         predicted = []
-        portions = [branches] if self.layer_by_layer else split_portions(branches, x.shape[1], x.device)
-        for portion in portions:
+        for portion in self.portions(branches, x):
             rotaries = [self.rotaries[branch] for branch in portion]
             caches = [self.prefixes[branch].cache for branch in portion]
             predicted.append(self.network.predict(embeddings, self.grid, rotaries, caches))
         return predicted[0] if len(predicted) == 1 else torch.cat(predicted)
+
+    def portions(self, branches: tuple[Branch, ...], x: Tensor) -> list[tuple[Branch, ...]]:
+        """The branches that go through the network together."""
+        return [branches] if self.layer_by_layer else split_portions(branches, x.shape[1], x.device)
+
+    # Its parts, each with a key for `Runtime.repeated`.
+
+    def embed(self, key: str, x: Tensor, conditioning: Tensor) -> Tensor:
+        """The gen tower's input, (1, L, hidden_size)."""
+        return self.network.embed_noisy(x, conditioning, self.grid, self.patches)
+
+    def run_layers(self, key: tuple[tuple[Branch, ...], range], hidden: Tensor) -> Tensor:
+        """The layers of the key over the hidden states of its branches, (branches, L, hidden_size) → the same."""
+        branches, layers = key
+        rotaries = [self.rotaries[branch] for branch in branches]
+        caches = [self.prefixes[branch].cache for branch in branches]
+        return self.network.draw(hidden, rotaries, caches, layers)
+
+    def clean(self, key: int, hidden: Tensor) -> Tensor:
+        """The clean picture of all `key` branches, of the gen tower's output."""
+        return self.network.clean(hidden, self.grid)
+
+
+class _CachedPrediction:
+    """A `_Prediction` that skips layers. Which ones is decided in the middle of a step, by numbers that are there only
+    then: its parts are repeated passes of their own."""
+
+    def __init__(self, runtime: Runtime, prediction: _Prediction, cache: StepCache) -> None:
+        self._cache = cache
+        self._portions = prediction.portions
+        self._embed = runtime.repeated(prediction.embed)
+        self._layers = runtime.repeated(prediction.run_layers)
+        self._clean = runtime.repeated(prediction.clean)
+
+    def __call__(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
+        embeddings = self._embed("", x, conditioning)
+        predicted = []
+        for portion in self._portions(branches, x):
+            hidden = self._cache.forward(portion, embeddings.repeat(len(portion), 1, 1), self._run)
+            predicted.append(self._clean(len(portion), hidden))
+        return predicted[0] if len(predicted) == 1 else torch.cat(predicted)
+
+    def _run(self, branches: tuple[Branch, ...], layers: range, hidden: Tensor) -> Tensor:
+        return self._layers((branches, layers), hidden)
 
 
 def split_portions(branches: tuple[Branch, ...], tokens: int, device: torch.device) -> list[tuple[Branch, ...]]:

@@ -16,6 +16,8 @@ class Peers:
     All of them call the same methods in the same order.
     """
 
+    are_there = False
+
     def agree(self, numbers: Tensor) -> Tensor:
         """What the first process has, in all of them."""
         return numbers
@@ -56,7 +58,7 @@ class Runtime:
 
         Args:
             work: takes a hashable key and tensors, and returns a tensor. Under the same key it does the same things
-                with other numbers: it must not look at them, nor at anything else that changes.
+                with other numbers of the same shapes: it must not look at them, nor at anything else that changes.
         """
         return work
 

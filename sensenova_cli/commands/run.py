@@ -108,7 +108,8 @@ def _note_idle_options(flags: Flags, idle: type[SettingsGroup], modality: str) -
     """The script takes all options for every modality; those that do nothing are named, so that nobody wonders."""
     from sensenova_cli.render.stream import Renderer
 
-    names = [name for name in flags.settings if name in idle.model_fields and name != "seed"]
+    of_pictures = ("enable_cache_dit_summary",) if idle is ImageSettings else ()
+    names = [name for name in flags.settings if name in (*idle.model_fields, *of_pictures) and name != "seed"]
     if names:
         options = ", ".join("--" + name.replace("_", "-") for name in names)
         Renderer(quiet=flags.quiet).notice(f"{options}: no effect with {modality}")

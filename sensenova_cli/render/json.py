@@ -5,6 +5,7 @@ from typing import Any
 
 from model.events import Answer, Picture
 from model.requests import AnswerRequest
+from sensenova_cli.render.caching import cache_json
 from sensenova_cli.unicode import json_text
 
 
@@ -21,6 +22,7 @@ def picture_result(
         "think_text": picture.think_text,
         "model": model,
         "settings": picture.settings.model_dump(mode="json"),
+        "cache": cache_json(picture.caching) if picture.caching else None,
         "seconds": round(seconds, 3),
     }
 

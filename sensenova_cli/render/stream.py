@@ -21,6 +21,7 @@ from model.events import (
 )
 from model.requests import EditRequest, GenerateRequest, Request
 from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
+from sensenova_cli.render.caching import cache_table
 from sensenova_cli.render.console import is_animated, printable, stderr_console
 from sensenova_cli.render.preview import Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView, gigabytes
@@ -36,6 +37,7 @@ class Renderer:
         show_think: write think text to stderr; where False only its length is told.
         print_think: write think text to stdout when it is complete.
         preview: how pictures are shown, forming and finished.
+        cache_summary: tell of every picture what was reused between its steps.
         show_each: show every finished picture; else only one that is made alone.
 
     Raises:
@@ -50,6 +52,7 @@ class Renderer:
         show_think: bool = False,
         print_think: bool = False,
         preview: PreviewChoice = "off",
+        cache_summary: bool = False,
         show_each: bool = True,
     ) -> None:
         self._console = stderr_console()
@@ -62,6 +65,7 @@ class Renderer:
         self._preview = Preview.choose(self._console, "off" if quiet else preview)
         self._steps: LiveSteps | PlainSteps | None = None
         self._think: LiveThink | PlainThink | None = None
+        self._cache_summary = cache_summary
         self._show_each = show_each
         self._answer: PlainAnswer | MarkdownAnswer | None = None
         self._answered = ""
@@ -108,9 +112,7 @@ class Renderer:
         """Show one event. Finished pictures and JSON are the caller's business."""
         match event:
             case Notice():
-                if event.text not in self._noticed:  # once, however many prompts it concerns
-                    self._noticed.add(event.text)
-                    self.notice(event.text)
+                self._notice_once(event.text)
             case PrefixRead() if not self._will_think:
                 self._show_steps_to_come(0)
             case ThinkToken() if not self._quiet:
@@ -135,8 +137,22 @@ class Renderer:
         if isinstance(event, Picture):
             if self._show_each or event.count == 1:
                 self._preview.show(event.image)
+            if self._cache_summary and not self._quiet:
+                self._summarize(event)
             if event.index + 1 < event.count:
                 self._show_steps_to_come(event.index + 1)
+
+    def _summarize(self, picture: Picture) -> None:
+        if picture.caching is not None:
+            self._console.print(cache_table(picture.caching))
+        else:
+            self._notice_once("there is no cache to summarize: --cache is off")
+
+    def _notice_once(self, text: str) -> None:
+        """However many prompts or pictures it concerns."""
+        if text not in self._noticed:
+            self._noticed.add(text)
+            self.notice(text)
 
     def _show_steps_to_come(self, index: int) -> None:
         """A bar at 0 while a picture's first step runs, which can take long."""

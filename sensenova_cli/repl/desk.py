@@ -305,6 +305,7 @@ class Desk:
             show_think=not (settings.hide_think or settings.print_think),
             print_think=settings.print_think,
             preview=settings.preview if self._interactive else "off",
+            cache_summary=settings.enable_cache_dit_summary,
             show_each=False,
         )
 

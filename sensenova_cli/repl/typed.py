@@ -21,7 +21,7 @@ from sensenova_cli.options import (
     with_options,
 )
 
-_OF_PICTURES = ("output", "force", "profile", "print_think", "hide_think", "preview")
+_OF_PICTURES = ("output", "force", "profile", "print_think", "hide_think", "preview", "enable_cache_dit_summary")
 
 LINE_OPTIONS: Mapping[str, Sequence[str]] = {
     "generate": (*(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY), *_OF_PICTURES),

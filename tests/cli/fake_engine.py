@@ -11,6 +11,8 @@ from config.sizes import format_size, parse_size, resolve_size
 from model.errors import CheckpointError
 from model.events import (
     Answer,
+    BranchCaching,
+    CacheSummary,
     DenoisingStep,
     Event,
     Notice,
@@ -26,6 +28,17 @@ from model.weights.named_lora import NamedLora
 
 THINK = ["A cat ", "sits.\n", "It ", "purrs."]
 ANSWER = ["It ", "is ", "a ", "cat."]
+CACHING = CacheSummary(
+    (
+        BranchCaching("condition", 3, 5, (0.1, 0.2, 0.3, 0.4, 0.5)),
+        BranchCaching("unconditional", 8, 0, ()),
+    ),
+    layers_computed=60,
+    layers=120,
+    seconds=3.0,
+    seconds_saved=2.5,
+)
+"""What it says of pictures with a cache."""
 
 
 def _unasked() -> Image.Image:
@@ -104,7 +117,9 @@ class FakeEngine:
             colour = (seed % 256, len(request.prompt) % 256, steps % 256)
             sides = parse_size(size)
             assert sides is not None
-            yield Picture(index, count, Image.new("RGB", sides, colour), None, made_with, text)  # type: ignore[arg-type]
+            image = Image.new("RGB", sides, colour)
+            caching = CACHING if settings.cache != "off" else None
+            yield Picture(index, count, image, None, made_with, text, caching)  # type: ignore[arg-type]
         yield Statistics(14, len(THINK) if text else 0, count * steps, 0.5, 2.0, 3.0, 1_500_000_000, "cpu")
 
     def _answer(self, request: AnswerRequest) -> Iterator[Event]:

@@ -88,7 +88,6 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("chat", "there is no message"),
         ("generate x --profile nonesuch", "nonesuch"),
         ("generate x --tensor-parallel-size 0", "--tensor-parallel-size 0: must be a whole number from 1 to 64"),
-        ("generate x --cache-backend zip", "--cache-backend zip is unknown"),
         ("generate x --cfg-parallel-size 4", "--cfg-parallel-size 4: must be a whole number from 1 to 3"),
         ("generate x --tensor-parallel-size 2 --device cuda:1", "hint: use --device cuda; CUDA_VISIBLE_DEVICES"),
         (
@@ -97,6 +96,7 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ),
         ("generate x --cfg-parallel-size 2 --enable-cpu-offload", "--offload module is for one"),
         ("generate x --cfg-parallel-size 2 --gpu-memory 8GiB", "--gpu-memory is for one GPU"),
+        ("generate x --cfg-parallel-size 2 --cache balanced", "--cache balanced is for one GPU"),
         ("generate x --cfg-parallel-size 2 --device mps", "cfg_parallel_size 2: Apple's GPU is one"),
         ("generate x --tensor-parallel-size two", "--tensor-parallel-size two: must be a whole number"),
         ("run --modality img2txt --image a.png", "--modality img2txt is unknown\nhint: did you mean img2text?"),

@@ -123,13 +123,18 @@ def test_a_picture_that_the_modality_would_ignore(program: Program) -> None:
     assert "hint: use --modality img2img" in outcome.stderr
 
 
+@pytest.mark.parametrize("command", [["run"], ["generate", "x"], ["edit", "x", "--image", "input.png"]])
+def test_a_cache_that_is_not_there_is_refused(program: Program, command: list[str]) -> None:
+    outcome = program(*command, "--cache-backend", "tea_cache")
+    assert outcome.code == 2
+    assert "--cache-backend tea_cache is not there yet: steps are cached by cache_dit" in outcome.stderr
+    assert program.engines == []
+
+
 @pytest.mark.parametrize("command", [["run"], ["generate", "x"], ["edit", "x", "--image", "input.png"], ["chat", "x"]])
 @pytest.mark.parametrize(
     "words",
     [
-        ["--cache-backend", "tea_cache"],
-        ["--cache-backend", "cache_dit"],
-        ["--enable-cache-dit-summary"],
         ["--deploy-config", "vllm_omni/deploy/sensenova_u1.yaml"],
         ["--step-execution"],
     ],
@@ -145,3 +150,17 @@ def test_options_for_several_gpus_are_taken(program: Program) -> None:
     assert program("run", "--tensor-parallel-size", "2", "--cfg-parallel-size", "3").code == 0
     loaded = program.loaded[-1]
     assert (loaded.tensor_parallel_size, loaded.cfg_parallel_size) == (2, 3)
+
+
+def test_the_scripts_cache_is_the_usual_preset(program: Program) -> None:
+    outcome = program("run", "--cache-backend", "cache_dit", "--enable-cache-dit-summary")
+    assert outcome.code == 0
+    assert program.request.settings.cache == "balanced"
+    assert "50 % of the layers computed" in outcome.stderr
+
+
+def test_texts_have_nothing_to_cache(program: Program) -> None:
+    words = ("--cache-backend", "cache_dit", "--enable-cache-dit-summary")
+    outcome = program("run", "--modality", "text2text", *words)
+    assert outcome.code == 0
+    assert "--enable-cache-dit-summary, --cache: no effect with text2text" in outcome.stderr

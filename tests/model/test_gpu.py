@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,67 @@ def test_fused_steps_are_the_plain_ones(
     assert all(torch.equal(*pair) for pair in zip(fused, again, strict=True))
 
 
+@pytest.mark.parametrize(("dtype", "quantized", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize(
+    ("size", "settings"),
+    [
+        ((256, 256), ImageSettings(num_steps=7, cache="fast", cache_taylor_order=1)),
+        ((256, 256), ImageSettings(num_steps=7, cache="fast", timestep_shift=1.0, cfg_interval=(0.2, 0.8))),
+        ((2048, 1056), ImageSettings(num_steps=7, cache="fast", cache_last_layers=1)),
+    ],
+    ids=["together", "interval", "apart"],
+)
+def test_fused_cached_steps_are_the_plain_ones(
+    dtype: torch.dtype, quantized: tuple[str, ...], tolerance: float, size: tuple[int, int], settings: ImageSettings
+) -> None:
+    """Where both skip the same layers; each part of a step is a graph of its own."""
+    pytest.importorskip("cache_dit")
+    from model.sampling.step_cache import StepCache, StepCaching
+
+    tokens = size[0] * size[1] // 32**2
+    assert settings.cache_options is not None
+    caching = StepCaching.of(settings.cache_options, _network(dtype, ()).config.transformer.layers)
+    mask = [1, 1, 1, 0, 0, 1, 0]
+    decision = replace(caching.decision, steps_computation_mask=mask, steps_computation_policy="static")
+    caching = replace(caching, decision=decision)
+
+    def draw(runtime: Runtime) -> list[Step]:
+        prefixes: dict[Branch, Prefix] = {
+            "condition": _prefix(runtime.network, 300, tokens),
+            "unconditional": _prefix(runtime.network, 12, tokens),
+        }
+        cache = StepCache(caching)
+        return list(denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings, cache))
+
+    plain = draw(accelerated(_network(dtype, quantized), enforce_eager=True))
+    runtime = accelerated(_network(dtype, quantized), enforce_eager=False)
+    fused, again = draw(runtime), draw(runtime)
+    assert [step.layers for step in fused] == [step.layers for step in plain]
+    assert len({step.layers["condition"] for step in fused}) == 2
+    assert relative_difference(fused[0].predicted, plain[0].predicted) < tolerance
+    for ours, theirs in zip(fused, plain, strict=True):
+        assert relative_difference(ours.predicted, theirs.predicted) < LATER_STEPS * tolerance
+    assert all(torch.equal(one.predicted, other.predicted) for one, other in zip(fused, again, strict=True))
+
+
+def test_cached_pictures_are_the_same_in_a_row_and_after_a_cancelled_one(tiny_checkpoint: Path) -> None:
+    pytest.importorskip("cache_dit")
+    engine = Engine.load(tiny_checkpoint, device="cuda")
+    settings = ImageSettings(size="256x256", num_steps=12, cache="fast", cache_threshold=0.5, cache_warmup_steps=2)
+    request = GenerateRequest("a cat", settings)
+
+    def drawn() -> Picture:
+        return next(event for event in engine.run(request) if isinstance(event, Picture))
+
+    first, second = drawn(), drawn()
+    for event in engine.run(GenerateRequest("a dog", settings)):
+        if isinstance(event, DenoisingStep) and event.step == 6:
+            break
+    third = drawn()
+    assert first.caching and first.caching.layers_computed < first.caching.layers
+    assert first.image.tobytes() == second.image.tobytes() == third.image.tobytes()
+
+
 def test_a_picture_that_is_given_up_changes_nothing() -> None:
     """The device is at a step that nobody will see, and the prefixes are read again at once."""
     settings, runtime = ImageSettings(num_steps=6), accelerated(_network(torch.bfloat16), enforce_eager=False)
@@ -221,6 +283,30 @@ def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[st
                 for runtime, prefix in zip((plain, fused), prefixes, strict=True)
             ]
             assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(("dtype", "quantized", "tolerance"), TOLERANCES)
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_large_picture_in_halves_is_the_plain_one(
+    dtype: torch.dtype, quantized: tuple[str, ...], tolerance: float, scale: float
+) -> None:
+    from model.placement.cuda import HALVED_FROM
+
+    size, settings = (2048, 1568), ImageSettings(num_steps=4, cfg_scale=scale)
+    tokens = size[0] * size[1] // 32**2
+    assert tokens > HALVED_FROM and tokens % 256  # the halves differ
+
+    def draw(eager: bool) -> list[torch.Tensor]:
+        runtime = accelerated(_network(dtype, quantized), enforce_eager=eager)
+        prefixes: dict[Branch, Prefix] = {
+            "condition": _prefix(runtime.network, 300, tokens),
+            "unconditional": _prefix(runtime.network, 12, tokens),
+        }
+        return [step.predicted for step in denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)]
+
+    differences = [relative_difference(*pair) for pair in zip(draw(False), draw(True), strict=True)]
+    assert differences[0] < tolerance
+    assert max(differences) < LATER_STEPS * tolerance
 
 
 @pytest.mark.parametrize("name", ["u1", "u15", "a3b"])

@@ -63,7 +63,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
         monkeypatch.setattr(placed, "choose", lambda *_: placement)
         monkeypatch.setattr(offload, "HEAD_PIECE_BYTES", 2**16)  # the output matrix comes in many pieces
         monkeypatch.setattr(stream, "PIECE_BYTES", 500_000)  # as a layer does
-        return Engine.load(model, device="cpu", **options)
+        return Engine.load(model, **{"device": "cpu", **options})
 
     return load
 
@@ -74,6 +74,21 @@ def test_every_placement_gives_the_same(place: Callable[..., Engine], quantizati
     assert len(expected) == 6
     for name, placement in PLACEMENTS.items():
         assert results(place(placement, quantization=quantization), TURNS) == expected, name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+@pytest.mark.parametrize("quantization", ["off", "fp8-all"])
+def test_every_placement_gives_the_same_on_a_gpu(
+    place: Callable[..., Engine], quantization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a picture in halves."""
+    from model.placement import cuda
+
+    monkeypatch.setattr(cuda, "HALVED_FROM", 64)
+    expected = results(place(ALL_RESIDENT, quantization=quantization, device="cuda"), TURNS)
+    for name, placement in PLACEMENTS.items():
+        assert results(place(placement, quantization=quantization, device="cuda"), TURNS) == expected, name
 
 
 @pytest.mark.parametrize("case", FEW_CASES, ids=case_id)

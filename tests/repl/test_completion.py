@@ -192,6 +192,7 @@ def test_the_flags_offered_are_those_of_what_words_would_do(prompt: Prompt) -> N
 
 
 VALUES = {"cfg_interval": ["0", "1"], "size": ["64x64"], "aspect": ["1:1"], "output": ["x.png"], "profile": ["draft"]}
+VALUES |= {"cache_backend": ["cache_dit"]}
 
 
 @pytest.mark.parametrize("task", LINE_OPTIONS)
@@ -199,7 +200,7 @@ def test_every_flag_that_is_offered_is_taken(prompt: Prompt, task: str) -> None:
     for flag in (line.split()[-1] for line in offers(prompt, f"/{task} x --")):
         choices = [line.split()[-1] for line in offers(prompt, f"/{task} x {flag} ")]
         name = flag.removeprefix("--").replace("-", "_")
-        switch = name in ("think", "do_sample", "force", "print_think", "hide_think")
+        switch = name in ("think", "do_sample", "force", "print_think", "hide_think", "enable_cache_dit_summary")
         assert not (switch and choices), "a switch takes no value"
         line_flags(task, [flag, *([] if switch else VALUES.get(name, choices[:1] or ["64"]))])
 

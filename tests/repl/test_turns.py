@@ -164,6 +164,16 @@ def test_settings_hold_until_they_are_taken_back(script: Script) -> None:
     assert "this session" in outcome.stderr
 
 
+def test_a_cache_is_set_turn_by_turn(script: Script) -> None:
+    outcome = script(
+        "/set cache balanced", "a cat", "/set enable_cache_dit_summary on", "/again", "/set cache off", "/again",
+        "/again --cache fast --enable-cache-dit-summary",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.stderr
+    assert [request.settings.cache for request in script.requests] == ["balanced", "balanced", "off", "fast"]
+    assert outcome.stderr.count("50 % of the layers computed") == 2
+
+
 def test_a_profile_lies_below_what_is_set(script: Script) -> None:
     script("/profile draft", "a cat", "/set num_steps 3", "/again", "/profile none", "/unset all", "/again")
     assert [request.settings.num_steps for request in script.requests] == [20, 3, 4]
