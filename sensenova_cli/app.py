@@ -179,11 +179,13 @@ def _register() -> None:
         name = module.__name__.rpartition(".")[2]
         app.command(name)(getattr(module, name))
     from sensenova_cli.commands.bench import bench
+    from sensenova_cli.commands.doctor import doctor
     from sensenova_cli.commands.info import info
     from sensenova_cli.commands.tiny_checkpoint import tiny_checkpoint
 
     app.command("info")(info)
     app.command("bench")(bench)
+    app.command("doctor")(doctor)
     app.command("tiny-checkpoint")(tiny_checkpoint)
     app.add_typer(profile.app, name="profile")
     app.add_typer(sessions.app, name="sessions")

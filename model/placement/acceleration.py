@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
 from model.placement.groups import Groups
 from model.placement.guidance_parallel import GuidancePeers
@@ -56,7 +57,14 @@ def _plain(network: SenseNovaU1, groups: Groups | None) -> Runtime:
 
 def obstacle(network: SenseNovaU1, capability: tuple[int, int]) -> str | None:
     """Why kernels cannot be compiled for a network on a GPU of this compute capability, or None."""
-    head_dim = network.config.transformer.head_dim
+    if any(isinstance(module, Fp8Linear) and not module.in_hardware for module in network.modules()):
+        return "the compiled kernels multiply eight-bit numbers only as this GPU does, which has no units for them"
+    return device_obstacle(network.config, capability)
+
+
+def device_obstacle(config: ModelConfig, capability: tuple[int, int]) -> str | None:
+    """The same for a network that is not there yet, as far as the device and this installation go."""
+    head_dim = config.transformer.head_dim
     if torch.version.cuda is None:
         return "the compiled kernels are for NVIDIA's GPUs"
     if capability < LEAST_CAPABILITY:
@@ -64,8 +72,6 @@ def obstacle(network: SenseNovaU1, capability: tuple[int, int]) -> str | None:
         return f"the compiled kernels need compute capability {needed}, this GPU has {'.'.join(map(str, capability))}"
     if head_dim < 16 or head_dim & (head_dim - 1):
         return f"the compiled kernels need heads as wide as a power of two, these have {head_dim}"
-    if any(isinstance(module, Fp8Linear) and not module.in_hardware for module in network.modules()):
-        return "the compiled kernels multiply eight-bit numbers only as this GPU does, which has no units for them"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not there, which comes with PyTorch for CUDA: install PyTorch anew"
     # Triton builds a small C library for each kernel.

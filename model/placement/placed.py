@@ -34,6 +34,14 @@ FREE_RESERVE = 512 * 2**20
 """Of a device's free memory, left to others where no limit is set."""
 
 
+def usable_memory(device: torch.device, limit: int | None) -> int | None:
+    """Bytes of a device's memory that a model may take: the limit, or what is free; None if nobody knows."""
+    free = free_memory(device)
+    if limit is not None or free is None:
+        return limit
+    return max(0, free - FREE_RESERVE)
+
+
 class PlacedNetwork:
     """Loads a network, and loads it anew where a request needs more room than there is.
 
@@ -80,8 +88,7 @@ class PlacedNetwork:
         self._share = groups.position.share if groups else WHOLE
         self._own_config = split_config(config, self._share.count)
         self._weights = Weights.of(self._own_config, dtype.itemsize, quantized)
-        free = free_memory(device)
-        self.budget = gpu_memory if gpu_memory is not None else None if free is None else free - FREE_RESERVE
+        self.budget = usable_memory(device, gpu_memory)
         if gpu_memory is not None:
             limit_memory(device, gpu_memory)
         self._offload: Offload | None = None

@@ -29,6 +29,8 @@ USUAL_PREFIXES = 512, 16
 """Tokens of a long prompt and of the unconditional branch: what there is room for before a request is known."""
 STATIC_BYTES = 150 * 2**20
 """What libraries keep for themselves on a GPU: workspaces of matrix products, above all."""
+SPARE_BYTES = 384 * 2**20
+"""What PyTorch may reserve and not use, at most; left free before slots beyond the fewest are taken."""
 PIXELS = 3 * 32 * 32
 """Numbers of one token of a picture."""
 
@@ -159,13 +161,13 @@ def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, items
     """
     module = Placement("module", weights.layers, whole_head=True)
     for placement in (ALL_RESIDENT, module):
-        fits = peak_bytes(config, weights, placement, work, itemsize) <= budget
+        fits = peak_bytes(config, weights, placement, work, itemsize) + SPARE_BYTES <= budget
         if wanted == placement.kind or (wanted == "auto" and fits):
             return placement
     without_slots = peak_bytes(config, weights, Placement("layers", 0, whole_head=False), work, itemsize)
-    slots = min((budget - without_slots) // weights.layer, weights.layers)
-    if slots < LEAST_SLOTS:
-        smallest = without_slots + LEAST_SLOTS * weights.layer
+    smallest = without_slots + LEAST_SLOTS * weights.layer
+    slots = max(LEAST_SLOTS, min((budget - SPARE_BYTES - without_slots) // weights.layer, weights.layers))
+    if smallest > budget:
         raise DeviceMemoryError(
             f"{format_bytes(budget)} of memory are too little for this: the smallest that works is "
             f"{format_bytes(smallest)}",

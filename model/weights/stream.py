@@ -21,7 +21,7 @@ from model.weights.shards import Block, StoredTensor, parts_of, read_exactly
 
 PIECE_BYTES = 16 * 2**20
 """Read at once."""
-READERS = min(8, os.cpu_count() or 1)
+READERS = min(12, os.cpu_count() or 1)
 """Threads: one alone copies less out of the page cache than the link to a GPU takes."""
 BUFFERS = 2
 """For each thread: it reads into one while the device copies from the other."""

@@ -3,6 +3,7 @@
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -71,7 +72,7 @@ def bench(
             raise UsageError(f"there is no measurement {work!r}", f"name some of {', '.join(WORKS)}, or none for all")
     if load_format not in LOAD_FORMATS:
         raise UsageError(f"there is no load format {load_format!r}", f"use {' or '.join(LOAD_FORMATS)}")
-    sizes = [_size(text) for text in size or ()]
+    sizes = parse_sizes(size)
     settings = flags.resolve().settings
     from sensenova_cli.render.stream import Renderer
     from sensenova_cli.turn import find_model
@@ -156,9 +157,17 @@ def _about(plan: "Plan", name: str) -> dict[str, Any]:
     }
 
 
-def _size(text: str) -> Size:
-    size = parse_size(text)
-    if size is None:
-        raise SettingsError(f"size {text!r} is not understood", "write it like 2048x2048")
-    check_size(size)
-    return size
+def parse_sizes(texts: Sequence[str] | None) -> list[Size]:
+    """What was typed after --size.
+
+    Raises:
+        SettingsError: one is no size, or an impossible one.
+    """
+    sizes = []
+    for text in texts or ():
+        size = parse_size(text)
+        if size is None:
+            raise SettingsError(f"size {text!r} is not understood", "write it like 2048x2048")
+        check_size(size)
+        sizes.append(size)
+    return sizes

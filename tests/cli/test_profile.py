@@ -63,8 +63,8 @@ def test_list_gives_name_description_and_place(user_folder: Path) -> None:
         "mine",
         "turbo",
     ]
-    assert rows[3] == ["mine", "My own.", str(user_folder / "profiles" / "mine.toml")]
-    assert rows[4][2] == "built-in"
+    assert rows[7] == ["mine", "My own.", str(user_folder / "profiles" / "mine.toml")]
+    assert rows[8][2] == "built-in"
 
 
 def test_list_as_json_is_one_object_a_line() -> None:

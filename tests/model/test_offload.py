@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from model import Answer, Engine, GenerateRequest, ImageSettings, Notice, Picture
 from model.errors import CheckpointError, DeviceError, DeviceMemoryError
 from model.network.configuration import parse_config, read_config
-from model.placement import offload, placed
-from model.placement.plan import ALL_RESIDENT, USUAL_PREFIXES, Placement, Weights, Work, choose, peak_bytes
+from model.placement import offload, placed, plan
+from model.placement.plan import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Placement, Weights, Work, choose, peak_bytes
 from model.placement.slots import slot_numbers
 from model.requests import AnswerRequest, EditRequest, Request
 from model.weights import shards, stream
@@ -86,6 +86,7 @@ def test_every_placement_gives_the_same_on_a_gpu(
     from model.placement import cuda
 
     monkeypatch.setattr(cuda, "HALVED_FROM", 64)
+    monkeypatch.setattr(cuda, "ROWS_STEP", 16)
     expected = results(place(ALL_RESIDENT, quantization=quantization, device="cuda"), TURNS)
     for name, placement in PLACEMENTS.items():
         assert results(place(placement, quantization=quantization, device="cuda"), TURNS) == expected, name
@@ -220,6 +221,7 @@ def test_weights_that_are_not_there_yet_are_checked(
 
 def test_a_larger_request_places_the_weights_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """With memory for all weights and a small picture, a large one takes some of it, and later ones go on so."""
+    monkeypatch.setattr(plan, "SPARE_BYTES", 0)
     config = read_config(Engine.load("demo", device="cpu").checkpoint)
     weights = Weights.of(config, 2)
     small = peak_bytes(config, weights, ALL_RESIDENT, Work(64, (600, 600)), 2)
@@ -296,7 +298,7 @@ def test_the_fastest_that_fits_is_chosen(gib: int, expected: str) -> None:
     assert peak_bytes(config, weights, placement, work, 2) <= gib * GIB
     if expected == "layers":
         more = Placement("layers", placement.slots + 1, whole_head=False)
-        assert peak_bytes(config, weights, more, work, 2) > gib * GIB
+        assert peak_bytes(config, weights, more, work, 2) > gib * GIB - SPARE_BYTES
 
 
 @pytest.mark.parametrize(("layers", "slots"), [(42, 2), (42, 3), (42, 14), (42, 36), (42, 41), (6, 4), (3, 2), (1, 1)])

@@ -1,0 +1,102 @@
+"""What `sensenova doctor` found, as lines of text and as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from config.sizes import format_size
+from sensenova_cli.render.bench import ceilings_line
+from sensenova_cli.render.progress import rate
+
+if TYPE_CHECKING:
+    from model.bench.ceilings import Ceilings
+    from model.bench.forecast import Forecast, Supply
+    from model.bench.machine import Machine
+    from model.placement.plan import Placement
+
+GIB = 2**30
+
+
+def machine_lines(machine: "Machine") -> list[str]:
+    """A few lines about the machine."""
+    lines = [f"python {machine.python} · torch {machine.torch} · {machine.cores} cores"]
+    about = f"device {machine.device}"
+    if machine.memory is not None:
+        total, free = machine.memory
+        about += f" · {total / GIB:.1f} GiB, {free / GIB:.1f} GiB free"
+    lines.append(about + (f" · {machine.gpus} GPUs" if machine.gpus > 1 else ""))
+    if machine.obstacle is not None:
+        lines.append(f"kernels: plain, which is slower: {machine.obstacle}")
+    elif machine.gpus:
+        lines.append("kernels: compiled for this GPU at first use")
+    return lines
+
+
+def supply_line(ceilings: "Ceilings", supply: "Supply") -> str:
+    """The measured rates."""
+    parts = [ceilings_line(ceilings)]
+    if supply.link is not None:
+        parts.append(f"link {rate(supply.link, 'B/s')}")
+    if supply.files is not None:
+        parts.append(f"files {rate(supply.files, 'B/s')}")
+    return " · ".join(parts)
+
+
+def table_lines(model: str, dtype: str, budget: int | None, found: "Sequence[Forecast]") -> list[str]:
+    """Sizes and placements, one a line."""
+    if budget is None:
+        return ["", f"{model}: this system does not tell how much memory is free, so that nothing can be predicted"]
+    lines = ["", f"{model} in {dtype}, {_memory(budget)} usable", ""]
+    lines.append(f"  {'size':<11}{'placement':<24}{'fits':<6}{'peak':>10}{'guided step':>14}")
+    for each in found:
+        mark = "*" if each.chosen else " "
+        lines.append(
+            f"{mark} {format_size(each.size):<11}{placement_name(each.placement):<24}"
+            f"{'yes' if each.fits else 'no':<6}{_memory(each.peak):>10}{each.seconds:>12.3g} s"
+        )
+    if not any(each.chosen for each in found):
+        lines.append("nothing of this fits: take a smaller picture (--size), or a device with more memory")
+    return lines
+
+
+def placement_name(placement: "Placement") -> str:
+    """Like `layers, 14 at a time`."""
+    return f"layers, {placement.slots} at a time" if placement.kind == "layers" else placement.kind
+
+
+def forecast_json(
+    machine: "Machine",
+    ceilings: "Ceilings",
+    supply: "Supply",
+    model: str,
+    dtype: str,
+    budget: int | None,
+    found: "Sequence[Forecast]",
+) -> dict[str, Any]:
+    """Everything, in bytes and seconds."""
+    return {
+        "machine": asdict(machine),
+        "gemm_flops_per_second": ceilings.gemm,
+        "copy_bytes_per_second": ceilings.copy,
+        "link_bytes_per_second": supply.link,
+        "files_bytes_per_second": supply.files,
+        "model": model,
+        "dtype": dtype,
+        "usable_bytes": budget,
+        "forecasts": [
+            {
+                "size": format_size(each.size),
+                "offload": each.placement.kind,
+                "layers": each.placement.slots or None,
+                "peak_bytes": each.peak,
+                "fits": each.fits,
+                "step_seconds": each.seconds,
+                "chosen": each.chosen,
+            }
+            for each in found
+        ],
+    }
+
+
+def _memory(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,16 @@
+import pytest
+
+from config.memory import parse_memory
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("8GiB", 8 * 2**30), ("7.5 gb", 7_500_000_000), ("900MiB", 900 * 2**20), ("64kb", 64_000), (" 1GIB ", 2**30)],
+)
+def test_amounts(text: str, count: int) -> None:
+    assert parse_memory(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "8", "GiB", "8 TiB", "-8GiB", "0GiB", "8G", "1e3MB"])
+def test_what_is_no_amount(text: str) -> None:
+    assert parse_memory(text) is None
