@@ -130,8 +130,10 @@ def draw(engine: Engine, size: str, device: torch.device) -> dict[str, Any]:
 def edit_two(engine: Engine, size: str, device: torch.device) -> dict[str, Any]:
     """Two references as large as the picture, thinking first."""
     width, height = parse_size(size) or (0, 0)
-    images = tuple(Image.effect_noise((width, height), spread) for spread in (40, 80))
-    settings = ImageSettings(size=size, num_steps=4, think=True, max_think_tokens=8, input_pixels="native")
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, height, width, 3), generator=generator, dtype=torch.uint8)
+    images = tuple(Image.fromarray(each.numpy()) for each in pixels)
+    settings = ImageSettings(size=size, num_steps=STEPS, think=True, max_think_tokens=8, input_pixels="native")
     return run_pictures(engine, EditRequest("put the first into the second", images, settings), size, device)
 
 

@@ -55,7 +55,8 @@ class CudaRuntime(Runtime):
             # An attribute of the instance, which hides the method.
             tower.forward = FusedTower(tower, groups)  # type: ignore[method-assign]
         self.draws_ahead, self.writes_ahead = _is_dense(network.gen), _is_dense(network.und)
-        self._token_graph = TokenGraph(network, groups) if self.writes_ahead and is_whole(network.und) else None
+        stays = is_whole(network.und) and hasattr(network.lm_head, "weight")  # which does not come in pieces
+        self._token_graph = TokenGraph(network, groups) if self.writes_ahead and stays else None
 
     def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not self.draws_ahead or not is_whole(self.network.gen):

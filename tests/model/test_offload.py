@@ -82,14 +82,17 @@ def test_every_placement_gives_the_same(place: Callable[..., Engine], quantizati
 def test_every_placement_gives_the_same_on_a_gpu(
     place: Callable[..., Engine], quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a picture in halves."""
+    """Also of a picture in halves. Without thinking: where the output matrix comes in pieces, tokens go through other
+    kernels, which round otherwise."""
     from model.placement import cuda
+
+    turns = [turn for turn in TURNS if not getattr(turn.settings, "think", False)]
 
     monkeypatch.setattr(cuda, "HALVED_FROM", 64)
     monkeypatch.setattr(cuda, "ROWS_STEP", 16)
-    expected = results(place(ALL_RESIDENT, quantization=quantization, device="cuda"), TURNS)
+    expected = results(place(ALL_RESIDENT, quantization=quantization, device="cuda"), turns)
     for name, placement in PLACEMENTS.items():
-        assert results(place(placement, quantization=quantization, device="cuda"), TURNS) == expected, name
+        assert results(place(placement, quantization=quantization, device="cuda"), turns) == expected, name
 
 
 @pytest.mark.parametrize("case", FEW_CASES, ids=case_id)
