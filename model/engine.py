@@ -380,7 +380,7 @@ class Engine:
         settings = request.settings
         layers = self._model.config.transformer.layers
         caching = StepCaching.of(settings.cache_options, layers) if settings.cache_options else None
-        if caching and self._model.runtime.peers.are_there:
+        if caching and self._model.is_shared:
             raise RequestError("caching is for one GPU: each would decide for itself", "use --cache off")
         images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
         first_size = images[0].size if images else None

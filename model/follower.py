@@ -10,7 +10,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, cast
 
-from model.placement.ranks import HERE, Done, Failed, Leader, Meeting, find_leader, own_device
+from model.placement.ranks import COMMON, HERE, Done, Failed, Leader, Meeting, find_leader, own_device
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -60,7 +60,8 @@ def main(rank: int, connection: int | None = None) -> None:
                         engine.forget()
             answer: Done | Failed = Done(engine.kept_lengths)
         except Exception as error:
-            traceback.print_exc()
+            if not isinstance(error, COMMON):  # those rank 0 has, too, and tells
+                traceback.print_exc()
             answer = Failed.by(error)
         leader.answer(answer)
 

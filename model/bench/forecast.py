@@ -24,7 +24,9 @@ from model.placement.plan import (
     choose,
     peak_bytes,
 )
-from model.weights.shards import Piece, read_blocks, stored_tensors
+from model.placement.slots import RING
+from model.weights.shards import stored_tensors
+from model.weights.stream import WeightStream
 
 SHARE_OF_CEILING = {"cuda": 0.75, "cpu": 0.5, "mps": 0.5}
 """How much of a large matrix product's rate a step reaches (docs/performance.md)."""
@@ -86,10 +88,11 @@ def measure_supply(device: torch.device, folder: Path | None) -> Supply:
         tensors = list(stored_tensors(folder).values())
         sizes = accumulate(tensor.stop - tensor.start for tensor in tensors)
         count = max(1, len(list(takewhile(lambda total: total <= READ_BYTES, sizes))))
-        pieces = [Piece.whole(tensor) for tensor in tensors[:count]]
+        stream = WeightStream({tensor.name: tensor for tensor in tensors[:count]}, device)
+        stream.measure(1)  # the threads begin, and get their buffers
         clock = time.perf_counter()
-        read = sum(read_blocks(pieces, lambda block: None, pinned=device.type == "cuda"))
-        files = read / (time.perf_counter() - clock)
+        files = stream.measure(count) / (time.perf_counter() - clock)
+        stream.close()
     return Supply(link, files)
 
 
@@ -131,5 +134,5 @@ def _bytes_each_step(weights: Weights, placement: Placement) -> int:
     """Of layers that take turns; each is read once for all branches."""
     if placement.kind != "layers" or placement.slots >= weights.layers:
         return 0
-    own = placement.slots - min(3, placement.slots)
+    own = placement.slots - min(RING, placement.slots)
     return (weights.layers - own) * weights.towers // (2 * weights.layers)

@@ -27,6 +27,7 @@ class Machine:
     host_memory: int | None
     cores: int
     gpus: int
+    on_gpu: bool
     obstacle: str | None
 
 
@@ -47,5 +48,6 @@ def describe_machine(device: torch.device, config: ModelConfig) -> Machine:
         free_memory(torch.device("cpu")),
         os.cpu_count() or 1,
         torch.cuda.device_count(),
+        on_cuda,
         device_obstacle(config, torch.cuda.get_device_capability(device)) if on_cuda else None,
     )

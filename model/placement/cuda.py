@@ -131,14 +131,16 @@ class FusedTower:
             cut = -(-len(rows) // 2 // ROWS_STEP) * ROWS_STEP
             halves.append((_Stream(rows[:cut]), _Stream(rows[cut:])))
         lanes[1].wait_stream(lanes[0])
-        for layer, block in self._blocks.through(layers):
-            if moving:  # what brings weights knows of one lane only
-                lanes[1].wait_stream(lanes[0])
-            for both, rotary, cache in zip(halves, rotaries, caches, strict=True):
-                _advance_halves(both, lanes, block, layer, rotary, cache)
-            if moving:
-                lanes[0].wait_stream(lanes[1])
-        lanes[0].wait_stream(lanes[1])
+        try:
+            for layer, block in self._blocks.through(layers):
+                if moving:  # what brings weights knows of one lane only
+                    lanes[1].wait_stream(lanes[0])
+                for both, rotary, cache in zip(halves, rotaries, caches, strict=True):
+                    _advance_halves(both, lanes, block, layer, rotary, cache)
+                if moving:
+                    lanes[0].wait_stream(lanes[1])
+        finally:  # after an error, too: what the second lane still works on may be given back
+            lanes[0].wait_stream(lanes[1])
         return torch.cat([half.whole() for both in halves for half in both]).view_as(hidden)
 
 

@@ -75,12 +75,12 @@ def avoid_fragmentation(device: torch.device) -> None:
         torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
-def limit_memory(device: torch.device, count: int) -> None:
-    """Have PyTorch take no more than so many bytes of a GPU's memory."""
+def limit_memory(device: torch.device, count: int | None) -> None:
+    """Have PyTorch take no more than so many bytes of a GPU's memory, or as many as there are again."""
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         total = torch.cuda.get_device_properties(index).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, count / total), index)
+        torch.cuda.set_per_process_memory_fraction(1.0 if count is None else min(1.0, count / total), index)
 
 
 def reset_peak_memory(device: torch.device) -> None:

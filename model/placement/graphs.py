@@ -130,7 +130,8 @@ class TokenGraph:
         if position >= len(self._table[0]):
             self._extend_table(position)
             self._graph = None  # it has the old table's address
-        # Nothing here waits for the device, which may still be at the token before.
+        # Nothing here waits for the device, which may still be at the token before; but an embedding that is read from
+        # a file has to know the token.
         embedding = self._network.embed_tokens(token.view(1))[0]
         self._hidden.copy_(embedding)
         self._state.copy_(torch.tensor([cache.length, cache.capacity, position]), non_blocking=True)

@@ -11,8 +11,6 @@ from model.sampling.runtime import Peers
 class GuidancePeers(Peers):
     """The other ranks, as the picture loop and the text loop see them."""
 
-    are_there = True
-
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
 

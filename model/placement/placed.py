@@ -37,9 +37,9 @@ FREE_RESERVE = 512 * 2**20
 def usable_memory(device: torch.device, limit: int | None) -> int | None:
     """Bytes of a device's memory that a model may take: the limit, or what is free; None if nobody knows."""
     free = free_memory(device)
-    if limit is not None or free is None:
+    if free is None:
         return limit
-    return max(0, free - FREE_RESERVE)
+    return max(0, free - FREE_RESERVE) if limit is None else min(limit, free)
 
 
 class PlacedNetwork:
@@ -49,6 +49,7 @@ class PlacedNetwork:
         network, runtime: as they are now, while `is_loaded`.
         adapters: LoRAs that its weights hold.
         placement: where they are.
+        is_shared: whether several ranks run it.
     """
 
     network: SenseNovaU1
@@ -75,8 +76,9 @@ class PlacedNetwork:
         Raises:
             DeviceError: weights cannot be anywhere else than on this kind of device.
         """
-        if device.type == "mps" and offload not in ("auto", "off"):
-            raise DeviceError(f"--offload {offload} is for NVIDIA's GPUs and for CPUs", "use --offload off")
+        if device.type == "mps" and (offload not in ("auto", "off") or gpu_memory is not None):
+            setting = "--gpu-memory" if gpu_memory is not None else f"--offload {offload}"
+            raise DeviceError(f"{setting} is for NVIDIA's GPUs and for CPUs", "leave it out")
         self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
         self.adapters: tuple[Adapter, ...] = ()
         self.placement = ALL_RESIDENT
@@ -85,12 +87,12 @@ class PlacedNetwork:
         self._enforce_eager = enforce_eager
         self.is_loaded = False
         self._groups = groups
+        self.is_shared = groups is not None
         self._share = groups.position.share if groups else WHOLE
         self._own_config = split_config(config, self._share.count)
         self._weights = Weights.of(self._own_config, dtype.itemsize, quantized)
         self.budget = usable_memory(device, gpu_memory)
-        if gpu_memory is not None:
-            limit_memory(device, gpu_memory)
+        limit_memory(device, gpu_memory)
         self._offload: Offload | None = None
 
     def load(
@@ -134,6 +136,8 @@ class PlacedNetwork:
 
     def release(self) -> None:
         """Let the weights go, so that `load` can place them anew. Whoever else holds the network has to do so, too."""
+        if self._offload is not None:
+            self._offload.stream.close()  # what is on its way would be written to memory that is somebody else's
         if self.is_loaded:
             del self.network, self.runtime
         self.is_loaded = False

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from model.errors import DeviceMemoryError
+from model.errors import DeviceError, DeviceMemoryError
 from model.network.cache import CAPACITY_STEP
 from model.network.configuration import ModelConfig, SparseExperts, TransformerConfig
 from model.network.layers import SPLIT_ROWS, WHOLE_ROWS
@@ -157,8 +157,11 @@ def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, items
         budget: bytes of the device's memory.
 
     Raises:
+        DeviceError: there is no such placement.
         DeviceMemoryError: not even two layers at a time fit; the message tells what would.
     """
+    if wanted not in ("auto", *KINDS):
+        raise DeviceError(f"there is no offload {wanted!r}", f"use auto, {', '.join(KINDS)}")
     module = Placement("module", weights.layers, whole_head=True)
     for placement in (ALL_RESIDENT, module):
         fits = peak_bytes(config, weights, placement, work, itemsize) + SPARE_BYTES <= budget

@@ -103,6 +103,8 @@ def launched() -> tuple[int, int] | None:
     """Rank and number of ranks where torchrun, or something like it, has started this process as one of several."""
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
         return None
+    if not (os.environ["RANK"].isdecimal() and os.environ["WORLD_SIZE"].isdecimal()):
+        return None  # somebody else's variables
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     return (rank, size) if size > 1 else None
 
@@ -216,6 +218,8 @@ class Ranks:
 
     def _begin(self, order: object) -> None:
         self.require_whole()
+        if self._under_way:
+            raise RuntimeError("a request is under way on several ranks: end it before another one begins")
         self._orders += 1
         self.results = {}
         self._under_way = self._orders
@@ -231,6 +235,9 @@ class Ranks:
         patience = GRACE if isinstance(error, Exception) else None if error is None else 0.0
         try:
             answers = self._wait_for_all(patience)
+        except BaseException:  # Ctrl-C: an answer that comes later would be taken for that to another order
+            self._break(RankError("the processes that share the model were not waited for", RELOAD))
+            raise
         finally:
             self._under_way = 0
         if self.lost is not None:
@@ -352,7 +359,10 @@ class Ranks:
 
         if sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # they are all here, whatever the host's name means
-        self._host, port = "127.0.0.1", int(os.environ.get("MASTER_PORT") or 0)
+        given = os.environ.get("MASTER_PORT") or "0"
+        if not given.isdecimal():
+            raise DeviceError(f"MASTER_PORT {given} is no port", "unset it, and a free one is taken")
+        self._host, port = "127.0.0.1", int(given)
         try:
             store = TCPStore(self._host, port, self.size, is_master=True, wait_for_workers=False)
         except RuntimeError as error:
@@ -497,7 +507,7 @@ def require_ranks(size: int, device: "torch.device") -> None:
     import torch
 
     there = torch.cuda.device_count()
-    if int(os.environ.get("LOCAL_WORLD_SIZE", size)) > there:
+    if (int(os.environ.get("LOCAL_WORLD_SIZE", size)) if world is not None else size) > there:
         raise DeviceError(
             f"tensor_parallel_size × cfg_parallel_size is {size}, but PyTorch sees {there} GPU{'s' * (there != 1)}",
             f"ask for {there} in all" if there > 1 else "leave --tensor-parallel-size and --cfg-parallel-size out",
@@ -508,7 +518,9 @@ def own_device(kind: str, rank: int) -> "torch.device":
     """The device of a rank."""
     import torch
 
-    return torch.device("cpu") if kind == "cpu" else torch.device(kind, int(os.environ.get("LOCAL_RANK", rank)))
+    if kind == "cpu":
+        return torch.device("cpu")
+    return torch.device(kind, int(os.environ.get("LOCAL_RANK", rank)) if launched() else rank)
 
 
 def threads_each(size: int) -> int:

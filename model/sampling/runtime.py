@@ -16,8 +16,6 @@ class Peers:
     All of them call the same methods in the same order.
     """
 
-    are_there = False
-
     def agree(self, numbers: Tensor) -> Tensor:
         """What the first process has, in all of them."""
         return numbers

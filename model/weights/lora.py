@@ -43,7 +43,8 @@ class Change:
         """The change of a part of the matrix."""
         kept = slice(piece.start, piece.start + piece.count)
         if piece.axis == 1:
-            return Change(self.down[:, kept], self.up, self.scale)
+            each = math.prod(piece.tensor.shape[2:])  # of a convolution, numbers of one input channel
+            return Change(self.down[:, kept.start * each : kept.stop * each], self.up, self.scale)
         return Change(self.down, self.up[kept], self.scale)
 
 

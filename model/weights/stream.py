@@ -30,8 +30,9 @@ BUFFERS = 2
 class Load:
     """Tensors that are being read."""
 
-    def __init__(self, pieces: int, filling: Filling, before: torch.cuda.Event | None) -> None:
+    def __init__(self, pieces: int, filling: Filling, device: torch.device, before: torch.cuda.Event | None) -> None:
         """before: nothing is written until the device has come to it; None on a device without a timeline."""
+        self._device = device
         self._filling = filling
         self._staging: Staging = filling.staging()
         self._before = before
@@ -40,19 +41,25 @@ class Load:
         self._lock = threading.Lock()
         self._asked_for = threading.Event()
         self._cancelled = False
-        self._error: SenseNovaError | None = None
+        self._error: BaseException | None = None
 
     def wait(self) -> None:
         """Have what the device is asked for from now on, on the current stream, come after the tensors are there.
 
         Raises:
             CheckpointError: they cannot be read.
+            RuntimeError: what their copying ended with, such as memory that ran out.
         """
         self._asked_for.wait()
         if self._error is not None:
-            raise self._error
+            # A new one each time: the traceback of one that is kept would keep what its frames hold.
+            if isinstance(self._error, SenseNovaError):
+                raise type(self._error)(self._error.what, self._error.hint)
+            if isinstance(self._error, torch.OutOfMemoryError | MemoryError):
+                raise torch.OutOfMemoryError(str(self._error))
+            raise RuntimeError(f"weights could not be brought to {self._device}: {self._error}")
         if self._arrived is not None:
-            torch.cuda.current_stream().wait_event(self._arrived)
+            torch.cuda.current_stream(self._device).wait_event(self._arrived)
 
     def finish(self) -> None:
         """Return when the tensors are there; errors as for `wait`."""
@@ -81,7 +88,7 @@ class Load:
         with self._lock:
             self._cancelled = True
 
-    def take(self, block: Block | None, error: SenseNovaError | None) -> None:
+    def take(self, block: Block | None, error: BaseException | None) -> None:
         """A piece has been read, or not: ask the current stream to copy it."""
         with self._lock:
             if block is not None and self.is_wanted:
@@ -125,10 +132,30 @@ class WeightStream:
         ordered = sorted((self._tensors[name] for name in names), key=lambda tensor: (str(tensor.file), tensor.start))
         pieces = list(parts_of(ordered, PIECE_BYTES))
         before = torch.cuda.current_stream(self._device).record_event() if self._copies is not None else None
-        load = Load(len(pieces), self.filling, before)
+        load = Load(len(pieces), self.filling, self._device, before)
         for piece in pieces:
             self._pool.submit(self._read, load, *piece)
         return load
+
+    def measure(self, count: int) -> int:
+        """Read the first tensors into the buffers alone, only to see how long that takes; returns the bytes."""
+        names = list(self._tensors)[:count]
+
+        def read(piece: tuple[StoredTensor, int, int]) -> int:
+            with self._on_copies():
+                buffer, _ = self._buffer()
+            read_exactly(self._files[piece[0].file].fileno(), piece[0], piece[1], buffer[: piece[2]])
+            return piece[2]
+
+        return sum(self._pool.map(read, parts_of((self._tensors[name] for name in names), PIECE_BYTES)))
+
+    def close(self) -> None:
+        """End all reading, and return when nothing more is written; what was read into may be given back then."""
+        self._pool.shutdown(cancel_futures=True)
+        if self._copies is not None:
+            self._copies.synchronize()
+        for file in self._files.values():
+            file.close()
 
     def _read(self, load: Load, tensor: StoredTensor, first: int, count: int) -> None:
         block, error = None, None
@@ -141,10 +168,8 @@ class WeightStream:
                 load.take(block, None)
                 if block is not None and copied is not None:
                     copied.record()
-            except SenseNovaError as caught:
-                error = caught
             except BaseException as caught:  # raised again where the load is waited for
-                error = SenseNovaError(f"weights could not be brought to {self._device}: {caught}", "try again")
+                error = caught.with_traceback(None)
         if error is not None:
             load.take(None, error)
 

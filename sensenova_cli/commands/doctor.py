@@ -53,6 +53,7 @@ def doctor(
     from model.bench.forecast import forecasts, measure_supply
     from model.bench.machine import describe_machine
     from model.placement.devices import resolve_device, resolve_dtype
+    from model.placement.memory import memory_errors
     from model.placement.placed import usable_memory
     from model.weights.quantize import resolve_quantization
     from sensenova_cli.render.doctor import forecast_json, machine_lines, supply_line, table_lines
@@ -67,7 +68,8 @@ def doctor(
     if not flags.json:
         for line in machine_lines(machine):
             typer.echo(line)
-    ceilings, supply = measure_ceilings(device, dtype), measure_supply(device, folder)
+    with memory_errors("measuring this device", lambda: "end other programs that use it, and try again"):
+        ceilings, supply = measure_ceilings(device, dtype), measure_supply(device, folder)
     found = list(
         forecasts(config, sizes or usual, device, dtype.itemsize, towers, budget or 0, ceilings, supply)
         if budget is not None

@@ -27,7 +27,7 @@ def machine_lines(machine: "Machine") -> list[str]:
     lines.append(about + (f" · {machine.gpus} GPUs" if machine.gpus > 1 else ""))
     if machine.obstacle is not None:
         lines.append(f"kernels: plain, which is slower: {machine.obstacle}")
-    elif machine.gpus:
+    elif machine.on_gpu:
         lines.append("kernels: compiled for this GPU at first use")
     return lines
 

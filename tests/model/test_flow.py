@@ -36,7 +36,7 @@ def test_embeddings_of_several_numbers_at_once() -> None:
 
 @pytest.mark.parametrize("head", [MLPHead, ConvolutionalHead])
 def test_heads_give_a_row_of_pixels_for_each_token(head: type[MLPHead] | type[ConvolutionalHead]) -> None:
-    assert head(64)(torch.randn(2, 6, 64), 2, 3).shape == (2, 6, 3072)
+    assert head(64, 1024)(torch.randn(2, 6, 64), 2, 3).shape == (2, 6, 3072)
 
 
 def test_the_convolutional_head_lets_neighbours_meet() -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -312,3 +313,27 @@ def test_layers_that_take_turns_are_spread_evenly(layers: int, slots: int) -> No
     gaps = {later - earlier for earlier, later in pairwise(turning)}
     assert not gaps or max(gaps) - min(gaps) <= 1
     assert len([number for number in set(numbers) if numbers.count(number) > 1]) <= 3
+
+
+def test_an_offload_of_no_kind() -> None:
+    with pytest.raises(DeviceError, match="there is no offload 'modules'"):
+        Engine.load("demo", device="cpu", offload="modules")
+
+
+def test_nothing_is_written_behind_the_end(place: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are placed anew lie elsewhere; what was on its way to the old place must not come any more."""
+    engine = place(PLACEMENTS["two layers"])
+    results(engine, TURNS[:1])  # whose end has the next layers brought
+    slots = [layer.slot for layer in engine._model.network.gen.blocks._layers[:2]]
+    read = stream.read_exactly
+
+    def slowly(*arguments: Any) -> None:
+        time.sleep(0.05)
+        read(*arguments)
+
+    monkeypatch.setattr(stream, "read_exactly", slowly)
+    engine._model.network.und.blocks.begin()
+    engine._model.release()
+    before = [slot.memory.clone() for slot in slots]
+    time.sleep(0.5)
+    assert all(torch.equal(slot.memory, held) for slot, held in zip(slots, before, strict=True))
