@@ -11,3 +11,8 @@ def parse_memory(text: str) -> int | None:
     if found is None:
         return None
     return int(float(found[1]) * UNITS[found[2]]) or None
+
+
+def format_memory(count: int) -> str:
+    """Bytes like `7.9 GiB` or `900 MiB`."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -106,12 +106,12 @@ class FusedTower:
         if self._goes_in_halves(hidden, caches, visible):
             return self._in_halves(hidden, rotaries, caches, layers)
         parts, count = split_branches(hidden, len(caches))
-        streams = [_Stream(part.flatten(0, 1).clone()) for part in parts]
+        residuals = [_Residual(part.flatten(0, 1).clone()) for part in parts]
         for layer, block in self._blocks.through(layers):
-            for index, stream in enumerate(streams):
+            for index, residual in enumerate(residuals):
                 own = slice(index * count, (index + 1) * count)
-                _advance(stream, block, layer, rotaries[own], caches[own], visible, self._summed)
-        return torch.cat([stream.whole() for stream in streams]).view_as(hidden)
+                _advance(residual, block, layer, rotaries[own], caches[own], visible, self._summed)
+        return torch.cat([residual.whole() for residual in residuals]).view_as(hidden)
 
     def _goes_in_halves(self, hidden: Tensor, caches: Sequence[KVCache], visible: Visibility) -> bool:
         """Of a picture that is drawn: its tokens see one another and what is before them, in whatever order."""
@@ -129,7 +129,7 @@ class FusedTower:
         halves = []
         for rows in hidden.clone():
             cut = -(-len(rows) // 2 // ROWS_STEP) * ROWS_STEP
-            halves.append((_Stream(rows[:cut]), _Stream(rows[cut:])))
+            halves.append((_Residual(rows[:cut]), _Residual(rows[cut:])))
         lanes[1].wait_stream(lanes[0])
         try:
             for layer, block in self._blocks.through(layers):
@@ -150,7 +150,7 @@ def _side_stream(device: int) -> torch.cuda.Stream:
 
 
 @dataclass
-class _Stream:
+class _Residual:
     """A residual stream, (rows, hidden_size), and what is still to be added to it."""
 
     rows: Tensor
@@ -161,7 +161,7 @@ class _Stream:
 
 
 def _advance_halves(
-    halves: tuple[_Stream, _Stream],
+    halves: tuple[_Residual, _Residual],
     lanes: tuple[torch.cuda.Stream, torch.cuda.Stream],
     block: Block,
     layer: int,
@@ -190,7 +190,7 @@ def _advance_halves(
 
 
 def _advance(
-    stream: _Stream,
+    residual: _Residual,
     block: Block,
     layer: int,
     rotaries: Sequence[Rotary],
@@ -200,7 +200,7 @@ def _advance(
 ) -> None:
     """`Block.forward`; `summed` makes a sum over ranks of a rank's summand."""
     attention = block.attention
-    normed = _normed(block.attention_norm, stream.rows, stream.addend, attention.qkv_proj)
+    normed = _normed(block.attention_norm, residual.rows, residual.addend, attention.qkv_proj)
     projected = _product(attention.qkv_proj, normed)
     parts = projected.view(len(caches), -1, projected.shape[-1]).split(1)
     attended = []
@@ -210,10 +210,10 @@ def _advance(
     joined = (attended[0] if len(attended) == 1 else torch.cat(attended)).flatten(0, 1)
     addend = summed(_product(attention.o_proj, joined))
     if isinstance(block.mlp, SwiGLU):
-        addend = _swiglu(block.mlp, _normed(block.mlp_norm, stream.rows, addend, block.mlp.gate_up_proj))
+        addend = _swiglu(block.mlp, _normed(block.mlp_norm, residual.rows, addend, block.mlp.gate_up_proj))
     else:
-        addend = block.mlp(_normed(block.mlp_norm, stream.rows, addend, None))
-    stream.addend = summed(addend)
+        addend = block.mlp(_normed(block.mlp_norm, residual.rows, addend, None))
+    residual.addend = summed(addend)
 
 
 def _itself(addend: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from config.memory import format_memory
 from model.errors import DeviceError, DeviceMemoryError
 from model.events import LoadProgress
 from model.network.configuration import ModelConfig
@@ -20,7 +21,6 @@ from model.placement.plan import (
     Weights,
     Work,
     choose,
-    format_bytes,
     peak_bytes,
 )
 from model.placement.tensor_parallel import join_parts
@@ -170,14 +170,14 @@ class PlacedNetwork:
         if self.placement.kind == "off":
             return ""
         weights, placement = self._weights, self.placement
-        total = format_bytes(weights.on_device(ALL_RESIDENT))
-        held = format_bytes(weights.on_device(placement))
+        total = format_memory(weights.on_device(ALL_RESIDENT))
+        held = format_memory(weights.on_device(placement))
         how = (
             "the towers take turns"
             if placement.slots == weights.layers
             else (f"{placement.slots} of {weights.layers} layers of a tower at a time")
         )
-        limit = f" in {format_bytes(self.budget)}" if self.budget is not None else ""
+        limit = f" in {format_memory(self.budget)}" if self.budget is not None else ""
         return f"offload {placement.kind}: {how}, {held} of {total} of weights{limit}"
 
     def advice(self, work: Work) -> str:
@@ -197,7 +197,7 @@ class PlacedNetwork:
             return smaller
         setting = f"--offload {placement.kind}"
         if wanted == self.placement.kind:
-            setting += f" --gpu-memory {format_bytes(budget).replace(' ', '')}"
+            setting += f" --gpu-memory {format_memory(budget).replace(' ', '')}"
         return f"use {setting}, or {smaller}"
 
     def _choice(self, work: Work) -> Placement:

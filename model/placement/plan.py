@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+from config.memory import format_memory
 from model.errors import DeviceError, DeviceMemoryError
 from model.network.cache import CAPACITY_STEP
 from model.network.configuration import ModelConfig, SparseExperts, TransformerConfig
@@ -172,13 +173,8 @@ def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, items
     slots = max(LEAST_SLOTS, min((budget - SPARE_BYTES - without_slots) // weights.layer, weights.layers))
     if smallest > budget:
         raise DeviceMemoryError(
-            f"{format_bytes(budget)} of memory are too little for this: the smallest that works is "
-            f"{format_bytes(smallest)}",
+            f"{format_memory(budget)} of memory are too little for this: the smallest that works is "
+            f"{format_memory(smallest)}",
             "give it more (--gpu-memory), or ask for a smaller picture (--size 1024x1024) or fewer input pictures",
         )
     return Placement("layers", slots, whole_head=False)
-
-
-def format_bytes(count: int) -> str:
-    """Like `7.9 GiB`."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

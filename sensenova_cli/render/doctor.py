@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from config.memory import format_memory
 from config.sizes import format_size
 from sensenova_cli.render.bench import ceilings_line
 from sensenova_cli.render.progress import rate
@@ -46,13 +47,13 @@ def table_lines(model: str, dtype: str, budget: int | None, found: "Sequence[For
     """Sizes and placements, one a line."""
     if budget is None:
         return ["", f"{model}: this system does not tell how much memory is free, so that nothing can be predicted"]
-    lines = ["", f"{model} in {dtype}, {_memory(budget)} usable", ""]
+    lines = ["", f"{model} in {dtype}, {format_memory(budget)} usable", ""]
     lines.append(f"  {'size':<11}{'placement':<24}{'fits':<6}{'peak':>10}{'guided step':>14}")
     for each in found:
         mark = "*" if each.chosen else " "
         lines.append(
             f"{mark} {format_size(each.size):<11}{placement_name(each.placement):<24}"
-            f"{'yes' if each.fits else 'no':<6}{_memory(each.peak):>10}{each.seconds:>12.3g} s"
+            f"{'yes' if each.fits else 'no':<6}{format_memory(each.peak):>10}{each.seconds:>12.3g} s"
         )
     if not any(each.chosen for each in found):
         lines.append("nothing of this fits: take a smaller picture (--size), or a device with more memory")
@@ -96,7 +97,3 @@ def forecast_json(
             for each in found
         ],
     }
-
-
-def _memory(count: int) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"

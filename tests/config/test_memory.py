@@ -1,6 +1,6 @@
 import pytest
 
-from config.memory import parse_memory
+from config.memory import format_memory, parse_memory
 
 
 @pytest.mark.parametrize(
@@ -14,3 +14,7 @@ def test_amounts(text: str, count: int) -> None:
 @pytest.mark.parametrize("text", ["", "8", "GiB", "8 TiB", "-8GiB", "0GiB", "8G", "1e3MB"])
 def test_what_is_no_amount(text: str) -> None:
     assert parse_memory(text) is None
+
+
+def test_amounts_as_text() -> None:
+    assert [format_memory(count) for count in (900 * 2**20, 2**30, 8_482_560_000)] == ["900 MiB", "1.0 GiB", "7.9 GiB"]
