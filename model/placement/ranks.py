@@ -479,13 +479,15 @@ def find_leader() -> tuple[Leader, "Store"]:
 
 
 def dismiss_others() -> None:
-    """As rank 0 under torchrun: nobody else was needed."""
+    """As rank 0 under torchrun: nobody else was needed. Where there are no others, nobody has to be told."""
     if Ranks._ever_met:
         return
+    from torch.distributed import DistError
     from torch.distributed.rendezvous import rendezvous
 
-    store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(minutes=1))))
-    store.set(MEETING_PLACE, NOBODY)
+    with contextlib.suppress(DistError, ValueError):
+        store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=20))))
+        store.set(MEETING_PLACE, NOBODY)
 
 
 def require_ranks(size: int, device: "torch.device") -> None:
