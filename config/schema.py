@@ -174,6 +174,11 @@ class EngineSettings(SettingsGroup):
             raise ValueError("must not be empty")
         return name
 
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """`gpu_memory` as a number."""
+        return None if self.gpu_memory is None else parse_memory(self.gpu_memory)
+
     @field_validator("gpu_memory")
     @classmethod
     def _some_memory(cls, amount: str | None) -> str | None:

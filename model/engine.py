@@ -333,12 +333,12 @@ class Engine:
             NumericsError: the result came out as NaN or infinity.
             RankError: a process that shares the model was lost: see `is_lost`.
         """
+        if self._ranks is not None:
+            self._ranks.require_whole()
+        yield from map(Notice, self._model.take_notes())
         if self._ranks is None:
-            yield from map(Notice, self._model.take_notes())
             yield from self.perform(request)
             return
-        self._ranks.require_whole()
-        yield from map(Notice, self._model.take_notes())
         if self._uneven:
             self._kept = {}
         try:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from config.memory import parse_memory
 from config.recommended import Recommended, read_recommended
 from config.schema import EngineSettings, Settings
 from model.events import Answer, Event, LoadProgress, Picture
@@ -136,7 +135,7 @@ def load_engine(folder: Path, settings: Settings, on_progress: Callable[[LoadPro
         loras=parse_loras(settings.lora),
         enforce_eager=settings.enforce_eager,
         offload=settings.offload,
-        gpu_memory=parse_memory(settings.gpu_memory) if settings.gpu_memory else None,
+        gpu_memory=settings.gpu_memory_bytes,
         size=settings.size,
         tensor_parallel_size=settings.tensor_parallel_size,
         cfg_parallel_size=settings.cfg_parallel_size,

@@ -89,9 +89,7 @@ def measure_supply(device: torch.device, folder: Path | None) -> Supply:
         sizes = accumulate(tensor.stop - tensor.start for tensor in tensors)
         count = max(1, len(list(takewhile(lambda total: total <= READ_BYTES, sizes))))
         stream = WeightStream({tensor.name: tensor for tensor in tensors[:count]}, device)
-        stream.measure(1)  # the threads begin, and get their buffers
-        clock = time.perf_counter()
-        files = stream.measure(count) / (time.perf_counter() - clock)
+        files = stream.measure()
         stream.close()
     return Supply(link, files)
 

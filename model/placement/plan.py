@@ -6,7 +6,7 @@ their shapes. docs/memory.md holds predictions against measured peaks.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from config.memory import format_memory
 from model.errors import DeviceError, DeviceMemoryError
@@ -17,11 +17,7 @@ from model.placement.slots import RING, aligned
 from model.weights.layout import checkpoint_layout
 
 Kind = Literal["off", "module", "layers"]
-KINDS: dict[Kind, str] = {
-    "off": "all weights stay on the device",
-    "module": "the towers take turns on the device",
-    "layers": "layers are read anew in every step",
-}
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 HEAD_PIECE_BYTES = 64 * 2**20
 """Of the output matrix, where it comes in pieces."""

@@ -7,6 +7,7 @@ host's page cache keeps the files in memory where there is room; the process its
 
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -137,17 +138,19 @@ class WeightStream:
             self._pool.submit(self._read, load, *piece)
         return load
 
-    def measure(self, count: int) -> int:
-        """Read the first tensors into the buffers alone, only to see how long that takes; returns the bytes."""
-        names = list(self._tensors)[:count]
+    def measure(self) -> float:
+        """Read all tensors into the buffers alone; returns the bytes a second."""
+        begun = threading.Barrier(READERS)
 
-        def read(piece: tuple[StoredTensor, int, int]) -> int:
-            with self._on_copies():
-                buffer, _ = self._buffer()
-            read_exactly(self._files[piece[0].file].fileno(), piece[0], piece[1], buffer[: piece[2]])
-            return piece[2]
+        def begin(_: int) -> None:
+            self._buffer()  # the first one takes longest
+            begun.wait()  # so that each thread has its own
 
-        return sum(self._pool.map(read, parts_of((self._tensors[name] for name in names), PIECE_BYTES)))
+        list(self._pool.map(begin, range(READERS)))
+        clock = time.perf_counter()
+        pieces = parts_of(self._tensors.values(), PIECE_BYTES)
+        count = sum(self._pool.map(lambda piece: len(self._fetched(*piece)[0]), pieces))
+        return count / (time.perf_counter() - clock)
 
     def close(self) -> None:
         """End all reading, and return when nothing more is written; what was read into may be given back then."""
@@ -162,9 +165,8 @@ class WeightStream:
         with self._on_copies():
             try:
                 if load.is_wanted:
-                    buffer, copied = self._buffer()
-                    read_exactly(self._files[tensor.file].fileno(), tensor, first, buffer[:count])
-                    block = Block(tensor, first, buffer[:count].view(tensor.dtype))
+                    data, copied = self._fetched(tensor, first, count)
+                    block = Block(tensor, first, data.view(tensor.dtype))
                 load.take(block, None)
                 if block is not None and copied is not None:
                     copied.record()
@@ -175,6 +177,12 @@ class WeightStream:
 
     def _on_copies(self) -> AbstractContextManager[object]:
         return nullcontext() if self._copies is None else torch.cuda.stream(self._copies)
+
+    def _fetched(self, tensor: StoredTensor, first: int, count: int) -> tuple[Tensor, torch.cuda.Event | None]:
+        """So many bytes of a tensor in the calling thread's next buffer, and the event after which that is free."""
+        buffer, copied = self._buffer()
+        read_exactly(self._files[tensor.file].fileno(), tensor, first, buffer[:count])
+        return buffer[:count], copied
 
     def _buffer(self) -> tuple[Tensor, torch.cuda.Event | None]:
         """The calling thread's next buffer, free to be written to, and the event after which it is again."""

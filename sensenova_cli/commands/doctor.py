@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from config.memory import parse_memory
 from config.recommended import read_recommended
 from model.weights.builtin import DEMO_MODEL
 from sensenova_cli.commands.bench import DUMMY_MODELS, DUMMY_SIZES, parse_sizes
@@ -63,8 +62,7 @@ def doctor(
     towers = resolve_quantization(settings.quantization, device, dtype)
     config = _config(settings.model, folder)
     machine = describe_machine(device, config)
-    wanted = parse_memory(settings.gpu_memory) if settings.gpu_memory else None
-    budget = usable_memory(device, wanted)
+    budget = usable_memory(device, settings.gpu_memory_bytes)
     if not flags.json:
         for line in machine_lines(machine):
             typer.echo(line)

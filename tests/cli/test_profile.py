@@ -38,6 +38,9 @@ def succeed(*arguments: str) -> str:
     return result.stdout
 
 
+BUILT_IN = ["cpu", "draft", "free-form", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb", "turbo"]
+
+
 def fail(*arguments: str) -> SenseNovaError:
     error = run(*arguments).exception
     assert isinstance(error, SenseNovaError), error
@@ -52,33 +55,14 @@ def test_list_gives_name_description_and_place(user_folder: Path) -> None:
     (user_folder / "profiles").mkdir(parents=True)
     (user_folder / "profiles" / "mine.toml").write_text('description = "My own."\nnum_steps = 3\n')
     rows = [columns(line) for line in succeed("list").splitlines()]
-    assert [row[0] for row in rows] == [
-        "cpu",
-        "draft",
-        "free-form",
-        "gpu-16gb",
-        "gpu-24gb",
-        "gpu-80gb",
-        "gpu-8gb",
-        "mine",
-        "turbo",
-    ]
+    assert [row[0] for row in rows] == [*BUILT_IN[:-1], "mine", "turbo"]
     assert rows[7] == ["mine", "My own.", str(user_folder / "profiles" / "mine.toml")]
     assert rows[8][2] == "built-in"
 
 
 def test_list_as_json_is_one_object_a_line() -> None:
     rows = [json.loads(line) for line in succeed("list", "--json").splitlines()]
-    assert [row["name"] for row in rows] == [
-        "cpu",
-        "draft",
-        "free-form",
-        "gpu-16gb",
-        "gpu-24gb",
-        "gpu-80gb",
-        "gpu-8gb",
-        "turbo",
-    ]
+    assert [row["name"] for row in rows] == BUILT_IN
     assert all(row["description"] and Path(row["path"]).is_file() for row in rows)
 
 
