@@ -1,6 +1,7 @@
 """The whole program on a terminal of its own: what is typed, and what stands on the screen."""
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.cli.harness import REPOSITORY
 from tests.cli.test_screen import OF_TERMINALS
 
 WHERE = "\x1b[6n"
+EMPTY_PROMPT = re.compile("(draw|edit|chat) › ")
 PATIENCE = 90
 """Seconds for something to appear on a busy machine."""
 
@@ -111,8 +113,17 @@ class Terminal:
         """Type a line and Enter."""
         self.child.send(line + "\r")
 
+    def wait_for_prompt(self) -> None:
+        """Until an empty prompt waits: keys that come before it can be lost, Ctrl-D always is."""
+        deadline = time.monotonic() + PATIENCE
+        while not EMPTY_PROMPT.fullmatch(self.screen.display[self.screen.cursor.y][: self.screen.cursor.x]):
+            self.read()
+            if time.monotonic() > deadline or not self.child.isalive():
+                raise AssertionError(f"no prompt waits:\n{self.text}")
+
     def leave(self) -> int | None:
-        """Ctrl-D, and the exit code."""
+        """Ctrl-D at the next prompt, and the exit code."""
+        self.wait_for_prompt()
         self.child.send("\x04")
         return self.end()
 
