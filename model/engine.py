@@ -409,17 +409,20 @@ class Engine:
             own = {*self._model.runtime.peers.own(tuple(texts)), *(["condition"] if settings.think else [])}
             # Whole prefixes only: reading one in other portions rounds otherwise, and the bytes of a picture would
             # depend on what was asked before.
-            yield from self._read_branches(sequences, pictures, tokens, meter, kept, own, partly=False)
+            room = self._model.runtime.room_behind(tokens)
+            yield from self._read_branches(sequences, pictures, room, meter, kept, own, partly=False)
             prefixes = {branch: each.prefix.fork() for branch, each in kept.items()}
             think_text = None
             if settings.think:
-                think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, tokens, meter)
+                think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, room, meter)
                 lengths["condition"] = prefixes["condition"].cache.length
+            with torch.inference_mode():
+                canvases = self._model.runtime.canvases(prefixes, tokens)
             for index in range(settings.num_images):
                 seed = settings.seed + index
                 cache = StepCache(caching) if caching else None
                 clock, before = LayerClock(layers), meter.denoising.seconds
-                steps = denoise(self._model.runtime, prefixes, guidance, size, seed, settings, cache)
+                steps = denoise(self._model.runtime, canvases, guidance, size, seed, settings, cache)
                 for number, step in enumerate(meter.denoising.around(steps), start=1):
                     meter.count_step(step.layers, lengths, tokens)
                     clock.count(step.layers, meter.denoising.seconds - before)

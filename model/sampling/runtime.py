@@ -1,6 +1,6 @@
 """How a network runs: its two passes that are repeated, a step's prediction and the reading of one token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -50,6 +50,18 @@ class Runtime:
     def __init__(self, network: SenseNovaU1, peers: Peers | None = None) -> None:
         self.network = network
         self.peers = peers or Peers()
+
+    def room_behind(self, image_tokens: int) -> int:
+        """Positions to have ready behind a prefix that is read for a picture of so many tokens; `canvases` would find
+        room for them, too, but in memory that is allocated once more."""
+        return image_tokens
+
+    def canvases(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, Prefix]:
+        """What the pictures of a request, of so many tokens each, are drawn on: the prefixes of the branches that this
+        process computes, with room behind them. The prefixes stay as they were."""
+        for prefix in prefixes.values():
+            prefix.cache.reserve(image_tokens)
+        return prefixes
 
     def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The same function, for being called many times.
