@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model.network.cache import KVCache
+from model.network.cache import LayerCache
 from model.network.configuration import TransformerConfig
 from model.network.rope import Rotary, rotate_heads_
 
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(config)
         self.k_norm = HeadNorm(config)
 
-    def place(self, projected: Tensor, rotary: Rotary, cache: KVCache, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+    def place(self, projected: Tensor, rotary: Rotary, cache: LayerCache, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """Leave the new tokens' keys and values in the cache.
 
         Args:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.network.attention import Segment, fastest_kernels
-from model.network.cache import KVCache
+from model.network.cache import KVCache, LayerCache
 from model.network.configuration import ModelConfig
 from model.network.flow import ConvolutionalHead, MLPHead, ScalarEmbedding, tokens_to_picture
 from model.network.rope import Rotary
@@ -79,7 +79,7 @@ class SenseNovaU1(nn.Module):
         return self.gen_vision(pixels, rotary) + conditioning[:, None]
 
     def predict(
-        self, embeddings: Tensor, grid: tuple[int, int], rotaries: Sequence[Rotary], caches: Sequence[KVCache]
+        self, embeddings: Tensor, grid: tuple[int, int], rotaries: Sequence[Rotary], caches: Sequence[LayerCache]
     ) -> Tensor:
         """Predict the clean picture on top of each branch's prefix, which is left as it was.
 
@@ -97,7 +97,7 @@ class SenseNovaU1(nn.Module):
         self,
         hidden: Tensor,
         rotaries: Sequence[Rotary],
-        caches: Sequence[KVCache],
+        caches: Sequence[LayerCache],
         layers: range | None = None,
     ) -> Tensor:
         """Run the gen tower, or some of its layers, over a picture's tokens, (branches, L, hidden_size) → the same."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from model.network.attention import Attention, Visibility, attend
-from model.network.cache import KVCache
+from model.network.cache import LayerCache
 from model.network.configuration import DenseMLP, SparseExperts, TransformerConfig
 from model.network.layers import RMSNorm, build_mlp
 from model.network.rope import Rotary
@@ -28,7 +28,7 @@ class Block(nn.Module):
         self.mlp = build_mlp(config.hidden_size, mlp)
 
     def forward(
-        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], layer: int, visible: Visibility
+        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[LayerCache], layer: int, visible: Visibility
     ) -> Tensor:
         """hidden (B, N, hidden_size) → the same shape; see `Tower.forward`."""
         rows = hidden.flatten(0, 1)
@@ -72,7 +72,7 @@ class Tower(nn.Module):
         self,
         hidden: Tensor,
         rotaries: Sequence[Rotary],
-        caches: Sequence[KVCache],
+        caches: Sequence[LayerCache],
         visible: Visibility,
         layers: range | None = None,
     ) -> Tensor:
@@ -92,6 +92,8 @@ class Tower(nn.Module):
         """
         parts, count = split_branches(hidden, len(caches))
         for layer, block in self.blocks.through(layers):
+            for cache in caches:
+                cache.begin(layer)
             for index, part in enumerate(parts):
                 own = slice(index * count, (index + 1) * count)
                 parts[index] = block(part, rotaries[own], caches[own], layer, visible)

@@ -16,7 +16,7 @@ from torch import Tensor
 from model.kernels import rows as row_kernels
 from model.kernels.heads import place_heads
 from model.network.attention import Attention, Segment, Visibility, attend
-from model.network.cache import KVCache
+from model.network.cache import LayerCache
 from model.network.layers import SPLIT_ROWS, WHOLE_ROWS, RMSNorm, SwiGLU
 from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
@@ -87,7 +87,7 @@ class FusedTower:
         self,
         hidden: Tensor,
         rotaries: Sequence[Rotary],
-        caches: Sequence[KVCache],
+        caches: Sequence[LayerCache],
         visible: Visibility,
         layers: range | None = None,
     ) -> Tensor:
@@ -99,7 +99,7 @@ class FusedTower:
         self,
         hidden: Tensor,
         rotaries: Sequence[Rotary],
-        caches: Sequence[KVCache],
+        caches: Sequence[LayerCache],
         visible: Visibility,
         layers: range | None,
     ) -> Tensor:
@@ -108,24 +108,28 @@ class FusedTower:
         parts, count = split_branches(hidden, len(caches))
         residuals = [_Residual(part.flatten(0, 1).clone()) for part in parts]
         for layer, block in self._blocks.through(layers):
+            for cache in caches:
+                cache.begin(layer)
             for index, residual in enumerate(residuals):
                 own = slice(index * count, (index + 1) * count)
                 _advance(residual, block, layer, rotaries[own], caches[own], visible, self._summed)
         return torch.cat([residual.whole() for residual in residuals]).view_as(hidden)
 
-    def _goes_in_halves(self, hidden: Tensor, caches: Sequence[KVCache], visible: Visibility) -> bool:
+    def _goes_in_halves(self, hidden: Tensor, caches: Sequence[LayerCache], visible: Visibility) -> bool:
         """Of a picture that is drawn: its tokens see one another and what is before them, in whatever order."""
         drawn = len(visible) == 1 and not cast(Segment, visible[0]).causal and caches[0].length > 0
         alone = not together(len(caches), hidden.shape[1], hidden.device) or len(caches) == 1
         return drawn and alone and hidden.shape[1] >= HALVED_FROM and self._summed is _itself and _is_dense(self._tower)
 
     def _in_halves(
-        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[KVCache], layers: range | None
+        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[LayerCache], layers: range | None
     ) -> Tensor:
         """The two halves of a picture's tokens go side by side and meet only where keys and values are written: while
         the last programs of one half's kernel leave a part of the GPU idle, the other half's use it."""
         lanes = torch.cuda.current_stream(), _side_stream(torch.cuda.current_device())
-        moving = not is_settled(self._tower)
+        # What brings weights, and a cache whose layers share memory, know of one lane only: both lanes have to be done
+        # with a layer before that one goes on to the next, and it has to be there before either begins.
+        in_step = not is_settled(self._tower) or any(cache.layers_share for cache in caches)
         halves = []
         for rows in hidden.clone():
             cut = -(-len(rows) // 2 // ROWS_STEP) * ROWS_STEP
@@ -133,11 +137,13 @@ class FusedTower:
         lanes[1].wait_stream(lanes[0])
         try:
             for layer, block in self._blocks.through(layers):
-                if moving:  # what brings weights knows of one lane only
+                for cache in caches:
+                    cache.begin(layer)
+                if in_step:
                     lanes[1].wait_stream(lanes[0])
                 for both, rotary, cache in zip(halves, rotaries, caches, strict=True):
                     _advance_halves(both, lanes, block, layer, rotary, cache)
-                if moving:
+                if in_step:
                     lanes[0].wait_stream(lanes[1])
         finally:  # after an error, too: what the second lane still works on may be given back
             lanes[0].wait_stream(lanes[1])
@@ -166,7 +172,7 @@ def _advance_halves(
     block: Block,
     layer: int,
     rotary: Rotary,
-    cache: KVCache,
+    cache: LayerCache,
 ) -> None:
     """`Block.forward` of one picture's tokens in two halves, each in its own lane."""
     attention, mlp = block.attention, cast(SwiGLU, block.mlp)
@@ -194,7 +200,7 @@ def _advance(
     block: Block,
     layer: int,
     rotaries: Sequence[Rotary],
-    caches: Sequence[KVCache],
+    caches: Sequence[LayerCache],
     visible: Visibility,
     summed: Callable[[Tensor], Tensor],
 ) -> None:
@@ -246,7 +252,7 @@ def _product(linear: Linear, x: row_kernels.Rows) -> Tensor:
 
 
 def _place(
-    attention: Attention, projected: Tensor, rotary: Rotary, cache: KVCache, layer: int
+    attention: Attention, projected: Tensor, rotary: Rotary, cache: LayerCache, layer: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`Attention.place` of one sequence as one kernel."""
     tokens = projected.shape[1]
@@ -255,7 +261,7 @@ def _place(
 
 
 def _place_rows(
-    attention: Attention, projected: Tensor, rotary: Rotary, cache: KVCache, layer: int, first: int, total: int
+    attention: Attention, projected: Tensor, rotary: Rotary, cache: LayerCache, layer: int, first: int, total: int
 ) -> Tensor:
     """Put keys and values of some of a sequence's `total` new tokens, from `first` on, into the cache; returns their
     queries, (1, heads, rows, head_dim)."""

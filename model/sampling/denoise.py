@@ -15,7 +15,7 @@ from model.network.rope import Rotary, attention_rotary, image_positions, patch_
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import together
 from model.sampling.guidance import Guidance
-from model.sampling.prefix import Prefix
+from model.sampling.prefix import Canvas
 from model.sampling.runtime import Peers, Runtime, record_event
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
 from model.sampling.step_cache import StepCache
@@ -45,7 +45,7 @@ class Step:
 @torch.inference_mode()
 def denoise(
     runtime: Runtime,
-    prefixes: Mapping[Branch, Prefix],
+    canvases: Mapping[Branch, Canvas],
     guidance: Guidance,
     size: Size,
     seed: int,
@@ -57,11 +57,10 @@ def denoise(
     A branch that a step does not need is not computed. Where the device runs ahead, a step is yielded when the next
     one has been asked for: whoever stops there lets the device finish that one.
 
-    The prefixes are left as they were, so that the next picture can start from them.
+    The canvases' prefixes are left as they were, so that the next picture can start from them.
 
     Args:
-        prefixes: of all branches that a step needs and this process computes. Each cache has room for the picture's
-            tokens.
+        canvases: of all branches that a step needs and this process computes.
         seed: of the starting noise.
         settings: steps, shift, `t_eps` and where noise is drawn.
         cache: a new one, for layers to be skipped; without it every step runs all.
@@ -79,9 +78,9 @@ def denoise(
     relative_noise_scale = torch.tensor([amplitude / flow.noise_scale_max], device=device)
     conditioning = network.timestep_embedder(starts) + network.noise_scale_embedder(relative_noise_scale)
     patches = patch_rotary(2 * grid[0], 2 * grid[1], vision.hidden_size, vision.rope_theta, device)
-    rotaries = {branch: _picture_rotary(network, prefix, grid) for branch, prefix in prefixes.items()}
+    rotaries = {branch: _picture_rotary(network, canvas, grid) for branch, canvas in canvases.items()}
 
-    prediction = _Prediction(network, runtime.peers, prefixes, rotaries, patches, grid, runtime.layer_by_layer)
+    prediction = _Prediction(network, runtime.peers, canvases, rotaries, patches, grid, runtime.layer_by_layer)
     predict = runtime.repeated(prediction) if cache is None else _CachedPrediction(runtime, prediction, cache)
     every_layer = network.config.transformer.layers
     pending: Step | None = None
@@ -125,7 +124,7 @@ class _Prediction:
 
     network: SenseNovaU1
     peers: Peers
-    prefixes: Mapping[Branch, Prefix]
+    canvases: Mapping[Branch, Canvas]
     rotaries: Mapping[Branch, Rotary]
     patches: Rotary
     grid: tuple[int, int]
@@ -140,7 +139,7 @@ class _Prediction:
         predicted = []
         for portion in self.portions(branches, x):
             rotaries = [self.rotaries[branch] for branch in portion]
-            caches = [self.prefixes[branch].cache for branch in portion]
+            caches = [self.canvases[branch].cache for branch in portion]
             predicted.append(self.network.predict(embeddings, self.grid, rotaries, caches))
         return predicted[0] if len(predicted) == 1 else torch.cat(predicted)
 
@@ -158,7 +157,7 @@ class _Prediction:
         """The layers of the key over the hidden states of its branches, (branches, L, hidden_size) → the same."""
         branches, layers = key
         rotaries = [self.rotaries[branch] for branch in branches]
-        caches = [self.prefixes[branch].cache for branch in branches]
+        caches = [self.canvases[branch].cache for branch in branches]
         return self.network.draw(hidden, rotaries, caches, layers)
 
     def clean(self, key: int, hidden: Tensor) -> Tensor:
@@ -194,6 +193,6 @@ def split_portions(branches: tuple[Branch, ...], tokens: int, device: torch.devi
     return [branches] if together(len(branches), tokens, device) else [(branch,) for branch in branches]
 
 
-def _picture_rotary(network: SenseNovaU1, prefix: Prefix, grid: tuple[int, int]) -> Rotary:
-    positions = image_positions(prefix.next_position, *grid, network.device)
+def _picture_rotary(network: SenseNovaU1, canvas: Canvas, grid: tuple[int, int]) -> Rotary:
+    positions = image_positions(canvas.next_position, *grid, network.device)
     return attention_rotary(positions, network.config.transformer, network.dtype)

@@ -7,25 +7,36 @@ import torch
 from torch import Tensor
 
 from model.network.attention import Segment
-from model.network.cache import KVCache
+from model.network.cache import KVCache, LayerCache
 from model.network.rope import attention_rotary, patch_rotary, text_positions
 from model.network.sensenova import SenseNovaU1
 from model.sequences.sequence import TokenSequence
 
 
 @dataclass
-class Prefix:
+class Canvas:
+    """Where a picture is drawn: behind a sequence that has been read.
+
+    Attributes:
+        cache: the sequence's keys and values, with room for those of the picture's tokens.
+        next_position: t of the token that follows.
+    """
+
+    cache: LayerCache
+    next_position: int
+
+
+@dataclass
+class Prefix(Canvas):
     """A sequence that has been read.
 
     Attributes:
         cache: its keys and values.
-        next_position: t of the token that follows.
         last_hidden: hidden state of the last token, (1, 1, hidden_size): its logits give the next one.
         written: ids of the text tokens that have been read behind the sequence.
     """
 
     cache: KVCache
-    next_position: int
     last_hidden: Tensor
     written: list[int] = field(default_factory=list)
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from model.events import Branch
+from model.network.cache import ScratchCache
 from model.network.sensenova import SenseNovaU1
-from model.sampling.prefix import Prefix, read_text
+from model.sampling.prefix import Canvas, Prefix, read_text
 
 
 class Peers:
@@ -39,7 +40,8 @@ class Runtime:
         draws_ahead, writes_ahead: whether a step's prediction, or the reading of a token, returns before the device
             has done it, so that the next one can be asked for.
         layer_by_layer: whether all branches of a step go through a layer before the next one, whose weights may have to
-            be brought first; the numbers are the same.
+            be brought first. Keys and values of a picture's tokens are then kept of one layer only. The numbers are the
+            same.
         note: what a user should know about the first run, or None.
     """
 
@@ -54,14 +56,20 @@ class Runtime:
     def room_behind(self, image_tokens: int) -> int:
         """Positions to have ready behind a prefix that is read for a picture of so many tokens; `canvases` would find
         room for them, too, but in memory that is allocated once more."""
-        return image_tokens
+        return 0 if self.layer_by_layer else image_tokens
 
-    def canvases(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, Prefix]:
-        """What the pictures of a request, of so many tokens each, are drawn on: the prefixes of the branches that this
-        process computes, with room behind them. The prefixes stay as they were."""
-        for prefix in prefixes.values():
-            prefix.cache.reserve(image_tokens)
-        return prefixes
+    def canvases(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, Canvas]:
+        """What the pictures of a request, of so many tokens each, are drawn on, one for each prefix; `prefixes` are
+        those of the branches that this process computes. They stay as they were, and must do so until the last picture
+        is drawn."""
+        if not self.layer_by_layer:
+            for prefix in prefixes.values():
+                prefix.cache.reserve(image_tokens)
+            return prefixes
+        canvases: dict[Branch, Canvas] = {}
+        for branch, prefix in prefixes.items():
+            canvases[branch] = Canvas(ScratchCache(prefix.cache, image_tokens), prefix.next_position)
+        return canvases
 
     def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The same function, for being called many times.
