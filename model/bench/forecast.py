@@ -130,7 +130,7 @@ def forecasts(
 
 def _bytes_each_step(weights: Weights, placement: Placement) -> int:
     """Of layers that take turns; each is read once for all branches."""
-    if placement.kind != "layers" or placement.slots >= weights.layers:
+    if not weights.streams(placement):
         return 0
     own = placement.slots - min(RING, placement.slots)
     return (weights.layers - own) * weights.towers // (2 * weights.layers)

@@ -17,7 +17,9 @@ from model.network.transformer import Tower
 from model.placement.plan import HEAD_PIECE_BYTES, Placement
 from model.placement.slots import (
     RING,
+    DeviceSlot,
     Layer,
+    Shapes,
     StreamedBlocks,
     make_slots,
     put_into,
@@ -63,8 +65,8 @@ class Offload:
             for name, tensor in stored_tensors(self.folder).items()
             if name not in self.elsewhere and self.layout[name].parameter in touched
         }
-        for tower in TOWERS:
-            cast(StreamedBlocks, cast(Tower, self.network.get_submodule(tower)).blocks).forget()
+        for _, tower in _towers(self.network):
+            cast(StreamedBlocks, tower.blocks).forget()
         self.stream.filling = Filling(self.network, self.layout, after)
         fill(self.network, self.folder, resident, self.layout, after)
 
@@ -94,14 +96,20 @@ def load_offloaded(
     config = read_config(folder)
     tensors, layout = stored_tensors(folder), checkpoint_layout(config)
     compare(tensors, layout, folder)
-    pieces = {} if placement.whole_head else _pieces(tensors[HEAD])
     network = network_without_memory(config)
     empty_quantized(network, quantized, device, torch.device("meta"))
+    shapes = {name: [streamed_tensors(block, dtype) for block in tower.blocks] for name, tower in _towers(network)}
+    layer_bytes = max(slot_bytes(each) for blocks in shapes.values() for each in blocks)
+    slots = make_slots(placement.slots, layer_bytes, device)
+    pieces = {} if placement.whole_head else _pieces(tensors[HEAD], layer_bytes, dtype)
     stream = WeightStream({**tensors, **pieces}, device)
-    streamed = _stream_towers(network, layout, placement.slots, stream, device, dtype)
+    streamed = _stream_towers(network, layout, shapes, slots, stream)
     network.add_module("embed_tokens", FileEmbedding(tensors[EMBEDDING], device, dtype))
     if pieces:
-        network.add_module("lm_head", StreamedHead(pieces, stream, device, dtype))
+        # Words are chosen between two passes: the pieces come to where layers take turns. Where all layers are there at
+        # once they stay there, and the pieces have slots of their own.
+        turning = slots[:RING] if placement.slots < config.transformer.layers else None
+        network.add_module("lm_head", StreamedHead(pieces, turning, stream, device, dtype))
         for number, (name, piece) in enumerate(pieces.items()):
             layout[name] = Slot(f"lm_head.pieces.{number}.weight", 0, piece.shape)
     elsewhere = frozenset([*streamed, EMBEDDING, *([HEAD] if pieces else [])])
@@ -124,25 +132,25 @@ def require_mergeable(adapters: Sequence[Adapter], elsewhere: Collection[str]) -
         )
 
 
+def _towers(network: SenseNovaU1) -> list[tuple[str, Tower]]:
+    return [(name, cast(Tower, network.get_submodule(name))) for name in TOWERS]
+
+
 def _stream_towers(
     network: SenseNovaU1,
     layout: Mapping[str, Slot],
-    count: int,
+    shapes: Mapping[str, Sequence[Shapes]],
+    slots: Sequence[DeviceSlot],
     stream: WeightStream,
-    device: torch.device,
-    dtype: torch.dtype,
 ) -> list[str]:
-    """Have both towers' matrices lie in slots, so many in all; returns the official names of what fills them."""
+    """Have both towers' matrices, of these shapes, lie in slots; returns the official names of what fills them."""
     filled_by: dict[str, list[str]] = {}
     for name, slot in layout.items():
         filled_by.setdefault(slot.parameter, []).append(name)
-    towers = {name: cast(Tower, network.get_submodule(name)) for name in TOWERS}
-    shapes = {name: [streamed_tensors(block, dtype) for block in tower.blocks] for name, tower in towers.items()}
-    slots = make_slots(count, max(slot_bytes(each) for blocks in shapes.values() for each in blocks), device)
     streamed: list[str] = []
-    for name, tower in towers.items():
+    for name, tower in _towers(network):
         layers = []
-        for index, number in enumerate(slot_numbers(len(tower.blocks), count)):
+        for index, number in enumerate(slot_numbers(len(tower.blocks), len(slots))):
             put_into(slots[number], tower.blocks[index], shapes[name][index])
             parameters = [f"{name}.blocks.{index}.{matrix}" for matrix in shapes[name][index]]
             official = tuple(part for parameter in parameters for part in filled_by.get(parameter, ()))
@@ -175,13 +183,20 @@ class StreamedHead(nn.Module):
     """The output matrix, a few rows at a time."""
 
     def __init__(
-        self, pieces: Mapping[str, StoredTensor], stream: WeightStream, device: torch.device, dtype: torch.dtype
+        self,
+        pieces: Mapping[str, StoredTensor],
+        slots: Sequence[DeviceSlot] | None,
+        stream: WeightStream,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
+        """slots: that the pieces take turns in, beside whatever else does; None for some of their own."""
         super().__init__()
         with torch.device("meta"):
             parts = [nn.Linear(piece.shape[1], piece.shape[0], bias=False) for piece in pieces.values()]
         shapes = [streamed_tensors(part, dtype) for part in parts]
-        slots = make_slots(min(RING, len(parts)), max(map(slot_bytes, shapes)), device)
+        if slots is None:
+            slots = make_slots(min(RING, len(parts)), max(map(slot_bytes, shapes)), device)
         layers = []
         for number, name in enumerate(pieces):
             slot = slots[number % len(slots)]
@@ -194,11 +209,11 @@ class StreamedHead(nn.Module):
         return torch.cat([piece(hidden) for piece in self.pieces], dim=-1)
 
 
-def _pieces(head: StoredTensor) -> dict[str, StoredTensor]:
-    """The output matrix as several tensors of whole rows."""
+def _pieces(head: StoredTensor, most: int, dtype: torch.dtype) -> dict[str, StoredTensor]:
+    """The output matrix as several tensors of whole rows, of at most so many bytes each on the device."""
     rows, columns = head.shape
     row_bytes = columns * head.dtype.itemsize
-    step = max(1, HEAD_PIECE_BYTES // row_bytes)
+    step = max(1, min(HEAD_PIECE_BYTES // row_bytes, most // (columns * dtype.itemsize)))
     pieces = {}
     for first in range(0, rows, step):
         last = min(first + step, rows)

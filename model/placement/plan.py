@@ -4,7 +4,7 @@ A prediction counts weights, slots, keys and values exactly, and the largest set
 their shapes. docs/memory.md holds predictions against measured peaks.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -88,11 +88,20 @@ class Weights:
         count, towers = config.transformer.layers, sum(layers.values())
         return cls(max(layers.values()), count, towers, others["embed_tokens"], others["lm_head"], others[""])
 
+    def streams(self, placement: Placement) -> bool:
+        """Whether a tower's layers cannot all be there at once, so that a step has some of them brought."""
+        return placement.kind == "layers" and placement.slots < self.layers
+
     def on_device(self, placement: Placement) -> int:
         """Bytes that a placement takes."""
         if placement.kind == "off":
             return self.towers + self.embedding + self.head + self.rest
-        head = self.head if placement.whole_head else min(self.head, RING * HEAD_PIECE_BYTES)
+        if placement.whole_head:
+            head = self.head
+        elif self.streams(placement):
+            head = 0  # its pieces come into the layers' slots
+        else:
+            head = min(self.head, RING * HEAD_PIECE_BYTES)
         return placement.slots * self.layer + head + self.rest
 
 
@@ -111,15 +120,27 @@ class Work:
     kept_states: int = 0
 
 
-def working_bytes(config: ModelConfig, work: Work, itemsize: int) -> int:
-    """Memory besides the weights: keys and values, and activations at their peak."""
+def working_bytes(config: ModelConfig, work: Work, itemsize: int, layer_by_layer: bool) -> int:
+    """Memory besides the weights: keys and values, and activations at their peak.
+
+    Args:
+        layer_by_layer: whether a picture's own keys and values are there of one layer only (`ScratchCache`).
+    """
     transformer = config.transformer
-    kept = 2 * transformer.layers * transformer.kv_heads * transformer.head_dim * itemsize
-    cached = sum(-(-(prefix + work.image_tokens) // CAPACITY_STEP) * CAPACITY_STEP for prefix in work.prefixes)
     drawing = _drawing_bytes(transformer, work.image_tokens, len(work.prefixes), itemsize)
+    drawing += work.kept_states * len(work.prefixes) * work.image_tokens * transformer.hidden_size * itemsize
     reading = _pass_bytes(transformer, max(work.prefixes), 1, itemsize)
-    states = work.kept_states * len(work.prefixes) * work.image_tokens * transformer.hidden_size * itemsize
-    return kept * cached + max(drawing + states, reading)
+    with_room = _cache_bytes(transformer, work.prefixes, work.image_tokens, itemsize)
+    if not layer_by_layer or not work.image_tokens:
+        return transformer.layers * with_room + max(drawing, reading)
+    prefixes = _cache_bytes(transformer, work.prefixes, 0, itemsize)
+    return transformer.layers * prefixes + max(with_room + drawing, reading)
+
+
+def _cache_bytes(transformer: TransformerConfig, prefixes: Sequence[int], room: int, itemsize: int) -> int:
+    """One layer's keys and values of all prefixes, with room behind each."""
+    positions = sum(-(-(prefix + room) // CAPACITY_STEP) * CAPACITY_STEP for prefix in prefixes)
+    return 2 * positions * transformer.kv_heads * transformer.head_dim * itemsize
 
 
 def _pass_bytes(transformer: TransformerConfig, tokens: int, branches: int, itemsize: int) -> int:
@@ -143,7 +164,8 @@ def _drawing_bytes(transformer: TransformerConfig, tokens: int, branches: int, i
 
 def peak_bytes(config: ModelConfig, weights: Weights, placement: Placement, work: Work, itemsize: int) -> int:
     """Predicted peak of the device's memory."""
-    return weights.on_device(placement) + working_bytes(config, work, itemsize) + STATIC_BYTES
+    working = working_bytes(config, work, itemsize, weights.streams(placement))
+    return weights.on_device(placement) + working + STATIC_BYTES
 
 
 def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, itemsize: int, budget: int) -> Placement:
@@ -164,13 +186,15 @@ def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, items
         fits = peak_bytes(config, weights, placement, work, itemsize) + SPARE_BYTES <= budget
         if wanted == placement.kind or (wanted == "auto" and fits):
             return placement
-    without_slots = peak_bytes(config, weights, Placement("layers", 0, whole_head=False), work, itemsize)
-    smallest = without_slots + LEAST_SLOTS * weights.layer
-    slots = max(LEAST_SLOTS, min((budget - SPARE_BYTES - without_slots) // weights.layer, weights.layers))
+    most = max(LEAST_SLOTS, weights.layers)
+    layers = [Placement("layers", slots, whole_head=False) for slots in range(LEAST_SLOTS, most + 1)]
+    peaks = [peak_bytes(config, weights, each, work, itemsize) for each in layers]
+    smallest = peaks[0]
     if smallest > budget:
         raise DeviceMemoryError(
             f"{format_memory(budget)} of memory are too little for this: the smallest that works is "
             f"{format_memory(smallest)}",
             "give it more (--gpu-memory), or ask for a smaller picture (--size 1024x1024) or fewer input pictures",
         )
-    return Placement("layers", slots, whole_head=False)
+    fitting = [each for each, peak in zip(layers, peaks, strict=True) if peak + SPARE_BYTES <= budget]
+    return fitting[-1] if fitting else layers[0]

@@ -3,10 +3,10 @@
 A layer always has the same slot, and its parameters lie there even while another layer's numbers do. Both towers use
 the same slots: with as many of them as a tower has layers, going from reading to drawing brings every layer once, each
 while the ones before it are at work. With fewer, some layers of a tower stay in a slot of their own, and the others,
-spread evenly among them, go round in a few.
+spread evenly among them, go round in a few. An output matrix that comes in pieces has its turn there, too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +16,19 @@ from model.network.transformer import Block, Blocks, Tower
 from model.weights.quantize import Fp8Linear
 from model.weights.stream import Load, WeightStream
 
-RING = 3
-"""Slots that layers go round in: one is computed with, one is there, one is being read."""
+RING = 2
+"""Slots that layers go round in: one is computed with while the next layer comes into the other. What is read for the
+one after that waits in the host's buffers meanwhile, so that reading does not stop where a slot is not free yet. A
+third slot would keep reading ahead of computation that takes about as long; but one that a layer has for itself saves
+reading that layer, in every step."""
+Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]
+"""Of a module's parameters, by their names in it."""
 ALIGNMENT = 256
 """Bytes, of each parameter's start."""
 
 
 @dataclass
-class Slot:
+class DeviceSlot:
     """Memory for one layer.
 
     Attributes:
@@ -45,7 +50,7 @@ class Layer:
     """
 
     tensors: tuple[str, ...]
-    slot: Slot
+    slot: DeviceSlot
 
 
 class StreamedBlocks(Blocks):
@@ -122,7 +127,7 @@ class StreamedBlocks(Blocks):
                 slot.load = None
 
 
-def _give_up(slot: Slot) -> None:
+def _give_up(slot: DeviceSlot) -> None:
     if slot.load is not None:
         slot.load.cancel()
     slot.holds = slot.load = None
@@ -144,14 +149,14 @@ def settle(tower: Tower) -> None:
         tower.blocks.settle()
 
 
-def make_slots(count: int, size: int, device: torch.device) -> list[Slot]:
+def make_slots(count: int, size: int, device: torch.device) -> list[DeviceSlot]:
     """So many, of so many bytes each."""
-    return [Slot(torch.empty(size, dtype=torch.uint8, device=device)) for _ in range(count)]
+    return [DeviceSlot(torch.empty(size, dtype=torch.uint8, device=device)) for _ in range(count)]
 
 
 def slot_numbers(layers: int, slots: int) -> list[int]:
     """Which slot each layer of a tower has: its own, if there are enough; otherwise those that take turns are spread
-    evenly, so that what is read for them always has the others' time, too."""
+    evenly, so that what is read for them always has the others' time, too. Their slots are the first ones."""
     if slots >= layers:
         return list(range(layers))
     ring = min(RING, slots)
@@ -168,7 +173,7 @@ def slot_numbers(layers: int, slots: int) -> list[int]:
     return numbers
 
 
-def streamed_tensors(block: nn.Module, dtype: torch.dtype) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def streamed_tensors(block: nn.Module, dtype: torch.dtype) -> Shapes:
     """What of a block lies in a slot: its matrices, by their names in the block. Norms' weights are not worth it."""
     found = {name: (each.shape, dtype) for name, each in block.named_parameters() if each.dim() > 1}
     for name, module in block.named_modules():
@@ -178,12 +183,12 @@ def streamed_tensors(block: nn.Module, dtype: torch.dtype) -> dict[str, tuple[to
     return {name: each for name, each in found.items() if "_norm." not in name}
 
 
-def slot_bytes(tensors: dict[str, tuple[torch.Size, torch.dtype]]) -> int:
+def slot_bytes(tensors: Shapes) -> int:
     """Memory that a block takes in a slot."""
     return sum(aligned(shape.numel() * dtype.itemsize) for shape, dtype in tensors.values())
 
 
-def put_into(slot: Slot, block: nn.Module, tensors: dict[str, tuple[torch.Size, torch.dtype]]) -> None:
+def put_into(slot: DeviceSlot, block: nn.Module, tensors: Shapes) -> None:
     """Have a block's matrices lie in a slot."""
     offset = 0
     for path, (shape, dtype) in tensors.items():
