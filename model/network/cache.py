@@ -150,6 +150,11 @@ class ScratchCache(LayerCache):
         shape = (batch, heads, _round_up(prefix.length + tokens), width)
         self._keys, self._values = keys.new_zeros(shape), values.new_zeros(shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory besides the prefix's."""
+        return self._keys.nbytes + self._values.nbytes
+
     def begin(self, layer: int) -> None:
         for own, kept in zip((self._keys, self._values), self._prefix.upto(layer, 0), strict=True):
             own[:, :, : self.length] = kept

@@ -21,7 +21,7 @@ from model.weights.quantize import Staging
 from model.weights.shards import Block, StoredTensor, parts_of, read_exactly
 
 PIECE_BYTES = 16 * 2**20
-"""Read at once."""
+"""Read at once (`python -m benchmarks.weight_link FOLDER` compares other sizes, and numbers of readers)."""
 READERS = min(12, os.cpu_count() or 1)
 """Threads: one alone copies less out of the page cache than the link to a GPU takes."""
 BUFFERS = 2
@@ -116,22 +116,37 @@ class WeightStream:
 
     filling: Filling
 
-    def __init__(self, tensors: Mapping[str, StoredTensor], device: torch.device) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, StoredTensor],
+        device: torch.device,
+        piece_bytes: int = PIECE_BYTES,
+        readers: int = READERS,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            tensors: by their official names.
+            piece_bytes: read at once, a multiple of every number's size; the host holds `BUFFERS` of them for each
+                reader.
+            readers: threads.
+        """
         self.note: str | None = None
+        self._piece_bytes, self._readers = piece_bytes, readers
         self._can_lock = device.type == "cuda"
         self._tensors = tensors
         self._device = device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         # Opened once: a file that is replaced meanwhile goes on as it was.
         self._files = {file: file.open("rb", buffering=0) for file in {tensor.file for tensor in tensors.values()}}
-        self._pool = ThreadPoolExecutor(READERS, "stream weights")
+        self._pool = ThreadPoolExecutor(readers, "stream weights")
         self._own = threading.local()
 
     def load(self, names: Sequence[str]) -> Load:
         """Begin to read tensors, by their official names. Nothing is overwritten before the device has done what the
         current stream has been asked for up to now."""
         ordered = sorted((self._tensors[name] for name in names), key=lambda tensor: (str(tensor.file), tensor.start))
-        pieces = list(parts_of(ordered, PIECE_BYTES))
+        pieces = list(parts_of(ordered, self._piece_bytes))
         before = torch.cuda.current_stream(self._device).record_event() if self._copies is not None else None
         load = Load(len(pieces), self.filling, self._device, before)
         for piece in pieces:
@@ -140,15 +155,15 @@ class WeightStream:
 
     def measure(self) -> float:
         """Read all tensors into the buffers alone; returns the bytes a second."""
-        begun = threading.Barrier(READERS)
+        begun = threading.Barrier(self._readers)
 
         def begin(_: int) -> None:
             self._buffer()  # the first one takes longest
             begun.wait()  # so that each thread has its own
 
-        list(self._pool.map(begin, range(READERS)))
+        list(self._pool.map(begin, range(self._readers)))
         clock = time.perf_counter()
-        pieces = parts_of(self._tensors.values(), PIECE_BYTES)
+        pieces = parts_of(self._tensors.values(), self._piece_bytes)
         count = sum(self._pool.map(lambda piece: len(self._fetched(*piece)[0]), pieces))
         return count / (time.perf_counter() - clock)
 
@@ -198,12 +213,12 @@ class WeightStream:
     def _new_buffer(self) -> Tensor:
         if self._can_lock:
             try:
-                return torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=True)
+                return torch.empty(self._piece_bytes, dtype=torch.uint8, pin_memory=True)
             except RuntimeError as error:  # the host's limit on locked memory
                 self._can_lock = False
                 reason = str(error).splitlines()[0]
                 self.note = f"the host gives no page-locked memory, so that weights come more slowly ({reason})"
-        return torch.empty(PIECE_BYTES, dtype=torch.uint8)
+        return torch.empty(self._piece_bytes, dtype=torch.uint8)
 
     def _new_event(self) -> torch.cuda.Event | None:
         return torch.cuda.Event() if self._copies is not None else None

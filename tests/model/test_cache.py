@@ -1,9 +1,11 @@
 """The cache can be cut, trimmed and grown; what it keeps stays, and what it forgets is gone."""
 
+import copy
+
 import pytest
 import torch
 
-from model.network.cache import CAPACITY_STEP, KVCache
+from model.network.cache import CAPACITY_STEP, KVCache, ScratchCache
 from model.network.configuration import DenseMLP, TransformerConfig
 
 CONFIG = TransformerConfig(
@@ -73,3 +75,35 @@ def test_a_cache_cannot_be_cut_to_more_than_it_holds() -> None:
     cache, _ = filled(10)
     with pytest.raises(ValueError, match="no 11 positions"):
         cache.truncate(11)
+
+
+def test_one_layer_at_a_time_is_like_all_of_them() -> None:
+    """The same numbers at the same distances, twice through the layers, and zeros behind them; the prefix stays."""
+    prefix, _ = filled(100)
+    whole = copy.deepcopy(prefix)
+    before = [tensor.clone() for layer in range(CONFIG.layers) for tensor in prefix.upto(layer, 0)]
+    whole.reserve(200)
+    scratch = ScratchCache(prefix, 200)
+    for layer in [*range(CONFIG.layers)] * 2:
+        tokens = torch.randn(2, 1, CONFIG.kv_heads, 200, CONFIG.head_dim)
+        scratch.begin(layer)
+        for one, other in zip(scratch.write(layer, *tokens), whole.write(layer, *tokens), strict=True):
+            assert torch.equal(one, other)
+            assert one.stride() == other.stride()
+        assert whole.capacity > 300
+        assert not any(tensor[:, :, 300:].any() for tensor in scratch.upto(layer, whole.capacity - 100))
+    after = [tensor for layer in range(CONFIG.layers) for tensor in prefix.upto(layer, 0)]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_a_layer_that_has_not_begun_is_not_there() -> None:
+    prefix, _ = filled(10)
+    scratch = ScratchCache(prefix, 5)
+    with pytest.raises(ValueError, match="layer 0 has not begun"):
+        scratch.room(0, 5)
+    scratch.begin(0)
+    scratch.room(0, 5)
+    with pytest.raises(ValueError, match="layer 1 has not begun: what is here is layer 0's"):
+        scratch.upto(1, 5)
+    with pytest.raises(ValueError, match="no room in the cache: 129 positions of 128"):
+        scratch.room(0, 119)

@@ -309,6 +309,30 @@ def test_a_large_picture_in_halves_is_the_plain_one(
     assert max(differences) < LATER_STEPS * tolerance
 
 
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_halves_in_memory_that_layers_share(scale: float) -> None:
+    """Both lanes find each layer's prefix there, and neither writes over what the other one still attends to: many
+    steps give the same as with memory for each layer. The weights are all there, so that nothing else keeps the lanes
+    in step."""
+    size, settings = (2048, 1568), ImageSettings(num_steps=12, cfg_scale=scale)
+    tokens = size[0] * size[1] // 32**2
+
+    def draw(layer_by_layer: bool) -> list[torch.Tensor]:
+        runtime = accelerated(_network(torch.bfloat16), enforce_eager=False)
+        runtime.layer_by_layer = layer_by_layer
+        room = runtime.room_behind(tokens)
+        prefixes: dict[Branch, Prefix] = {
+            "condition": _prefix(runtime.network, 3000, room),
+            "unconditional": _prefix(runtime.network, 12, room),
+        }
+        with torch.inference_mode():
+            canvases = runtime.canvases(prefixes, tokens)
+        assert all(canvas.cache.layers_share == layer_by_layer for canvas in canvases.values())
+        return [step.predicted for step in denoise(runtime, canvases, generate_guidance(settings), size, 42, settings)]
+
+    assert all(torch.equal(*pair) for pair in zip(draw(True), draw(False), strict=True))
+
+
 @pytest.mark.parametrize("name", ["u1", "u15", "a3b"])
 def test_fused_checkpoints_are_the_plain_ones(name: str, parity_checkpoint: Callable[[str], Path]) -> None:
     """Experts, too, which are neither captured nor ahead."""

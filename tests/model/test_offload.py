@@ -1,9 +1,13 @@
 """Weights that come and go: the same pictures and texts from every placement, and clear ends where it cannot go on."""
 
+import json
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,20 +17,33 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from model import Answer, Engine, GenerateRequest, ImageSettings, Notice, Picture
+from benchmarks import weight_link
+from model import Answer, DenoisingStep, Engine, GenerateRequest, ImageSettings, Notice, Picture, PrefixRead
 from model.errors import CheckpointError, DeviceError, DeviceMemoryError
+from model.network.cache import CAPACITY_STEP, KVCache, ScratchCache
 from model.network.configuration import parse_config, read_config
 from model.placement import offload, placed, plan
-from model.placement.plan import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Placement, Weights, Work, choose, peak_bytes
+from model.placement.plan import (
+    ALL_RESIDENT,
+    SPARE_BYTES,
+    USUAL_PREFIXES,
+    Placement,
+    Weights,
+    Work,
+    choose,
+    peak_bytes,
+    working_bytes,
+)
 from model.placement.slots import RING, slot_numbers
 from model.requests import AnswerRequest, EditRequest, Request
+from model.sampling import prefix, runtime
 from model.weights import shards, stream
 from model.weights.named_lora import NamedLora
 from model.weights.synthetic import SHAPES, config_fields
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
 
 GIB = 2**30
-RED = Image.new("RGB", (256, 256), "red")
+RED, BLUE = Image.new("RGB", (256, 256), "red"), Image.new("RGB", (256, 256), "blue")
 QUICK = ImageSettings(size="256x256", num_steps=2)
 TURNS: list[Request] = [
     GenerateRequest("a cute cat", QUICK.model_copy(update={"think": True, "num_images": 2})),
@@ -34,6 +51,7 @@ TURNS: list[Request] = [
     EditRequest("change the background to green", (RED,), QUICK),
     GenerateRequest("a cute cat", QUICK.model_copy(update={"cfg_scale": 1.0})),
     AnswerRequest("What can you do?"),
+    EditRequest("put the circle on the square", (RED, BLUE), QUICK.model_copy(update={"img_cfg_scale": 2.0})),
 ]
 PLACEMENTS = {
     "module": Placement("module", 6, whole_head=True),
@@ -63,7 +81,8 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
     def load(placement: Placement, model: str | Path = "demo", **options: Any) -> Engine:
         monkeypatch.setattr(placed, "choose", lambda *_: placement)
         monkeypatch.setattr(offload, "HEAD_PIECE_BYTES", 2**16)  # the output matrix comes in many pieces
-        monkeypatch.setattr(stream, "PIECE_BYTES", 500_000)  # as a layer does
+        # As a layer does.
+        monkeypatch.setattr(offload, "WeightStream", partial(stream.WeightStream, piece_bytes=500_000))
         return Engine.load(model, **{"device": "cpu", **options})
 
     return load
@@ -72,7 +91,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
 @pytest.mark.parametrize("quantization", ["off", "fp8", "fp8-all"])
 def test_every_placement_gives_the_same(place: Callable[..., Engine], quantization: str) -> None:
     expected = results(place(ALL_RESIDENT, quantization=quantization), TURNS)
-    assert len(expected) == 6
+    assert len(expected) == 7
     for name, placement in PLACEMENTS.items():
         assert results(place(placement, quantization=quantization), TURNS) == expected, name
 
@@ -107,12 +126,30 @@ def test_pictures_of_the_reference(case: Case, place: Callable[..., Engine], par
 def test_a_turn_given_up_leaves_no_trace(place: Callable[..., Engine]) -> None:
     expected = results(place(ALL_RESIDENT), TURNS[:2])
     engine = place(PLACEMENTS["two layers"])
-    for request in TURNS:
-        events = engine.run(request)
-        for _ in range(2):
-            next(events)
-        events.close()  # type: ignore[attr-defined]
+    for kind in (PrefixRead, DenoisingStep):
+        for request in TURNS:
+            events = engine.run(request)
+            for event in events:
+                if isinstance(event, kind):
+                    break
+            events.close()  # type: ignore[attr-defined]
     assert results(engine, TURNS[:2]) == expected
+
+
+def test_prefixes_are_kept_without_room_for_a_picture(place: Callable[..., Engine]) -> None:
+    """The next turn finds them, after thinking, too, and draws the same."""
+    engine = place(PLACEMENTS["some layers"])
+    transformer = engine._model.config.transformer
+    token_bytes = 2 * transformer.layers * transformer.kv_heads * transformer.head_dim * 2
+    for request in (TURNS[0], TURNS[5]):
+        first = results(engine, [request])
+        branches = len(engine.kept_lengths)
+        kept = engine.kept_bytes
+        assert kept <= (engine.kept_tokens + branches * CAPACITY_STEP) * token_bytes
+        read = [event for event in engine.run(request) if isinstance(event, PrefixRead)]
+        assert [event.reused for event in read] == [event.tokens for event in read] and len(read) == branches
+        assert engine.kept_bytes == kept
+        assert results(engine, [request]) == first
 
 
 def test_loras_come_and_go(place: Callable[..., Engine], tmp_path: Path) -> None:
@@ -192,6 +229,28 @@ def test_no_more_is_held_than_a_few_layers(place: Callable[..., Engine]) -> None
     assert held < weights.on_device(ALL_RESIDENT) / 2
     assert held == pytest.approx(weights.on_device(PLACEMENTS["two layers"]), rel=0.01)
     assert held == pytest.approx(2 * weights.layer + weights.rest, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "again"), [("all layers", False), ("some layers", True)])
+def test_what_is_read_again_to_write(
+    place: Callable[..., Engine], name: str, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output matrix comes in pieces for each word: into memory that layers have in turn, never into that of layers
+    that are there to stay."""
+    engine = place(PLACEMENTS[name])
+    results(engine, TURNS[4:5])
+    read: set[str] = set()
+    fetched = stream.WeightStream._fetched
+
+    def noted(self: stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
+        read.add(tensor.name)
+        return fetched(self, tensor, first, count)
+
+    monkeypatch.setattr(stream.WeightStream, "_fetched", noted)
+    engine.forget()
+    results(engine, TURNS[4:5])
+    head = {tensor for tensor in read if tensor.startswith(offload.HEAD)}
+    assert head and (read != head) == again
 
 
 def test_threads_end_with_the_engine(place: Callable[..., Engine]) -> None:
@@ -306,6 +365,54 @@ def test_the_fastest_that_fits_is_chosen(gib: int, expected: str) -> None:
         assert peak_bytes(config, weights, more, work, 2) > gib * GIB - SPARE_BYTES
 
 
+def test_all_slots_are_taken_where_a_picture_then_has_room_in_all_layers() -> None:
+    """One slot fewer, and a picture's own keys and values are there of one layer only, which takes far less."""
+    config = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
+    weights, work = Weights.of(config, 2), Work(4096, USUAL_PREFIXES)
+    all_slots = Placement("layers", weights.layers, whole_head=False)
+    enough = peak_bytes(config, weights, all_slots, work, 2) + SPARE_BYTES
+    assert choose("layers", config, weights, work, 2, enough) == all_slots
+    fewer = choose("layers", config, weights, work, 2, enough - 1)
+    assert fewer == Placement("layers", weights.layers - 1, whole_head=False)
+    saved = peak_bytes(config, weights, all_slots, work, 2) - peak_bytes(config, weights, fewer, work, 2)
+    assert saved > weights.layer + GIB
+    written = Work(0, (4096,))
+    assert working_bytes(config, written, 2, True) == working_bytes(config, written, 2, False)
+
+
+@pytest.mark.parametrize("turn", [TURNS[3], TURNS[5]], ids=["one branch", "three branches"])
+def test_keys_and_values_are_what_was_predicted(
+    place: Callable[..., Engine], turn: GenerateRequest | EditRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a picture of 256 tokens."""
+
+    def watched(kind: type[Any]) -> Callable[..., KVCache | ScratchCache]:
+        def make(*arguments: Any) -> KVCache | ScratchCache:
+            caches.append(kind(*arguments))
+            return caches[-1]
+
+        return make
+
+    caches: list[KVCache | ScratchCache] = []
+    monkeypatch.setattr(prefix, "KVCache", watched(KVCache))
+    monkeypatch.setattr(runtime, "ScratchCache", watched(ScratchCache))
+    request = replace(turn, settings=turn.settings.model_copy(update={"size": "512x512", "num_steps": 1}))
+    held, predicted = [], []
+    for placement in (ALL_RESIDENT, PLACEMENTS["some layers"]):
+        engine = place(placement)
+        caches.clear()
+        lengths = []
+        for event in engine.run(request):
+            if isinstance(event, PrefixRead):
+                lengths.append(event.tokens)
+            if isinstance(event, DenoisingStep):
+                held.append(sum(cache.nbytes for cache in caches))
+        work = Work(256, tuple(lengths))
+        predicted.append(working_bytes(engine._model.config, work, 2, placement is not ALL_RESIDENT))
+    assert held[0] > held[1]
+    assert held[0] - held[1] == predicted[0] - predicted[1]
+
+
 @pytest.mark.parametrize(("layers", "slots"), [(42, 2), (42, 3), (42, 14), (42, 36), (42, 41), (6, 4), (3, 2), (1, 1)])
 def test_layers_that_take_turns_are_spread_evenly(layers: int, slots: int) -> None:
     numbers = slot_numbers(layers, slots)
@@ -340,3 +447,28 @@ def test_nothing_is_written_behind_the_end(place: Callable[..., Engine], monkeyp
     before = [slot.memory.clone() for slot in slots]
     time.sleep(0.5)
     assert all(torch.equal(slot.memory, held) for slot, held in zip(slots, before, strict=True))
+
+
+def test_the_benchmark_of_reading(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes through all settings, and each reads the drawing tower's matrices."""
+    report = tmp_path / "link.json"
+    arguments = [str(tiny_checkpoint), "--device", "cpu", "--pieces", "1", "2", "--readers", "1", "3", "--passes", "1"]
+    monkeypatch.setattr(sys, "argv", ["weight_link", *arguments, "--json", str(report)])
+    read: list[tuple[int, int, int]] = []
+    fetched = stream.WeightStream._fetched
+
+    def counted(self: stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
+        read.append((self._piece_bytes, self._readers, count))
+        return fetched(self, tensor, first, count)
+
+    monkeypatch.setattr(stream.WeightStream, "_fetched", counted)
+    weight_link.main()
+    told = json.loads(report.read_text())
+    settings = [(piece * 2**20, readers) for piece in (1, 2) for readers in (1, 3)]
+    assert [(row["piece_bytes"], row["readers"]) for row in told["rows"]] == settings
+    assert all(row["bytes_per_second"] > 0 for row in told["rows"]) and told["link_bytes_per_second"] is None
+    itemsize = shards.stored_tensors(tiny_checkpoint)[offload.HEAD].dtype.itemsize
+    towers = Weights.of(read_config(tiny_checkpoint), itemsize).towers
+    for setting in settings:
+        counts = [count for *of, count in read if tuple(of) == setting]
+        assert max(counts) <= setting[0] and sum(counts) == towers  # half of them, once to warm up and once timed
