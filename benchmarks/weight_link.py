@@ -20,15 +20,15 @@ import torch
 from benchmarks.report import write_report
 from model.bench.forecast import measure_supply
 from model.placement.offload import Offload, load_offloaded
-from model.placement.plan import Placement
+from model.placement.plan import LEAST_SLOTS, Placement
 from model.weights.shards import stored_tensors
 from model.weights.stream import WeightStream
+from sensenova_cli.render.progress import rate
 
 MIB = 2**20
 PIECES = 2, 4, 8, 16
 READERS = 8, 12, 16, 24
 PASSES = 3
-SLOTS = 2
 
 
 def main() -> None:
@@ -42,15 +42,15 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     link = measure_supply(device, None).link
-    print(f"page-locked copy: {rate(link)}" if link is not None else "page-locked copy: no link here")
-    model = load_offloaded(arguments.folder, device, torch.bfloat16, Placement("layers", SLOTS, whole_head=False))
+    print(f"page-locked copy: {rate(link, 'B/s')}" if link is not None else "page-locked copy: no link here")
+    model = load_offloaded(arguments.folder, device, torch.bfloat16, Placement("layers", LEAST_SLOTS, whole_head=False))
     layers = drawing_layers(model)
     bring(model.stream, layers)
     rows: list[dict[str, Any]] = []
     for piece in arguments.pieces:
         for readers in arguments.readers:
             rows.append(measure(model, layers, piece * MIB, readers, arguments.passes))
-            print(f"{piece:3} MiB, {readers:3} threads: {rate(rows[-1]['bytes_per_second'])}", flush=True)
+            print(f"{piece:3} MiB, {readers:3} threads: {rate(rows[-1]['bytes_per_second'], 'B/s')}", flush=True)
             if rows[-1]["note"]:
                 print(f"note: {rows[-1]['note']}", file=sys.stderr)
     report = {
@@ -99,10 +99,6 @@ def bring(stream: WeightStream, layers: list[list[str]]) -> float:
         load.finish()
     ahead.finish()
     return time.perf_counter() - clock
-
-
-def rate(bytes_per_second: float) -> str:
-    return f"{bytes_per_second / 1e9:.1f} GB/s"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from model.placement.slots import (
     Layer,
     Shapes,
     StreamedBlocks,
+    is_whole,
     make_slots,
     put_into,
     slot_bytes,
@@ -108,7 +109,7 @@ def load_offloaded(
     if pieces:
         # Words are chosen between two passes: the pieces come to where layers take turns. Where all layers are there at
         # once they stay there, and the pieces have slots of their own.
-        turning = slots[:RING] if placement.slots < config.transformer.layers else None
+        turning = None if is_whole(network.und) else slots[:RING]
         network.add_module("lm_head", StreamedHead(pieces, turning, stream, device, dtype))
         for number, (name, piece) in enumerate(pieces.items()):
             layout[name] = Slot(f"lm_head.pieces.{number}.weight", 0, piece.shape)

@@ -5,7 +5,7 @@ their shapes. docs/memory.md holds predictions against measured peaks.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from config.memory import format_memory
@@ -181,20 +181,24 @@ def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, items
     """
     if wanted not in ("auto", *KINDS):
         raise DeviceError(f"there is no offload {wanted!r}", f"use auto, {', '.join(KINDS)}")
+
+    def peak(placement: Placement) -> int:
+        return peak_bytes(config, weights, placement, work, itemsize)
+
+    def fits_well(placement: Placement) -> bool:
+        return peak(placement) + SPARE_BYTES <= budget
+
     module = Placement("module", weights.layers, whole_head=True)
     for placement in (ALL_RESIDENT, module):
-        fits = peak_bytes(config, weights, placement, work, itemsize) + SPARE_BYTES <= budget
-        if wanted == placement.kind or (wanted == "auto" and fits):
+        if wanted == placement.kind or (wanted == "auto" and fits_well(placement)):
             return placement
-    most = max(LEAST_SLOTS, weights.layers)
-    layers = [Placement("layers", slots, whole_head=False) for slots in range(LEAST_SLOTS, most + 1)]
-    peaks = [peak_bytes(config, weights, each, work, itemsize) for each in layers]
-    smallest = peaks[0]
+    least = Placement("layers", LEAST_SLOTS, whole_head=False)
+    smallest = peak(least)
     if smallest > budget:
         raise DeviceMemoryError(
             f"{format_memory(budget)} of memory are too little for this: the smallest that works is "
             f"{format_memory(smallest)}",
             "give it more (--gpu-memory), or ask for a smaller picture (--size 1024x1024) or fewer input pictures",
         )
-    fitting = [each for each, peak in zip(layers, peaks, strict=True) if peak + SPARE_BYTES <= budget]
-    return fitting[-1] if fitting else layers[0]
+    larger = (replace(least, slots=slots) for slots in range(weights.layers, LEAST_SLOTS, -1))
+    return next(filter(fits_well, larger), least)

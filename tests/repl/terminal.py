@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
@@ -103,11 +104,7 @@ class Terminal:
 
     def wait_for_toolbar(self, text: str) -> None:
         """Until the prompt is there again with this in its toolbar."""
-        deadline = time.monotonic() + PATIENCE
-        while text not in self.toolbar:
-            self.read()
-            if time.monotonic() > deadline or not self.child.isalive():
-                raise AssertionError(f"{text!r} is not in the toolbar:\n{self.text}")
+        self._wait_until(lambda: text in self.toolbar, f"{text!r} is not in the toolbar")
 
     def type(self, line: str) -> None:
         """Type a line and Enter."""
@@ -115,11 +112,18 @@ class Terminal:
 
     def wait_for_prompt(self) -> None:
         """Until an empty prompt waits: keys that come before it can be lost, Ctrl-D always is."""
+        self._wait_until(lambda: bool(EMPTY_PROMPT.fullmatch(self._before_cursor)), "no prompt waits")
+
+    @property
+    def _before_cursor(self) -> str:
+        return self.screen.display[self.screen.cursor.y][: self.screen.cursor.x]
+
+    def _wait_until(self, is_so: Callable[[], bool], otherwise: str) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not EMPTY_PROMPT.fullmatch(self.screen.display[self.screen.cursor.y][: self.screen.cursor.x]):
+        while not is_so():
             self.read()
             if time.monotonic() > deadline or not self.child.isalive():
-                raise AssertionError(f"no prompt waits:\n{self.text}")
+                raise AssertionError(f"{otherwise}:\n{self.text}")
 
     def leave(self) -> int | None:
         """Ctrl-D at the next prompt, and the exit code."""

@@ -104,6 +104,7 @@ def test_a_signal_at_the_prompt_leaves(tmp_path: Path, number: signal.Signals) -
     assert "Traceback" not in screen.raw
     resumed = Terminal("repl", "--continue", *QUICK, folder=tmp_path)
     resumed.wait_for("1 turns, 1 pictures")
+    resumed.wait_for_toolbar("in hand 1")
     assert resumed.leave() == 0
 
 
