@@ -19,9 +19,8 @@ from typing import Any
 from benchmarks.report import write_report
 from model import Answer, AnswerRequest, DenoisingStep, Engine, Picture
 from model.network.configuration import read_config
-from model.weights.layout import checkpoint_layout
 from model.weights.shards import stored_tensors
-from model.weights.slices import Share, piece_of, split_config
+from model.weights.slices import Shares, part_layout, piece_of
 from tests.parity.cases import DATA, Case, case_id, cases, golden, relative_difference, request_of
 
 TASKS = ("t2i", "edit", "describe", "chat")
@@ -94,12 +93,13 @@ def differences(engine: Engine, case: Case) -> dict[str, float]:
 def share_read(folder: Path, count: int) -> list[float]:
     """The part of a checkpoint's bytes that each of `count` ranks reads."""
     tensors = stored_tensors(folder)
-    slots = checkpoint_layout(split_config(read_config(folder), count))
     total = sum(tensor.stop - tensor.start for tensor in tensors.values())
-    return [
-        sum(piece_of(tensor, slots[name].shape, Share(index, count)).nbytes for name, tensor in tensors.items()) / total
-        for index in range(count)
-    ]
+    parts = []
+    for index in range(count):
+        shares = Shares.equal(index, count)
+        slots = part_layout(read_config(folder), shares)
+        parts.append(sum(piece_of(tensor, slots[name], shares).nbytes for name, tensor in tensors.items()) / total)
+    return parts
 
 
 if __name__ == "__main__":

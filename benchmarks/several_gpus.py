@@ -42,6 +42,7 @@ SECONDS = 170.0
 BARS = (
     ("guided step, better of 2x1 and 1x2", "s", 0.150),
     ("decoding, 2x1", "tok/s", 190.0),
+    ("decoding, 1x2", "tok/s", 190.0),
     ("weights per GPU, 2x1", "GiB", 17.5),
     ("picture against one GPU", "", 2e-2),
 )
@@ -178,7 +179,7 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
 
     from config.schema import ImageSettings
     from config.sizes import TOKEN_PIXELS, parse_size
-    from model.bench.bench import _prefixes, _seconds_each, _step_seconds, bench_decode, shape_config
+    from model.bench.bench import _prefixes, _seconds_each, _step_seconds, bench_decode, canvases, shape_config
     from model.bench.ceilings import Ceilings, median_seconds
     from model.network.configuration import parse_config
     from model.placement.acceleration import accelerated
@@ -189,10 +190,12 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     from model.sampling.denoise import denoise
     from model.sampling.guidance import generate_guidance
     from model.weights.quantize import QUANTIZED_TOWERS, quantize_network
+    from model.weights.slices import possible_splits
     from model.weights.synthetic import config_fields, random_part
 
     tensor, guidance, quantization = parse_spec(spec)
-    position = Position(rank, tensor, guidance)
+    config = parse_config(config_fields(**TINY), "tiny") if options.model == "tiny" else shape_config(options.model)
+    position = Position(rank, tensor, guidance, tensor * guidance in possible_splits(config))
     if options.device == "cpu":
         torch.set_num_threads(threads_each(position.size))
         device = torch.device("cpu")
@@ -207,10 +210,9 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     yield "torch", torch.__version__
     if groups is not None:
         yield from collectives(groups, device)
-    config = parse_config(config_fields(**TINY), "tiny") if options.model == "tiny" else shape_config(options.model)
     clock = time.perf_counter()
     with torch.inference_mode(False):
-        network = random_part(config, device, torch.bfloat16, position.share)
+        network = random_part(config, device, torch.bfloat16, position.shares)
     quantize_network(network, QUANTIZED_TOWERS[quantization])
     if groups is not None:
         join_parts(network, config.transformer.vocabulary, groups)
@@ -232,9 +234,12 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
             yield f"{name} step {text} peak GiB", round(peak_memory(device) / 2**30, 2)
         reading = median_seconds(partial(_prefixes, network, tokens), device)
         yield "500-token prompt read, both branches s", round(reading, 4)
+        if runtime.peers.split_heads:
+            reading = median_seconds(partial(canvases, runtime, size), device)
+            yield "the same, and its heads brought together s", round(reading, 4)
         for name, scale in (("guided", 4.0), ("unguided", 1.0)):
             settings = ImageSettings(num_steps=PICTURE_STEPS, cfg_scale=scale, noise="cpu")
-            drawing = denoise(runtime, _prefixes(network, tokens), generate_guidance(settings), size, 42, settings)
+            drawing = denoise(runtime, canvases(runtime, size), generate_guidance(settings), size, 42, settings)
             *_, last = drawing
             if rank == 0:
                 torch.save(last.tokens.float().cpu(), folder / f"{spec}-{name}-{text}.pt")
@@ -244,9 +249,8 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     settings = ImageSettings(num_steps=4)
     first = parse_size(options.size[0])
     assert first is not None
-    tokens = first[0] * first[1] // TOKEN_PIXELS**2
-    prefixes = _prefixes(network, tokens)
-    seconds = list(_seconds_each(denoise(runtime, prefixes, generate_guidance(settings), first, 42, settings)))
+    drawing = denoise(runtime, canvases(runtime, first), generate_guidance(settings), first, 42, settings)
+    seconds = list(_seconds_each(drawing))
     yield "first steps s", [round(each, 4) for each in seconds]
 
 
@@ -257,21 +261,21 @@ def collectives(groups: Any, device: Any) -> Any:
     from model.bench.ceilings import median_seconds
 
     large = torch.zeros(4096, 4096, dtype=torch.bfloat16, device=device)
-    if groups.position.tensor > 1:
-        yield "sum of 4096×4096 ms", round(1e3 * median_seconds(lambda: groups.sum_(large), device), 3)
-        if device.type == "cuda":
-            from model.placement.graphs import capture
+    if groups.gen.share.count > 1:
+        yield "sum of 4096×4096 ms", round(1e3 * median_seconds(lambda: groups.gen.sum_(large), device), 3)
+    if groups.und.share.count > 1 and device.type == "cuda":
+        from model.placement.graphs import capture
 
-            small, repeats = torch.zeros(4096, dtype=torch.bfloat16, device=device), 84
+        small, repeats = torch.zeros(4096, dtype=torch.bfloat16, device=device), 84
 
-            def sums() -> None:
-                for _ in range(repeats):
-                    groups.sum_(small)
+        def sums() -> None:
+            for _ in range(repeats):
+                groups.und.sum_(small)
 
-            with torch.cuda.device(device):
-                sums()
-                graph = capture(sums)
-            yield "84 sums of 4096 in a graph ms", round(1e3 * median_seconds(graph.replay, device), 3)
+        with torch.cuda.device(device):
+            sums()
+            graph = capture(sums)
+        yield "84 sums of 4096 in a graph ms", round(1e3 * median_seconds(graph.replay, device), 3)
     if groups.position.guidance > 1:
         picture = torch.zeros(1, 4096, 3072, dtype=torch.bfloat16, device=device)
         yield "exchange of 4096×3072 ms", round(1e3 * median_seconds(lambda: groups.exchange(picture), device), 3)
@@ -341,7 +345,8 @@ def print_table(report: dict[str, Any], size: str) -> None:
     best = min((each for each in guided if each is not None), default=None)
     tensor = lines.get("2x1", {})
     differences = [line[row] for spec, line in lines.items() if "fp8" not in spec for row in rows[5:] if row in line]
-    figures = (best, tensor.get(rows[2]), tensor.get(rows[3]), max(differences, default=None))
+    decoding = tensor.get(rows[2]), lines.get("1x2", {}).get(rows[2])
+    figures = (best, *decoding, tensor.get(rows[3]), max(differences, default=None))
     for (name, unit, bar), figure in zip(BARS, figures, strict=True):
         at_least = unit == "tok/s"
         met = figure is not None and (figure >= bar if at_least else figure <= bar)

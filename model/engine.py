@@ -58,7 +58,7 @@ from model.weights.hub import DownloadPlan, find_checkpoint
 from model.weights.lora import Adapter, overridden, read_adapters
 from model.weights.named_lora import NamedLora
 from model.weights.quantize import resolve_quantization
-from model.weights.slices import require_split
+from model.weights.slices import possible_splits, require_split
 
 
 class Engine:
@@ -86,7 +86,7 @@ class Engine:
     ) -> None:
         """Use `Engine.load`."""
         self._ranks: Ranks | None = None
-        self._tensor_size = groups.position.tensor if groups else 1
+        self._readers = groups.und.share.count if groups else 1  # ranks that read the same, one after another
         self._uneven = False
         self.checkpoint = model.folder
         self._model = model
@@ -175,9 +175,10 @@ class Engine:
             gpu_memory: bytes of the device's memory that may be used; all that is free if None.
             size: of the pictures to have room for, as in the settings. A request that needs more room than there is
                 has the weights placed anew.
-            tensor_parallel_size: ranks that share each network, every one of them holding a part.
-            cfg_parallel_size: networks, each of which computes guidance branches of its own. All in all there are
-                as many ranks as the product of both, on as many GPUs; on `cpu` they share the cores.
+            tensor_parallel_size: ranks that share what draws, every one of them holding a part.
+            cfg_parallel_size: how often there is what draws; each copy computes guidance branches of its own. All in
+                all there are as many ranks as the product of both, on as many GPUs; on `cpu` they share the cores.
+                What reads and writes is split over all of them, where its heads can be.
             on_progress: called now and then with the bytes read so far. What it raises ends the loading.
             on_plan, on_download: told what a download will fetch, and how many bytes of how many it has fetched.
 
@@ -216,8 +217,10 @@ class Engine:
         )
         if ranks_wanted == 1:
             return cls.load_part(order, where, None, on_progress)
-        require_split(read_config(folder), tensor_parallel_size)
-        ranks = Ranks(tensor_parallel_size, cfg_parallel_size, where)
+        config = read_config(folder)
+        require_split(config, tensor_parallel_size)
+        splits_und = ranks_wanted in possible_splits(config)
+        ranks = Ranks(tensor_parallel_size, cfg_parallel_size, splits_und, where)
 
         def watched(now: LoadProgress) -> None:
             ranks.require_whole()  # nobody waits for the end of what will not be used
@@ -345,7 +348,7 @@ class Engine:
             yield from self._ranks.lead(Run(request, self._uneven), self.perform(request))
         finally:
             # One rank may have had no memory to keep what another one keeps; they would then read in other portions.
-            kept, size = {0: self.kept_lengths, **self._ranks.results}, self._tensor_size
+            kept, size = {0: self.kept_lengths, **self._ranks.results}, self._readers
             self._uneven = any(kept[rank] != kept[rank - rank % size] for rank in kept)
 
     def perform(self, request: Request) -> Iterator[Event]:
@@ -406,7 +409,7 @@ class Engine:
         meter = Meter(self._model.runtime, self._model.config)
         with self._keeping() as kept:
             # Every network thinks for itself: that costs no time, and all of them go on from the same words.
-            own = {*self._model.runtime.peers.own(tuple(texts)), *(["condition"] if settings.think else [])}
+            own = {*self._model.runtime.peers.reads(tuple(texts)), *(["condition"] if settings.think else [])}
             # Whole prefixes only: reading one in other portions rounds otherwise, and the bytes of a picture would
             # depend on what was asked before.
             room = self._model.runtime.room_behind(tokens)

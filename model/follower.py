@@ -42,7 +42,8 @@ def main(rank: int, connection: int | None = None) -> None:
         from torch._C._distributed_c10d import TCPStore
 
         store = TCPStore(meeting.host, meeting.port, is_master=False)
-    groups = Groups(Position(rank, meeting.tensor, meeting.guidance), own_device(meeting.device, rank), store)
+    position = Position(rank, meeting.tensor, meeting.guidance, meeting.splits_und)
+    groups = Groups(position, own_device(meeting.device, rank), store)
     engine: Engine | None = None
     while True:
         order = leader.next()

@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from model.placement.memory import memory_errors
 from model.sampling.decode import CACHE_BLOCK, decode, greedy
 from model.sampling.denoise import Step, denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefix import Prefix, read_prefix
+from model.sampling.prefix import Canvas, Prefix, read_prefix
 from model.sampling.runtime import Runtime
 from model.sequences.sequence import TokenSequence
 from model.weights.checkpoint import load_checkpoint
@@ -169,8 +169,7 @@ def bench_denoise(runtime: Runtime, size: Size, steps: int, ceilings: Ceilings) 
 
 def _step_seconds(runtime: Runtime, size: Size, settings: ImageSettings) -> float:
     """The median of a picture's steps but the first."""
-    prefixes = _prefixes(runtime.network, size[0] * size[1] // TOKEN_PIXELS**2)
-    drawing = denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)
+    drawing = denoise(runtime, canvases(runtime, size), generate_guidance(settings), size, 42, settings)
     return statistics.median(list(_seconds_each(drawing))[1:])
 
 
@@ -178,8 +177,7 @@ def _first_step_seconds(runtime: Runtime, size: Size, settings: ImageSettings) -
     """From a prompt until the first step is told."""
     synchronize(runtime.network.device)
     clock = time.perf_counter()
-    prefixes = _prefixes(runtime.network, size[0] * size[1] // TOKEN_PIXELS**2)
-    drawing = denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)
+    drawing = denoise(runtime, canvases(runtime, size), generate_guidance(settings), size, 42, settings)
     next(drawing).wait()
     return time.perf_counter() - clock
 
@@ -240,6 +238,14 @@ def _prefixes(network: SenseNovaU1, room: int) -> dict[Branch, Prefix]:
         "condition": text_prefix(network, PROMPT_TOKENS, room),
         "unconditional": text_prefix(network, UNCONDITIONAL_TOKENS, room),
     }
+
+
+def canvases(runtime: Runtime, size: Size) -> Mapping[Branch, Canvas]:
+    """Both prefixes, read, and ready for a picture to be drawn on."""
+    tokens = size[0] * size[1] // TOKEN_PIXELS**2
+    prefixes = _prefixes(runtime.network, runtime.room_behind(tokens))
+    with torch.inference_mode():
+        return runtime.canvases(prefixes, tokens)
 
 
 def text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:

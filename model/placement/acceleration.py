@@ -52,7 +52,7 @@ def _plain(network: SenseNovaU1, groups: Groups | None) -> Runtime:
     if groups is None:
         return Runtime(network)
     sum_blocks(network, groups)
-    return Runtime(network, GuidancePeers(groups))
+    return Runtime(network, GuidancePeers(groups, network.config.transformer))
 
 
 def obstacle(network: SenseNovaU1, capability: tuple[int, int]) -> str | None:

@@ -22,7 +22,7 @@ from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block, Tower, split_branches, together
 from model.placement.graphs import RepeatedPass, TokenGraph
-from model.placement.groups import Groups
+from model.placement.groups import Groups, TowerGroup
 from model.placement.guidance_parallel import GuidancePeers
 from model.placement.slots import is_settled, is_whole, settle
 from model.sampling.prefix import Prefix
@@ -45,18 +45,19 @@ class CudaRuntime(Runtime):
     """
 
     def __init__(self, network: SenseNovaU1, groups: Groups | None = None) -> None:
-        super().__init__(network, GuidancePeers(groups) if groups else None)
+        super().__init__(network, GuidancePeers(groups, network.config.transformer) if groups else None)
         cache = kernel_cache(network.device)
         if not cache.exists():
             self.note = "kernels are compiled for this GPU, which takes up to 10 s this once"
         # Triton's own place for what it has compiled is shared with every other program.
         os.environ.setdefault("TRITON_CACHE_DIR", str(cache))
-        for tower in (network.und, network.gen):
-            # An attribute of the instance, which hides the method.
-            tower.forward = FusedTower(tower, groups)  # type: ignore[method-assign]
+        und, gen = (groups.und, groups.gen) if groups else (None, None)
+        # An attribute of the instance, which hides the method.
+        network.und.forward = FusedTower(network.und, und)  # type: ignore[method-assign]
+        network.gen.forward = FusedTower(network.gen, gen)  # type: ignore[method-assign]
         self.draws_ahead, self.writes_ahead = _is_dense(network.gen), _is_dense(network.und)
         stays = is_whole(network.und) and hasattr(network.lm_head, "weight")  # which does not come in pieces
-        self._token_graph = TokenGraph(network, groups) if self.writes_ahead and stays else None
+        self._token_graph = TokenGraph(network, und) if self.writes_ahead and stays else None
 
     def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not self.draws_ahead or not is_whole(self.network.gen):
@@ -78,8 +79,8 @@ class FusedTower:
     are summed before they are added.
     """
 
-    def __init__(self, tower: Tower, groups: Groups | None = None) -> None:
-        self._summed: Callable[[Tensor], Tensor] = groups.sum_ if groups and groups.position.tensor > 1 else _itself
+    def __init__(self, tower: Tower, group: TowerGroup | None = None) -> None:
+        self._summed: Callable[[Tensor], Tensor] = group.sum_ if group and group.share.count > 1 else _itself
         self._tower = tower
         self._blocks = tower.blocks
 

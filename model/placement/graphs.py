@@ -12,7 +12,7 @@ from model.network.layers import SwiGLU
 from model.network.rope import attention_rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block
-from model.placement.groups import Groups
+from model.placement.groups import TowerGroup
 from model.placement.tensor_parallel import SplitHead
 from model.sampling.prefix import Prefix
 from model.weights.quantize import Fp8Linear
@@ -90,11 +90,11 @@ class TokenGraph:
     nothing here.
     """
 
-    def __init__(self, network: SenseNovaU1, groups: Groups | None = None) -> None:
-        """groups: of the ranks that share the network; every one of them captures the same operations."""
-        self._groups = groups if groups is not None and groups.position.tensor > 1 else None
+    def __init__(self, network: SenseNovaU1, group: TowerGroup | None = None) -> None:
+        """group: the ranks that share the und tower; every one of them captures the same operations."""
+        self._group = group if group is not None and group.share.count > 1 else None
         # The kernels add to the residual stream: of what the ranks sum, one has it in.
-        self._adds = self._groups is None or self._groups.position.share.index == 0
+        self._adds = self._group is None or self._group.share.index == 0
         transformer, device, dtype = network.config.transformer, network.device, network.dtype
         self._network = network
         self._blocks = cast(Sequence[Block], network.und.blocks)
@@ -166,13 +166,13 @@ class TokenGraph:
             _apply(mlp.gate_up_proj, hidden, self._inner, norm=(block.mlp_norm.weight, eps), gated=True)
             self._add(mlp.down_proj, self._inner)
         _apply(network.lm_head, hidden, self._logits, norm=(network.und.norm.weight, eps))
-        if self._groups is not None:
+        if self._group is not None:
             self._joined = cast(SplitHead, network.lm_head).joined(self._logits)
 
     def _add(self, linear: nn.Linear | Fp8Linear, vector: Tensor) -> None:
         _apply(linear, vector, self._hidden, residual=self._hidden if self._adds else None)
-        if self._groups is not None:
-            self._groups.sum_(self._hidden)
+        if self._group is not None:
+            self._group.sum_(self._hidden)
 
     def _extend_table(self, position: int) -> None:
         count = max(LEAST_POSITIONS, 2 * position)

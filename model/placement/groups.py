@@ -1,18 +1,20 @@
 """What the ranks of one network tell one another while they compute.
 
-There are `tensor` × `guidance` ranks. Those of one tensor group hold the parts of one network and compute a pass
-together; each guidance group, which is one such whole network, computes branches of its own:
+There are `tensor` × `guidance` ranks. The gen tower is there `guidance` times, each time split over `tensor` ranks, and
+each of these copies computes branches of its own. The und tower, of which all branches need the same, is split over
+all ranks where its heads can be shared by so many, and otherwise like the gen tower:
 
-    rank            0  1  2  3        with tensor 2, guidance 2
-    tensor group    0  0  1  1        sums partial results, in every block
-    its part        0  1  0  1
-    guidance group  0  1  0  1        ranks with the same part, one of each network: exchange a step's predictions
+    rank                 0  1  2  3        with tensor 2, guidance 2
+    part of gen          0  1  0  1        of 2: those of one copy sum partial results, in every block
+    copy of gen          0  0  1  1        ranks with the same part exchange a step's predictions, and the heads of
+    part of und          0  2  1  3        of 4   what und has read, which lie side by side in gen
 
 All of it is `torch.distributed`: NCCL between GPUs, whose operations CUDA graphs can hold, and gloo between CPUs.
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.errors import RankError
-from model.weights.slices import Share
+from model.weights.slices import Share, Shares
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -33,20 +35,28 @@ other means: see `model.placement.ranks`."""
 
 @dataclass(frozen=True)
 class Position:
-    """One rank among all: `tensor` and `guidance` are how many of each there are."""
+    """One rank among all.
+
+    Attributes:
+        tensor, guidance: the parts of the gen tower, and how many times it is there.
+        splits_und: whether the und tower is split over all ranks.
+    """
 
     rank: int
     tensor: int
     guidance: int
+    splits_und: bool
 
     @property
     def size(self) -> int:
         return self.tensor * self.guidance
 
     @property
-    def share(self) -> Share:
+    def shares(self) -> Shares:
         """Its part of the network."""
-        return Share(self.rank % self.tensor, self.tensor)
+        copy, part = divmod(self.rank, self.tensor)
+        gen = Share(part, self.tensor)
+        return Shares(Share(part * self.guidance + copy, self.size) if self.splits_und else gen, gen)
 
     @property
     def branches(self) -> slice:
@@ -54,8 +64,36 @@ class Position:
         return slice(self.rank // self.tensor, None, self.guidance)
 
 
+class TowerGroup:
+    """The ranks that hold the parts of one tower, as one of them sees them."""
+
+    def __init__(self, share: Share, order: Sequence[int], group: Any) -> None:
+        """order: the part that each of them has."""
+        self.share = share
+        self._places = [order.index(part) for part in range(share.count)]
+        self._group = group
+
+    def sum_(self, numbers: Tensor) -> Tensor:
+        """The sum over all parts, in place."""
+        if self.share.count > 1:
+            dist.all_reduce(numbers, group=self._group)
+        return numbers
+
+    def join(self, numbers: Tensor) -> Tensor:
+        """What all parts have, one behind another in the last dimension: (…, n) → (…, count·n)."""
+        if self.share.count == 1:
+            return numbers
+        every = _gathered(numbers, self.share.count, self._group)
+        # Slices, which a CUDA graph can hold, not an index.
+        return torch.cat([every[place] for place in self._places], dim=-1)
+
+
 class Groups:
-    """The process groups of one rank. All ranks call the same methods in the same order, with equal shapes."""
+    """The process groups of one rank. All ranks call the same methods in the same order, with equal shapes.
+
+    Attributes:
+        und, gen: those with which it shares each tower.
+    """
 
     def __init__(self, position: Position, device: torch.device, store: "Store") -> None:
         """Join the others; returns when all of them have.
@@ -73,29 +111,25 @@ class Groups:
             torch.cuda.set_device(device)
         dist.init_process_group(backend, store=store, rank=position.rank, world_size=position.size, timeout=PATIENCE)
         ranks = torch.arange(position.size).view(position.guidance, position.tensor)
-        self._tensor = _own_group(ranks.tolist(), position.rank)
+        tensor = _own_group(ranks.tolist(), position.rank)
         self._guidance = _own_group(ranks.T.tolist(), position.rank)
+        shares = position.shares
+        self.gen = TowerGroup(shares.gen, range(position.tensor), tensor)
+        if position.splits_und:
+            order = [replace(position, rank=rank).shares.und.index for rank in range(position.size)]
+            self.und = TowerGroup(shares.und, order, dist.group.WORLD)
+        else:
+            self.und = self.gen
         # A group's first operation sets up its connections, which a CUDA graph cannot hold.
         first = torch.zeros(1, device=device)
-        self.sum_(first)
-        self.join(first)
+        for tower in (self.gen, self.und):
+            tower.sum_(first)
+            tower.join(first)
         self.exchange(first)
         self.agree(first)
 
-    def sum_(self, numbers: Tensor) -> Tensor:
-        """The sum over the tensor group, in place."""
-        if self.position.tensor > 1:
-            dist.all_reduce(numbers, group=self._tensor)
-        return numbers
-
-    def join(self, numbers: Tensor) -> Tensor:
-        """What the tensor group has, one behind another in the last dimension: (…, n) → (…, tensor·n)."""
-        if self.position.tensor == 1:
-            return numbers
-        return _gathered(numbers, self.position.tensor, self._tensor).movedim(0, -2).flatten(-2)
-
     def exchange(self, numbers: Tensor) -> Tensor:
-        """What each guidance branch's network has, one behind another: (n, …) → (guidance·n, …)."""
+        """What each copy of the gen tower has, one behind another: (n, …) → (guidance·n, …)."""
         if self.position.guidance == 1:
             return numbers
         return _gathered(numbers, self.position.guidance, self._guidance).flatten(0, 1)

@@ -1,24 +1,66 @@
-"""Guidance parallelism: the branches of a step on different ranks, and one exchange of what they predict."""
+"""Guidance parallelism: the branches of a step on different ranks, and one exchange of what they predict.
+
+Where the und tower is split over more ranks than the gen tower, a rank has of each prefix the keys and values of its
+part of the heads. Before a picture is begun, the ranks with the same part of the gen tower, one of each copy, give one
+another theirs; each keeps those of its own branches, with all heads that it draws with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from model.events import Branch
+from model.network.cache import KVCache
+from model.network.configuration import TransformerConfig
 from model.placement.groups import Groups
+from model.sampling.prefix import Canvas, Prefix
 from model.sampling.runtime import Peers
 
 
 class GuidancePeers(Peers):
     """The other ranks, as the picture loop and the text loop see them."""
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: Groups, config: TransformerConfig) -> None:
+        """config: of the part of the und tower that this rank has."""
         self._groups = groups
+        self.split_heads = groups.und.share.count > groups.gen.share.count
+        self._drawing = replace(config, kv_heads=config.kv_heads * groups.und.share.count // groups.gen.share.count)
 
     def agree(self, numbers: Tensor) -> Tensor:
         return self._groups.agree(numbers.clone())  # not onto a view that something else looks at
 
     def own(self, branches: tuple[Branch, ...]) -> tuple[Branch, ...]:
         return branches[self._groups.position.branches]
+
+    def canvases(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, Canvas]:
+        if not self.split_heads:
+            return super().canvases(prefixes, image_tokens)
+        own = self.own(tuple(prefixes))
+        canvases: dict[Branch, Canvas] = {}
+        # No comprehension: the frames of an error would keep the prefixes.
+        for branch, prefix in prefixes.items():
+            if branch in own:
+                room = prefix.cache.length + image_tokens
+                cache = KVCache(self._drawing, room, prefix.last_hidden.dtype, prefix.last_hidden.device)
+                canvases[branch] = Canvas(cache, prefix.next_position)
+                self._gather(prefix.cache, cache)
+            else:
+                self._gather(prefix.cache, None)
+        return canvases
+
+    def _gather(self, part: KVCache, whole: KVCache | None) -> None:
+        """Bring what all copies have of a prefix together in a new cache, layer by layer; every rank takes part, also
+        those that have no use for it."""
+        for layer in range(self._drawing.layers):
+            keys, values = part.upto(layer, 0)
+            # Of all copies in order, whose heads are neighbours: see `Position.shares`. (heads, 2, length, head_dim)
+            heads = self._groups.exchange(torch.stack((keys[0], values[0]), dim=1))
+            if whole is not None:
+                whole.write(layer, heads[None, :, 0], heads[None, :, 1])
+        if whole is not None:
+            whole.advance(part.length)
 
     def exchange(self, branches: tuple[Branch, ...], predicted: Tensor) -> Tensor:
         groups = self._groups.position.guidance

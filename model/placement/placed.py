@@ -88,9 +88,10 @@ class PlacedNetwork:
         self.is_loaded = False
         self._groups = groups
         self.is_shared = groups is not None
-        self._share = groups.position.share if groups else WHOLE
-        self._own_config = split_config(config, self._share.count)
-        self._weights = Weights.of(self._own_config, dtype.itemsize, quantized)
+        self._shares = groups.position.shares if groups else WHOLE
+        # What is drawn on has the heads of the gen tower's part.
+        self._own_config = split_config(config, self._shares.gen.count)
+        self._weights = Weights.of(config, dtype.itemsize, quantized, self._shares)
         self.budget = usable_memory(device, gpu_memory)
         limit_memory(device, gpu_memory)
         self._offload: Offload | None = None
@@ -112,7 +113,7 @@ class PlacedNetwork:
             avoid_fragmentation(self.device)
         arguments = (check_weights, on_progress, self._quantized, adapters)
         if self.placement.kind == "off":
-            self.network = load_checkpoint(self.folder, self.device, self.dtype, *arguments, self._share)
+            self.network = load_checkpoint(self.folder, self.device, self.dtype, *arguments, self._shares)
             if self._groups is not None:
                 join_parts(self.network, self.config.transformer.vocabulary, self._groups)
         else:
@@ -152,7 +153,7 @@ class PlacedNetwork:
         if self._offload is not None:
             self._offload.change_adapters(before, adapters)
         elif self.is_loaded:
-            change_adapters(self.network, self.folder, before, adapters, self._share)
+            change_adapters(self.network, self.folder, before, adapters, self._shares)
         self.adapters = tuple(adapters)
 
     def take_notes(self) -> Iterator[str]:

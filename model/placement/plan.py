@@ -14,7 +14,7 @@ from model.network.cache import CAPACITY_STEP
 from model.network.configuration import ModelConfig, SparseExperts, TransformerConfig
 from model.network.layers import SPLIT_ROWS, WHOLE_ROWS
 from model.placement.slots import RING, aligned
-from model.weights.layout import checkpoint_layout
+from model.weights.slices import WHOLE, Shares, part_layout
 
 Kind = Literal["off", "module", "layers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -68,12 +68,19 @@ class Weights:
     rest: int
 
     @classmethod
-    def of(cls, config: ModelConfig, itemsize: int, quantized: Collection[str] = ()) -> "Weights":
-        """itemsize: of a number; quantized: the towers whose projections are eight-bit."""
+    def of(
+        cls, config: ModelConfig, itemsize: int, quantized: Collection[str] = (), shares: Shares = WHOLE
+    ) -> "Weights":
+        """Of the whole network of a configuration, or a part of it.
+
+        Args:
+            itemsize: of a number.
+            quantized: the towers whose projections are eight-bit.
+        """
         others = {"embed_tokens": 0, "lm_head": 0, "": 0}
         layers: dict[str, int] = {}
         parameters: dict[str, tuple[int, int]] = {}
-        for slot in checkpoint_layout(config).values():
+        for slot in part_layout(config, shares).values():
             numbers, rows = parameters.get(slot.parameter, (0, 0))
             parameters[slot.parameter] = numbers + slot.numel, rows + slot.shape[0]
         for name, (numbers, rows) in parameters.items():

@@ -65,10 +65,15 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where a rank finds the others: the first thing it is told. A port of 0 is torchrun's store."""
+    """Where a rank finds the others: the first thing it is told. A port of 0 is torchrun's store.
+
+    Attributes:
+        tensor, guidance, splits_und: as of `model.placement.groups.Position`.
+    """
 
     tensor: int
     guidance: int
+    splits_und: bool
     device: str
     host: str
     port: int
@@ -120,10 +125,11 @@ class Ranks:
 
     _ever_met = False
 
-    def __init__(self, tensor: int, guidance: int, device: "torch.device") -> None:
+    def __init__(self, tensor: int, guidance: int, splits_und: bool, device: "torch.device") -> None:
         """Start them; returns when each has imported PyTorch.
 
         Args:
+            tensor, guidance, splits_und: as of `model.placement.groups.Position`.
             device: `cuda`, of which rank k takes number k, or `cpu`; `require_ranks` has allowed it.
 
         Raises:
@@ -133,7 +139,7 @@ class Ranks:
         self.size = tensor * guidance
         self.lost: SenseNovaError | None = None
         self.results: dict[int, Any] = {}
-        self._tensor, self._guidance, self._device = tensor, guidance, device
+        self._split, self._device = (tensor, guidance, splits_und), device
         self._groups: Groups | None = None
         self._store: Store
         self._host: str
@@ -167,9 +173,8 @@ class Ranks:
         """Join the process groups, as the others do once they are told where."""
         from model.placement.groups import Groups, Position
 
-        meeting = Meeting(self._tensor, self._guidance, self._device.type, self._host, self._port)
-        self._tell(meeting)
-        self._groups = Groups(Position(0, self._tensor, self._guidance), own_device(self._device.type, 0), self._store)
+        self._tell(Meeting(*self._split, self._device.type, self._host, self._port))
+        self._groups = Groups(Position(0, *self._split), own_device(self._device.type, 0), self._store)
         return self._groups
 
     # Orders

@@ -21,9 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.sensenova import SenseNovaU1
-from model.network.transformer import Block
-from model.placement.groups import Groups
-from model.weights.slices import Share
+from model.network.transformer import Block, Tower
+from model.placement.groups import Groups, TowerGroup
 
 
 def join_parts(network: SenseNovaU1, vocabulary: int, groups: Groups) -> None:
@@ -33,54 +32,59 @@ def join_parts(network: SenseNovaU1, vocabulary: int, groups: Groups) -> None:
     Args:
         vocabulary: tokens of the whole network.
     """
-    share = groups.position.share
-    if share.count == 1:
-        return
-    network.embed_tokens = SplitEmbedding(cast(nn.Parameter, network.embed_tokens.weight), share, groups)
-    network.lm_head = SplitHead(cast(nn.Parameter, network.lm_head.weight), vocabulary, groups)
-    if share.index > 0:
-        cast(nn.Parameter, network.fm_head.second.bias).zero_()  # which is added once
-    network.fm_head.register_forward_hook(lambda module, inputs, result: groups.sum_(result))
+    und, gen = groups.und, groups.gen
+    if und.share.count > 1:
+        network.embed_tokens = SplitEmbedding(cast(nn.Parameter, network.embed_tokens.weight), und)
+        network.lm_head = SplitHead(cast(nn.Parameter, network.lm_head.weight), vocabulary, und)
+    if gen.share.count > 1:
+        if gen.share.index > 0:
+            cast(nn.Parameter, network.fm_head.second.bias).zero_()  # which is added once
+        network.fm_head.register_forward_hook(lambda module, inputs, result: gen.sum_(result))
 
 
 def sum_blocks(network: SenseNovaU1, groups: Groups) -> None:
     """Change a rank's network in place: what attention and MLP of each block return is from now on the sum over the
     ranks. For a network that runs as it is written; `model.placement.cuda` has sums of its own."""
-    if groups.position.tensor == 1:
+    _sum_blocks(network.und, groups.und)
+    _sum_blocks(network.gen, groups.gen)
+
+
+def _sum_blocks(tower: Tower, group: TowerGroup) -> None:
+    if group.share.count == 1:
         return
-    for block in (*cast(Iterable[Block], network.und.blocks), *cast(Iterable[Block], network.gen.blocks)):
+    for block in cast(Iterable[Block], tower.blocks):
         for module in (block.attention.o_proj, block.mlp):
-            module.register_forward_hook(lambda module, inputs, result: groups.sum_(result))
+            module.register_forward_hook(lambda module, inputs, result: group.sum_(result))
 
 
 class SplitEmbedding(nn.Embedding):
     """Rows of a part of the vocabulary; takes and gives what the whole embedding does."""
 
-    def __init__(self, weight: nn.Parameter, share: Share, groups: Groups) -> None:
+    def __init__(self, weight: nn.Parameter, group: TowerGroup) -> None:
         super().__init__(weight.shape[0], weight.shape[1], _weight=weight, _freeze=True)
         self.weight = weight
-        self._first = share.index * len(weight)
-        self._groups = groups
+        self._first = group.share.index * len(weight)
+        self._group = group
 
     def forward(self, ids: Tensor) -> Tensor:
         local = ids - self._first
         here = (local >= 0) & (local < len(self.weight))
         rows = F.embedding(local.clamp(0, len(self.weight) - 1), self.weight)
-        return self._groups.sum_(rows.where(here[..., None], rows.new_zeros(())))
+        return self._group.sum_(rows.where(here[..., None], rows.new_zeros(())))
 
 
 class SplitHead(nn.Linear):
     """Logits of a part of the vocabulary, joined to all of them."""
 
-    def __init__(self, weight: nn.Parameter, vocabulary: int, groups: Groups) -> None:
+    def __init__(self, weight: nn.Parameter, vocabulary: int, group: TowerGroup) -> None:
         super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
         self.weight = weight
         self._vocabulary = vocabulary
-        self._groups = groups
+        self._group = group
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.joined(super().forward(hidden))
 
     def joined(self, logits: Tensor) -> Tensor:
         """(…, part of the vocabulary) → (…, vocabulary); what the last part is filled up with is left out."""
-        return self._groups.join(logits)[..., : self._vocabulary]
+        return self._group.join(logits)[..., : self._vocabulary]

@@ -15,7 +15,13 @@ class Peers:
     """Other processes that run the same passes: here there are none; `model.placement` has those of several GPUs.
 
     All of them call the same methods in the same order.
+
+    Attributes:
+        split_heads: whether what reads and writes is split over more of them than what draws. Each then reads every
+            branch, and has of it a part of the heads that it draws with.
     """
+
+    split_heads = False
 
     def agree(self, numbers: Tensor) -> Tensor:
         """What the first process has, in all of them."""
@@ -25,6 +31,17 @@ class Peers:
         """Those of a step's branches that this process computes, perhaps none. A picture's first branch is its first
         branch in every step: one that is needed alone is computed where it always is."""
         return branches
+
+    def reads(self, branches: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        """Those whose prefixes this process reads: the ones it computes, or all of them."""
+        return branches if self.split_heads else self.own(branches)
+
+    def canvases(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, Canvas]:
+        """What the own branches are drawn on, with room for so many tokens of a picture: the prefixes themselves,
+        unless heads are split."""
+        for prefix in prefixes.values():
+            prefix.cache.reserve(image_tokens)
+        return prefixes
 
     def exchange(self, branches: tuple[Branch, ...], predicted: Tensor) -> Tensor:
         """The predictions of the own branches, (own, L, D), in their order → of all, (branches, L, D)."""
@@ -56,16 +73,14 @@ class Runtime:
     def room_behind(self, image_tokens: int) -> int:
         """Positions to have ready behind a prefix that is read for a picture of so many tokens; `canvases` would find
         room for them, too, but in memory that is allocated once more."""
-        return 0 if self.layer_by_layer else image_tokens
+        return 0 if self.layer_by_layer or self.peers.split_heads else image_tokens
 
     def canvases(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, Canvas]:
         """What the pictures of a request, of so many tokens each, are drawn on, one for each prefix; `prefixes` are
-        those of the branches that this process computes. They stay as they were, and must do so until the last picture
-        is drawn."""
+        those of the branches that this process reads, in the order of all. They stay as they were, and must do so until
+        the last picture is drawn."""
         if not self.layer_by_layer:
-            for prefix in prefixes.values():
-                prefix.cache.reserve(image_tokens)
-            return prefixes
+            return self.peers.canvases(prefixes, image_tokens)
         canvases: dict[Branch, Canvas] = {}
         for branch, prefix in prefixes.items():
             canvases[branch] = Canvas(ScratchCache(prefix.cache, image_tokens), prefix.next_position)

@@ -16,7 +16,7 @@ from model.weights.lora import Adapter, Merging, changed_by
 from model.weights.names import listed
 from model.weights.quantize import Fp8Linear, Staging, empty_quantized
 from model.weights.shards import Block, Piece, StoredTensor, read_blocks, stored_tensors
-from model.weights.slices import WHOLE, Share, piece_of, split_config
+from model.weights.slices import WHOLE, Shares, part_layout, piece_of, split_config
 
 REPORT_BYTES = 64 * 2**20
 """Progress is reported each time this much has been read."""
@@ -32,7 +32,7 @@ def load_checkpoint(
     on_progress: Callable[[LoadProgress], None] | None = None,
     quantized: Collection[str] = (),
     adapters: Sequence[Adapter] = (),
-    share: Share = WHOLE,
+    shares: Shares = WHOLE,
 ) -> SenseNovaU1:
     """Build the network and fill it from `folder`, fusing, casting and placing each block of numbers as it is read.
 
@@ -43,7 +43,7 @@ def load_checkpoint(
         check_weights: look at every number and refuse NaN and infinity.
         quantized: towers, `gen` or `und`, whose projections are turned into eight bits as they arrive.
         adapters: LoRAs that are merged on the way.
-        share: the part of the network that is built, and read; `require_split` has allowed it.
+        shares: the part of the network that is built, and read; `require_split` has allowed it.
 
     Raises:
         CheckpointError: the folder is no usable checkpoint. Missing, unexpected and misshapen tensors are listed
@@ -52,25 +52,25 @@ def load_checkpoint(
     config = read_config(folder)
     tensors = stored_tensors(folder)
     compare(tensors, checkpoint_layout(config), folder)
-    network = empty_network(split_config(config, share.count), device, dtype, quantized)
-    fill(network, folder, tensors, checkpoint_layout(network.config), adapters, check_weights, on_progress, share)
+    network = empty_network(config, device, dtype, quantized, shares)
+    fill(network, folder, tensors, part_layout(config, shares), adapters, check_weights, on_progress, shares)
     return network
 
 
 @torch.inference_mode(False)
 def change_adapters(
-    network: SenseNovaU1, folder: Path, before: Sequence[Adapter], after: Sequence[Adapter], share: Share = WHOLE
+    network: SenseNovaU1, folder: Path, before: Sequence[Adapter], after: Sequence[Adapter], shares: Shares = WHOLE
 ) -> None:
     """Have a loaded network with other LoRAs: the matrices that any of them changes are read from the files anew.
 
     Raises:
         CheckpointError: the files cannot be read any more. The network is then not to be used until this succeeds.
     """
-    slots = checkpoint_layout(network.config)
+    slots = part_layout(read_config(folder), shares)
     # Whole parameters: an eight-bit one is made anew from all its parts.
     touched = {slots[name].parameter for name in changed_by([*before, *after])}
     tensors = {name: tensor for name, tensor in stored_tensors(folder).items() if slots[name].parameter in touched}
-    fill(network, folder, tensors, slots, after, share=share)
+    fill(network, folder, tensors, slots, after, shares=shares)
 
 
 class Filling:
@@ -132,10 +132,10 @@ def fill(
     adapters: Sequence[Adapter],
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
-    share: Share = WHOLE,
+    shares: Shares = WHOLE,
 ) -> None:
     """Stream tensors into a network that has memory for them; arguments and errors as for `load_checkpoint`."""
-    pieces = {name: piece_of(tensor, slots[name].shape, share) for name, tensor in tensors.items()}
+    pieces = {name: piece_of(tensor, slots[name], shares) for name, tensor in tensors.items()}
     filling = Filling(network, slots, adapters, pieces)
     staging = filling.staging()
     damaged: set[str] = set()
@@ -189,19 +189,29 @@ def require_undamaged(damaged: Collection[str], folder: Path) -> None:
 
 
 def empty_network(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, quantized: Collection[str] = ()
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantized: Collection[str] = (),
+    shares: Shares = WHOLE,
 ) -> SenseNovaU1:
-    """The network with memory for its weights, but no numbers in it yet; `quantized` as for `load_checkpoint`."""
-    network = network_without_memory(config)
+    """The network of a configuration, or a part of it, with memory for its weights, but no numbers in it yet;
+    `quantized` as for `load_checkpoint`."""
+    network = network_without_memory(config, shares)
     empty_quantized(network, quantized, device)
     give_memory(network, device, dtype)
     return network
 
 
-def network_without_memory(config: ModelConfig) -> SenseNovaU1:
-    """The network on PyTorch's meta device."""
+def network_without_memory(config: ModelConfig, shares: Shares = WHOLE) -> SenseNovaU1:
+    """The network of a configuration, or a part of it, on PyTorch's meta device; its own configuration is that of the
+    und tower's part."""
     with torch.device("meta"):
-        return SenseNovaU1(config).eval()
+        network = SenseNovaU1(split_config(config, shares.und.count))
+        if shares.gen.count != shares.und.count:
+            drawing = SenseNovaU1(split_config(config, shares.gen.count))
+            network.gen, network.fm_head = drawing.gen, drawing.fm_head
+    return network.eval()
 
 
 def give_memory(network: SenseNovaU1, device: torch.device, dtype: torch.dtype) -> None:

@@ -4,14 +4,14 @@ Attention is split by whole heads, a SwiGLU by matching rows of gate and up, eac
 predicts pictures like an MLP, and the vocabulary by tokens (Shoeybi et al. 2019, arXiv:1909.08053). So a rank's
 network is one of the same kind with fewer heads, narrower MLPs and fewer tokens, and a tensor's slice follows from the
 two shapes: of a projection into heads or into an MLP a rank has rows, of one out of them columns, and all of whatever
-is the same size in both.
+is the same size in both. What writes text and what draws may be split into different numbers of parts.
 """
 
 from dataclasses import dataclass, replace
 
 from model.errors import DeviceError
 from model.network.configuration import DenseMLP, ModelConfig, SparseExperts
-from model.weights.layout import Shape
+from model.weights.layout import Slot, checkpoint_layout
 from model.weights.shards import Piece, StoredTensor
 
 
@@ -23,7 +23,40 @@ class Share:
     count: int = 1
 
 
-WHOLE = Share()
+@dataclass(frozen=True)
+class Shares:
+    """What a rank holds of a network.
+
+    Attributes:
+        und: its part of the und tower and of the vocabulary.
+        gen: its part of the gen tower and of the head that predicts pictures.
+    """
+
+    und: Share = Share()
+    gen: Share = Share()
+
+    @classmethod
+    def equal(cls, index: int, count: int) -> "Shares":
+        """Part `index` of `count` of everything."""
+        return cls(Share(index, count), Share(index, count))
+
+    def of(self, parameter: str) -> Share:
+        """The part of one of the network's parameters, by its name."""
+        return self.gen if _draws(parameter) else self.und
+
+
+WHOLE = Shares()
+
+
+def part_layout(config: ModelConfig, shares: Shares) -> dict[str, Slot]:
+    """`checkpoint_layout` of a rank's part of a network; `config` is that of the whole one."""
+    und = checkpoint_layout(split_config(config, shares.und.count))
+    gen = checkpoint_layout(split_config(config, shares.gen.count))
+    return {name: (gen if _draws(slot.parameter) else und)[name] for name, slot in und.items()}
+
+
+def _draws(parameter: str) -> bool:
+    return parameter.startswith(("gen.", "fm_head."))
 
 
 def split_config(config: ModelConfig, count: int) -> ModelConfig:
@@ -74,13 +107,14 @@ def require_split(config: ModelConfig, count: int) -> None:
         )
 
 
-def piece_of(tensor: StoredTensor, shape: Shape, share: Share) -> Piece:
+def piece_of(tensor: StoredTensor, slot: Slot, shares: Shares) -> Piece:
     """What a rank reads of a tensor.
 
     Args:
-        shape: of the rank's own part.
+        slot: of the rank's own part, from `part_layout`.
     """
-    for axis, (ours, all_of_it) in enumerate(zip(shape, tensor.shape, strict=True)):
+    share = shares.of(slot.parameter)
+    for axis, (ours, all_of_it) in enumerate(zip(slot.shape, tensor.shape, strict=True)):
         if ours != all_of_it:
             start = share.index * ours
             return Piece(tensor, axis, start, min(ours, all_of_it - start))

@@ -14,7 +14,7 @@ from model.network.sensenova import SenseNovaU1
 from model.weights.checkpoint import empty_network
 from model.weights.layout import Slot, checkpoint_layout
 from model.weights.shards import StoredTensor
-from model.weights.slices import Share, piece_of, split_config
+from model.weights.slices import Shares, part_layout, piece_of
 from model.weights.writer import write_checkpoint
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>")
@@ -166,17 +166,17 @@ def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype
     return network
 
 
-def random_part(config: ModelConfig, device: torch.device, dtype: torch.dtype, share: Share) -> SenseNovaU1:
+def random_part(config: ModelConfig, device: torch.device, dtype: torch.dtype, shares: Shares) -> SenseNovaU1:
     """A rank's part of a network of random weights: the parts of all ranks make one network, however many there are.
 
     Each tensor of the whole network is drawn on the device, from a generator of its own.
     """
-    network = empty_network(split_config(config, share.count), device, dtype)
+    network = empty_network(config, device, dtype, shares=shares)
     parameters = {name: parameter.detach().flatten() for name, parameter in network.named_parameters()}
-    parts = checkpoint_layout(network.config)
+    parts = part_layout(config, shares)
     for number, (name, slot) in enumerate(checkpoint_layout(config).items()):
         part = parts[name]
-        piece = piece_of(StoredTensor(Path(), name, dtype, slot.shape, 0, 0), part.shape, share)
+        piece = piece_of(StoredTensor(Path(), name, dtype, slot.shape, 0, 0), part, shares)
         generator = torch.Generator(device).manual_seed(number)
         whole = torch.empty(slot.shape, dtype=dtype, device=device)
         if len(slot.shape) == 1:

@@ -10,13 +10,14 @@ import torch
 from model.errors import DeviceError
 from model.network.configuration import parse_config, read_config
 from model.network.sensenova import SenseNovaU1
+from model.placement.plan import ALL_RESIDENT, Weights
 from model.weights import shards
 from model.weights.checkpoint import change_adapters, load_checkpoint
 from model.weights.layout import checkpoint_layout
 from model.weights.lora import read_adapters
 from model.weights.named_lora import NamedLora
 from model.weights.quantize import Fp8Linear, quantize_rows
-from model.weights.slices import Share, possible_splits, require_split, split_config
+from model.weights.slices import WHOLE, Share, Shares, possible_splits, require_split, split_config
 from model.weights.synthetic import SHAPES, config_fields, random_part
 from tests.model.test_lora import matrices, write_lora
 
@@ -48,7 +49,7 @@ def reassembled(parts: list[SenseNovaU1], folder: Path) -> dict[str, torch.Tenso
 def test_parts_make_the_whole(name: str, parity_checkpoint: Callable[[str], Path]) -> None:
     folder = parity_checkpoint(name)
     whole = reassembled([load_checkpoint(folder, CPU, torch.float32)], folder)
-    parts = [load_checkpoint(folder, CPU, torch.float32, share=Share(index, 2)) for index in range(2)]
+    parts = [load_checkpoint(folder, CPU, torch.float32, shares=Shares.equal(index, 2)) for index in range(2)]
     halves = reassembled(parts, folder)
     assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
     assert parts[0].und.blocks[0].attention.o_proj.weight.shape == (64, 64)  # of 4 heads, 2
@@ -63,7 +64,7 @@ def test_an_odd_vocabulary_is_shared_too(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path / "odd", fields, dtype=torch.float32)
     folder = tmp_path / "odd"
     whole = reassembled([load_checkpoint(folder, CPU, torch.float32)], folder)
-    parts = [load_checkpoint(folder, CPU, torch.float32, share=Share(index, 2)) for index in range(2)]
+    parts = [load_checkpoint(folder, CPU, torch.float32, shares=Shares.equal(index, 2)) for index in range(2)]
     halves = reassembled(parts, folder)
     assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
 
@@ -82,8 +83,23 @@ def test_each_of_two_ranks_reads_little_more_than_half(
         return read[-1]
 
     monkeypatch.setattr(shards.os, "preadv", counted)
-    load_checkpoint(folder, CPU, torch.float32, share=Share(1, 2))
+    load_checkpoint(folder, CPU, torch.float32, shares=Shares.equal(1, 2))
     assert 0.5 < sum(read) / total <= 0.55
+
+
+def test_the_towers_can_be_split_into_different_numbers_of_parts(parity_checkpoint: Callable[[str], Path]) -> None:
+    """Half of what reads and writes, and all of what draws: the numbers of either are those of such a rank."""
+    folder = parity_checkpoint("u1")
+    mixed = load_checkpoint(folder, CPU, torch.float32, shares=Shares(Share(1, 2), Share()))
+    half = load_checkpoint(folder, CPU, torch.float32, shares=Shares.equal(1, 2))
+    whole = load_checkpoint(folder, CPU, torch.float32)
+    for name, parameter in mixed.named_parameters():
+        draws = name.startswith(("gen.", "fm_head."))
+        assert torch.equal(parameter, (whole if draws else half).get_parameter(name)), name
+    size = sum(parameter.nbytes for parameter in mixed.parameters())
+    config = read_config(folder)
+    weights = Weights.of(config, 4, shares=Shares(Share(1, 2), Share()))
+    assert weights.on_device(ALL_RESIDENT) == pytest.approx(size, rel=0.01)
 
 
 def test_a_lora_is_merged_into_parts(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -94,21 +110,21 @@ def test_a_lora_is_merged_into_parts(tmp_path: Path, tiny_checkpoint: Path) -> N
     network = load_checkpoint(tiny_checkpoint, CPU, torch.float32, adapters=adapters)
     whole = reassembled([network], tiny_checkpoint)
     parts = [
-        load_checkpoint(tiny_checkpoint, CPU, torch.float32, adapters=adapters, share=Share(index, 2))
+        load_checkpoint(tiny_checkpoint, CPU, torch.float32, adapters=adapters, shares=Shares.equal(index, 2))
         for index in range(2)
     ]
     halves = reassembled(parts, tiny_checkpoint)
     for name, tensor in whole.items():
         torch.testing.assert_close(halves[name], tensor, rtol=0, atol=1e-5)
     for index, part in enumerate(parts):
-        change_adapters(part, tiny_checkpoint, adapters, (), Share(index, 2))
+        change_adapters(part, tiny_checkpoint, adapters, (), Shares.equal(index, 2))
     taken_away = reassembled(parts, tiny_checkpoint)
     assert all(torch.equal(taken_away[name], tensor) for name, tensor in plain.items())
 
 
 def test_eight_bit_parts_have_scales_of_their_own(tiny_checkpoint: Path) -> None:
-    plain = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, share=Share(1, 2))
-    part = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=("gen",), share=Share(1, 2))
+    plain = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, shares=Shares.equal(1, 2))
+    part = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=("gen",), shares=Shares.equal(1, 2))
     down = part.get_submodule("gen.blocks.0.mlp.down_proj")
     assert isinstance(down, Fp8Linear)
     numbers, scale = quantize_rows(plain.get_submodule("gen.blocks.0.mlp.down_proj").weight)
@@ -134,6 +150,6 @@ def test_splits_that_are_not_possible_name_those_that_are(tiny_checkpoint: Path)
 
 def test_random_parts_make_one_network(tiny_checkpoint: Path) -> None:
     config = read_config(tiny_checkpoint)
-    whole = reassembled([random_part(config, CPU, torch.float32, Share())], tiny_checkpoint)
-    halves = [random_part(config, CPU, torch.float32, Share(index, 2)) for index in range(2)]
+    whole = reassembled([random_part(config, CPU, torch.float32, WHOLE)], tiny_checkpoint)
+    halves = [random_part(config, CPU, torch.float32, Shares.equal(index, 2)) for index in range(2)]
     assert all(torch.equal(each, whole[name]) for name, each in reassembled(halves, tiny_checkpoint).items())

@@ -1,0 +1,112 @@
+"""Text by all ranks and pictures by guidance branch, with the same weights; on a CPU.
+
+The heads of the parity checkpoints can be shared by two ranks (tests/parity), those of the one here by four.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from model import (
+    Answer,
+    AnswerRequest,
+    DenoisingStep,
+    EditRequest,
+    Engine,
+    GenerateRequest,
+    ImageSettings,
+    TextSettings,
+)
+from model.events import Picture, PrefixRead, ThinkText
+from model.requests import Request
+from model.weights.synthetic import TINY_SETTINGS, byte_tokenizer, config_fields, write_random_checkpoint
+
+
+def ask(question: str) -> AnswerRequest:
+    return AnswerRequest(question, settings=TextSettings(max_tokens=4))
+
+
+@pytest.fixture(scope="module")
+def four_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose heads can be shared by four ranks."""
+    folder = tmp_path_factory.mktemp("heads") / "checkpoint"
+    fields = config_fields(
+        hidden=64, layers=2, heads=8, kv_heads=4, head_dim=16, ffn=96, vocabulary=301, vision_hidden=32
+    )
+    write_random_checkpoint(folder, fields, dtype=torch.float32, tokenizer=byte_tokenizer(), recommended=TINY_SETTINGS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(four_heads: Path) -> Engine:
+    return Engine.load(four_heads, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module", params=[(1, 2), (2, 2)], ids=["1x2", "2x2"])
+def apart(request: pytest.FixtureRequest, four_heads: Path) -> Iterator[Engine]:
+    """Ranks that read and write together, and draw in two copies."""
+    tensor, guidance = request.param
+    sizes = {"tensor_parallel_size": tensor, "cfg_parallel_size": guidance}
+    engine = Engine.load(four_heads, device="cpu", dtype="float32", **sizes)
+    yield engine
+    engine.close()
+
+
+THINKING = GenerateRequest(
+    "a cat", ImageSettings(size="160x96", num_steps=3, num_images=2, think=True, max_think_tokens=6, cfg_scale=4)
+)
+INPUTS = (Image.linear_gradient("L").resize((96, 64)), Image.radial_gradient("L").resize((64, 64)))
+ASKED: dict[str, Request] = {
+    "pictures behind think text": THINKING,
+    "a picture without guidance": replace(THINKING, settings=THINKING.settings.model_copy(update={"cfg_scale": 1.0})),
+    "an edit with three branches": EditRequest(
+        "make it red", INPUTS, ImageSettings(size="96x96", num_steps=3, cfg_scale=4, img_cfg_scale=2)
+    ),
+    "an answer": AnswerRequest("hello", INPUTS[:1], settings=TextSettings(max_tokens=8)),
+}
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_words_by_all_ranks_and_pictures_by_copies(what: str, apart: Engine, alone: Engine) -> None:
+    for _ in range(2):  # also behind what is kept of the first time
+        ours, theirs = list(apart.run(ASKED[what])), list(alone.run(ASKED[what]))
+        for kind in (ThinkText, Answer):
+            words = [[event.token_ids for event in events if isinstance(event, kind)] for events in (ours, theirs)]
+            assert words[0] == words[1]
+        pictures = [[event.tensor for event in events if isinstance(event, Picture)] for events in (ours, theirs)]
+        for mine, other in zip(*pictures, strict=True):
+            assert (mine - other).norm() / other.norm() < 1e-4
+    assert apart.kept_lengths == alone.kept_lengths
+
+
+def test_a_chat_after_a_picture_that_was_given_up(apart: Engine, alone: Engine) -> None:
+    """What is kept of prefixes are their parts, whatever the picture was drawn on."""
+    for engine in (apart, alone):
+        list(engine.run(ask("one two three")))
+        events = engine.run(THINKING)
+        while not isinstance(next(events), DenoisingStep):
+            pass
+        events.close()  # type: ignore[attr-defined]
+    answers = [
+        next(event for event in engine.run(ask("one two")) if isinstance(event, Answer)) for engine in (apart, alone)
+    ]
+    assert answers[0].token_ids == answers[1].token_ids
+    reused = [event.reused for event in apart.run(ask("one two four")) if isinstance(event, PrefixRead)]
+    assert reused[0] > 5
+
+
+def test_each_rank_has_a_part_of_what_reads_and_writes(apart: Engine, alone: Engine) -> None:
+    position = apart._model._groups.position  # type: ignore[union-attr]
+    ours, theirs = (
+        {name: sum(each.nbytes for each in part.parameters()) for name, part in network.named_children()}
+        for network in (apart._model.network, alone._model.network)
+    )
+    for name, count in (("und", position.size), ("lm_head", position.size), ("gen", position.tensor)):
+        assert ours[name] == pytest.approx(theirs[name] / count, rel=0.02), name
+    pair = [next(event for event in engine.run(ask("hello")) if isinstance(event, Answer)) for engine in (apart, alone)]
+    assert pair[0].token_ids == pair[1].token_ids
+    assert apart.kept_bytes == alone.kept_bytes / position.size
