@@ -175,8 +175,8 @@ def _choices(node: dict[str, Any]) -> list[str]:
     """The alternatives of a JSON-schema node, in words."""
     if "anyOf" in node:
         return [choice for option in node["anyOf"] if option.get("type") != "null" for choice in _choices(option)]
-    if "enum" in node:
-        return list(node["enum"])
+    if "enum" in node or "const" in node:
+        return _fixed(node)
     if "examples" in node:
         return [f"like {node['examples'][0]}", *node["examples"][1:]]
     match node["type"]:
@@ -194,7 +194,12 @@ def _choices(node: dict[str, Any]) -> list[str]:
 
 def _words(node: dict[str, Any]) -> list[str]:
     """The words that a JSON-schema node accepts."""
-    return [word for option in node.get("anyOf", [node]) for word in option.get("enum", ())]
+    return [word for option in node.get("anyOf", [node]) for word in _fixed(option)]
+
+
+def _fixed(node: dict[str, Any]) -> list[str]:
+    """The values of a node that lists them; a single one has a name of its own."""
+    return list(node.get("enum", [node["const"]] if "const" in node else []))
 
 
 def _bounds(node: dict[str, Any]) -> str:

@@ -103,6 +103,7 @@ def resolve(
         gpu_memory=settings.gpu_memory,
         tensor_parallel_size=settings.tensor_parallel_size,
         cfg_parallel_size=settings.cfg_parallel_size,
+        gpus=settings.gpus,
         cache=settings.cache,
     )
     return Resolved(settings, origins)

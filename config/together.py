@@ -1,5 +1,7 @@
 """Settings that exclude each other: found out before anything heavy is imported, for the program and the library."""
 
+from typing import Literal
+
 from config.errors import SettingsError
 
 
@@ -10,18 +12,32 @@ def require_compatible(
     gpu_memory: object,
     tensor_parallel_size: int,
     cfg_parallel_size: int,
+    gpus: int | Literal["all"] = 0,
     cache: str = "off",
 ) -> None:
     """Raise SettingsError where settings of how the model runs contradict each other.
 
-    The arguments are those of `config.schema.EngineSettings`.
+    The arguments are those of `config.schema.EngineSettings`. How many `all` GPUs are is not known here: what does not
+    go together with several is found out where they are counted.
     """
     size = tensor_parallel_size * cfg_parallel_size
+    asked = f"tensor_parallel_size {tensor_parallel_size}, cfg_parallel_size {cfg_parallel_size}"
+    if gpus != 0:
+        if size > 1:
+            raise SettingsError(
+                f"gpus {gpus} chooses the sizes itself, and {asked} are given",
+                "leave --gpus out, or the other two; --gpus 0 takes back what a profile says",
+            )
+        asked = f"gpus {gpus}"
+        if gpus == "all" and ":" in device:
+            raise SettingsError(
+                f"{asked}: --device {device} is one GPU", "use --device cuda; CUDA_VISIBLE_DEVICES says which there are"
+            )
+        size = 1 if gpus == "all" else gpus
     if size == 1:
         return
-    asked = f"tensor_parallel_size {tensor_parallel_size}, cfg_parallel_size {cfg_parallel_size}"
     if device == "mps":
-        raise SettingsError(f"{asked}: Apple's GPU is one", "set both to 1, or use --device cpu")
+        raise SettingsError(f"{asked}: Apple's GPU is one", f"{_take_back(gpus)}, or use --device cpu")
     if ":" in device:
         raise SettingsError(
             f"{asked}: --device {device} is one GPU, and {size} are asked for",
@@ -42,3 +58,7 @@ def require_compatible(
             f"{asked}: --gpu-memory is for one GPU",
             "leave it out; SENSENOVA_GPU_MEMORY= clears the variable",
         )
+
+
+def _take_back(gpus: int | Literal["all"]) -> str:
+    return "leave it out" if gpus else "set both to 1"

@@ -36,12 +36,13 @@ from model.meter import LayerClock, Meter
 from model.network.configuration import read_config
 from model.orders import Forget, Kept, Load, Run, UseLoras
 from model.pictures import as_rgb
+from model.placement.arrangement import arrange_model, count_gpus
 from model.placement.devices import resolve_device, resolve_dtype, synchronize
 from model.placement.groups import Groups
 from model.placement.memory import memory_errors, ran_out_of_memory
 from model.placement.placed import PlacedNetwork
 from model.placement.plan import USUAL_PREFIXES, Work
-from model.placement.ranks import Ranks, require_ranks
+from model.placement.ranks import SIZES, Ranks, require_ranks
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
@@ -59,6 +60,9 @@ from model.weights.lora import Adapter, overridden, read_adapters
 from model.weights.named_lora import NamedLora
 from model.weights.quantize import resolve_quantization
 from model.weights.slices import possible_splits, require_split
+
+USUAL_BRANCHES = 2
+"""Of a picture with guidance: what is reckoned with where nobody knows what is going to be asked."""
 
 
 class Engine:
@@ -88,6 +92,7 @@ class Engine:
         self._ranks: Ranks | None = None
         self._readers = groups.und.share.count if groups else 1  # ranks that read the same, one after another
         self._uneven = False
+        self._arrangement = ""
         self.checkpoint = model.folder
         self._model = model
         self._recommended = recommended
@@ -157,6 +162,8 @@ class Engine:
         size: str = "auto",
         tensor_parallel_size: int = 1,
         cfg_parallel_size: int = 1,
+        gpus: int | Literal["all"] = 0,
+        requests: Sequence[Request] | None = None,
         on_progress: Callable[[LoadProgress], None] | None = None,
         on_plan: Callable[[DownloadPlan], None] | None = None,
         on_download: Callable[[int, int], None] | None = None,
@@ -179,6 +186,8 @@ class Engine:
             cfg_parallel_size: how often there is what draws; each copy computes guidance branches of its own. All in
                 all there are as many ranks as the product of both, on as many GPUs; on `cpu` they share the cores.
                 What reads and writes is split over all of them, where its heads can be.
+            gpus: how many ranks, or `all` GPUs, instead of these two sizes, which are then chosen; 0 leaves them.
+            requests: those that the sizes are chosen for; None where nobody knows them yet. Others may follow.
             on_progress: called now and then with the bytes read so far. What it raises ends the loading.
             on_plan, on_download: told what a download will fetch, and how many bytes of how many it has fetched.
 
@@ -198,11 +207,22 @@ class Engine:
             gpu_memory=gpu_memory,
             tensor_parallel_size=tensor_parallel_size,
             cfg_parallel_size=cfg_parallel_size,
+            gpus=gpus,
         )
         where, number_format = resolve_device(device), resolve_dtype(dtype)
-        resolve_quantization(quantization, where, number_format)
-        ranks_wanted = tensor_parallel_size * cfg_parallel_size
-        require_ranks(ranks_wanted, where)
+        towers = resolve_quantization(quantization, where, number_format)
+        counted = count_gpus(gpus, where)
+        if gpus == "all":
+            require_compatible(
+                device=device,
+                offload=offload,
+                gpu_memory=gpu_memory,
+                tensor_parallel_size=1,
+                cfg_parallel_size=1,
+                gpus=counted,
+            )
+        ranks_wanted = counted or tensor_parallel_size * cfg_parallel_size
+        require_ranks(ranks_wanted, where, "gpus" if counted else SIZES)
         folder = find_checkpoint(str(checkpoint), on_plan=on_plan, on_progress=on_download)
         order = Load(
             folder,
@@ -218,6 +238,11 @@ class Engine:
         if ranks_wanted == 1:
             return cls.load_part(order, where, None, on_progress)
         config = read_config(folder)
+        if counted:
+            branches = USUAL_BRANCHES if requests is None else max(map(_count_branches, requests), default=1)
+            tokens = _image_tokens(size, read_recommended(folder))
+            way = arrange_model(counted, branches, config, where, number_format.itemsize, towers, tokens)
+            tensor_parallel_size, cfg_parallel_size = way.tensor, way.guidance
         require_split(config, tensor_parallel_size)
         splits_und = ranks_wanted in possible_splits(config)
         ranks = Ranks(tensor_parallel_size, cfg_parallel_size, splits_und, where)
@@ -234,6 +259,10 @@ class Engine:
             ranks.close()
             raise
         engine._ranks = ranks
+        if counted:
+            engine._arrangement = (
+                f"shared as by --tensor-parallel-size {tensor_parallel_size} --cfg-parallel-size {cfg_parallel_size}"
+            )
         atexit.register(_close, weakref.ref(engine))
         return engine
 
@@ -268,8 +297,7 @@ class Engine:
             order.enforce_eager,
             groups,
         )
-        width, height = resolve_size(order.size, recommended.trained_sizes, None)
-        tokens = width * height // TOKEN_PIXELS**2
+        tokens = _image_tokens(order.size, recommended)
         smaller = ", or --dtype bfloat16" if order.dtype == "float32" else ""
         hint = f"use --offload auto, a device with more memory{smaller}"
         if groups is not None:
@@ -280,8 +308,9 @@ class Engine:
 
     @property
     def placement(self) -> str:
-        """Where the weights are and why, in words; empty where all of them are on the device."""
-        return self._model.describe()
+        """Where the weights are and why, in words; empty where all of them are on the device, or lie as they were told
+        to on several."""
+        return self._arrangement or self._model.describe()
 
     def predicted_peak(self, work: Work) -> int:
         """Bytes of the device's memory that this work is predicted to take, the weights included."""
@@ -623,11 +652,10 @@ def _idle_cache_options(settings: ImageSettings) -> Iterator[Event]:
 def _branches(request: GenerateRequest | EditRequest, pictures: int) -> tuple[dict[Branch, str], Guidance]:
     """The guidance of a request, and the prompts of the branches that any of its steps needs."""
     settings = request.settings
+    guidance = _guidance(request)
     if isinstance(request, EditRequest):
-        guidance = edit_guidance(settings)
         condition = prompts.edit_prompt(request.prompt, pictures, settings.think)
     else:
-        guidance = generate_guidance(settings)
         condition = prompts.generate_prompt(request.prompt, settings.think)
     texts: dict[Branch, str] = {
         "condition": condition,
@@ -636,6 +664,24 @@ def _branches(request: GenerateRequest | EditRequest, pictures: int) -> tuple[di
     }
     starts = time_grid(settings.num_steps, settings.timestep_shift)[:-1]
     return {branch: texts[branch] for branch in guidance.ever_needed(starts)}, guidance
+
+
+def _guidance(request: GenerateRequest | EditRequest) -> Guidance:
+    settings = request.settings
+    return edit_guidance(settings) if isinstance(request, EditRequest) else generate_guidance(settings)
+
+
+def _count_branches(request: Request) -> int:
+    """Guidance branches of a request's pictures: 1 where nothing is guided, or drawn."""
+    if isinstance(request, AnswerRequest):
+        return 1
+    return len(_guidance(request).branches)
+
+
+def _image_tokens(size: str, recommended: Recommended) -> int:
+    """Tokens of a picture of this size, as far as it is known before there is one."""
+    width, height = resolve_size(size, recommended.trained_sizes, None)
+    return width * height // TOKEN_PIXELS**2
 
 
 def _close(engine: "weakref.ref[Engine]") -> None:

@@ -48,6 +48,7 @@ _METAVARS = {
     "lora": "FILE|HUB_ID[:STRENGTH]",
     "device": "DEVICE",
     "gpu_memory": "SIZE",
+    "gpus": "N|all",
     "output": "FILE",
 }
 

@@ -82,7 +82,7 @@ def make_pictures(tasks: Sequence[PictureTask], flags: Flags, place: Place | Non
         output = _plan_output(settings, flags, place, count)
     for notice in dict.fromkeys(notice for plan in plans for notice in plan.notices):
         renderer.notice(notice)
-    engine = open_engine(folder, settings, renderer)
+    engine = open_engine(folder, settings, renderer, [plan.request for plan in plans])
     writer = _Writer(output, flags, model, count, place.first_index if place else 0)
     for plan in plans:
         writer.start(plan)
@@ -96,7 +96,7 @@ def answer(task: str, prompt: str, flags: Flags, *, inputs: Sequence[Input] = ()
     renderer = Renderer(quiet=flags.quiet, stream_answers=not flags.json)
     folder = find_model(settings, renderer)
     settings, request = plan_answer(prompt, inputs, system, flags, recommendations(folder, settings))
-    engine = open_engine(folder, settings, renderer)
+    engine = open_engine(folder, settings, renderer, [request])
     start = time.perf_counter()
 
     def on_event(event: Event) -> None:
@@ -107,11 +107,11 @@ def answer(task: str, prompt: str, flags: Flags, *, inputs: Sequence[Input] = ()
     run_request(engine, request, renderer, on_event)
 
 
-def open_engine(folder: Path, settings: Settings, renderer: Renderer) -> "Engine":
-    """Load the model, showing how it advances; errors as for `model.Engine.load`."""
+def open_engine(folder: Path, settings: Settings, renderer: Renderer, requests: Sequence[Request]) -> "Engine":
+    """Load the model for these requests, showing how it advances; errors as for `model.Engine.load`."""
     start = time.perf_counter()
     with renderer.bytes_progress(f"loading {settings.model or DEMO_MODEL}") as view:
-        engine = load_engine(folder, settings, lambda now: view.update(now.done_bytes, now.total_bytes))
+        engine = load_engine(folder, settings, lambda now: view.update(now.done_bytes, now.total_bytes), requests)
     renderer.muted(f"loaded in {time.perf_counter() - start:.1f} s: {described(engine)}")
     return engine
 
@@ -122,8 +122,13 @@ def described(engine: "Engine") -> str:
     return f"{engine.dtype} on {engine.device}{placed}"
 
 
-def load_engine(folder: Path, settings: Settings, on_progress: Callable[[LoadProgress], None]) -> "Engine":
-    """Import PyTorch and load the model."""
+def load_engine(
+    folder: Path,
+    settings: Settings,
+    on_progress: Callable[[LoadProgress], None],
+    requests: Sequence[Request] | None = None,
+) -> "Engine":
+    """Import PyTorch and load the model; `requests` are those that it is loaded for, where they are known."""
     from model.engine import Engine
 
     return Engine.load(
@@ -139,6 +144,8 @@ def load_engine(folder: Path, settings: Settings, on_progress: Callable[[LoadPro
         size=settings.size,
         tensor_parallel_size=settings.tensor_parallel_size,
         cfg_parallel_size=settings.cfg_parallel_size,
+        gpus=settings.gpus,
+        requests=requests,
         on_progress=on_progress,
     )
 

@@ -495,18 +495,21 @@ def dismiss_others() -> None:
         store.set(MEETING_PLACE, NOBODY)
 
 
-def require_ranks(size: int, device: "torch.device") -> None:
+SIZES = "tensor_parallel_size × cfg_parallel_size"
+
+
+def require_ranks(size: int, device: "torch.device", asked: str = SIZES) -> None:
     """Raise DeviceError unless there is a device for each of so many ranks, and a process, where torchrun has started
-    them."""
+    them; `asked` names the settings that say how many."""
     world = launched()
     if world is not None and world[1] != size:
         raise DeviceError(
-            f"torchrun has started {world[1]} ranks; tensor_parallel_size × cfg_parallel_size is {size}",
-            f"give sizes whose product is {world[1]}, such as --tensor-parallel-size {world[1]}",
+            f"torchrun has started {world[1]} ranks; {asked} is {size}",
+            f"give sizes whose product is {world[1]}, such as --tensor-parallel-size {world[1]}; or --gpus {world[1]}",
         )
     if device.type == "cpu" and size > max(MOST_ON_A_CPU, cores()):
         raise DeviceError(
-            f"tensor_parallel_size × cfg_parallel_size is {size}: too many processes for {cores()} cores",
+            f"{asked} is {size}: too many processes for {cores()} cores",
             f"ask for at most {max(MOST_ON_A_CPU, cores())} in all",
         )
     if size == 1 or device.type != "cuda":
@@ -516,8 +519,8 @@ def require_ranks(size: int, device: "torch.device") -> None:
     there = torch.cuda.device_count()
     if (int(os.environ.get("LOCAL_WORLD_SIZE", size)) if world is not None else size) > there:
         raise DeviceError(
-            f"tensor_parallel_size × cfg_parallel_size is {size}, but PyTorch sees {there} GPU{'s' * (there != 1)}",
-            f"ask for {there} in all" if there > 1 else "leave --tensor-parallel-size and --cfg-parallel-size out",
+            f"{asked} is {size}, but PyTorch sees {there} GPU{'s' * (there != 1)}",
+            f"ask for {there} in all" if there > 1 else "leave the number of GPUs out",
         )
 
 

@@ -41,6 +41,7 @@ INSTEAD = {
     "lora": "use /lora FILE",
     "quantization": "leave, and start again with --quantization",
     "tensor_parallel_size": "leave, and start again with --tensor-parallel-size",
+    "gpus": "leave, and start again with --gpus",
     "cfg_parallel_size": "leave, and start again with --cfg-parallel-size",
 }
 """What to type where an option cannot change from one turn to the next."""

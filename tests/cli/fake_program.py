@@ -17,7 +17,7 @@ from sensenova_cli.__main__ import main
 from tests.cli.fake_engine import FakeEngine
 
 
-def load_engine(folder: Path, settings: object, on_progress: Callable[..., None]) -> Any:
+def load_engine(folder: Path, settings: object, on_progress: Callable[..., None], requests: object = None) -> Any:
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
     engine = FakeEngine(folder)
     engine.on_step = take_a_step

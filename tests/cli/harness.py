@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from config.schema import EngineSettings
 from model.events import LoadProgress
+from model.requests import Request
 from sensenova_cli.app import app
 from tests.cli.fake_engine import FakeEngine
 
@@ -30,11 +31,12 @@ class Outcome:
 
 @dataclass
 class Program:
-    """Runs commands; `engines` are the engines that were loaded, `loaded` the settings with which they were, `prepare`
-    is called with each."""
+    """Runs commands; `engines` are the engines that were loaded, `loaded` the settings with which they were and
+    `loaded_for` the requests, where they were known; `prepare` is called with each."""
 
     engines: list[FakeEngine] = field(default_factory=list)
     loaded: list[EngineSettings] = field(default_factory=list)
+    loaded_for: list[Sequence[Request] | None] = field(default_factory=list)
     prepare: Callable[[FakeEngine], None] = lambda engine: None
     load_error: BaseException | None = None
 
@@ -43,7 +45,13 @@ class Program:
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return Outcome(result.exit_code, result.stdout, result.stderr, result.stdout_bytes)
 
-    def load(self, folder: Path, settings: EngineSettings, on_progress: Callable[[LoadProgress], None]) -> Any:
+    def load(
+        self,
+        folder: Path,
+        settings: EngineSettings,
+        on_progress: Callable[[LoadProgress], None],
+        requests: Sequence[Request] | None = None,
+    ) -> Any:
         """In place of sensenova_cli.turn.load_engine."""
         if self.load_error is not None:
             raise self.load_error
@@ -53,6 +61,7 @@ class Program:
         self.prepare(engine)
         self.engines.append(engine)
         self.loaded.append(settings)
+        self.loaded_for.append(requests)
         return engine
 
     @property

@@ -152,6 +152,13 @@ def test_options_for_several_gpus_are_taken(program: Program) -> None:
     assert (loaded.tensor_parallel_size, loaded.cfg_parallel_size) == (2, 3)
 
 
+@pytest.mark.parametrize("words", [["--modality", "text2text"], ["--cfg-scale", "1"], []])
+def test_gpus_are_shared_for_what_is_asked(program: Program, words: list[str]) -> None:
+    assert program("run", "--gpus", "all", *words).code == 0
+    assert program.loaded[-1].gpus == "all"
+    assert program.loaded_for == [[program.request]]
+
+
 def test_the_scripts_cache_is_the_usual_preset(program: Program) -> None:
     outcome = program("run", "--cache-backend", "cache_dit", "--enable-cache-dit-summary")
     assert outcome.code == 0

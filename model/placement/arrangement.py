@@ -1,0 +1,109 @@
+"""How several GPUs share a model: how often there is what draws, and in how many parts.
+
+Text is written by all GPUs, each with a part of what reads and writes (`model.placement.groups`), and pictures without
+guidance are drawn so, too. Branches of guidance are drawn apart. `benchmarks/several_gpus.py` measures both ways.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from model.errors import DeviceError
+from model.network.configuration import ModelConfig
+from model.placement.groups import Position
+from model.placement.placed import usable_memory
+from model.placement.plan import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Weights, Work, peak_bytes
+from model.placement.ranks import launched
+from model.weights.slices import possible_splits, split_config
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """`tensor` parts of what draws, which is there `guidance` times: on as many GPUs as the product."""
+
+    tensor: int
+    guidance: int
+
+
+def arrange(
+    gpus: int, branches: int, possible: Sequence[int], fits: Callable[[Arrangement], bool]
+) -> Arrangement | None:
+    """The fastest arrangement of so many GPUs, or None if they cannot share the model.
+
+    Branches that are drawn apart exchange one prediction a step, parts of a tower two sums in every block: so there
+    are as many copies as branches, if they fit, and otherwise fewer.
+
+    Args:
+        branches: of guidance; 1 for text.
+        possible: numbers of parts that the model can be split into.
+        fits: whether each GPU has memory for its part. One that is the only way is taken all the same.
+    """
+    copies = range(branches, 0, -1)
+    ways = [Arrangement(gpus // each, each) for each in copies if gpus % each == 0 and gpus // each in possible]
+    return next(filter(fits, ways), ways[-1] if ways else None)
+
+
+def arrange_model(
+    gpus: int,
+    branches: int,
+    config: ModelConfig,
+    device: torch.device,
+    itemsize: int,
+    quantized: Sequence[str],
+    image_tokens: int,
+) -> Arrangement:
+    """`arrange` of a checkpoint's model.
+
+    Args:
+        branches: as for `arrange`.
+        device: `cuda`, whose first GPU is asked for its memory, or `cpu`.
+        itemsize, quantized: as for `Weights.of`.
+        image_tokens: of the pictures to have room for.
+
+    Raises:
+        DeviceError: so many GPUs cannot share the model; the numbers that can are named.
+    """
+    possible = possible_splits(config)
+    work = Work(image_tokens, USUAL_PREFIXES)
+
+    def fits(arrangement: Arrangement) -> bool:
+        budget = usable_memory(device, None)
+        if budget is None:
+            return True
+        if device.type == "cpu":
+            budget //= gpus  # which is one for all
+        splits_und = gpus in possible
+        shares = Position(0, arrangement.tensor, arrangement.guidance, splits_und).shares
+        weights = Weights.of(config, itemsize, quantized, shares)
+        own = split_config(config, arrangement.tensor)
+        return peak_bytes(own, weights, ALL_RESIDENT, work, itemsize) + SPARE_BYTES <= budget
+
+    found = arrange(gpus, branches, possible, fits)
+    if found is None:
+        numbers = {parts * copies for parts in possible for copies in range(1, branches + 1)}
+        raise DeviceError(
+            f"gpus {gpus}: {config.transformer.heads} heads and {config.transformer.kv_heads} key/value heads of this "
+            f"model cannot be shared equally by {gpus} GPUs",
+            f"for this it can be {', '.join(map(str, sorted(numbers)))}",
+        )
+    return found
+
+
+def count_gpus(gpus: int | Literal["all"], device: torch.device) -> int:
+    """The setting `gpus` as a number.
+
+    Raises:
+        DeviceError: all of them are asked for, and the device is none.
+    """
+    if gpus != "all":
+        return gpus
+    world = launched()
+    if world is not None:
+        return world[1]
+    if device.type == "cpu":
+        raise DeviceError(
+            "gpus all: PyTorch sees no GPU here", "leave it out; --gpus 2 --device cpu tries it out on two processes"
+        )
+    return torch.cuda.device_count() if device.type == "cuda" else 1

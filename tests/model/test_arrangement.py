@@ -1,0 +1,99 @@
+"""How GPUs are shared where that is not told: on CPU processes, and by the shape of the published models."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
+from model.errors import DeviceError
+from model.network.configuration import parse_config
+from model.placement import arrangement
+from model.placement.arrangement import Arrangement, arrange, arrange_model, count_gpus
+from model.requests import Request
+from model.weights.synthetic import SHAPES, config_fields
+
+CUDA = torch.device("cuda")
+EIGHT_B = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
+GIB = 2**30
+CAT = GenerateRequest("a cat", ImageSettings(size="64x64", num_steps=2))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "branches", "sizes"),
+    [
+        (2, 1, (2, 1)),  # text, or a picture without guidance
+        (2, 2, (1, 2)),
+        (2, 3, (1, 2)),
+        (3, 3, (1, 3)),
+        (4, 1, (4, 1)),
+        (4, 2, (2, 2)),
+        (6, 3, (2, 3)),
+        (8, 2, (4, 2)),
+        (16, 2, (8, 2)),
+        (3, 2, None),
+        (6, 1, None),
+        (16, 1, None),
+    ],
+)
+def test_branches_are_drawn_apart_and_all_else_by_parts(
+    gpus: int, branches: int, sizes: tuple[int, int] | None
+) -> None:
+    found = arrange(gpus, branches, [1, 2, 4, 8], lambda way: True)
+    assert found == (Arrangement(*sizes) if sizes else None)
+
+
+@pytest.mark.parametrize(("gpus", "most", "sizes"), [(2, 1, (2, 1)), (4, 1, (4, 1)), (6, 2, (2, 3)), (16, 1, (8, 2))])
+def test_where_copies_do_not_fit_there_are_fewer(gpus: int, most: int, sizes: tuple[int, int]) -> None:
+    """Or as few as there can be: loading then says what does not fit."""
+    assert arrange(gpus, 3, [1, 2, 4, 8], lambda way: way.guidance <= most) == Arrangement(*sizes)
+
+
+@pytest.mark.parametrize(("gib", "sizes"), [(79, (1, 2)), (32, (1, 2)), (24, (2, 1)), (10, (2, 1))])
+def test_an_8b_on_two_gpus(gib: int, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What draws takes 15.3 GiB, what reads and writes half of that on each of two; with half of either, 16.4 GiB."""
+    monkeypatch.setattr(arrangement, "usable_memory", lambda device, limit: gib * GIB)
+    assert arrange_model(2, 2, EIGHT_B, CUDA, 2, (), 4096) == Arrangement(*sizes)
+
+
+def test_numbers_that_an_8b_cannot_be_shared_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrangement, "usable_memory", lambda device, limit: 79 * GIB)
+    with pytest.raises(DeviceError, match=r"gpus 3: 32 heads and 8 key/value .*\nfor this it can be 1, 2, 4, 8, 16$"):
+        arrange_model(3, 2, EIGHT_B, CUDA, 2, (), 4096)
+    with pytest.raises(DeviceError, match=r"\nfor this it can be 1, 2, 4, 8$"):
+        arrange_model(3, 1, EIGHT_B, CUDA, 2, (), 0)
+
+
+def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert count_gpus("all", CUDA) == 4
+    assert count_gpus(2, CUDA) == 2
+    with pytest.raises(DeviceError, match=r"gpus all: PyTorch sees no GPU here\n.*--gpus 2 --device cpu"):
+        count_gpus("all", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("requests", "sizes"),
+    [
+        ([AnswerRequest("hello")], (2, 1)),
+        ([replace(CAT, settings=CAT.settings.model_copy(update={"cfg_scale": 1.0}))], (2, 1)),
+        ([AnswerRequest("hello"), CAT], (1, 2)),
+        (None, (1, 2)),
+    ],
+)
+def test_the_model_is_loaded_for_what_is_asked(
+    requests: list[Request] | None, sizes: tuple[int, int], tiny_checkpoint: Path
+) -> None:
+    engine = Engine.load(tiny_checkpoint, device="cpu", gpus=2, requests=requests)
+    try:
+        assert engine.placement == f"shared as by --tensor-parallel-size {sizes[0]} --cfg-parallel-size {sizes[1]}"
+        assert engine.device == "cpu, 2 ranks"
+        assert any(isinstance(event, Picture) for event in engine.run(CAT))
+    finally:
+        engine.close()
+
+
+def test_one_gpu_needs_nothing_to_be_shared(tiny_checkpoint: Path) -> None:
+    engine = Engine.load(tiny_checkpoint, device="cpu", gpus=1)
+    assert (engine.device, engine.placement) == ("cpu", "")
