@@ -1,12 +1,12 @@
 """Every golden case on several ranks: how far pictures and texts are from the reference implementation's.
 
     python -m benchmarks.ranks_parity --json benchmarks/results/ranks_parity.json
-    python -m benchmarks.ranks_parity --device cuda 2x1 1x2           # on two GPUs, with the CPU's noise
+    python -m benchmarks.ranks_parity --device cuda 2x1 1x2 gpus2     # on two GPUs, with the CPU's noise
 
-For each number of ranks, given as TENSOR×GUIDANCE, all cases of the parity checkpoints are run in float32. Also
-counts the bytes that each rank reads of a checkpoint. Exits with 1 where a case is not within the tolerances that the
-suite has (tests/parity): 2e-3 of the largest value for pictures and first velocities, 1e-3 for first logits, equal
-tokens.
+For each number of ranks, given as TENSOR×GUIDANCE, or as `gpus2` for what `--gpus 2` does in a session, all cases of the
+parity checkpoints are run in float32. Also counts the bytes that each rank reads of a checkpoint. Exits with 1 where a
+case is not within the tolerances that the suite has (tests/parity): 2e-3 of the largest value for pictures and first
+velocities, 1e-3 for first logits, equal tokens.
 """
 
 import argparse
@@ -25,12 +25,13 @@ from tests.parity.cases import DATA, Case, case_id, cases, golden, relative_diff
 
 TASKS = ("t2i", "edit", "describe", "chat")
 CHECKPOINTS = ("u1", "u15", "a3b")
+SIZES = ("2x1", "1x2", "gpus2", "2x2", "1x3", "gpus4")
 PICTURE_BAR, LOGITS_BAR = 2e-3, 1e-3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sizes", nargs="*", default=["2x1", "1x2", "2x2", "1x3"], help="like 2x1 for two tensor ranks")
+    parser.add_argument("sizes", nargs="*", default=SIZES, help="like 2x1 for two tensor ranks")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -43,7 +44,6 @@ def main() -> None:
         report["read_by_each_of_two"] = {name: share_read(Path(scratch) / name, 2) for name in CHECKPOINTS}
         print("part of a checkpoint that each of two ranks reads:", report["read_by_each_of_two"])
         for size in arguments.sizes:
-            tensor, guidance = map(int, size.split("x"))
             worst = {"picture": 0.0, "first velocity": 0.0, "first logits": 0.0}
             wrong = []
             for name in CHECKPOINTS:
@@ -51,8 +51,7 @@ def main() -> None:
                     Path(scratch) / name,
                     device=arguments.device,
                     dtype="float32",
-                    tensor_parallel_size=tensor,
-                    cfg_parallel_size=guidance,
+                    **sharing(size),
                 )
                 for case in (case for case in cases(*TASKS) if case["checkpoint"] == name):
                     found = differences(engine, case)
@@ -62,7 +61,7 @@ def main() -> None:
                         wrong.append({case_id(case): found})
                 engine.close()
             shown = ", ".join(f"{key} {value:.1e}" for key, value in worst.items())
-            print(f"{tensor} tensor × {guidance} guidance: {shown}; {len(wrong)} cases out of tolerance", *wrong)
+            print(f"{size}: {shown}; {len(wrong)} cases out of tolerance", *wrong)
             report[size] = {"worst": worst, "out_of_tolerance": wrong}
             good = good and not wrong
     write_report(report, arguments.json)
@@ -78,16 +77,24 @@ def differences(engine: Engine, case: Case) -> dict[str, float]:
         request = replace(request, settings=request.settings.model_copy(update={"noise": "cpu"}))
     for event in engine.run(request):
         if isinstance(event, DenoisingStep) and event.step == 1:
-            found["first velocity"] = relative_difference(event.velocity, golden(case, "first_velocity"))
+            found["first velocity"] = relative_difference(event.velocity.cpu(), golden(case, "first_velocity"))
         elif isinstance(event, Picture):
-            found["picture"] = relative_difference(event.tensor, golden(case, "image"))
+            found["picture"] = relative_difference(event.tensor.cpu(), golden(case, "image"))
             if event.think_text != case["think_text"]:
                 found["picture"] = float("inf")
         elif isinstance(event, Answer):
-            found["first logits"] = relative_difference(event.first_logits, golden(case, "first_logits")[0])
+            found["first logits"] = relative_difference(event.first_logits.cpu(), golden(case, "first_logits")[0])
             if list(event.token_ids) != golden(case, "new_ids")[0].tolist():
                 found["first logits"] = float("inf")
     return found
+
+
+def sharing(size: str) -> dict[str, Any]:
+    """The settings that say how: of `2x1`, or of `gpus2`."""
+    if size.startswith("gpus"):
+        return {"gpus": int(size.removeprefix("gpus"))}
+    tensor, guidance = map(int, size.split("x"))
+    return {"tensor_parallel_size": tensor, "cfg_parallel_size": guidance}
 
 
 def share_read(folder: Path, count: int) -> list[float]:

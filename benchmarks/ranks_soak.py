@@ -32,10 +32,10 @@ from benchmarks.report import write_report
 
 BAR_GROWTH, BAR_SECONDS, LONGEST_TURN = 0.03, 10.0, 60.0
 TURNS = (
-    "/generate a cat on a blue background --num-steps 30",
-    "/edit make it black and white --num-steps 30",
+    "/generate a cat on a blue background --num-steps {steps}",
+    "/edit make it black and white --num-steps {steps}",
     "? which animal is this?",
-    "/generate a fox on a pink background --think --num-steps 30",
+    "/generate a fox on a pink background --think --num-steps {steps}",
     "/chat what can you do?",
 )
 
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--interrupt", type=int, default=5, help="every so manieth turn; 0 for none")
     parser.add_argument("--kill", type=int, default=10, help="likewise")
+    parser.add_argument("--steps", type=int, default=30, help="of each picture, so that it takes a second or so")
     parser.add_argument("--model")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tensor-parallel-size", type=int, default=2)
@@ -130,7 +131,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
                 signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.05, 0.6))
             good = False
             try:
-                good = repl.do(TURNS[number % len(TURNS)])
+                good = repl.do(TURNS[number % len(TURNS)].format(steps=options.steps))
                 while signal.getitimer(signal.ITIMER_REAL)[0] > 0:
                     time.sleep(0.01)  # the turn was over before
             except KeyboardInterrupt:  # at a prompt this gives up a line
@@ -162,6 +163,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
         "tensor_parallel_size": options.tensor_parallel_size,
         "cfg_parallel_size": options.cfg_parallel_size,
         "turns": options.turns,
+        "steps": options.steps,
         "interrupted": interrupted,
         "seconds_until_told": [round(seconds, 2) for seconds in told],
         "rss_bytes": memory,

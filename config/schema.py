@@ -162,9 +162,9 @@ class EngineSettings(SettingsGroup):
     gpu_memory: Annotated[str | None, Field(examples=["8GiB", "7.5GB"])] = None
     """Most memory of the device to use, like 8GiB; else all that is free."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
-    """GPUs that share what draws, every one of them holding a part of its weights."""
+    """GPUs that share each network, every one of them holding a part of its weights."""
     cfg_parallel_size: Annotated[int, Field(ge=1, le=3)] = 1
-    """How often there is what draws, each with guidance branches of its own: as many GPUs as the product of both."""
+    """Networks that compute guidance branches of their own: as many GPUs as the product of both."""
     gpus: Literal["all"] | Annotated[int, Field(ge=0, le=64)] = 0
     """Instead of these two: GPUs to use, shared in the way that is fastest for what is asked; 0 leaves it to them."""
 

@@ -36,7 +36,7 @@ from model.meter import LayerClock, Meter
 from model.network.configuration import read_config
 from model.orders import Forget, Kept, Load, Run, UseLoras
 from model.pictures import as_rgb
-from model.placement.arrangement import arrange_model, count_gpus
+from model.placement.arrangement import Arrangement, arrange_model, count_gpus
 from model.placement.devices import resolve_device, resolve_dtype, synchronize
 from model.placement.groups import Groups
 from model.placement.memory import memory_errors, ran_out_of_memory
@@ -59,7 +59,7 @@ from model.weights.hub import DownloadPlan, find_checkpoint
 from model.weights.lora import Adapter, overridden, read_adapters
 from model.weights.named_lora import NamedLora
 from model.weights.quantize import resolve_quantization
-from model.weights.slices import possible_splits, require_split
+from model.weights.slices import require_split
 
 USUAL_BRANCHES = 2
 """Of a picture with guidance: what is reckoned with where nobody knows what is going to be asked."""
@@ -182,11 +182,11 @@ class Engine:
             gpu_memory: bytes of the device's memory that may be used; all that is free if None.
             size: of the pictures to have room for, as in the settings. A request that needs more room than there is
                 has the weights placed anew.
-            tensor_parallel_size: ranks that share what draws, every one of them holding a part.
-            cfg_parallel_size: how often there is what draws; each copy computes guidance branches of its own. All in
-                all there are as many ranks as the product of both, on as many GPUs; on `cpu` they share the cores.
-                What reads and writes is split over all of them, where its heads can be.
-            gpus: how many ranks, or `all` GPUs, instead of these two sizes, which are then chosen; 0 leaves them.
+            tensor_parallel_size: ranks that share each network, every one of them holding a part.
+            cfg_parallel_size: networks, each of which computes guidance branches of its own. All in all there are
+                as many ranks as the product of both, on as many GPUs; on `cpu` they share the cores.
+            gpus: how many ranks, or `all` GPUs, instead of these two sizes, which are then chosen; 0 leaves them. What
+                reads and writes may be split over all of them then, and what draws be there several times.
             requests: those that the sizes are chosen for; None where nobody knows them yet. Others may follow.
             on_progress: called now and then with the bytes read so far. What it raises ends the loading.
             on_plan, on_download: told what a download will fetch, and how many bytes of how many it has fetched.
@@ -238,14 +238,14 @@ class Engine:
         if ranks_wanted == 1:
             return cls.load_part(order, where, None, on_progress)
         config = read_config(folder)
+        way = Arrangement(tensor_parallel_size, cfg_parallel_size)
         if counted:
             branches = USUAL_BRANCHES if requests is None else max(map(_count_branches, requests), default=1)
+            writes = requests is None or any(map(_writes, requests))
             tokens = _image_tokens(size, read_recommended(folder))
-            way = arrange_model(counted, branches, config, where, number_format.itemsize, towers, tokens)
-            tensor_parallel_size, cfg_parallel_size = way.tensor, way.guidance
-        require_split(config, tensor_parallel_size)
-        splits_und = ranks_wanted in possible_splits(config)
-        ranks = Ranks(tensor_parallel_size, cfg_parallel_size, splits_und, where)
+            way = arrange_model(counted, branches, writes, config, where, number_format.itemsize, towers, tokens)
+        require_split(config, way.tensor)
+        ranks = Ranks(way.tensor, way.guidance, way.splits_und, where)
 
         def watched(now: LoadProgress) -> None:
             ranks.require_whole()  # nobody waits for the end of what will not be used
@@ -260,9 +260,7 @@ class Engine:
             raise
         engine._ranks = ranks
         if counted:
-            engine._arrangement = (
-                f"shared as by --tensor-parallel-size {tensor_parallel_size} --cfg-parallel-size {cfg_parallel_size}"
-            )
+            engine._arrangement = way.describe()
         atexit.register(_close, weakref.ref(engine))
         return engine
 
@@ -676,6 +674,11 @@ def _count_branches(request: Request) -> int:
     if isinstance(request, AnswerRequest):
         return 1
     return len(_guidance(request).branches)
+
+
+def _writes(request: Request) -> bool:
+    """Whether a request has text written."""
+    return isinstance(request, AnswerRequest) or request.settings.think
 
 
 def _image_tokens(size: str, recommended: Recommended) -> int:

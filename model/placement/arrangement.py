@@ -1,7 +1,7 @@
 """How several GPUs share a model: how often there is what draws, and in how many parts.
 
 Text is written by all GPUs, each with a part of what reads and writes (`model.placement.groups`), and pictures without
-guidance are drawn so, too. Branches of guidance are drawn apart. `benchmarks/several_gpus.py` measures both ways.
+guidance are drawn so, too. Branches of guidance are drawn apart. `benchmarks/several_gpus.py` measures all ways.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,33 +21,49 @@ from model.weights.slices import possible_splits, split_config
 
 @dataclass(frozen=True)
 class Arrangement:
-    """`tensor` parts of what draws, which is there `guidance` times: on as many GPUs as the product."""
+    """`tensor` parts of what draws, which is there `guidance` times: on as many GPUs as the product; `splits_und` as of
+    `Position`."""
 
     tensor: int
     guidance: int
+    splits_und: bool = False
+
+    def describe(self) -> str:
+        """In words, by the settings that say the same."""
+        sizes = f"shared as by --tensor-parallel-size {self.tensor} --cfg-parallel-size {self.guidance}"
+        return f"{sizes}, text by all {self.tensor * self.guidance}" if self.splits_und else sizes
 
 
 def arrange(
-    gpus: int, branches: int, possible: Sequence[int], fits: Callable[[Arrangement], bool]
+    gpus: int, branches: int, writes: bool, possible: Sequence[int], fits: Callable[[Arrangement], bool]
 ) -> Arrangement | None:
     """The fastest arrangement of so many GPUs, or None if they cannot share the model.
 
     Branches that are drawn apart exchange one prediction a step, parts of a tower two sums in every block: so there
-    are as many copies as branches, if they fit, and otherwise fewer.
+    are as many copies as branches, if they fit, and otherwise fewer. Where nothing is written, what reads is in each
+    copy, too, if it fits: a prompt is read as soon so, and the picture is the very one that fewer GPUs draw.
 
     Args:
         branches: of guidance; 1 for text.
+        writes: whether text is to be written.
         possible: numbers of parts that the model can be split into.
         fits: whether each GPU has memory for its part. One that is the only way is taken all the same.
     """
-    copies = range(branches, 0, -1)
-    ways = [Arrangement(gpus // each, each) for each in copies if gpus % each == 0 and gpus // each in possible]
+    ways: list[Arrangement] = []
+    for copies in range(branches, 0, -1):
+        parts, left_over = divmod(gpus, copies)
+        if left_over or parts not in possible:
+            continue
+        together = [Arrangement(parts, copies, splits_und=True)] if copies > 1 and gpus in possible else []
+        apart = [Arrangement(parts, copies)]
+        ways += together + apart if writes else apart + together
     return next(filter(fits, ways), ways[-1] if ways else None)
 
 
 def arrange_model(
     gpus: int,
     branches: int,
+    writes: bool,
     config: ModelConfig,
     device: torch.device,
     itemsize: int,
@@ -57,7 +73,7 @@ def arrange_model(
     """`arrange` of a checkpoint's model.
 
     Args:
-        branches: as for `arrange`.
+        branches, writes: as for `arrange`.
         device: `cuda`, whose first GPU is asked for its memory, or `cpu`.
         itemsize, quantized: as for `Weights.of`.
         image_tokens: of the pictures to have room for.
@@ -74,13 +90,12 @@ def arrange_model(
             return True
         if device.type == "cpu":
             budget //= gpus  # which is one for all
-        splits_und = gpus in possible
-        shares = Position(0, arrangement.tensor, arrangement.guidance, splits_und).shares
+        shares = Position(0, arrangement.tensor, arrangement.guidance, arrangement.splits_und).shares
         weights = Weights.of(config, itemsize, quantized, shares)
         own = split_config(config, arrangement.tensor)
         return peak_bytes(own, weights, ALL_RESIDENT, work, itemsize) + SPARE_BYTES <= budget
 
-    found = arrange(gpus, branches, possible, fits)
+    found = arrange(gpus, branches, writes, possible, fits)
     if found is None:
         numbers = {parts * copies for parts in possible for copies in range(1, branches + 1)}
         raise DeviceError(

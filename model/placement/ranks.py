@@ -159,7 +159,7 @@ class Ranks:
             threading.Thread(target=self._listen, name="ranks", daemon=True).start()
             self._wait_for_all(None)
             if self.lost is not None:
-                raise self.lost
+                raise _again(self.lost)
             if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
                 import torch
 
@@ -247,7 +247,8 @@ class Ranks:
             self._under_way = 0
         if self.lost is not None:
             self._noticed = True
-            raise self.lost from error
+            _let_go(error)
+            raise _again(self.lost) from error
         failed = {rank: answer for rank, answer in answers.items() if isinstance(answer, Failed)}
         if error is None and not failed:
             self.results = {rank: answer.result for rank, answer in answers.items()}
@@ -467,6 +468,20 @@ class Leader:
             if message == END:
                 os._exit(0)
             self._inbox.put(message)
+
+
+def _again(error: SenseNovaError) -> SenseNovaError:
+    """The same error anew: the traceback of one that is kept would keep what its frames hold."""
+    return type(error)(error.what, error.hint)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Have the frames that an error came through hold nothing any more. On CUDA there are graphs among it, and while
+    one of them is there the groups cannot be left: whoever looks at the error would keep the next model from loading.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def find_leader() -> tuple[Leader, "Store"]:

@@ -40,29 +40,43 @@ CAT = GenerateRequest("a cat", ImageSettings(size="64x64", num_steps=2))
 def test_branches_are_drawn_apart_and_all_else_by_parts(
     gpus: int, branches: int, sizes: tuple[int, int] | None
 ) -> None:
-    found = arrange(gpus, branches, [1, 2, 4, 8], lambda way: True)
-    assert found == (Arrangement(*sizes) if sizes else None)
+    for writes in (True, False):
+        found = arrange(gpus, branches, writes, [1, 2, 4, 8], lambda way: True)
+        assert found == (
+            Arrangement(*sizes, splits_und=writes and sizes[1] > 1 and gpus in (2, 4, 8)) if sizes else None
+        )
 
 
 @pytest.mark.parametrize(("gpus", "most", "sizes"), [(2, 1, (2, 1)), (4, 1, (4, 1)), (6, 2, (2, 3)), (16, 1, (8, 2))])
 def test_where_copies_do_not_fit_there_are_fewer(gpus: int, most: int, sizes: tuple[int, int]) -> None:
     """Or as few as there can be: loading then says what does not fit."""
-    assert arrange(gpus, 3, [1, 2, 4, 8], lambda way: way.guidance <= most) == Arrangement(*sizes)
+    assert arrange(gpus, 3, False, [1, 2, 4, 8], lambda way: way.guidance <= most) == Arrangement(*sizes)
 
 
-@pytest.mark.parametrize(("gib", "sizes"), [(79, (1, 2)), (32, (1, 2)), (24, (2, 1)), (10, (2, 1))])
-def test_an_8b_on_two_gpus(gib: int, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What draws takes 15.3 GiB, what reads and writes half of that on each of two; with half of either, 16.4 GiB."""
+@pytest.mark.parametrize(
+    ("gib", "writing", "drawing"),
+    [
+        (79, Arrangement(1, 2, splits_und=True), Arrangement(1, 2)),
+        (32, Arrangement(1, 2, splits_und=True), Arrangement(1, 2, splits_und=True)),
+        (24, Arrangement(2, 1), Arrangement(2, 1)),
+        (10, Arrangement(2, 1), Arrangement(2, 1)),
+    ],
+)
+def test_an_8b_on_two_gpus(
+    gib: int, writing: Arrangement, drawing: Arrangement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it takes 32.7 GiB, what draws with half of what reads and writes 24.0, half of both 16.4 GiB."""
     monkeypatch.setattr(arrangement, "usable_memory", lambda device, limit: gib * GIB)
-    assert arrange_model(2, 2, EIGHT_B, CUDA, 2, (), 4096) == Arrangement(*sizes)
+    assert arrange_model(2, 2, True, EIGHT_B, CUDA, 2, (), 4096) == writing
+    assert arrange_model(2, 2, False, EIGHT_B, CUDA, 2, (), 4096) == drawing
 
 
 def test_numbers_that_an_8b_cannot_be_shared_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrangement, "usable_memory", lambda device, limit: 79 * GIB)
     with pytest.raises(DeviceError, match=r"gpus 3: 32 heads and 8 key/value .*\nfor this it can be 1, 2, 4, 8, 16$"):
-        arrange_model(3, 2, EIGHT_B, CUDA, 2, (), 4096)
+        arrange_model(3, 2, True, EIGHT_B, CUDA, 2, (), 4096)
     with pytest.raises(DeviceError, match=r"\nfor this it can be 1, 2, 4, 8$"):
-        arrange_model(3, 1, EIGHT_B, CUDA, 2, (), 0)
+        arrange_model(3, 1, True, EIGHT_B, CUDA, 2, (), 0)
 
 
 def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,20 +88,24 @@ def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("requests", "sizes"),
+    ("requests", "told"),
     [
-        ([AnswerRequest("hello")], (2, 1)),
-        ([replace(CAT, settings=CAT.settings.model_copy(update={"cfg_scale": 1.0}))], (2, 1)),
-        ([AnswerRequest("hello"), CAT], (1, 2)),
-        (None, (1, 2)),
+        ([AnswerRequest("hello")], "--tensor-parallel-size 2 --cfg-parallel-size 1"),
+        (
+            [replace(CAT, settings=CAT.settings.model_copy(update={"cfg_scale": 1.0}))],
+            "--tensor-parallel-size 2 --cfg-parallel-size 1",
+        ),
+        ([CAT], "--tensor-parallel-size 1 --cfg-parallel-size 2"),
+        ([AnswerRequest("hello"), CAT], "--tensor-parallel-size 1 --cfg-parallel-size 2, text by all 2"),
+        (None, "--tensor-parallel-size 1 --cfg-parallel-size 2, text by all 2"),
     ],
 )
 def test_the_model_is_loaded_for_what_is_asked(
-    requests: list[Request] | None, sizes: tuple[int, int], tiny_checkpoint: Path
+    requests: list[Request] | None, told: str, tiny_checkpoint: Path
 ) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu", gpus=2, requests=requests)
     try:
-        assert engine.placement == f"shared as by --tensor-parallel-size {sizes[0]} --cfg-parallel-size {sizes[1]}"
+        assert engine.placement == f"shared as by {told}"
         assert engine.device == "cpu, 2 ranks"
         assert any(isinstance(event, Picture) for event in engine.run(CAT))
     finally:
