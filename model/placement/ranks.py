@@ -204,13 +204,13 @@ class Ranks:
                 self._tell(GO)
         except GeneratorExit:
             self._tell(STOP)
-            if hasattr(events, "close"):
-                events.close()
+            _end(events)
             # Whoever gives up a request has an error of their own to tell; the next one tells of a lost rank.
             with contextlib.suppress(SenseNovaError):
                 self._settle(None)
             raise
         except BaseException as error:
+            _end(events)
             self._settle(error)
             raise
         self._settle(None)
@@ -468,6 +468,12 @@ class Leader:
             if message == END:
                 os._exit(0)
             self._inbox.put(message)
+
+
+def _end(events: Iterator[Any]) -> None:
+    """Have what stopped between two events hold nothing any more, either."""
+    if hasattr(events, "close"):
+        events.close()
 
 
 def _again(error: SenseNovaError) -> SenseNovaError:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -168,6 +169,31 @@ def test_a_killed_rank_is_named_and_nothing_is_left(tiny_checkpoint: Path) -> No
         next(iter(engine.run(CAT)))
     engine.close()
     assert children() == []
+
+
+@pytest.mark.parametrize("arbitrary", [False, True], ids=["an exchange failed", "an exchange ended anyhow"])
+def test_a_lost_rank_s_error_may_be_kept(
+    arbitrary: bool, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frames it came through hold nothing: on GPUs the next model could not be loaded before they are gone. There
+    an exchange with a rank that is lost ends with arbitrary numbers, and the turn goes on until that is known."""
+    engine = Engine.load(tiny_checkpoint, device="cpu", cfg_parallel_size=2)
+    (child,) = children()
+    drawn_with = weakref.ref(engine._model.runtime)
+    many = GenerateRequest(CAT.prompt, CAT.settings.model_copy(update={"num_steps": 1000}))
+    with pytest.raises(RankError, match="rank 1 of 2 was killed") as caught:
+        for event in engine.run(many):
+            if isinstance(event, DenoisingStep) and event.step == 3:
+                child.kill()
+                if arbitrary:
+                    monkeypatch.setattr(
+                        type(engine._model.runtime.peers),
+                        "exchange",
+                        lambda peers, branches, predicted: predicted.expand(len(branches), -1, -1),
+                    )
+    engine.close()
+    assert drawn_with() is None
+    assert caught.value.__traceback__ is not None
 
 
 LEADER = """
