@@ -3,10 +3,10 @@
     python -m benchmarks.ranks_parity --json benchmarks/results/ranks_parity.json
     python -m benchmarks.ranks_parity --device cuda 2x1 1x2 gpus2     # on two GPUs, with the CPU's noise
 
-For each number of ranks, given as TENSOR×GUIDANCE, or as `gpus2` for what `--gpus 2` does in a session, all cases of the
-parity checkpoints are run in float32. Also counts the bytes that each rank reads of a checkpoint. Exits with 1 where a
-case is not within the tolerances that the suite has (tests/parity): 2e-3 of the largest value for pictures and first
-velocities, 1e-3 for first logits, equal tokens.
+For each number of ranks, given as TENSOR×GUIDANCE, or as `gpus2` for what `--gpus 2` does in a session, all cases of
+the parity checkpoints are run in float32. Also counts the bytes that each rank reads of a checkpoint. Exits with 1
+where a case is not within the tolerances that the suite has (tests/parity): 2e-3 of the largest value for pictures and
+first velocities, 1e-3 for first logits, equal tokens.
 """
 
 import argparse

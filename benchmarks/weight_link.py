@@ -26,8 +26,8 @@ from model.weights.stream import WeightStream
 from sensenova_cli.render.progress import rate
 
 MIB = 2**20
-PIECES = 2, 4, 8, 16
-READERS = 8, 12, 16, 24
+PIECES = 8, 16, 32, 64
+READERS = 8, 12, 16
 PASSES = 3
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,8 +20,10 @@ from model.weights.checkpoint import Filling
 from model.weights.quantize import Staging
 from model.weights.shards import Block, StoredTensor, parts_of, read_exactly
 
-PIECE_BYTES = 16 * 2**20
-"""Read at once (`python -m benchmarks.weight_link FOLDER` compares other sizes, and numbers of readers)."""
+PIECE_BYTES = 32 * 2**20
+"""Read at once (`python -m benchmarks.weight_link FOLDER` compares other sizes, and numbers of readers). What a piece
+costs beside its bytes is the interpreter, which its thread has to get hold of several times, while others and the
+program itself want it, too: with 16 MiB a step takes a quarter longer."""
 READERS = min(12, os.cpu_count() or 1)
 """Threads: one alone copies less out of the page cache than the link to a GPU takes."""
 BUFFERS = 2
@@ -139,7 +141,9 @@ class WeightStream:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         # Opened once: a file that is replaced meanwhile goes on as it was.
         self._files = {file: file.open("rb", buffering=0) for file in {tensor.file for tensor in tensors.values()}}
-        self._pool = ThreadPoolExecutor(readers, "stream weights")
+        # The threads copy on that stream, and hold nothing of this object, which would keep it from being let go of.
+        begin = partial(torch.cuda.set_stream, self._copies) if self._copies is not None else None
+        self._pool = ThreadPoolExecutor(readers, "stream weights", initializer=begin)
         self._own = threading.local()
 
     def load(self, names: Sequence[str]) -> Load:
@@ -177,21 +181,17 @@ class WeightStream:
 
     def _read(self, load: Load, tensor: StoredTensor, first: int, count: int) -> None:
         block, error = None, None
-        with self._on_copies():
-            try:
-                if load.is_wanted:
-                    data, copied = self._fetched(tensor, first, count)
-                    block = Block(tensor, first, data.view(tensor.dtype))
-                load.take(block, None)
-                if block is not None and copied is not None:
-                    copied.record()
-            except BaseException as caught:  # raised again where the load is waited for
-                error = caught.with_traceback(None)
+        try:
+            if load.is_wanted:
+                data, copied = self._fetched(tensor, first, count)
+                block = Block(tensor, first, data.view(tensor.dtype))
+            load.take(block, None)
+            if block is not None and copied is not None:
+                copied.record()
+        except BaseException as caught:  # raised again where the load is waited for
+            error = caught.with_traceback(None)
         if error is not None:
             load.take(None, error)
-
-    def _on_copies(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._copies is None else torch.cuda.stream(self._copies)
 
     def _fetched(self, tensor: StoredTensor, first: int, count: int) -> tuple[Tensor, torch.cuda.Event | None]:
         """So many bytes of a tensor in the calling thread's next buffer, and the event after which that is free."""
@@ -206,7 +206,7 @@ class WeightStream:
             own.buffers = [(self._new_buffer(), self._new_event()) for _ in range(BUFFERS)]
         own.buffers.append(own.buffers.pop(0))
         buffer, copied = own.buffers[-1]
-        if copied is not None:
+        if copied is not None and not copied.query():  # asking does not give up the interpreter, waiting does
             copied.synchronize()
         return buffer, copied
 
