@@ -36,7 +36,7 @@ from model.meter import LayerClock, Meter
 from model.network.configuration import read_config
 from model.orders import Forget, Kept, Load, Run, UseLoras
 from model.pictures import as_rgb
-from model.placement.arrangement import Arrangement, arrange_model, count_gpus
+from model.placement.arrangement import Arrangement, Demand, arrange_model, count_gpus
 from model.placement.devices import resolve_device, resolve_dtype, synchronize
 from model.placement.groups import Groups
 from model.placement.memory import memory_errors, ran_out_of_memory
@@ -46,7 +46,7 @@ from model.placement.ranks import SIZES, Ranks, require_ranks
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
-from model.sampling.guidance import Guidance, edit_guidance, generate_guidance
+from model.sampling.guidance import Guidance, guidance_of
 from model.sampling.prefix import Prefix, embed_picture, extend_prefix
 from model.sampling.reuse import KeptPrefix, PictureIdentity, Reading
 from model.sampling.schedule import time_grid
@@ -60,9 +60,6 @@ from model.weights.lora import Adapter, overridden, read_adapters
 from model.weights.named_lora import NamedLora
 from model.weights.quantize import resolve_quantization
 from model.weights.slices import require_split
-
-USUAL_BRANCHES = 2
-"""Of a picture with guidance: what is reckoned with where nobody knows what is going to be asked."""
 
 
 class Engine:
@@ -240,10 +237,8 @@ class Engine:
         config = read_config(folder)
         way = Arrangement(tensor_parallel_size, cfg_parallel_size)
         if counted:
-            branches = USUAL_BRANCHES if requests is None else max(map(_count_branches, requests), default=1)
-            writes = requests is None or any(map(_writes, requests))
-            tokens = _image_tokens(size, read_recommended(folder))
-            way = arrange_model(counted, branches, writes, config, where, number_format.itemsize, towers, tokens)
+            demand = Demand.of(requests, _image_tokens(size, read_recommended(folder)))
+            way = arrange_model(counted, demand, config, where, number_format.itemsize, towers)
         require_split(config, way.tensor)
         ranks = Ranks(way.tensor, way.guidance, way.splits_und, where)
 
@@ -650,7 +645,7 @@ def _idle_cache_options(settings: ImageSettings) -> Iterator[Event]:
 def _branches(request: GenerateRequest | EditRequest, pictures: int) -> tuple[dict[Branch, str], Guidance]:
     """The guidance of a request, and the prompts of the branches that any of its steps needs."""
     settings = request.settings
-    guidance = _guidance(request)
+    guidance = guidance_of(request)
     if isinstance(request, EditRequest):
         condition = prompts.edit_prompt(request.prompt, pictures, settings.think)
     else:
@@ -662,23 +657,6 @@ def _branches(request: GenerateRequest | EditRequest, pictures: int) -> tuple[di
     }
     starts = time_grid(settings.num_steps, settings.timestep_shift)[:-1]
     return {branch: texts[branch] for branch in guidance.ever_needed(starts)}, guidance
-
-
-def _guidance(request: GenerateRequest | EditRequest) -> Guidance:
-    settings = request.settings
-    return edit_guidance(settings) if isinstance(request, EditRequest) else generate_guidance(settings)
-
-
-def _count_branches(request: Request) -> int:
-    """Guidance branches of a request's pictures: 1 where nothing is guided, or drawn."""
-    if isinstance(request, AnswerRequest):
-        return 1
-    return len(_guidance(request).branches)
-
-
-def _writes(request: Request) -> bool:
-    """Whether a request has text written."""
-    return isinstance(request, AnswerRequest) or request.settings.think
 
 
 def _image_tokens(size: str, recommended: Recommended) -> int:

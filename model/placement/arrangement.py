@@ -16,7 +16,41 @@ from model.placement.groups import Position
 from model.placement.placed import usable_memory
 from model.placement.plan import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Weights, Work, peak_bytes
 from model.placement.ranks import launched
+from model.requests import AnswerRequest, Request
+from model.sampling.guidance import guidance_of
 from model.weights.slices import possible_splits, split_config
+
+USUAL_BRANCHES = 2
+"""Of a picture with guidance."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a model is loaded for.
+
+    Attributes:
+        branches: of its pictures' guidance; 1 where nothing is guided, or drawn.
+        writes: whether text is to be written.
+        image_tokens: of the pictures to have room for.
+    """
+
+    branches: int
+    writes: bool
+    image_tokens: int
+
+    @classmethod
+    def of(cls, requests: Sequence[Request] | None, image_tokens: int) -> "Demand":
+        """requests: None where nobody knows them yet: then pictures with guidance, and text."""
+        if requests is None:
+            return cls(USUAL_BRANCHES, writes=True, image_tokens=image_tokens)
+        branches, writes = 1, False
+        for request in requests:
+            if isinstance(request, AnswerRequest):
+                writes = True
+            else:
+                branches = max(branches, len(guidance_of(request).branches))
+                writes = writes or request.settings.think
+        return cls(branches, writes, image_tokens)
 
 
 @dataclass(frozen=True)
@@ -35,54 +69,49 @@ class Arrangement:
 
 
 def arrange(
-    gpus: int, branches: int, writes: bool, possible: Sequence[int], fits: Callable[[Arrangement], bool]
+    gpus: int, demand: Demand, possible: Sequence[int], fits: Callable[[Arrangement], bool]
 ) -> Arrangement | None:
     """The fastest arrangement of so many GPUs, or None if they cannot share the model.
 
     Branches that are drawn apart exchange one prediction a step, parts of a tower two sums in every block: so there
-    are as many copies as branches, if they fit, and otherwise fewer. Where nothing is written, what reads is in each
-    copy, too, if it fits: a prompt is read as soon so, and the picture is the very one that fewer GPUs draw.
+    are as many copies as branches, if they fit, and otherwise fewer. Where text is written, all share what reads and
+    writes. Where none is, each copy has that, too, if it fits: prompts are read no later, and no sum is rounded in
+    another way than with one copy.
 
     Args:
-        branches: of guidance; 1 for text.
-        writes: whether text is to be written.
         possible: numbers of parts that the model can be split into.
         fits: whether each GPU has memory for its part. One that is the only way is taken all the same.
     """
     ways: list[Arrangement] = []
-    for copies in range(branches, 0, -1):
+    for copies in range(demand.branches, 0, -1):
         parts, left_over = divmod(gpus, copies)
         if left_over or parts not in possible:
             continue
         together = [Arrangement(parts, copies, splits_und=True)] if copies > 1 and gpus in possible else []
         apart = [Arrangement(parts, copies)]
-        ways += together + apart if writes else apart + together
+        ways += together + apart if demand.writes else apart + together
     return next(filter(fits, ways), ways[-1] if ways else None)
 
 
 def arrange_model(
     gpus: int,
-    branches: int,
-    writes: bool,
+    demand: Demand,
     config: ModelConfig,
     device: torch.device,
     itemsize: int,
     quantized: Sequence[str],
-    image_tokens: int,
 ) -> Arrangement:
     """`arrange` of a checkpoint's model.
 
     Args:
-        branches, writes: as for `arrange`.
         device: `cuda`, whose first GPU is asked for its memory, or `cpu`.
         itemsize, quantized: as for `Weights.of`.
-        image_tokens: of the pictures to have room for.
 
     Raises:
         DeviceError: so many GPUs cannot share the model; the numbers that can are named.
     """
     possible = possible_splits(config)
-    work = Work(image_tokens, USUAL_PREFIXES)
+    work = Work(demand.image_tokens, USUAL_PREFIXES)
 
     def fits(arrangement: Arrangement) -> bool:
         budget = usable_memory(device, None)
@@ -95,9 +124,9 @@ def arrange_model(
         own = split_config(config, arrangement.tensor)
         return peak_bytes(own, weights, ALL_RESIDENT, work, itemsize) + SPARE_BYTES <= budget
 
-    found = arrange(gpus, branches, writes, possible, fits)
+    found = arrange(gpus, demand, possible, fits)
     if found is None:
-        numbers = {parts * copies for parts in possible for copies in range(1, branches + 1)}
+        numbers = {parts * copies for parts in possible for copies in range(1, demand.branches + 1)}
         raise DeviceError(
             f"gpus {gpus}: {config.transformer.heads} heads and {config.transformer.kv_heads} key/value heads of this "
             f"model cannot be shared equally by {gpus} GPUs",

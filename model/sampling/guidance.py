@@ -11,6 +11,7 @@ from torch import Tensor
 
 from config.schema import ImageSettings
 from model.events import Branch
+from model.requests import EditRequest, GenerateRequest
 
 Velocities = Mapping[Branch, Tensor]
 
@@ -57,6 +58,12 @@ class Guidance:
 
     def _is_zero(self, number: int) -> bool:
         return self.zero_init and number == 0
+
+
+def guidance_of(request: GenerateRequest | EditRequest) -> Guidance:
+    """The guidance of a request's pictures."""
+    settings = request.settings
+    return edit_guidance(settings) if isinstance(request, EditRequest) else generate_guidance(settings)
 
 
 def generate_guidance(settings: ImageSettings) -> Guidance:

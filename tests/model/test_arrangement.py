@@ -10,7 +10,7 @@ from model import AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
 from model.errors import DeviceError
 from model.network.configuration import parse_config
 from model.placement import arrangement
-from model.placement.arrangement import Arrangement, arrange, arrange_model, count_gpus
+from model.placement.arrangement import Arrangement, Demand, arrange, arrange_model, count_gpus
 from model.requests import Request
 from model.weights.synthetic import SHAPES, config_fields
 
@@ -41,7 +41,7 @@ def test_branches_are_drawn_apart_and_all_else_by_parts(
     gpus: int, branches: int, sizes: tuple[int, int] | None
 ) -> None:
     for writes in (True, False):
-        found = arrange(gpus, branches, writes, [1, 2, 4, 8], lambda way: True)
+        found = arrange(gpus, Demand(branches, writes, 0), [1, 2, 4, 8], lambda way: True)
         assert found == (
             Arrangement(*sizes, splits_und=writes and sizes[1] > 1 and gpus in (2, 4, 8)) if sizes else None
         )
@@ -50,7 +50,7 @@ def test_branches_are_drawn_apart_and_all_else_by_parts(
 @pytest.mark.parametrize(("gpus", "most", "sizes"), [(2, 1, (2, 1)), (4, 1, (4, 1)), (6, 2, (2, 3)), (16, 1, (8, 2))])
 def test_where_copies_do_not_fit_there_are_fewer(gpus: int, most: int, sizes: tuple[int, int]) -> None:
     """Or as few as there can be: loading then says what does not fit."""
-    assert arrange(gpus, 3, False, [1, 2, 4, 8], lambda way: way.guidance <= most) == Arrangement(*sizes)
+    assert arrange(gpus, Demand(3, False, 0), [1, 2, 4, 8], lambda way: way.guidance <= most) == Arrangement(*sizes)
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,16 @@ def test_an_8b_on_two_gpus(
 ) -> None:
     """All of it takes 32.7 GiB, what draws with half of what reads and writes 24.0, half of both 16.4 GiB."""
     monkeypatch.setattr(arrangement, "usable_memory", lambda device, limit: gib * GIB)
-    assert arrange_model(2, 2, True, EIGHT_B, CUDA, 2, (), 4096) == writing
-    assert arrange_model(2, 2, False, EIGHT_B, CUDA, 2, (), 4096) == drawing
+    assert arrange_model(2, Demand(2, True, 4096), EIGHT_B, CUDA, 2, ()) == writing
+    assert arrange_model(2, Demand(2, False, 4096), EIGHT_B, CUDA, 2, ()) == drawing
 
 
 def test_numbers_that_an_8b_cannot_be_shared_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrangement, "usable_memory", lambda device, limit: 79 * GIB)
     with pytest.raises(DeviceError, match=r"gpus 3: 32 heads and 8 key/value .*\nfor this it can be 1, 2, 4, 8, 16$"):
-        arrange_model(3, 2, True, EIGHT_B, CUDA, 2, (), 4096)
+        arrange_model(3, Demand(2, True, 4096), EIGHT_B, CUDA, 2, ())
     with pytest.raises(DeviceError, match=r"\nfor this it can be 1, 2, 4, 8$"):
-        arrange_model(3, 1, True, EIGHT_B, CUDA, 2, (), 0)
+        arrange_model(3, Demand(1, True, 0), EIGHT_B, CUDA, 2, ())
 
 
 def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

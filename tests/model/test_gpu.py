@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -359,8 +360,8 @@ def test_reading_ahead_leaves_no_trace() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-@pytest.mark.parametrize("sizes", [(2, 1), (1, 2)], ids=["tensor2", "guidance2"])
-def test_two_gpus(sizes: tuple[int, int], tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize("setting", ["tensor_parallel_size", "cfg_parallel_size", "gpus"])
+def test_two_gpus(setting: str, tiny_checkpoint: Path) -> None:
     """The same pictures and the same words, from captured passes; a lost rank is told of, and can be replaced."""
     draw = GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=6))
     ask = AnswerRequest("hello", settings=TextSettings(max_tokens=40))
@@ -368,13 +369,8 @@ def test_two_gpus(sizes: tuple[int, int], tiny_checkpoint: Path) -> None:
     theirs = next(event for event in alone.run(draw) if isinstance(event, Picture)).tensor
     words = next(event for event in alone.run(ask) if isinstance(event, Answer)).token_ids
     for _ in range(2):
-        shared = Engine.load(
-            tiny_checkpoint,
-            device="cuda",
-            dtype="float32",
-            tensor_parallel_size=sizes[0],
-            cfg_parallel_size=sizes[1],
-        )
+        two: dict[str, Any] = {setting: 2}
+        shared = Engine.load(tiny_checkpoint, device="cuda", dtype="float32", **two)
         ours = next(event for event in shared.run(draw) if isinstance(event, Picture)).tensor
         assert (ours - theirs).norm() / theirs.norm() < 2e-3
         assert next(event for event in shared.run(ask) if isinstance(event, Answer)).token_ids == words
