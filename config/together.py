@@ -20,6 +20,8 @@ def require_compatible(
     The arguments are those of `config.schema.EngineSettings`. How many `all` GPUs are is not known here: what does not
     go together with several is found out where they are counted.
     """
+    if gpus != "all" and (isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0):
+        raise SettingsError(f"gpus {gpus!r}: must be all or a whole number from 0 on", "leave it out, which is 0")
     size = tensor_parallel_size * cfg_parallel_size
     asked = f"tensor_parallel_size {tensor_parallel_size}, cfg_parallel_size {cfg_parallel_size}"
     if gpus != 0:

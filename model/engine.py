@@ -209,6 +209,7 @@ class Engine:
         where, number_format = resolve_device(device), resolve_dtype(dtype)
         towers = resolve_quantization(quantization, where, number_format)
         counted = count_gpus(gpus, where)
+        drawn = [request.settings for request in requests or () if not isinstance(request, AnswerRequest)]
         if gpus == "all":
             require_compatible(
                 device=device,
@@ -217,6 +218,7 @@ class Engine:
                 tensor_parallel_size=1,
                 cfg_parallel_size=1,
                 gpus=counted,
+                cache=next((each.cache for each in drawn if each.cache != "off"), "off"),
             )
         ranks_wanted = counted or tensor_parallel_size * cfg_parallel_size
         require_ranks(ranks_wanted, where, "gpus" if counted else SIZES)
@@ -237,7 +239,9 @@ class Engine:
         config = read_config(folder)
         way = Arrangement(tensor_parallel_size, cfg_parallel_size)
         if counted:
-            demand = Demand.of(requests, _image_tokens(size, read_recommended(folder)))
+            recommended = read_recommended(folder)
+            sizes = {size, *(each.size for each in drawn)}
+            demand = Demand.of(requests, max(_image_tokens(each, recommended) for each in sizes))
             way = arrange_model(counted, demand, config, where, number_format.itemsize, towers)
         require_split(config, way.tensor)
         ranks = Ranks(way.tensor, way.guidance, way.splits_und, where)
@@ -430,7 +434,8 @@ class Engine:
         lengths = {branch: len(sequence) for branch, sequence in sequences.items()}
         meter = Meter(self._model.runtime, self._model.config)
         with self._keeping() as kept:
-            # Every network thinks for itself: that costs no time, and all of them go on from the same words.
+            # Where there are several networks each of them thinks for itself: that costs no time, and all of them go
+            # on from the same words.
             own = {*self._model.runtime.peers.reads(tuple(texts)), *(["condition"] if settings.think else [])}
             # Whole prefixes only: reading one in other portions rounds otherwise, and the bytes of a picture would
             # depend on what was asked before.

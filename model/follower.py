@@ -32,18 +32,28 @@ def main(rank: int, connection: int | None = None) -> None:
         leader, store = find_leader()
     else:
         leader = Leader(Connection(connection))
+    import torch
+
     from model.engine import Engine
     from model.orders import Forget, Load, Run, UseLoras
     from model.placement.groups import Groups, Position
 
     leader.answer(HERE)
     meeting = cast(Meeting, leader.next())
-    if store is None:
-        from torch._C._distributed_c10d import TCPStore
+    device = own_device(meeting.device, rank)
+    try:
+        if store is None:
+            from torch._C._distributed_c10d import TCPStore
 
-        store = TCPStore(meeting.host, meeting.port, is_master=False)
-    position = Position(rank, meeting.tensor, meeting.guidance, meeting.splits_und)
-    groups = Groups(position, own_device(meeting.device, rank), store)
+            store = TCPStore(meeting.host, meeting.port, is_master=False)
+        torch.zeros(1, device=device)  # which fails where others have taken a GPU's memory
+        leader.answer(HERE)
+    except Exception as error:
+        traceback.print_exc()
+        leader.answer(Failed.by(error))
+        leader.next()  # which ends this process
+        raise
+    groups = Groups(Position(rank, meeting.tensor, meeting.guidance, meeting.splits_und), device, store)
     engine: Engine | None = None
     while True:
         order = leader.next()

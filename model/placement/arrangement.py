@@ -1,7 +1,8 @@
 """How several GPUs share a model: how often there is what draws, and in how many parts.
 
-Text is written by all GPUs, each with a part of what reads and writes (`model.placement.groups`), and pictures without
-guidance are drawn so, too. Branches of guidance are drawn apart. `benchmarks/several_gpus.py` measures all ways.
+Text is written by all GPUs, each with a part of what reads and writes (`model.placement.groups`), where heads can be
+shared by so many, and pictures without guidance are drawn so, too. Branches of guidance are drawn apart.
+`benchmarks/several_gpus.py` measures all ways.
 """
 
 from collections.abc import Callable, Sequence
@@ -148,6 +149,7 @@ def count_gpus(gpus: int | Literal["all"], device: torch.device) -> int:
         return world[1]
     if device.type == "cpu":
         raise DeviceError(
-            "gpus all: PyTorch sees no GPU here", "leave it out; --gpus 2 --device cpu tries it out on two processes"
+            "gpus all: this runs on the CPU, or PyTorch sees no GPU here",
+            "leave it out; --gpus 2 --device cpu tries it out on two processes",
         )
     return torch.cuda.device_count() if device.type == "cuda" else 1

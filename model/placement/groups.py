@@ -1,8 +1,8 @@
 """What the ranks of one network tell one another while they compute.
 
 There are `tensor` × `guidance` ranks. The gen tower is there `guidance` times, each time split over `tensor` ranks, and
-each of these copies computes branches of its own. The und tower, of which all branches need the same, is split over
-all ranks where its heads can be shared by so many, and otherwise like the gen tower:
+each of these copies computes branches of its own. The und tower, of which all branches need the same, is split like the
+gen tower, or, where `Position.splits_und` says so, over all ranks:
 
     rank                 0  1  2  3        with tensor 2, guidance 2
     part of gen          0  1  0  1        of 2: those of one copy sum partial results, in every block

@@ -170,10 +170,21 @@ class Ranks:
             raise
 
     def groups(self) -> "Groups":
-        """Join the process groups, as the others do once they are told where."""
+        """Join the process groups, as the others do once they are told where.
+
+        Raises:
+            SenseNovaError: one of them has no device to itself, or was lost before.
+        """
         from model.placement.groups import Groups, Position
 
         self._tell(Meeting(*self._split, self._device.type, self._host, self._port))
+        # Who joins waits for all others, however long; so first everyone says that nothing keeps it from joining.
+        answers = self._wait_for_all(None)
+        if self.lost is not None:
+            raise _again(self.lost)
+        for rank, answer in answers.items():
+            if isinstance(answer, Failed):
+                raise answer.error(rank)
         self._groups = Groups(Position(0, *self._split), own_device(self._device.type, 0), self._store)
         return self._groups
 
@@ -204,14 +215,18 @@ class Ranks:
                 self._tell(GO)
         except GeneratorExit:
             self._tell(STOP)
-            _end(events)
-            # Whoever gives up a request has an error of their own to tell; the next one tells of a lost rank.
-            with contextlib.suppress(SenseNovaError):
-                self._settle(None)
+            try:
+                _end(events)
+            finally:
+                # Whoever gives up a request has an error of their own to tell; the next one tells of a lost rank.
+                with contextlib.suppress(SenseNovaError):
+                    self._settle(None)
             raise
         except BaseException as error:
-            _end(events)
-            self._settle(error)
+            try:
+                _end(events)
+            finally:
+                self._settle(error)
             raise
         self._settle(None)
 
@@ -260,8 +275,9 @@ class Ranks:
         reason = own.error(0) if own is not None else other
         assert reason is not None
         self._break(reason)
+        _let_go(error)
         if error is None:
-            raise reason
+            raise _again(reason)
 
     def _wait_for_all(self, seconds: float | None) -> dict[int, Any]:
         """The answers of the others by rank, as far as they come within the time and before one is lost."""

@@ -76,7 +76,7 @@ class Runtime:
         return 0 if self.layer_by_layer or self.peers.split_heads else image_tokens
 
     def canvases(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, Canvas]:
-        """What the pictures of a request, of so many tokens each, are drawn on, one for each prefix; `prefixes` are
+        """What the pictures of a request, of so many tokens each, are drawn on, one for each own branch; `prefixes` are
         those of the branches that this process reads, in the order of all. They stay as they were, and must do so until
         the last picture is drawn."""
         if not self.layer_by_layer:

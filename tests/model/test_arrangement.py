@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from config.errors import SettingsError
 from model import AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
 from model.errors import DeviceError
 from model.network.configuration import parse_config
@@ -83,7 +85,7 @@ def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert count_gpus("all", CUDA) == 4
     assert count_gpus(2, CUDA) == 2
-    with pytest.raises(DeviceError, match=r"gpus all: PyTorch sees no GPU here\n.*--gpus 2 --device cpu"):
+    with pytest.raises(DeviceError, match=r"gpus all: .*PyTorch sees no GPU here\n.*--gpus 2 --device cpu"):
         count_gpus("all", torch.device("cpu"))
 
 
@@ -110,6 +112,45 @@ def test_the_model_is_loaded_for_what_is_asked(
         assert any(isinstance(event, Picture) for event in engine.run(CAT))
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"offload": "layers"}, "gpus 2: with several GPUs all weights stay on them; --offload layers is for one"),
+        ({"gpu_memory": GIB}, "gpus 2: --gpu-memory is for one GPU"),
+        (
+            {"requests": [replace(CAT, settings=CAT.settings.model_copy(update={"cache": "balanced"}))]},
+            "gpus 2: --cache balanced is for one GPU",
+        ),
+    ],
+)
+def test_what_is_for_one_gpu_when_all_are_two(
+    setting: dict[str, Any], message: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.engine.count_gpus", lambda gpus, device: 2)
+    with pytest.raises(SettingsError, match=message):
+        Engine.load(tiny_checkpoint, device="cpu", gpus="all", **setting)
+
+
+@pytest.mark.parametrize("gpus", ["2", "some", -1, True])
+def test_no_number_of_gpus(gpus: Any, tiny_checkpoint: Path) -> None:
+    with pytest.raises(SettingsError, match=f"gpus {gpus!r}: must be all or a whole number from 0 on"):
+        Engine.load(tiny_checkpoint, device="cpu", gpus=gpus)
+
+
+def test_the_largest_picture_counts(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def arrange_for(gpus: int, demand: Demand, *rest: object) -> Arrangement:
+        asked.append(demand)
+        raise DeviceError("enough", "")
+
+    monkeypatch.setattr("model.engine.arrange_model", arrange_for)
+    large = replace(CAT, settings=CAT.settings.model_copy(update={"size": "2048x1024", "think": True}))
+    with pytest.raises(DeviceError, match="enough"):
+        Engine.load(tiny_checkpoint, device="cpu", gpus=2, size="64x64", requests=[CAT, large])
+    assert asked == [Demand(branches=2, writes=True, image_tokens=2048)]
 
 
 def test_one_gpu_needs_nothing_to_be_shared(tiny_checkpoint: Path) -> None:

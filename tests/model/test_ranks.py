@@ -27,7 +27,7 @@ from model import (
 )
 from model.errors import DeviceError, DeviceMemoryError, RankError, RequestError
 from model.events import Picture, PrefixRead, ThinkText
-from model.placement.ranks import require_ranks
+from model.placement.ranks import Meeting, Ranks, require_ranks
 from model.weights.builtin import DEMO_MODEL
 from model.weights.hub import find_checkpoint
 from model.weights.named_lora import NamedLora
@@ -191,9 +191,28 @@ def test_a_lost_rank_s_error_may_be_kept(
                         "exchange",
                         lambda peers, branches, predicted: predicted.expand(len(branches), -1, -1),
                     )
+    ranks = engine._ranks
     engine.close()
     assert drawn_with() is None
+    assert ranks is not None and ranks.lost is not None and ranks.lost.__traceback__ is None
     assert caught.value.__traceback__ is not None
+
+
+def test_a_rank_lost_before_it_has_joined(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell = Ranks._tell
+
+    def lose(ranks: Ranks, message: object) -> None:
+        if isinstance(message, Meeting):
+            for child in children():
+                child.kill()
+        tell(ranks, message)
+
+    monkeypatch.setattr(Ranks, "_tell", lose)
+    clock = time.monotonic()
+    with pytest.raises(RankError, match=r"rank 1 of 2 was killed \(SIGKILL\)"):
+        Engine.load(tiny_checkpoint, device="cpu", tensor_parallel_size=2)
+    assert time.monotonic() - clock < 30
+    assert children() == []
 
 
 LEADER = """
