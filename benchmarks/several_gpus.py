@@ -42,7 +42,8 @@ SPECS_OF_FOUR = ("2x2+", "4x1")
 SECONDS = 170.0
 """For one line."""
 SESSION_SECONDS = 300.0
-"""For the golden cases: nine times a model is loaded, and its kernels compiled, which takes some 20 s each."""
+"""For one session: in that of the golden cases a model is loaded nine times, and its kernels compiled, which takes some
+20 s each."""
 BARS = (
     ("guided step, better of 2x1 and 1x2", "s", 0.150),
     ("decoding, 2x1", "tok/s", 190.0),
@@ -151,12 +152,13 @@ def run_line(options: argparse.Namespace, spec: str, scratch: Path, logs: Path) 
     return found
 
 
-def parse_spec(spec: str) -> tuple[int, int, bool, str]:
-    """`1x2+-fp8` → tensor ranks, guidance ranks, whether all share what reads and writes, and a quantization, `off` or
-    `eager`."""
+def parse_spec(spec: str) -> tuple[int, int, bool, str, bool]:
+    """`1x2+-fp8` → tensor ranks, guidance ranks, whether all share what reads and writes, the quantization, and whether
+    it is run eagerly, which is `1x2-eager`."""
     sizes, _, way = spec.partition("-")
     tensor, guidance = map(int, sizes.removesuffix("+").split("x"))
-    return tensor, guidance, sizes.endswith("+"), way or "off"
+    eager = way == "eager"
+    return tensor, guidance, sizes.endswith("+"), "off" if eager or not way else way, eager
 
 
 def rank_main(options: argparse.Namespace, number: str, port: str, spec: str, folder: str) -> None:
@@ -198,9 +200,7 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     from model.weights.quantize import QUANTIZED_TOWERS, quantize_network
     from model.weights.synthetic import config_fields, random_part
 
-    tensor, guidance, splits_und, quantization = parse_spec(spec)
-    eager = options.enforce_eager or quantization == "eager"
-    config = parse_config(config_fields(**TINY), "tiny") if options.model == "tiny" else shape_config(options.model)
+    tensor, guidance, splits_und, quantization, eager = parse_spec(spec)
     position = Position(rank, tensor, guidance, splits_und)
     if options.device == "cpu":
         torch.set_num_threads(threads_each(position.size))
@@ -216,17 +216,18 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     yield "torch", torch.__version__
     if groups is not None:
         yield from collectives(groups, device)
+    config = parse_config(config_fields(**TINY), "tiny") if options.model == "tiny" else shape_config(options.model)
     clock = time.perf_counter()
     with torch.inference_mode(False):
         network = random_part(config, device, torch.bfloat16, position.shares)
-    quantize_network(network, QUANTIZED_TOWERS.get(quantization, ()))
+    quantize_network(network, QUANTIZED_TOWERS[quantization])
     if groups is not None:
         join_parts(network, config.transformer.vocabulary, groups)
     synchronize(device)
     yield "seconds to make the weights", round(time.perf_counter() - clock, 1)
     stored = {each.data_ptr(): each.nbytes for each in (*network.parameters(), *network.buffers())}
     yield "weights GiB", round(sum(stored.values()) / 2**30, 3)
-    runtime = accelerated(network, enforce_eager=eager, groups=groups)
+    runtime = accelerated(network, enforce_eager=options.enforce_eager or eager, groups=groups)
     yield "runtime", f"{type(runtime).__name__}{'; ' + runtime.note if runtime.note else ''}"
     none = Ceilings(1.0, 1.0)
     for text in options.size:

@@ -1,5 +1,7 @@
 """The error every layer of the program raises when the user has to do something about it."""
 
+from typing import Self
+
 
 class SenseNovaError(Exception):
     """A failure with a message for the user.
@@ -13,6 +15,11 @@ class SenseNovaError(Exception):
         super().__init__(what if not hint else f"{what}\n{hint}")
         self.what = what
         self.hint = hint
+
+    def again(self) -> Self:
+        """The same error anew, for one that is kept to be raised more than once: its traceback would keep what its
+        frames hold."""
+        return type(self)(self.what, self.hint)
 
 
 class SettingsError(SenseNovaError):

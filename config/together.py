@@ -39,7 +39,8 @@ def require_compatible(
     if size == 1:
         return
     if device == "mps":
-        raise SettingsError(f"{asked}: Apple's GPU is one", f"{_take_back(gpus)}, or use --device cpu")
+        take_back = "leave it out" if gpus else "set both to 1"
+        raise SettingsError(f"{asked}: Apple's GPU is one", f"{take_back}, or use --device cpu")
     if ":" in device:
         raise SettingsError(
             f"{asked}: --device {device} is one GPU, and {size} are asked for",
@@ -60,7 +61,3 @@ def require_compatible(
             f"{asked}: --gpu-memory is for one GPU",
             "leave it out; SENSENOVA_GPU_MEMORY= clears the variable",
         )
-
-
-def _take_back(gpus: int | Literal["all"]) -> str:
-    return "leave it out" if gpus else "set both to 1"

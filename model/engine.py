@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +88,7 @@ class Engine:
     ) -> None:
         """Use `Engine.load`."""
         self._ranks: Ranks | None = None
-        self._readers = groups.und.share.count if groups else 1  # ranks that read the same, one after another
+        self._read_together = groups.und.share.count if groups else 1  # ranks that read the same, one after another
         self._uneven = False
         self._arrangement = ""
         self.checkpoint = model.folder
@@ -198,28 +199,21 @@ class Engine:
             DeviceMemoryError: the weights do not fit; or less than the smallest working set may be used.
         """
         # First what costs nothing: a mistake here should not come after a download or minutes of reading.
-        require_compatible(
+        compatible = partial(
+            require_compatible,
             device=device,
             offload=offload,
             gpu_memory=gpu_memory,
             tensor_parallel_size=tensor_parallel_size,
             cfg_parallel_size=cfg_parallel_size,
-            gpus=gpus,
         )
+        compatible(gpus=gpus)
         where, number_format = resolve_device(device), resolve_dtype(dtype)
         towers = resolve_quantization(quantization, where, number_format)
         counted = count_gpus(gpus, where)
         drawn = [request.settings for request in requests or () if not isinstance(request, AnswerRequest)]
         if gpus == "all":
-            require_compatible(
-                device=device,
-                offload=offload,
-                gpu_memory=gpu_memory,
-                tensor_parallel_size=1,
-                cfg_parallel_size=1,
-                gpus=counted,
-                cache=next((each.cache for each in drawn if each.cache != "off"), "off"),
-            )
+            compatible(gpus=counted, cache=next((each.cache for each in drawn if each.cache != "off"), "off"))
         ranks_wanted = counted or tensor_parallel_size * cfg_parallel_size
         require_ranks(ranks_wanted, where, "gpus" if counted else SIZES)
         folder = find_checkpoint(str(checkpoint), on_plan=on_plan, on_progress=on_download)
@@ -374,7 +368,7 @@ class Engine:
             yield from self._ranks.lead(Run(request, self._uneven), self.perform(request))
         finally:
             # One rank may have had no memory to keep what another one keeps; they would then read in other portions.
-            kept, size = {0: self.kept_lengths, **self._ranks.results}, self._readers
+            kept, size = {0: self.kept_lengths, **self._ranks.results}, self._read_together
             self._uneven = any(kept[rank] != kept[rank - rank % size] for rank in kept)
 
     def perform(self, request: Request) -> Iterator[Event]:

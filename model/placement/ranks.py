@@ -159,7 +159,7 @@ class Ranks:
             threading.Thread(target=self._listen, name="ranks", daemon=True).start()
             self._wait_for_all(None)
             if self.lost is not None:
-                raise _again(self.lost)
+                raise self.lost.again()
             if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
                 import torch
 
@@ -181,7 +181,7 @@ class Ranks:
         # Who joins waits for all others, however long; so first everyone says that nothing keeps it from joining.
         answers = self._wait_for_all(None)
         if self.lost is not None:
-            raise _again(self.lost)
+            raise self.lost.again()
         for rank, answer in answers.items():
             if isinstance(answer, Failed):
                 raise answer.error(rank)
@@ -263,7 +263,7 @@ class Ranks:
         if self.lost is not None:
             self._noticed = True
             _let_go(error)
-            raise _again(self.lost) from error
+            raise self.lost.again() from error
         failed = {rank: answer for rank, answer in answers.items() if isinstance(answer, Failed)}
         if error is None and not failed:
             self.results = {rank: answer.result for rank, answer in answers.items()}
@@ -277,7 +277,7 @@ class Ranks:
         self._break(reason)
         _let_go(error)
         if error is None:
-            raise _again(reason)
+            raise reason.again()
 
     def _wait_for_all(self, seconds: float | None) -> dict[int, Any]:
         """The answers of the others by rank, as far as they come within the time and before one is lost."""
@@ -490,11 +490,6 @@ def _end(events: Iterator[Any]) -> None:
     """Have what stopped between two events hold nothing any more, either."""
     if hasattr(events, "close"):
         events.close()
-
-
-def _again(error: SenseNovaError) -> SenseNovaError:
-    """The same error anew: the traceback of one that is kept would keep what its frames hold."""
-    return type(error)(error.what, error.hint)
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -51,6 +51,8 @@ WHOLE = Shares()
 def part_layout(config: ModelConfig, shares: Shares) -> dict[str, Slot]:
     """`checkpoint_layout` of a rank's part of a network; `config` is that of the whole one."""
     und = checkpoint_layout(split_config(config, shares.und.count))
+    if shares.gen.count == shares.und.count:
+        return und
     gen = checkpoint_layout(split_config(config, shares.gen.count))
     return {name: (gen if _draws(slot.parameter) else und)[name] for name, slot in und.items()}
 

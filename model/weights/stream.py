@@ -55,9 +55,8 @@ class Load:
         """
         self._asked_for.wait()
         if self._error is not None:
-            # A new one each time: the traceback of one that is kept would keep what its frames hold.
             if isinstance(self._error, SenseNovaError):
-                raise type(self._error)(self._error.what, self._error.hint)
+                raise self._error.again()
             if isinstance(self._error, torch.OutOfMemoryError | MemoryError):
                 raise torch.OutOfMemoryError(str(self._error))
             raise RuntimeError(f"weights could not be brought to {self._device}: {self._error}")
