@@ -93,6 +93,11 @@ def fastest_kernels(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(list(KERNELS), set_priority=True) if device.type == "cuda" else nullcontext()
 
 
+ONE_ROW = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Kernels for one query row on a GPU. cuDNN splits the keys there, and the same numbers do not always give the same
+bytes; from two rows on it does not split them."""
+
+
 def kernel_name(config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> str:
     """Which of `KERNELS` a picture's tokens take on a GPU; elsewhere PyTorch has one of its own."""
     if device.type != "cuda":
@@ -161,7 +166,9 @@ def _sdpa(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tenso
     There the query heads that share a key/value head become rows of one head, which gives the same numbers.
     """
     if q.device.type == "cpu" or (mask is None and _groups_heads(q)):
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
+        one_row = q.device.type == "cuda" and q.shape[2] == 1
+        with sdpa_kernel(ONE_ROW) if one_row else nullcontext():
+            return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, enable_gqa=True)
     batch, heads, rows, width = q.shape
     shared = heads // keys.shape[1]
     stacked = q.reshape(batch, keys.shape[1], shared * rows, width)

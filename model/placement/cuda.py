@@ -21,10 +21,12 @@ from model.network.layers import SPLIT_ROWS, WHOLE_ROWS, RMSNorm, SwiGLU
 from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block, Tower, split_branches, together
-from model.placement.graphs import RepeatedPass, TokenGraph
+from model.placement.graphs import RepeatedPass
 from model.placement.groups import Groups, TowerGroup
 from model.placement.guidance_parallel import GuidancePeers
+from model.placement.offload import StreamedHead
 from model.placement.slots import is_settled, is_whole, settle
+from model.placement.token_pass import TokenPass
 from model.sampling.prefix import Prefix
 from model.sampling.runtime import Runtime
 from model.weights.quantize import Fp8Linear
@@ -56,19 +58,23 @@ class CudaRuntime(Runtime):
         network.und.forward = FusedTower(network.und, und)  # type: ignore[method-assign]
         network.gen.forward = FusedTower(network.gen, gen)  # type: ignore[method-assign]
         self.draws_ahead, self.writes_ahead = _is_dense(network.gen), _is_dense(network.und)
-        stays = is_whole(network.und) and hasattr(network.lm_head, "weight")  # which does not come in pieces
-        self._token_graph = TokenGraph(network, und) if self.writes_ahead and stays else None
+        self._token_stays = is_whole(network.und) and not isinstance(network.lm_head, StreamedHead)
+        self._token_pass = TokenPass(network, und, as_graph=self._token_stays) if self.writes_ahead else None
 
     def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not self.draws_ahead or not is_whole(self.network.gen):
             return work
         return RepeatedPass(work, partial(settle, self.network.gen))
 
+    def logits(self, prefix: Prefix) -> Tensor:
+        return self._token_pass.logits(prefix.last_hidden) if self._token_pass else super().logits(prefix)
+
     def read_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
-        if self._token_graph is None:
+        if self._token_pass is None:
             return super().read_token(prefix, token)
-        settle(self.network.und)
-        return self._token_graph(prefix, token)
+        if self._token_stays:
+            settle(self.network.und)
+        return self._token_pass(prefix, token)
 
 
 class FusedTower:

@@ -28,7 +28,7 @@ def decode(runtime: Runtime, prefix: Prefix, choose: Choose, max_tokens: int, st
     which is less than what waiting for each token costs.
     """
     tokens: list[int] = []
-    logits = runtime.network.logits(prefix.last_hidden)[0, 0]
+    logits = runtime.logits(prefix)
     while True:
         if prefix.cache.length == prefix.cache.capacity:
             prefix.cache.reserve(max(1, min(CACHE_BLOCK, max_tokens - len(tokens))))

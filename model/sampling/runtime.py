@@ -95,6 +95,10 @@ class Runtime:
         """
         return work
 
+    def logits(self, prefix: Prefix) -> Tensor:
+        """Of the token that follows a prefix: (vocabulary,), float32."""
+        return self.network.logits(prefix.last_hidden)[0, 0]
+
     def read_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
         """`read_text` of one token, () int64.
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture, Statistics, TextSettings
 from model.errors import RankError
 from model.events import Branch, DenoisingStep
-from model.network.attention import Segment, attend
+from model.network.attention import Segment, attend, fastest_kernels
 from model.network.configuration import parse_config
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
@@ -61,6 +63,18 @@ def test_half_precision(dtype: str, tiny_checkpoint: Path) -> None:
     statistics = events[-1]
     assert isinstance(statistics, Statistics)
     assert 0 < statistics.peak_memory < 2**30
+
+
+def test_one_row_goes_through_a_kernel_whose_bytes_repeat() -> None:
+    """cuDNN's, which a picture has, rounds otherwise, and not always in the same way."""
+    q = torch.randn(1, 32, 1, 128, device="cuda", dtype=torch.bfloat16)
+    k, v = (torch.randn(1, 8, 2000, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        expected = scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    one = [Segment(1, causal=True)]
+    assert torch.equal(attend(q, k, v, one), expected)
+    with fastest_kernels(q.device):
+        assert torch.equal(attend(q, k, v, one), expected)
 
 
 @pytest.mark.parametrize("cudnn", [True, False])
@@ -259,7 +273,7 @@ def test_a_preview_does_not_wait_for_the_next_step(tiny_checkpoint: Path) -> Non
 @pytest.mark.parametrize(("dtype", "quantized", "tolerance"), TOLERANCES)
 def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[str, ...], tolerance: float) -> None:
     """Past the end of the cache's first memory, behind two prefixes in turn, and past the table of rotations."""
-    from model.placement.graphs import LEAST_POSITIONS  # needs Triton
+    from model.placement.token_pass import LEAST_POSITIONS  # needs Triton
 
     plain, fused = (accelerated(_network(dtype, quantized), enforce_eager=eager) for eager in (True, False))
     lengths = (1, 333, LEAST_POSITIONS)

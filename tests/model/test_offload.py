@@ -102,17 +102,14 @@ def test_every_placement_gives_the_same(place: Callable[..., Engine], quantizati
 def test_every_placement_gives_the_same_on_a_gpu(
     place: Callable[..., Engine], quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a picture in halves. Without thinking: where the output matrix comes in pieces, tokens go through other
-    kernels, which round otherwise."""
+    """Also of a picture in halves, and of one that is thought about."""
     from model.placement import cuda
-
-    turns = [turn for turn in TURNS if not getattr(turn.settings, "think", False)]
 
     monkeypatch.setattr(cuda, "HALVED_FROM", 64)
     monkeypatch.setattr(cuda, "ROWS_STEP", 16)
-    expected = results(place(ALL_RESIDENT, quantization=quantization, device="cuda"), turns)
+    expected = results(place(ALL_RESIDENT, quantization=quantization, device="cuda"), TURNS)
     for name, placement in PLACEMENTS.items():
-        assert results(place(placement, quantization=quantization, device="cuda"), turns) == expected, name
+        assert results(place(placement, quantization=quantization, device="cuda"), TURNS) == expected, name
 
 
 @pytest.mark.parametrize("case", FEW_CASES, ids=case_id)
