@@ -4,8 +4,9 @@
 
 Has the drawing tower's layers brought into two slots in turn, as `--offload layers` does, with nothing computed beside
 it: one row for each piece size and number of threads, with the median of some passes. The first row is what the link
-carries alone, from page-locked memory; a CPU has none. The first pass of all, not told, reads the files into the
-system's page cache, where there is room for them.
+carries alone, from page-locked memory; a CPU has none. The last one, of the sizes that the program takes, does without
+page-locked memory, as on a host that gives none. The first pass of all, not told, reads the files into the system's
+page cache, where there is room for them.
 """
 
 import argparse
@@ -22,12 +23,12 @@ from model.bench.forecast import measure_supply
 from model.placement.offload import Offload, load_offloaded
 from model.placement.plan import LEAST_SLOTS, Placement
 from model.weights.shards import stored_tensors
-from model.weights.stream import WeightStream
+from model.weights.stream import PIECE_BYTES, READERS, WeightStream
 from sensenova_cli.render.progress import rate
 
 MIB = 2**20
 PIECES = 8, 16, 32, 64
-READERS = 8, 12, 16
+THREADS = 8, 12, 16
 PASSES = 3
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a checkpoint, such as the one that benchmarks.offload writes")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--pieces", nargs="+", type=int, default=PIECES, metavar="MIB")
-    parser.add_argument("--readers", nargs="+", type=int, default=READERS, metavar="THREADS")
+    parser.add_argument("--readers", nargs="+", type=int, default=THREADS, metavar="THREADS")
     parser.add_argument("--passes", type=int, default=PASSES)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -46,13 +47,17 @@ def main() -> None:
     model = load_offloaded(arguments.folder, device, torch.bfloat16, Placement("layers", LEAST_SLOTS, whole_head=False))
     layers = drawing_layers(model)
     bring(model.stream, layers)
+    settings = [(piece * MIB, readers, True) for piece in arguments.pieces for readers in arguments.readers]
+    if link is not None:
+        settings.append((PIECE_BYTES, READERS, False))
     rows: list[dict[str, Any]] = []
-    for piece in arguments.pieces:
-        for readers in arguments.readers:
-            rows.append(measure(model, layers, piece * MIB, readers, arguments.passes))
-            print(f"{piece:3} MiB, {readers:3} threads: {rate(rows[-1]['bytes_per_second'], 'B/s')}", flush=True)
-            if rows[-1]["note"]:
-                print(f"note: {rows[-1]['note']}", file=sys.stderr)
+    for piece, readers, page_locked in settings:
+        rows.append(measure(model, layers, piece, readers, page_locked, arguments.passes))
+        how = "" if page_locked else ", not page-locked"
+        told = rate(rows[-1]["bytes_per_second"], "B/s")
+        print(f"{piece // MIB:3} MiB, {readers:3} threads{how}: {told}", flush=True)
+        if rows[-1]["note"]:
+            print(f"note: {rows[-1]['note']}", file=sys.stderr)
     report = {
         "command": "python -m benchmarks.weight_link " + " ".join(sys.argv[1:]),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -73,10 +78,12 @@ def drawing_layers(model: Offload) -> list[list[str]]:
     return [sorted(layers[number]) for number in sorted(layers)]
 
 
-def measure(model: Offload, layers: list[list[str]], piece_bytes: int, readers: int, passes: int) -> dict[str, Any]:
+def measure(
+    model: Offload, layers: list[list[str]], piece_bytes: int, readers: int, page_locked: bool, passes: int
+) -> dict[str, Any]:
     """One setting, in a stream of its own."""
     tensors = stored_tensors(model.folder)
-    stream = WeightStream(tensors, model.network.device, piece_bytes, readers)
+    stream = WeightStream(tensors, model.network.device, piece_bytes, readers, page_locked)
     stream.filling = model.stream.filling
     bring(stream, layers)  # every thread has its buffers then
     seconds = statistics.median(bring(stream, layers) for _ in range(passes))
@@ -85,6 +92,7 @@ def measure(model: Offload, layers: list[list[str]], piece_bytes: int, readers: 
     return {
         "piece_bytes": piece_bytes,
         "readers": readers,
+        "page_locked": page_locked,
         "bytes_per_second": count / seconds,
         "note": stream.note,
     }

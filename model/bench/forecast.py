@@ -26,7 +26,7 @@ from model.placement.plan import (
 )
 from model.placement.slots import RING
 from model.weights.shards import stored_tensors
-from model.weights.stream import WeightStream
+from model.weights.stream import WeightStream, host_memory
 
 SHARE_OF_CEILING = {"cuda": 0.75, "cpu": 0.5, "mps": 0.5}
 """How much of a large matrix product's rate a step reaches (docs/performance.md)."""
@@ -59,10 +59,12 @@ class Supply:
     Attributes:
         link: from the host's memory to the device.
         files: from the checkpoint's files to the host's memory, from its page cache where they are there.
+        note: what a user should know about these, or None.
     """
 
     link: float | None
     files: float | None
+    note: str | None
 
     @property
     def rate(self) -> float | None:
@@ -73,9 +75,9 @@ class Supply:
 
 def measure_supply(device: torch.device, folder: Path | None) -> Supply:
     """Copy 256 MiB, and read the first 2 GiB of a checkpoint."""
-    link = None
+    link, note = None, None
     if device.type == "cuda":
-        source = torch.zeros(LINK_BYTES, dtype=torch.uint8, pin_memory=True)
+        source, note = host_memory(LINK_BYTES, page_locked=True)
         target = torch.empty_like(source, device=device)
         target.copy_(source)
         synchronize(device)
@@ -91,7 +93,8 @@ def measure_supply(device: torch.device, folder: Path | None) -> Supply:
         stream = WeightStream({tensor.name: tensor for tensor in tensors[:count]}, device)
         files = stream.measure()
         stream.close()
-    return Supply(link, files)
+        note = note or stream.note
+    return Supply(link, files, note)
 
 
 def forecasts(

@@ -30,6 +30,19 @@ BUFFERS = 2
 """For each thread: it reads into one while the device copies from the other."""
 
 
+def host_memory(count: int, *, page_locked: bool) -> tuple[Tensor, str | None]:
+    """So many bytes to read into, and, where page-locked ones are wanted and the host gives none, what a user should
+    know about that."""
+    if page_locked:
+        try:
+            return torch.empty(count, dtype=torch.uint8, pin_memory=True), None
+        except RuntimeError as error:  # the host's limit on locked memory
+            reason = str(error).splitlines()[0]
+            note = f"the host gives no page-locked memory, so that weights come more slowly ({reason})"
+            return torch.empty(count, dtype=torch.uint8), note
+    return torch.empty(count, dtype=torch.uint8), None
+
+
 class Load:
     """Tensors that are being read."""
 
@@ -123,6 +136,7 @@ class WeightStream:
         device: torch.device,
         piece_bytes: int = PIECE_BYTES,
         readers: int = READERS,
+        page_locked: bool = True,
     ) -> None:
         """Nothing is read yet.
 
@@ -131,10 +145,11 @@ class WeightStream:
             piece_bytes: read at once, a multiple of every number's size; the host holds `BUFFERS` of them for each
                 reader.
             readers: threads.
+            page_locked: whether buffers for a GPU are, if the host allows it.
         """
         self.note: str | None = None
         self._piece_bytes, self._readers = piece_bytes, readers
-        self._can_lock = device.type == "cuda"
+        self._page_locked = page_locked and device.type == "cuda"
         self._tensors = tensors
         self._device = device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -210,14 +225,10 @@ class WeightStream:
         return buffer, copied
 
     def _new_buffer(self) -> Tensor:
-        if self._can_lock:
-            try:
-                return torch.empty(self._piece_bytes, dtype=torch.uint8, pin_memory=True)
-            except RuntimeError as error:  # the host's limit on locked memory
-                self._can_lock = False
-                reason = str(error).splitlines()[0]
-                self.note = f"the host gives no page-locked memory, so that weights come more slowly ({reason})"
-        return torch.empty(self._piece_bytes, dtype=torch.uint8)
+        buffer, note = host_memory(self._piece_bytes, page_locked=self._page_locked)
+        if note is not None:
+            self.note, self._page_locked = note, False
+        return buffer
 
     def _new_event(self) -> torch.cuda.Event | None:
         return torch.cuda.Event() if self._copies is not None else None

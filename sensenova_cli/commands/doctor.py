@@ -68,6 +68,8 @@ def doctor(
             typer.echo(line)
     with memory_errors("measuring this device", lambda: "end other programs that use it, and try again"):
         ceilings, supply = measure_ceilings(device, dtype), measure_supply(device, folder)
+    if supply.note is not None:
+        renderer.notice(supply.note)
     found = list(
         forecasts(config, sizes or usual, device, dtype.itemsize, towers, budget or 0, ceilings, supply)
         if budget is not None

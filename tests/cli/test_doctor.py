@@ -5,6 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
+from model.bench import forecast
+from sensenova_cli.app import app
 
 
 def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,3 +58,11 @@ def test_what_was_typed_wrong(words: list[str], said: str) -> None:
     done = doctor(*words)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_a_host_without_page_locked_memory_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "measure_supply", lambda *_: forecast.Supply(2e9, None, "the host gives none"))
+    done = CliRunner().invoke(app, ["doctor", "--model", "u1-8b", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    assert "link 2 GB/s" in done.stdout
+    assert done.stderr == "note: the host gives none\n"

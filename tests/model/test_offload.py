@@ -319,16 +319,20 @@ def test_no_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused once, weights come through other memory, and a note says so."""
     opened = shards.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
     reading = stream.WeightStream(opened, torch.device("cpu"))
-    reading._can_lock = True
+    reading._page_locked = True
     empty = torch.empty
+    asked: list[bool] = []
 
     def refused(*arguments: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        asked.append(pin_memory)
         if pin_memory:
             raise RuntimeError("CUDA error: out of memory\nmore")
         return empty(*arguments, **options)
 
     monkeypatch.setattr(torch, "empty", refused)
-    assert len(reading._new_buffer()) == stream.PIECE_BYTES
+    for _ in range(2):
+        assert len(reading._new_buffer()) == stream.PIECE_BYTES
+    assert asked == [True, False, False]
     assert reading.note is not None and reading.note.endswith("(CUDA error: out of memory)")
 
 
