@@ -15,9 +15,9 @@ from model.placement.ranks import COMMON, HERE, Done, Failed, Leader, Meeting, f
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from model.engine import Engine
     from model.events import Event
     from model.orders import Run
+    from model.worker import Worker
 
 
 def main(rank: int, connection: int | None = None) -> None:
@@ -34,9 +34,9 @@ def main(rank: int, connection: int | None = None) -> None:
         leader = Leader(Connection(connection))
     import torch
 
-    from model.engine import Engine
     from model.orders import Forget, Load, Run, UseLoras
     from model.placement.groups import Groups, Position
+    from model.worker import Worker
 
     leader.answer(HERE)
     meeting = cast(Meeting, leader.next())
@@ -54,22 +54,22 @@ def main(rank: int, connection: int | None = None) -> None:
         leader.next()  # which ends this process
         raise
     groups = Groups(Position(rank, meeting.tensor, meeting.guidance, meeting.splits_und), device, store)
-    engine: Engine | None = None
+    worker: Worker | None = None
     while True:
         order = leader.next()
         try:
             if isinstance(order, Load):
-                engine = Engine.load_part(order, groups.device, groups)
+                worker = Worker.load(order, groups.device, groups)
             else:
-                assert engine is not None
+                assert worker is not None
                 match order:
                     case Run():
-                        _run(engine, order, leader)
+                        _run(worker, order, leader)
                     case UseLoras():
-                        engine.use_loras(order.loras)
+                        worker.use_loras(order.loras)
                     case Forget():
-                        engine.forget()
-            answer: Done | Failed = Done(engine.kept_lengths)
+                        worker.forget()
+            answer: Done | Failed = Done(worker.kept_lengths)
         except Exception as error:
             if not isinstance(error, COMMON):  # those rank 0 has, too, and tells
                 traceback.print_exc()
@@ -77,10 +77,10 @@ def main(rank: int, connection: int | None = None) -> None:
         leader.answer(answer)
 
 
-def _run(engine: "Engine", order: "Run", leader: Leader) -> None:
+def _run(worker: "Worker", order: "Run", leader: Leader) -> None:
     if order.forget:
-        engine.forget()
-    with contextlib.closing(cast("Generator[Event]", engine.perform(order.request))) as events:
+        worker.forget()
+    with contextlib.closing(cast("Generator[Event]", worker.perform(order.request))) as events:
         for _ in events:
             if not leader.goes_on():
                 return

@@ -86,9 +86,9 @@ KERNELS = {
 """PyTorch's attention kernels for a picture's tokens, and their names, the fastest first; those that cannot be used are
 passed over. On Hopper cuDNN's takes 0.6 of the time of FlashAttention 2, which PyTorch would choose
 (docs/performance.md)."""
-ONE_ROW = [kernel for kernel in KERNELS if kernel != SDPBackend.CUDNN_ATTENTION]
-"""Those for one query row. cuDNN splits the keys there, and the same numbers do not always give the same bytes; from two
-rows on it does not split them."""
+ONE_ROW = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Those for one query row. cuDNN splits the keys there, and the same numbers do not always give the same bytes; from
+two rows on it does not split them."""
 
 
 def fastest_kernels(device: torch.device) -> AbstractContextManager[None]:

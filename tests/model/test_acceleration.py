@@ -58,7 +58,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_a_note_comes_with_the_first_request_alone(tiny_checkpoint: Path) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu")
-    engine._model.runtime.note = "kernels are compiled"
+    engine._worker.model.runtime.note = "kernels are compiled"
     request = GenerateRequest("a cat", ImageSettings(size="64x96", num_steps=1))
 
     def notices() -> list[str]:

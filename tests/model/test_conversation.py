@@ -230,14 +230,13 @@ def test_the_answers_own_tokens_are_not_read_again(engines: tuple[Engine, Engine
 @pytest.fixture
 def ascii_only(engines: tuple[Engine, Engine]) -> Iterator[None]:
     """The model writes letters only, as its random weights would not: their text reads back as the same tokens."""
-    spoken = [engine._tokenizer.encode("abcdefghij") for engine in engines]
+    spoken = [engine._worker._tokenizer.encode("abcdefghij") for engine in engines]
     hooks = []
     for engine, ids in zip(engines, spoken, strict=True):
-        allowed = torch.full((engine._model.network.config.transformer.vocabulary,), -1e9)
+        network = engine._worker.model.network
+        allowed = torch.full((network.config.transformer.vocabulary,), -1e9)
         allowed[ids] = 0
-        hooks.append(
-            engine._model.network.lm_head.register_forward_hook(lambda _, __, out, allowed=allowed: out + allowed)
-        )
+        hooks.append(network.lm_head.register_forward_hook(lambda _, __, out, allowed=allowed: out + allowed))
     yield
     for hook in hooks:
         hook.remove()
@@ -268,7 +267,7 @@ def test_a_shorter_conversation_is_answered_from_its_part(engines: tuple[Engine,
 def test_a_kept_picture_is_not_even_embedded(engines: tuple[Engine, Engine]) -> None:
     engine, _ = engines
     embedded: list[torch.Size] = []
-    hook = engine._model.network.und_vision.register_forward_hook(
+    hook = engine._worker.model.network.und_vision.register_forward_hook(
         lambda _, inputs, __: embedded.append(inputs[0].shape)
     )
     request = conversation_about(drawing((256, 256), 1), drawing((256, 256), 2)).ask("Sure?", settings=SHORT)
@@ -324,7 +323,7 @@ def results(events: list[Event]) -> list[tuple[int, ...] | bytes]:
 def assert_settled(engine: Engine) -> None:
     """What is kept is whole, and takes no more memory than its tokens need."""
     assert engine.kept_tokens > 0
-    for kept in engine._kept.values():
+    for kept in engine._worker._kept.values():
         assert kept.prefix.cache.length == kept.tokens
         assert kept.prefix.cache.capacity - kept.tokens < CAPACITY_STEP
 
@@ -366,7 +365,7 @@ def test_running_out_of_memory_before_reading_drops_what_is_kept(
         raise MemoryError
 
     with monkeypatch.context() as patched, pytest.raises(DeviceMemoryError):
-        patched.setattr("model.engine.prepare_picture", full)
+        patched.setattr("model.worker.prepare_picture", full)
         list(engine.run(request))
     assert engine.kept_bytes == 0
 
@@ -429,7 +428,7 @@ def test_what_cannot_be_used_is_freed_before_reading(
 ) -> None:
     engine, _ = engines
     ask(engine, conversation_about(drawing((64, 96), 1)).ask("Sure?", settings=SHORT))
-    kept = weakref.ref(engine._kept["condition"].prefix.cache)
+    kept = weakref.ref(engine._worker._kept["condition"].prefix.cache)
     alive: list[bool] = []
 
     def watched(*arguments: Any) -> KVCache:
@@ -493,7 +492,7 @@ def test_another_instruction_reads_only_the_branch_that_sees_it(drawing_engines:
 
 def read_in_parts(engine: Engine, sequence: TokenSequence, pictures: list[torch.Tensor], cut: int) -> torch.Tensor:
     """Logits behind a sequence of which the first `cut` tokens are read first."""
-    network, rest = engine._model.network, sequence.after(cut)
+    network, rest = engine._worker.model.network, sequence.after(cut)
     seen = len(pictures) - rest.pictures
     segments: list[Segment] = []
     for segment in sequence.segments:
@@ -514,13 +513,12 @@ def test_what_is_left_of_a_sequence_may_hold_pictures(pair: Callable[[str], tupl
     engine, _ = pair(name)
     prepared = [prepare_picture(drawing(size, 1), engine.recommended.answer_input) for size in ((256, 256), (288, 320))]
     text = answer_prompt([Message("user", "a <image> and <image>?")], 2, "")
-    sequence = build_sequence(text, [(8, 8), (10, 9)], engine._tokenizer, torch.device("cpu"))
+    sequence = build_sequence(text, [(8, 8), (10, 9)], engine._worker._tokenizer, torch.device("cpu"))
+    network = engine._worker.model.network
     with torch.inference_mode():
-        pictures = [embed_picture(engine._model.network, each) for each in prepared]
-        whole = engine._model.network.logits(read_prefix(engine._model.network, sequence, pictures, 0).last_hidden)[
-            0, 0
-        ]
-    context, tried = engine._tokenizer.image_context, 0
+        pictures = [embed_picture(network, each) for each in prepared]
+        whole = network.logits(read_prefix(network, sequence, pictures, 0).last_hidden)[0, 0]
+    context, tried = engine._worker._tokenizer.image_context, 0
     for cut in range(1, len(sequence)):
         if context == sequence.ids[cut - 1] == sequence.ids[cut]:
             with pytest.raises(ValueError, match="inside a picture"):

@@ -98,10 +98,10 @@ def test_a_chat_after_a_picture_that_was_given_up(apart: Engine, alone: Engine) 
 
 
 def test_each_rank_has_a_part_of_what_reads_and_writes(apart: Engine, alone: Engine) -> None:
-    position = apart._model._groups.position  # type: ignore[union-attr]
+    position = apart._worker.model._groups.position  # type: ignore[union-attr]
     ours, theirs = (
         {name: sum(each.nbytes for each in part.parameters()) for name, part in network.named_children()}
-        for network in (apart._model.network, alone._model.network)
+        for network in (apart._worker.model.network, alone._worker.model.network)
     )
     for name, count in (("und", position.size), ("lm_head", position.size), ("gen", position.tensor)):
         assert ours[name] == pytest.approx(theirs[name] / count, rel=0.02), name

@@ -136,7 +136,7 @@ def test_a_turn_given_up_leaves_no_trace(place: Callable[..., Engine]) -> None:
 def test_prefixes_are_kept_without_room_for_a_picture(place: Callable[..., Engine]) -> None:
     """The next turn finds them, after thinking, too, and draws the same."""
     engine = place(PLACEMENTS["some layers"])
-    transformer = engine._model.config.transformer
+    transformer = engine._worker.model.config.transformer
     token_bytes = 2 * transformer.layers * transformer.kv_heads * transformer.head_dim * 2
     for request in (TURNS[0], TURNS[5]):
         first = results(engine, [request])
@@ -218,7 +218,7 @@ def test_a_file_that_is_cut_off_meanwhile(place: Callable[..., Engine], tmp_path
 
 def test_no_more_is_held_than_a_few_layers(place: Callable[..., Engine]) -> None:
     engine = place(PLACEMENTS["two layers"])
-    network = engine._model.network
+    network = engine._worker.model.network
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in network.parameters()}
     storages |= {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in network.buffers()}
     weights = Weights.of(network.config, 2)
@@ -308,7 +308,7 @@ def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         raise torch.OutOfMemoryError("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._model.network, "predict", full)
+        patched.setattr(engine._worker.model.network, "predict", full)
         with pytest.raises(DeviceMemoryError) as raised:
             results(engine, TURNS[:1])
     assert raised.value.hint is not None and raised.value.hint.startswith("use --offload module, or ask for a smaller")
@@ -409,7 +409,7 @@ def test_keys_and_values_are_what_was_predicted(
             if isinstance(event, DenoisingStep):
                 held.append(sum(cache.nbytes for cache in caches))
         work = Work(256, tuple(lengths))
-        predicted.append(working_bytes(engine._model.config, work, 2, placement is not ALL_RESIDENT))
+        predicted.append(working_bytes(engine._worker.model.config, work, 2, placement is not ALL_RESIDENT))
     assert held[0] > held[1]
     assert held[0] - held[1] == predicted[0] - predicted[1]
 
@@ -435,7 +435,7 @@ def test_nothing_is_written_behind_the_end(place: Callable[..., Engine], monkeyp
     """Weights that are placed anew lie elsewhere; what was on its way to the old place must not come any more."""
     engine = place(PLACEMENTS["two layers"])
     results(engine, TURNS[:1])  # whose end has the next layers brought
-    slots = [layer.slot for layer in engine._model.network.gen.blocks._layers[:2]]
+    slots = [layer.slot for layer in engine._worker.model.network.gen.blocks._layers[:2]]
     read = stream.read_exactly
 
     def slowly(*arguments: Any) -> None:
@@ -443,8 +443,8 @@ def test_nothing_is_written_behind_the_end(place: Callable[..., Engine], monkeyp
         read(*arguments)
 
     monkeypatch.setattr(stream, "read_exactly", slowly)
-    engine._model.network.und.blocks.begin()
-    engine._model.release()
+    engine._worker.model.network.und.blocks.begin()
+    engine._worker.model.release()
     before = [slot.memory.clone() for slot in slots]
     time.sleep(0.5)
     assert all(torch.equal(slot.memory, held) for slot, held in zip(slots, before, strict=True))

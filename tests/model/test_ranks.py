@@ -179,7 +179,7 @@ def test_a_lost_rank_s_error_may_be_kept(
     an exchange with a rank that is lost ends with arbitrary numbers, and the turn goes on until that is known."""
     engine = Engine.load(tiny_checkpoint, device="cpu", cfg_parallel_size=2)
     (child,) = children()
-    drawn_with = weakref.ref(engine._model.runtime)
+    drawn_with = weakref.ref(engine._worker.model.runtime)
     many = GenerateRequest(CAT.prompt, CAT.settings.model_copy(update={"num_steps": 1000}))
     with pytest.raises(RankError, match="rank 1 of 2 was killed") as caught:
         for event in engine.run(many):
@@ -187,7 +187,7 @@ def test_a_lost_rank_s_error_may_be_kept(
                 child.kill()
                 if arbitrary:
                     monkeypatch.setattr(
-                        type(engine._model.runtime.peers),
+                        type(engine._worker.model.runtime.peers),
                         "exchange",
                         lambda peers, branches, predicted: predicted.expand(len(branches), -1, -1),
                     )

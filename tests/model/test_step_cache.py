@@ -120,7 +120,7 @@ def drawn_by(
     kind: type[PlainCache], engine: Engine, request: GenerateRequest | EditRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Tensor:
     with monkeypatch.context() as patched:
-        patched.setattr("model.engine.StepCache", kind)
+        patched.setattr("model.worker.StepCache", kind)
         return pictures(engine, request)[0].tensor
 
 
@@ -242,7 +242,7 @@ def test_reading_and_thinking_are_never_cached(engine: Engine) -> None:
     def thinking(settings: ImageSettings) -> tuple[list[Event], int]:
         engine.forget()
         calls: list[int] = []
-        hook = engine._model.network.und.blocks[2].register_forward_hook(lambda *_: calls.append(1))
+        hook = engine._worker.model.network.und.blocks[2].register_forward_hook(lambda *_: calls.append(1))
         events = list(engine.run(GenerateRequest("a cat", settings)))
         hook.remove()
         return events, len(calls)
