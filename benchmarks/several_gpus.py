@@ -193,7 +193,7 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     from model.placement.acceleration import accelerated
     from model.placement.devices import peak_memory, reset_peak_memory, synchronize
     from model.placement.groups import Groups, Position
-    from model.placement.ranks import threads_each
+    from model.placement.launch import threads_each
     from model.placement.tensor_parallel import join_parts
     from model.sampling.denoise import denoise
     from model.sampling.guidance import generate_guidance

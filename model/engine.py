@@ -15,8 +15,9 @@ from model.orders import Forget, Load, Run, UseLoras
 from model.placement.arrangement import Arrangement, Demand, arrange_model, count_gpus
 from model.placement.devices import resolve_device, resolve_dtype
 from model.placement.groups import Groups
+from model.placement.launch import SIZES, require_ranks
 from model.placement.plan import Work
-from model.placement.ranks import SIZES, Ranks, require_ranks
+from model.placement.ranks import Ranks
 from model.requests import AnswerRequest, Request
 from model.weights.hub import DownloadPlan, find_checkpoint
 from model.weights.named_lora import NamedLora

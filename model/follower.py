@@ -10,7 +10,9 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, cast
 
-from model.placement.ranks import COMMON, HERE, Done, Failed, Leader, Meeting, find_leader, own_device
+from model.placement.launch import own_device
+from model.placement.leader import Leader, find_leader
+from model.placement.messages import COMMON, HERE, Done, Failed, Meeting
 
 if TYPE_CHECKING:
     from collections.abc import Generator

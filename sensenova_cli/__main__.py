@@ -57,7 +57,7 @@ def _rank() -> int:
     """This process's number among those that torchrun has started, or -1."""
     if "RANK" not in os.environ:  # nearly always: without importing anything
         return -1
-    from model.placement.ranks import launched
+    from model.placement.launch import launched
 
     world = launched()
     return world[0] if world else -1

@@ -14,9 +14,9 @@ import torch
 from model.errors import DeviceError
 from model.network.configuration import ModelConfig
 from model.placement.groups import Position
+from model.placement.launch import launched
 from model.placement.placed import usable_memory
 from model.placement.plan import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Weights, Work, peak_bytes
-from model.placement.ranks import launched
 from model.requests import AnswerRequest, Request
 from model.sampling.guidance import guidance_of
 from model.weights.slices import possible_splits, split_config

@@ -15,7 +15,8 @@ connection to each, over which go orders and answers; what they compute together
   also wakes it where it waits for them, and raises an error. The others leave when rank 0's connection ends, however
   rank 0 did.
 
-Nothing here imports PyTorch before it has to: it is what a new rank runs first.
+What they say is in `model.placement.messages`, the others' side in `model.placement.leader` and `model.follower`.
+Nothing here imports PyTorch before it has to.
 """
 
 import contextlib
@@ -31,14 +32,25 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import Pipe
-from multiprocessing.connection import Client, Connection, Listener, wait
-from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
+from multiprocessing.connection import Connection, Listener, wait
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from config.errors import SenseNovaError
-from model.errors import CheckpointError, DeviceError, NumericsError, RankError, RequestError
+from model.errors import DeviceError, RankError
+from model.placement.launch import launched, own_device, threads_each
+from model.placement.messages import (
+    COMMON,
+    END,
+    GO,
+    MEETING_PLACE,
+    NOBODY,
+    RELOAD,
+    STOP,
+    Failed,
+    Meeting,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -46,72 +58,14 @@ if TYPE_CHECKING:
 
     from model.placement.groups import Groups
 
-GO, STOP, END, HERE = "go", "stop", "end", "here"
 GRACE = 3.0
 """Seconds within which an error that all ranks have comes up on all of them."""
 ENDING = 5.0
 """Seconds that a rank has to leave before it is killed."""
 LAST_RESORT = 30.0
 """Seconds after which rank 0 is taken to be stuck in an operation with a rank that is lost."""
-MOST_ON_A_CPU = 8
-"""Ranks that a CPU of fewer cores may have, to try things out."""
-COMMON = (RequestError, CheckpointError, NumericsError)
-"""Errors that follow from the request: they leave the ranks in step."""
-RELOAD = "load the model again; in a session the next turn does"
-MEETING_PLACE, NOBODY = "sensenova/ranks", b"nobody"
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Where a rank finds the others: the first thing it is told. A port of 0 is torchrun's store.
-
-    Attributes:
-        tensor, guidance, splits_und: as of `model.placement.groups.Position`.
-    """
-
-    tensor: int
-    guidance: int
-    splits_und: bool
-    device: str
-    host: str
-    port: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """An order was carried out."""
-
-    result: Any
-
-
-@dataclass(frozen=True)
-class Failed:
-    """An order was not. The error's own type is one of `model.errors`, or RankError for all others."""
-
-    kind: type[SenseNovaError]
-    what: str
-    hint: str
-
-    @classmethod
-    def by(cls, error: BaseException) -> "Failed":
-        if isinstance(error, SenseNovaError):
-            return cls(type(error), error.what, error.hint)
-        return cls(RankError, f"{type(error).__name__}: {error}", RELOAD)
-
-    def error(self, rank: int) -> SenseNovaError:
-        return self.kind(f"rank {rank}: {self.what}", self.hint)
-
-
-def launched() -> tuple[int, int] | None:
-    """Rank and number of ranks where torchrun, or something like it, has started this process as one of several."""
-    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
-        return None
-    if not (os.environ["RANK"].isdecimal() and os.environ["WORLD_SIZE"].isdecimal()):
-        return None  # somebody else's variables
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return (rank, size) if size > 1 else None
 
 
 class Ranks:
@@ -452,40 +406,6 @@ class Ranks:
             self._leaving.start()
 
 
-class Leader:
-    """Another rank's view of rank 0."""
-
-    def __init__(self, link: Connection) -> None:
-        self._link = link
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, name="leader", daemon=True).start()
-
-    def next(self) -> Any:
-        """The next order, however long it takes to come."""
-        return self._inbox.get()
-
-    def goes_on(self) -> bool:
-        """Whether the request does, after an event."""
-        return bool(self._inbox.get() == GO)
-
-    def answer(self, answer: object) -> None:
-        self._link.send(answer)
-
-    def _listen(self) -> NoReturn:
-        """In a thread of its own: whatever this process is doing, it leaves when rank 0 says so or is gone."""
-        while True:
-            try:
-                message = self._link.recv()
-            except (EOFError, OSError):
-                os._exit(1)
-            except BaseException:  # what cannot be understood cannot be followed
-                traceback.print_exc()
-                os._exit(1)
-            if message == END:
-                os._exit(0)
-            self._inbox.put(message)
-
-
 def _end(events: Iterator[Any]) -> None:
     """Have what stopped between two events hold nothing any more, either."""
     if hasattr(events, "close"):
@@ -501,20 +421,6 @@ def _let_go(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def find_leader() -> tuple[Leader, "Store"]:
-    """Rank 0's connection and the store, under torchrun. Leaves where rank 0 needs no other ranks."""
-    from torch.distributed.rendezvous import rendezvous
-
-    store, rank, _ = next(iter(rendezvous("env://", timeout=timedelta(days=1))))
-    place = store.get(MEETING_PLACE)
-    if place == NOBODY:
-        raise SystemExit(0)
-    host, port, key = json.loads(place)
-    link = Client((host, port), authkey=bytes.fromhex(key))
-    link.send(rank)
-    return Leader(link), store
-
-
 def dismiss_others() -> None:
     """As rank 0 under torchrun: nobody else was needed. Where there are no others, nobody has to be told."""
     if Ranks._ever_met:
@@ -525,54 +431,6 @@ def dismiss_others() -> None:
     with contextlib.suppress(DistError, ValueError):
         store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=20))))
         store.set(MEETING_PLACE, NOBODY)
-
-
-SIZES = "tensor_parallel_size × cfg_parallel_size"
-
-
-def require_ranks(size: int, device: "torch.device", asked: str = SIZES) -> None:
-    """Raise DeviceError unless there is a device for each of so many ranks, and a process, where torchrun has started
-    them; `asked` names the settings that say how many."""
-    world = launched()
-    if world is not None and world[1] != size:
-        raise DeviceError(
-            f"torchrun has started {world[1]} ranks; {asked} is {size}",
-            f"give sizes whose product is {world[1]}, such as --tensor-parallel-size {world[1]}; or --gpus {world[1]}",
-        )
-    if device.type == "cpu" and size > max(MOST_ON_A_CPU, cores()):
-        raise DeviceError(
-            f"{asked} is {size}: too many processes for {cores()} cores",
-            f"ask for at most {max(MOST_ON_A_CPU, cores())} in all",
-        )
-    if size == 1 or device.type != "cuda":
-        return
-    import torch
-
-    there = torch.cuda.device_count()
-    if (int(os.environ.get("LOCAL_WORLD_SIZE", size)) if world is not None else size) > there:
-        raise DeviceError(
-            f"{asked} is {size}, but PyTorch sees {there} GPU{'s' * (there != 1)}",
-            f"ask for {there} in all" if there > 1 else "leave the number of GPUs out",
-        )
-
-
-def own_device(kind: str, rank: int) -> "torch.device":
-    """The device of a rank."""
-    import torch
-
-    if kind == "cpu":
-        return torch.device("cpu")
-    return torch.device(kind, int(os.environ.get("LOCAL_RANK", rank)) if launched() else rank)
-
-
-def threads_each(size: int) -> int:
-    """CPU threads of each rank."""
-    return max(1, cores() // size)
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _later(seconds: float, work: Callable[..., None], *arguments: object) -> None:
