@@ -11,7 +11,7 @@ from config.recommended import Recommended, read_recommended
 from config.together import require_compatible
 from model.events import Event, LoadProgress, Notice
 from model.network.configuration import read_config
-from model.orders import Forget, Load, Run, UseLoras
+from model.orders import Forget, Kept, Load, Run, UseLoras
 from model.placement.arrangement import Arrangement, Demand, arrange_model, count_gpus
 from model.placement.devices import resolve_device, resolve_dtype
 from model.placement.groups import Groups
@@ -67,6 +67,11 @@ class Engine:
     def kept_bytes(self) -> int:
         """Memory on the device that `kept_tokens` take; an 8B model in bfloat16 has 172 KB (42 layers) for each."""
         return self._worker.kept_bytes
+
+    @property
+    def kept_lengths(self) -> Kept:
+        """`kept_tokens`, branch by branch; of several ranks only what this one has read."""
+        return self._worker.kept_lengths
 
     def forget(self) -> None:
         """Free the memory of what is kept; the next request reads everything."""

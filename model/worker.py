@@ -133,7 +133,7 @@ class Worker:
 
     @property
     def kept_lengths(self) -> Kept:
-        """`kept_tokens`, branch by branch; only those that this rank has read."""
+        """As `Engine.kept_lengths`."""
         return {branch: kept.tokens for branch, kept in self._kept.items()}
 
     def forget(self) -> None:

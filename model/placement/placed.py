@@ -183,10 +183,7 @@ class PlacedNetwork:
 
     def advice(self, work: Work) -> str:
         """What to set where memory ran out at this work all the same."""
-        smaller = (
-            "ask for a smaller picture (--size 1024x1024, or --profile draft), fewer or smaller input pictures, "
-            "or fewer tokens"
-        )
+        smaller = f"ask for {work.smaller}"
         if self.budget is None or self._groups is not None:
             return smaller
         order = ["off", "module", "layers"]

@@ -6,9 +6,11 @@ their shapes. docs/memory.md holds predictions against measured peaks.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal, get_args
 
 from config.memory import format_memory
+from config.sizes import TOKEN_PIXELS
 from model.errors import DeviceError, DeviceMemoryError
 from model.network.cache import CAPACITY_STEP
 from model.network.configuration import ModelConfig, SparseExperts, TransformerConfig
@@ -30,6 +32,8 @@ SPARE_BYTES = 384 * 2**20
 """What PyTorch may reserve and not use, at most; left free before slots beyond the fewest are taken."""
 PIXELS = 3 * 32 * 32
 """Numbers of one token of a picture."""
+SMALLER_SIDES = 1024, 512, 256
+"""Of square pictures, to name one that takes less memory."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,16 @@ class Work:
     prefixes: tuple[int, ...]
     kept_states: int = 0
 
+    @property
+    def smaller(self) -> str:
+        """What needs less room, in words."""
+        less = "fewer or smaller input pictures, or fewer tokens"
+        if self.image_tokens == 0:
+            return less
+        sides = (side for side in SMALLER_SIDES if (side // TOKEN_PIXELS) ** 2 < self.image_tokens)
+        example = "".join(f" (--size {side}x{side})" for side in islice(sides, 1))
+        return f"a smaller picture{example}, {less}"
+
 
 def working_bytes(config: ModelConfig, work: Work, itemsize: int, layer_by_layer: bool) -> int:
     """Memory besides the weights: keys and values, and activations at their peak.
@@ -205,7 +219,7 @@ def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, items
         raise DeviceMemoryError(
             f"{format_memory(budget)} of memory are too little for this: the smallest that works is "
             f"{format_memory(smallest)}",
-            "give it more (--gpu-memory), or ask for a smaller picture (--size 1024x1024) or fewer input pictures",
+            f"give it more (--gpu-memory), or ask for {work.smaller}",
         )
     larger = (replace(least, slots=slots) for slots in range(weights.layers, LEAST_SLOTS, -1))
     return next(filter(fits_well, larger), least)

@@ -301,6 +301,23 @@ def test_less_than_the_smallest_working_set() -> None:
         Engine.load("demo", device="cpu", gpu_memory=2**20)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (4096, "a smaller picture (--size 1024x1024), fewer or smaller input pictures, or fewer tokens"),
+        (1024, "a smaller picture (--size 512x512), fewer or smaller input pictures, or fewer tokens"),
+        (64, "a smaller picture, fewer or smaller input pictures, or fewer tokens"),
+        (0, "fewer or smaller input pictures, or fewer tokens"),
+    ],
+)
+def test_what_needs_less_memory(tokens: int, words: str) -> None:
+    """Never a size that is none smaller, nor a picture where none is drawn."""
+    config = parse_config(config_fields(**SHAPES["u1-8b"]), "x")
+    with pytest.raises(DeviceMemoryError) as raised:
+        choose("auto", config, Weights.of(config, 2, ()), Work(tokens, (100,)), 2, 2**20)
+    assert raised.value.hint == f"give it more (--gpu-memory), or ask for {words}"
+
+
 def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.load("demo", device="cpu", offload="off")
 
