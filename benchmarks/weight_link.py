@@ -3,7 +3,7 @@
     python -m benchmarks.weight_link FOLDER --json weight_link.json
 
 Has the drawing tower's layers brought into two slots in turn, as `--offload layers` does, with nothing computed beside
-it: one row for each piece size and number of threads, with the median of some passes. The first row is what the link
+it: one row for each piece size and number of threads, with the median of some passes. The first line is what the link
 carries alone, from page-locked memory; a CPU has none. The last one, of the sizes that the program takes, does without
 page-locked memory, as on a host that gives none. The first pass of all, not told, reads the files into the system's
 page cache, where there is room for them.
@@ -42,7 +42,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    link = measure_supply(device, None).link
+    supply = measure_supply(device, None)
+    link = supply.link
+    if supply.note:
+        print(f"note: {supply.note}", file=sys.stderr)
     print(f"page-locked copy: {rate(link, 'B/s')}" if link is not None else "page-locked copy: no link here")
     model = load_offloaded(arguments.folder, device, torch.bfloat16, Placement("layers", LEAST_SLOTS, whole_head=False))
     layers = drawing_layers(model)

@@ -100,7 +100,7 @@ def resolve(
     require_compatible(
         device=settings.device,
         offload=settings.offload,
-        gpu_memory=settings.gpu_memory,
+        gpu_memory=settings.gpu_memory_bytes,
         tensor_parallel_size=settings.tensor_parallel_size,
         cfg_parallel_size=settings.cfg_parallel_size,
         gpus=settings.gpus,

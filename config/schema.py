@@ -160,7 +160,7 @@ class EngineSettings(SettingsGroup):
     offload: Literal["auto", "off", "module", "layers"] = "auto"
     """What stays on the device: all (off), the towers in turn (module), layers that fit (layers); auto: the fastest."""
     gpu_memory: Annotated[str | None, Field(examples=["8GiB", "7.5GB"])] = None
-    """Most memory of the device to use, like 8GiB; else all that is free."""
+    """Most memory of the device to use, like 8GiB; all: what is free."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
     """GPUs that share each network, every one of them holding a part of its weights."""
     cfg_parallel_size: Annotated[int, Field(ge=1, le=3)] = 1
@@ -178,14 +178,14 @@ class EngineSettings(SettingsGroup):
 
     @property
     def gpu_memory_bytes(self) -> int | None:
-        """`gpu_memory` as a number."""
+        """`gpu_memory` as a number; None for all that is free."""
         return None if self.gpu_memory is None else parse_memory(self.gpu_memory)
 
     @field_validator("gpu_memory")
     @classmethod
     def _some_memory(cls, amount: str | None) -> str | None:
-        if amount is not None and parse_memory(amount) is None:
-            raise SettingsError(f"gpu_memory {amount!r} is not understood", "write it like 8GiB or 7.5GB")
+        if amount not in (None, "all") and parse_memory(amount) is None:
+            raise SettingsError(f"gpu_memory {amount!r} is not understood", "write it like 8GiB or 7.5GB; or all")
         return amount
 
 

@@ -59,5 +59,5 @@ def require_compatible(
     if gpu_memory is not None:
         raise SettingsError(
             f"{asked}: --gpu-memory is for one GPU",
-            "leave it out; SENSENOVA_GPU_MEMORY= clears the variable",
+            "leave one of them out; --gpu-memory all takes back what a profile says",
         )

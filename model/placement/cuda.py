@@ -58,8 +58,8 @@ class CudaRuntime(Runtime):
         network.und.forward = FusedTower(network.und, und)  # type: ignore[method-assign]
         network.gen.forward = FusedTower(network.gen, gen)  # type: ignore[method-assign]
         self.draws_ahead, self.writes_ahead = _is_dense(network.gen), _is_dense(network.und)
-        self._token_stays = is_whole(network.und) and not isinstance(network.lm_head, StreamedHead)
-        self._token_pass = TokenPass(network, und, as_graph=self._token_stays) if self.writes_ahead else None
+        self._und_stays = is_whole(network.und) and not isinstance(network.lm_head, StreamedHead)
+        self._token_pass = TokenPass(network, und, as_graph=self._und_stays) if self.writes_ahead else None
 
     def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not self.draws_ahead or not is_whole(self.network.gen):
@@ -72,7 +72,7 @@ class CudaRuntime(Runtime):
     def read_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
         if self._token_pass is None:
             return super().read_token(prefix, token)
-        if self._token_stays:
+        if self._und_stays:
             settle(self.network.und)
         return self._token_pass(prefix, token)
 

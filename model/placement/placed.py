@@ -26,7 +26,9 @@ from model.placement.plan import (
 from model.placement.tensor_parallel import join_parts
 from model.sampling.runtime import Runtime
 from model.weights.checkpoint import change_adapters, load_checkpoint
+from model.weights.host_memory import host_memory
 from model.weights.lora import Adapter
+from model.weights.shards import BLOCK_BYTES
 from model.weights.slices import WHOLE, split_config
 from model.weights.stream import WeightStream
 
@@ -94,7 +96,10 @@ class PlacedNetwork:
         self._weights = Weights.of(config, dtype.itemsize, quantized, self._shares)
         self.budget = usable_memory(device, gpu_memory)
         limit_memory(device, gpu_memory)
+        self._is_limited = gpu_memory is not None
         self._offload: Offload | None = None
+        self._notes: list[str] = []
+        self._told: set[str] = set()
 
     def load(
         self,
@@ -109,6 +114,7 @@ class PlacedNetwork:
             DeviceMemoryError: there is not, wherever they are.
         """
         self.placement = self._choice(work)
+        self._notes = list(self._remarks(work))
         if self.placement.kind != "off":
             avoid_fragmentation(self.device)
         arguments = (check_weights, on_progress, self._quantized, adapters)
@@ -158,12 +164,22 @@ class PlacedNetwork:
 
     def take_notes(self) -> Iterator[str]:
         """What a user should know that has not been told yet."""
-        told: list[Runtime | WeightStream] = [self.runtime] if self.is_loaded else []
+        telling: list[Runtime | WeightStream] = [self.runtime] if self.is_loaded else []
         if self._offload is not None:
-            told.append(self._offload.stream)
-        for each in told:
-            if each.note is not None:
-                note, each.note = each.note, None
+            telling.append(self._offload.stream)
+        for note in (*self._notes, *(each.note for each in telling)):
+            if note is not None and note not in self._told:
+                self._told.add(note)
+                yield note
+
+    def _remarks(self, work: Work) -> Iterator[str]:
+        """What there is to say about a placement that is going to be taken."""
+        if self._is_limited and self.budget is not None and self.peak(work) > self.budget:
+            needed, limit = format_memory(self.peak(work)), format_memory(self.budget)
+            yield f"--offload {self.placement.kind} takes {needed} for this, more than the {limit} that were allowed"
+        if self.device.type == "cuda":
+            _, note = host_memory(BLOCK_BYTES, page_locked=True)
+            if note is not None:
                 yield note
 
     def describe(self) -> str:
@@ -174,9 +190,9 @@ class PlacedNetwork:
         total = format_memory(weights.on_device(ALL_RESIDENT))
         held = format_memory(weights.on_device(placement))
         how = (
-            "the towers take turns"
+            "the towers take turns" + ("" if placement.whole_head else ", and the output matrix comes in pieces")
             if placement.slots == weights.layers
-            else (f"{placement.slots} of {weights.layers} layers of a tower at a time")
+            else f"{placement.slots} of {weights.layers} layers of a tower at a time"
         )
         limit = f" in {format_memory(self.budget)}" if self.budget is not None else ""
         return f"offload {placement.kind}: {how}, {held} of {total} of weights{limit}"

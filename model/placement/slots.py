@@ -68,7 +68,8 @@ class StreamedBlocks(Blocks):
             by_slot.setdefault(id(layer.slot), []).append(layer)
         turns = by_slot.values()
         self._first = [turn[0] for turn in turns]
-        # Behind the last of a slot comes the first one again, for the next pass.
+        # Behind the last of a slot comes the first one again, for the next pass; in vain where an output matrix in
+        # pieces has its turn between two passes.
         self._next = {layer: turn[(place + 1) % len(turn)] for turn in turns for place, layer in enumerate(turn)}
         self.is_whole = len(turns) == len(layers)
         """Whether all of them can be there at once."""

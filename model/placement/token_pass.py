@@ -34,8 +34,8 @@ class TokenPass:
     def __init__(self, network: SenseNovaU1, group: TowerGroup | None = None, *, as_graph: bool) -> None:
         """
         Args:
-            group: the ranks that share the und tower; every one of them captures the same operations.
-            as_graph: all weights stay where they are in the device's memory.
+            group: the ranks that share the und tower; every one of them launches, or captures, the same operations.
+            as_graph: capture the pass, whose weights all have to stay where they are in the device's memory.
         """
         self._as_graph = as_graph
         self._group = group if group is not None and group.share.count > 1 else None

@@ -9,6 +9,7 @@ from model.events import Branch
 from model.network.cache import ScratchCache
 from model.network.sensenova import SenseNovaU1
 from model.sampling.prefix import Canvas, Prefix, read_text
+from model.weights.host_memory import host_memory
 
 
 class Peers:
@@ -124,8 +125,9 @@ def fetch(token: Tensor) -> Callable[[], int]:
     """Start bringing a number, () int64, to the host; what is returned waits for it, but for nothing later."""
     if token.device.type != "cuda":
         return lambda: int(token)
-    host = torch.empty((), dtype=torch.long, pin_memory=True)
-    host.copy_(token, non_blocking=True)
+    memory, _ = host_memory(token.nbytes, page_locked=True)
+    host = memory.view(torch.long)
+    host.copy_(token.view(1), non_blocking=True)
     arrived = record_event(token.device)
 
     def number() -> int:

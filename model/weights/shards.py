@@ -19,6 +19,7 @@ from torch import Tensor
 
 from model.errors import CheckpointError
 from model.weights.files import INDEX_FILE, SINGLE_FILE
+from model.weights.host_memory import host_memory
 
 BLOCK_BYTES = 4 * 2**20
 READERS = min(4, os.cpu_count() or 1)
@@ -179,7 +180,7 @@ def read_blocks(pieces: Iterable[Piece], use: Callable[[Block], None], pinned: b
 
     Args:
         use: called for each block, from several threads at once.
-        pinned: read into page-locked memory, from which copies to a GPU are fast.
+        pinned: read into page-locked memory, from which copies to a GPU are fast, if the host gives any.
 
     Raises:
         CheckpointError: a file cannot be read, or ends early.
@@ -191,7 +192,7 @@ def read_blocks(pieces: Iterable[Piece], use: Callable[[Block], None], pinned: b
         piece, first, count = part
         tensor = piece.tensor
         if not hasattr(own, "buffer"):
-            own.buffer = torch.empty(BLOCK_BYTES, dtype=torch.uint8, pin_memory=pinned)
+            own.buffer, _ = host_memory(BLOCK_BYTES, page_locked=pinned)
         data = own.buffer[:count]
         _read_piece(descriptors[tensor.file], piece, first, data)
         use(Block(tensor, first // tensor.dtype.itemsize, data.view(tensor.dtype)))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from config.errors import SenseNovaError
 from model.weights.checkpoint import Filling
+from model.weights.host_memory import host_memory
 from model.weights.quantize import Staging
 from model.weights.shards import Block, StoredTensor, parts_of, read_exactly
 
@@ -28,19 +29,6 @@ READERS = min(12, os.cpu_count() or 1)
 """Threads: one alone copies less out of the page cache than the link to a GPU takes."""
 BUFFERS = 2
 """For each thread: it reads into one while the device copies from the other."""
-
-
-def host_memory(count: int, *, page_locked: bool) -> tuple[Tensor, str | None]:
-    """So many bytes to read into, and, where page-locked ones are wanted and the host gives none, what a user should
-    know about that."""
-    if page_locked:
-        try:
-            return torch.empty(count, dtype=torch.uint8, pin_memory=True), None
-        except RuntimeError as error:  # the host's limit on locked memory
-            reason = str(error).splitlines()[0]
-            note = f"the host gives no page-locked memory, so that weights come more slowly ({reason})"
-            return torch.empty(count, dtype=torch.uint8), note
-    return torch.empty(count, dtype=torch.uint8), None
 
 
 class Load:

@@ -56,7 +56,9 @@ def table_lines(model: str, dtype: str, budget: int | None, found: "Sequence[For
             f"{'yes' if each.fits else 'no':<6}{format_memory(each.peak):>10}{each.seconds:>12.3g} s"
         )
     if not any(each.chosen for each in found):
-        lines.append("nothing of this fits: take a smaller picture (--size), or a device with more memory")
+        lines.append(
+            "nothing of this fits: take a smaller picture (--size), more memory (--gpu-memory), or a larger device"
+        )
     return lines
 
 

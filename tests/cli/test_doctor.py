@@ -44,14 +44,17 @@ def test_too_little_for_anything() -> None:
     done = doctor("--model", "u1-8b", "--gpu-memory", "1GiB", "--size", "2048x2048")
     assert done.returncode == 0
     assert " yes " not in done.stdout
-    assert "nothing of this fits: take a smaller picture (--size), or a device with more memory" in done.stdout
+    assert (
+        "nothing of this fits: take a smaller picture (--size), more memory (--gpu-memory), or a larger device"
+        in done.stdout
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--size", "3x3"], "both sides must be multiples of 32"),
-        (["--gpu-memory", "much"], "gpu_memory 'much' is not understood\nhint: write it like 8GiB or 7.5GB"),
+        (["--gpu-memory", "much"], "gpu_memory 'much' is not understood\nhint: write it like 8GiB or 7.5GB; or all"),
     ],
 )
 def test_what_was_typed_wrong(words: list[str], said: str) -> None:

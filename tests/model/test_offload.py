@@ -1,6 +1,7 @@
 """Weights that come and go: the same pictures and texts from every placement, and clear ends where it cannot go on."""
 
 import json
+import re
 import shutil
 import sys
 import threading
@@ -37,7 +38,7 @@ from model.placement.plan import (
 from model.placement.slots import RING, slot_numbers
 from model.requests import AnswerRequest, EditRequest, Request
 from model.sampling import prefix, runtime
-from model.weights import shards, stream
+from model.weights import checkpoint, shards, stream
 from model.weights.named_lora import NamedLora
 from model.weights.synthetic import SHAPES, config_fields
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
@@ -332,13 +333,9 @@ def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(results(engine, TURNS[:1])) == 2
 
 
-def test_no_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused once, weights come through other memory, and a note says so."""
-    opened = shards.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
-    reading = stream.WeightStream(opened, torch.device("cpu"))
-    reading._page_locked = True
-    empty = torch.empty
-    asked: list[bool] = []
+def refuse_locked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Let the host give no page-locked memory; returns what will have been asked for."""
+    empty, asked = torch.empty, list[bool]()
 
     def refused(*arguments: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
         asked.append(pin_memory)
@@ -347,10 +344,42 @@ def test_no_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         return empty(*arguments, **options)
 
     monkeypatch.setattr(torch, "empty", refused)
+    return asked
+
+
+def test_no_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused once, weights come through other memory, and a note says so."""
+    opened = shards.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
+    reading = stream.WeightStream(opened, torch.device("cpu"))
+    reading._page_locked = True
+    asked = refuse_locked(monkeypatch)
     for _ in range(2):
         assert len(reading._new_buffer()) == stream.PIECE_BYTES
     assert asked == [True, False, False]
     assert reading.note is not None and reading.note.endswith("(CUDA error: out of memory)")
+
+
+def test_no_locked_memory_to_load_with(place: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU's weights are read into while they are loaded is other memory, too."""
+    expected = results(place(ALL_RESIDENT), TURNS[1:2])
+    read_blocks = shards.read_blocks
+    monkeypatch.setattr(checkpoint, "read_blocks", lambda pieces, use, pinned: read_blocks(pieces, use, pinned=True))
+    asked = refuse_locked(monkeypatch)
+    for placement in (ALL_RESIDENT, PLACEMENTS["two layers"]):
+        asked.clear()
+        engine = place(placement)
+        assert True in asked
+        assert results(engine, TURNS[1:2]) == expected
+
+
+def test_more_than_was_allowed_is_told_of() -> None:
+    """Whoever asks for `off` or `module` gets it. The note comes once, with the first request."""
+    engine = Engine.load("demo", device="cpu", offload="module", gpu_memory=20 * 2**20)
+    told = [[event.text for event in engine.run(TURNS[4]) if isinstance(event, Notice)] for _ in range(2)]
+    assert [len(texts) for texts in told] == [1, 0]
+    assert re.fullmatch(
+        r"--offload module takes \d+ MiB for this, more than the 20 MiB that were allowed", told[0][0]
+    ), told
 
 
 def test_not_on_apples_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
