@@ -39,6 +39,7 @@ from model.placement.slots import RING, slot_numbers
 from model.requests import AnswerRequest, EditRequest, Request
 from model.sampling import prefix, runtime
 from model.weights import checkpoint, shards, stream
+from model.weights.host_memory import host_memory
 from model.weights.named_lora import NamedLora
 from model.weights.synthetic import SHAPES, config_fields
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
@@ -357,6 +358,14 @@ def test_no_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(reading._new_buffer()) == stream.PIECE_BYTES
     assert asked == [True, False, False]
     assert reading.note is not None and reading.note.endswith("(CUDA error: out of memory)")
+
+
+def test_memory_of_a_host_that_locks_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_locked(monkeypatch)
+    memory, note = host_memory(24, page_locked=True)
+    assert (memory.shape, memory.dtype) == ((24,), torch.uint8)
+    assert note is not None and note.startswith("the host gives no page-locked memory")
+    assert host_memory(24, page_locked=False)[1] is None
 
 
 def test_no_locked_memory_to_load_with(place: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
