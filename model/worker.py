@@ -119,6 +119,7 @@ class Worker:
 
     @property
     def dtype(self) -> str:
+        """As `Engine.dtype`."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @property

@@ -30,8 +30,7 @@ from model.weights.shards import stored_tensors
 from model.weights.stream import WeightStream
 
 SHARE_OF_CEILING = {"cuda": 0.75, "cpu": 0.8, "mps": 0.5}
-"""How much of a large matrix product's rate a step reaches (docs/performance.md, and for
-a CPU docs/memory.md)."""
+"""How much of a large matrix product's rate a step reaches (docs/performance.md; for a CPU docs/memory.md)."""
 LINK_BYTES, READ_BYTES = 256 * 2**20, 2 * 2**30
 
 
@@ -80,6 +79,7 @@ def measure_supply(device: torch.device, folder: Path | None) -> Supply:
     link, note = None, None
     if device.type == "cuda":
         source, note = host_memory(LINK_BYTES, page_locked=True)
+        source.zero_()  # memory that nobody has written to need not be there yet
         target = torch.empty_like(source, device=device)
         target.copy_(source)
         synchronize(device)

@@ -174,8 +174,9 @@ class PlacedNetwork:
 
     def _remarks(self, work: Work) -> Iterator[str]:
         """What there is to say about a placement that is going to be taken."""
-        if self._is_limited and self.budget is not None and self.peak(work) > self.budget:
-            needed, limit = format_memory(self.peak(work)), format_memory(self.budget)
+        peak = self.peak(work)
+        if self._is_limited and self.budget is not None and peak > self.budget:
+            needed, limit = format_memory(peak), format_memory(self.budget)
             yield f"--offload {self.placement.kind} takes {needed} for this, more than the {limit} that were allowed"
         if self.device.type == "cuda":
             _, note = host_memory(BLOCK_BYTES, page_locked=True)
@@ -189,11 +190,12 @@ class PlacedNetwork:
         weights, placement = self._weights, self.placement
         total = format_memory(weights.on_device(ALL_RESIDENT))
         held = format_memory(weights.on_device(placement))
-        how = (
-            "the towers take turns" + ("" if placement.whole_head else ", and the output matrix comes in pieces")
-            if placement.slots == weights.layers
-            else f"{placement.slots} of {weights.layers} layers of a tower at a time"
-        )
+        if placement.slots < weights.layers:
+            how = f"{placement.slots} of {weights.layers} layers of a tower at a time"
+        elif placement.whole_head:
+            how = "the towers take turns"
+        else:
+            how = "the towers take turns, and the output matrix comes in pieces"
         limit = f" in {format_memory(self.budget)}" if self.budget is not None else ""
         return f"offload {placement.kind}: {how}, {held} of {total} of weights{limit}"
 

@@ -6,7 +6,6 @@ their shapes. docs/memory.md holds predictions against measured peaks.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Literal, get_args
 
 from config.memory import format_memory
@@ -136,8 +135,8 @@ class Work:
         less = "fewer or smaller input pictures, or fewer tokens"
         if self.image_tokens == 0:
             return less
-        sides = (side for side in SMALLER_SIDES if (side // TOKEN_PIXELS) ** 2 < self.image_tokens)
-        example = "".join(f" (--size {side}x{side})" for side in islice(sides, 1))
+        side = next((side for side in SMALLER_SIDES if (side // TOKEN_PIXELS) ** 2 < self.image_tokens), None)
+        example = "" if side is None else f" (--size {side}x{side})"
         return f"a smaller picture{example}, {less}"
 
 
