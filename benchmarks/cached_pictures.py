@@ -61,7 +61,7 @@ def main() -> None:
     for thing in map(Thing, random.sample(list(OBJECTS), options.pictures - len(prompts))):
         prompts.append(f"{article(thing.name)} on {article(held_out_background(thing))} background")
     engine = Engine.load(DEMO_CHECKPOINT, device=options.device)
-    recommended = {k: v for k, v in engine.recommended.settings.items() if k in ImageSettings.model_fields}
+    recommended = {k: v for k, v in engine.card.recommended.settings.items() if k in ImageSettings.model_fields}
     results: dict[str, dict[str, Any]] = {}
     for steps in options.steps:
         plain = draw(engine, prompts, ImageSettings(**{**recommended, "num_steps": steps}))

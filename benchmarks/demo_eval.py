@@ -47,7 +47,7 @@ class Examiner:
         self._engine = engine
         self._cases = cases
         self._seeds = seeds
-        recommended = {**engine.recommended.settings, "seed": SEED, **overrides}
+        recommended = {**engine.card.recommended.settings, "seed": SEED, **overrides}
         self._image = ImageSettings(**{k: v for k, v in recommended.items() if k in ImageSettings.model_fields})
         self._text = TextSettings(**{k: v for k, v in recommended.items() if k in TextSettings.model_fields})
         self._stage = Stage(torch.device("cpu"))
@@ -249,7 +249,7 @@ def main() -> None:
         "quantization": arguments.quantization,
         "cases": arguments.cases,
         "seeds": arguments.seeds,
-        "settings": {**engine.recommended.settings, "seed": SEED, **overrides},
+        "settings": {**engine.card.recommended.settings, "seed": SEED, **overrides},
         "layers_computed": examiner.layers_computed,
         "scores": scores,
         "known": {"colors": list(COLORS), "shapes": SHAPES, "objects": list(OBJECTS)},

@@ -24,12 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.report import write_report
-from config.memory import parse_memory
 from config.schema import ImageSettings, TextSettings
 from config.sizes import TOKEN_PIXELS, parse_size
 from model.engine import Engine
 from model.errors import DeviceMemoryError
 from model.events import DenoisingStep, Picture, PrefixRead, Statistics
+from model.local_engine import LocalEngine
 from model.placement.devices import synchronize
 from model.placement.plan import Work
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
@@ -101,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments.folder,
         device=arguments.device,
         offload=placement["offload"],
-        gpu_memory=parse_memory(limit) if limit else None,
+        gpu_memory=limit,
         size=arguments.sizes[-1],
     )
     result: dict[str, Any] = {"load_seconds": time.perf_counter() - clock, "placement": engine.placement}
@@ -122,12 +122,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def draw(engine: Engine, size: str, device: torch.device) -> dict[str, Any]:
+def draw(engine: LocalEngine, size: str, device: torch.device) -> dict[str, Any]:
     settings = ImageSettings(size=size, num_steps=STEPS, noise="cpu")
     return run_pictures(engine, GenerateRequest(PROMPT, settings), size, device)
 
 
-def edit_two(engine: Engine, size: str, device: torch.device) -> dict[str, Any]:
+def edit_two(engine: LocalEngine, size: str, device: torch.device) -> dict[str, Any]:
     """Two references as large as the picture, thinking first."""
     width, height = parse_size(size) or (0, 0)
     generator = torch.Generator().manual_seed(0)
@@ -138,7 +138,7 @@ def edit_two(engine: Engine, size: str, device: torch.device) -> dict[str, Any]:
 
 
 def run_pictures(
-    engine: Engine, request: GenerateRequest | EditRequest, size: str, device: torch.device
+    engine: LocalEngine, request: GenerateRequest | EditRequest, size: str, device: torch.device
 ) -> dict[str, Any]:
     engine.forget()
     if device.type == "cuda":
@@ -169,7 +169,7 @@ def run_pictures(
     }
 
 
-def write(engine: Engine) -> float:
+def write(engine: LocalEngine) -> float:
     """The rate of the second of two answers; kernels may be compiled in the first."""
     request = AnswerRequest("hello", settings=TextSettings(max_tokens=TOKENS))
     list(engine.run(request))
@@ -178,7 +178,7 @@ def write(engine: Engine) -> float:
     return told.new_tokens / told.text_seconds
 
 
-def merge_lora(engine: Engine, folder: Path) -> float:
+def merge_lora(engine: LocalEngine, folder: Path) -> float:
     """A LoRA of all projections of the gen tower, as the 8-step one is; on the resident model."""
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, Tensor] = {}

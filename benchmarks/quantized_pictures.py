@@ -46,7 +46,7 @@ def main() -> None:
     plain: list[np.ndarray] = []
     for name in QUANTIZED_TOWERS:
         engine = Engine.load(DEMO_CHECKPOINT, device=options.device, quantization=name)
-        recommended = engine.recommended.settings.items()
+        recommended = engine.card.recommended.settings.items()
         settings = ImageSettings(**{key: value for key, value in recommended if key in ImageSettings.model_fields})
         pictures = draw(engine, prompts, settings)
         plain = plain or pictures

@@ -177,7 +177,7 @@ def ranks() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
-            if "model.follower" in " ".join(child.cmdline()):
+            if "model.rank_main" in " ".join(child.cmdline()):
                 found.append(child)
     return sorted(found, key=lambda child: child.pid)
 

@@ -7,6 +7,7 @@ environment, the settings of a picture given by `--from`, flags, and those besid
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from config.check import Notation, check_values
 from config.errors import SettingsError
 from config.profile_files import PROJECT_FILE, find_profile, is_profile_path, user_file
 from config.recommended import Recommended, check_recommended
-from config.schema import SETTING_NAMES, Settings
+from config.schema import SETTING_NAMES, LoadSettings, OutputSettings, Settings, SettingsGroup
 from config.together import require_compatible
 from config.toml_file import read_settings_file, show_path, toml_literal
 
@@ -53,7 +54,85 @@ class Resolved:
     """
 
     settings: Settings
-    origins: dict[str, str]
+    origins: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the user asked for: every layer above the checkpoint's recommendations, read and checked once.
+
+    A checkpoint recommends neither load nor output settings, so `load` and `output` are final before a checkpoint is
+    found. The other settings are merged by `resolve`, once its recommendations are known.
+
+    Attributes:
+        values: setting name → checked value, for the settings that some layer names.
+        origins: setting name → label of the layer that won.
+    """
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+    @cached_property
+    def load(self) -> LoadSettings:
+        """What the model is loaded with."""
+        return LoadSettings.model_validate(self._of(LoadSettings))
+
+    @cached_property
+    def output(self) -> OutputSettings:
+        """What is written, and what is shown."""
+        return OutputSettings.model_validate(self._of(OutputSettings))
+
+    def resolve(
+        self,
+        recommended: Recommended | None = None,
+        line: Mapping[str, Any] | None = None,
+        line_label: str = "prompt file",
+    ) -> Resolved:
+        """Merge the layers with what the checkpoint recommends, below them, and a prompt's own settings, above them.
+
+        Args:
+            recommended: what the checkpoint says about itself, once it is known.
+            line: settings that stand beside a prompt in a file of prompts.
+            line_label: how messages and origins name that line, such as `prompts.jsonl:3`.
+
+        Raises:
+            SettingsError: a recommended or a line's setting is not possible, or settings contradict each other.
+        """
+        below, above = _merge(_checkpoint_layer(recommended)), _merge(_typed_layer(line or {}, line_label))
+        settings = Settings.model_validate({**below.values, **self.values, **above.values})
+        require_compatible(settings, settings.cache)
+        defaults = dict.fromkeys(SETTING_NAMES, "default")
+        return Resolved(settings, {**defaults, **below.origins, **self.origins, **above.origins})
+
+    def _of(self, group: type[SettingsGroup]) -> dict[str, Any]:
+        return {name: value for name, value in self.values.items() if name in group.model_fields}
+
+
+def read_layers(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    profile: str | None = None,
+    record: Mapping[str, Any] | None = None,
+    record_label: str = "picture",
+) -> Layers:
+    """Read and check what the user asked for.
+
+    Args:
+        flags: what the user typed, by setting name; text is converted, None counts as not typed.
+        profile: name or path of a profile; without it the variable SENSENOVA_PROFILE is asked.
+        record: the settings of a picture that is made again.
+        record_label: how messages and origins name that picture, such as `picture cat.png`.
+
+    Raises:
+        SettingsError: a file cannot be read, there is no such profile, or a layer has an unknown name, a
+            wrong type or a value out of bounds; names the file and line, variable or flag. Or load settings
+            contradict each other.
+    """
+    layers = _merge(
+        _file_layers(profile), _environment_layer(), _typed_layer(record or {}, record_label), _flag_layer(flags or {})
+    )
+    require_compatible(layers.load)
+    return layers
 
 
 def resolve(
@@ -66,51 +145,24 @@ def resolve(
     line: Mapping[str, Any] | None = None,
     line_label: str = "prompt file",
 ) -> Resolved:
-    """Merge all layers.
-
-    Args:
-        flags: what the user typed, by setting name; text is converted, None counts as not typed.
-        profile: name or path of a profile; without it the variable SENSENOVA_PROFILE is asked.
-        recommended: what the checkpoint says about itself, once it is known.
-        record: the settings of a picture that is made again.
-        record_label: how messages and origins name that picture, such as `picture cat.png`.
-        line: settings that stand beside a prompt in a file of prompts.
-        line_label: how messages and origins name that line, such as `prompts.jsonl:3`.
-
-    Raises:
-        SettingsError: a file cannot be read, there is no such profile, or a layer has an unknown name, a
-            wrong type or a value out of bounds; names the file and line, variable or flag. Or settings exclude each
-            other.
-    """
-    values: dict[str, Any] = {}
-    origins = dict.fromkeys(SETTING_NAMES, "default")
-    given = (
-        _checkpoint_layer(recommended),
-        _file_layers(profile),
-        _environment_layer(),
-        _typed_layer(record or {}, record_label),
-        _flag_layer(flags or {}),
-        _typed_layer(line or {}, line_label),
-    )
-    for layer in given:
-        for name, value, label in layer:
-            values[name] = value
-            origins[name] = label
-    settings = Settings.model_validate(values)
-    require_compatible(
-        device=settings.device,
-        offload=settings.offload,
-        gpu_memory=settings.gpu_memory_bytes,
-        tensor_parallel_size=settings.tensor_parallel_size,
-        cfg_parallel_size=settings.cfg_parallel_size,
-        gpus=settings.gpus,
-        cache=settings.cache,
-    )
-    return Resolved(settings, origins)
+    """Read and merge all layers; arguments and errors as for `read_layers` and `Layers.resolve`."""
+    layers = read_layers(flags, profile=profile, record=record, record_label=record_label)
+    return layers.resolve(recommended, line, line_label)
 
 
 Layer = Iterator[tuple[str, Any, str]]
 """Name, checked value and label of each setting that a layer holds."""
+
+
+def _merge(*layers: Layer) -> Layers:
+    """Later layers win."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        for name, value, label in layer:
+            values[name] = value
+            origins[name] = label
+    return Layers(values, origins)
 
 
 def _checkpoint_layer(recommended: Recommended | None) -> Layer:

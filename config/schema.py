@@ -5,8 +5,8 @@ library's requests all take their names, defaults and checks from here.
 """
 
 import re
-from dataclasses import fields, replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -22,8 +22,27 @@ Quantization = Literal["off", "fp8", "fp8-all"]
 PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks", "off"]
 
 
+@dataclass(frozen=True)
+class Scope:
+    """Where a setting counts, declared beside its type: `Annotated[str, Scope(recorded=True)]`.
+
+    Attributes:
+        recorded: a picture's record holds it. Picture settings are recorded as a whole and need no mark.
+        session: `/set` can change it for the following turns of a session. Where False, another command does.
+    """
+
+    recorded: bool = False
+    session: bool = True
+
+
 class SettingsGroup(BaseModel):
-    """Base of all groups: frozen, unknown keys refused, NaN and infinity refused."""
+    """Base of all groups: frozen, unknown keys refused, NaN and infinity refused.
+
+    Attributes:
+        takes_effect: `load` if a change needs the model to be loaded again, `turn` if the next request uses it.
+    """
+
+    takes_effect: ClassVar[Literal["load", "turn"]] = "turn"
 
     model_config = ConfigDict(
         extra="forbid",
@@ -33,6 +52,11 @@ class SettingsGroup(BaseModel):
         use_attribute_docstrings=True,
         defer_build=True,  # validators are built when they are first used, which for `--help` is never
     )
+
+    @classmethod
+    def part_of(cls, settings: "SettingsGroup") -> Self:
+        """This group's settings out of a larger group."""
+        return cls.model_construct(**{name: getattr(settings, name) for name in cls.model_fields})
 
 
 class SeedSettings(SettingsGroup):
@@ -137,25 +161,27 @@ class TextSettings(SeedSettings):
     """Above 1, tokens that the answer already holds become less likely."""
 
 
-class EngineSettings(SettingsGroup):
-    """Which model runs, and where."""
+class LoadSettings(SettingsGroup):
+    """What a model is loaded with: which one, where, and in which number formats."""
 
-    model: str | None = None
+    takes_effect = "load"
+
+    model: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """Checkpoint folder, or Hugging Face Hub id such as SenseNova/SenseNova-U1-8B-MoT; else the built-in demo."""
     device: Annotated[
         str,
         Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"]),
     ] = "auto"
     """Where to run: auto, cpu, cuda, cuda:1 or mps."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Annotated[Literal["bfloat16", "float16", "float32"], Scope(recorded=True)] = "bfloat16"
     """Number format of the weights and the arithmetic."""
     check_weights: bool = False
     """Look at every number while loading and refuse a checkpoint that holds NaN or infinity."""
-    quantization: Quantization = "off"
+    quantization: Annotated[Quantization, Scope(recorded=True)] = "off"
     """Eight-bit weights: of what draws (fp8), or of what reads and writes too (fp8-all); experts stay as they are."""
-    lora: str | None = None
+    lora: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """LoRA file, folder or Hub id, perhaps with :STRENGTH; several with commas between; off for none."""
-    enforce_eager: bool = False
+    enforce_eager: Annotated[bool, Scope(recorded=True)] = False
     """Compile nothing and capture no CUDA graphs: slower, but ready at once."""
     offload: Literal["auto", "off", "module", "layers"] = "auto"
     """What stays on the device: all (off), the towers in turn (module), layers that fit (layers); auto: the fastest."""
@@ -192,7 +218,7 @@ class EngineSettings(SettingsGroup):
 class OutputSettings(SettingsGroup):
     """What is written, and what is shown."""
 
-    output: str | None = None
+    output: Annotated[str | None, Scope(session=False)] = None
     """Picture file, perhaps with {slug} {seed} {index} {count} {width} {height}; FOLDER/; or - for PNG on stdout."""
     metadata: bool = True
     """Write the settings that made a picture into its PNG file."""
@@ -213,17 +239,30 @@ class OutputSettings(SettingsGroup):
         return output
 
 
-class Settings(ImageSettings, TextSettings, EngineSettings, OutputSettings):
+class Settings(ImageSettings, TextSettings, LoadSettings, OutputSettings):
     """All settings of one turn, merged from their layers (see config.load)."""
 
 
 GROUPS: tuple[tuple[str, type[SettingsGroup]], ...] = (
     ("Pictures", ImageSettings),
     ("Text answers", TextSettings),
-    ("Model and device", EngineSettings),
+    ("Model and device", LoadSettings),
     ("Files and output", OutputSettings),
 )
 """The groups with their titles, in the order in which settings are listed; `seed` is in two of them."""
 
 SETTING_NAMES: tuple[str, ...] = tuple(dict.fromkeys(name for _, group in GROUPS for name in group.model_fields))
 """Every setting's name, in the order of GROUPS."""
+
+
+def scope_of(name: str) -> Scope:
+    """Where a setting counts, as its declaration says."""
+    marks = Settings.model_fields[name].metadata
+    return next((mark for mark in marks if isinstance(mark, Scope)), Scope())
+
+
+RECORDED_LOAD_SETTINGS: tuple[str, ...] = tuple(name for name in LoadSettings.model_fields if scope_of(name).recorded)
+"""Load settings that a picture's record holds, in the order of their declaration."""
+
+SESSION_SETTINGS: tuple[str, ...] = tuple(name for name in SETTING_NAMES if scope_of(name).session)
+"""Settings that `/set` can change in a session."""

@@ -1,54 +1,47 @@
-"""Settings that exclude each other: found out before anything heavy is imported, for the program and the library."""
-
-from typing import Literal
+"""Rules between settings, checked before anything heavy is imported, for the program and the library."""
 
 from config.errors import SettingsError
+from config.schema import LoadSettings
 
 
-def require_compatible(
-    *,
-    device: str,
-    offload: str,
-    gpu_memory: object,
-    tensor_parallel_size: int,
-    cfg_parallel_size: int,
-    gpus: int | Literal["all"] = 0,
-    cache: str = "off",
-) -> None:
-    """Raise SettingsError where settings of how the model runs contradict each other.
+def require_compatible(load: LoadSettings, cache: str = "off") -> None:
+    """Refuse load settings that contradict each other.
 
-    The arguments are those of `config.schema.EngineSettings`. How many `all` GPUs are is not known here: what does not
-    go together with several is found out where they are counted.
+    Args:
+        cache: the picture setting of that name; the step cache excludes several GPUs.
+
+    Raises:
+        SettingsError: names the settings and what to change. With `gpus = "all"` the number of GPUs is not known here:
+            `Engine.load` checks what one of them excludes once they are counted.
     """
-    if gpus != "all" and (isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 0):
-        raise SettingsError(f"gpus {gpus!r}: must be all or a whole number from 0 on", "leave it out, which is 0")
-    size = tensor_parallel_size * cfg_parallel_size
-    asked = f"tensor_parallel_size {tensor_parallel_size}, cfg_parallel_size {cfg_parallel_size}"
-    if gpus != 0:
+    size = load.tensor_parallel_size * load.cfg_parallel_size
+    asked = f"tensor_parallel_size {load.tensor_parallel_size}, cfg_parallel_size {load.cfg_parallel_size}"
+    if load.gpus != 0:
         if size > 1:
             raise SettingsError(
-                f"gpus {gpus} chooses the sizes itself, and {asked} are given",
+                f"gpus {load.gpus} chooses the sizes itself, and {asked} are given",
                 "leave --gpus out, or the other two; --gpus 0 takes back what a profile says",
             )
-        asked = f"gpus {gpus}"
-        if gpus == "all" and ":" in device:
+        asked = f"gpus {load.gpus}"
+        if load.gpus == "all" and ":" in load.device:
             raise SettingsError(
-                f"{asked}: --device {device} is one GPU", "use --device cuda; CUDA_VISIBLE_DEVICES says which there are"
+                f"{asked}: --device {load.device} is one GPU",
+                "use --device cuda; CUDA_VISIBLE_DEVICES says which there are",
             )
-        size = 1 if gpus == "all" else gpus
+        size = 1 if load.gpus == "all" else load.gpus
     if size == 1:
         return
-    if device == "mps":
-        take_back = "leave it out" if gpus else "set both to 1"
+    if load.device == "mps":
+        take_back = "leave it out" if load.gpus else "set both to 1"
         raise SettingsError(f"{asked}: Apple's GPU is one", f"{take_back}, or use --device cpu")
-    if ":" in device:
+    if ":" in load.device:
         raise SettingsError(
-            f"{asked}: --device {device} is one GPU, and {size} are asked for",
+            f"{asked}: --device {load.device} is one GPU, and {size} are asked for",
             "use --device cuda; CUDA_VISIBLE_DEVICES says which GPUs there are",
         )
-    if offload not in ("auto", "off"):
+    if load.offload not in ("auto", "off"):
         raise SettingsError(
-            f"{asked}: with several GPUs all weights stay on them; --offload {offload} is for one",
+            f"{asked}: with several GPUs all weights stay on them; --offload {load.offload} is for one",
             "leave one of them out, or use --offload off",
         )
     if cache != "off":
@@ -56,7 +49,7 @@ def require_compatible(
             f"{asked}: --cache {cache} is for one GPU: each would decide for itself which layers to skip",
             "leave one of them out; --cache off takes back what a profile says",
         )
-    if gpu_memory is not None:
+    if load.gpu_memory_bytes is not None:
         raise SettingsError(
             f"{asked}: --gpu-memory is for one GPU",
             "leave one of them out; --gpu-memory all takes back what a profile says",

@@ -7,16 +7,18 @@
         if isinstance(event, Picture):
             event.image.save("cat.png")
 
-Everything here is resolved on first use, so that importing the package does not import torch.
+These are the library's public names, with those of `model.bench`; the rooms behind them may change. Everything here is
+resolved on first use, so that importing the package does not import torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from config.schema import ImageSettings, TextSettings
+    from config.schema import ImageSettings, LoadSettings, TextSettings
+    from model.card import Card, read_card
     from model.conversation import Conversation
-    from model.engine import Engine
+    from model.engine import Engine, open_engine
     from model.errors import (
         CheckpointError,
         DeviceError,
@@ -41,12 +43,22 @@ if TYPE_CHECKING:
         ThinkText,
         ThinkToken,
     )
+    from model.pictures import open_picture, read_picture
+    from model.placement.launch import launched
+    from model.placement.ranks import dismiss_others
+    from model.rank_main import rank_main
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
+    from model.weights.builtin import DEMO_MODEL
+    from model.weights.facts import CheckpointFacts, read_facts
+    from model.weights.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint, local_checkpoint
+    from model.weights.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
+    from model.weights.synthetic import write_tiny_checkpoint
 
 _HOMES = {
+    "config.schema": ["ImageSettings", "LoadSettings", "TextSettings"],
+    "model.card": ["Card", "read_card"],
     "model.conversation": ["Conversation"],
-    "model.engine": ["Engine"],
-    "config.schema": ["ImageSettings", "TextSettings"],
+    "model.engine": ["Engine", "open_engine"],
     "model.errors": [
         "CheckpointError",
         "DeviceError",
@@ -71,27 +83,44 @@ _HOMES = {
         "ThinkText",
         "ThinkToken",
     ],
+    "model.pictures": ["open_picture", "read_picture"],
+    "model.placement.launch": ["launched"],
+    "model.placement.ranks": ["dismiss_others"],
+    "model.rank_main": ["rank_main"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
+    "model.weights.builtin": ["DEMO_MODEL"],
+    "model.weights.facts": ["CheckpointFacts", "read_facts"],
+    "model.weights.hub": ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "local_checkpoint"],
+    "model.weights.named_lora": ["NO_LORA", "NamedLora", "format_loras", "parse_loras"],
+    "model.weights.synthetic": ["write_tiny_checkpoint"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "DEMO_MODEL",
+    "NO_LORA",
+    "OFFICIAL_MODEL",
     "Answer",
     "AnswerRequest",
     "BranchCaching",
     "CacheSummary",
+    "Card",
     "CheckpointError",
+    "CheckpointFacts",
     "Conversation",
     "DenoisingStep",
     "DeviceError",
     "DeviceMemoryError",
+    "DownloadPlan",
     "EditRequest",
     "Engine",
     "Event",
     "GenerateRequest",
     "ImageSettings",
     "LoadProgress",
+    "LoadSettings",
     "Message",
+    "NamedLora",
     "Notice",
     "NumericsError",
     "Picture",
@@ -105,6 +134,19 @@ __all__ = [
     "TextToken",
     "ThinkText",
     "ThinkToken",
+    "dismiss_others",
+    "find_checkpoint",
+    "format_loras",
+    "launched",
+    "local_checkpoint",
+    "open_engine",
+    "open_picture",
+    "parse_loras",
+    "rank_main",
+    "read_card",
+    "read_facts",
+    "read_picture",
+    "write_tiny_checkpoint",
 ]
 
 

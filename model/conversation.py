@@ -54,7 +54,4 @@ class Conversation:
         Raises:
             RequestError: the question is empty, is no text, or has more placeholders than there are new pictures.
         """
-        every = (*self.images, *images)
-        request = AnswerRequest(question, every, self.turns, self.system, settings or TextSettings())
-        write_placeholders([*self.turns, Message("user", question)], len(every))  # refuses those without a picture
-        return request
+        return AnswerRequest(question, (*self.images, *images), self.turns, self.system, settings or TextSettings())

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.schema import LoadSettings
 from model.events import Branch
 from model.requests import Request
 from model.weights.named_lora import NamedLora
@@ -11,16 +12,16 @@ from model.weights.named_lora import NamedLora
 
 @dataclass(frozen=True)
 class Load:
-    """Load the own part of a checkpoint; the arguments are those of `Engine.load`, found and checked."""
+    """Load the own part of a checkpoint.
+
+    Attributes:
+        folder: of the checkpoint, found and downloaded.
+        settings: what the model is loaded with, checked.
+        size: of the pictures to have room for, as in the settings.
+    """
 
     folder: Path
-    dtype: str
-    check_weights: bool
-    quantization: str
-    loras: Sequence[NamedLora]
-    enforce_eager: bool
-    offload: str
-    gpu_memory: int | None
+    settings: LoadSettings
     size: str
 
 

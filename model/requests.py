@@ -8,6 +8,7 @@ from PIL import Image
 from config.schema import MAX_SEED, ImageSettings, TextSettings
 from model.cache_library import require_cache_library
 from model.errors import RequestError
+from model.placeholders import refuse_image_tokens, require_placeholders
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class GenerateRequest:
     """Make `settings.num_images` pictures that show what the prompt says.
 
     Raises:
-        RequestError: the prompt is empty or no text, the seeds go beyond the largest one, or `settings.cache` needs a
-            library that is not installed.
+        RequestError: the prompt is empty, not text, or holds a placeholder; the seeds go beyond the largest one; or
+            `settings.cache` needs a library that is not installed.
     """
 
     prompt: str
@@ -24,6 +25,7 @@ class GenerateRequest:
 
     def __post_init__(self) -> None:
         _require_text(self.prompt, "prompt", 'say what to draw, for example "A cute cat"')
+        require_placeholders([self.prompt], 0)
         _require_seeds(self.settings)
         _require_library(self.settings)
 
@@ -35,7 +37,8 @@ class EditRequest:
     `prompt` may hold `<image>` placeholders, one a picture at most; see model.sequences.prompt.
 
     Raises:
-        RequestError: as for `GenerateRequest`; there is no picture, or `cfg_norm` is `cfg_zero_star`.
+        RequestError: as for `GenerateRequest`; there is no picture, there are fewer than placeholders, or `cfg_norm`
+            is `cfg_zero_star`.
     """
 
     prompt: str
@@ -48,6 +51,7 @@ class EditRequest:
         _require_library(self.settings)
         if not self.images:
             raise RequestError("an edit needs at least one picture", "add --image FILE")
+        require_placeholders([self.prompt], len(self.images))
         if self.settings.cfg_norm == "cfg_zero_star":
             raise RequestError(
                 "cfg_norm cfg_zero_star works for generating only", "for an edit use none, global or channel"
@@ -73,7 +77,7 @@ class AnswerRequest:
         system: a system message; none is written when it is empty.
 
     Raises:
-        RequestError: the prompt is empty, or something is no text.
+        RequestError: the prompt is empty, something is not text, or there are fewer pictures than placeholders.
     """
 
     prompt: str
@@ -85,8 +89,11 @@ class AnswerRequest:
     def __post_init__(self) -> None:
         _require_text(self.prompt, "question", "write what you want to know or say, in quotes")
         _require_characters(self.system, "system message")
+        refuse_image_tokens(self.system, "system message")
         for turn in self.history:
             _require_characters(turn.text, f"earlier {turn.role} turn")
+        asked = [turn.text for turn in self.history if turn.role == "user"]
+        require_placeholders([*asked, self.prompt], len(self.images))
 
 
 Request = GenerateRequest | EditRequest | AnswerRequest

@@ -31,7 +31,7 @@ from model.network.configuration import read_config
 from model.notices import idle_cache_options, mismatched_lora, untrained_size
 from model.orders import Kept, Load
 from model.pictures import as_rgb
-from model.placement.devices import resolve_dtype, synchronize
+from model.placement.devices import synchronize
 from model.placement.groups import Groups
 from model.placement.memory import memory_errors, ran_out_of_memory
 from model.placement.placed import PlacedNetwork
@@ -49,8 +49,7 @@ from model.sequences.images import fit_to_budget, prepare_picture, to_image
 from model.sequences.sequence import TokenSequence, build_sequence
 from model.sequences.tokenizer import StreamDecoder, Tokenizer
 from model.weights.lora import overridden, read_adapters
-from model.weights.named_lora import NamedLora
-from model.weights.quantize import resolve_quantization
+from model.weights.named_lora import NamedLora, parse_loras
 
 
 class Worker:
@@ -86,7 +85,7 @@ class Worker:
         Args:
             groups: of the ranks that share the model; None where this process has it to itself.
         """
-        folder, number_format = order.folder, resolve_dtype(order.dtype)
+        folder, settings = order.folder, order.settings
         config = read_config(folder)
         vocabulary = config.transformer.vocabulary
         recommended, tokenizer = read_recommended(folder), Tokenizer(folder)
@@ -95,26 +94,15 @@ class Worker:
                 f"{folder}: the tokenizer has {len(tokenizer)} tokens, the network knows {vocabulary}",
                 "tokenizer and weights must belong together: fetch the checkpoint again",
             )
-        towers = resolve_quantization(order.quantization, device, number_format)
-        adapters = read_adapters(order.loras, config)
-        model = PlacedNetwork(
-            folder,
-            config,
-            device,
-            number_format,
-            towers,
-            order.offload,
-            order.gpu_memory,
-            order.enforce_eager,
-            groups,
-        )
+        model = PlacedNetwork(folder, config, device, settings, groups)
+        adapters = read_adapters(parse_loras(settings.lora), config)
         tokens = image_tokens(order.size, recommended)
-        smaller = ", or --dtype bfloat16" if order.dtype == "float32" else ""
+        smaller = ", or --dtype bfloat16" if settings.dtype == "float32" else ""
         hint = f"use --offload auto, a device with more memory{smaller}"
         if groups is not None:
             hint = f"use more GPUs, or ones with more memory{smaller}"
         with memory_errors(f"loading {folder}", lambda: hint):
-            model.load(Work(tokens, USUAL_PREFIXES), adapters, order.check_weights, on_progress)
+            model.load(Work(tokens, USUAL_PREFIXES), adapters, settings.check_weights, on_progress)
         return cls(model, tokenizer, recommended)
 
     @property

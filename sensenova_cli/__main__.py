@@ -19,9 +19,9 @@ def main() -> None:
     _share_cores()
     rank = _rank()
     if rank > 0:
-        from model.follower import main as follow
+        from model import rank_main
 
-        follow(rank)
+        rank_main(rank)
     from sensenova_cli.app import app
     from sensenova_cli.interrupts import end_on_signals
     from sensenova_cli.streams import flush_stdout, prepare_streams
@@ -34,7 +34,7 @@ def main() -> None:
         _leave_interrupted()
     except SystemExit as end:
         if rank == 0:
-            from model.placement.ranks import dismiss_others
+            from model import dismiss_others
 
             dismiss_others()
         flush_stdout()  # where it fails, that has had its say by now
@@ -57,7 +57,7 @@ def _rank() -> int:
     """This process's number among those that torchrun has started, or -1."""
     if "RANK" not in os.environ:  # nearly always: without importing anything
         return -1
-    from model.placement.launch import launched
+    from model import launched
 
     world = launched()
     return world[0] if world else -1

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from model.weights.named_lora import NO_LORA
+from config.schema import RECORDED_LOAD_SETTINGS
+from model import NO_LORA
 from sensenova_cli.errors import UsageError
 from sensenova_cli.metadata import PictureRecord, read_record
 
@@ -26,9 +27,9 @@ class Again:
     @property
     def settings(self) -> dict[str, Any]:
         """Its settings as a layer."""
-        record = self.record
-        engine = {name: getattr(record, name) for name in ("model", "dtype", "quantization", "enforce_eager")}
-        return {**record.settings.model_dump(), **engine, "lora": record.lora or NO_LORA}
+        loaded = self.record.loaded
+        recorded = {name: getattr(loaded, name) for name in RECORDED_LOAD_SETTINGS}
+        return {**self.record.settings.model_dump(), **recorded, "lora": loaded.lora or NO_LORA}
 
 
 def read_again(file: str, task: Task) -> Again:

@@ -2,7 +2,7 @@
 
 from config.errors import SenseNovaError, SettingsError
 from config.recommended import RecommendationError
-from model.errors import CheckpointError, DeviceMemoryError, RequestError
+from model import CheckpointError, DeviceMemoryError, RequestError
 
 DONE = 0
 FAILED = 1

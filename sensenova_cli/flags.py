@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from config.caching import DEFAULT_PRESET
-from config.load import Resolved, resolve
-from config.recommended import Recommended
+from config.load import Layers, read_layers
 from config.schema import SETTING_NAMES, Settings
 from config.sizes import format_size, parse_aspect
 from sensenova_cli.errors import UsageError
@@ -48,25 +47,9 @@ class Flags:
     json: bool = False
     quiet: bool = False
 
-    def resolve(
-        self,
-        *,
-        recommended: Recommended | None = None,
-        record: Mapping[str, Any] | None = None,
-        record_label: str = "picture",
-        line: Mapping[str, Any] | None = None,
-        line_label: str = "prompt file",
-    ) -> Resolved:
-        """Merge all layers of settings with these flags; arguments and errors as for config.load.resolve."""
-        return resolve(
-            self.settings,
-            profile=self.profile,
-            recommended=recommended,
-            record=record,
-            record_label=record_label,
-            line=line,
-            line_label=line_label,
-        )
+    def layers(self, record: Mapping[str, Any] | None = None, record_label: str = "picture") -> Layers:
+        """Read all layers of settings with these flags; arguments and errors as for config.load.read_layers."""
+        return read_layers(self.settings, profile=self.profile, record=record, record_label=record_label)
 
 
 def off_option(name: str) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from config.errors import SenseNovaError
-from model.errors import PictureError
-from model.pictures import read_picture
+from model import PictureError, read_picture
 from sensenova_cli.metadata import InputPicture, PictureRecord, checksum, read_record
 from sensenova_cli.streams import STDIN, read_stdin
 

@@ -1,17 +1,20 @@
-"""Ctrl-C, SIGTERM and a closed terminal: while pictures are made, the first one asks to stop and the second one
-leaves at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: while a turn runs, the first one asks it to stop and the second one leaves at
+once. Handlers belong to the program, so that a turn can run on any thread."""
 
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 from sensenova_cli.errors import INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+STOPPING = "stopping after this step; Ctrl-C again leaves at once"
 
 _last: int | None = None
 """The signal that came last."""
@@ -40,57 +43,57 @@ def end_at_once() -> NoReturn:
     os._exit(INTERRUPTED)
 
 
-def end_on_signals() -> None:
-    """From now on the first signal raises KeyboardInterrupt wherever the program is; a second one ends it."""
+class Stop:
+    """Asks a turn to stop between two events. Can be asked from any thread.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        global _last
-        _last = number
-        for each in _handled():
-            signal.signal(each, lambda number, frame: end_at_once())
-        raise KeyboardInterrupt
-
-    for number in _handled():
-        signal.signal(number, stop)
-
-
-STOPPING = "stopping after this step; Ctrl-C again leaves at once"
-
-
-class Interrupts:
-    """While it is entered, the first signal only sets `requested`, so that work ends between two steps.
-
-    Args:
-        is_live: tells whether the cursor stands on the last row of something that is redrawn in place.
+    Attributes:
+        requested: whether the turn shall stop at the next event.
     """
 
-    def __init__(self, is_live: Callable[[], bool] = lambda: False) -> None:
-        self._is_live = is_live
+    def __init__(self) -> None:
         self.requested = False
-        self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Interrupts":
-        for number in _handled():
-            self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def request(self) -> None:
+        """Ask the turn to stop."""
+        self.requested = True
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal came."""
+        """Raise KeyboardInterrupt if the turn shall stop."""
         if self.requested:
             raise KeyboardInterrupt
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        global _last
-        _last = number
-        if self.requested:
-            end_at_once()
-        self.requested = True
+    @contextmanager
+    def listening(self, is_live: Callable[[], bool]) -> Iterator[None]:
+        """Around a turn, which calls `check` after every event.
+
+        Args:
+            is_live: whether the cursor stands on the last row of something that is redrawn in place.
+        """
+        yield
+
+
+class SignalStop(Stop):
+    """A stop that the first signal requests while a turn listens. `end_on_signals` has to have been called, on the main
+    thread; the turn may run on another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_live: Callable[[], bool] = lambda: False
+
+    @contextmanager
+    def listening(self, is_live: Callable[[], bool]) -> Iterator[None]:
+        """As `Stop.listening`."""
+        global _listener
+        before, _listener = _listener, self
+        self._is_live = is_live
+        try:
+            yield
+        finally:
+            _listener = before
+
+    def request(self) -> None:
+        """Ask the turn to stop, and say so on a terminal."""
+        super().request()
         if sys.stderr.isatty():
             # Not through sys.stderr: the signal may have come in the middle of a write to it.
             os.write(2, self._message())
@@ -101,3 +104,26 @@ class Interrupts:
         # On a line of its own it would move the cursor, and what is taken away afterwards would be the wrong rows.
         width = shutil.get_terminal_size().columns
         return f"\r\x1b[0m\x1b[2K{STOPPING[: width - 1]}".encode()
+
+
+_listener: SignalStop | None = None
+"""The stop of the turn that runs now."""
+
+
+def end_on_signals() -> None:
+    """From now on the first signal asks a running turn to stop, and elsewhere raises KeyboardInterrupt in the main
+    thread. A second one ends the program."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        global _last
+        _last = number
+        if _listener is None:
+            for each in _handled():
+                signal.signal(each, lambda number, frame: end_at_once())
+            raise KeyboardInterrupt
+        if _listener.requested:
+            end_at_once()
+        _listener.request()
+
+    for number in _handled():
+        signal.signal(number, stop)

@@ -7,21 +7,31 @@ Two text chunks: `sensenova` holds a PictureRecord as JSON, from which the pictu
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from PIL.PngImagePlugin import PngImageFile, PngInfo
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from config.errors import SettingsError
-from config.schema import ImageSettings, Quantization
-from model.errors import PictureError
-from model.pictures import open_picture
+from config.schema import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings
+from model import DEMO_MODEL, PictureError, open_picture
 from sensenova_cli.streams import STDIN
 from sensenova_cli.unicode import json_text, valid_unicode
 
 KEYWORD = "sensenova"
 FORMAT = 1
 """Raised when a record can no longer be understood by programs that know an older format only."""
+
+ALWAYS_RECORDED = ("model", "dtype")
+"""Load settings that every version has recorded."""
 
 
 class InputPicture(BaseModel):
@@ -52,10 +62,13 @@ class InputPicture(BaseModel):
 class PictureRecord(BaseModel):
     """Everything it takes to make a picture again.
 
+    In the file the recorded load settings stand beside the other entries, each under its own name. One that a picture
+    of an older version does not have is at its default.
+
     Attributes:
         settings: explicit size, the picture's own seed, one image.
-        model: the folder, absolute, or the Hub id.
-        quantization, lora, enforce_eager: at their defaults in pictures of versions that had none of them.
+        loaded: what the model was loaded with, as far as pictures depend on it: those settings that are declared as
+            recorded. Its `model` is an absolute folder or a Hub id.
         inputs: the pictures an edit started from, in order.
         think_text: the think text it was drawn from, or None.
         version: of the program that made it.
@@ -66,14 +79,34 @@ class PictureRecord(BaseModel):
     task: Literal["generate", "edit"]
     prompt: str
     settings: ImageSettings
-    model: str
-    dtype: str
-    quantization: Quantization = "off"
-    lora: str | None = None
-    enforce_eager: bool = False
+    loaded: LoadSettings
     inputs: tuple[InputPicture, ...] = ()
     think_text: str | None = None
     version: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_loaded(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or "loaded" in content:
+            return content
+        missing = [name for name in ALWAYS_RECORDED if name not in content]
+        if missing:
+            raise ValueError(f"there is no {missing[0]}")
+        loaded = {name: content[name] for name in RECORDED_LOAD_SETTINGS if name in content}
+        return {**content, "loaded": loaded}
+
+    @field_validator("loaded")
+    @classmethod
+    def _only_recorded(cls, loaded: LoadSettings) -> LoadSettings:
+        """Settings that are not recorded do not make two records differ."""
+        return LoadSettings.model_validate({name: getattr(loaded, name) for name in RECORDED_LOAD_SETTINGS})
+
+    @model_serializer(mode="wrap")
+    def _spread_loaded(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        for name, value in standard(self).items():
+            content |= {key: value[key] for key in RECORDED_LOAD_SETTINGS} if name == "loaded" else {name: value}
+        return content
 
 
 def checksum(content: bytes) -> str:
@@ -98,7 +131,7 @@ def read_record(source: str | Path | bytes, name: str | None = None) -> PictureR
     unknown entries are left aside.
 
     Args:
-        source, name: as for `model.pictures.read_picture`.
+        source, name: as for `model.read_picture`.
 
     Raises:
         PictureError: the file is missing, no picture or damaged, or its record is damaged or written by a
@@ -139,13 +172,14 @@ def _reason(error: Exception) -> str:
 def _parameters(record: PictureRecord) -> str:
     """The prompt, then one line of `Key: value` pairs, in the form that A1111's web UI introduced."""
     settings = record.settings
+    model = (record.loaded.model or DEMO_MODEL).replace("\\", "/").rstrip("/").rpartition("/")[2]
     pairs = {
         "Steps": settings.num_steps,
         "Sampler": "Euler",
         "CFG scale": f"{settings.cfg_scale:g}",
         "Seed": settings.seed,
         "Size": settings.size,
-        "Model": record.model.replace("\\", "/").rstrip("/").rpartition("/")[2].replace(",", " "),
+        "Model": model.replace(",", " "),
         "Shift": f"{settings.timestep_shift:g}",
         "Version": f"sensenova {record.version}",
     }

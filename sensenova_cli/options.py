@@ -16,8 +16,8 @@ import typer
 
 from config.caching import DEFAULT_PRESET
 from config.schema import (
-    EngineSettings,
     ImageSettings,
+    LoadSettings,
     OutputSettings,
     Settings,
     TextSettings,
@@ -27,14 +27,14 @@ from sensenova_cli.flags import SIZE_OPTIONS, collect_flags, off_option
 IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in ImageSettings.model_fields if name != "size"), "cache_backend")
 EDIT_ONLY = frozenset(("img_cfg_scale", "input_pixels"))
 TEXT_OPTIONS = tuple(TextSettings.model_fields)
-ENGINE_OPTIONS = tuple(EngineSettings.model_fields)
+ENGINE_OPTIONS = tuple(LoadSettings.model_fields)
 OUTPUT_OPTIONS = tuple(OutputSettings.model_fields)
 COMMON_OPTIONS = ("profile", "json", "quiet", "debug", "no_color")
 
 _PANELS = (
     ("Picture", frozenset(ImageSettings.model_fields)),
     ("Answer", frozenset(TextSettings.model_fields)),
-    ("Model", frozenset(EngineSettings.model_fields)),
+    ("Model", frozenset(LoadSettings.model_fields)),
     ("Output", frozenset(OutputSettings.model_fields)),
 )
 _SHORT = {"output": ("-o",), "num_images": ("-n",)}

@@ -24,6 +24,7 @@ from model.demo.world import (
     Style,
     Thing,
 )
+from model.placeholders import PLACEHOLDER
 from model.requests import Message
 from model.sequences import prompt as prompts
 
@@ -236,7 +237,7 @@ class Teacher:
             for (_, answer), (question, _) in pairwise(turns):
                 said += [Message("assistant", answer), Message("user", question)]
             if pictures:
-                said[0] = Message("user", f"{prompts.PLACEHOLDER}\n{said[0].text}")
+                said[0] = Message("user", f"{PLACEHOLDER}\n{said[0].text}")
             pieces = [Piece(prompts.answer_prompt(said, pictures, "")), Piece(turns[-1][1] + END_OF_TURN, learned=True)]
             return Lesson(tuple(pieces), scene)
         question, answer = turns[0]

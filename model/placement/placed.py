@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from config.memory import format_memory
+from config.schema import LoadSettings
 from model.errors import DeviceError, DeviceMemoryError
 from model.events import LoadProgress
 from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
 from model.placement.acceleration import accelerated
-from model.placement.devices import avoid_fragmentation, free_memory, limit_memory
+from model.placement.devices import avoid_fragmentation, free_memory, limit_memory, resolve_dtype
 from model.placement.groups import Groups
 from model.placement.offload import Offload, load_offloaded
 from model.placement.plan import (
@@ -28,6 +29,7 @@ from model.sampling.runtime import Runtime
 from model.weights.checkpoint import change_adapters, load_checkpoint
 from model.weights.host_memory import host_memory
 from model.weights.lora import Adapter
+from model.weights.quantize import resolve_quantization
 from model.weights.shards import BLOCK_BYTES
 from model.weights.slices import WHOLE, split_config
 from model.weights.stream import WeightStream
@@ -62,41 +64,37 @@ class PlacedNetwork:
         folder: Path,
         config: ModelConfig,
         device: torch.device,
-        dtype: torch.dtype,
-        quantized: Sequence[str],
-        offload: str,
-        gpu_memory: int | None,
-        enforce_eager: bool,
+        settings: LoadSettings,
         groups: Groups | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
         Args:
-            offload, gpu_memory, enforce_eager: as for `Engine.load`.
             groups: of the ranks that share the network; all of this one's part is on its device.
 
         Raises:
-            DeviceError: weights cannot be anywhere else than on this kind of device.
+            DeviceError: weights cannot be anywhere else than on this kind of device, or cannot be quantized there.
         """
-        if device.type == "mps" and (offload not in ("auto", "off") or gpu_memory is not None):
-            setting = "--gpu-memory" if gpu_memory is not None else f"--offload {offload}"
+        limit = settings.gpu_memory_bytes
+        if device.type == "mps" and (settings.offload not in ("auto", "off") or limit is not None):
+            setting = "--gpu-memory" if limit is not None else f"--offload {settings.offload}"
             raise DeviceError(f"{setting} is for NVIDIA's GPUs and for CPUs", "leave it out")
-        self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
+        self.folder, self.config, self.device = folder, config, device
+        self.dtype = resolve_dtype(settings.dtype)
         self.adapters: tuple[Adapter, ...] = ()
         self.placement = ALL_RESIDENT
-        self._quantized = quantized
-        self._wanted = offload
-        self._enforce_eager = enforce_eager
+        self._settings = settings
+        self._quantized = resolve_quantization(settings.quantization, device, self.dtype)
         self.is_loaded = False
         self._groups = groups
         self.is_shared = groups is not None
         self._shares = groups.position.shares if groups else WHOLE
         # What is drawn on has the heads of the gen tower's part.
         self._own_config = split_config(config, self._shares.gen.count)
-        self._weights = Weights.of(config, dtype.itemsize, quantized, self._shares)
-        self.budget = usable_memory(device, gpu_memory)
-        limit_memory(device, gpu_memory)
-        self._is_limited = gpu_memory is not None
+        self._weights = Weights.of(config, self.dtype.itemsize, self._quantized, self._shares)
+        self.budget = usable_memory(device, limit)
+        limit_memory(device, limit)
+        self._is_limited = limit is not None
         self._offload: Offload | None = None
         self._notes: list[str] = []
         self._told: set[str] = set()
@@ -125,7 +123,7 @@ class PlacedNetwork:
         else:
             self._offload = load_offloaded(self.folder, self.device, self.dtype, self.placement, *arguments)
             self.network = self._offload.network
-        self.runtime = accelerated(self.network, enforce_eager=self._enforce_eager, groups=self._groups)
+        self.runtime = accelerated(self.network, enforce_eager=self._settings.enforce_eager, groups=self._groups)
         self.adapters = tuple(adapters)
         self.is_loaded = True
 
@@ -133,7 +131,7 @@ class PlacedNetwork:
         """Whether there is room for this work as weights are placed now, or nothing can be done about it."""
         if not self.is_loaded:
             return False
-        if self.budget is None or self._wanted in ("off", "module"):
+        if self.budget is None or self._settings.offload in ("off", "module"):
             return True
         return self.peak(work) <= self.budget or self._choice(work) == self.placement
 
@@ -219,4 +217,4 @@ class PlacedNetwork:
     def _choice(self, work: Work) -> Placement:
         if self.budget is None:
             return ALL_RESIDENT
-        return choose(self._wanted, self._own_config, self._weights, work, self.dtype.itemsize, self.budget)
+        return choose(self._settings.offload, self._own_config, self._weights, work, self.dtype.itemsize, self.budget)

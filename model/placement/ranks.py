@@ -15,7 +15,7 @@ connection to each, over which go orders and answers; what they compute together
   also wakes it where it waits for them, and raises an error. The others leave when rank 0's connection ends, however
   rank 0 did.
 
-What they say is in `model.placement.messages`, the others' side in `model.placement.leader` and `model.follower`.
+What they say is in `model.placement.messages`, the others' side in `model.placement.leader` and `model.rank_main`.
 Nothing here imports PyTorch before it has to.
 """
 
@@ -352,7 +352,7 @@ class Ranks:
             self._links[rank], self._errors[rank] = ours, tempfile.TemporaryFile()  # noqa: SIM115  # closed in `close`
             # The same modules as here, wherever they were found, and never those of the current folder.
             code = f"import sys; sys.path[:] = {sys.path!r}\n"
-            code += f"from model.follower import main; main({rank}, {theirs.fileno()})"
+            code += f"from model.rank_main import rank_main; rank_main({rank}, {theirs.fileno()})"
             self._processes[rank] = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
                 stdin=subprocess.DEVNULL,

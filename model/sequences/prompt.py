@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from model.errors import RequestError
+from model.placeholders import PLACEHOLDER, require_placeholders
 from model.requests import Message
 
-PLACEHOLDER = "<image>"
 PICTURE_SLOT = "\0picture\0"
 """What a placeholder becomes once a picture belongs to it: no text that a user or the model writes."""
-
-IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
 
 DIRECT_START = "<think>\n\n</think>\n\n<img>"
 THINK_START = "<think>\n"
@@ -48,7 +45,6 @@ def pictures_prompt(pictures: int) -> str:
 
 def answer_prompt(turns: Sequence[Message], pictures: int, system: str) -> str:
     """Describe and chat: the conversation, the last turn being the question. Raises as `place_pictures`."""
-    _refuse_image_tokens(system, "system message")
     return chat_ml(place_pictures(turns, pictures), system, "")
 
 
@@ -70,30 +66,15 @@ def write_placeholders(turns: Sequence[Message], pictures: int) -> list[Message]
     One picture without any placeholder becomes `<image>`, several become `Image-1:<image>`, `Image-2:<image>`, …;
     where some placeholders are written, the missing ones are plain. Raises as `place_pictures`.
     """
-    written = [turn.text.count(PLACEHOLDER) for turn in turns if turn.role == "user"]
-    if sum(written) > pictures:
-        raise RequestError(
-            f"the prompt has {sum(written)} {PLACEHOLDER} placeholders for {pictures} picture(s)",
-            f"add pictures, or remove {PLACEHOLDER} from the prompt",
-        )
-    for turn in turns:
-        if turn.role == "user":
-            _refuse_image_tokens(turn.text, "prompt")
-    missing = pictures - sum(written)
-    if missing > 1 and sum(written) == 0:
+    texts = [turn.text for turn in turns if turn.role == "user"]
+    require_placeholders(texts, pictures)
+    written = sum(text.count(PLACEHOLDER) for text in texts)
+    missing = pictures - written
+    if missing > 1 and written == 0:
         front = "".join(f"Image-{number}:{PLACEHOLDER}\n" for number in range(1, missing + 1))
     else:
         front = f"{PLACEHOLDER}\n" * missing
     return [*turns[:-1], Message(turns[-1].role, front + turns[-1].text)]
-
-
-def _refuse_image_tokens(text: str, name: str) -> None:
-    for token in IMAGE_TOKENS:
-        if token in text:
-            raise RequestError(
-                f"the {name} contains {token}, which stands for a picture in the model's own language",
-                f"write {PLACEHOLDER} where a picture belongs, or leave it out",
-            )
 
 
 def chat_ml(turns: Sequence[Message], system: str, assistant_start: str) -> str:

@@ -2,12 +2,13 @@
 
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.recommended import RECOMMENDED_FILE
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
 from model.weights.hub_cache import cached_checkpoint, called
@@ -81,6 +82,28 @@ def download_checkpoint(
         raise _explained(error, model, revision) from error
 
 
+def download_card(model: str, revision: str) -> Path:
+    """Bring what a checkpoint says about itself into the cache, without its weights, and return its folder there.
+
+    Raises:
+        CheckpointError: as for `find_checkpoint`.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        info = HfApi().model_info(model, revision=revision)
+        names = {sibling.rfilename for sibling in info.siblings or ()}
+        _require_config(model, names)
+        # By the commit, not by the revision's name: the cache would note that commit as the revision's newest, and a
+        # complete older copy could not be found offline any more.
+        commit = info.sha or revision
+        if RECOMMENDED_FILE in names:
+            hf_hub_download(model, RECOMMENDED_FILE, revision=commit)
+        return Path(hf_hub_download(model, CONFIG_FILE, revision=commit)).parent
+    except Exception as error:
+        raise _explained(error, model, revision) from error
+
+
 def download_file(model: str, choose: Callable[[list[str]], str]) -> Path:
     """Bring one file of a model into the cache, unless it is there, and return its place.
 
@@ -118,10 +141,7 @@ def _plan(info: "ModelInfo", model: str, revision: str) -> DownloadPlan:
         for sibling in info.siblings or ()
         if "/" not in sibling.rfilename and any(fnmatch(sibling.rfilename, pattern) for pattern in CHECKPOINT_FILES)
     ]
-    if CONFIG_FILE not in {file.name for file in files}:
-        raise CheckpointError(
-            f"{model} on the Hub is no checkpoint: it holds no {CONFIG_FILE}", f"try {OFFICIAL_MODEL}"
-        )
+    _require_config(model, {file.name for file in files})
     cache_folder = Path(constants.HF_HUB_CACHE).expanduser()
     on_disk = next(folder for folder in (cache_folder, *cache_folder.absolute().parents) if folder.exists())
     return DownloadPlan(
@@ -135,6 +155,13 @@ def _plan(info: "ModelInfo", model: str, revision: str) -> DownloadPlan:
         free_disk_bytes=shutil.disk_usage(on_disk).free,
         cache_folder=cache_folder,
     )
+
+
+def _require_config(model: str, names: Collection[str]) -> None:
+    if CONFIG_FILE not in names:
+        raise CheckpointError(
+            f"{model} on the Hub is no checkpoint: it holds no {CONFIG_FILE}", f"try {OFFICIAL_MODEL}"
+        )
 
 
 def _download(plan: DownloadPlan, on_progress: Callable[[int, int], None] | None) -> Path:

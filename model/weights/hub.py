@@ -9,10 +9,10 @@ from pathlib import Path
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
 from model.weights.builtin import DEMO_CHECKPOINT, DEMO_MODEL
-from model.weights.download import OFFICIAL_MODEL, DownloadPlan, download_checkpoint
+from model.weights.download import OFFICIAL_MODEL, DownloadPlan, download_card, download_checkpoint
 from model.weights.hub_cache import cached_checkpoint, cached_folder
 
-__all__ = ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "local_checkpoint"]
+__all__ = ["OFFICIAL_MODEL", "DownloadPlan", "find_card", "find_checkpoint", "local_checkpoint"]
 
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>\S+))?", re.ASCII)
 
@@ -30,16 +30,46 @@ def find_checkpoint(
 
     Args:
         model: `demo`, a folder, or a Hub id `owner/name`, or `owner/name@revision`.
-        on_plan: told what will be downloaded, before anything is; not called when nothing has to be.
-        on_progress: told (bytes done, bytes to fetch) during the download, from the thread that downloads.
+        on_plan: called with what will be downloaded, before anything is; not called when nothing has to be.
+        on_progress: called with (bytes done, bytes to fetch) during the download, from the thread that downloads.
 
     Returns:
         A folder that holds `config.json`.
 
     Raises:
-        CheckpointError: there is no such folder or model, it is no checkpoint, the Hub cannot be reached or
+        CheckpointError: there is no such folder or model, it is not a checkpoint, the Hub cannot be reached or
             refuses, the model is not in the cache while offline, or the disk is too small.
     """
+    place = _locate(model)
+    if isinstance(place, Path):
+        return place
+    if _is_offline():
+        return cached_checkpoint(*place)
+    return download_checkpoint(*place, on_plan, on_progress)
+
+
+def find_card(model: str) -> Path:
+    """A folder that holds what a checkpoint says about itself, without its weights.
+
+    Of a Hub id, `config.json` and the recommended settings are downloaded, a few kilobytes; arguments and errors as
+    for `find_checkpoint`.
+    """
+    place = _locate(model)
+    if isinstance(place, Path):
+        return place
+    if _is_offline():
+        return cached_checkpoint(*place)
+    return download_card(*place)
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def _locate(model: str) -> Path | tuple[str, str]:
+    """The folder of a checkpoint on this machine, or the name and revision of one on the Hub."""
     if model == DEMO_MODEL:
         return DEMO_CHECKPOINT
     try:
@@ -61,12 +91,7 @@ def find_checkpoint(
         raise CheckpointError(
             f"there is no folder {model!r} here, and it is no Hub id of the form owner/name", _similar_folder(folder)
         )
-    from huggingface_hub import constants
-
-    name, revision = hub_id["name"], hub_id["revision"] or "main"
-    if constants.HF_HUB_OFFLINE:
-        return cached_checkpoint(name, revision)
-    return download_checkpoint(name, revision, on_plan, on_progress)
+    return hub_id["name"], hub_id["revision"] or "main"
 
 
 def is_hub_id(name: str) -> bool:

@@ -12,7 +12,7 @@ import typer
 from config.errors import SettingsError
 from config.recommended import read_recommended
 from config.sizes import Size, check_size, parse_size
-from model.weights.builtin import DEMO_MODEL
+from model import DEMO_MODEL
 from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import Flags
 from sensenova_cli.options import COMMON_OPTIONS, with_options
@@ -73,9 +73,9 @@ def bench(
     if load_format not in LOAD_FORMATS:
         raise UsageError(f"there is no load format {load_format!r}", f"use {' or '.join(LOAD_FORMATS)}")
     sizes = parse_sizes(size)
-    settings = flags.resolve().settings
+    settings = flags.layers().load
     from sensenova_cli.render.stream import Renderer
-    from sensenova_cli.turn import find_model
+    from sensenova_cli.turns.model_source import find_weights
 
     renderer = Renderer(quiet=flags.quiet)
     model: Path | str
@@ -88,7 +88,7 @@ def bench(
             )
         model, usual = settings.model, DUMMY_SIZES
     else:
-        model = find_model(settings, renderer)
+        model = find_weights(settings, renderer)
         usual = read_recommended(model).trained_sizes[:1]
     # PyTorch is imported only now, when nothing that was typed can be wrong any more.
     from model.bench.bench import Plan

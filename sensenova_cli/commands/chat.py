@@ -43,9 +43,11 @@ def chat(
       sensenova chat
     """
     # Imported here, not above: they bring Pillow, which `--help` does not need.
+    from model import Conversation
     from sensenova_cli.inputs import read_inputs
     from sensenova_cli.prompts import given_prompts, refuse_stdin_twice
-    from sensenova_cli.turn import answer
+    from sensenova_cli.turns.one_shot import answer
+    from sensenova_cli.turns.tasks import AnswerTask
 
     refuse_stdin_twice(message, flags.prompt, *flags.image)
     prompts = given_prompts(message, flags.prompt, None)
@@ -56,4 +58,6 @@ def chat(
         return
     if not prompts:
         raise UsageError("there is no message", 'say something: sensenova chat "Hello"')
-    answer("chat", prompts[0].text, flags, inputs=read_inputs(flags.image), system=system)
+    images = tuple(each.image for each in read_inputs(flags.image))
+    task = AnswerTask("chat", prompts[0].text, images, Conversation(system=system))
+    answer(task, flags.layers(), flags)

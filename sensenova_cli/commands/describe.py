@@ -38,7 +38,8 @@ def describe(
     from sensenova_cli.errors import UsageError
     from sensenova_cli.inputs import read_inputs
     from sensenova_cli.prompts import read_text, refuse_stdin_twice
-    from sensenova_cli.turn import answer
+    from sensenova_cli.turns.one_shot import answer
+    from sensenova_cli.turns.tasks import AnswerTask
 
     names = [*(images or ()), *flags.image]
     if not names:
@@ -52,4 +53,5 @@ def describe(
     question = ONE_PICTURE if len(names) == 1 else SEVERAL_PICTURES
     if flags.prompt is not None:
         question = read_text(flags.prompt)
-    answer("describe", question, flags, inputs=read_inputs(names))
+    shown = tuple(each.image for each in read_inputs(names))
+    answer(AnswerTask("describe", question, shown), flags.layers(), flags)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from config.recommended import read_recommended
-from model.weights.builtin import DEMO_MODEL
+from model import DEMO_MODEL
 from sensenova_cli.commands.bench import DUMMY_MODELS, DUMMY_SIZES, parse_sizes
 from sensenova_cli.flags import Flags
 from sensenova_cli.options import COMMON_OPTIONS, with_options
@@ -39,13 +39,13 @@ def doctor(
     * marks what is taken where nothing else is set (--offload auto).
     """
     sizes = parse_sizes(size)
-    settings = flags.resolve().settings
+    settings = flags.layers().load
     from sensenova_cli.render.stream import Renderer
-    from sensenova_cli.turn import find_model
+    from sensenova_cli.turns.model_source import find_weights
 
     renderer = Renderer(quiet=flags.quiet)
     is_shape = settings.model in DUMMY_MODELS
-    folder = None if is_shape else find_model(settings, renderer)
+    folder = None if is_shape else find_weights(settings, renderer)
     usual = DUMMY_SIZES if folder is None else read_recommended(folder).trained_sizes[:1]
     # PyTorch is imported only now, when nothing that was typed can be wrong any more.
     from model.bench.ceilings import measure_ceilings

@@ -50,9 +50,9 @@ def edit(
     # Imported here, not above: they bring Pillow, which `--help` does not need.
     from sensenova_cli.again import read_again
     from sensenova_cli.inputs import read_inputs, recorded_inputs
-    from sensenova_cli.plan import PictureTask
     from sensenova_cli.prompts import Prompt, given_prompts, refuse_stdin_twice
-    from sensenova_cli.turn import make_pictures
+    from sensenova_cli.turns.one_shot import make_pictures
+    from sensenova_cli.turns.tasks import PictureTask
 
     refuse_stdin_twice(prompt, flags.prompt, flags.prompt_file, *flags.image)
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
@@ -64,7 +64,16 @@ def edit(
     inputs = read_inputs(flags.image)
     if not inputs and again is not None and not all(each.images for each in prompts):
         inputs = recorded_inputs(again.record, again.file)
+    layers = flags.layers(again.settings, again.label) if again else flags.layers()
     tasks = [
-        PictureTask("edit", each, read_inputs(each.images) if each.images else inputs, again=again) for each in prompts
+        PictureTask(
+            "edit",
+            each,
+            read_inputs(each.images) if each.images else inputs,
+            again=again,
+            width=flags.width,
+            height=flags.height,
+        )
+        for each in prompts
     ]
-    make_pictures(tasks, flags)
+    make_pictures(tasks, layers, flags)

@@ -46,9 +46,9 @@ def generate(
     """
     # Imported here, not above: they bring Pillow, which `--help` does not need.
     from sensenova_cli.again import read_again
-    from sensenova_cli.plan import PictureTask
     from sensenova_cli.prompts import Prompt, given_prompts
-    from sensenova_cli.turn import make_pictures
+    from sensenova_cli.turns.one_shot import make_pictures
+    from sensenova_cli.turns.tasks import PictureTask
 
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
     again = read_again(flags.again, "generate") if flags.again is not None else None
@@ -59,4 +59,6 @@ def generate(
     for each in prompts:
         if each.images:
             raise UsageError(f"{each.place}generate takes no input pictures", "use: sensenova edit --prompt-file …")
-    make_pictures([PictureTask("generate", each, again=again) for each in prompts], flags)
+    layers = flags.layers(again.settings, again.label) if again else flags.layers()
+    tasks = [PictureTask("generate", each, again=again, width=flags.width, height=flags.height) for each in prompts]
+    make_pictures(tasks, layers, flags)

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,27 +73,14 @@ def _facts(file: str) -> dict[str, Any]:
 
 
 def _checkpoint_facts(folder: Path) -> dict[str, Any]:
-    from config.recommended import read_recommended
     from config.sizes import format_size
-    from model.network.configuration import SparseExperts, read_config
+    from model import read_facts
 
-    config, recommended = read_config(folder), read_recommended(folder)
-    transformer = config.transformer
-    weights = [path.stat().st_size for path in folder.glob("*.safetensors")]
-    experts = {
-        tower: mlp.experts
-        for tower, mlp in (("understanding", transformer.und_mlp), ("generation", transformer.gen_mlp))
-        if isinstance(mlp, SparseExperts)
-    }
+    facts = asdict(read_facts(folder))
+    recommended = facts.pop("recommended")
     return {
-        "layers": transformer.layers,
-        "hidden_size": transformer.hidden_size,
-        "heads": transformer.heads,
-        "kv_heads": transformer.kv_heads,
-        "experts": experts or None,
-        "pixel_head": "convolutional" if config.flow.convolutional_head else "mlp",
-        "weight_files": len(weights),
-        "weight_bytes": sum(weights),
+        **facts,
+        "experts": facts["experts"] or None,
         "trained_sizes": [format_size(size) for size in recommended.trained_sizes],
         "recommended_settings": recommended.settings or None,
     }

@@ -201,8 +201,7 @@ def check(
 
 def _resolve_with_checkpoint(profile: str | None, model: str | None) -> Resolved:
     """All layers; with the checkpoint's where it is on this machine, as the built-in demo is."""
-    from model.weights.builtin import DEMO_MODEL
-    from model.weights.hub import local_checkpoint
+    from model import DEMO_MODEL, local_checkpoint
 
     resolved = resolve({"model": model}, profile=profile)
     checkpoint = resolved.settings.model or DEMO_MODEL

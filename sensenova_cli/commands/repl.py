@@ -72,16 +72,16 @@ def start_session(
     if resume and name is not None:
         raise UsageError("--continue and --session contradict each other", "give one of them")
     # Imported here, not above: they bring prompt-toolkit and Pillow, which `--help` does not need.
-    from model.weights.builtin import DEMO_MODEL
+    from model import DEMO_MODEL
     from sensenova_cli.interrupts import forget_signals
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.repl.shell import run_script, run_shell
     from sensenova_cli.sessions.session import Session
     from sensenova_cli.sessions.store import latest_session
-    from sensenova_cli.turn import DEMO_NOTICE
+    from sensenova_cli.turns.model_source import DEMO_NOTICE
 
     forget_signals()
-    settings = flags.resolve().settings  # what is wrong is said before anything begins
+    settings = flags.layers().load  # what is wrong is said before anything begins
     model = settings.model or DEMO_MODEL
     if resume:
         name = latest_session().name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from config.check import near_miss
+from config.load import Layers
 from config.schema import ImageSettings, SettingsGroup, TextSettings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
@@ -21,7 +22,7 @@ from sensenova_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from sensenova_cli.turn import Place
+    from sensenova_cli.turns.one_shot import Place
 
 MODALITIES = ("auto", "text2img", "img2img", "img2text", "text2text")
 
@@ -68,9 +69,9 @@ def run(
     """
     # Imported here, not above: they bring Pillow, which `--help` does not need.
     from sensenova_cli.inputs import read_inputs
-    from sensenova_cli.plan import PictureTask
     from sensenova_cli.prompts import Prompt, read_text, refuse_stdin_twice
-    from sensenova_cli.turn import answer, make_pictures
+    from sensenova_cli.turns.one_shot import answer, make_pictures
+    from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 
     if modality not in MODALITIES:
         meant = near_miss(modality, MODALITIES)
@@ -85,23 +86,31 @@ def run(
             f"--modality {modality} takes no --image", f"use --modality {modality.replace('text2', 'img2')}"
         )
     refuse_stdin_twice(flags.prompt, *flags.image)
-    flags = _with_default_model(flags)
+    layers = _with_default_model(flags.layers())
     prompt = DEFAULT_PROMPT if flags.prompt is None else read_text(flags.prompt)
     inputs = read_inputs(flags.image)
     _note_idle_options(flags, TextSettings if modality.endswith("2img") else ImageSettings, modality)
     if modality.endswith("2text"):
-        answer("describe" if inputs else "chat", prompt, flags, inputs=inputs)
+        images = tuple(each.image for each in inputs)
+        answer(AnswerTask("describe" if inputs else "chat", prompt, images), layers, flags)
         return
-    task = PictureTask("edit" if inputs else "generate", Prompt(prompt), inputs, auto_is_default=True)
-    make_pictures([task], flags, _place(flags))
+    task = PictureTask(
+        "edit" if inputs else "generate",
+        Prompt(prompt),
+        inputs,
+        width=flags.width,
+        height=flags.height,
+        auto_is_default=True,
+    )
+    make_pictures([task], layers, flags, _place(layers, flags))
 
 
-def _with_default_model(flags: Flags) -> Flags:
-    if flags.resolve().settings.model is not None:
-        return flags
-    from model.weights.hub import OFFICIAL_MODEL
+def _with_default_model(layers: Layers) -> Layers:
+    if layers.load.model is not None:
+        return layers
+    from model import OFFICIAL_MODEL
 
-    return replace(flags, settings={**flags.settings, "model": OFFICIAL_MODEL})
+    return replace(layers, values={**layers.values, "model": OFFICIAL_MODEL})
 
 
 def _note_idle_options(flags: Flags, idle: type[SettingsGroup], modality: str) -> None:
@@ -115,11 +124,11 @@ def _note_idle_options(flags: Flags, idle: type[SettingsGroup], modality: str) -
         Renderer(quiet=flags.quiet).notice(f"{options}: no effect with {modality}")
 
 
-def _place(flags: Flags) -> "Place | None":
+def _place(layers: Layers, flags: Flags) -> "Place | None":
     """The output folder with the script's file names, going on after the pictures that are there."""
-    from sensenova_cli.turn import Place
+    from sensenova_cli.turns.one_shot import Place
 
-    output = flags.resolve().settings.output or "."
+    output = layers.output.output or "."
     if output == "-":
         return None
     folder = Path(output).expanduser()

@@ -34,7 +34,7 @@ def tiny_checkpoint(
         raise UsageError(f"{folder} exists already", "name a folder that does not exist yet")
     from safetensors import SafetensorError
 
-    from model.weights.synthetic import write_tiny_checkpoint
+    from model import write_tiny_checkpoint
 
     missing = [parent for parent in folder.parents if not os.path.exists(parent)]  # noqa: PTH110  # pathlib raises at long names
     try:

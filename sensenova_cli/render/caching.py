@@ -5,7 +5,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from model.events import CacheSummary
+from model import CacheSummary
 
 
 def cache_table(summary: CacheSummary) -> Table:

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from model.events import Answer, Picture
-from model.requests import AnswerRequest
+from model import Answer, AnswerRequest, Picture
 from sensenova_cli.render.caching import cache_json
 from sensenova_cli.unicode import json_text
 

@@ -7,19 +7,21 @@ from contextlib import contextmanager
 from rich.text import Text
 
 from config.schema import PreviewChoice
-from model.events import (
+from model import (
     Answer,
     DenoisingStep,
+    EditRequest,
     Event,
+    GenerateRequest,
     Notice,
     Picture,
     PrefixRead,
+    Request,
     Statistics,
     TextToken,
     ThinkText,
     ThinkToken,
 )
-from model.requests import EditRequest, GenerateRequest, Request
 from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
 from sensenova_cli.render.caching import cache_table
 from sensenova_cli.render.console import is_animated, printable, stderr_console

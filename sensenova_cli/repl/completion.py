@@ -10,7 +10,7 @@ from prompt_toolkit.document import Document
 
 from config.profile_files import profile_files
 from config.schema import SETTING_NAMES, Settings
-from model.weights.hub import OFFICIAL_MODEL
+from model import OFFICIAL_MODEL
 from sensenova_cli.arguments import PICTURE_ENDINGS
 from sensenova_cli.flags import SIZE_OPTIONS
 from sensenova_cli.repl.commands import COMMANDS

@@ -1,22 +1,17 @@
-"""The model that loads in the background, while the prompt is there already."""
+"""The model of a session: it loads in the background while the prompt is there already, and stays loaded."""
 
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+import model
 from config.recommended import Recommended
-from config.schema import Settings
-from model.events import LoadProgress
-from model.weights.hub import DownloadPlan, find_checkpoint
-from sensenova_cli import turn
-from sensenova_cli.render.progress import gigabytes
+from config.schema import LoadSettings
+from model import Card, DownloadPlan, Engine, LoadProgress, Request, parse_loras, read_card
 from sensenova_cli.render.stream import Renderer
-
-if TYPE_CHECKING:
-    from model.engine import Engine
+from sensenova_cli.turns.model_source import download_notice, model_name
 
 POLL_SECONDS = 0.05
 
@@ -30,25 +25,28 @@ class Progress:
     total: int = 0
 
 
-class Loading:
-    """One model, loaded by a thread of its own from the moment this is made.
+class ResidentModel:
+    """One model, loaded by a thread of its own from the moment this is made. A `ModelSource`.
 
     Attributes:
-        model: its name.
-        settings: it runs with; whoever changes its LoRAs says so here.
+        settings: what it is loaded with; `use_loras` changes them.
         progress: how far it is.
     """
 
     _thread: threading.Thread
 
-    def __init__(self, model: str, settings: Settings, after: "Loading | None" = None) -> None:
-        """Begin, once what is loaded before it has ended: importing and memory are not for two at a time."""
-        self.model = model
+    def __init__(self, settings: LoadSettings, size: str, after: "ResidentModel | None" = None) -> None:
+        """Begin, once the model that was loaded before has ended: memory and imports are not for two at a time.
+
+        Args:
+            size: of the pictures to have room for.
+        """
         self.settings = settings
-        self.progress = Progress(f"loading {model}")
+        self.progress = Progress(f"loading {self.name}")
+        self._size = size
         self._before = after._thread if after is not None else None
         self._engine: Engine | None = None
-        self._recommended: Recommended | None = None
+        self._card: Card | None = None
         self._error: BaseException | None = None
         self._notices: list[str] = []
         self._cancelled = False
@@ -59,46 +57,81 @@ class Loading:
         self._thread.start()
 
     @property
+    def name(self) -> str:
+        """What the model is called."""
+        return model_name(self.settings)
+
+    @property
     def is_done(self) -> bool:
+        """Whether it is loaded, or has failed to."""
         return self._done.is_set()
 
     @property
     def has_failed(self) -> bool:
-        """Whether it cannot be loaded, or was and is lost since, which was said."""
+        """Whether it cannot be loaded, or was and is lost since, and that was said."""
         return self._told or (self._engine is not None and self._engine.is_lost)
 
     @property
     def recommended(self) -> Recommended | None:
-        """What the checkpoint and its LoRAs say about settings, as soon as they are found."""
-        return self._recommended if self._engine is None else self._engine.recommended
+        """What the model and its LoRAs say about settings, as soon as its card is read."""
+        card = self._engine.card if self._engine is not None else self._card
+        return card.recommended if card is not None else None
 
-    def engine(self, renderer: Renderer) -> "Engine":
-        """The model, waited for with its progress shown.
+    def card(self, view: Renderer) -> Card:
+        """As `ModelSource.card`; waits for it."""
+        self._wait(view, lambda: self._card is not None)
+        if self._engine is not None:
+            return self._engine.card
+        if self._card is None:
+            self._raise_error()
+        assert self._card is not None
+        return self._card
+
+    def open(self, requests: Sequence[Request], view: Renderer) -> Engine:
+        """As `ModelSource.open`; waits for it.
 
         Raises:
-            SenseNovaError: it cannot be loaded.
             KeyboardInterrupt: the user did not want to wait; it goes on loading.
         """
-        while not self._done.is_set():
-            title = self.progress.title
-            with renderer.bytes_progress(title) as view:
-                while not self._done.wait(POLL_SECONDS) and self.progress.title == title:
-                    view.update(self.progress.done, self.progress.total)
+        self._wait(view, lambda: False)
         for notice in self._notices:
-            renderer.notice(notice)
+            view.notice(notice)
         self._notices.clear()
-        if self._error is not None:
-            self._told = True
-            raise self._error
+        self._raise_error()
         assert self._engine is not None
         return self._engine
 
+    def use_loras(self, text: str | None, view: Renderer) -> None:
+        """Replace the merged LoRAs, once the model is loaded.
+
+        Args:
+            text: as the setting `lora`.
+
+        Raises:
+            SenseNovaError: one cannot be read or does not fit: all stays as it was.
+            KeyboardInterrupt: the user did not want to wait for the model.
+        """
+        self.open((), view).use_loras(parse_loras(text))
+        self.settings = self.settings.model_copy(update={"lora": text})
+
     def give_up(self) -> None:
-        """Another model is wanted: end at the next report of progress, and let the memory go."""
+        """Another model is wanted: end at the next report of progress, and free the memory."""
         self._cancelled = True
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
+
+    def _wait(self, view: Renderer, is_enough: Callable[[], bool]) -> None:
+        while not self._done.is_set() and not is_enough():
+            title = self.progress.title
+            with view.bytes_progress(title) as bar:
+                while not self._done.wait(POLL_SECONDS) and self.progress.title == title and not is_enough():
+                    bar.update(self.progress.done, self.progress.total)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            self._told = True
+            raise self._error
 
     def _load(self) -> None:
         if self._before is not None:
@@ -106,13 +139,15 @@ class Loading:
             self._before = None
         began = time.perf_counter()
         try:
-            folder = self._find()
-            self._recommended = turn.recommendations(folder, self.settings)
-            self.progress = Progress(f"loading {self.model}")
-            engine = turn.load_engine(folder, self.settings, self._on_load)
-            self._notices.append(
-                f"{self.model} loaded in {time.perf_counter() - began:.1f} s: {turn.described(engine)}"
+            self._card = read_card(self.settings)
+            engine = model.open_engine(
+                self.settings,
+                size=self._size,
+                on_plan=self._on_plan,
+                on_download=lambda done, total: self._advance("downloading", done, total),
+                on_progress=self._on_load,
             )
+            self._notices.append(f"{self.name} loaded in {time.perf_counter() - began:.1f} s: {engine.description}")
             if not self._cancelled:
                 self._engine = engine
         except BaseException as error:  # raised again where it is waited for
@@ -121,20 +156,14 @@ class Loading:
         finally:
             self._done.set()
 
-    def _find(self) -> Path:
-        def on_plan(plan: DownloadPlan) -> None:
-            self._notices.append(f"downloading {gigabytes(plan.bytes_to_fetch)} into {plan.cache_folder}")
-
-        def on_progress(done: int, total: int) -> None:
-            self._require_wanted()
-            self.progress = Progress(f"downloading {self.model}", done, total)
-
-        return find_checkpoint(self.model, on_plan=on_plan, on_progress=on_progress)
+    def _on_plan(self, plan: DownloadPlan) -> None:
+        self._notices.append(download_notice(plan))
+        self._advance("downloading", 0, 0)
 
     def _on_load(self, now: LoadProgress) -> None:
-        self._require_wanted()
-        self.progress = Progress(f"loading {self.model}", now.done_bytes, now.total_bytes)
+        self._advance("loading", now.done_bytes, now.total_bytes)
 
-    def _require_wanted(self) -> None:
+    def _advance(self, verb: str, done: int, total: int) -> None:
         if self._cancelled:
             raise KeyboardInterrupt
+        self.progress = Progress(f"{verb} {self.name}", done, total)

@@ -14,9 +14,9 @@ from rich.text import Text
 from config.check import Notation, check_values, near_miss
 from config.errors import SenseNovaError
 from config.profile_files import find_profile, profile_files
-from config.schema import SETTING_NAMES, EngineSettings
+from config.schema import SETTING_NAMES, LoadSettings
 from config.toml_file import show_path
-from model.weights.named_lora import parse_loras
+from model import parse_loras
 from sensenova_cli.again import Task
 from sensenova_cli.atomic import create_file, replace_file
 from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
@@ -442,7 +442,7 @@ class Repl:
         self.session.append(UseProfile(profile=word))
         self._say(f"profile: {word}")
         loaded = self.desk.loading.settings
-        if any(getattr(settings, name) != getattr(loaded, name) for name in EngineSettings.model_fields):
+        if any(getattr(settings, name) != getattr(loaded, name) for name in LoadSettings.model_fields):
             self._say("which model it runs, and how, is for the start: leave, and start again with --profile")
 
     def _model(self, line: Line) -> None:

@@ -156,7 +156,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     """Mode, model, picture in hand, what is staged, size, steps, seed, profile and memory; what fits of it."""
     state, desk = repl.session.state, repl.desk
     try:
-        settings = desk.resolve().settings
+        settings = desk.current().settings
     except SenseNovaError:  # every turn says what is wrong with them
         return [("class:mode", _prompt_word(repl)), ("", " · the settings cannot be used")]
     parts = [_prompt_word(repl)]

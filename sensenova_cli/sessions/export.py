@@ -16,8 +16,7 @@ from urllib.parse import quote
 
 from markdown_it import MarkdownIt
 
-from model.errors import PictureError
-from model.pictures import read_picture
+from model import PictureError, read_picture
 from sensenova_cli.atomic import create_file, replace_file
 from sensenova_cli.errors import OutputError, OutputWriteError
 from sensenova_cli.render.console import printable

@@ -117,7 +117,7 @@ class Session:
             SessionError: there is none of this number.
             PictureError: its file is gone or damaged.
         """
-        from model.errors import PictureError
+        from model import PictureError
         from sensenova_cli.inputs import read_inputs
 
         path = self.path(number)
@@ -170,7 +170,7 @@ class Session:
             UsageError: standard input is closed.
             SessionWriteError: it cannot be copied.
         """
-        from model.pictures import open_picture, read_picture
+        from model import open_picture, read_picture
         from sensenova_cli.inputs import read_content
         from sensenova_cli.metadata import InputPicture
         from sensenova_cli.streams import STDIN

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sensenova_cli import turn
+from sensenova_cli.interrupts import SIGNALS, end_on_signals
 from tests.cli.harness import Program
 
 
@@ -36,8 +38,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def program(home: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """Runs commands in `home`."""
+def program(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
+    """Runs commands in `home`, with signals handled as the program does."""
     runner = Program()
-    monkeypatch.setattr(turn, "load_engine", runner.load)
-    return runner
+    monkeypatch.setattr("model.engine.open_engine", runner.load)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    end_on_signals()
+    yield runner
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -8,6 +8,8 @@ from PIL import Image
 
 from config.recommended import Recommended, read_recommended
 from config.sizes import format_size, parse_size, resolve_size
+from model.card import Card
+from model.engine import Engine
 from model.errors import CheckpointError
 from model.events import (
     Answer,
@@ -45,30 +47,24 @@ def _unasked() -> Image.Image:
     raise AssertionError("a preview costs a copy from the device, and nobody looked at one")
 
 
-class FakeEngine:
-    """Stands in for model.Engine.
+class FakeEngine(Engine):
+    """Stands in for an engine with weights.
 
     Attributes:
         requests: what was asked so far.
-        loras: what `use_loras` was told last.
-        is_lost: whether it has to be loaded again.
+        lost: whether it has to be loaded again.
         closed: whether a request was given up before its end.
         closed_for_good: whether it was closed itself.
         on_step: called before each denoising step and each token, with its number from 1.
         predict: gives the predicted picture of every step; fails unless it was set.
     """
 
-    device = "cpu"
-    is_lost = False
-    dtype = "bfloat16"
-    placement = ""
-
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
         self.recommended: Recommended = read_recommended(checkpoint)
         self.requests: list[Request] = []
-        self.closed = self.closed_for_good = False
-        self.loras: tuple[NamedLora, ...] = ()
+        self.lost = self.closed = self.closed_for_good = False
+        self._loras: tuple[NamedLora, ...] = ()
         self.on_step: Callable[[int], None] = lambda number: None
         self.notice = ""
         self.answer = ANSWER
@@ -81,7 +77,23 @@ class FakeEngine:
         for lora in loras:
             if not Path(lora.name).is_file():
                 raise CheckpointError(f"there is no LoRA file {lora.name}", "name one")
-        self.loras = tuple(loras)
+        self._loras = tuple(loras)
+
+    @property
+    def loras(self) -> tuple[NamedLora, ...]:
+        return self._loras
+
+    @property
+    def card(self) -> Card:
+        return Card(str(self.checkpoint), self.recommended)
+
+    @property
+    def description(self) -> str:
+        return "bfloat16 on cpu"
+
+    @property
+    def is_lost(self) -> bool:
+        return self.lost
 
     def run(self, request: Request) -> Iterator[Event]:
         self.requests.append(request)

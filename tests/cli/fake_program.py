@@ -6,20 +6,20 @@ loading. FAKE_PREVIEW is the colour of predicted pictures; without it nobody may
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from sensenova_cli import turn
+import model.engine
+from config.schema import LoadSettings
 from sensenova_cli.__main__ import main
 from tests.cli.fake_engine import FakeEngine
 
 
-def load_engine(folder: Path, settings: object, on_progress: Callable[..., None], requests: object = None) -> Any:
+def open_engine(settings: LoadSettings, **options: object) -> Any:
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
-    engine = FakeEngine(folder)
+    engine = FakeEngine(Path(settings.model or ""))
     engine.on_step = take_a_step
     if "FAKE_PREVIEW" in os.environ:
         engine.predict = lambda: Image.new("RGB", (64, 64), os.environ["FAKE_PREVIEW"])
@@ -34,5 +34,5 @@ def take_a_step(number: int) -> None:
 
 
 if __name__ == "__main__":
-    turn.load_engine = load_engine
+    model.engine.open_engine = open_engine
     main()

@@ -10,9 +10,9 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from config.schema import EngineSettings
-from model.events import LoadProgress
-from model.requests import Request
+from config.schema import LoadSettings
+from model import DEMO_MODEL, DownloadPlan, LoadProgress, Request
+from model.weights.builtin import DEMO_CHECKPOINT
 from sensenova_cli.app import app
 from tests.cli.fake_engine import FakeEngine
 
@@ -35,7 +35,7 @@ class Program:
     `loaded_for` the requests, where they were known; `prepare` is called with each."""
 
     engines: list[FakeEngine] = field(default_factory=list)
-    loaded: list[EngineSettings] = field(default_factory=list)
+    loaded: list[LoadSettings] = field(default_factory=list)
     loaded_for: list[Sequence[Request] | None] = field(default_factory=list)
     prepare: Callable[[FakeEngine], None] = lambda engine: None
     load_error: BaseException | None = None
@@ -47,17 +47,20 @@ class Program:
 
     def load(
         self,
-        folder: Path,
-        settings: EngineSettings,
-        on_progress: Callable[[LoadProgress], None],
+        settings: LoadSettings,
+        *,
+        size: str = "auto",
         requests: Sequence[Request] | None = None,
+        on_progress: Callable[[LoadProgress], None],
+        on_plan: Callable[[DownloadPlan], None],
+        on_download: Callable[[int, int], None],
     ) -> Any:
-        """In place of sensenova_cli.turn.load_engine."""
+        """In place of model.open_engine."""
         if self.load_error is not None:
             raise self.load_error
         on_progress(LoadProgress(1, 4))
         on_progress(LoadProgress(4, 4))
-        engine = FakeEngine(folder)
+        engine = FakeEngine(Path(settings.model) if settings.model not in (None, DEMO_MODEL) else DEMO_CHECKPOINT)
         self.prepare(engine)
         self.engines.append(engine)
         self.loaded.append(settings)

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from config.errors import SenseNovaError, SettingsError
+from model import open_engine
 from model.errors import CheckpointError, DeviceError, DeviceMemoryError, PictureError, RequestError
-from sensenova_cli import turn
+from model.weights.builtin import DEMO_CHECKPOINT
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError, exit_code
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program
@@ -293,7 +294,9 @@ def test_a_device_that_is_not_there_is_noticed_before_a_download(
     def download(*_: object, **__: object) -> None:
         raise AssertionError("nothing may be fetched")
 
-    monkeypatch.setattr(turn, "find_checkpoint", download)
+    monkeypatch.setattr("model.local_engine.find_checkpoint", download)
+    monkeypatch.setattr("model.card.find_card", lambda model: DEMO_CHECKPOINT)
+    monkeypatch.setattr("model.engine.open_engine", open_engine)
     outcome = program("generate", "x", "--model", "owner/name", "--device", "cuda:63")
     assert outcome.code == 2
     assert "cuda:63 is not there" in outcome.stderr

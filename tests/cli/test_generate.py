@@ -176,13 +176,13 @@ def test_the_number_format_survives_being_made_again(program: Program, monkeypat
     program("generate", "x", "--dtype", "float32", "-o", "first.png")
     record = read_record(Path("first.png"))
     assert record is not None
-    assert record.dtype == "float32"
+    assert record.loaded.dtype == "float32"
 
 
 def test_the_quantization_survives_being_made_again(program: Program) -> None:
     program("generate", "x", "--quantization", "fp8", "-o", "first.png")
     record = read_record(Path("first.png"))
-    assert record is not None and record.quantization == "fp8"
+    assert record is not None and record.loaded.quantization == "fp8"
     program("generate", "--from", "first.png", "-o", "again.png")
     assert Path("again.png").read_bytes() == Path("first.png").read_bytes()
     assert program.loaded[-1].quantization == "fp8"
@@ -199,9 +199,9 @@ def test_loras_are_noted_with_their_whole_path(program: Program, home: Path) -> 
     assert program.request.settings.num_steps == 3
     record = read_record(Path("first.png"))
     assert record is not None
-    assert record.lora == f"{home / 'a.safetensors'}, {home / 'b.safetensors'}:0.5"
+    assert record.loaded.lora == f"{home / 'a.safetensors'}, {home / 'b.safetensors'}:0.5"
     program("generate", "--from", "first.png", "-o", "again.png")
-    assert program.loaded[-1].lora == record.lora
+    assert program.loaded[-1].lora == record.loaded.lora
     assert Path("again.png").read_bytes() == Path("first.png").read_bytes()
 
 

@@ -139,7 +139,8 @@ def test_file_names_that_are_no_utf8() -> None:
 
 
 def test_escape_sequences_do_not_reach_the_terminal() -> None:
-    evil = RECORD.model_copy(update={"prompt": "a\x1b]0;owned\x07 cat\r", "model": "m\x9b31m"})
+    changes = {"prompt": "a\x1b]0;owned\x07 cat\r", "model": "m\x9b31m"}
+    evil = PictureRecord.model_validate({**RECORD.model_dump(), **changes})
     done = run(picture("evil.png", evil))
     assert "prompt: a\\x1b]0;owned\\x07 cat\\r\n" in done.stdout
     assert not any(char in done.stdout for char in "\x1b\x07\x9b\r")

@@ -24,6 +24,10 @@ RECORD = PictureRecord(
 )
 
 
+def changed_record(**changes: object) -> PictureRecord:
+    return PictureRecord.model_validate({**RECORD.model_dump(), **changes})
+
+
 def saved(record: PictureRecord | None = RECORD) -> bytes:
     buffer = io.BytesIO()
     image = Image.new("RGB", (96, 64), "teal")
@@ -81,7 +85,7 @@ def test_other_tools_find_their_line() -> None:
 
 
 def test_model_folder_is_shown_by_its_name() -> None:
-    record = RECORD.model_copy(update={"model": "/data/models, old/u1/"})
+    record = changed_record(model="/data/models, old/u1/")
     with Image.open(io.BytesIO(saved(record))) as image:
         assert "Model: u1, " in image.info["parameters"]
 
@@ -97,7 +101,7 @@ def test_any_viewer_shows_the_record() -> None:
 def test_file_names_that_are_no_utf8() -> None:
     """As Linux allows; Python carries their bytes as lone surrogates."""
     source = InputPicture(path="/in/caf\udce9.png", sha256="ab" * 32)
-    record = RECORD.model_copy(update={"inputs": (source,), "model": "/models/u\udcff", "prompt": "a \udcff cat"})
+    record = changed_record(inputs=(source,), model="/models/u\udcff", prompt="a \udcff cat")
     assert read_record(saved(record)) == record
     with Image.open(io.BytesIO(saved(record))) as image:
         assert "Model: u\\udcff, " in image.info["parameters"]

@@ -118,7 +118,7 @@ def test_the_model_is_loaded_for_what_is_asked(
     ("setting", "message"),
     [
         ({"offload": "layers"}, "gpus 2: with several GPUs all weights stay on them; --offload layers is for one"),
-        ({"gpu_memory": GIB}, "gpus 2: --gpu-memory is for one GPU"),
+        ({"gpu_memory": "1GiB"}, "gpus 2: --gpu-memory is for one GPU"),
         (
             {"requests": [replace(CAT, settings=CAT.settings.model_copy(update={"cache": "balanced"}))]},
             "gpus 2: --cache balanced is for one GPU",
@@ -128,14 +128,14 @@ def test_the_model_is_loaded_for_what_is_asked(
 def test_what_is_for_one_gpu_when_all_are_two(
     setting: dict[str, Any], message: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.engine.count_gpus", lambda gpus, device: 2)
+    monkeypatch.setattr("model.local_engine.count_gpus", lambda gpus, device: 2)
     with pytest.raises(SettingsError, match=message):
         Engine.load(tiny_checkpoint, device="cpu", gpus="all", **setting)
 
 
 @pytest.mark.parametrize("gpus", ["2", "some", -1, True])
 def test_no_number_of_gpus(gpus: Any, tiny_checkpoint: Path) -> None:
-    with pytest.raises(SettingsError, match=f"gpus {gpus!r}: must be all or a whole number from 0 on"):
+    with pytest.raises(SettingsError, match=f"gpus={gpus!r}: must be all or a whole number from 0 to 64"):
         Engine.load(tiny_checkpoint, device="cpu", gpus=gpus)
 
 
@@ -146,7 +146,7 @@ def test_the_largest_picture_counts(tiny_checkpoint: Path, monkeypatch: pytest.M
         asked.append(demand)
         raise DeviceError("enough", "")
 
-    monkeypatch.setattr("model.engine.arrange_model", arrange_for)
+    monkeypatch.setattr("model.local_engine.arrange_model", arrange_for)
     large = replace(CAT, settings=CAT.settings.model_copy(update={"size": "2048x1024", "think": True}))
     with pytest.raises(DeviceError, match="enough"):
         Engine.load(tiny_checkpoint, device="cpu", gpus=2, size="64x64", requests=[CAT, large])

@@ -169,7 +169,7 @@ def conversation_about(*pictures: Image.Image, answer: str = "A cat.", system: s
 
 
 def picture_tokens(engine: Engine, picture: Image.Image) -> int:
-    prepared = prepare_picture(picture, engine.recommended.answer_input)
+    prepared = prepare_picture(picture, engine.card.recommended.answer_input)
     return prepared.shape[2] * prepared.shape[3] // 32**2
 
 
@@ -511,7 +511,9 @@ def read_in_parts(engine: Engine, sequence: TokenSequence, pictures: list[torch.
 @pytest.mark.parametrize("name", ["tiny", "a3b"])
 def test_what_is_left_of_a_sequence_may_hold_pictures(pair: Callable[[str], tuple[Engine, Engine]], name: str) -> None:
     engine, _ = pair(name)
-    prepared = [prepare_picture(drawing(size, 1), engine.recommended.answer_input) for size in ((256, 256), (288, 320))]
+    prepared = [
+        prepare_picture(drawing(size, 1), engine.card.recommended.answer_input) for size in ((256, 256), (288, 320))
+    ]
     text = answer_prompt([Message("user", "a <image> and <image>?")], 2, "")
     sequence = build_sequence(text, [(8, 8), (10, 9)], engine._worker._tokenizer, torch.device("cpu"))
     network = engine._worker.model.network

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from config.errors import SettingsError
 from model import (
     Answer,
     AnswerRequest,
@@ -405,9 +406,9 @@ def test_no_such_device(tiny_checkpoint: Path) -> None:
 
 
 def test_no_such_kind_of_device(tiny_checkpoint: Path) -> None:
-    with pytest.raises(DeviceError, match="'gpu'"):
+    with pytest.raises(SettingsError, match="device='gpu'"):
         Engine.load(tiny_checkpoint, device="gpu")
-    with pytest.raises(DeviceError, match="'bf16'"):
+    with pytest.raises(SettingsError, match="dtype='bf16'"):
         Engine.load(tiny_checkpoint, dtype="bf16")
 
 
@@ -415,7 +416,7 @@ def test_the_device_is_checked_before_a_download(monkeypatch: pytest.MonkeyPatch
     def download(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing may be fetched for a device that is not there")
 
-    monkeypatch.setattr("model.engine.find_checkpoint", download)
+    monkeypatch.setattr("model.local_engine.find_checkpoint", download)
     with pytest.raises(DeviceError):
         Engine.load("owner/name", device="cuda:63")
 

@@ -115,7 +115,7 @@ def test_a_resident_model_gets_and_loses_them_exactly(tiny_checkpoint: Path, tmp
     engine.use_loras([])
     assert picture(engine) == before
     assert len({before, with_one, with_both}) == 3
-    direct = Engine.load(tiny_checkpoint, device="cpu", quantization=quantization, loras=[lora])
+    direct = Engine.load(tiny_checkpoint, device="cpu", quantization=quantization, lora=str(lora))
     assert picture(direct) == with_one
 
 
@@ -128,7 +128,7 @@ def test_a_part_of_a_fused_projection_is_enough(tiny_checkpoint: Path, tmp_path:
     engine.use_loras([lora])
     with_it = picture(engine)
     assert with_it != before
-    assert with_it == picture(Engine.load(tiny_checkpoint, device="cpu", quantization=quantization, loras=[lora]))
+    assert with_it == picture(Engine.load(tiny_checkpoint, device="cpu", quantization=quantization, lora=str(lora)))
     engine.use_loras([])
     assert picture(engine) == before
 
@@ -137,7 +137,7 @@ def test_what_does_not_fit_changes_nothing(tiny_checkpoint: Path, tmp_path: Path
     shapes = matrices(tiny_checkpoint)
     good = NamedLora(str(write_lora(tmp_path / "good.safetensors", shapes, rank=2)))
     bad = NamedLora(str(write_lora(tmp_path / "bad.safetensors", {"language_model.model.layers.77.x": (4, 4)}, rank=2)))
-    engine = Engine.load(tiny_checkpoint, device="cpu", loras=[good])
+    engine = Engine.load(tiny_checkpoint, device="cpu", lora=str(good))
     before = picture(engine)
     with pytest.raises(
         CheckpointError, match=r"1 of layers that the model has not:\n  language_model.model.layers.77.x"
@@ -192,7 +192,7 @@ def test_a_file_that_fits_in_part_is_refused_with_names(
     edit(tensors)
     save_file(tensors, file)
     with pytest.raises(CheckpointError) as caught:
-        Engine.load(tiny_checkpoint, device="cpu", loras=[NamedLora(str(file))])
+        Engine.load(tiny_checkpoint, device="cpu", lora=str(file))
     assert said in caught.value.what
 
 
@@ -214,14 +214,14 @@ def test_what_is_no_lora_file_is_refused(
     for each in ("two/a.safetensors", "two/b.safetensors", "text.safetensors"):
         (tmp_path / each).write_text("no tensors")
     with pytest.raises(CheckpointError) as caught:
-        Engine.load(tiny_checkpoint, device="cpu", loras=[NamedLora(name)])
+        Engine.load(tiny_checkpoint, device="cpu", lora=name)
     assert caught.value.what.startswith(said)
 
 
 def test_a_folder_with_one_file_will_do(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "lora").mkdir()
     write_lora(tmp_path / "lora" / "weights.safetensors", matrices(tiny_checkpoint), rank=2)
-    assert Engine.load(tiny_checkpoint, device="cpu", loras=[NamedLora(str(tmp_path / "lora"))]).loras
+    assert Engine.load(tiny_checkpoint, device="cpu", lora=str(tmp_path / "lora")).loras
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ def test_its_own_settings_are_recommended_and_others_remarked(
     tiny_checkpoint: Path, tmp_path: Path, metadata: dict[str, str]
 ) -> None:
     file = write_lora(tmp_path / "fast.safetensors", matrices(tiny_checkpoint), rank=2, metadata=metadata)
-    engine = Engine.load(tiny_checkpoint, device="cpu", loras=[NamedLora(str(file))])
-    assert engine.recommended.settings["num_steps"] == 8 and engine.recommended.settings["cfg_scale"] == 1
+    engine = Engine.load(tiny_checkpoint, device="cpu", lora=str(file))
+    assert engine.card.recommended.settings["num_steps"] == 8 and engine.card.recommended.settings["cfg_scale"] == 1
 
     def notices(**settings: object) -> list[str]:
         request = GenerateRequest("a cat", SMALL.model_copy(update=settings))
@@ -246,7 +246,7 @@ def test_its_own_settings_are_recommended_and_others_remarked(
     (text,) = notices(num_steps=2)
     assert text.endswith("is made for num_steps 8, cfg_scale 1.0, not 2, 4.0")
     engine.use_loras([])
-    assert "cfg_scale" not in engine.recommended.settings and notices(num_steps=2) == []
+    assert "cfg_scale" not in engine.card.recommended.settings and notices(num_steps=2) == []
 
 
 def test_a_name_may_end_with_a_strength() -> None:

@@ -19,6 +19,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import weight_link
+from config.errors import SettingsError
+from config.schema import LoadSettings
 from model import Answer, DenoisingStep, Engine, GenerateRequest, ImageSettings, Notice, Picture, PrefixRead
 from model.errors import CheckpointError, DeviceError, DeviceMemoryError
 from model.network.cache import CAPACITY_STEP, KVCache, ScratchCache
@@ -162,7 +164,8 @@ def test_loras_come_and_go(place: Callable[..., Engine], tmp_path: Path) -> None
             tensors[f"{layer}.lora_down.weight"] = torch.full((2, in_features), 0.01)
             tensors[f"{layer}.lora_up.weight"] = torch.full((out_features, 2), 0.5)
     save_file(tensors, tmp_path / "style.safetensors")
-    loras = [NamedLora(str(tmp_path / "style.safetensors"), 1.0)]
+    lora = str(tmp_path / "style.safetensors")
+    loras = [NamedLora(lora)]
     without = results(plain, request)
     plain.use_loras(loras)
     merged = results(plain, request)
@@ -172,7 +175,7 @@ def test_loras_come_and_go(place: Callable[..., Engine], tmp_path: Path) -> None
     assert results(engine, request) == merged
     engine.use_loras([])
     assert results(engine, request) == without
-    assert results(place(PLACEMENTS["module"], loras=loras), request) == merged
+    assert results(place(PLACEMENTS["module"], lora=lora), request) == merged
 
 
 @pytest.mark.parametrize("tensor", [offload.EMBEDDING, offload.HEAD])
@@ -182,9 +185,9 @@ def test_a_lora_of_what_is_read_in_parts(place: Callable[..., Engine], tmp_path:
         {f"{layer}.lora_down.weight": torch.ones(1, 256), f"{layer}.lora_up.weight": torch.ones(855, 1)},
         tmp_path / "words.safetensors",
     )
-    loras = [NamedLora(str(tmp_path / "words.safetensors"), 1.0)]
+    lora = str(tmp_path / "words.safetensors")
     with pytest.raises(CheckpointError, match=f"read in parts here:\n  {tensor}") as raised:
-        place(PLACEMENTS["two layers"], loras=loras)
+        place(PLACEMENTS["two layers"], lora=lora)
     assert raised.value.hint == "use --offload off"
 
 
@@ -288,7 +291,7 @@ def test_a_larger_request_places_the_weights_anew(monkeypatch: pytest.MonkeyPatc
     config = read_config(Engine.load("demo", device="cpu").checkpoint)
     weights = Weights.of(config, 2)
     small = peak_bytes(config, weights, ALL_RESIDENT, Work(64, (600, 600)), 2)
-    engine = Engine.load("demo", device="cpu", gpu_memory=small)
+    engine = Engine.load("demo", device="cpu", gpu_memory=f"{-(-small // 2**10)}KiB")
     assert engine.placement == ""
     expected = results(Engine.load("demo", device="cpu", offload="off"), TURNS[:1])
     large = GenerateRequest("a cat", ImageSettings(size="352x352", num_steps=1))
@@ -300,7 +303,7 @@ def test_a_larger_request_places_the_weights_anew(monkeypatch: pytest.MonkeyPatc
 
 def test_less_than_the_smallest_working_set() -> None:
     with pytest.raises(DeviceMemoryError, match="1 MiB of memory are too little for this: the smallest that works is"):
-        Engine.load("demo", device="cpu", gpu_memory=2**20)
+        Engine.load("demo", device="cpu", gpu_memory="1MiB")
 
 
 @pytest.mark.parametrize(
@@ -383,7 +386,7 @@ def test_no_locked_memory_to_load_with(place: Callable[..., Engine], monkeypatch
 
 def test_more_than_was_allowed_is_told_of() -> None:
     """Whoever asks for `off` or `module` gets it. The note comes once, with the first request."""
-    engine = Engine.load("demo", device="cpu", offload="module", gpu_memory=20 * 2**20)
+    engine = Engine.load("demo", device="cpu", offload="module", gpu_memory="20MiB")
     told = [[event.text for event in engine.run(TURNS[4]) if isinstance(event, Notice)] for _ in range(2)]
     assert [len(texts) for texts in told] == [1, 0]
     assert re.fullmatch(
@@ -397,11 +400,7 @@ def test_not_on_apples_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
             Path("x"),
             parse_config(config_fields(**SHAPES["u1-8b"]), "x"),
             torch.device("mps"),
-            torch.float16,
-            (),
-            "layers",
-            None,
-            False,
+            LoadSettings(dtype="float16", offload="layers"),
         )
 
 
@@ -482,7 +481,7 @@ def test_layers_that_take_turns_are_spread_evenly(layers: int, slots: int) -> No
 
 
 def test_an_offload_of_no_kind() -> None:
-    with pytest.raises(DeviceError, match="there is no offload 'modules'"):
+    with pytest.raises(SettingsError, match="offload='modules': must be auto, off, module or layers"):
         Engine.load("demo", device="cpu", offload="modules")
 
 

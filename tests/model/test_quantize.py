@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
+from config.errors import SettingsError
 from config.schema import Quantization
 from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
 from model.errors import DeviceError
@@ -89,7 +90,7 @@ def test_experts_are_left_as_they_are(parity_checkpoint: Callable[[str], Path]) 
 
 
 def test_what_cannot_be_is_refused_before_anything_is_loaded() -> None:
-    with pytest.raises(DeviceError, match="no quantization 'int4'"):
+    with pytest.raises(SettingsError, match="quantization='int4': must be off, fp8 or fp8-all"):
         Engine.load("not there", quantization="int4")
     with pytest.raises(DeviceError, match="works with bfloat16, not with float32"):
         Engine.load("not there", dtype="float32", quantization="fp8")

@@ -285,7 +285,7 @@ def test_layers_that_come_from_files_are_those_that_are_needed(
     """With two slots for three layers, and with the towers taking turns."""
     placement = Placement("layers" if slots < 3 else "module", slots, whole_head=False)
     monkeypatch.setattr("model.placement.placed.choose", lambda *_: placement)
-    placed = Engine.load(tiny_checkpoint, device="cpu", dtype="float32", gpu_memory=2**31)
+    placed = Engine.load(tiny_checkpoint, device="cpu", dtype="float32", gpu_memory="2GiB")
     for _ in range(2):
         (picture,) = pictures(placed, request_)
         (resident,) = pictures(engine, request_)

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import model.engine
+from config.load import Layers
 from model.errors import CheckpointError, DeviceMemoryError, RankError
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
-from sensenova_cli import turn
 from sensenova_cli.metadata import read_record
+from sensenova_cli.repl.repl import Repl
 from tests.cli.fake_engine import FakeEngine
 from tests.repl.script import Script
 
@@ -322,7 +324,7 @@ def test_a_lora_comes_and_goes(script: Script, home: Path, data: Path) -> None:
     assert re.findall("LoRA: (.+)", outcome.stderr) == ["none", "a.safetensors:0.5", "none"]
     assert "error: there is no LoRA file none.safetensors" in outcome.stderr
     records = [read_record(picture) for picture in sorted(data.glob("sessions/*/pictures/*.png"))]
-    assert [record and record.lora for record in records] == [f"{home / 'a.safetensors'}:0.5"] * 2 + [None]
+    assert [record and record.loaded.lora for record in records] == [f"{home / 'a.safetensors'}:0.5"] * 2 + [None]
 
 
 def test_statistics_tell_what_was_kept(script: Script) -> None:
@@ -414,13 +416,13 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(script: Script) -> None
     program = script.program
     load = program.load
 
-    def fail_once(*arguments: object) -> object:
+    def fail_once(*arguments: object, **options: object) -> object:
         if not program.engines:
             program.engines.append(None)  # type: ignore[arg-type]
             raise CheckpointError("the network broke down", "try again")
-        return load(*arguments)  # type: ignore[arg-type]
+        return load(*arguments, **options)  # type: ignore[arg-type]
 
-    turn.load_engine = fail_once  # type: ignore[assignment]  # `program` puts it back
+    model.engine.open_engine = fail_once  # type: ignore[assignment]  # `program` puts it back
     outcome = script("a cat", "a cat")
     assert outcome.code == 1
     assert "the network broke down" in outcome.stderr
@@ -430,7 +432,7 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(script: Script) -> None
 def test_a_model_that_lost_a_rank_is_loaded_again(script: Script) -> None:
     def lose(engine: FakeEngine) -> None:
         def lost(step: int) -> None:
-            engine.is_lost = True
+            engine.lost = True
             raise RankError("rank 1 of 2 was killed (SIGKILL)", "load the model again; in a session the next turn does")
 
         if not script.program.engines:
@@ -462,3 +464,25 @@ def test_a_damaged_session_loads_its_good_turns(script: Script, data: Path) -> N
     assert "session.jsonl:3" in outcome.stderr
     assert "1. generate: a cat" in outcome.stderr
     assert "3. edit of 2: make it blue" in outcome.stderr
+
+
+def test_a_turn_reads_and_merges_its_settings_once(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    merges: dict[str, int] = {}
+    begun: list[str] = []
+    do, resolve = Repl.do, Layers.resolve
+
+    def counted_do(self: Repl, typed: str) -> bool:
+        begun.append(typed)
+        return do(self, typed)
+
+    def counted(self: Layers, *arguments: object) -> object:
+        if begun:
+            merges[begun[-1]] = merges.get(begun[-1], 0) + 1
+        return resolve(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Repl, "do", counted_do)
+    monkeypatch.setattr(Layers, "resolve", counted)
+    lines = ("a cat", "make it red --seed 9", "make it blue -n 2 -o blue.png", "? what is this?", "/chat hello")
+    outcome = script(*lines)
+    assert outcome.code == 0, outcome.stderr
+    assert merges == dict.fromkeys(lines, 1)

@@ -1,4 +1,4 @@
-"""A rank other than 0: loads its part of the network and does what rank 0 says, without a word.
+"""The main program of every rank but 0: it loads its part of the network and runs what rank 0 orders, silently.
 
 Rank 0 starts it as a process of its own; under torchrun it is what the other processes run.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from model.worker import Worker
 
 
-def main(rank: int, connection: int | None = None) -> None:
+def rank_main(rank: int, connection: int | None = None) -> None:
     """Follow rank 0, for good.
 
     Args:
@@ -89,4 +89,4 @@ def _run(worker: "Worker", order: "Run", leader: Leader) -> None:
 
 
 if __name__ == "__main__":
-    main(int(os.environ["RANK"]))
+    rank_main(int(os.environ["RANK"]))

@@ -1,0 +1,112 @@
+"""From a task to a checked request: the one place where a turn's settings are merged."""
+
+from dataclasses import dataclass
+
+from config.errors import SenseNovaError, SettingsError
+from config.load import Layers, Resolved
+from config.recommended import Recommended
+from config.schema import MAX_SEED, ImageSettings, Settings, TextSettings
+from config.sizes import TOKEN_PIXELS, check_size, format_size, resolve_size
+from model import EditRequest, GenerateRequest, Request
+from sensenova_cli.inputs import free_seed
+from sensenova_cli.turns.tasks import PictureTask, Task
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A task with its merged settings and its checked request.
+
+    Attributes:
+        settings: all settings; seed and size are those of the request.
+        origins: setting name → label of the layer that won.
+        warnings: what the user should know before the request runs.
+    """
+
+    task: Task
+    settings: Settings
+    origins: dict[str, str]
+    request: Request
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """What was asked."""
+        return self.task.prompt.text if isinstance(self.task, PictureTask) else self.task.question
+
+
+def build_turn(task: Task, layers: Layers, recommended: Recommended) -> Turn:
+    """Merge the settings of a task and build its request.
+
+    Args:
+        recommended: what the model says about itself.
+
+    Raises:
+        SettingsError, RequestError: the settings or the prompt cannot work; names the line of a prompt file.
+    """
+    if not isinstance(task, PictureTask):
+        resolved = layers.resolve(recommended)
+        text = TextSettings.part_of(resolved.settings)
+        return _turn(task, resolved, task.conversation.ask(task.question, task.images, text))
+    try:
+        return _build_picture_turn(task, layers, recommended)
+    except SenseNovaError as error:
+        raise type(error)(task.prompt.place + error.what, error.hint) from error
+
+
+def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommended) -> Turn:
+    resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
+    seed, warnings = _choose_seed(task, resolved)
+    size = _choose_size(task, resolved.settings.size, recommended)
+    settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
+    image = ImageSettings.part_of(settings)
+    request: GenerateRequest | EditRequest
+    if task.kind == "edit":
+        request = EditRequest(task.prompt.text, tuple(each.image for each in task.inputs), image)
+    else:
+        request = GenerateRequest(task.prompt.text, image)
+    return _turn(task, Resolved(settings, resolved.origins), request, warnings)
+
+
+def _turn(task: Task, resolved: Resolved, request: Request, warnings: list[str] | None = None) -> Turn:
+    return Turn(task, resolved.settings, dict(resolved.origins), request, tuple(warnings or ()))
+
+
+def _choose_size(task: PictureTask, size: str, recommended: Recommended) -> str:
+    """The size setting, once a side that was typed alone has found its other one; refuses an impossible size."""
+    trained = recommended.trained_sizes
+    first = task.inputs[0].image.size if task.inputs else None
+    if size == "auto" and task.auto_is_default:
+        size = format_size(trained[0])
+    width, height = resolve_size(size, trained, first)
+    if (task.width is None and task.height is None) or "size" in task.prompt.settings:
+        return size  # the engine resolves `auto`
+    chosen = task.width or width, task.height or height
+    for side, value in (("--width", task.width), ("--height", task.height)):
+        if value is not None and (value <= 0 or value % TOKEN_PIXELS):
+            nearest = max(1, round(value / TOKEN_PIXELS)) * TOKEN_PIXELS
+            hint = f"try {side} {nearest}"
+            raise SettingsError(f"{side} {value}: must be a positive multiple of {TOKEN_PIXELS}", hint)
+    check_size(chosen)
+    return format_size(chosen)
+
+
+def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]:
+    """The seed, and warnings about it: the model collapses when it edits a picture with that picture's own seed."""
+    seed, count = resolved.settings.seed, resolved.settings.num_images
+    if task.again is not None and resolved.origins["seed"] == task.again.label:
+        return seed, []  # the same picture is wanted again
+    warnings = [f"{each.problem}; its seed is not known" for each in task.inputs if each.problem]
+    chosen = free_seed(seed, count, {each.seed for each in task.inputs if each.seed is not None})
+    if chosen == seed:
+        return seed, warnings
+    if chosen + count - 1 > MAX_SEED:
+        raise SettingsError(
+            f"from seed {seed} on too few seeds are left that made none of the input pictures", "take a smaller --seed"
+        )
+    if not task.replaces_seed_silently:
+        names = [each.name for each in task.inputs if each.seed is not None and seed <= each.seed < chosen]
+        made = "was made with a seed" if len(names) == 1 else "were made with seeds"
+        warnings.append(
+            f"{' and '.join(names)} {made} that would be used again, which ruins an edit: taking seed {chosen}"
+        )
+    return chosen, warnings

@@ -1,0 +1,72 @@
+"""One-shot commands as a face: progress on stderr, results on stdout, then the end."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from config.load import Layers
+from config.schema import OutputSettings
+from sensenova_cli.errors import UsageError
+from sensenova_cli.flags import Flags
+from sensenova_cli.interrupts import SignalStop
+from sensenova_cli.output import Output
+from sensenova_cli.render.stream import Renderer
+from sensenova_cli.turns.build_turn import Turn
+from sensenova_cli.turns.model_source import ModelOnDemand
+from sensenova_cli.turns.run_turn import Face, Sink, run_turns
+from sensenova_cli.turns.sinks import AnswerJson, PictureFiles, print_path, print_picture_json
+from sensenova_cli.turns.tasks import AnswerTask, PictureTask
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where pictures go when it is not for the setting `output` to say.
+
+    Attributes:
+        template: a name template with the field `index`.
+        first_index: the number of the first picture.
+    """
+
+    template: str
+    first_index: int
+
+
+def make_pictures(tasks: Sequence[PictureTask], layers: Layers, flags: Flags, place: Place | None = None) -> None:
+    """Make the pictures of all tasks, and print the path of each on stdout, or JSON; errors as for `run_turns`."""
+    shown = layers.output
+    _require_one_use_of_stdout(shown, flags, place)
+    view = Renderer(
+        quiet=flags.quiet,
+        show_think=not (shown.hide_think or shown.print_think),
+        print_think=shown.print_think and not flags.json,
+        preview="off" if flags.json else shown.preview,
+        cache_summary=shown.enable_cache_dit_summary,
+    )
+
+    def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
+        count = sum(turn.settings.num_images for turn in turns)
+        output = Output.plan(
+            place.template if place else shown.output,
+            force=flags.force,
+            stdout_is_terminal=sys.stdout.isatty(),
+            count=count,
+        )
+        report = print_picture_json(layers.load) if flags.json else print_path
+        return [PictureFiles(output, layers.load, count, place.first_index if place else 0, report)]
+
+    run_turns(tasks, layers, ModelOnDemand(layers.load), Face(view, open_sinks, SignalStop()))
+
+
+def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
+    """Answer one question in text on stdout, or JSON; errors as for `run_turns`."""
+    view = Renderer(quiet=flags.quiet, stream_answers=not flags.json)
+    sinks: list[Sink] = [AnswerJson(layers.load)] if flags.json else []
+    run_turns([task], layers, ModelOnDemand(layers.load), Face(view, lambda turns: sinks, SignalStop()))
+
+
+def _require_one_use_of_stdout(shown: OutputSettings, flags: Flags, place: Place | None) -> None:
+    if place is None and shown.output == "-":
+        if flags.json:
+            raise UsageError("-o - and --json both want stdout", "write the picture to a file")
+        if shown.print_think:
+            raise UsageError("-o - and --print-think both want stdout", "write the picture to a file")

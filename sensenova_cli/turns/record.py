@@ -1,0 +1,35 @@
+"""What a finished picture says about how it was made."""
+
+from pathlib import Path
+
+from config.schema import LoadSettings
+from model import DEMO_MODEL, Picture, format_loras, parse_loras
+from sensenova_cli import __version__
+from sensenova_cli.metadata import PictureRecord
+from sensenova_cli.turns.build_turn import Turn
+from sensenova_cli.turns.model_source import model_name
+from sensenova_cli.turns.tasks import PictureTask
+
+
+def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> PictureRecord:
+    """The record of a picture that this turn made.
+
+    Args:
+        loaded: the settings that the model was loaded with; folders and files get their whole path.
+    """
+    task = turn.task
+    assert isinstance(task, PictureTask)
+    model = model_name(loaded)
+    # A record outlives the current folder; a Hub id stays as it is.
+    if model != DEMO_MODEL and Path(model).expanduser().is_dir():
+        model = str(Path(model).expanduser().absolute())
+    lora = format_loras(parse_loras(loaded.lora))
+    return PictureRecord(
+        task=task.kind,
+        prompt=task.prompt.text,
+        settings=picture.settings,
+        loaded=loaded.model_copy(update={"model": model, "lora": lora}),
+        inputs=tuple(each.source for each in task.inputs),
+        think_text=picture.think_text,
+        version=__version__,
+    )

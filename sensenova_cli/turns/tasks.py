@@ -1,0 +1,51 @@
+"""What a face is asked to do, before settings are merged: plain values."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from PIL import Image
+
+from model import Conversation
+from sensenova_cli.again import Again
+from sensenova_cli.again import Task as PictureKind
+from sensenova_cli.inputs import Input
+from sensenova_cli.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class PictureTask:
+    """One prompt that becomes one or more pictures, and the pictures that an edit starts from.
+
+    Attributes:
+        again: the picture that is made again, whose settings are a layer below the flags.
+        width, height: the one side that was typed alone; the other is what the picture's size would be without it.
+        auto_is_default: size `auto` is the model's default size for an edit, too, not the first picture's aspect.
+        replaces_seed_silently: nobody chose the seed, so that an edit takes a free one without saying so.
+    """
+
+    kind: PictureKind
+    prompt: Prompt
+    inputs: tuple[Input, ...] = ()
+    again: Again | None = None
+    width: int | None = None
+    height: int | None = None
+    auto_is_default: bool = False
+    replaces_seed_silently: bool = False
+
+
+@dataclass(frozen=True)
+class AnswerTask:
+    """One question, about pictures or not.
+
+    Attributes:
+        images: pictures shown with this question.
+        conversation: what was said before, and the system message.
+    """
+
+    kind: Literal["describe", "chat"]
+    question: str
+    images: tuple[Image.Image, ...] = ()
+    conversation: Conversation = field(default_factory=Conversation)
+
+
+Task = PictureTask | AnswerTask

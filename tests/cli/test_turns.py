@@ -1,0 +1,177 @@
+"""The one road for every face: what is merged, checked and opened when, and on which thread."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from config.load import Layers, read_layers
+from config.schema import LoadSettings
+from model import Card, Engine, Event, NumericsError, Picture, Request
+from sensenova_cli.interrupts import Stop
+from sensenova_cli.prompts import Prompt
+from sensenova_cli.render.stream import Renderer
+from sensenova_cli.turns.build_turn import Turn
+from sensenova_cli.turns.run_turn import Face, Outcome, run_turns
+from sensenova_cli.turns.tasks import AnswerTask, PictureTask
+from tests.cli.fake_engine import FakeEngine
+from tests.cli.harness import Program
+
+
+class Kept:
+    """A sink that keeps everything."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+        self.events: list[Event] = []
+        self.outcomes: list[Outcome] = []
+
+    def begin(self, turn: Turn) -> None:
+        self.turns.append(turn)
+
+    def take(self, event: Event) -> None:
+        self.events.append(event)
+
+    def end(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    @property
+    def pictures(self) -> list[Image.Image]:
+        return [event.image for event in self.events if isinstance(event, Picture)]
+
+
+class FakeSource:
+    """A model source that notes in which order it is asked."""
+
+    settings = LoadSettings()
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.engine = FakeEngine(checkpoint)
+        self.calls: list[str] = []
+
+    def card(self, view: Renderer) -> Card:
+        self.calls.append("card")
+        return self.engine.card
+
+    def open(self, requests: Sequence[Request], view: Renderer) -> Engine:
+        self.calls.append(f"open for {len(requests)}")
+        return self.engine
+
+
+@pytest.fixture
+def source(home: Path) -> FakeSource:
+    return FakeSource(home.parent / "checkpoint")
+
+
+@pytest.fixture
+def view(home: Path) -> Renderer:
+    return Renderer(quiet=True)
+
+
+def face(view: Renderer, kept: Kept, stop: Stop | None = None) -> Face:
+    return Face(view, lambda turns: [kept], stop or Stop())
+
+
+def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeSource, view: Renderer) -> None:
+    stop, kept, raised = Stop(), Kept(), []
+    reached = threading.Event()
+
+    def on_step(number: int) -> None:
+        if number == 2:
+            reached.set()
+            assert stopped.wait(30)
+
+    def work() -> None:
+        tasks = [PictureTask("generate", Prompt("a cat")), AnswerTask("chat", "hello")]
+        try:
+            run_turns(tasks, read_layers(), source, face(view, kept, stop))
+        except BaseException as error:
+            raised.append(error)
+
+    stopped = threading.Event()
+    source.engine.on_step = on_step
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert reached.wait(30)
+    stop.request()
+    stopped.set()
+    thread.join(30)
+    assert [type(error) for error in raised] == [KeyboardInterrupt]
+    assert [outcome.status for outcome in kept.outcomes] == ["cancelled"]
+    assert source.engine.closed and kept.pictures == []
+
+
+def test_turns_run_to_their_end_on_another_thread(source: FakeSource, view: Renderer) -> None:
+    kept = Kept()
+    tasks = [PictureTask("generate", Prompt("a cat")), AnswerTask("chat", "hello")]
+    thread = threading.Thread(target=run_turns, args=(tasks, read_layers(), source, face(view, kept)))
+    thread.start()
+    thread.join(30)
+    assert [outcome.status for outcome in kept.outcomes] == ["done", "done"]
+    assert [turn.prompt for turn in kept.turns] == ["a cat", "hello"]
+    assert len(kept.pictures) == 1
+
+
+def test_everything_is_checked_before_the_model_is_opened(source: FakeSource, view: Renderer) -> None:
+    kept = Kept()
+    tasks = [PictureTask("generate", Prompt("a cat")), PictureTask("generate", Prompt("a <image> cat"))]
+    with pytest.raises(Exception, match="1 <image> placeholders for 0 picture"):
+        run_turns(tasks, read_layers(), source, face(view, kept))
+    assert source.calls == ["card"]
+
+    def refuse(turns: Sequence[Turn]) -> list[Kept]:
+        raise OSError("nothing can be written there")
+
+    with pytest.raises(OSError, match="nothing can be written"):
+        run_turns(tasks[:1], read_layers(), source, Face(view, refuse, Stop()))
+    assert source.calls == ["card", "card"]
+    run_turns(tasks[:1], read_layers(), source, face(view, kept))
+    assert source.calls[2:] == ["card", "open for 1"]
+
+
+def test_sinks_learn_how_a_turn_failed(source: FakeSource, view: Renderer) -> None:
+    def on_step(number: int) -> None:
+        raise NumericsError("the picture came out as NaN", "try again")
+
+    source.engine.on_step = on_step
+    kept = Kept()
+    with pytest.raises(NumericsError):
+        run_turns([PictureTask("generate", Prompt("a cat"))], read_layers(), source, face(view, kept))
+    assert [(outcome.status, outcome.reason) for outcome in kept.outcomes] == [
+        ("failed", "the picture came out as NaN")
+    ]
+
+
+@pytest.fixture
+def merges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was merged or read, in order."""
+    calls: list[str] = []
+    resolve: Callable[..., object] = Layers.resolve
+
+    def counted(self: Layers, *arguments: object) -> object:
+        calls.append("merge")
+        return resolve(self, *arguments)
+
+    def read(*arguments: object, **options: object) -> Layers:
+        calls.append("read")
+        return read_layers(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Layers, "resolve", counted)
+    monkeypatch.setattr("sensenova_cli.flags.read_layers", read)
+    return calls
+
+
+def test_a_command_reads_and_merges_its_settings_once(program: Program, home: Path, merges: list[str]) -> None:
+    Image.new("RGB", (64, 64), "red").save(home / "red.png")
+    for words in (
+        ["generate", "a cat", "--width", "96"],
+        ["edit", "make it blue", "--image", "red.png"],
+        ["describe", "red.png"],
+        ["chat", "hello", "--json"],
+        ["run", "--prompt", "a cat", "--image", "red.png"],
+    ):
+        merges.clear()
+        assert program(*words).code == 0
+        assert merges == ["read", "merge"], words
