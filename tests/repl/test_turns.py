@@ -63,6 +63,8 @@ def test_a_line_may_end_with_flags(script: Script) -> None:
         ("a cat --seed x", "--seed x: must be"),
         ("a cat --size 100x100", "both sides must be multiples of 32"),
         ("a cat --model other", "--model cannot be given with a line"),
+        ("a cat --model other", "use /model [FOLDER|HUB_ID|demo]"),
+        ("a cat --offload off", "leave, and start again with --offload"),
         ("a cat --json", "--json cannot be given with a line"),
         ("a cat --help", "see: /help generate"),
         ("/undp", "did you mean /undo?"),
@@ -74,7 +76,10 @@ def test_a_line_may_end_with_flags(script: Script) -> None:
         ("/set cfg_scal 3", "did you mean cfg_scale?"),
         ("/set num_steps 0", "/set num_steps 0: must be"),
         ("/set num_steps", "there is no value"),
-        ("/set model x", "use /model NAME"),
+        ("/set model x", "use /model [FOLDER|HUB_ID|demo]"),
+        ("/set lora x", "use /lora [FILE[:STRENGTH]|off]"),
+        ("/set output x.png", "use /save [N] [FILE] [-f]"),
+        ("/set gpu-memory 8GiB", "leave, and start again with --gpu-memory"),
         ("/unset seed", "seed is not set in this session"),
         ("/profile drft", "did you mean draft?"),
         ("/save", "there is no picture in hand"),
@@ -348,7 +353,7 @@ def test_quiet_says_nothing_but_errors(script: Script) -> None:
 
 def test_a_broken_pipe_ends_the_session(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "sensenova_cli.repl.repl.Repl._result", lambda self, text: (_ for _ in ()).throw(BrokenPipeError)
+        "sensenova_cli.repl.repl.Repl.result", lambda self, text: (_ for _ in ()).throw(BrokenPipeError)
     )
     outcome = script("a cat", "a dog")
     assert len(script.requests) == 1
