@@ -1,22 +1,21 @@
-"""What Tab offers: commands, settings and their values, pictures, profiles, files and flags."""
+"""What Tab offers: commands and their words, picture files, and flags."""
 
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Iterable, Iterator, Sequence
 
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 from config.profile_files import profile_files
-from config.schema import SETTING_NAMES, Settings
-from model import OFFICIAL_MODEL
-from sensenova_cli.arguments import PICTURE_ENDINGS
+from config.schema import Settings
+from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import SIZE_OPTIONS
 from sensenova_cli.repl.commands import COMMANDS
+from sensenova_cli.repl.commands.registry import Typed
+from sensenova_cli.repl.commands.sources import choices, complete_commands, complete_picture_files, matching
+from sensenova_cli.repl.dispatch import command_name, find_command
 from sensenova_cli.repl.lines import parse_line
-from sensenova_cli.repl.repl import FIXED, Repl
-from sensenova_cli.repl.typed import LINE_OPTIONS
+from sensenova_cli.repl.repl import Repl
 
 
 class LineCompleter(Completer):
@@ -24,91 +23,39 @@ class LineCompleter(Completer):
 
     def __init__(self, repl: Repl) -> None:
         self._repl = repl
-        self._pictures = PathCompleter(expanduser=True, file_filter=_may_be_picture)
-        self._folders = PathCompleter(expanduser=True, only_directories=True)
-        self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         text = document.text_before_cursor
         word = _last_word(text)
         named = re.match(r"/(\w+)\s", text)
         if re.fullmatch(r"/\w*", text):
-            commands = list(_matching(text[1:], _COMMANDS))
-            yield from commands or self._files(self._pictures, word, complete_event)
+            commands = list(complete_commands(text[1:]))
+            yield from commands or complete_picture_files(word)
         elif named and named[1] in COMMANDS:
-            yield from self._arguments(named[1], text[named.end() :].lstrip(), complete_event)
+            yield from self._arguments(named[1], text[named.end() :].lstrip())
         elif word.startswith("--") or _flag_before(text):
-            yield from _flags(self._task(text), text)
+            yield from _flags(self._options(text), text)
         elif word.lstrip("'\"")[:2] in ("~/", "./", "..") or word.lstrip("'\"").startswith("/"):
-            yield from self._files(self._pictures, word, complete_event)
+            yield from complete_picture_files(word)
 
-    def _task(self, text: str) -> str:
-        """What a line of words asks for."""
-        line = parse_line(re.split(r"(?:^|\s)-", text, maxsplit=1)[0])
-        if line.kind == "question":
-            return "describe"
-        if self._repl.mode == "chat":
-            return "chat"
-        state = self._repl.session.state
-        return "edit" if line.files or state.hand or state.staged else "generate"
+    def _options(self, text: str) -> Sequence[str]:
+        """Options that a line of words may end with; none of a line that cannot be done."""
+        try:
+            line = parse_line(re.split(r"(?:^|\s)-", text, maxsplit=1)[0])
+            command = find_command(command_name(line, self._repl.mode, self._repl.session.state))
+        except UsageError:
+            return ()
+        return command.options
 
-    def _arguments(self, name: str, rest: str, event: CompleteEvent) -> Iterator[Completion]:
-        word = _last_word(rest)
-        first = word == rest
-        state = self._repl.session.state
-        match COMMANDS[name].argument:
-            case "words" | "switch" if word.startswith("--") or _flag_before(rest):
-                yield from _flags(name if name in LINE_OPTIONS else "generate", rest)
-            case "switch" if first:
-                yield from _matching(word, [("on", ""), ("off", "")])
-            case "picture" if first:
-                yield from self._numbers(word)
-                yield from _matching(word, [("none", "put the picture down")])
-            case "save":
-                if first:
-                    yield from self._numbers(word)
-                yield from self._files(self._paths, word, event)
-            case "stage":
-                yield from self._numbers(word)
-                if first:
-                    yield from _matching(word, [("none", "stage nothing")])
-                yield from self._files(self._pictures, word, event)
-            case "file" if first:
-                yield from self._files(self._pictures, word, event)
-            case "set" if first:
-                names = [(name, Settings.model_fields[name].description or "") for name in SETTING_NAMES]
-                yield from _matching(word, [each for each in names if each[0] not in FIXED])
-            case "set":
-                yield from _matching(word, [(each, "") for each in _choices(rest.split()[0])])
-            case "setting":
-                yield from _matching(word, [(each, str(value)) for each, value in state.settings.items()])
-                if first:
-                    yield from _matching(word, [("all", "")])
-            case "profile" if first:
-                yield from _matching(word, [(each, "") for each in (*profile_files(), "none")])
-                if "/" in word:
-                    yield from self._files(self._paths, word, event)
-            case "model" if first:
-                yield from _matching(word, [("demo", "built in"), (OFFICIAL_MODEL, "35 GB")])
-                yield from self._files(self._folders, word, event)
-            case "command" if first:
-                yield from _matching(word, _COMMANDS)
-
-    def _numbers(self, word: str) -> Iterator[Completion]:
-        pictures = reversed(list(self._repl.session.state.pictures.values()))
-        yield from _matching(word, [(str(picture.number), picture.file) for picture in pictures])
-
-    @staticmethod
-    def _files(completer: PathCompleter, word: str, event: CompleteEvent) -> Iterator[Completion]:
-        """Files as a line takes them: what a shell would not read as it stands gets backslashes, or is in quotes."""
-        quote = word[:1] if word[:1] in ("'", '"') else ""
-        typed = word[1:] if quote else re.sub(r"\\(.)", r"\1", word)
-        for found in completer.get_completions(Document(typed), event):
-            text = found.text if quote else re.sub(r"([\s'\"\\])", r"\\\1", found.text)
-            yield Completion(text, start_position=0, display=found.display)
+    def _arguments(self, name: str, text: str) -> Iterator[Completion]:
+        command, word = COMMANDS[name], _last_word(text)
+        if command.options and (word.startswith("--") or _flag_before(text)):
+            yield from _flags(command.options, text)
+            return
+        for source in command.first if word == text else command.later:
+            yield from source(Typed(self._repl.session.state, text, word))
 
 
-_COMMANDS = [(name, command.help) for name, command in COMMANDS.items()]
 _WORD_AT_END = re.compile(r"""(?:^|(?<=\s))('[^']*|"[^"]*|(?:\\.|[^\s\\])*\\?)$""")
 
 
@@ -119,13 +66,12 @@ def _last_word(text: str) -> str:
     return found[1] if found else ""
 
 
-def _flags(task: str, text: str) -> Iterator[Completion]:
-    """Flags of a task, or the values of the one before the cursor."""
+def _flags(options: Sequence[str], text: str) -> Iterator[Completion]:
+    """The flags of these options, or the values of the flag before the cursor."""
     word = _last_word(text)
     if flag := _flag_before(text):
-        yield from _matching(word, [(each, "") for each in _flag_values(flag)])
-        return
-    yield from _matching(word, [("--" + name.replace("_", "-"), _description(name)) for name in LINE_OPTIONS[task]])
+        return matching(word, [(each, "") for each in _flag_values(flag)])
+    return matching(word, [("--" + name.replace("_", "-"), _description(name)) for name in options])
 
 
 def _flag_before(text: str) -> str:
@@ -140,18 +86,7 @@ def _flag_values(flag: str) -> list[str]:
     if name == "profile":
         return list(profile_files())
     field = Settings.model_fields.get(name)
-    return [] if field is None or field.annotation is bool else _choices(name)
-
-
-def _choices(name: str) -> list[str]:
-    """What a setting can be, where that is a choice between words."""
-    field = Settings.model_fields.get(name.replace("-", "_"))
-    if field is None:
-        return []
-    if field.annotation is bool:
-        return ["true", "false"]
-    kinds: tuple[Any, ...] = (field.annotation, *get_args(field.annotation))
-    return [str(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+    return [] if field is None or field.annotation is bool else choices(name)
 
 
 def _description(name: str) -> str:
@@ -159,14 +94,3 @@ def _description(name: str) -> str:
         return f"picture size by {name}"
     field = Settings.model_fields.get(name)
     return (field.description or "") if field else ""
-
-
-def _matching(word: str, offered: Iterable[tuple[str, str]]) -> Iterator[Completion]:
-    for text, meaning in offered:
-        if text.startswith(word):
-            yield Completion(text, start_position=-len(word), display_meta=meaning)
-
-
-def _may_be_picture(name: str) -> bool:
-    path = Path(name)
-    return path.is_dir() or path.suffix.lower() in PICTURE_ENDINGS

@@ -19,8 +19,9 @@ from config.errors import SenseNovaError
 from sensenova_cli.interrupts import end_on_signals, wants_to_leave
 from sensenova_cli.render.console import is_animated, stderr_console
 from sensenova_cli.render.progress import gigabytes
+from sensenova_cli.repl.commands import Leave
 from sensenova_cli.repl.completion import LineCompleter
-from sensenova_cli.repl.repl import Leave, Repl
+from sensenova_cli.repl.repl import Repl
 from sensenova_cli.sessions.store import data_folder
 
 HISTORY_FILE = "history"

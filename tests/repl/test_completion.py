@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import pytest
 from prompt_toolkit.completion import CompleteEvent
@@ -10,10 +10,10 @@ from prompt_toolkit.document import Document
 
 from config.profile_files import profile_files
 from config.schema import SETTING_NAMES
-from sensenova_cli.repl.commands import COMMANDS, Argument
+from sensenova_cli.repl.commands import COMMANDS
+from sensenova_cli.repl.commands.line_flags import line_flags
+from sensenova_cli.repl.commands.settable import instead_of_set
 from sensenova_cli.repl.completion import LineCompleter
-from sensenova_cli.repl.repl import FIXED
-from sensenova_cli.repl.typed import LINE_OPTIONS, line_flags
 from sensenova_cli.sessions.entries import SessionPicture, Set, Stage, Use
 from sensenova_cli.sessions.state import State
 
@@ -70,7 +70,7 @@ def test_commands_are_offered_behind_a_slash(prompt: Prompt) -> None:
 
 
 def test_settings_that_a_session_can_set_are_offered(prompt: Prompt) -> None:
-    assert offers(prompt, "/set ") == [f"/set {name}" for name in SETTING_NAMES if name not in FIXED]
+    assert offers(prompt, "/set ") == [f"/set {name}" for name in SETTING_NAMES if not instead_of_set(name)]
     assert offers(prompt, "/set cfg_n") == ["/set cfg_norm"]
     assert offers(prompt, "/set  cfg_n") == ["/set  cfg_norm"]
     assert offers(prompt, "/set mod") == []
@@ -176,7 +176,7 @@ def test_nothing_is_offered_for_plain_words(prompt: Prompt, typed: str) -> None:
     ],
 )
 def test_the_flags_of_a_line_are_offered(prompt: Prompt, typed: str, task: str) -> None:
-    flags = ["--" + name.replace("_", "-") for name in LINE_OPTIONS[task]]
+    flags = ["--" + name.replace("_", "-") for name in COMMANDS[task].options]
     assert offers(prompt, typed) == [typed[:-2] + flag for flag in flags]
 
 
@@ -195,7 +195,7 @@ VALUES = {"cfg_interval": ["0", "1"], "size": ["64x64"], "aspect": ["1:1"], "out
 VALUES |= {"cache_backend": ["cache_dit"]}
 
 
-@pytest.mark.parametrize("task", LINE_OPTIONS)
+@pytest.mark.parametrize("task", [name for name, command in COMMANDS.items() if "seed" in command.options])
 def test_every_flag_that_is_offered_is_taken(prompt: Prompt, task: str) -> None:
     for flag in (line.split()[-1] for line in offers(prompt, f"/{task} x --")):
         choices = [line.split()[-1] for line in offers(prompt, f"/{task} x {flag} ")]
@@ -213,32 +213,11 @@ def test_values_of_a_flag_are_offered(prompt: Prompt) -> None:
     assert offers(prompt, "a cat --seed ") == []
 
 
-EXAMPLES: dict[Argument, str] = {
-    "words": " x --",
-    "picture": " ",
-    "setting": " ",
-    "set": " ",
-    "profile": " ",
-    "model": " ",
-    "file": " ",
-    "stage": " ",
-    "save": " ",
-    "switch": " ",
-    "command": " ",
-}
+def test_a_lora_is_completed(prompt: Prompt, tmp_path: Path) -> None:
+    (tmp_path / "here" / "style.safetensors").touch()
+    assert offers(prompt, "/lora ") == ["/lora off", "/lora out", "/lora style.safetensors"]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_something_is_offered_behind_every_command_that_takes_something(prompt: Prompt, name: str) -> None:
-    argument = COMMANDS[name].argument
-    assert argument or not COMMANDS[name].usage
-    if argument:
-        assert offers(prompt, f"/{name}{EXAMPLES[argument]}")
-    else:
-        assert offers(prompt, f"/{name} ") == []
-    offers(prompt, f"/{name}  ")
-    offers(prompt, f"/{name} x  ")
-
-
-def test_every_kind_of_argument_belongs_to_a_command() -> None:
-    assert {command.argument for command in COMMANDS.values()} == set(get_args(Argument))
+@pytest.mark.parametrize("typed", ["gone.png make it red --", "/nosuch a cat --", "/ --"])
+def test_no_flags_are_offered_for_a_line_that_cannot_be_done(prompt: Prompt, typed: str) -> None:
+    assert offers(prompt, typed) == []

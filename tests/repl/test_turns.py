@@ -65,6 +65,8 @@ def test_a_line_may_end_with_flags(script: Script) -> None:
         ("a cat --seed x", "--seed x: must be"),
         ("a cat --size 100x100", "both sides must be multiples of 32"),
         ("a cat --model other", "--model cannot be given with a line"),
+        ("a cat --model other", "use /model [FOLDER|HUB_ID|demo]"),
+        ("a cat --offload off", "use /set offload VALUE"),
         ("a cat --json", "--json cannot be given with a line"),
         ("a cat --help", "see: /help generate"),
         ("/undp", "did you mean /undo?"),
@@ -76,7 +78,10 @@ def test_a_line_may_end_with_flags(script: Script) -> None:
         ("/set cfg_scal 3", "did you mean cfg_scale?"),
         ("/set num_steps 0", "/set num_steps 0: must be"),
         ("/set num_steps", "there is no value"),
-        ("/set model x", "use /model NAME"),
+        ("/set model x", "use /model [FOLDER|HUB_ID|demo]"),
+        ("/set lora x", "use /lora [FILE[:STRENGTH]|off]"),
+        ("/set output x.png", "use /save [N] [FILE] [-f]"),
+        ("/set gpu-memory much", "write it like 8GiB or 7.5GB; or all"),
         ("/unset seed", "seed is not set in this session"),
         ("/profile drft", "did you mean draft?"),
         ("/save", "there is no picture in hand"),
@@ -350,7 +355,7 @@ def test_quiet_says_nothing_but_errors(script: Script) -> None:
 
 def test_a_broken_pipe_ends_the_session(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "sensenova_cli.repl.repl.Repl._result", lambda self, text: (_ for _ in ()).throw(BrokenPipeError)
+        "sensenova_cli.repl.repl.Repl.result", lambda self, text: (_ for _ in ()).throw(BrokenPipeError)
     )
     outcome = script("a cat", "a dog")
     assert len(script.requests) == 1
@@ -486,3 +491,25 @@ def test_a_turn_reads_and_merges_its_settings_once(script: Script, monkeypatch: 
     outcome = script(*lines)
     assert outcome.code == 0, outcome.stderr
     assert merges == dict.fromkeys(lines, 1)
+
+
+def test_load_settings_of_a_session_load_the_model_again(script: Script) -> None:
+    outcome = script(
+        "a cat", "/set offload layers", "make it red", "/set num_steps 3", "a dog", "/unset offload", "a bird"
+    )
+    assert outcome.code == 0, outcome.stderr
+    program = script.program
+    assert [loaded.offload for loaded in program.loaded] == ["auto", "layers", "auto"]
+    assert [len(engine.requests) for engine in program.engines] == [1, 2, 1]
+    assert [engine.closed_for_good for engine in program.engines] == [True, True, False]
+    # The setting belongs to the session, and the pictures say what was loaded.
+    script("/set quantization fp8", "a cat", options=("--session", "eight"))
+    outcome = script("a dog", options=("--session", "eight"))
+    assert program.loaded[-1].quantization == "fp8"
+    record = read_record(Path(outcome.stdout.strip()))
+    assert record is not None and record.loaded.quantization == "fp8"
+
+
+def test_a_profile_with_load_settings_loads_the_model_again(script: Script) -> None:
+    script("a cat", "/profile gpu-8gb", "a dog", "/profile none", "a bird")
+    assert [loaded.gpu_memory for loaded in script.program.loaded] == [None, "7GiB", None]

@@ -1,0 +1,77 @@
+"""Flags at the end of a line: the same ones, with the same checks, as those of the shell commands."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Annotated
+
+import typer
+import typer.core
+
+from config.schema import LoadSettings
+from sensenova_cli.arguments import spread_values, wants_help
+from sensenova_cli.errors import UsageError
+from sensenova_cli.flags import Flags, collect_flags
+from sensenova_cli.options import (
+    COMMON_OPTIONS,
+    ENGINE_OPTIONS,
+    IMAGE_OPTIONS,
+    OUTPUT_OPTIONS,
+    TEXT_OPTIONS,
+    with_options,
+)
+from sensenova_cli.repl.commands.registry import COMMANDS
+from sensenova_cli.repl.commands.settable import instead_of_set
+
+_SHELL_OPTIONS = frozenset(
+    (*IMAGE_OPTIONS, *TEXT_OPTIONS, *ENGINE_OPTIONS, *OUTPUT_OPTIONS, *COMMON_OPTIONS, "prompt", "prompt_file", "from")
+)
+"""Options of the shell commands, which people may try."""
+
+
+def line_flags(name: str, words: Sequence[str]) -> Flags:
+    """Parse the flags of a line as the shell does.
+
+    Args:
+        name: the slash command whose options the line may end with.
+        words: the flags and their values.
+
+    Raises:
+        UsageError: there is no such flag, a value is missing, or the command does not have the flag's option.
+    """
+    if not words:
+        return Flags({})
+    help_hint = f"see: /help {name}"
+    if wants_help(words):
+        raise UsageError("a line takes no --help", help_hint)
+    options = COMMANDS[name].options
+    for word in words:
+        flag = word.split("=")[0]
+        option = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and option in _SHELL_OPTIONS and option not in options:
+            hint = help_hint
+            if option in LoadSettings.model_fields:
+                hint = instead_of_set(option) or f"use /set {option} VALUE"
+            raise UsageError(f"{flag} cannot be given with a line", hint)
+    try:
+        context = _parser(options).make_context(name, spread_values([name, *words])[1:])
+    except typer.TyperException as error:
+        what = error.format_message().strip().rstrip(".")
+        raise UsageError(what[0].lower() + what[1:], help_hint) from None
+    if rest := context.params.pop("rest"):
+        raise UsageError(f"{' '.join(rest)!r} stands behind a flag", "flags go last on a line")
+    return collect_flags(context.params)
+
+
+@cache
+def _parser(options: tuple[str, ...]) -> typer.core.TyperCommand:
+    """A command that takes these options, and words where none should be."""
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    @with_options(*options)
+    def line(flags: Flags, rest: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+        """Never called: only the parser's values are used."""
+
+    command = typer.main.get_command(app)
+    assert isinstance(command, typer.core.TyperCommand)
+    return command

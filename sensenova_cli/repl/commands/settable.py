@@ -1,0 +1,60 @@
+"""Which settings a session can set for the turns to come, and how it sets them."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from config.check import Notation, check_values
+from config.schema import SESSION_SETTINGS
+from sensenova_cli.errors import UsageError
+from sensenova_cli.repl.commands.registry import COMMANDS
+from sensenova_cli.sessions.entries import Set
+
+if TYPE_CHECKING:
+    from sensenova_cli.repl.repl import Repl
+
+_NOTATION = Notation(
+    place=lambda name: "/set ",
+    key=str,
+    equals=" ",
+    literal=str,
+    text=True,
+    culprit=lambda name: f"/set {name}: ",
+)
+
+
+def instead_of_set(name: str) -> str | None:
+    """A hint that says how to change a setting that `/set` cannot change; None for one that it can change."""
+    if name in SESSION_SETTINGS:
+        return None
+    instead = next((command for command in COMMANDS.values() if command.setting == name), None)
+    return f"use /{instead.name} {instead.usage}" if instead else None
+
+
+def set_for_session(repl: "Repl", values: Mapping[str, Any]) -> None:
+    """Set settings for the following turns, and say so. A load setting loads the model again.
+
+    Args:
+        values: by the names of the settings, as text or as what they are.
+
+    Raises:
+        SenseNovaError: a name is unknown, a session cannot set it, or a value does not fit: nothing is set.
+    """
+    for name in values:
+        if hint := instead_of_set(name):
+            raise UsageError(f"{name} cannot be set within a session", hint)
+    checked = check_values(values, _NOTATION, SESSION_SETTINGS)
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in checked.items()}
+    state = repl.session.state
+    repl.desk.check({**state.settings, **plain}, state.profile)  # a value may contradict another setting
+    repl.session.append(Set(settings=plain))
+    repl.say(", ".join(f"{name} = {in_words(value)}" for name, value in plain.items()))
+    repl.follow_load_settings()
+
+
+def in_words(value: Any) -> str:
+    """A setting's value as `/set` takes it."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

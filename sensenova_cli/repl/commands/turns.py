@@ -1,0 +1,124 @@
+"""Commands that make a turn: a picture or an answer. Plain words and questions run them, too."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sensenova_cli.again import Task
+from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
+from sensenova_cli.errors import UsageError
+from sensenova_cli.options import EDIT_ONLY, IMAGE_OPTIONS, TEXT_OPTIONS
+from sensenova_cli.repl.commands.line_flags import line_flags
+from sensenova_cli.repl.commands.registry import command
+from sensenova_cli.repl.commands.settable import set_for_session
+from sensenova_cli.repl.commands.sources import words
+from sensenova_cli.repl.lines import Line
+from sensenova_cli.sessions.entries import PictureTurn, Stage
+
+if TYPE_CHECKING:
+    from sensenova_cli.repl.repl import Repl
+
+_OUTPUT = ("output", "force", "profile", "print_think", "hide_think", "preview", "enable_cache_dit_summary")
+GENERATE_OPTIONS = (*(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY), *_OUTPUT)
+EDIT_OPTIONS = (*IMAGE_OPTIONS, *_OUTPUT)
+ANSWER_OPTIONS = (*TEXT_OPTIONS, "profile")
+
+
+@command(
+    "generate",
+    "WORDS [FLAGS]",
+    more=("/generate a cat at dusk --aspect 16:9 --seed 7 -n 4", "flags: those of `sensenova generate --help`"),
+    options=GENERATE_OPTIONS,
+)
+def generate(repl: "Repl", line: Line) -> None:
+    """Make a new picture, whatever is in hand."""
+    if not line.text:
+        raise UsageError("there is nothing to draw", "say what: a cat at dusk")
+    repl.draw("generate", line.text, (), line_flags("generate", line.flags))
+
+
+@command(
+    "edit",
+    "WORDS [FLAGS]",
+    more=("/edit make it an oil painting --cfg-scale 5", "flags: those of `sensenova edit --help`"),
+    options=EDIT_OPTIONS,
+)
+def edit(repl: "Repl", line: Line) -> None:
+    """Change the picture in hand, or the staged ones."""
+    brought = repl.bring(line.files)
+    if not line.text:
+        raise UsageError("there is nothing to change", "say what: make it an oil painting")
+    repl.draw("edit", line.text, repl.pictures_about(brought), line_flags("edit", line.flags))
+
+
+@command(
+    "describe",
+    "[QUESTION] [FLAGS]",
+    more=(
+        "/describe which animal is this?",
+        "? which animal is this?",
+        "flags: those of `sensenova describe --help`",
+    ),
+    options=ANSWER_OPTIONS,
+)
+def describe(repl: "Repl", line: Line) -> None:
+    """Ask about the picture in hand, as ? in front of a line does."""
+    about = repl.pictures_about(repl.bring(line.files), asking=True)
+    question = line.text or (ONE_PICTURE if len(about) == 1 else SEVERAL_PICTURES)
+    continues = about == repl.session.state.now.shown
+    flags = line_flags("describe", line.flags)
+    repl.desk.answer("describe", question, () if continues else about, flags, continues=continues)
+    if repl.session.state.staged:
+        repl.session.append(Stage(staged=()))  # the question was about them, even where it did not show them again
+
+
+@command(
+    "chat",
+    "WORDS [FLAGS]",
+    more=("/chat what can you do?", "flags: those of `sensenova chat --help`"),
+    options=ANSWER_OPTIONS,
+)
+def chat(repl: "Repl", line: Line) -> None:
+    """Talk; the model sees the pictures of the conversation."""
+    brought = repl.bring(line.files)
+    if not line.text:
+        raise UsageError("there is nothing to say", "for example: /chat what can you do?")
+    images = (*repl.session.state.staged, *brought)
+    continues = bool(repl.session.state.now.conversation)
+    repl.desk.answer("chat", line.text, images, line_flags("chat", line.flags), continues=continues)
+
+
+@command(
+    "think",
+    "on|off|WORDS",
+    more=("/think on", "/think a cat reading a newspaper"),
+    options=GENERATE_OPTIONS,
+    first=(words({"on": "", "off": ""}),),
+)
+def think(repl: "Repl", line: Line) -> None:
+    """Plan in words before each picture, or before this one."""
+    word = line.text.strip().lower()
+    if word in ("", "on", "off"):
+        if line.flags:
+            raise UsageError("/think on and off take no flags", "for example: /think a cat --seed 7")
+        set_for_session(repl, {"think": word != "off"})
+        return
+    state = repl.session.state
+    task: Task = "edit" if state.hand or state.staged else "generate"
+    flags = line_flags(task, line.flags)
+    thinking = replace(flags, settings={**flags.settings, "think": True})
+    repl.draw(task, line.text, repl.pictures_about() if task == "edit" else (), thinking)
+
+
+@command("again", "[FLAGS]", more=("/again -n 4",), options=GENERATE_OPTIONS)
+def again(repl: "Repl", line: Line) -> None:
+    """Make the last picture again, with the next seed."""
+    if line.text:
+        raise UsageError("/again takes flags only", "for example: /again --seed 7")
+    turns = [turn for turn in repl.session.state.turns if isinstance(turn, PictureTurn)]
+    if not turns:
+        raise UsageError("no picture was made yet", "say what to draw: a cat at dusk")
+    last = turns[-1]
+    flags = line_flags(last.kind, line.flags)
+    next_seed = int(str(last.settings["seed"])) + int(str(last.settings["num_images"]))
+    settings = {**last.typed, "seed": next_seed, **flags.settings}
+    repl.draw(last.kind, last.prompt, last.inputs, replace(flags, settings=settings))

@@ -1,0 +1,40 @@
+"""Which command a line runs."""
+
+from typing import Literal
+
+from config.check import near_miss
+from sensenova_cli.errors import UsageError
+from sensenova_cli.repl.commands import COMMANDS, Command
+from sensenova_cli.repl.lines import Line, looks_like_path
+from sensenova_cli.sessions.state import State
+
+Mode = Literal["pictures", "chat"]
+"""What plain words do: make and edit pictures, or talk."""
+
+
+def command_name(line: Line, mode: Mode, state: State) -> str:
+    """The name of the command that a line runs: the one it begins with, which may not exist, or the one that its
+    words or its question stand for."""
+    if line.kind == "command":
+        return line.command
+    if line.kind == "question":
+        return "describe"
+    if mode == "chat":
+        return "chat"
+    return "edit" if line.files or state.staged or state.hand else "generate"
+
+
+def find_command(name: str) -> Command:
+    """The command of a name.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    if command := COMMANDS.get(name):
+        return command
+    word = f"/{name}"
+    if looks_like_path(word):
+        raise UsageError(f"there is no picture file {word}", "check its name; /help lists the commands")
+    meant = near_miss(name, COMMANDS)
+    hint = f"did you mean /{meant}? " if meant else ""
+    raise UsageError(f"there is no command {word}", f"{hint}/help lists the commands")

@@ -1,0 +1,116 @@
+"""Every slash command is documented, and adding one takes one decorated function."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from config.schema import SESSION_SETTINGS, SETTING_NAMES
+from sensenova_cli.errors import UsageError
+from sensenova_cli.repl.commands import COMMANDS, command
+from sensenova_cli.repl.commands.line_flags import line_flags
+from sensenova_cli.repl.commands.settable import instead_of_set
+from sensenova_cli.repl.commands.sources import words
+from sensenova_cli.repl.lines import Line, parse_line
+from sensenova_cli.repl.repl import Repl
+from tests.repl.script import Script
+from tests.repl.test_completion import Prompt, offers, prompt
+
+__all__ = ["prompt"]
+
+ARGUMENT = r"(-[a-z]|[A-Z_]+…?|[a-z]+|[A-Z]+\[:[A-Z]+\])"
+"""A flag, a placeholder, a word as it is typed, or a placeholder with an optional part."""
+ALTERNATIVES = rf"{ARGUMENT}(\|{ARGUMENT})*"
+USAGE = rf"({ALTERNATIVES}|\[{ALTERNATIVES}( {ARGUMENT})*\])"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_a_usage_that_can_be_read(name: str) -> None:
+    each = COMMANDS[name]
+    assert each.name == name
+    assert each.help and each.help[0].islower() and not each.help.endswith(".")
+    assert re.fullmatch(rf"({USAGE}( {USAGE})*)?", each.usage), each.usage
+    assert bool(each.usage) == bool(each.first or each.options), "completion goes with arguments"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_a_command_are_lines_that_it_takes(name: str) -> None:
+    for example in COMMANDS[name].more:
+        if example.startswith("/"):
+            line = parse_line(example)
+            assert line.command == name
+            assert not line.flags or line_flags(name, line.flags)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_something_is_offered_behind_every_command_that_takes_something(prompt: Prompt, name: str) -> None:
+    each = COMMANDS[name]
+    assert bool(offers(prompt, f"/{name} ")) == bool(each.first)
+    assert not each.options or offers(prompt, f"/{name} x --")
+    for typed in ("  ", " x  ", " 'x", " --", " x --noise ", " x y"):
+        offers(prompt, f"/{name}{typed}")
+
+
+def test_help_names_every_command(script: Script) -> None:
+    listed = re.findall(r"^/(\w+)", script("/help").stderr, re.MULTILINE)
+    assert listed == list(COMMANDS)
+
+
+def test_every_setting_that_a_session_cannot_set_has_a_command() -> None:
+    assert instead_of_set("model") == "use /model [FOLDER|HUB_ID|demo]"
+    assert instead_of_set("enforce_eager") is None
+    assert instead_of_set("num_steps") is None
+    assert instead_of_set("no such setting") is None
+    fixed = sorted(each.setting for each in COMMANDS.values() if each.setting)
+    assert fixed == sorted(set(SETTING_NAMES) - set(SESSION_SETTINGS))
+
+
+@pytest.fixture
+def greet() -> Iterator[list[Line]]:
+    """A command that only this test has; the lines that ran it."""
+    ran: list[Line] = []
+
+    @command(
+        "greet",
+        "[WHO] [FLAGS]",
+        more=("/greet world",),
+        options=("noise",),
+        first=(words({"world": ""}),),
+        setting="noise",
+    )
+    def greet(repl: Repl, line: Line) -> None:
+        """Say hello."""
+        ran.append(line)
+        repl.result(f"hello {line.text}")
+
+    yield ran
+    del COMMANDS["greet"]
+
+
+def test_a_command_is_one_decorated_function(greet: list[Line], script: Script) -> None:
+    outcome = script("/greet you --noise cpu", "/help", "/help greet", "/greets", "/set noise cpu")
+    assert outcome.stdout == "hello you\n"
+    assert [line.flags for line in greet] == [("--noise", "cpu")]
+    assert re.search(r"/greet \[WHO\] \[FLAGS\] +say hello", outcome.stderr)
+    assert "  /greet world" in outcome.stderr
+    assert "did you mean /greet?" in outcome.stderr
+    assert "use /greet [WHO] [FLAGS]" in outcome.stderr
+
+
+def test_a_command_completes_and_takes_flags_by_its_declaration(greet: list[Line], prompt: Prompt) -> None:
+    assert offers(prompt, "/gr") == ["/greet"]
+    assert offers(prompt, "/greet w") == ["/greet world"]
+    assert offers(prompt, "/greet x --") == ["/greet x --noise"]
+    assert offers(prompt, "/greet x --noise c") == ["/greet x --noise cpu"]
+    assert line_flags("greet", ("--noise", "cpu")).settings == {"noise": "cpu"}
+    with pytest.raises(UsageError, match="cannot be given with a line"):
+        line_flags("greet", ("--seed", "7"))
+
+
+def test_two_commands_of_one_name_are_refused(greet: list[Line]) -> None:
+    with pytest.raises(ValueError, match="registered twice"):
+        command("greet")(lambda repl, line: None)
+
+
+def test_the_command_is_gone_after_that_test() -> None:
+    assert "greet" not in COMMANDS
