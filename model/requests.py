@@ -47,7 +47,7 @@ class EditRequest:
         _require_seeds(self.settings)
         _require_library(self.settings)
         if not self.images:
-            raise RequestError("an edit needs at least one picture", "add --image FILE")
+            raise RequestError("an edit needs at least one picture", "add `images=FILE`")
         if self.settings.cfg_norm == "cfg_zero_star":
             raise RequestError(
                 "cfg_norm cfg_zero_star works for generating only", "for an edit use none, global or channel"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from config.mentions import mention
 from config.recommended import Recommended, read_recommended
 from config.schema import EngineSettings, Settings
 from model.events import Answer, Event, LoadProgress, Picture
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 DEMO_NOTICE = (
     "no model is configured: this is the built-in demo, which knows 8 shapes and 64 everyday things; "
-    f"the real one is --model {OFFICIAL_MODEL} (35 GB)"
+    f"the real one is {mention('model', OFFICIAL_MODEL)} (35 GB)"
 )
 
 

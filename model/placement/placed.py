@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from config.memory import format_memory
+from config.mentions import mention
 from model.errors import DeviceError, DeviceMemoryError
 from model.events import LoadProgress
 from model.network.configuration import ModelConfig
@@ -79,7 +80,7 @@ class PlacedNetwork:
             DeviceError: weights cannot be anywhere else than on this kind of device.
         """
         if device.type == "mps" and (offload not in ("auto", "off") or gpu_memory is not None):
-            setting = "--gpu-memory" if gpu_memory is not None else f"--offload {offload}"
+            setting = "`gpu_memory`" if gpu_memory is not None else f"`offload` {offload}"
             raise DeviceError(f"{setting} is for NVIDIA's GPUs and for CPUs", "leave it out")
         self.folder, self.config, self.device, self.dtype = folder, config, device, dtype
         self.adapters: tuple[Adapter, ...] = ()
@@ -177,7 +178,7 @@ class PlacedNetwork:
         peak = self.peak(work)
         if self._is_limited and self.budget is not None and peak > self.budget:
             needed, limit = format_memory(peak), format_memory(self.budget)
-            yield f"--offload {self.placement.kind} takes {needed} for this, more than the {limit} that were allowed"
+            yield f"`offload` {self.placement.kind} takes {needed} for this, more than the {limit} that were allowed"
         if self.device.type == "cuda":
             _, note = host_memory(BLOCK_BYTES, page_locked=True)
             if note is not None:
@@ -211,9 +212,9 @@ class PlacedNetwork:
             placement = choose(wanted, self._own_config, self._weights, work, self.dtype.itemsize, budget)
         except DeviceMemoryError:
             return smaller
-        setting = f"--offload {placement.kind}"
+        setting = mention("offload", placement.kind)
         if wanted == self.placement.kind:
-            setting += f" --gpu-memory {format_memory(budget).replace(' ', '')}"
+            setting += f" and {mention('gpu_memory', format_memory(budget).replace(' ', ''))}"
         return f"use {setting}, or {smaller}"
 
     def _choice(self, work: Work) -> Placement:

@@ -26,6 +26,7 @@ from sensenova_cli.repl.loading import Loading
 from sensenova_cli.repl.typed import merged
 from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, SessionPicture
 from sensenova_cli.sessions.session import Session
+from sensenova_cli.spelling import as_session
 from sensenova_cli.turn import picture_record, run_request
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ class Desk:
         except KeyboardInterrupt as error:
             status, reason, failure = "cancelled", "interrupted", error
         except SenseNovaError as error:
-            status, reason, failure = "failed", error.what, error
+            status, reason, failure = "failed", as_session(error.what), error
         except Exception as error:
             status, reason, failure = "failed", f"{type(error).__name__}: {error}", error
         return _Ending(status, reason, time.perf_counter() - began, failure)
@@ -307,6 +308,7 @@ class Desk:
             preview=settings.preview if self._interactive else "off",
             cache_summary=settings.enable_cache_dit_summary,
             show_each=False,
+            spelling=as_session,
         )
 
     def _engine(self, renderer: Renderer) -> "Engine":

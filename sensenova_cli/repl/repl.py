@@ -43,6 +43,7 @@ from sensenova_cli.sessions.entries import (
     UseProfile,
 )
 from sensenova_cli.sessions.session import Session
+from sensenova_cli.spelling import as_session
 
 Mode = Literal["pictures", "chat"]
 
@@ -123,7 +124,7 @@ class Repl:
         except SenseNovaError as error:
             if self._debug:
                 traceback.print_exception(error)
-            print_error(error.what, error.hint)
+            print_error(error.what, error.hint, as_session)
         except KeyboardInterrupt:
             self.was_interrupted = True
             end_on_signals()  # the next one interrupts again, instead of leaving at once
@@ -152,12 +153,14 @@ class Repl:
     def greet(self, notice: str) -> None:
         """Say what this is, and what was found of a session that is continued."""
         if notice and not self._quiet:
-            self._console.print(Text.assemble(("note:", "yellow"), " ", notice), soft_wrap=True)
+            self._console.print(Text.assemble(("note:", "yellow"), " ", as_session(notice)), soft_wrap=True)
         for problem in self.session.problems:
             print_error(str(problem))
         if self.desk.problem is not None:
             print_error(
-                self.desk.problem.what, f"{self.desk.problem.hint}; or /set, /unset or /profile none".lstrip("; ")
+                self.desk.problem.what,
+                f"{self.desk.problem.hint}; or /set, /unset or /profile none".lstrip("; "),
+                as_session,
             )
         state = self.session.state
         if state.turns:
