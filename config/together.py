@@ -20,37 +20,37 @@ def require_compatible(load: LoadSettings, cache: str = "off") -> None:
         if size > 1:
             raise SettingsError(
                 f"gpus {load.gpus} chooses the sizes itself, and {asked} are given",
-                "leave --gpus out, or the other two; --gpus 0 takes back what a profile says",
+                "leave `gpus` out, or the other two; `gpus=0` takes back what a profile says",
             )
         asked = f"gpus {load.gpus}"
         if load.gpus == "all" and ":" in load.device:
             raise SettingsError(
-                f"{asked}: --device {load.device} is one GPU",
-                "use --device cuda; CUDA_VISIBLE_DEVICES says which there are",
+                f"{asked}: `device` {load.device} is one GPU",
+                "use `device=cuda`; CUDA_VISIBLE_DEVICES says which there are",
             )
         size = 1 if load.gpus == "all" else load.gpus
     if size == 1:
         return
     if load.device == "mps":
         take_back = "leave it out" if load.gpus else "set both to 1"
-        raise SettingsError(f"{asked}: Apple's GPU is one", f"{take_back}, or use --device cpu")
+        raise SettingsError(f"{asked}: Apple's GPU is one", f"{take_back}, or use `device=cpu`")
     if ":" in load.device:
         raise SettingsError(
-            f"{asked}: --device {load.device} is one GPU, and {size} are asked for",
-            "use --device cuda; CUDA_VISIBLE_DEVICES says which GPUs there are",
+            f"{asked}: `device` {load.device} is one GPU, and {size} are asked for",
+            "use `device=cuda`; CUDA_VISIBLE_DEVICES says which GPUs there are",
         )
     if load.offload not in ("auto", "off"):
         raise SettingsError(
-            f"{asked}: with several GPUs all weights stay on them; --offload {load.offload} is for one",
-            "leave one of them out, or use --offload off",
+            f"{asked}: with several GPUs all weights stay on them; `offload` {load.offload} is for one",
+            "leave one of them out, or use `offload=off`",
         )
     if cache != "off":
         raise SettingsError(
-            f"{asked}: --cache {cache} is for one GPU: each would decide for itself which layers to skip",
-            "leave one of them out; --cache off takes back what a profile says",
+            f"{asked}: `cache` {cache} is for one GPU: each would decide for itself which layers to skip",
+            "leave one of them out; `cache=off` takes back what a profile says",
         )
     if load.gpu_memory_bytes is not None:
         raise SettingsError(
-            f"{asked}: --gpu-memory is for one GPU",
-            "leave one of them out; --gpu-memory all takes back what a profile says",
+            f"{asked}: `gpu_memory` is for one GPU",
+            "leave one of them out; `gpu_memory=all` takes back what a profile says",
         )

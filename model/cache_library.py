@@ -14,8 +14,8 @@ def require_cache_library() -> None:
     """
     if importlib.util.find_spec("cache_dit") is None:
         raise RequestError(
-            "--cache needs the library cache-dit, which is not installed",
-            "install it with: pip install 'sensenova[cache]' (or take --cache off)",
+            "`cache` needs the library cache-dit, which is not installed",
+            "install it with: pip install 'sensenova[cache]' (or take `cache=off`)",
         )
 
 
@@ -31,6 +31,6 @@ def cache_library() -> Any:
     except Exception as error:  # whatever goes wrong in the hundreds of modules that it brings
         raise RequestError(
             f"the library cache-dit cannot be imported: {type(error).__name__}: {error}",
-            "install it anew with: pip install --upgrade 'sensenova[cache]' (or take --cache off)",
+            "install it anew with: pip install -U 'sensenova[cache]' (or take `cache=off`)",
         ) from error
     return cache_contexts

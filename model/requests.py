@@ -50,7 +50,7 @@ class EditRequest:
         _require_seeds(self.settings)
         _require_library(self.settings)
         if not self.images:
-            raise RequestError("an edit needs at least one picture", "add --image FILE")
+            raise RequestError("an edit needs at least one picture", "add `images=FILE`")
         require_placeholders([self.prompt], len(self.images))
         if self.settings.cfg_norm == "cfg_zero_star":
             raise RequestError(

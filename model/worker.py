@@ -97,8 +97,8 @@ class Worker:
         model = PlacedNetwork(folder, config, device, settings, groups)
         adapters = read_adapters(parse_loras(settings.lora), config)
         tokens = image_tokens(order.size, recommended)
-        smaller = ", or --dtype bfloat16" if settings.dtype == "float32" else ""
-        hint = f"use --offload auto, a device with more memory{smaller}"
+        smaller = ", or `dtype=bfloat16`" if settings.dtype == "float32" else ""
+        hint = f"use `offload=auto`, a device with more memory{smaller}"
         if groups is not None:
             hint = f"use more GPUs, or ones with more memory{smaller}"
         with memory_errors(f"loading {folder}", lambda: hint):
@@ -139,7 +139,7 @@ class Worker:
         adapters = read_adapters(loras, self.model.config)
         self._kept = {}
         self._incomplete = True
-        with memory_errors("changing LoRAs", lambda: "load the model with them: --lora"):
+        with memory_errors("changing LoRAs", lambda: "load the model with them: `lora`"):
             self.model.change_adapters(adapters)
         self._incomplete = False
 
@@ -186,7 +186,7 @@ class Worker:
         layers = self.model.config.transformer.layers
         caching = StepCaching.of(settings.cache_options, layers) if settings.cache_options else None
         if caching and self.model.is_shared:
-            raise RequestError("caching is for one GPU: each would decide for itself", "use --cache off")
+            raise RequestError("caching is for one GPU: each would decide for itself", "use `cache=off`")
         images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
         first_size = images[0].size if images else None
         size = resolve_size(settings.size, self.recommended.trained_sizes, first_size)
@@ -436,8 +436,8 @@ class _Written:
 def _require_finite(values: Tensor, what: str, dtype: str) -> None:
     """A picture of NaN would come out black and a text as one token over and over, and nobody would know why."""
     if not torch.isfinite(values).all():
-        others = {"float16": "try --dtype bfloat16 or float32; ", "bfloat16": "try --dtype float32; "}
+        others = {"float16": "try `dtype=bfloat16` or float32; ", "bfloat16": "try `dtype=float32`; "}
         raise NumericsError(
             f"the {what} came out as NaN or infinity in {dtype}",
-            others.get(dtype, "") + "--check-weights tells whether the weights are damaged",
+            others.get(dtype, "") + "`check_weights=true` tells whether the weights are damaged",
         )

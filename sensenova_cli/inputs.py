@@ -83,7 +83,7 @@ def _read(name: str, content: bytes) -> Input:
 
 
 def _read_recorded(source: InputPicture, made: Path) -> Input:
-    again = "give the pictures with --image"
+    again = "give the pictures with `images=FILE`"
     if source.path == STDIN:
         raise PictureError(f"{made} was edited from standard input, which is gone", again)
     recorded = Path(source.path).absolute()

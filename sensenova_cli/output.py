@@ -253,7 +253,7 @@ def _require_record(written: str, problem: Exception | None) -> None:
     if problem is not None:
         raise OutputWriteError(
             f"{written} is whole, but does not say how it was made: {type(problem).__name__}: {problem}",
-            "this is a fault of the program, please report it; --no-metadata makes pictures without",
+            "this is a fault of the program, please report it; `metadata=false` makes pictures without",
         ) from problem
 
 

@@ -106,7 +106,7 @@ def measure(plan: Plan) -> Iterator[Ceilings | Figure]:
         DeviceMemoryError: the weights or the work do not fit.
     """
     device, dtype = plan.device, plan.dtype
-    hint = "measure smaller pictures (--size 512x512), a smaller model, or use a device with more memory"
+    hint = "measure smaller pictures (`size=512x512`), a smaller model, or use a device with more memory"
     with memory_errors("this measurement", lambda: hint):
         towers = resolve_quantization(plan.quantization, device, dtype)
         ceilings = measure_ceilings(device, dtype)

@@ -42,7 +42,7 @@ class Forecast:
         peak: predicted bytes of the device's memory.
         fits: whether that is within the budget.
         seconds: of a guided step, predicted.
-        chosen: whether `--offload auto` would take it.
+        chosen: whether `offload=auto` would take it.
     """
 
     size: Size

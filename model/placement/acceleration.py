@@ -41,7 +41,7 @@ def _fastest(network: SenseNovaU1, enforce_eager: bool, groups: Groups | None) -
     reason = obstacle(network, torch.cuda.get_device_capability(network.device))
     if reason is not None:
         runtime = _plain(network, groups)
-        runtime.note = f"this runs as with --enforce-eager, which is slower: {reason}"
+        runtime.note = f"this runs as with `enforce_eager`, which is slower: {reason}"
         return runtime
     from model.placement.cuda import CudaRuntime  # needs Triton, which comes with PyTorch for CUDA alone
 

@@ -65,7 +65,7 @@ class Arrangement:
 
     def describe(self) -> str:
         """In words, by the settings that say the same."""
-        sizes = f"shared as by --tensor-parallel-size {self.tensor} --cfg-parallel-size {self.guidance}"
+        sizes = f"shared as by `tensor_parallel_size` {self.tensor} `cfg_parallel_size` {self.guidance}"
         return f"{sizes}, text by all {self.tensor * self.guidance}" if self.splits_und else sizes
 
 
@@ -150,6 +150,6 @@ def count_gpus(gpus: int | Literal["all"], device: torch.device) -> int:
     if device.type == "cpu":
         raise DeviceError(
             "gpus all: this runs on the CPU, or PyTorch sees no GPU here",
-            "leave it out; --gpus 2 --device cpu tries it out on two processes",
+            "leave it out; `gpus=2` and `device=cpu` try it out on two processes",
         )
     return torch.cuda.device_count() if device.type == "cuda" else 1

@@ -29,10 +29,10 @@ def resolve_device(name: str) -> torch.device:
         if not torch.cuda.is_available() or (device.index or 0) >= count:
             raise DeviceError(
                 f"device {name} is not there: PyTorch sees {count} CUDA devices",
-                "use --device auto or --device cpu",
+                "use `device=auto` or `device=cpu`",
             )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("device mps is not there", "use --device auto or --device cpu")
+        raise DeviceError("device mps is not there", "use `device=auto` or `device=cpu`")
     return device
 
 

@@ -6,13 +6,14 @@ Nothing here imports PyTorch before it has to.
 import os
 from typing import TYPE_CHECKING
 
+from config.mentions import mention
 from model.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
 
 SIZES = "tensor_parallel_size × cfg_parallel_size"
-"""The settings that say how many, where `--gpus` does not."""
+"""The settings that say how many, where `gpus` does not."""
 MOST_ON_A_CPU = 8
 """Ranks that a CPU of fewer cores may have, to try things out."""
 
@@ -34,7 +35,8 @@ def require_ranks(size: int, device: "torch.device", asked: str = SIZES) -> None
     if world is not None and world[1] != size:
         raise DeviceError(
             f"torchrun has started {world[1]} ranks; {asked} is {size}",
-            f"give sizes whose product is {world[1]}, such as --tensor-parallel-size {world[1]}; or --gpus {world[1]}",
+            f"give sizes whose product is {world[1]}, such as {mention('tensor_parallel_size', world[1])}; "
+            f"or {mention('gpus', world[1])}",
         )
     if device.type == "cpu" and size > max(MOST_ON_A_CPU, cores()):
         raise DeviceError(

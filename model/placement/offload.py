@@ -129,7 +129,7 @@ def require_mergeable(adapters: Sequence[Adapter], elsewhere: Collection[str]) -
     unmergeable = sorted({EMBEDDING, HEAD} & changed_by(adapters) & set(elsewhere))
     if unmergeable:
         raise CheckpointError(
-            f"a LoRA changes tensors that are read in parts here:\n{listed(unmergeable)}", "use --offload off"
+            f"a LoRA changes tensors that are read in parts here:\n{listed(unmergeable)}", "use `offload=off`"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from config.memory import format_memory
+from config.mentions import mention
 from config.schema import LoadSettings
 from model.errors import DeviceError, DeviceMemoryError
 from model.events import LoadProgress
@@ -77,7 +78,7 @@ class PlacedNetwork:
         """
         limit = settings.gpu_memory_bytes
         if device.type == "mps" and (settings.offload not in ("auto", "off") or limit is not None):
-            setting = "--gpu-memory" if limit is not None else f"--offload {settings.offload}"
+            setting = "`gpu_memory`" if limit is not None else f"`offload` {settings.offload}"
             raise DeviceError(f"{setting} is for NVIDIA's GPUs and for CPUs", "leave it out")
         self.folder, self.config, self.device = folder, config, device
         self.dtype = resolve_dtype(settings.dtype)
@@ -175,7 +176,7 @@ class PlacedNetwork:
         peak = self.peak(work)
         if self._is_limited and self.budget is not None and peak > self.budget:
             needed, limit = format_memory(peak), format_memory(self.budget)
-            yield f"--offload {self.placement.kind} takes {needed} for this, more than the {limit} that were allowed"
+            yield f"`offload` {self.placement.kind} takes {needed} for this, more than the {limit} that were allowed"
         if self.device.type == "cuda":
             _, note = host_memory(BLOCK_BYTES, page_locked=True)
             if note is not None:
@@ -209,9 +210,9 @@ class PlacedNetwork:
             placement = choose(wanted, self._own_config, self._weights, work, self.dtype.itemsize, budget)
         except DeviceMemoryError:
             return smaller
-        setting = f"--offload {placement.kind}"
+        setting = mention("offload", placement.kind)
         if wanted == self.placement.kind:
-            setting += f" --gpu-memory {format_memory(budget).replace(' ', '')}"
+            setting += f" and {mention('gpu_memory', format_memory(budget).replace(' ', ''))}"
         return f"use {setting}, or {smaller}"
 
     def _choice(self, work: Work) -> Placement:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from config.memory import format_memory
-from config.sizes import TOKEN_PIXELS
+from config.mentions import mention
+from config.sizes import TOKEN_PIXELS, format_size
 from model.errors import DeviceError, DeviceMemoryError
 from model.network.cache import CAPACITY_STEP
 from model.network.configuration import ModelConfig, SparseExperts, TransformerConfig
@@ -136,7 +137,7 @@ class Work:
         if self.image_tokens == 0:
             return less
         side = next((side for side in SMALLER_SIDES if (side // TOKEN_PIXELS) ** 2 < self.image_tokens), None)
-        example = "" if side is None else f" (--size {side}x{side})"
+        example = "" if side is None else f" ({mention('size', format_size((side, side)))})"
         return f"a smaller picture{example}, {less}"
 
 
@@ -218,7 +219,7 @@ def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, items
         raise DeviceMemoryError(
             f"{format_memory(budget)} of memory are too little for this: the smallest that works is "
             f"{format_memory(smallest)}",
-            f"give it more (--gpu-memory), or ask for {work.smaller}",
+            f"give it more (`gpu_memory`), or ask for {work.smaller}",
         )
     larger = (replace(least, slots=slots) for slots in range(weights.layers, LEAST_SLOTS, -1))
     return next(filter(fits_well, larger), least)

@@ -34,11 +34,11 @@ def resolve_quantization(name: str, device: torch.device, dtype: torch.dtype) ->
         raise DeviceError(f"there is no quantization {name!r}", f"use {', '.join(QUANTIZED_TOWERS)}")
     towers = QUANTIZED_TOWERS[name]
     if towers and device.type == "mps":
-        raise DeviceError("Apple's GPUs have no eight-bit numbers", "use --quantization off, or --device cpu")
+        raise DeviceError("Apple's GPUs have no eight-bit numbers", "use `quantization=off`, or `device=cpu`")
     if towers and dtype != torch.bfloat16:
         raise DeviceError(
             f"quantization {name} works with bfloat16, not with {str(dtype).removeprefix('torch.')}",
-            "leave --dtype out, or use --quantization off",
+            "leave `dtype` out, or use `quantization=off`",
         )
     return towers
 

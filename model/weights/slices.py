@@ -105,7 +105,7 @@ def require_split(config: ModelConfig, count: int) -> None:
         raise DeviceError(
             f"tensor_parallel_size {count}: {transformer.heads} heads and {transformer.kv_heads} key/value heads of "
             f"this model cannot be shared equally by {count} ranks",
-            f"it can be {', '.join(map(str, possible))}; more GPUs: --cfg-parallel-size",
+            f"it can be {', '.join(map(str, possible))}; more GPUs: `cfg_parallel_size`",
         )
 
 

@@ -3,11 +3,12 @@
 from rich.text import Text
 
 from sensenova_cli.render.console import printable, stderr_console
+from sensenova_cli.spelling import Spelling, as_flags
 
 
-def print_error(what: str, hint: str = "") -> None:
-    """Print `error: …`, and `hint: …` where there is one."""
+def print_error(what: str, hint: str = "", spelling: Spelling = as_flags) -> None:
+    """Print `error: …`, and `hint: …` where there is one; the settings they mention are spelled in this way."""
     console = stderr_console()
     for label, style, text in (("error", "bold red", what), ("hint", "cyan", hint)):
         if text:
-            console.print(Text.assemble((f"{label}:", style), " ", printable(text)), soft_wrap=True)
+            console.print(Text.assemble((f"{label}:", style), " ", printable(spelling(text))), soft_wrap=True)

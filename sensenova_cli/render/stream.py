@@ -28,6 +28,7 @@ from sensenova_cli.render.console import is_animated, printable, stderr_console
 from sensenova_cli.render.preview import Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView, gigabytes
 from sensenova_cli.render.think import LiveThink, PlainThink
+from sensenova_cli.spelling import Spelling, as_flags
 
 
 class Renderer:
@@ -41,6 +42,7 @@ class Renderer:
         preview: how pictures are shown, forming and finished.
         cache_summary: tell of every picture what was reused between its steps.
         show_each: show every finished picture; else only one that is made alone.
+        spelling: how the settings that notices mention are spelled.
 
     Raises:
         UsageError: pictures cannot be shown in this way; see Preview.choose.
@@ -56,6 +58,7 @@ class Renderer:
         preview: PreviewChoice = "off",
         cache_summary: bool = False,
         show_each: bool = True,
+        spelling: Spelling = as_flags,
     ) -> None:
         self._console = stderr_console()
         self._animated = is_animated()
@@ -69,6 +72,7 @@ class Renderer:
         self._think: LiveThink | PlainThink | None = None
         self._cache_summary = cache_summary
         self._show_each = show_each
+        self._spelling = spelling
         self._answer: PlainAnswer | MarkdownAnswer | None = None
         self._answered = ""
         self._noticed: set[str] = set()
@@ -76,12 +80,14 @@ class Renderer:
     def notice(self, text: str) -> None:
         """Something worth knowing that is no error."""
         if not self._quiet:
-            self._console.print(Text.assemble(("note:", "yellow"), " ", printable(text)), soft_wrap=True)
+            self._console.print(
+                Text.assemble(("note:", "yellow"), " ", printable(self._spelling(text))), soft_wrap=True
+            )
 
     def muted(self, text: str) -> None:
         """A line that may be overlooked."""
         if not self._quiet:
-            self._console.print(Text(text, style="dim"), soft_wrap=True)
+            self._console.print(Text(self._spelling(text), style="dim"), soft_wrap=True)
 
     @contextmanager
     def bytes_progress(self, title: str) -> Iterator[ProgressView]:
@@ -148,7 +154,7 @@ class Renderer:
         if picture.caching is not None:
             self._console.print(cache_table(picture.caching))
         else:
-            self._notice_once("there is no cache to summarize: --cache is off")
+            self._notice_once("there is no cache to summarize: `cache` is off")
 
     def _notice_once(self, text: str) -> None:
         """However many prompts or pictures it concerns."""
@@ -188,7 +194,7 @@ class Renderer:
         if self._print_think:
             print(event.text.strip(), flush=True)
         if event.finish == "length":
-            self.notice("the think text was cut off at its limit; raise it with --max-think-tokens")
+            self.notice("the think text was cut off at its limit; raise it with `max_think_tokens`")
 
     def _end_answer(self, event: Answer) -> None:
         if self._stream_answers:
@@ -197,7 +203,7 @@ class Renderer:
                 self._write(event.text[len(self._answered) :])
             self._end_answer_line()
         if event.finish == "length":
-            self.notice("the answer was cut off at its limit; raise it with --max-tokens")
+            self.notice("the answer was cut off at its limit; raise it with `max_tokens`")
 
     def _write(self, text: str) -> None:
         if self._answer is None:

@@ -19,6 +19,7 @@ from sensenova_cli.repl.loading import ResidentModel
 from sensenova_cli.repl.typed import merged
 from sensenova_cli.sessions.entries import SessionPicture
 from sensenova_cli.sessions.session import Session
+from sensenova_cli.spelling import as_session
 from sensenova_cli.turns.build_turn import Turn
 from sensenova_cli.turns.run_turn import Face, Outcome, Sink, run_turns
 from sensenova_cli.turns.session_sinks import AnswerTurnSink, PictureTurnSink
@@ -251,6 +252,7 @@ class Desk:
             preview=shown.preview if self._interactive else "off",
             cache_summary=shown.enable_cache_dit_summary,
             show_each=False,
+            spelling=as_session,
         )
 
     def _reload_after_failure(self) -> None:

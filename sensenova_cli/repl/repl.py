@@ -23,6 +23,7 @@ from sensenova_cli.repl.dispatch import Mode, command_name, find_command
 from sensenova_cli.repl.lines import Line, parse_line
 from sensenova_cli.sessions.entries import SessionPicture, Stage, Use
 from sensenova_cli.sessions.session import Session
+from sensenova_cli.spelling import as_session
 
 
 class Repl:
@@ -65,7 +66,7 @@ class Repl:
         except SenseNovaError as error:
             if self._debug:
                 traceback.print_exception(error)
-            print_error(error.what, error.hint)
+            print_error(error.what, error.hint, as_session)
         except KeyboardInterrupt:
             self.was_interrupted = True
             end_on_signals()  # the next one interrupts again, instead of leaving at once
@@ -94,12 +95,14 @@ class Repl:
     def greet(self, notice: str) -> None:
         """Say what this is, and what was found of a session that is continued."""
         if notice and not self._quiet:
-            self._console.print(Text.assemble(("note:", "yellow"), " ", notice), soft_wrap=True)
+            self._console.print(Text.assemble(("note:", "yellow"), " ", as_session(notice)), soft_wrap=True)
         for problem in self.session.problems:
             print_error(str(problem))
         if self.desk.problem is not None:
             print_error(
-                self.desk.problem.what, f"{self.desk.problem.hint}; or /set, /unset or /profile none".lstrip("; ")
+                self.desk.problem.what,
+                f"{self.desk.problem.hint}; or /set, /unset or /profile none".lstrip("; "),
+                as_session,
             )
         state = self.session.state
         if state.turns:

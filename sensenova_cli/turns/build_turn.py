@@ -101,7 +101,7 @@ def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]
         return seed, warnings
     if chosen + count - 1 > MAX_SEED:
         raise SettingsError(
-            f"from seed {seed} on too few seeds are left that made none of the input pictures", "take a smaller --seed"
+            f"from seed {seed} on too few seeds are left that made none of the input pictures", "take a smaller `seed`"
         )
     if not task.replaces_seed_silently:
         names = [each.name for each in task.inputs if each.seed is not None and seed <= each.seed < chosen]

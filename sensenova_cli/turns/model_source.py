@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 import model
+from config.mentions import mention
 from config.schema import LoadSettings
 from model import (
     DEMO_MODEL,
@@ -23,7 +24,7 @@ from sensenova_cli.render.stream import Renderer
 
 DEMO_NOTICE = (
     "no model is configured: this is the built-in demo, which knows 8 shapes and 64 everyday things; "
-    f"the real one is --model {OFFICIAL_MODEL} (35 GB)"
+    f"the real one is {mention('model', OFFICIAL_MODEL)} (35 GB)"
 )
 
 

@@ -9,6 +9,7 @@ from sensenova_cli.again import Task as PictureKind
 from sensenova_cli.flags import Flags
 from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, SessionPicture
 from sensenova_cli.sessions.session import Session
+from sensenova_cli.spelling import as_session
 from sensenova_cli.turns.build_turn import Turn
 from sensenova_cli.turns.model_source import model_name
 from sensenova_cli.turns.run_turn import Outcome
@@ -78,7 +79,7 @@ class PictureTurnSink:
                 settings=_group(turn, ImageSettings),
                 model=model_name(self._loaded),
                 status=outcome.status,
-                reason=outcome.reason,
+                reason=as_session(outcome.reason),
                 seconds=outcome.seconds,
                 pictures=tuple(self.pictures),
                 think_text=self._think_text,
@@ -140,7 +141,7 @@ class AnswerTurnSink:
                 settings=_group(self._turn, TextSettings),
                 model=model_name(self._loaded),
                 status=outcome.status,
-                reason=outcome.reason,
+                reason=as_session(outcome.reason),
                 seconds=outcome.seconds,
                 answer=self._answer.text if self._answer else "".join(self._written),
                 finish=self._answer.finish if self._answer else None,

@@ -38,7 +38,7 @@ def record(made: Path) -> PictureRecord:
 def refused(made: Path) -> str:
     with pytest.raises(PictureError) as caught:
         recorded_inputs(record(made), made)
-    assert "--image" in caught.value.hint
+    assert "`images=FILE`" in caught.value.hint
     return caught.value.what
 
 

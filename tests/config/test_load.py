@@ -219,8 +219,8 @@ def test_settings_of_a_picture_come_back_unchanged() -> None:
 
 def test_all_memory_takes_back_what_a_profile_says() -> None:
     """A profile for one small GPU, on several: refused, and the hint works."""
-    with pytest.raises(SettingsError, match="--gpu-memory is for one GPU") as raised:
+    with pytest.raises(SettingsError, match="`gpu_memory` is for one GPU") as raised:
         resolve(profile="gpu-8gb", flags={"tensor_parallel_size": 2})
-    assert raised.value.hint == "leave one of them out; --gpu-memory all takes back what a profile says"
+    assert raised.value.hint == "leave one of them out; `gpu_memory=all` takes back what a profile says"
     resolved = resolve(profile="gpu-8gb", flags={"tensor_parallel_size": 2, "gpu_memory": "all"})
     assert resolved.settings.gpu_memory_bytes is None

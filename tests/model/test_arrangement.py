@@ -85,21 +85,21 @@ def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert count_gpus("all", CUDA) == 4
     assert count_gpus(2, CUDA) == 2
-    with pytest.raises(DeviceError, match=r"gpus all: .*PyTorch sees no GPU here\n.*--gpus 2 --device cpu"):
+    with pytest.raises(DeviceError, match=r"gpus all: .*PyTorch sees no GPU here\n.*`gpus=2` and `device=cpu`"):
         count_gpus("all", torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
     ("requests", "told"),
     [
-        ([AnswerRequest("hello")], "--tensor-parallel-size 2 --cfg-parallel-size 1"),
+        ([AnswerRequest("hello")], "`tensor_parallel_size` 2 `cfg_parallel_size` 1"),
         (
             [replace(CAT, settings=CAT.settings.model_copy(update={"cfg_scale": 1.0}))],
-            "--tensor-parallel-size 2 --cfg-parallel-size 1",
+            "`tensor_parallel_size` 2 `cfg_parallel_size` 1",
         ),
-        ([CAT], "--tensor-parallel-size 1 --cfg-parallel-size 2"),
-        ([AnswerRequest("hello"), CAT], "--tensor-parallel-size 1 --cfg-parallel-size 2, text by all 2"),
-        (None, "--tensor-parallel-size 1 --cfg-parallel-size 2, text by all 2"),
+        ([CAT], "`tensor_parallel_size` 1 `cfg_parallel_size` 2"),
+        ([AnswerRequest("hello"), CAT], "`tensor_parallel_size` 1 `cfg_parallel_size` 2, text by all 2"),
+        (None, "`tensor_parallel_size` 1 `cfg_parallel_size` 2, text by all 2"),
     ],
 )
 def test_the_model_is_loaded_for_what_is_asked(
@@ -117,11 +117,11 @@ def test_the_model_is_loaded_for_what_is_asked(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"offload": "layers"}, "gpus 2: with several GPUs all weights stay on them; --offload layers is for one"),
-        ({"gpu_memory": "1GiB"}, "gpus 2: --gpu-memory is for one GPU"),
+        ({"offload": "layers"}, "gpus 2: with several GPUs all weights stay on them; `offload` layers is for one"),
+        ({"gpu_memory": "1GiB"}, "gpus 2: `gpu_memory` is for one GPU"),
         (
             {"requests": [replace(CAT, settings=CAT.settings.model_copy(update={"cache": "balanced"}))]},
-            "gpus 2: --cache balanced is for one GPU",
+            "gpus 2: `cache` balanced is for one GPU",
         ),
     ],
 )

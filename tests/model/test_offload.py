@@ -188,7 +188,7 @@ def test_a_lora_of_what_is_read_in_parts(place: Callable[..., Engine], tmp_path:
     lora = str(tmp_path / "words.safetensors")
     with pytest.raises(CheckpointError, match=f"read in parts here:\n  {tensor}") as raised:
         place(PLACEMENTS["two layers"], lora=lora)
-    assert raised.value.hint == "use --offload off"
+    assert raised.value.hint == "use `offload=off`"
 
 
 def test_a_disk_that_goes_away_meanwhile(place: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,8 +309,8 @@ def test_less_than_the_smallest_working_set() -> None:
 @pytest.mark.parametrize(
     ("tokens", "words"),
     [
-        (4096, "a smaller picture (--size 1024x1024), fewer or smaller input pictures, or fewer tokens"),
-        (1024, "a smaller picture (--size 512x512), fewer or smaller input pictures, or fewer tokens"),
+        (4096, "a smaller picture (`size=1024x1024`), fewer or smaller input pictures, or fewer tokens"),
+        (1024, "a smaller picture (`size=512x512`), fewer or smaller input pictures, or fewer tokens"),
         (64, "a smaller picture, fewer or smaller input pictures, or fewer tokens"),
         (0, "fewer or smaller input pictures, or fewer tokens"),
     ],
@@ -320,7 +320,7 @@ def test_what_needs_less_memory(tokens: int, words: str) -> None:
     config = parse_config(config_fields(**SHAPES["u1-8b"]), "x")
     with pytest.raises(DeviceMemoryError) as raised:
         choose("auto", config, Weights.of(config, 2, ()), Work(tokens, (100,)), 2, 2**20)
-    assert raised.value.hint == f"give it more (--gpu-memory), or ask for {words}"
+    assert raised.value.hint == f"give it more (`gpu_memory`), or ask for {words}"
 
 
 def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +333,7 @@ def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         patched.setattr(engine._worker.model.network, "predict", full)
         with pytest.raises(DeviceMemoryError) as raised:
             results(engine, TURNS[:1])
-    assert raised.value.hint is not None and raised.value.hint.startswith("use --offload module, or ask for a smaller")
+    assert raised.value.hint is not None and raised.value.hint.startswith("use `offload=module`, or ask for a smaller")
     assert len(results(engine, TURNS[:1])) == 2
 
 
@@ -390,12 +390,12 @@ def test_more_than_was_allowed_is_told_of() -> None:
     told = [[event.text for event in engine.run(TURNS[4]) if isinstance(event, Notice)] for _ in range(2)]
     assert [len(texts) for texts in told] == [1, 0]
     assert re.fullmatch(
-        r"--offload module takes \d+ MiB for this, more than the 20 MiB that were allowed", told[0][0]
+        r"`offload` module takes \d+ MiB for this, more than the 20 MiB that were allowed", told[0][0]
     ), told
 
 
 def test_not_on_apples_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DeviceError, match="--offload layers is for NVIDIA's GPUs and for CPUs"):
+    with pytest.raises(DeviceError, match="`offload` layers is for NVIDIA's GPUs and for CPUs"):
         placed.PlacedNetwork(
             Path("x"),
             parse_config(config_fields(**SHAPES["u1-8b"]), "x"),

@@ -270,7 +270,9 @@ def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
 def test_torchrun_with_another_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(DeviceError, match=r"torchrun has started 2 ranks; .* is 1\n.*--tensor-parallel-size 2"):
+    with pytest.raises(
+        DeviceError, match=r"torchrun has started 2 ranks; .* is 1\n.*`tensor_parallel_size=2`; or `gpus=2`"
+    ):
         Engine.load(find_checkpoint(DEMO_MODEL), device="cpu")
 
 
@@ -289,7 +291,7 @@ def test_more_ranks_than_a_cpu_can_take(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_one_gpu_by_number(tiny_checkpoint: Path) -> None:
-    with pytest.raises(SettingsError, match="--device cuda:1 is one GPU, and 2 are asked for"):
+    with pytest.raises(SettingsError, match="`device` cuda:1 is one GPU, and 2 are asked for"):
         Engine.load(tiny_checkpoint, device="cuda:1", tensor_parallel_size=2)
 
 

@@ -41,7 +41,7 @@ def choose_method(setting: PreviewChoice, console: Console, environment: Mapping
     if setting == "sixel" and find_spec("textual_image") is None:
         raise UsageError(
             "preview sixel needs the package textual-image, which is not installed",
-            "pip install 'sensenova[sixel]', or take --preview blocks",
+            "pip install 'sensenova[sixel]', or take `preview=blocks`",
         )
     return setting
 

@@ -1,0 +1,33 @@
+"""How a command and a session spell the settings that a message mentions (see config.mentions)."""
+
+from collections.abc import Callable, Mapping
+
+from config.mentions import INPUT_PICTURES, respell
+from config.schema import Settings
+
+Spelling = Callable[[str], str]
+"""Takes a text with marks, returns it with the marks spelled out."""
+
+COMMANDS: Mapping[str, str] = {"model": "/model", "lora": "/lora", INPUT_PICTURES: "/load"}
+"""Commands of a session that set something; every other setting is set by `/set`."""
+
+
+def as_flags(text: str) -> str:
+    """For a shell command: `offload=auto` → --offload auto, `offload` → --offload, `metadata=false` → --no-metadata."""
+    return respell(text, _flag)
+
+
+def as_session(text: str) -> str:
+    """For a session: `offload=auto` → /set offload auto, `offload` → offload, `model=demo` → /model demo."""
+    return respell(text, _slash_command)
+
+
+def _flag(name: str, value: str | None) -> str:
+    flag = "image" if name == INPUT_PICTURES else name.replace("_", "-")
+    if name in Settings.model_fields and Settings.model_fields[name].annotation is bool:
+        return f"--no-{flag}" if value == "false" else f"--{flag}"
+    return f"--{flag}" if value is None else f"--{flag} {value}"
+
+
+def _slash_command(name: str, value: str | None) -> str:
+    return name if value is None else f"{COMMANDS.get(name, f'/set {name}')} {value}"
