@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         PictureError,
         RankError,
         RequestError,
+        WireError,
     )
     from model.events import (
         Answer,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         ThinkToken,
     )
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
+    from model.trace import Trace
 
 _HOMES = {
     "model.conversation": ["Conversation"],
@@ -55,6 +57,7 @@ _HOMES = {
         "PictureError",
         "RankError",
         "RequestError",
+        "WireError",
     ],
     "model.events": [
         "Answer",
@@ -72,6 +75,7 @@ _HOMES = {
         "ThinkToken",
     ],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
+    "model.trace": ["Trace"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -105,6 +109,8 @@ __all__ = [
     "TextToken",
     "ThinkText",
     "ThinkToken",
+    "Trace",
+    "WireError",
 ]
 
 

@@ -3,6 +3,7 @@
 import atexit
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from model.placement.launch import SIZES, require_ranks
 from model.placement.plan import Work
 from model.placement.ranks import Ranks
 from model.requests import AnswerRequest, Request
+from model.trace import Trace
 from model.weights.hub import DownloadPlan, find_checkpoint
 from model.weights.named_lora import NamedLora
 from model.weights.quantize import resolve_quantization
@@ -244,12 +246,15 @@ class Engine:
         """What the checkpoint says about sizes and settings, and the LoRAs about settings."""
         return self._worker.recommended
 
-    def run(self, request: Request) -> Iterator[Event]:
+    def run(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
         """Carry out a request, telling what happens as it happens; `Statistics` comes last.
 
         Closing the iterator between two events cancels the request and frees its memory, but for the prefixes that
         are kept; the engine stays usable. Results do not depend on what is kept: a picture comes out as the same
         bytes, an answer is the one to the same tokens, read in other portions.
+
+        Args:
+            trace: filled with the request's tensors; of several ranks only with those of rank 0.
 
         Raises:
             RequestError: the request cannot be carried out with this checkpoint.
@@ -263,12 +268,14 @@ class Engine:
             self._ranks.require_whole()
         yield from map(Notice, self._worker.model.take_notes())
         if self._ranks is None:
-            yield from self._worker.perform(request)
+            yield from self._worker.perform(request, trace)
             return
         if self._uneven:
             self._worker.forget()
+        # Only rank 0 yields events, so the others make no previews.
+        others = request if isinstance(request, AnswerRequest) else replace(request, preview_every=0)
         try:
-            yield from self._ranks.lead(Run(request, self._uneven), self._worker.perform(request))
+            yield from self._ranks.lead(Run(others, self._uneven), self._worker.perform(request, trace))
         finally:
             # One rank may have had no memory to keep what another one keeps; they would then read in other portions.
             kept, size = {0: self._worker.kept_lengths, **self._ranks.results}, self._read_together

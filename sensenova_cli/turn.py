@@ -8,14 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from config.recommended import Recommended, read_recommended
 from config.schema import EngineSettings, Settings
 from model.events import Answer, Event, LoadProgress, Picture
-from model.requests import Request
+from model.requests import AnswerRequest, Request
 from model.weights.builtin import DEMO_MODEL
 from model.weights.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint
 from model.weights.named_lora import format_loras, parse_loras
@@ -157,6 +157,9 @@ def run_request(engine: "Engine", request: Request, renderer: Renderer, on_event
         KeyboardInterrupt: a signal came; the event during which it came was still dealt with.
         SenseNovaError: whatever the engine or `on_event` raises.
     """
+    if not isinstance(request, AnswerRequest):
+        every, size = renderer.preview_request()
+        request = replace(request, preview_every=every, preview_size=size)
     stream = cast("Generator[Event]", engine.run(request))
     with Interrupts(lambda: renderer.is_live) as interrupts, renderer.showing(request), closing(stream) as events:
         for event in events:
