@@ -33,6 +33,7 @@ from model.local_engine import LocalEngine
 from model.placement.devices import synchronize
 from model.placement.plan import Work
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
+from model.trace import Trace
 from model.weights.layout import Slot
 from model.weights.named_lora import NamedLora
 from model.weights.shards import stored_tensors
@@ -146,14 +147,18 @@ def run_pictures(
         torch.cuda.reset_peak_memory_stats()
     prefixes, steps, digest = [], [], ""
     clock = time.perf_counter()
-    for event in engine.run(request):
+    trace = Trace()
+    for event in engine.run(request, trace):
         now = time.perf_counter()
         if isinstance(event, PrefixRead):
             prefixes.append(event.tokens)
         if isinstance(event, DenoisingStep):
             steps.append(now - clock)
+            # They are on the device, whose memory is measured here.
+            trace.predicted.clear()
+            trace.velocities.clear()
         if isinstance(event, Picture):
-            digest = hashlib.sha256(event.tensor.numpy().tobytes()).hexdigest()[:16]
+            digest = hashlib.sha256(trace.pictures[-1].numpy().tobytes()).hexdigest()[:16]
         clock = now
     width, height = parse_size(size) or (0, 0)
     written = request.settings.max_think_tokens if request.settings.think else 0

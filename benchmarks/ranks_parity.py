@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import write_report
-from model import Answer, AnswerRequest, DenoisingStep, Engine, Picture
+from model import Answer, AnswerRequest, Engine, Picture, Trace
+from model.local_engine import LocalEngine
 from model.network.configuration import read_config
 from model.weights.shards import stored_tensors
 from model.weights.slices import Shares, part_layout, piece_of
@@ -68,22 +69,23 @@ def main() -> None:
     raise SystemExit(not good)
 
 
-def differences(engine: Engine, case: Case) -> dict[str, float]:
+def differences(engine: LocalEngine, case: Case) -> dict[str, float]:
     """Relative differences from what the reference implementation gave; a text of other tokens is infinitely far."""
     found: dict[str, float] = {}
     request = request_of(case)
     if not isinstance(request, AnswerRequest):
         # The reference implementation's was drawn on the CPU.
         request = replace(request, settings=request.settings.model_copy(update={"noise": "cpu"}))
-    for event in engine.run(request):
-        if isinstance(event, DenoisingStep) and event.step == 1:
-            found["first velocity"] = relative_difference(event.velocity.cpu(), golden(case, "first_velocity"))
-        elif isinstance(event, Picture):
-            found["picture"] = relative_difference(event.tensor.cpu(), golden(case, "image"))
+    trace = Trace()
+    for event in engine.run(request, trace):
+        if isinstance(event, Picture):
+            found["first velocity"] = relative_difference(trace.velocities[0].cpu(), golden(case, "first_velocity"))
+            found["picture"] = relative_difference(trace.pictures[0], golden(case, "image"))
             if event.think_text != case["think_text"]:
                 found["picture"] = float("inf")
         elif isinstance(event, Answer):
-            found["first logits"] = relative_difference(event.first_logits.cpu(), golden(case, "first_logits")[0])
+            assert trace.first_logits is not None
+            found["first logits"] = relative_difference(trace.first_logits, golden(case, "first_logits")[0])
             if list(event.token_ids) != golden(case, "new_ids")[0].tolist():
                 found["first logits"] = float("inf")
     return found

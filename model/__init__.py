@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         PictureError,
         RankError,
         RequestError,
+        WireError,
     )
     from model.events import (
         Answer,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from model.placement.ranks import dismiss_others
     from model.rank_main import rank_main
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
+    from model.trace import Trace
     from model.weights.builtin import DEMO_MODEL
     from model.weights.facts import CheckpointFacts, read_facts
     from model.weights.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint, local_checkpoint
@@ -67,6 +69,7 @@ _HOMES = {
         "PictureError",
         "RankError",
         "RequestError",
+        "WireError",
     ],
     "model.events": [
         "Answer",
@@ -88,6 +91,7 @@ _HOMES = {
     "model.placement.ranks": ["dismiss_others"],
     "model.rank_main": ["rank_main"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
+    "model.trace": ["Trace"],
     "model.weights.builtin": ["DEMO_MODEL"],
     "model.weights.facts": ["CheckpointFacts", "read_facts"],
     "model.weights.hub": ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "local_checkpoint"],
@@ -134,6 +138,8 @@ __all__ = [
     "TextToken",
     "ThinkText",
     "ThinkToken",
+    "Trace",
+    "WireError",
     "dismiss_others",
     "find_checkpoint",
     "format_loras",

@@ -35,6 +35,9 @@ class Engine(ABC):
 
         Closing the iterator between two events cancels the request; the engine stays usable.
 
+        Args:
+            trace: filled with the request's tensors; of several ranks only with those of rank 0.
+
         Raises:
             RequestError: the request cannot be carried out with this model.
             CheckpointError: a change of LoRAs was cut off.

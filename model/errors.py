@@ -11,6 +11,10 @@ class PictureError(RequestError):
     """An input picture is missing, unreadable or of an impossible shape."""
 
 
+class WireError(SenseNovaError):
+    """A request or an event in JSON cannot be read: a field is missing or has the wrong type, …"""
+
+
 class CheckpointError(SenseNovaError):
     """Weights are missing, unreadable or not what the network needs."""
 

@@ -1,17 +1,14 @@
-"""What the engine tells while it works: a stream of immutable values, in the order things happen."""
+"""What the engine tells while it works: a stream of immutable values, in the order things happen.
+
+Events are plain data. They hold no tensors and no functions, and `model.wire` writes each of them as JSON.
+"""
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-from PIL import Image
+from typing import Literal
 
 from config.schema import ImageSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from model.png import PNGImage
 
 Branch = Literal["condition", "images", "unconditional"]
 """A guidance branch, by what it sees: text and pictures, pictures only, or neither."""
@@ -76,10 +73,8 @@ class DenoisingStep:
 
     Attributes:
         time: t after this step, 0 noise … 1 picture.
-        predicted: the clean picture as predicted at this step, (1, 3, H, W), about −1..1.
-        velocity: the conditional branch's velocity of this step, (1, L, 3·32²), patches channel-last.
-
-    Both lie on the device, 72 MiB of it for a 2048×2048 picture: an event that is kept keeps them.
+        preview: the clean picture as predicted at this step, RGB, 8 bits a channel; None unless the request asks
+            for a preview of this step (`preview_every`, `preview_size`).
     """
 
     index: int
@@ -87,18 +82,7 @@ class DenoisingStep:
     step: int
     steps: int
     time: float
-    predicted: "Tensor"
-    velocity: "Tensor"
-    _to_picture: Callable[["Tensor", int | None], Image.Image]
-
-    def preview(self, longer_side: int | None = None) -> Image.Image:
-        """The predicted picture as an RGB image; costs one copy to the host, so ask only when it is shown.
-
-        Args:
-            longer_side: pixels that suffice there; the device makes the picture smaller, though by whole factors
-                only, before it is copied.
-        """
-        return self._to_picture(self.predicted, longer_side)
+    preview: PNGImage | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +134,6 @@ class Picture:
     Attributes:
         index, count: this is picture `index` (from 0) of `count`.
         image: RGB, 8 bits a channel.
-        tensor: the values before clamping, (1, 3, H, W), about −1..1, float32 on the CPU.
         settings: what made it, resolved: explicit size, this picture's own seed, one image.
         think_text: the think text it was drawn from, or None.
         caching: what was reused between its steps, or None where nothing could be.
@@ -158,8 +141,7 @@ class Picture:
 
     index: int
     count: int
-    image: Image.Image
-    tensor: "Tensor"
+    image: PNGImage
     settings: ImageSettings
     think_text: str | None
     caching: CacheSummary | None = None
@@ -180,13 +162,11 @@ class Answer:
     Attributes:
         token_ids: the new tokens, without the one that ended the turn.
         finish: `end` when the model ended its turn, `length` when `max_tokens` was reached.
-        first_logits: logits of the first new token, (vocabulary,), float32 on the CPU.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish: Literal["end", "length"]
-    first_logits: "Tensor"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import atexit
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from config.recommended import read_recommended
 from config.schema import LoadSettings
@@ -19,6 +20,7 @@ from model.placement.launch import SIZES, require_ranks
 from model.placement.plan import Work
 from model.placement.ranks import Ranks
 from model.requests import AnswerRequest, Request
+from model.trace import Trace
 from model.weights.builtin import DEMO_MODEL
 from model.weights.hub import DownloadPlan, find_checkpoint
 from model.weights.named_lora import NamedLora
@@ -130,18 +132,24 @@ class LocalEngine(Engine):
         placed = f"; {self.placement}" if self.placement else ""
         return f"{self.dtype} on {self.device}{placed}"
 
-    def run(self, request: Request) -> Iterator[Event]:
-        """As `Engine.run`. The memory of a cancelled request is freed, but for the prefixes that are kept."""
+    def run(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
+        """As `Engine.run`. The memory of a cancelled request is freed, but for the prefixes that are kept.
+
+        Args:
+            trace: filled with the request's tensors; of several ranks only with those of rank 0.
+        """
         if self._ranks is not None:
             self._ranks.require_whole()
         yield from map(Notice, self._worker.model.take_notes())
         if self._ranks is None:
-            yield from self._worker.perform(request)
+            yield from self._worker.perform(request, trace)
             return
         if self._uneven:
             self._worker.forget()
+        # Only rank 0 yields events, so the others make no previews.
+        others = request if isinstance(request, AnswerRequest) else replace(request, preview_every=0)
         try:
-            yield from self._ranks.lead(Run(request, self._uneven), self._worker.perform(request))
+            yield from self._ranks.lead(Run(others, self._uneven), self._worker.perform(request, trace))
         finally:
             # One rank may have had no memory to keep what another one keeps; they would then read in other portions.
             kept, size = {0: self._worker.kept_lengths, **self._ranks.results}, self._read_together

@@ -3,27 +3,34 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from PIL import Image
-
 from config.schema import MAX_SEED, ImageSettings, TextSettings
 from model.cache_library import require_cache_library
 from model.errors import RequestError
 from model.placeholders import refuse_image_tokens, require_placeholders
+from model.png import PNGImage
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
     """Make `settings.num_images` pictures that show what the prompt says.
 
+    Attributes:
+        preview_every: a `DenoisingStep` holds a preview after every N-th step; 0 makes no previews.
+        preview_size: the longer side of a preview in pixels. A preview is never larger than the picture; 0 is the
+            picture's own size.
+
     Raises:
-        RequestError: the prompt is empty, not text, or holds a placeholder; the seeds go beyond the largest one; or
-            `settings.cache` needs a library that is not installed.
+        RequestError: the prompt is empty, not text, or holds a placeholder; the seeds go beyond the largest one;
+            `settings.cache` needs a library that is not installed; or a number for previews is negative or not whole.
     """
 
     prompt: str
     settings: ImageSettings = field(default_factory=ImageSettings)
+    preview_every: int = 0
+    preview_size: int = 0
 
     def __post_init__(self) -> None:
+        _require_previews(self)
         _require_text(self.prompt, "prompt", 'say what to draw, for example "A cute cat"')
         require_placeholders([self.prompt], 0)
         _require_seeds(self.settings)
@@ -36,16 +43,22 @@ class EditRequest:
 
     `prompt` may hold `<image>` placeholders, one a picture at most; see model.sequences.prompt.
 
+    Attributes:
+        preview_every, preview_size: as for `GenerateRequest`.
+
     Raises:
         RequestError: as for `GenerateRequest`; there is no picture, there are fewer than placeholders, or `cfg_norm`
             is `cfg_zero_star`.
     """
 
     prompt: str
-    images: tuple[Image.Image, ...]
+    images: tuple[PNGImage, ...]
     settings: ImageSettings = field(default_factory=ImageSettings)
+    preview_every: int = 0
+    preview_size: int = 0
 
     def __post_init__(self) -> None:
+        _require_previews(self)
         _require_text(self.prompt, "prompt", 'say what to change, for example "make the sky red"')
         _require_seeds(self.settings)
         _require_library(self.settings)
@@ -81,7 +94,7 @@ class AnswerRequest:
     """
 
     prompt: str
-    images: tuple[Image.Image, ...] = ()
+    images: tuple[PNGImage, ...] = ()
     history: tuple[Message, ...] = ()
     system: str = ""
     settings: TextSettings = field(default_factory=TextSettings)
@@ -112,6 +125,13 @@ def _require_characters(text: str, name: str) -> None:
         raise RequestError(f"the {name} holds bytes that are no UTF-8 text", "write it in UTF-8") from None
     if "\0" in text:
         raise RequestError(f"the {name} holds a NUL character", "remove it")
+
+
+def _require_previews(request: GenerateRequest | EditRequest) -> None:
+    for name in ("preview_every", "preview_size"):
+        value = getattr(request, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise RequestError(f"{name} is {value!r}, which is no whole number from 0 on", "write 0 for the default")
 
 
 def _require_library(settings: ImageSettings) -> None:

@@ -45,9 +45,10 @@ from model.sampling.reuse import KeptPrefix, PictureIdentity, Reading
 from model.sampling.schedule import time_grid
 from model.sampling.step_cache import StepCache, StepCaching
 from model.sequences import prompt as prompts
-from model.sequences.images import fit_to_budget, prepare_picture, to_image
+from model.sequences.images import fit_to_budget, prepare_picture, to_image, to_preview
 from model.sequences.sequence import TokenSequence, build_sequence
 from model.sequences.tokenizer import StreamDecoder, Tokenizer
+from model.trace import Trace
 from model.weights.lora import overridden, read_adapters
 from model.weights.named_lora import NamedLora, parse_loras
 
@@ -153,16 +154,16 @@ class Worker:
         """As `Engine.recommended`."""
         return overridden(self._recommended, [adapter.settings for adapter in self.model.adapters])
 
-    def perform(self, request: Request) -> Iterator[Event]:
-        """The events of a request; errors as for `Engine.run`."""
+    def perform(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
+        """The events of a request; arguments and errors as for `Engine.run`."""
         if self._incomplete:
             raise CheckpointError("a change of LoRAs was cut off, and left incomplete weights", "change them again")
         try:
             with memory_errors("this request", self._advice):
                 if isinstance(request, AnswerRequest):
-                    yield from self._answer(request)
+                    yield from self._answer(request, trace)
                 else:
-                    yield from self._draw(request)
+                    yield from self._draw(request, trace)
         except DeviceMemoryError:
             self._kept = {}
             raise
@@ -180,7 +181,7 @@ class Worker:
         self.model.load(work, self.model.adapters)
         yield Notice(f"placed anew, for more room: {self.model.describe()}")
 
-    def _draw(self, request: GenerateRequest | EditRequest) -> Iterator[Event]:
+    def _draw(self, request: GenerateRequest | EditRequest, trace: Trace | None) -> Iterator[Event]:
         """Generate and edit: read the branches' prefixes, think, then denoise each picture."""
         settings = request.settings
         layers = self.model.config.transformer.layers
@@ -220,7 +221,8 @@ class Worker:
             prefixes = {branch: each.prefix.fork() for branch, each in kept.items()}
             think_text = None
             if settings.think:
-                think_text = yield from self._think(prefixes["condition"], settings.max_think_tokens, room, meter)
+                budget = settings.max_think_tokens
+                think_text = yield from self._think(prefixes["condition"], budget, room, meter, trace)
                 lengths["condition"] = prefixes["condition"].cache.length
             with torch.inference_mode():
                 canvases = self.model.runtime.canvases(prefixes, tokens)
@@ -233,35 +235,35 @@ class Worker:
                     meter.count_step(step.layers, lengths, tokens)
                     clock.count(step.layers, meter.denoising.seconds - before)
                     before = meter.denoising.seconds
-                    yield DenoisingStep(
-                        index,
-                        settings.num_images,
-                        number,
-                        settings.num_steps,
-                        step.time,
-                        step.predicted,
-                        step.velocity,
-                        self._look,
-                    )
+                    if trace is not None:
+                        trace.predicted.append(step.predicted)
+                        trace.velocities.append(step.velocity)
+                    is_shown = request.preview_every > 0 and number % request.preview_every == 0
+                    preview = self._look(step.predicted, request.preview_size) if is_shown else None
+                    yield DenoisingStep(index, settings.num_images, number, settings.num_steps, step.time, preview)
                 picture = step_picture(step.tokens, size).float().cpu()
                 _require_finite(picture, "picture", self.dtype)
+                if trace is not None:
+                    trace.pictures.append(picture)
                 made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
                 summary = clock.summary(cache.branches()) if cache else None
-                yield Picture(index, settings.num_images, to_image(picture), picture, made_with, think_text, summary)
+                yield Picture(index, settings.num_images, to_image(picture), made_with, think_text, summary)
         yield meter.statistics()
 
-    def _look(self, picture: Tensor, longer_side: int | None) -> Image.Image:
-        """`to_image`, of a picture that is there; it does not wait for what the device has been asked for since."""
+    def _look(self, picture: Tensor, longer_side: int) -> Image.Image:
+        """`to_preview`, of a step that is done. On CUDA it does not wait for the next step, which already runs."""
         if self._aside is None:
-            return to_image(picture, longer_side)
+            return to_preview(picture, longer_side)
         with torch.cuda.stream(self._aside):
-            return to_image(picture, longer_side)
+            return to_preview(picture, longer_side)
 
-    def _think(self, prefix: Prefix, budget: int, room: int, meter: Meter) -> Generator[Event, None, str]:
+    def _think(
+        self, prefix: Prefix, budget: int, room: int, meter: Meter, trace: Trace | None
+    ) -> Generator[Event, None, str]:
         """Greedy text until the model closes it; leaves the prefix ready for a picture, with room for its tokens.
         Returns the text."""
         stop = (self._tokenizer.think_end, self._tokenizer.end_of_turn)
-        written = yield from self._write(prefix, greedy, budget, stop, ThinkToken, meter)
+        written = yield from self._write(prefix, greedy, budget, stop, ThinkToken, meter, trace)
         # The closing tag belongs to the sequence; an ended turn does not, or the picture would come after it.
         kept = [] if written.last == self._tokenizer.end_of_turn else [written.last]
         rest = kept + self._tokenizer.encode(prompts.AFTER_THINK)
@@ -271,7 +273,7 @@ class Worker:
         yield ThinkText(written.text, written.token_ids, written.finish, meter.text.seconds)
         return written.text
 
-    def _answer(self, request: AnswerRequest) -> Iterator[Event]:
+    def _answer(self, request: AnswerRequest, trace: Trace | None) -> Iterator[Event]:
         """Describe and chat."""
         settings = request.settings
         pictures = [prepare_picture(as_rgb(image), self.recommended.answer_input) for image in request.images]
@@ -286,8 +288,8 @@ class Worker:
         with self._keeping() as kept:
             yield from self._read_branches(sequences, pictures, room, meter, kept, set(texts), partly=True)
             prefix = kept["condition"].prefix
-            written = yield from self._write(prefix, choose, settings.max_tokens, stop, TextToken, meter)
-        yield Answer(written.text, written.token_ids, written.finish, written.first_logits)
+            written = yield from self._write(prefix, choose, settings.max_tokens, stop, TextToken, meter, trace)
+        yield Answer(written.text, written.token_ids, written.finish)
         yield meter.statistics()
 
     def _write(
@@ -298,14 +300,16 @@ class Worker:
         stop: Collection[int],
         event: type[ThinkToken] | type[TextToken],
         meter: Meter,
+        trace: Trace | None,
     ) -> Generator[Event, None, "_Written"]:
         """Write on from a prefix, telling each new token as an event of this kind; those of `stop` are no text."""
-        first_logits: list[Tensor] = []
 
         def choose_checked(logits: Tensor, tokens: list[int]) -> Tensor:
-            if not first_logits:
-                first_logits.append(logits.cpu())
-                _require_finite(first_logits[0], "text", self.dtype)
+            if not tokens:
+                first_logits = logits.cpu()
+                _require_finite(first_logits, "text", self.dtype)
+                if trace is not None:
+                    trace.first_logits = first_logits
             return choose(logits, tokens)
 
         stream = StreamDecoder(self._tokenizer)
@@ -322,7 +326,7 @@ class Worker:
             yield event(ids[-1], text + stream.flush())
         meter.count_tokens(len(ids), prefix.cache.length)
         finish: Literal["end", "length"] = "end" if last in stop else "length"
-        return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish, first_logits[0])
+        return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish)
 
     @contextmanager
     def _keeping(self) -> Iterator[dict[Branch, KeptPrefix]]:
@@ -430,7 +434,6 @@ class _Written:
     token_ids: tuple[int, ...]
     last: int
     finish: Literal["end", "length"]
-    first_logits: Tensor
 
 
 def _require_finite(values: Tensor, what: str, dtype: str) -> None:

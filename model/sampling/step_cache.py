@@ -11,6 +11,7 @@ branches apart by whether a call is an odd or an even one, decide for a batch as
 another, where ours go through fused kernels and CUDA graphs many at a time.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -135,8 +136,9 @@ class StepCache:
         for branch in self._seen:
             context = self._contexts.get_context(branch)
             reused = len(context.get_cached_steps())
-            # Where nothing was compared the library notes a number that is none: zero or below.
-            differences = tuple(each for each in context.get_residual_diffs().values() if each > 0)
+            # Where nothing was compared the library notes a number that is none: zero or below. A ratio to zero is
+            # infinite, which JSON cannot hold.
+            differences = tuple(each for each in context.get_residual_diffs().values() if 0 < each < math.inf)
             told.append(BranchCaching(branch, context.executed_steps - reused, reused, differences))
         return tuple(told)
 

@@ -52,15 +52,30 @@ def prepare_picture(image: Image.Image, limits: PixelRange) -> Tensor:
     return (pixels - mean) / std
 
 
-def to_image(picture: Tensor, longer_side: int | None = None) -> Image.Image:
-    """A picture as the network makes it, (1, 3, H, W) in about −1..1 → RGB, 8 bits a channel.
-
-    Where `longer_side` pixels suffice, each is the mean of as large a square as leaves no fewer than those.
-    """
-    if longer_side is not None:
-        picture = avg_pool2d(picture, max(1, max(picture.shape[-2:]) // longer_side), ceil_mode=True)
+def to_image(picture: Tensor) -> Image.Image:
+    """A picture as the network makes it, (1, 3, H, W) in about −1..1 → RGB, 8 bits a channel."""
     values = ((picture[0].float() * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(np.ascontiguousarray(values.permute(1, 2, 0).cpu().numpy()))
+
+
+def to_preview(picture: Tensor, longer_side: int) -> Image.Image:
+    """A picture as the network makes it, (1, 3, H, W) in about −1..1 → a small RGB image, 8 bits a channel.
+
+    The device averages squares of whole pixels, so that little is copied to the host. The host resizes the rest.
+
+    Args:
+        longer_side: of the result, in pixels; 0, or more than the picture has, keeps the picture's size. The shorter
+            side is rounded up.
+    """
+    height, width = picture.shape[-2:]
+    longest = max(height, width)
+    if not 0 < longer_side < longest:
+        return to_image(picture)
+    factor = longest // longer_side
+    pooled = to_image(avg_pool2d(picture, factor, ceil_mode=True))
+    size = (math.ceil(width * longer_side / longest), math.ceil(height * longer_side / longest))
+    # The last squares may reach beyond the picture's edge.
+    return pooled.resize(size, Image.Resampling.BOX, box=(0, 0, width / factor, height / factor))
 
 
 def fit_to_budget(images: Sequence[Image.Image], input_pixels: str | int, output: Size) -> list[Image.Image]:

@@ -1,7 +1,7 @@
 """Progress on stderr: bars on a screen, a few lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from PIL import Image
@@ -89,13 +89,13 @@ class LiveSteps(_LiveBar):
         super().__init__(console, title, [MofNCompleteColumn(), _Rate()], picture)
         self._picture = picture
 
-    def update(self, done: int, total: int, predicted: Callable[[int], Image.Image] | None = None) -> None:
-        """So many steps are done; `predicted` gives the picture after them, its longer side in pixels given."""
+    def update(self, done: int, total: int, preview: Image.Image | None = None) -> None:
+        """So many steps are done; `preview` is the picture as predicted after them."""
         super().update(done, total)
         if self._picture is None:
             return
-        if predicted is not None and self._picture.is_due:
-            self._picture.draw(predicted, self._progress.refresh)
+        if preview is not None and self._picture.is_due:
+            self._picture.draw(preview, self._progress.refresh)
         elif self._picture.is_empty:
             self._progress.refresh()
 
@@ -139,7 +139,7 @@ class PlainSteps(_PlainLines):
 
     _announced = False
 
-    def update(self, done: int, total: int, predicted: Callable[[int], Image.Image] | None = None) -> None:
+    def update(self, done: int, total: int, preview: Image.Image | None = None) -> None:
         """So many steps are done; no picture is shown here."""
         if not self._announced:
             self._announced = True

@@ -25,7 +25,7 @@ from model import (
 from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
 from sensenova_cli.render.caching import cache_table
 from sensenova_cli.render.console import is_animated, printable, stderr_console
-from sensenova_cli.render.preview import Preview
+from sensenova_cli.render.preview import LIVE_SIZE, Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView, gigabytes
 from sensenova_cli.render.think import LiveThink, PlainThink
 from sensenova_cli.spelling import Spelling, as_flags
@@ -109,6 +109,12 @@ class Renderer:
         finally:
             self._close_views()
             self._end_answer_line()
+
+    def preview_request(self) -> tuple[int, int]:
+        """The previews that this screen shows while a picture forms, as a request's `preview_every` and
+        `preview_size`; (0, 0) where it shows none."""
+        is_shown = self._animated and not self._quiet and self._preview.live() is not None
+        return (1, LIVE_SIZE) if is_shown else (0, 0)
 
     @property
     def is_live(self) -> bool:

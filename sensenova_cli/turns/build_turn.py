@@ -34,7 +34,20 @@ class Turn:
         return self.task.prompt.text if isinstance(self.task, PictureTask) else self.task.question
 
 
-def build_turn(task: Task, layers: Layers, recommended: Recommended) -> Turn:
+@dataclass(frozen=True)
+class Previews:
+    """Which predicted pictures the face wants to show.
+
+    Attributes:
+        every: a preview after every N-th step; 0 for none.
+        size: the longer side of a preview in pixels; 0 for the picture's own size.
+    """
+
+    every: int = 0
+    size: int = 0
+
+
+def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: Previews) -> Turn:
     """Merge the settings of a task and build its request.
 
     Args:
@@ -48,12 +61,12 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended) -> Turn:
         text = TextSettings.part_of(resolved.settings)
         return _turn(task, resolved, task.conversation.ask(task.question, task.images, text))
     try:
-        return _build_picture_turn(task, layers, recommended)
+        return _build_picture_turn(task, layers, recommended, previews)
     except SenseNovaError as error:
         raise type(error)(task.prompt.place + error.what, error.hint) from error
 
 
-def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommended) -> Turn:
+def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommended, previews: Previews) -> Turn:
     resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
     seed, warnings = _choose_seed(task, resolved)
     size = _choose_size(task, resolved.settings.size, recommended)
@@ -61,9 +74,10 @@ def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommen
     image = ImageSettings.part_of(settings)
     request: GenerateRequest | EditRequest
     if task.kind == "edit":
-        request = EditRequest(task.prompt.text, tuple(each.image for each in task.inputs), image)
+        images = tuple(each.image for each in task.inputs)
+        request = EditRequest(task.prompt.text, images, image, previews.every, previews.size)
     else:
-        request = GenerateRequest(task.prompt.text, image)
+        request = GenerateRequest(task.prompt.text, image, previews.every, previews.size)
     return _turn(task, Resolved(settings, resolved.origins), request, warnings)
 
 

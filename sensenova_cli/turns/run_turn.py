@@ -11,7 +11,7 @@ from config.load import Layers
 from model import Engine, Event
 from sensenova_cli.interrupts import Stop
 from sensenova_cli.render.stream import Renderer
-from sensenova_cli.turns.build_turn import Turn, build_turn
+from sensenova_cli.turns.build_turn import Previews, Turn, build_turn
 from sensenova_cli.turns.model_source import ModelSource
 from sensenova_cli.turns.tasks import Task
 
@@ -69,7 +69,8 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, face: F
         KeyboardInterrupt: the stop signal came, and the turn was ended between two events.
     """
     recommended = model.card(face.view).recommended
-    turns = [build_turn(task, layers, recommended) for task in tasks]
+    previews = Previews(*face.view.preview_request())
+    turns = [build_turn(task, layers, recommended, previews) for task in tasks]
     sinks = face.open_sinks(turns)
     for warning in dict.fromkeys(warning for turn in turns for warning in turn.warnings):
         face.view.notice(warning)

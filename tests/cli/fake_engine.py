@@ -43,8 +43,8 @@ CACHING = CacheSummary(
 """What it says of pictures with a cache."""
 
 
-def _unasked() -> Image.Image:
-    raise AssertionError("a preview costs a copy from the device, and nobody looked at one")
+def _unasked(longer_side: int) -> Image.Image:
+    raise AssertionError("a preview costs a copy from the device, and nobody shows one")
 
 
 class FakeEngine(Engine):
@@ -56,7 +56,7 @@ class FakeEngine(Engine):
         closed: whether a request was given up before its end.
         closed_for_good: whether it was closed itself.
         on_step: called before each denoising step and each token, with its number from 1.
-        predict: gives the predicted picture of every step; fails unless it was set.
+        predict: makes a preview of the size that the request asks for; fails unless it was set.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -68,7 +68,7 @@ class FakeEngine(Engine):
         self.on_step: Callable[[int], None] = lambda number: None
         self.notice = ""
         self.answer = ANSWER
-        self.predict = _unasked
+        self.predict: Callable[[int], Image.Image] = _unasked
 
     def close(self) -> None:
         self.closed_for_good = True
@@ -123,7 +123,9 @@ class FakeEngine(Engine):
         for index in range(count):
             for step in range(1, steps + 1):
                 self.on_step(step)
-                yield DenoisingStep(index, count, step, steps, step / steps, None, None, self._preview)  # type: ignore[arg-type]
+                is_shown = request.preview_every > 0 and step % request.preview_every == 0
+                preview = self.predict(request.preview_size) if is_shown else None
+                yield DenoisingStep(index, count, step, steps, step / steps, preview)
             seed = settings.seed + index
             made_with = settings.model_copy(update={"size": size, "seed": seed, "num_images": 1})
             colour = (seed % 256, len(request.prompt) % 256, steps % 256)
@@ -131,7 +133,7 @@ class FakeEngine(Engine):
             assert sides is not None
             image = Image.new("RGB", sides, colour)
             caching = CACHING if settings.cache != "off" else None
-            yield Picture(index, count, image, None, made_with, text, caching)  # type: ignore[arg-type]
+            yield Picture(index, count, image, made_with, text, caching)
         yield Statistics(14, len(THINK) if text else 0, count * steps, 0.5, 2.0, 3.0, 1_500_000_000, "cpu")
 
     def _answer(self, request: AnswerRequest) -> Iterator[Event]:
@@ -141,8 +143,5 @@ class FakeEngine(Engine):
             self.on_step(number)
             yield TextToken(number, word)
         finish: Any = "length" if len(words) < len(self.answer) else "end"
-        yield Answer("".join(words), tuple(range(1, len(words) + 1)), finish, None)  # type: ignore[arg-type]
+        yield Answer("".join(words), tuple(range(1, len(words) + 1)), finish)
         yield Statistics(10, len(words), 0, 0.5, 0.0, 0.6, 1_500_000_000, "cpu")
-
-    def _preview(self, predicted: object, longer_side: int | None) -> Image.Image:
-        return self.predict()

@@ -1,7 +1,7 @@
 """The whole program as a process of its own, on the fake engine: `python -m tests.cli.fake_program generate …`.
 
 FAKE_STEP_SECONDS makes each step take that long, from one second on saying so on stderr; FAKE_LOAD_SECONDS the
-loading. FAKE_PREVIEW is the colour of predicted pictures; without it nobody may look at one.
+loading. FAKE_PREVIEW is the colour of previews; without it nobody may ask for one.
 """
 
 import os
@@ -22,7 +22,7 @@ def open_engine(settings: LoadSettings, **options: object) -> Any:
     engine = FakeEngine(Path(settings.model or ""))
     engine.on_step = take_a_step
     if "FAKE_PREVIEW" in os.environ:
-        engine.predict = lambda: Image.new("RGB", (64, 64), os.environ["FAKE_PREVIEW"])
+        engine.predict = lambda longer_side: Image.new("RGB", (longer_side, longer_side), os.environ["FAKE_PREVIEW"])
     return engine
 
 

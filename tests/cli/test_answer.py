@@ -9,7 +9,6 @@ from typing import Any
 import pexpect
 import pyte
 import pytest
-import torch
 from rich.console import Console
 from rich.live import Live
 
@@ -267,7 +266,7 @@ def test_what_is_no_terminal_gets_plain_text_as_it_is(capsys: pytest.CaptureFixt
     with renderer.showing(AnswerRequest("x")):
         for piece in pieces(MIXED, 5):
             renderer.event(TextToken(0, piece))
-        renderer.event(Answer(MIXED, (), "end", torch.zeros(1)))
+        renderer.event(Answer(MIXED, (), "end"))
     assert capsys.readouterr().out == MIXED + "\n"
 
 

@@ -123,7 +123,9 @@ main()
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("name", ["sensenova_cli.app", "typer", "sensenova_cli.streams", "sensenova_cli.turn"])
+@pytest.mark.parametrize(
+    "name", ["sensenova_cli.app", "typer", "sensenova_cli.streams", "sensenova_cli.turns.one_shot"]
+)
 def test_while_the_program_itself_is_imported(name: str, number: str) -> None:
     script = SIGNAL_WHILE_IMPORTING.format(name=name, number=number)
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)

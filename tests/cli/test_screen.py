@@ -55,7 +55,7 @@ def test_a_name_with_brackets_is_shown_as_it_is(home: Path) -> None:
 @pytest.mark.parametrize("width", [40, 80])
 def test_the_picture_forms_and_stands_below_its_path_in_the_end(home: Path, width: int) -> None:
     text = run_on_a_screen(f"{PROGRAM} generate x -o a.png --size 64x64", width, FAKE_STEP_SECONDS="0.3")
-    assert "48;2;255;0;0m▀" in text, "no predicted picture was shown"
+    assert "48;2;255;0;0m▀" in text, "no preview was shown"
     screen = pyte.Screen(width, 24)
     pyte.Stream(screen).feed(text)
     side = min(width, 42)
@@ -123,7 +123,7 @@ def test_paths_in_a_file_leave_the_preview_on_the_screen(home: Path) -> None:
     ["--no-preview", "--preview off", "-q", "--json", "--no-color", "2> err.txt", "2> err.txt > out.txt"],
 )
 def test_nothing_is_shown_where_it_is_not_wanted(home: Path, ending: str) -> None:
-    """Nor is a predicted picture asked for, which the engine here would refuse."""
+    """Nor is a preview asked for, which the engine here would refuse to make."""
     text = run_on_a_screen(f"unset FAKE_PREVIEW; {PROGRAM} generate x -o a.png {ending}; echo code $?")
     assert "code 0" in text
     for file in home.glob("*.txt"):

@@ -20,7 +20,7 @@ def streamed(stdout: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr("sys.stdout", stdout)
     events: list[Event] = [TextToken(number, text) for number, text in enumerate(TOKENS)]
     # The last token comes with the answer only, as the bytes of a character that was cut off do.
-    events[-1] = Answer("".join(TOKENS), tuple(range(len(TOKENS))), "end", None)  # type: ignore[arg-type]
+    events[-1] = Answer("".join(TOKENS), tuple(range(len(TOKENS))), "end")
     renderer = Renderer(quiet=True, stream_answers=True, show_think=False)
     with renderer.showing(AnswerRequest("Which animal?")):
         for event in events:

@@ -8,7 +8,7 @@ import random
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from model import (
     Statistics,
     TextSettings,
     ThinkText,
+    Trace,
 )
 from model.events import Branch
 from model.network.attention import Segment
@@ -94,12 +95,21 @@ def of(events: list[Event], kind: type[EventType]) -> list[EventType]:
     return [event for event in events if isinstance(event, kind)]
 
 
-def ask(engine: Engine, request: AnswerRequest) -> tuple[Answer, PrefixRead]:
-    events = list(engine.run(request))
-    return of(events, Answer)[0], of(events, PrefixRead)[0]
+@dataclass(frozen=True)
+class Answered(Answer):
+    """With the logits of its first token."""
+
+    first_logits: torch.Tensor
 
 
-def require_fresh(answer: Answer, fresh: Engine, request: AnswerRequest) -> None:
+def ask(engine: Engine, request: AnswerRequest) -> tuple[Answered, PrefixRead]:
+    trace = Trace()
+    events = list(engine.run(request, trace))
+    assert trace.first_logits is not None
+    return Answered(**vars(of(events, Answer)[0]), first_logits=trace.first_logits), of(events, PrefixRead)[0]
+
+
+def require_fresh(answer: Answered, fresh: Engine, request: AnswerRequest) -> None:
     """The answer is the one that an engine gives that has read everything for it."""
     fresh.forget()
     expected, read = ask(fresh, request)

@@ -7,6 +7,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,12 +37,14 @@ from model import (
     TextToken,
     ThinkText,
     ThinkToken,
+    Trace,
 )
 from model.errors import DeviceError, NumericsError
 from model.network.cache import CAPACITY_STEP, KVCache
 from model.network.sensenova import SenseNovaU1
 from model.sampling import denoise, prefix
 from model.sampling.guidance import generate_guidance
+from model.sequences.images import to_image
 from model.weights.synthetic import byte_tokenizer
 from model.weights.writer import write_tokenizer
 
@@ -74,7 +77,7 @@ def test_events_of_a_picture(engine: Engine) -> None:
     steps = of(events, DenoisingStep)
     assert [(step.step, step.steps) for step in steps] == [(1, 3), (2, 3), (3, 3)]
     assert steps[-1].time == 1
-    assert steps[0].preview().size == (256, 256)
+    assert [step.preview for step in steps] == [None] * 3
     made = of(events, Picture)[0]
     assert made.image.size == (256, 256)
     assert made.settings.size == "256x256"
@@ -85,9 +88,50 @@ def test_events_of_a_picture(engine: Engine) -> None:
 
 
 def test_the_last_prediction_is_the_picture(engine: Engine) -> None:
-    events = list(engine.run(GenerateRequest("a cat", small(cfg_scale=1.0))))
-    difference = of(events, DenoisingStep)[-1].predicted.cpu() - of(events, Picture)[0].tensor
-    assert difference.abs().max() < 1e-4
+    trace = Trace()
+    list(engine.run(GenerateRequest("a cat", small(cfg_scale=1.0)), trace))
+    assert (trace.predicted[-1].cpu() - trace.pictures[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("every", "shown"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (5, [5]), (6, []), (0, [])])
+def test_previews_are_made_at_the_steps_that_were_asked_for(engine: Engine, every: int, shown: list[int]) -> None:
+    request = EditRequest("red", (PICTURE,), small(num_steps=5, num_images=2), preview_every=every, preview_size=40)
+    for index in range(2):
+        steps = [event for event in of(list(engine.run(request)), DenoisingStep) if event.index == index]
+        assert [step.step for step in steps if step.preview is not None] == shown
+        assert {step.preview.size for step in steps if step.preview is not None} <= {(27, 40)}
+
+
+def test_a_preview_is_the_predicted_picture(engine: Engine) -> None:
+    """And the picture is the same without previews."""
+    trace = Trace()
+    request = GenerateRequest("a cat", small(cfg_scale=1.0), preview_every=1)
+    events = list(engine.run(request, trace))
+    previews = [step.preview for step in of(events, DenoisingStep)]
+    assert previews == [to_image(predicted) for predicted in trace.predicted]
+    (made,) = of(events, Picture)
+    assert made.image == picture(engine, replace(request, preview_every=0)).image
+
+
+def test_no_preview_is_made_unasked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a preview that nobody asked for")
+
+    monkeypatch.setattr("model.worker.to_preview", refuse)
+    assert picture(engine, GenerateRequest("a cat", SMALL, preview_size=40))
+
+
+def test_a_trace_holds_what_the_request_computed(engine: Engine) -> None:
+    trace = Trace()
+    (made, _) = of(list(engine.run(GenerateRequest("a cat", small(num_images=2)), trace)), Picture)
+    assert {each.shape for each in trace.predicted} == {(1, 3, 96, 64)}
+    assert {each.shape for each in trace.velocities} == {(1, 6, 3 * 32**2)}
+    assert len(trace.predicted) == len(trace.velocities) == 6
+    assert len(trace.pictures) == 2 and to_image(trace.pictures[0]) == made.image
+    assert trace.first_logits is None
+    answered = Trace()
+    (answer,) = of(list(engine.run(AnswerRequest("hello", settings=TextSettings(max_tokens=2)), answered)), Answer)
+    assert answered.first_logits is not None and int(answered.first_logits.argmax()) == answer.token_ids[0]
 
 
 def test_same_seed_same_picture(engine: Engine) -> None:
@@ -371,10 +415,11 @@ def test_pictures_of_other_kinds_are_what_reading_them_gives(engine: Engine, mod
     image = Image.new(mode, (64, 64), {"RGBA": (9, 9, 9, 0), "LA": (9, 0), "I;16": 65535}[mode])
     white = Image.new("RGB", (64, 64), "white")
     settings = TextSettings(max_tokens=1)
-    answers = [
-        of(list(engine.run(AnswerRequest("what?", (given,), settings=settings))), Answer)[0] for given in (image, white)
-    ]
-    assert torch.equal(answers[0].first_logits, answers[1].first_logits)
+    traces = [Trace(), Trace()]
+    for given, trace in zip((image, white), traces, strict=True):
+        list(engine.run(AnswerRequest("what?", (given,), settings=settings), trace))
+    assert traces[0].first_logits is not None and traces[1].first_logits is not None
+    assert torch.equal(traces[0].first_logits, traces[1].first_logits)
 
 
 @pytest.mark.parametrize("size", [(0, 64), (3000, 2)])
@@ -398,6 +443,11 @@ def test_requests_are_checked() -> None:
         AnswerRequest("a", system="\udcff")
     with pytest.raises(RequestError, match="largest seed"):
         GenerateRequest("a cat", small(seed=2**63 - 1, num_images=2))
+    for wrong in (-1, 1.5, True, "5", None):
+        with pytest.raises(RequestError, match="preview_every is"):
+            GenerateRequest("a cat", preview_every=wrong)  # type: ignore[arg-type]
+        with pytest.raises(RequestError, match="preview_size is"):
+            EditRequest("red", (PICTURE,), preview_size=wrong)  # type: ignore[arg-type]
 
 
 def test_no_such_device(tiny_checkpoint: Path) -> None:

@@ -11,7 +11,17 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture, Statistics, TextSettings
+from model import (
+    Answer,
+    AnswerRequest,
+    Engine,
+    GenerateRequest,
+    ImageSettings,
+    Picture,
+    Statistics,
+    TextSettings,
+    Trace,
+)
 from model.errors import RankError
 from model.events import Branch, DenoisingStep
 from model.network.attention import Segment, attend, fastest_kernels
@@ -24,6 +34,7 @@ from model.sampling.denoise import Step, denoise
 from model.sampling.guidance import generate_guidance
 from model.sampling.prefix import Prefix, read_prefix
 from model.sampling.runtime import Runtime
+from model.sequences.images import to_preview
 from model.sequences.sequence import TokenSequence
 from model.weights.quantize import quantize_network
 from model.weights.synthetic import config_fields, random_network
@@ -40,26 +51,27 @@ def test_picture_from_the_cpus_noise(case: Case, parity_engine: Callable[[str, s
     request = request_of(case)
     assert isinstance(request.settings, ImageSettings)
     request = type(request)(**{**vars(request), "settings": request.settings.model_copy(update={"noise": "cpu"})})
-    picture = next(
-        event for event in parity_engine(case["checkpoint"], "cuda").run(request) if isinstance(event, Picture)
-    )
-    assert relative_difference(picture.tensor, golden(case, "image")) < 2e-3
+    trace = Trace()
+    list(parity_engine(case["checkpoint"], "cuda").run(request, trace))
+    assert relative_difference(trace.pictures[0], golden(case, "image")) < 2e-3
 
 
 @pytest.mark.parametrize("case", cases("describe", "chat"), ids=case_id)
 def test_text(case: Case, parity_engine: Callable[[str, str], Engine]) -> None:
-    events = parity_engine(case["checkpoint"], "cuda").run(request_of(case))
+    trace = Trace()
+    events = parity_engine(case["checkpoint"], "cuda").run(request_of(case), trace)
     answer = next(event for event in events if isinstance(event, Answer))
     assert list(answer.token_ids) == golden(case, "new_ids")[0].tolist()
-    assert relative_difference(answer.first_logits, golden(case, "first_logits")[0]) < 1e-3
+    assert trace.first_logits is not None
+    assert relative_difference(trace.first_logits, golden(case, "first_logits")[0]) < 1e-3
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(dtype: str, tiny_checkpoint: Path) -> None:
     engine = Engine.load(tiny_checkpoint, device="cuda", dtype=dtype)
-    events = list(engine.run(GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=4))))
-    picture = next(event for event in events if isinstance(event, Picture))
-    assert torch.isfinite(picture.tensor).all()
+    trace = Trace()
+    events = list(engine.run(GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=4)), trace))
+    assert torch.isfinite(trace.pictures[0]).all()
     statistics = events[-1]
     assert isinstance(statistics, Statistics)
     assert 0 < statistics.peak_memory < 2**30
@@ -258,16 +270,13 @@ def test_a_picture_that_is_given_up_changes_nothing() -> None:
         assert all(torch.equal(*pair) for pair in zip((step.tokens for step in steps()), whole, strict=True))
 
 
-def test_a_preview_does_not_wait_for_the_next_step(tiny_checkpoint: Path) -> None:
+def test_a_preview_made_beside_the_next_step_is_the_predicted_picture(tiny_checkpoint: Path) -> None:
     engine = Engine.load(tiny_checkpoint, device="cuda")
-    settings = ImageSettings(size="256x256", num_steps=4)
-    shown = [
-        event.preview().tobytes()
-        for event in engine.run(GenerateRequest("a cat", settings))
-        if isinstance(event, DenoisingStep)
-    ]
-    late = [event for event in engine.run(GenerateRequest("a cat", settings)) if isinstance(event, DenoisingStep)]
-    assert shown == [event.preview().tobytes() for event in late]
+    trace = Trace()
+    request = GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=4), preview_every=1, preview_size=80)
+    steps = [event for event in engine.run(request, trace) if isinstance(event, DenoisingStep)]
+    torch.cuda.synchronize()
+    assert [step.preview for step in steps] == [to_preview(predicted, 80) for predicted in trace.predicted]
 
 
 @pytest.mark.parametrize(("dtype", "quantized", "tolerance"), TOLERANCES)
@@ -355,7 +364,9 @@ def test_fused_checkpoints_are_the_plain_ones(name: str, parity_checkpoint: Call
     pictures = []
     for eager in (True, False):
         engine = Engine.load(parity_checkpoint(name), device="cuda", dtype="float32", enforce_eager=eager)
-        pictures.append(next(event.tensor for event in engine.run(request) if isinstance(event, Picture)))
+        trace = Trace()
+        list(engine.run(request, trace))
+        pictures.append(trace.pictures[0])
     assert relative_difference(pictures[1], pictures[0]) < 2e-3
 
 
@@ -380,12 +391,16 @@ def test_two_gpus(setting: str, tiny_checkpoint: Path) -> None:
     draw = GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=6))
     ask = AnswerRequest("hello", settings=TextSettings(max_tokens=40))
     alone = Engine.load(tiny_checkpoint, device="cuda", dtype="float32")
-    theirs = next(event for event in alone.run(draw) if isinstance(event, Picture)).tensor
+    drawn_alone = Trace()
+    list(alone.run(draw, drawn_alone))
+    theirs = drawn_alone.pictures[0]
     words = next(event for event in alone.run(ask) if isinstance(event, Answer)).token_ids
     for _ in range(2):
         two: dict[str, Any] = {setting: 2}
         shared = Engine.load(tiny_checkpoint, device="cuda", dtype="float32", **two)
-        ours = next(event for event in shared.run(draw) if isinstance(event, Picture)).tensor
+        drawn = Trace()
+        list(shared.run(draw, drawn))
+        ours = drawn.pictures[0]
         assert (ours - theirs).norm() / theirs.norm() < 2e-3
         assert next(event for event in shared.run(ask) if isinstance(event, Answer)).token_ids == words
         (child,) = shared._ranks._processes.values()  # type: ignore[union-attr]

@@ -20,8 +20,9 @@ from model import (
     GenerateRequest,
     ImageSettings,
     TextSettings,
+    Trace,
 )
-from model.events import Picture, PrefixRead, ThinkText
+from model.events import PrefixRead, ThinkText
 from model.requests import Request
 from model.weights.synthetic import TINY_SETTINGS, byte_tokenizer, config_fields, write_random_checkpoint
 
@@ -71,12 +72,12 @@ ASKED: dict[str, Request] = {
 @pytest.mark.parametrize("what", ASKED)
 def test_words_by_all_ranks_and_pictures_by_copies(what: str, apart: Engine, alone: Engine) -> None:
     for _ in range(2):  # also behind what is kept of the first time
-        ours, theirs = list(apart.run(ASKED[what])), list(alone.run(ASKED[what]))
+        traces = Trace(), Trace()
+        ours, theirs = list(apart.run(ASKED[what], traces[0])), list(alone.run(ASKED[what], traces[1]))
         for kind in (ThinkText, Answer):
             words = [[event.token_ids for event in events if isinstance(event, kind)] for events in (ours, theirs)]
             assert words[0] == words[1]
-        pictures = [[event.tensor for event in events if isinstance(event, Picture)] for events in (ours, theirs)]
-        for mine, other in zip(*pictures, strict=True):
+        for mine, other in zip(traces[0].pictures, traces[1].pictures, strict=True):
             assert (mine - other).norm() / other.norm() < 1e-4
     assert apart.kept_lengths == alone.kept_lengths
 

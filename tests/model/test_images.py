@@ -6,7 +6,7 @@ from PIL import Image
 
 from config.recommended import PixelRange, Recommended
 from model.errors import PictureError
-from model.sequences.images import fit_size, fit_to_budget, prepare_picture, to_image
+from model.sequences.images import fit_size, fit_to_budget, prepare_picture, to_preview
 
 ANSWER = Recommended().answer_input
 
@@ -58,11 +58,38 @@ def test_input_budget(budget: str | int, pictures: int, size: tuple[int, int]) -
     assert [image.size for image in fit_to_budget(images, budget, (1024, 1024))] == [size] * pictures
 
 
-def test_a_picture_for_a_preview_is_the_mean_of_squares() -> None:
-    """Never smaller than asked for, and the values of the whole picture."""
+def test_a_preview_averages_the_whole_picture() -> None:
     picture = torch.full((1, 3, 64, 96), -1.0)
     picture[:, :, ::2] = 1.0  # every other row white
-    image = to_image(picture, longer_side=40)
-    assert image.size == (48, 32)
+    image = to_preview(picture, 40)
+    assert image.size == (40, 27)
     assert set(image.tobytes()) == {128}
-    assert to_image(picture, longer_side=97).size == to_image(picture).size == (96, 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "longer_side", "made"),
+    [
+        ((96, 64), 0, (96, 64)),
+        ((96, 64), 96, (96, 64)),
+        ((96, 64), 97, (96, 64)),  # nothing is enlarged
+        ((96, 64), 95, (95, 64)),
+        ((96, 64), 48, (48, 32)),
+        ((64, 96), 30, (20, 30)),
+        ((2048, 1184), 80, (80, 47)),
+        ((32, 6400), 80, (1, 80)),
+        ((6400, 32), 250, (250, 2)),
+        ((96, 64), 1, (1, 1)),
+    ],
+)
+def test_a_preview_has_the_size_that_was_asked_for(
+    size: tuple[int, int], longer_side: int, made: tuple[int, int]
+) -> None:
+    assert to_preview(torch.zeros(1, 3, size[1], size[0]), longer_side).size == made
+
+
+def test_a_preview_keeps_what_is_where() -> None:
+    """Also where the last squares reach beyond the edge."""
+    picture = torch.full((1, 3, 64, 100), -1.0)
+    picture[..., 50:] = 1.0  # the right half white
+    row = to_preview(picture, 3).convert("L").crop((0, 0, 3, 1)).tobytes()
+    assert list(row) == [0, 124, 255]  # columns 0 to 32, 33 to 65 (16 of them white), 66 to 98

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from benchmarks import weight_link
 from config.errors import SettingsError
 from config.schema import LoadSettings
-from model import Answer, DenoisingStep, Engine, GenerateRequest, ImageSettings, Notice, Picture, PrefixRead
+from model import Answer, DenoisingStep, Engine, GenerateRequest, ImageSettings, Notice, Picture, PrefixRead, Trace
 from model.errors import CheckpointError, DeviceError, DeviceMemoryError
 from model.network.cache import CAPACITY_STEP, KVCache, ScratchCache
 from model.network.configuration import parse_config, read_config
@@ -70,9 +70,10 @@ def results(engine: Engine, requests: list[Request]) -> list[object]:
     """Bytes of pictures, and texts."""
     found: list[object] = []
     for request in requests:
-        for event in engine.run(request):
+        trace = Trace()
+        for event in engine.run(request, trace):
             if isinstance(event, Picture):
-                found.append(event.tensor.numpy().tobytes())
+                found.append(trace.pictures[-1].numpy().tobytes())
             if isinstance(event, Answer):
                 found.append(event.text)
     return found
@@ -120,8 +121,9 @@ def test_every_placement_gives_the_same_on_a_gpu(
 def test_pictures_of_the_reference(case: Case, place: Callable[..., Engine], parity_checkpoint: Any) -> None:
     """Experts, too."""
     engine = place(PLACEMENTS["two layers"], parity_checkpoint(case["checkpoint"]), dtype="float32")
-    picture = next(event for event in engine.run(request_of(case)) if isinstance(event, Picture))
-    assert relative_difference(picture.tensor, golden(case, "image")) < 2e-3
+    trace = Trace()
+    list(engine.run(request_of(case), trace))
+    assert relative_difference(trace.pictures[0], golden(case, "image")) < 2e-3
 
 
 def test_a_turn_given_up_leaves_no_trace(place: Callable[..., Engine]) -> None:

@@ -24,6 +24,7 @@ from model import (
     GenerateRequest,
     ImageSettings,
     TextSettings,
+    Trace,
 )
 from model.errors import DeviceError, DeviceMemoryError, RankError, RequestError
 from model.events import Picture, PrefixRead, ThinkText
@@ -43,7 +44,9 @@ def children() -> list[psutil.Process]:
 
 
 def picture(engine: Engine, request: GenerateRequest = CAT) -> torch.Tensor:
-    return next(event for event in engine.run(request) if isinstance(event, Picture)).tensor
+    trace = Trace()
+    list(engine.run(request, trace))
+    return trace.pictures[0]
 
 
 def ask(question: str) -> AnswerRequest:

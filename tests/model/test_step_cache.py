@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from config.caching import PRESETS, CacheOptions
-from model import EditRequest, Engine, GenerateRequest, ImageSettings, Notice, Picture, RequestError, Statistics
+from model import EditRequest, Engine, GenerateRequest, ImageSettings, Notice, Picture, RequestError, Statistics, Trace
 from model.events import Branch, BranchCaching, CacheSummary, DenoisingStep, Event, ThinkText
 from model.meter import LayerClock
 from model.placement.plan import Placement
@@ -44,8 +45,17 @@ def cached(**changes: Any) -> ImageSettings:
     return ImageSettings(**{**CACHED, **changes})
 
 
-def pictures(engine: Engine, request: GenerateRequest | EditRequest) -> list[Picture]:
-    return [event for event in engine.run(request) if isinstance(event, Picture)]
+@dataclass(frozen=True, kw_only=True)
+class Drawn(Picture):
+    """With its values before clamping."""
+
+    tensor: Tensor
+
+
+def pictures(engine: Engine, request: GenerateRequest | EditRequest) -> list[Drawn]:
+    trace = Trace()
+    made = [event for event in engine.run(request, trace) if isinstance(event, Picture)]
+    return [Drawn(**vars(each), tensor=tensor) for each, tensor in zip(made, trace.pictures, strict=True)]
 
 
 def summary(picture: Picture) -> CacheSummary:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from model import Answer, DenoisingStep, Engine, Picture, PrefixRead
+from model import Answer, Engine, Picture, PrefixRead, Trace
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
 
 PICTURES = cases("t2i", "edit")
@@ -17,19 +17,21 @@ def test_all_cases_are_here() -> None:
 
 @pytest.mark.parametrize("case", PICTURES, ids=case_id)
 def test_picture(case: Case, parity_engine: Callable[[str, str], Engine]) -> None:
-    events = list(parity_engine(case["checkpoint"], "cpu").run(request_of(case)))
-    first = next(event for event in events if isinstance(event, DenoisingStep))
+    trace = Trace()
+    events = list(parity_engine(case["checkpoint"], "cpu").run(request_of(case), trace))
     picture = next(event for event in events if isinstance(event, Picture))
     assert picture.think_text == case["think_text"]
-    assert relative_difference(first.velocity, golden(case, "first_velocity")) < 2e-3
-    assert relative_difference(picture.tensor, golden(case, "image")) < 2e-3
+    assert relative_difference(trace.velocities[0], golden(case, "first_velocity")) < 2e-3
+    assert relative_difference(trace.pictures[0], golden(case, "image")) < 2e-3
 
 
 @pytest.mark.parametrize("case", TEXTS, ids=case_id)
 def test_text(case: Case, parity_engine: Callable[[str, str], Engine]) -> None:
-    events = list(parity_engine(case["checkpoint"], "cpu").run(request_of(case)))
+    trace = Trace()
+    events = list(parity_engine(case["checkpoint"], "cpu").run(request_of(case), trace))
     prefix = next(event for event in events if isinstance(event, PrefixRead))
     answer = next(event for event in events if isinstance(event, Answer))
     assert prefix.tokens == golden(case, "input_ids").shape[1]
     assert list(answer.token_ids) == golden(case, "new_ids")[0].tolist()
-    assert relative_difference(answer.first_logits, golden(case, "first_logits")[0]) < 1e-3
+    assert trace.first_logits is not None
+    assert relative_difference(trace.first_logits, golden(case, "first_logits")[0]) < 1e-3

@@ -7,6 +7,6 @@ forming = preview.live()            # a renderable for a Live display, or None
 """
 
 from sensenova_cli.render.preview.sheet import contact_sheet
-from sensenova_cli.render.preview.show import LivePreview, Preview
+from sensenova_cli.render.preview.show import LIVE_SIZE, LivePreview, Preview
 
-__all__ = ["LivePreview", "Preview", "contact_sheet"]
+__all__ = ["LIVE_SIZE", "LivePreview", "Preview", "contact_sheet"]

@@ -16,6 +16,8 @@ MAX_COLUMNS, MAX_ROWS = 96, 32
 """Most room that a finished picture takes."""
 MAX_LIVE_ROWS = 20
 """Most rows of a forming picture, which are sent again and again: about 30 kB each time in 24-bit colours."""
+LIVE_SIZE = 4 * MAX_LIVE_ROWS
+"""Pixels of a forming picture's longer side: twice what is shown, so that scaling to the exact size can average."""
 MIN_COLUMNS, MIN_ROWS = 8, 4
 """Room below which nothing can be made out."""
 PROMPT_ROWS = 3
@@ -102,16 +104,14 @@ class LivePreview:
         """Whether the last drawing was long enough ago for another one."""
         return time.monotonic() >= self._due
 
-    def draw(self, make: Callable[[int], Image.Image], refresh: Callable[[], None]) -> None:
-        """Take a picture and have the display drawn; ask `is_due` first.
+    def draw(self, image: Image.Image, refresh: Callable[[], None]) -> None:
+        """Take a picture and draw the display; ask `is_due` first.
 
         Args:
-            make: gives the picture in RGB; its argument is the length in pixels of the longer side that suffices.
+            image: RGB; `LIVE_SIZE` pixels suffice for its longer side.
             refresh: draws the Live display that this is a part of.
         """
-        # Twice what is shown, so that scaling to the exact size has something to average.
-        self._image = make(4 * MAX_LIVE_ROWS)
-        # Making it may have meant waiting for the device to finish the step, which is no loss and not counted.
+        self._image = image
         start = time.monotonic()
         refresh()
         end = time.monotonic()
