@@ -1,17 +1,22 @@
 """`sensenova doctor`: what this machine is, and which pictures a model would draw on it, how and how fast."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from config.recommended import read_recommended
+from config.schema import Settings
+from config.sizes import Size
 from model.weights.builtin import DEMO_MODEL
 from sensenova_cli.commands.bench import DUMMY_MODELS, DUMMY_SIZES, parse_sizes
 from sensenova_cli.flags import Flags
 from sensenova_cli.options import COMMON_OPTIONS, with_options
 
 if TYPE_CHECKING:
+    from model.bench.ceilings import Ceilings
+    from model.bench.forecast import Supply
     from model.network.configuration import ModelConfig
 
 
@@ -39,11 +44,37 @@ def doctor(
     * marks what is taken where nothing else is set (--offload auto).
     """
     sizes = parse_sizes(size)
-    settings = flags.resolve().settings
+    examine(flags.resolve().settings, sizes, as_json=flags.json, quiet=flags.quiet)
+
+
+def examine(
+    settings: Settings,
+    sizes: Sequence[Size] = (),
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
+    ceilings: "Ceilings | None" = None,
+    supply: "Supply | None" = None,
+) -> None:
+    """Print what this machine is and which pictures a model would draw on it.
+
+    Args:
+        settings: name the model, the device, the number format and the memory.
+        sizes: of pictures, in pixels; if empty, the first one the model was trained on.
+        as_json: print one JSON object instead of lines.
+        quiet: print no notices on stderr.
+        ceilings: rates of the device; None measures them.
+        supply: rates at which weights are loaded; None measures them.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged.
+        DeviceError: the device is not there, or has no such quantization.
+        DeviceMemoryError: the device has no memory left to measure with.
+    """
     from sensenova_cli.render.stream import Renderer
     from sensenova_cli.turn import find_model
 
-    renderer = Renderer(quiet=flags.quiet)
+    renderer = Renderer(quiet=quiet)
     is_shape = settings.model in DUMMY_MODELS
     folder = None if is_shape else find_model(settings, renderer)
     usual = DUMMY_SIZES if folder is None else read_recommended(folder).trained_sizes[:1]
@@ -63,11 +94,12 @@ def doctor(
     config = _config(settings.model, folder)
     machine = describe_machine(device, config)
     budget = usable_memory(device, settings.gpu_memory_bytes)
-    if not flags.json:
+    if not as_json:
         for line in machine_lines(machine):
             typer.echo(line)
     with memory_errors("measuring this device", lambda: "end other programs that use it, and try again"):
-        ceilings, supply = measure_ceilings(device, dtype), measure_supply(device, folder)
+        ceilings = ceilings or measure_ceilings(device, dtype)
+        supply = supply or measure_supply(device, folder)
     if supply.note is not None:
         renderer.notice(supply.note)
     found = list(
@@ -76,7 +108,7 @@ def doctor(
         else ()
     )
     name = settings.model or DEMO_MODEL
-    if flags.json:
+    if as_json:
         print_json(forecast_json(machine, ceilings, supply, name, settings.dtype, budget, found))
         return
     typer.echo(supply_line(ceilings, supply))
