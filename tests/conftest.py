@@ -1,5 +1,7 @@
-"""Checkpoints that tests share: the parity checkpoints of tests/parity/data, and a tiny one of random numbers."""
+"""One thread for each test process, and checkpoints that tests share: those of tests/parity/data, and a tiny one of
+random numbers."""
 
+import os
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -10,6 +12,11 @@ import pytest
 
 if TYPE_CHECKING:
     from model import Engine
+
+# Read when PyTorch is imported, here and in the processes that tests start. The checkpoints are too small for more
+# threads to help, and several test processes would hold each other up. One number of threads also gives the same
+# floating-point results with any number of test processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PARITY = Path(__file__).parent / "parity" / "data"
 

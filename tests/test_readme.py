@@ -12,6 +12,7 @@ from PIL import Image
 from tests.model.test_lora import matrices, write_lora
 from tests.repl.terminal import Terminal
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 

@@ -1,1 +1,50 @@
-"""How fast a model runs here, and how far that is from what the device could do."""
+"""How fast a model runs here, and how far that is from what the device could do.
+
+Public names, resolved on first use: importing this package does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.bench.bench import BenchPlan, Figure, Work, describe_bench, measure
+    from model.bench.ceilings import Ceilings
+    from model.bench.doctor import Examination, examine
+    from model.bench.forecast import Forecast, Supply
+    from model.bench.machine import Machine
+    from model.placement.plan import Placement
+
+_HOMES = {
+    "model.bench.bench": ["BenchPlan", "Figure", "Work", "describe_bench", "measure"],
+    "model.bench.ceilings": ["Ceilings"],
+    "model.bench.doctor": ["Examination", "examine"],
+    "model.bench.forecast": ["Forecast", "Supply"],
+    "model.bench.machine": ["Machine"],
+    "model.placement.plan": ["Placement"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BenchPlan",
+    "Ceilings",
+    "Examination",
+    "Figure",
+    "Forecast",
+    "Machine",
+    "Placement",
+    "Supply",
+    "Work",
+    "describe_bench",
+    "examine",
+    "measure",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'model.bench' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

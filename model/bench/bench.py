@@ -1,19 +1,21 @@
 """The measurements of `sensenova bench`: denoising steps, writing, loading."""
 
+import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from config.errors import SenseNovaError
-from config.schema import ImageSettings
+from config.recommended import read_recommended
+from config.schema import ImageSettings, LoadSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size
 from model.bench.ceilings import Ceilings, measure_ceilings, median_seconds
 from model.events import Branch
@@ -23,7 +25,7 @@ from model.network.counts import prediction_flops, token_bytes
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
 from model.placement.acceleration import accelerated
-from model.placement.devices import peak_memory, reset_peak_memory, synchronize
+from model.placement.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
 from model.placement.memory import memory_errors
 from model.sampling.decode import CACHE_BLOCK, decode, greedy
 from model.sampling.denoise import Step, denoise
@@ -45,6 +47,8 @@ PROMPT_IDS = 256
 """Tokens of the prompts are among so many first ones, which every vocabulary has."""
 WARM_UP_TOKENS = 8
 FIRST_STEPS = 5
+SHAPE_SIZES: tuple[Size, ...] = ((1024, 1024), (2048, 2048))
+"""Sizes of pictures that are measured for a built-in shape where none is named."""
 LOAD_LAYERS = 4
 """Layers of the checkpoint that is written where there is none to load: 5.6 GB of an 8B model."""
 
@@ -76,14 +80,15 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """What is to be measured.
 
     Attributes:
         model: a checkpoint folder, or the name of a built-in shape (`SHAPES`) that gets random weights.
         works: in the order in which they are done.
-        sizes: of pictures.
+        sizes: of pictures; if empty, the first one the model was trained on.
         steps, tokens: how many are timed.
+        settings: the device, the number format, the quantization, and whether kernels are compiled.
     """
 
     model: Path | str
@@ -91,13 +96,10 @@ class Plan:
     sizes: Sequence[Size]
     steps: int
     tokens: int
-    device: torch.device
-    dtype: torch.dtype
-    quantization: str
-    enforce_eager: bool
+    settings: LoadSettings
 
 
-def measure(plan: Plan) -> Iterator[Ceilings | Figure]:
+def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
     """Measure the device, then the works one by one.
 
     Raises:
@@ -105,10 +107,11 @@ def measure(plan: Plan) -> Iterator[Ceilings | Figure]:
         DeviceError: there is no such quantization in this number format.
         DeviceMemoryError: the weights or the work do not fit.
     """
-    device, dtype = plan.device, plan.dtype
+    device, dtype = resolve_device(plan.settings.device), resolve_dtype(plan.settings.dtype)
+    usual = read_recommended(plan.model).trained_sizes[:1] if isinstance(plan.model, Path) else SHAPE_SIZES
     hint = "measure smaller pictures (`size=512x512`), a smaller model, or use a device with more memory"
     with memory_errors("this measurement", lambda: hint):
-        towers = resolve_quantization(plan.quantization, device, dtype)
+        towers = resolve_quantization(plan.settings.quantization, device, dtype)
         ceilings = measure_ceilings(device, dtype)
         yield ceilings
         if {"denoise", "decode"} & set(plan.works):
@@ -117,10 +120,10 @@ def measure(plan: Plan) -> Iterator[Ceilings | Figure]:
             else:
                 network = random_network(shape_config(plan.model), device, dtype)
                 quantize_network(network, towers)
-            runtime = accelerated(network, enforce_eager=plan.enforce_eager)
+            runtime = accelerated(network, enforce_eager=plan.settings.enforce_eager)
             for work in plan.works:
                 if work == "denoise":
-                    for size in plan.sizes:
+                    for size in plan.sizes or usual:
                         yield from bench_denoise(runtime, size, plan.steps, ceilings)
                 elif work == "decode":
                     yield bench_decode(runtime, plan.tokens, ceilings)
@@ -130,6 +133,23 @@ def measure(plan: Plan) -> Iterator[Ceilings | Figure]:
                 yield bench_load(plan.model, device, dtype)
             else:
                 yield bench_load_of_shape(plan.model, device, dtype)
+
+
+def describe_bench(plan: BenchPlan) -> dict[str, Any]:
+    """What is measured, on what, and with which library: the facts that belong beside every figure."""
+    device = resolve_device(plan.settings.device)
+    on_cuda = device.type == "cuda"
+    return {
+        "weights": "random" if isinstance(plan.model, str) else "its own",
+        "device": torch.cuda.get_device_name(device) if on_cuda else f"{platform.machine()} {device}",
+        "threads": None if on_cuda else torch.get_num_threads(),
+        "dtype": plan.settings.dtype,
+        "quantization": plan.settings.quantization,
+        "enforce_eager": plan.settings.enforce_eager,
+        "torch": torch.__version__,
+        "steps": plan.steps,
+        "tokens": plan.tokens,
+    }
 
 
 def shape_config(shape: str) -> ModelConfig:

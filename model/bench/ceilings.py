@@ -14,6 +14,8 @@ GEMM_SIDE = {"cuda": 8192, "mps": 4096, "cpu": 2048}
 COPY_BYTES = {"cuda": 2 * 2**30, "mps": 2**29, "cpu": 2**28}
 """More than any cache holds."""
 REPEATS, WARM_UPS = 10, 3
+ENOUGH = 4.0
+"""Seconds after which slow work is not repeated: a CPU without bfloat16 instructions takes 7 s for one product."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Ceilings:
 
 @torch.inference_mode()
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    """Measure both; takes a second or two, and on CUDA 4 GiB for a moment."""
+    """Measure both; takes 1 to 12 s, and on CUDA 4 GiB for a moment."""
     side = GEMM_SIDE[device.type]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
@@ -43,12 +45,12 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
 
 
 def median_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of several runs, each waited for, after a few that do not count."""
-    seconds = []
-    for _ in range(WARM_UPS + REPEATS):
+    """Median time of one run, in seconds. The first runs do not count, unless the work is too slow for more of them."""
+    seconds: list[float] = []
+    while len(seconds) < WARM_UPS + REPEATS and sum(seconds) < ENOUGH:
         synchronize(device)
         clock = time.perf_counter()
         work()
         synchronize(device)
         seconds.append(time.perf_counter() - clock)
-    return statistics.median(seconds[WARM_UPS:])
+    return statistics.median(seconds[WARM_UPS:] or seconds[-1:])

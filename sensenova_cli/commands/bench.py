@@ -1,30 +1,26 @@
 """`sensenova bench`: how fast a model runs on this machine."""
 
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from config.errors import SettingsError
-from config.recommended import read_recommended
 from config.sizes import Size, check_size, parse_size
-from model import DEMO_MODEL
 from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import Flags
 from sensenova_cli.options import COMMON_OPTIONS, with_options
 
 if TYPE_CHECKING:
-    from model.bench.bench import Plan, Work
+    from model.bench import BenchPlan, Work
     from sensenova_cli.render.stream import Renderer
 
 WORKS = ("denoise", "decode", "load")
 LOAD_FORMATS = ("auto", "dummy")
 DUMMY_MODELS = ("u1-8b", "u1.5-8b")
-DUMMY_SIZES: tuple[Size, ...] = ((1024, 1024), (2048, 2048))
 
 
 @with_options("model", "device", "dtype", "quantization", "enforce_eager", *COMMON_OPTIONS)
@@ -74,51 +70,34 @@ def bench(
         raise UsageError(f"there is no load format {load_format!r}", f"use {' or '.join(LOAD_FORMATS)}")
     sizes = parse_sizes(size)
     settings = flags.layers().load
+    from model.bench import BenchPlan
     from sensenova_cli.render.stream import Renderer
-    from sensenova_cli.turns.model_source import find_weights
+    from sensenova_cli.turns.model_source import find_weights, model_name
 
     renderer = Renderer(quiet=flags.quiet)
+    name = model_name(settings)
     model: Path | str
     if load_format == "dummy":
-        if settings.model not in DUMMY_MODELS:
+        if name not in DUMMY_MODELS:
             named = f"for {settings.model}" if settings.model else "without a model"
             raise UsageError(
                 f"there are no random weights {named}",
                 f"with --load-format dummy, use --model {' or '.join(DUMMY_MODELS)}",
             )
-        model, usual = settings.model, DUMMY_SIZES
+        model = name
     else:
         model = find_weights(settings, renderer)
-        usual = read_recommended(model).trained_sizes[:1]
-    # PyTorch is imported only now, when nothing that was typed can be wrong any more.
-    from model.bench.bench import Plan
-    from model.placement.devices import resolve_device, resolve_dtype
-
-    _measure(
-        Plan(
-            model,
-            [cast("Work", work) for work in WORKS if work in (works or WORKS)],
-            sizes or usual,
-            steps,
-            tokens,
-            resolve_device(settings.device),
-            resolve_dtype(settings.dtype),
-            settings.quantization,
-            settings.enforce_eager,
-        ),
-        settings.model or DEMO_MODEL,
-        renderer,
-        as_json=flags.json,
-    )
+    wanted = [cast("Work", work) for work in WORKS if work in (works or WORKS)]
+    _measure(BenchPlan(model, wanted, sizes, steps, tokens, settings), name, renderer, as_json=flags.json)
 
 
-def _measure(plan: "Plan", name: str, renderer: "Renderer", *, as_json: bool) -> None:
+def _measure(plan: "BenchPlan", name: str, renderer: "Renderer", *, as_json: bool) -> None:
     """Print each figure when it is there, or all of them as one JSON object."""
-    from model.bench.bench import Figure, measure
+    from model.bench import Figure, describe_bench, measure
     from sensenova_cli.render.bench import ceilings_line, figure_line, measurements_json
     from sensenova_cli.render.json import print_json
 
-    about = _about(plan, name)
+    about = {"command": shlex.join(["sensenova", *sys.argv[1:]]), "model": name, **describe_bench(plan)}
     renderer.muted(
         f"{about['device']} · {about['dtype']} · torch {about['torch']} · {name}, {about['weights']} weights"
     )
@@ -136,25 +115,6 @@ def _measure(plan: "Plan", name: str, renderer: "Renderer", *, as_json: bool) ->
     if as_json:
         assert ceilings is not None
         print_json(measurements_json(about, ceilings, figures))
-
-
-def _about(plan: "Plan", name: str) -> dict[str, Any]:
-    import torch
-
-    on_cuda = plan.device.type == "cuda"
-    return {
-        "command": shlex.join(["sensenova", *sys.argv[1:]]),
-        "model": name,
-        "weights": "random" if isinstance(plan.model, str) else "its own",
-        "device": torch.cuda.get_device_name(plan.device) if on_cuda else f"{platform.machine()} {plan.device}",
-        "threads": None if on_cuda else torch.get_num_threads(),
-        "dtype": str(plan.dtype).removeprefix("torch."),
-        "quantization": plan.quantization,
-        "enforce_eager": plan.enforce_eager,
-        "torch": torch.__version__,
-        "steps": plan.steps,
-        "tokens": plan.tokens,
-    }
 
 
 def parse_sizes(texts: Sequence[str] | None) -> list[Size]:

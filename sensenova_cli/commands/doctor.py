@@ -1,18 +1,12 @@
 """`sensenova doctor`: what this machine is, and which pictures a model would draw on it, how and how fast."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from config.recommended import read_recommended
-from model import DEMO_MODEL
-from sensenova_cli.commands.bench import DUMMY_MODELS, DUMMY_SIZES, parse_sizes
+from sensenova_cli.commands.bench import DUMMY_MODELS, parse_sizes
 from sensenova_cli.flags import Flags
 from sensenova_cli.options import COMMON_OPTIONS, with_options
-
-if TYPE_CHECKING:
-    from model.network.configuration import ModelConfig
 
 
 @with_options("model", "device", "dtype", "quantization", "gpu_memory", *COMMON_OPTIONS)
@@ -40,52 +34,26 @@ def doctor(
     """
     sizes = parse_sizes(size)
     settings = flags.layers().load
-    from sensenova_cli.render.stream import Renderer
-    from sensenova_cli.turns.model_source import find_weights
-
-    renderer = Renderer(quiet=flags.quiet)
-    is_shape = settings.model in DUMMY_MODELS
-    folder = None if is_shape else find_weights(settings, renderer)
-    usual = DUMMY_SIZES if folder is None else read_recommended(folder).trained_sizes[:1]
-    # PyTorch is imported only now, when nothing that was typed can be wrong any more.
-    from model.bench.ceilings import measure_ceilings
-    from model.bench.forecast import forecasts, measure_supply
-    from model.bench.machine import describe_machine
-    from model.placement.devices import resolve_device, resolve_dtype
-    from model.placement.memory import memory_errors
-    from model.placement.placed import usable_memory
-    from model.weights.quantize import resolve_quantization
+    from model.bench import Machine, examine
     from sensenova_cli.render.doctor import forecast_json, machine_lines, supply_line, table_lines
     from sensenova_cli.render.json import print_json
+    from sensenova_cli.render.stream import Renderer
+    from sensenova_cli.turns.model_source import find_weights, model_name
 
-    device, dtype = resolve_device(settings.device), resolve_dtype(settings.dtype)
-    towers = resolve_quantization(settings.quantization, device, dtype)
-    config = _config(settings.model, folder)
-    machine = describe_machine(device, config)
-    budget = usable_memory(device, settings.gpu_memory_bytes)
-    if not flags.json:
+    renderer = Renderer(quiet=flags.quiet)
+    name = model_name(settings)
+    model = name if name in DUMMY_MODELS else find_weights(settings, renderer)
+
+    def print_machine(machine: Machine) -> None:
         for line in machine_lines(machine):
             typer.echo(line)
-    with memory_errors("measuring this device", lambda: "end other programs that use it, and try again"):
-        ceilings, supply = measure_ceilings(device, dtype), measure_supply(device, folder)
-    if supply.note is not None:
-        renderer.notice(supply.note)
-    found = list(
-        forecasts(config, sizes or usual, device, dtype.itemsize, towers, budget or 0, ceilings, supply)
-        if budget is not None
-        else ()
-    )
-    name = settings.model or DEMO_MODEL
+
+    found = examine(model, settings, sizes, on_machine=(lambda machine: None) if flags.json else print_machine)
+    if found.supply.note is not None:
+        renderer.notice(found.supply.note)
     if flags.json:
-        print_json(forecast_json(machine, ceilings, supply, name, settings.dtype, budget, found))
+        print_json(forecast_json(found, name, settings.dtype))
         return
-    typer.echo(supply_line(ceilings, supply))
-    for line in table_lines(name, settings.dtype, budget, found):
+    typer.echo(supply_line(found))
+    for line in table_lines(found, name, settings.dtype):
         typer.echo(line)
-
-
-def _config(model: str | None, folder: Path | None) -> "ModelConfig":
-    from model.bench.bench import shape_config
-    from model.network.configuration import read_config
-
-    return read_config(folder) if folder is not None else shape_config(model or "")

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sensenova_cli.render.progress import gigabytes, rate
 
 if TYPE_CHECKING:
-    from model.bench.bench import Figure
-    from model.bench.ceilings import Ceilings
+    from model.bench import Ceilings, Figure
 
 
 def ceilings_line(ceilings: "Ceilings") -> str:

@@ -1,6 +1,5 @@
 """What `sensenova doctor` found, as lines of text and as JSON."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,7 @@ from sensenova_cli.render.bench import ceilings_line
 from sensenova_cli.render.progress import rate
 
 if TYPE_CHECKING:
-    from model.bench.ceilings import Ceilings
-    from model.bench.forecast import Forecast, Supply
-    from model.bench.machine import Machine
-    from model.placement.plan import Placement
+    from model.bench import Examination, Machine, Placement
 
 GIB = 2**30
 
@@ -33,29 +29,29 @@ def machine_lines(machine: "Machine") -> list[str]:
     return lines
 
 
-def supply_line(ceilings: "Ceilings", supply: "Supply") -> str:
+def supply_line(found: "Examination") -> str:
     """The measured rates."""
-    parts = [ceilings_line(ceilings)]
-    if supply.link is not None:
-        parts.append(f"link {rate(supply.link, 'B/s')}")
-    if supply.files is not None:
-        parts.append(f"files {rate(supply.files, 'B/s')}")
+    parts = [ceilings_line(found.ceilings)]
+    if found.supply.link is not None:
+        parts.append(f"link {rate(found.supply.link, 'B/s')}")
+    if found.supply.files is not None:
+        parts.append(f"files {rate(found.supply.files, 'B/s')}")
     return " · ".join(parts)
 
 
-def table_lines(model: str, dtype: str, budget: int | None, found: "Sequence[Forecast]") -> list[str]:
+def table_lines(found: "Examination", model: str, dtype: str) -> list[str]:
     """Sizes and placements, one a line."""
-    if budget is None:
+    if found.budget is None:
         return ["", f"{model}: this system does not tell how much memory is free, so that nothing can be predicted"]
-    lines = ["", f"{model} in {dtype}, {format_memory(budget)} usable", ""]
+    lines = ["", f"{model} in {dtype}, {format_memory(found.budget)} usable", ""]
     lines.append(f"  {'size':<11}{'placement':<24}{'fits':<6}{'peak':>10}{'guided step':>14}")
-    for each in found:
+    for each in found.forecasts:
         mark = "*" if each.chosen else " "
         lines.append(
             f"{mark} {format_size(each.size):<11}{placement_name(each.placement):<24}"
             f"{'yes' if each.fits else 'no':<6}{format_memory(each.peak):>10}{each.seconds:>12.3g} s"
         )
-    if not any(each.chosen for each in found):
+    if not any(each.chosen for each in found.forecasts):
         lines.append(
             "nothing of this fits: take a smaller picture (--size), more memory (--gpu-memory), or a larger device"
         )
@@ -67,25 +63,17 @@ def placement_name(placement: "Placement") -> str:
     return f"layers, {placement.slots} at a time" if placement.kind == "layers" else placement.kind
 
 
-def forecast_json(
-    machine: "Machine",
-    ceilings: "Ceilings",
-    supply: "Supply",
-    model: str,
-    dtype: str,
-    budget: int | None,
-    found: "Sequence[Forecast]",
-) -> dict[str, Any]:
+def forecast_json(found: "Examination", model: str, dtype: str) -> dict[str, Any]:
     """Everything, in bytes and seconds."""
     return {
-        "machine": asdict(machine),
-        "gemm_flops_per_second": ceilings.gemm,
-        "copy_bytes_per_second": ceilings.copy,
-        "link_bytes_per_second": supply.link,
-        "files_bytes_per_second": supply.files,
+        "machine": asdict(found.machine),
+        "gemm_flops_per_second": found.ceilings.gemm,
+        "copy_bytes_per_second": found.ceilings.copy,
+        "link_bytes_per_second": found.supply.link,
+        "files_bytes_per_second": found.supply.files,
         "model": model,
         "dtype": dtype,
-        "usable_bytes": budget,
+        "usable_bytes": found.budget,
         "forecasts": [
             {
                 "size": format_size(each.size),
@@ -96,6 +84,6 @@ def forecast_json(
                 "step_seconds": each.seconds,
                 "chosen": each.chosen,
             }
-            for each in found
+            for each in found.forecasts
         ],
     }

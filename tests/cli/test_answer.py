@@ -281,6 +281,7 @@ answer.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [40, 80])
 def test_a_real_terminal_shows_the_whole_answer_once(columns: int) -> None:
     words = [f"word{index:03}" for index in range(120)]

@@ -1,4 +1,4 @@
-"""`sensenova doctor`, run for real on this CPU."""
+"""`sensenova doctor`: once as a process that measures this CPU, else with given rates."""
 
 import json
 import subprocess
@@ -7,17 +7,28 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from model.bench import forecast
+from config.schema import LoadSettings
+from config.sizes import Size
+from model.bench import Ceilings, Examination, Supply, examine
 from sensenova_cli.app import app
+from sensenova_cli.render.doctor import forecast_json, supply_line, table_lines
+
+CEILINGS = Ceilings(gemm=1e12, copy=1e10)
+NO_SUPPLY = Supply(link=None, files=None, note=None)
+"""What is measured for a built-in shape on a CPU: there is no link and there are no files."""
+LARGE: Size = (2048, 2048)
 
 
-def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sensenova_cli", "doctor", "--device", "cpu", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def examined(gpu_memory: str | None, *sizes: Size) -> Examination:
+    """An 8B without files, on the CPU."""
+    settings = LoadSettings(device="cpu", gpu_memory=gpu_memory)
+    return examine("u1-8b", settings, sizes, ceilings=CEILINGS, supply=NO_SUPPLY)
 
 
 def test_the_demo_stays_in_memory_as_a_whole() -> None:
-    done = doctor()
+    """The ceilings are measured in float32, which every CPU multiplies fast."""
+    command = [sys.executable, "-m", "sensenova_cli", "doctor", "--device", "cpu", "--dtype", "float32"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("python 3.")
     chosen = [line.split() for line in done.stdout.splitlines() if line.startswith("*")]
@@ -25,10 +36,9 @@ def test_the_demo_stays_in_memory_as_a_whole() -> None:
 
 
 def test_an_8b_is_placed_by_the_memory_there_is() -> None:
-    done = doctor("--model", "u1-8b", "--gpu-memory", "20GiB", "--size", "2048x2048", "--size", "512x512", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(json.dumps(forecast_json(examined("20GiB", LARGE, (512, 512)), "u1-8b", "bfloat16")))
     assert found["usable_bytes"] == 20 * 2**30
+    assert (found["gemm_flops_per_second"], found["copy_bytes_per_second"]) == (1e12, 1e10)
     table = {(each["size"], each["offload"], each["layers"]): each for each in found["forecasts"]}
     # Measured on an H100 (benchmarks/results/offload_u1-8b_h100.json), the first two within 10 %.
     assert table["2048x2048", "off", None]["peak_bytes"] == pytest.approx(35.1 * 2**30, rel=0.1)
@@ -41,12 +51,11 @@ def test_an_8b_is_placed_by_the_memory_there_is() -> None:
 
 
 def test_too_little_for_anything() -> None:
-    done = doctor("--model", "u1-8b", "--gpu-memory", "1GiB", "--size", "2048x2048")
-    assert done.returncode == 0
-    assert " yes " not in done.stdout
+    printed = "\n".join(table_lines(examined("1GiB", LARGE), "u1-8b", "bfloat16"))
+    assert " yes " not in printed
     assert (
         "nothing of this fits: take a smaller picture (--size), more memory (--gpu-memory), or a larger device"
-        in done.stdout
+        in printed
     )
 
 
@@ -58,14 +67,22 @@ def test_too_little_for_anything() -> None:
     ],
 )
 def test_what_was_typed_wrong(words: list[str], said: str) -> None:
-    done = doctor(*words)
-    assert done.returncode == 2
+    done = CliRunner().invoke(app, ["doctor", "--device", "cpu", *words])
+    assert done.exit_code == 2
     assert said in done.stderr
 
 
 def test_a_host_without_page_locked_memory_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "measure_supply", lambda *_: forecast.Supply(2e9, None, "the host gives none"))
+    supply = Supply(link=2e9, files=None, note="the host gives none")
+    monkeypatch.setattr("model.bench.doctor.measure_ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr("model.bench.doctor.measure_supply", lambda *_: supply)
     done = CliRunner().invoke(app, ["doctor", "--model", "u1-8b", "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert "link 2 GB/s" in done.stdout
     assert done.stderr == "note: the host gives none\n"
+
+
+def test_sizes_of_a_shape_and_rates_that_were_given() -> None:
+    found = examined(None)
+    assert {each.size for each in found.forecasts} == {(1024, 1024), LARGE}
+    assert "matrix product 1 TFLOP/s · copy 10 GB/s" in supply_line(found)

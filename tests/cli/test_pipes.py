@@ -233,6 +233,7 @@ def wide(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wide")
 def test_on_a_terminal_a_bar_comes_and_goes(home: Path) -> None:
     shown, written, code = _screen(f"{PROGRAM} generate x --num-steps 8 -n 2 --no-preview")
@@ -245,6 +246,7 @@ def test_on_a_terminal_a_bar_comes_and_goes(home: Path) -> None:
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l"), "the cursor stayed hidden"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wide")
 def test_think_text_on_a_terminal_streams_whole_lines(home: Path) -> None:
     shown, written, _ = _screen(f"{PROGRAM} generate x --think --num-steps 2")
@@ -253,6 +255,7 @@ def test_think_text_on_a_terminal_streams_whole_lines(home: Path) -> None:
     assert shown.count("purrs") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wide")
 def test_a_narrow_terminal_is_not_overrun(home: Path) -> None:
     shown, written, code = _screen(f"{PROGRAM} generate x --think --num-steps 8", columns=30)
@@ -261,6 +264,7 @@ def test_a_narrow_terminal_is_not_overrun(home: Path) -> None:
     assert "━" not in written
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wide")
 def test_a_dumb_terminal_gets_plain_lines(home: Path) -> None:
     shown, written, _ = _screen(f"{PROGRAM} generate x --num-steps 8", TERM="dumb")
@@ -268,6 +272,7 @@ def test_a_dumb_terminal_gets_plain_lines(home: Path) -> None:
     assert "picture: step 4 of 8" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wide")
 def test_no_color_on_a_terminal(home: Path) -> None:
     _, written, _ = _screen(f"{PROGRAM} generate --num-steps 8", NO_COLOR="1")
@@ -275,6 +280,7 @@ def test_no_color_on_a_terminal(home: Path) -> None:
     assert "\x1b[1;31m" not in written
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wide")
 def test_png_bytes_are_refused_on_a_terminal(home: Path) -> None:
     shown, _, code = _screen(f"{PROGRAM} generate x -o -")
@@ -282,6 +288,7 @@ def test_png_bytes_are_refused_on_a_terminal(home: Path) -> None:
     assert "PNG bytes would garble the terminal" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wide")
 def test_ctrl_c_on_a_terminal(home: Path) -> None:
     child = pexpect.spawn(

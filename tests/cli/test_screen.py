@@ -11,6 +11,7 @@ import pytest
 from tests.cli.harness import REPOSITORY
 from tests.cli.test_preview import pixels
 
+pytestmark = pytest.mark.slow
 PROGRAM = f"{sys.executable} -m tests.cli.fake_program"
 OF_TERMINALS = ("COLUMNS", "LINES", "TMUX", "STY", "ZELLIJ", "TERM_PROGRAM", "LC_TERMINAL", "KITTY_WINDOW_ID")
 """Variables that say on what the tests themselves run."""

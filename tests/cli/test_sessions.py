@@ -96,6 +96,7 @@ def test_list_as_json_is_one_object_a_line(program: Program) -> None:
     assert datetime.fromisoformat(rows[1]["created"]) <= datetime.fromisoformat(rows[1]["used"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_list_fits_the_terminal(columns: int, home: Path) -> None:
     """On a real terminal of that width, with names and prompts of letters that are two columns wide, too."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.bench.ceilings import REPEATS, WARM_UPS, median_seconds
 from model.network.attention import Segment
 from model.network.cache import KVCache
 from model.network.configuration import ModelConfig, SparseExperts, parse_config
@@ -51,3 +52,12 @@ def test_of_experts_only_those_that_a_token_goes_through_count() -> None:
     sparse = replace(dense, transformer=replace(dense.transformer, gen_mlp=experts, und_mlp=experts))
     assert prediction_flops(sparse, 64, 10) == prediction_flops(dense, 64, 10)  # 2 · 48 is the dense width, 96
     assert token_bytes(sparse, 10, 2, 2) == token_bytes(dense, 10, 2, 2)
+
+
+def test_slow_work_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    for enough, count in ((60.0, WARM_UPS + REPEATS), (1e-9, 1)):
+        runs.clear()
+        monkeypatch.setattr("model.bench.ceilings.ENOUGH", enough)
+        assert median_seconds(lambda: runs.append(1), torch.device("cpu")) > 0
+        assert len(runs) == count

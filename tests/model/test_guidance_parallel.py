@@ -26,6 +26,8 @@ from model.events import PrefixRead, ThinkText
 from model.requests import Request
 from model.weights.synthetic import TINY_SETTINGS, byte_tokenizer, config_fields, write_random_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def ask(question: str) -> AnswerRequest:
     return AnswerRequest(question, settings=TextSettings(max_tokens=4))

@@ -36,6 +36,7 @@ from model.weights.hub import find_checkpoint
 from model.weights.named_lora import NamedLora
 from tests.model.test_lora import matrices, write_lora
 
+pytestmark = pytest.mark.slow
 CAT = GenerateRequest("a cat on a blue background", ImageSettings(size="128x128", num_steps=4))
 
 

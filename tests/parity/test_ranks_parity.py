@@ -12,6 +12,7 @@ from benchmarks.ranks_parity import LOGITS_BAR, PICTURE_BAR, differences
 from model import Engine
 from tests.parity.cases import cases
 
+pytestmark = pytest.mark.slow
 TASKS = {
     ("u15", 2, 1): ("t2i_none", "edit_two_images", "vqa_two", "chat_history"),
     ("a3b", 2, 1): ("t2i_none", "edit_dual", "chat_one"),

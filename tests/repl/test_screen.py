@@ -1,4 +1,8 @@
-"""A session over a real terminal, on the built-in demo: what stands on the screen at each turn."""
+"""A session over a real terminal: what stands on the screen at each turn.
+
+Sessions are on the built-in demo where they show a model at work, and on the fake engine where they show the prompt,
+signals and files.
+"""
 
 import json
 import os
@@ -10,7 +14,14 @@ from PIL import Image
 
 from tests.repl.terminal import Terminal
 
+pytestmark = pytest.mark.slow
 QUICK = ("--num-steps", "6", "--no-preview")
+
+
+def fake_session(folder: Path, *words: str, **variables: str) -> Terminal:
+    """Start a session on the fake engine; each step takes 0.02 s."""
+    fake = {"module": "tests.cli.fake_program", "FAKE_STEP_SECONDS": "0.02"}
+    return Terminal("repl", *QUICK, *words, folder=folder, **fake, **variables)
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -92,7 +103,7 @@ def test_ctrl_c_ends_the_turn_and_keeps_the_session(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_the_prompt_leaves(tmp_path: Path, number: signal.Signals) -> None:
-    screen = Terminal("repl", *QUICK, folder=tmp_path)
+    screen = fake_session(tmp_path)
     screen.wait_for_toolbar("draw")
     screen.type("a cat")
     screen.wait_for("picture 1  ")
@@ -102,15 +113,17 @@ def test_a_signal_at_the_prompt_leaves(tmp_path: Path, number: signal.Signals) -
     os.kill(screen.child.pid, number)
     assert screen.end() == 0
     assert "Traceback" not in screen.raw
-    resumed = Terminal("repl", "--continue", *QUICK, folder=tmp_path)
+    resumed = fake_session(tmp_path, "--continue")
     resumed.wait_for("1 turns, 1 pictures")
     resumed.wait_for_toolbar("in hand 1")
     assert resumed.leave() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_in_a_turn_ends_it_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
-    screen = Terminal("repl", "--no-preview", folder=tmp_path)
+@pytest.mark.parametrize(
+    ("number", "module"), [(signal.SIGTERM, "sensenova_cli"), (signal.SIGHUP, "tests.cli.fake_program")]
+)
+def test_a_signal_in_a_turn_ends_it_and_leaves(tmp_path: Path, number: signal.Signals, module: str) -> None:
+    screen = Terminal("repl", *QUICK, folder=tmp_path, module=module, FAKE_STEP_SECONDS="0.02")
     screen.wait_for_toolbar("draw")
     screen.type("a cat --num-steps 1000")
     screen.wait_for("/1000")
@@ -121,7 +134,7 @@ def test_a_signal_in_a_turn_ends_it_and_leaves(tmp_path: Path, number: signal.Si
 
 
 def test_kill_9_in_the_middle_of_turn_five_loses_that_turn_alone(tmp_path: Path) -> None:
-    screen = Terminal("repl", *QUICK, folder=tmp_path)
+    screen = fake_session(tmp_path)
     screen.wait_for_toolbar("draw")
     for number, line in enumerate(("a cat", "make it black and white", "/generate a dog", "/generate a fox"), start=1):
         screen.type(line)
@@ -131,7 +144,7 @@ def test_kill_9_in_the_middle_of_turn_five_loses_that_turn_alone(tmp_path: Path)
     screen.wait_for("/1000")
     os.kill(screen.child.pid, signal.SIGKILL)
     screen.end()
-    resumed = Terminal("repl", "--continue", *QUICK, folder=tmp_path)
+    resumed = fake_session(tmp_path, "--continue")
     resumed.wait_for("4 turns, 4 pictures")
     resumed.wait_for_toolbar("in hand 4")
     resumed.type("/history")
@@ -143,7 +156,7 @@ def test_kill_9_in_the_middle_of_turn_five_loses_that_turn_alone(tmp_path: Path)
 
 
 def test_a_terminal_without_cursor_control(tmp_path: Path) -> None:
-    screen = Terminal("repl", *QUICK, folder=tmp_path, TERM="dumb")
+    screen = fake_session(tmp_path, TERM="dumb")
     screen.wait_for("draw ›")
     screen.type("a cat on a blue background")
     screen.wait_for("picture 1  ")
@@ -154,7 +167,7 @@ def test_a_terminal_without_cursor_control(tmp_path: Path) -> None:
 
 
 def test_completion_of_commands_and_settings(tmp_path: Path) -> None:
-    screen = Terminal("repl", *QUICK, folder=tmp_path)
+    screen = fake_session(tmp_path)
     screen.wait_for_toolbar("draw")
     screen.child.send("/hist\t")
     screen.wait_for("/history")
@@ -168,7 +181,7 @@ def test_completion_of_commands_and_settings(tmp_path: Path) -> None:
 
 
 def test_an_earlier_line_is_found_again(tmp_path: Path) -> None:
-    screen = Terminal("repl", *QUICK, folder=tmp_path)
+    screen = fake_session(tmp_path)
     screen.wait_for_toolbar("draw")
     screen.type("/set num_steps 5")
     screen.wait_for("num_steps = 5")

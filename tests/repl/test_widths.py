@@ -11,6 +11,7 @@ import pytest
 
 from tests.repl.terminal import Terminal
 
+pytestmark = pytest.mark.slow
 SCREENS = Path(__file__).parent / "screens"
 ROWS = 120
 TYPED = (
