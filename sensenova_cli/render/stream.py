@@ -78,7 +78,9 @@ class Renderer:
     def notice(self, text: str) -> None:
         """Something worth knowing that is no error."""
         if not self._quiet:
-            self._console.print(Text.assemble(("note:", "yellow"), " ", printable(self._spelling(text))), soft_wrap=True)
+            self._console.print(
+                Text.assemble(("note:", "yellow"), " ", printable(self._spelling(text))), soft_wrap=True
+            )
 
     def muted(self, text: str) -> None:
         """A line that may be overlooked."""

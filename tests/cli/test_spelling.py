@@ -17,7 +17,11 @@ from tests.cli.harness import Program
         ("`check_weights=true` tells", "--check-weights tells", "/set check_weights true tells"),
         ("`metadata=false` works", "--no-metadata works", "/set metadata false works"),
         ("as with `enforce_eager`", "as with --enforce-eager", "as with enforce_eager"),
-        ("a smaller picture (`size=512x512`)", "a smaller picture (--size 512x512)", "a smaller picture (/set size 512x512)"),
+        (
+            "a smaller picture (`size=512x512`)",
+            "a smaller picture (--size 512x512)",
+            "a smaller picture (/set size 512x512)",
+        ),
         ("take `model=demo`", "take --model demo", "take /model demo"),
         ("try `lora=a.safetensors:0.5`", "try --lora a.safetensors:0.5", "try /lora a.safetensors:0.5"),
         ("with them: `lora`", "with them: --lora", "with them: lora"),

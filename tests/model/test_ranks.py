@@ -270,7 +270,9 @@ def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
 def test_torchrun_with_another_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(DeviceError, match=r"torchrun has started 2 ranks; .* is 1\n.*`tensor_parallel_size=2`; or `gpus=2`"):
+    with pytest.raises(
+        DeviceError, match=r"torchrun has started 2 ranks; .* is 1\n.*`tensor_parallel_size=2`; or `gpus=2`"
+    ):
         Engine.load(find_checkpoint(DEMO_MODEL), device="cpu")
 
 
