@@ -55,7 +55,7 @@ def test_only_marks_are_replaced(text: str, spelled: str) -> None:
 
 def test_every_mark_in_the_sources_names_a_setting() -> None:
     text = "\n".join(path.read_text() for path in SOURCES)
-    marked = re.findall(r"`(\w+)=[^`\n]+`|mention\([\"'](\w+)", text)
+    marked = re.findall(r"`([a-z_]+)=[^`\n]+`|mention\([\"'](\w+)", text)
     assert marked
     assert {first or second for first, second in marked} <= {*SETTING_NAMES, INPUT_PICTURES, "name"}
 
