@@ -26,7 +26,7 @@ class Notation:
 
     Attributes:
         place: a setting's name → what goes before the sentence, such as `sensenova.toml:3:1: `.
-        key: a setting's name → its name there, such as `SENSENOVA_SEED`.
+        key: a setting's name → its name there, such as SENSENOVA_SEED.
         equals: what stands between name and value.
         literal: a value → how it is written there.
         text: whether values are text there, to be converted (environment, flags), or typed (TOML, JSON).

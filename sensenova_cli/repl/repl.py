@@ -206,8 +206,8 @@ class Repl:
             self.result(path)
 
     def _preview(self) -> Preview:
-        setting = self.desk.current().settings.preview
-        return Preview.choose(self._console, setting if self._interactive and not self._quiet else "off")
+        shown = self._interactive and not self._quiet
+        return Preview.choose(self._console, self.desk.current().settings.preview if shown else "off")
 
     def _called(self, number: int) -> str:
         return f"picture {number} ({self.session.state.picture(number).file})"

@@ -56,8 +56,11 @@ class FakeEngine(Engine):
         closed: whether a request was given up before its end.
         closed_for_good: whether it was closed itself.
         on_step: called before each denoising step and each token, with its number from 1.
+        placement: where the weights are, in words; empty for all on the device.
         predict: makes a preview of the size that the request asks for; fails unless it was set.
     """
+
+    placement = ""
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
@@ -89,7 +92,7 @@ class FakeEngine(Engine):
 
     @property
     def description(self) -> str:
-        return "bfloat16 on cpu"
+        return f"bfloat16 on cpu; {self.placement}" if self.placement else "bfloat16 on cpu"
 
     @property
     def is_lost(self) -> bool:

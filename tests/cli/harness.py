@@ -11,8 +11,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from config.schema import LoadSettings
-from model import DEMO_MODEL, DownloadPlan, LoadProgress, Request
-from model.weights.builtin import DEMO_CHECKPOINT
+from model import DEMO_MODEL, DownloadPlan, LoadProgress, Request, find_checkpoint
 from sensenova_cli.app import app
 from tests.cli.fake_engine import FakeEngine
 
@@ -39,6 +38,8 @@ class Program:
     loaded_for: list[Sequence[Request] | None] = field(default_factory=list)
     prepare: Callable[[FakeEngine], None] = lambda engine: None
     load_error: BaseException | None = None
+    folder: Path | None = None
+    """The checkpoint's, where the settings name one on the Hub."""
 
     def __call__(self, *words: str, stdin: bytes | str | None = None) -> Outcome:
         result = CliRunner().invoke(app, list(words), input=stdin)
@@ -60,7 +61,7 @@ class Program:
             raise self.load_error
         on_progress(LoadProgress(1, 4))
         on_progress(LoadProgress(4, 4))
-        engine = FakeEngine(Path(settings.model) if settings.model not in (None, DEMO_MODEL) else DEMO_CHECKPOINT)
+        engine = FakeEngine(self.folder or find_checkpoint(settings.model or DEMO_MODEL))
         self.prepare(engine)
         self.engines.append(engine)
         self.loaded.append(settings)

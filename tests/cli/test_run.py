@@ -99,9 +99,10 @@ def test_the_official_model_is_the_default(program: Program, monkeypatch: pytest
     monkeypatch.delenv("SENSENOVA_MODEL")
     asked = []
     folder = tmp_path / "checkpoint"
-    monkeypatch.setattr("sensenova_cli.turn.find_checkpoint", lambda model, **_: asked.append(model) or folder)
+    monkeypatch.setattr("model.card.find_card", lambda model: asked.append(model) or folder)
+    program.folder = folder
     assert program("run").code == 0
-    assert asked == ["SenseNova/SenseNova-U1-8B-MoT"]
+    assert asked == ["SenseNova/SenseNova-U1-8B-MoT"] == [loaded.model for loaded in program.loaded]
 
 
 def test_options_that_do_nothing_for_a_modality_are_named(program: Program) -> None:

@@ -24,8 +24,6 @@ _NOTATION = Notation(
 
 def instead_of_set(name: str) -> str | None:
     """A hint that says how to change a setting that `/set` cannot change; None for one that it can change."""
-    if name in SESSION_SETTINGS:
-        return None
     instead = next((command for command in COMMANDS.values() if command.setting == name), None)
     return f"use /{instead.name} {instead.usage}" if instead else None
 
