@@ -102,11 +102,15 @@ class Answered(Answer):
     first_logits: torch.Tensor
 
 
+def answer_of(events: list[Event], trace: Trace) -> Answered:
+    assert trace.first_logits is not None
+    return Answered(**vars(of(events, Answer)[0]), first_logits=trace.first_logits)
+
+
 def ask(engine: Engine, request: AnswerRequest) -> tuple[Answered, PrefixRead]:
     trace = Trace()
     events = list(engine.run(request, trace))
-    assert trace.first_logits is not None
-    return Answered(**vars(of(events, Answer)[0]), first_logits=trace.first_logits), of(events, PrefixRead)[0]
+    return answer_of(events, trace), of(events, PrefixRead)[0]
 
 
 def require_fresh(answer: Answered, fresh: Engine, request: AnswerRequest) -> None:
@@ -131,8 +135,9 @@ def test_a_second_question_about_a_picture_reads_only_the_new_tokens(
     assert read.reused == 0
     for question in ("Which colour?", "How many?"):
         request = Conversation.after(request, answer.text).ask(question, settings=SHORT)
-        events = list(engine.run(request))
-        answer, read, statistics = of(events, Answer)[0], of(events, PrefixRead)[0], of(events, Statistics)[0]
+        trace = Trace()
+        events = list(engine.run(request, trace))
+        answer, read, statistics = answer_of(events, trace), of(events, PrefixRead)[0], of(events, Statistics)[0]
         assert read.image_tokens == 1024
         assert 0 < read.tokens - read.reused <= 64
         assert statistics.prefix_tokens == read.tokens - read.reused
