@@ -15,7 +15,7 @@ COPY_BYTES = {"cuda": 2 * 2**30, "mps": 2**29, "cpu": 2**28}
 """More than any cache holds."""
 REPEATS, WARM_UPS = 10, 3
 ENOUGH = 4.0
-"""Seconds after which slow work is not repeated: one bfloat16 product takes 7 s on a CPU without instructions for it."""
+"""Seconds after which slow work is not repeated: a bfloat16 product takes 7 s on a CPU without instructions for it."""
 
 
 @dataclass(frozen=True)
