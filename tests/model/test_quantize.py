@@ -74,7 +74,7 @@ def test_loading_makes_what_a_loaded_network_becomes(
 @pytest.mark.parametrize("name", ["fp8", "fp8-all"])
 def test_the_demo_still_draws_and_tells_what_it_is_asked_for(name: str) -> None:
     engine = Engine.load(DEMO_CHECKPOINT, device="cpu", quantization=name)
-    settings = ImageSettings(size="256x256", num_steps=12, cfg_scale=2.5, timestep_shift=3.0)
+    settings = ImageSettings(size="256x256", num_steps=4, cfg_scale=2.5, timestep_shift=3.0)
     events = engine.run(GenerateRequest("a yellow star on a purple background", settings))
     picture = next(event for event in events if isinstance(event, Picture))
     events = engine.run(AnswerRequest("Describe this image.", (picture.image,)))

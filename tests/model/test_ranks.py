@@ -243,6 +243,7 @@ def test_ranks_end_when_rank_0_is_killed(tiny_checkpoint: Path) -> None:
 
 def test_ctrl_c_at_the_terminal_ends_the_command_and_its_ranks(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "sensenova_cli", "generate", "a cat", "--num-steps", "1000", "--device", "cpu"]
+    words += ["--dtype", "float32"]
     program = subprocess.Popen(
         [*words, "--tensor-parallel-size", "2", "-o", str(tmp_path / "cat.png")],
         stderr=subprocess.PIPE,
@@ -264,6 +265,7 @@ def test_ctrl_c_at_the_terminal_ends_the_command_and_its_ranks(tmp_path: Path) -
 def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sensenova_cli"]
     words = ["generate", "a cat", "--num-steps", "2", "--device", "cpu", "--tensor-parallel-size", "2", "-o", "cat.png"]
+    words += ["--dtype", "float32"]
     done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "cat.png\n"
