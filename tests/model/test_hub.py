@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from config.schema import LoadSettings
+from model.card import read_card
 from model.errors import CheckpointError
 from model.weights.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint
 
@@ -182,6 +184,28 @@ def test_download(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     assert progress[-1] == (size, size)
     assert progress == sorted(progress), "progress only ever grows"
     assert capfd.readouterr().err == "", "no bars but ours"
+
+
+def test_the_card_is_fetched_without_the_weights(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    recommended = b'{"settings": {"num_steps": 8}, "trained_sizes": [[64, 64]]}'
+    monkeypatch.setitem(FILES, "recommended_settings.json", recommended)
+    card = read_card(LoadSettings(model=REPOSITORY))
+    assert card.recommended.settings == {"num_steps": 8} and card.model == REPOSITORY
+    assert sorted(hub.sent) == ["config.json", "recommended_settings.json"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="not in the cache"):
+        find_checkpoint(REPOSITORY)  # a card alone is not taken for a downloaded checkpoint
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    find_checkpoint(REPOSITORY)
+    assert set(hub.sent) == {*NEEDED, "recommended_settings.json"}
+
+
+def test_a_card_that_cannot_be_fetched(hub: Hub) -> None:
+    with pytest.raises(CheckpointError, match="no revision 'v9'"):
+        read_card(LoadSettings(model=f"{REPOSITORY}@v9"))
+    hub.error = (401, "")
+    with pytest.raises(CheckpointError, match="the Hub refuses access"):
+        read_card(LoadSettings(model=REPOSITORY))
 
 
 def test_second_time_nothing_is_fetched(hub: Hub) -> None:

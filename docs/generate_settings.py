@@ -1,0 +1,38 @@
+"""Write the tables of docs/settings.md from the settings' declarations: `python -m docs.generate_settings`."""
+
+from pathlib import Path
+
+from config.check import expected
+from config.schema import GROUPS, Settings
+from config.toml_file import toml_literal
+
+PAGE = Path(__file__).parent / "settings.md"
+HEADING = "## All settings\n"
+
+
+def settings_tables() -> str:
+    """A table for each group of settings, with default, values and meaning; a setting of two groups is listed once."""
+    tables: list[str] = []
+    listed: set[str] = set()
+    for title, group in GROUPS:
+        rows = [_row(name) for name in group.model_fields if name not in listed]
+        listed |= set(group.model_fields)
+        head = [f"### {title}", "", "| setting | default | values | meaning |", "| --- | --- | --- | --- |"]
+        tables.append("\n".join([*head, *rows]) + "\n")
+    return "\n".join(tables)
+
+
+def _row(name: str) -> str:
+    field = Settings.model_fields[name]
+    default = "none" if field.default is None else f"`{toml_literal(field.default)}`"
+    return f"| `{name}` | {default} | {expected(name)} | {field.description} |"
+
+
+def generated_page(page: str) -> str:
+    """The page's text with its tables as the declarations have them now."""
+    before, heading, _ = page.partition(HEADING)
+    return f"{before}{heading}\n{settings_tables()}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(generated_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
