@@ -50,8 +50,8 @@ def test_the_files_are_those_pictures() -> None:
 def test_the_same_commands_make_the_same_pixels(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SENSENOVA_MODEL")
     for words in (
-        ["generate", "a cute cat", "--seed", "7", "-o", "cat-7.png"],
-        ["edit", "change the background to green", "--image", "cat-7.png", "-o", "cat-7-green.png"],
+        ["generate", "a cute cat", "--seed", "7", "--device", "cpu", "-o", "cat-7.png"],
+        ["edit", "change the background to green", "--image", "cat-7.png", "--device", "cpu", "-o", "cat-7-green.png"],
     ):
         result = CliRunner().invoke(app, words, catch_exceptions=False)
         assert result.exit_code == 0, result.stderr
