@@ -102,6 +102,7 @@ def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, "`tensor_parallel_size` 1 `cfg_parallel_size` 2, text by all 2"),
     ],
 )
+@pytest.mark.slow
 def test_the_model_is_loaded_for_what_is_asked(
     requests: list[Request] | None, told: str, tiny_checkpoint: Path
 ) -> None:

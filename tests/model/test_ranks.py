@@ -62,11 +62,33 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(tiny_checkpoint: Path) -> Iterator[Engine]:
-    engine = Engine.load(tiny_checkpoint, device="cpu", tensor_parallel_size=2)
-    yield engine
-    engine.close()
+def resident() -> Iterator[list[Engine]]:
+    """At most one engine of two ranks, which tests share; closed at the end."""
+    engines: list[Engine] = []
+    yield engines
+    close_all(engines)
+
+
+def close_all(engines: list[Engine]) -> None:
+    while engines:
+        engines.pop().close()
     assert children() == []
+
+
+@pytest.fixture
+def shared(resident: list[Engine], tiny_checkpoint: Path) -> Engine:
+    """The engine that tests share, loaded again if an earlier test ended its ranks."""
+    if not resident or not children():
+        close_all(resident)
+        resident.append(Engine.load(tiny_checkpoint, device="cpu", tensor_parallel_size=2))
+    return resident[0]
+
+
+@pytest.fixture(autouse=True)
+def no_other_ranks(request: pytest.FixtureRequest, resident: list[Engine]) -> None:
+    """Close the shared engine before a test with ranks of its own, in whatever order tests run."""
+    if "shared" not in request.fixturenames:
+        close_all(resident)
 
 
 def test_the_same_picture_as_one_process(shared: Engine, tiny_checkpoint: Path) -> None:
