@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from model.pictures import open_picture, read_picture
     from model.placement.launch import launched
     from model.placement.ranks import dismiss_others
-    from model.rank_main import rank_main
+    from model.rank_main import run_rank
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
     from model.trace import Trace
     from model.weights.builtin import DEMO_MODEL
@@ -89,7 +89,7 @@ _HOMES = {
     "model.pictures": ["open_picture", "read_picture"],
     "model.placement.launch": ["launched"],
     "model.placement.ranks": ["dismiss_others"],
-    "model.rank_main": ["rank_main"],
+    "model.rank_main": ["run_rank"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
     "model.trace": ["Trace"],
     "model.weights.builtin": ["DEMO_MODEL"],
@@ -148,10 +148,10 @@ __all__ = [
     "open_engine",
     "open_picture",
     "parse_loras",
-    "rank_main",
     "read_card",
     "read_facts",
     "read_picture",
+    "run_rank",
     "write_tiny_checkpoint",
 ]
 

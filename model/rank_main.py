@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from model.worker import Worker
 
 
-def rank_main(rank: int, connection: int | None = None) -> None:
+def run_rank(rank: int, connection: int | None = None) -> None:
     """Follow rank 0, for good.
 
     Args:
@@ -89,4 +89,4 @@ def _run(worker: "Worker", order: "Run", leader: Leader) -> None:
 
 
 if __name__ == "__main__":
-    rank_main(int(os.environ["RANK"]))
+    run_rank(int(os.environ["RANK"]))

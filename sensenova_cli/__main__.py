@@ -19,9 +19,9 @@ def main() -> None:
     _share_cores()
     rank = _rank()
     if rank > 0:
-        from model import rank_main
+        from model import run_rank
 
-        rank_main(rank)
+        run_rank(rank)
     from sensenova_cli.app import app
     from sensenova_cli.interrupts import end_on_signals
     from sensenova_cli.streams import flush_stdout, prepare_streams

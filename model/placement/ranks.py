@@ -352,7 +352,7 @@ class Ranks:
             self._links[rank], self._errors[rank] = ours, tempfile.TemporaryFile()  # noqa: SIM115  # closed in `close`
             # The same modules as here, wherever they were found, and never those of the current folder.
             code = f"import sys; sys.path[:] = {sys.path!r}\n"
-            code += f"from model.rank_main import rank_main; rank_main({rank}, {theirs.fileno()})"
+            code += f"from model.rank_main import run_rank; run_rank({rank}, {theirs.fileno()})"
             self._processes[rank] = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
                 stdin=subprocess.DEVNULL,

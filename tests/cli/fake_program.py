@@ -6,20 +6,20 @@ loading. FAKE_PREVIEW is the colour of previews; without it nobody may ask for o
 
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 import model.engine
 from config.schema import LoadSettings
+from model import DEMO_MODEL, find_checkpoint
 from sensenova_cli.__main__ import main
 from tests.cli.fake_engine import FakeEngine
 
 
 def open_engine(settings: LoadSettings, **options: object) -> Any:
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
-    engine = FakeEngine(Path(settings.model or ""))
+    engine = FakeEngine(find_checkpoint(settings.model or DEMO_MODEL))
     engine.on_step = take_a_step
     if "FAKE_PREVIEW" in os.environ:
         engine.predict = lambda longer_side: Image.new("RGB", (longer_side, longer_side), os.environ["FAKE_PREVIEW"])

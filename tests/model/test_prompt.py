@@ -3,9 +3,10 @@
 import hashlib
 
 import pytest
+from PIL import Image
 
 from model.errors import RequestError
-from model.requests import Message
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message
 from model.sequences.prompt import (
     PICTURE_SLOT,
     answer_prompt,
@@ -75,4 +76,18 @@ def test_the_models_own_picture_tokens_are_refused() -> None:
     with pytest.raises(RequestError, match="<IMG_CONTEXT>"):
         generate_prompt("draw <IMG_CONTEXT>", think=False)
     with pytest.raises(RequestError, match="the system message contains <img>"):
-        answer_prompt([Message("user", "what?")], 0, "you <img> see")
+        AnswerRequest("what?", system="you <img> see")
+
+
+def test_requests_check_their_placeholders() -> None:
+    picture = Image.new("RGB", (64, 64))
+    earlier = (Message("user", "<image>?"), Message("assistant", "A cat."))
+    for refused in (
+        lambda: GenerateRequest("draw <image>"),
+        lambda: EditRequest("<image> and <image>", (picture,)),
+        lambda: AnswerRequest("<image>?"),
+        lambda: AnswerRequest("and <image>?", (picture,), earlier),
+    ):
+        with pytest.raises(RequestError, match=r"the prompt has \d <image> placeholders for \d picture"):
+            refused()
+    AnswerRequest("what?", (picture,), (Message("user", "a"), Message("assistant", "an <image> tag")))

@@ -41,7 +41,17 @@ CAT = GenerateRequest("a cat on a blue background", ImageSettings(size="128x128"
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "model.rank_main" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if is_rank(child)]
+
+
+def is_rank(process: psutil.Process) -> bool:
+    """Also one that has ended and is not reaped yet."""
+    try:
+        return "model.rank_main" in " ".join(process.cmdline())
+    except psutil.ZombieProcess:
+        return True
+    except psutil.NoSuchProcess:
+        return False
 
 
 def picture(engine: Engine, request: GenerateRequest = CAT) -> torch.Tensor:

@@ -143,7 +143,7 @@ def test_the_8b_takes_half_of_its_memory() -> None:
 
 def test_splits_that_are_not_possible_name_those_that_are(tiny_checkpoint: Path) -> None:
     config = read_config(tiny_checkpoint)
-    with pytest.raises(DeviceError, match=r"3: 4 heads and 2 key/value heads .*\nit can be 1, 2; more GPUs: --cfg"):
+    with pytest.raises(DeviceError, match=r"3: 4 heads and 2 key/value heads .*\nit can be 1, 2; more GPUs: `cfg"):
         require_split(config, 3)
     require_split(config, 2)
 

@@ -19,7 +19,6 @@ from model.meter import LayerClock
 from model.placement.plan import Placement
 from model.sampling import denoise
 from model.sampling.step_cache import RunLayers, StepCache, StepCaching
-from model.weights.named_lora import NamedLora
 from tests.model.test_lora import matrices, write_lora
 
 PICTURE = Image.new("RGB", (100, 80), "orange")
@@ -275,7 +274,7 @@ def test_a_model_with_experts(parity_checkpoint: Callable[[str], Path]) -> None:
 def test_it_works_with(how: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"fp8": {"quantization": "fp8"}, "eager": {"enforce_eager": True}}.get(how, {})
     if how == "lora":
-        options["loras"] = [NamedLora(str(write_lora(tmp_path / "a.safetensors", matrices(tiny_checkpoint), rank=2)))]
+        options["lora"] = str(write_lora(tmp_path / "a.safetensors", matrices(tiny_checkpoint), rank=2))
     engine = Engine.load(tiny_checkpoint, device="cpu", **options)
     (picture,) = pictures(engine, GenerateRequest("a cat", cached()))
     (plain,) = pictures(engine, GenerateRequest("a cat", cached(cache="off")))
