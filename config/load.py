@@ -88,7 +88,7 @@ class Layers:
         line: Mapping[str, Any] | None = None,
         line_label: str = "prompt file",
     ) -> Resolved:
-        """Merge the layers with what the checkpoint recommends, below them, and a prompt's own settings, above them.
+        """Merge three layers, lowest first: the checkpoint's recommendations, these layers, a prompt's own settings.
 
         Args:
             recommended: what the checkpoint says about itself, once it is known.
@@ -131,7 +131,7 @@ def read_layers(
     layers = _merge(
         _file_layers(profile), _environment_layer(), _typed_layer(record or {}, record_label), _flag_layer(flags or {})
     )
-    require_compatible(layers.load)
+    require_compatible(layers.load, layers.values.get("cache", "off"))
     return layers
 
 

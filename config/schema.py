@@ -6,7 +6,7 @@ library's requests all take their names, defaults and checks from here.
 
 import re
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -36,13 +36,7 @@ class Scope:
 
 
 class SettingsGroup(BaseModel):
-    """Base of all groups: frozen, unknown keys refused, NaN and infinity refused.
-
-    Attributes:
-        takes_effect: `load` if a change needs the model to be loaded again, `turn` if the next request uses it.
-    """
-
-    takes_effect: ClassVar[Literal["load", "turn"]] = "turn"
+    """Base of all groups: frozen, unknown keys refused, NaN and infinity refused."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -162,9 +156,10 @@ class TextSettings(SeedSettings):
 
 
 class LoadSettings(SettingsGroup):
-    """What a model is loaded with: which one, where, and in which number formats."""
+    """What a model is loaded with: which one, where, and in which number formats.
 
-    takes_effect = "load"
+    A change of one of these needs the model to be loaded again; all other settings take effect with the next request.
+    """
 
     model: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """Checkpoint folder, or Hugging Face Hub id such as SenseNova/SenseNova-U1-8B-MoT; else the built-in demo."""

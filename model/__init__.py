@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         ThinkToken,
     )
     from model.pictures import open_picture, read_picture
+    from model.placement.devices import require_device
     from model.placement.launch import launched
     from model.placement.ranks import dismiss_others
     from model.rank_main import run_rank
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from model.weights.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint, local_checkpoint
     from model.weights.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
     from model.weights.synthetic import write_tiny_checkpoint
+    from model.wire import Packed, pack, unpack_event, unpack_request
 
 _HOMES = {
     "config.schema": ["ImageSettings", "LoadSettings", "TextSettings"],
@@ -87,11 +89,13 @@ _HOMES = {
         "ThinkToken",
     ],
     "model.pictures": ["open_picture", "read_picture"],
+    "model.placement.devices": ["require_device"],
     "model.placement.launch": ["launched"],
     "model.placement.ranks": ["dismiss_others"],
     "model.rank_main": ["run_rank"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
     "model.trace": ["Trace"],
+    "model.wire": ["Packed", "pack", "unpack_event", "unpack_request"],
     "model.weights.builtin": ["DEMO_MODEL"],
     "model.weights.facts": ["CheckpointFacts", "read_facts"],
     "model.weights.hub": ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "local_checkpoint"],
@@ -127,6 +131,7 @@ __all__ = [
     "NamedLora",
     "Notice",
     "NumericsError",
+    "Packed",
     "Picture",
     "PictureError",
     "PrefixRead",
@@ -147,11 +152,15 @@ __all__ = [
     "local_checkpoint",
     "open_engine",
     "open_picture",
+    "pack",
     "parse_loras",
     "read_card",
     "read_facts",
     "read_picture",
+    "require_device",
     "run_rank",
+    "unpack_event",
+    "unpack_request",
     "write_tiny_checkpoint",
 ]
 

@@ -6,6 +6,7 @@ from config.recommended import Recommended, read_recommended
 from config.schema import LoadSettings
 from model.weights.builtin import DEMO_MODEL
 from model.weights.hub import find_card
+from model.weights.lora_files import recommended_with
 from model.weights.named_lora import parse_loras
 
 
@@ -34,7 +35,5 @@ def read_card(settings: LoadSettings) -> Card:
     model = settings.model or DEMO_MODEL
     recommended, loras = read_recommended(find_card(model)), parse_loras(settings.lora)
     if loras:
-        from model.weights.lora import recommended_with  # imports PyTorch
-
         recommended = recommended_with(recommended, loras)
     return Card(model, recommended)

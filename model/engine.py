@@ -31,12 +31,9 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, request: Request) -> Iterator[Event]:
-        """Carry out a request and yield what happens as it happens; `Statistics` comes last.
+        """Run a request and yield its events as they happen. The last one is `Statistics`.
 
         Closing the iterator between two events cancels the request; the engine stays usable.
-
-        Args:
-            trace: filled with the request's tensors; of several ranks only with those of rank 0.
 
         Raises:
             RequestError: the request cannot be carried out with this model.
@@ -55,7 +52,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def description(self) -> str:
-        """In which number format, on which device and how offloaded it runs, in a line."""
+        """One line: number format, device, and where the weights are."""
 
     @property
     @abstractmethod
@@ -124,9 +121,9 @@ def open_engine(
     """Open the model that the settings name, downloaded first when it is not in the cache.
 
     Args:
-        size: of the pictures to have room for, as in the settings. A request that needs more room than there is has
-            the model loaded again.
-        requests: those that the model is loaded for; None where nobody knows them yet. Others may follow.
+        size: the picture size to reserve memory for, as in the settings, where no request draws. A later request that
+            needs more memory loads the model again.
+        requests: the first requests, if they are known. Memory is reserved for the largest picture among them.
         on_progress: called now and then with the bytes read so far. What it raises ends the loading.
         on_plan, on_download: called with what a download will fetch, and with the bytes fetched and to fetch.
 

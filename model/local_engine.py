@@ -179,15 +179,17 @@ def load_engine(
     require_ranks(ranks_wanted, where, "gpus" if counted else SIZES)
     model = settings.model or DEMO_MODEL
     folder = find_checkpoint(model, on_plan=on_plan, on_progress=on_download)
+    recommended = read_recommended(folder)
+    sizes = [each.size for each in drawn] or [size]
+    largest = max(sizes, key=lambda each: image_tokens(each, recommended))
     if ranks_wanted == 1:
-        return LocalEngine(model, Worker.load(Load(folder, settings, size), where, None, on_progress), None, None, "")
-    order = Load(folder, settings.model_copy(update={"offload": "off"}), size)
+        worker = Worker.load(Load(folder, settings, largest), where, None, on_progress)
+        return LocalEngine(model, worker, None, None, "")
+    order = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
     config = read_config(folder)
     way = Arrangement(settings.tensor_parallel_size, settings.cfg_parallel_size)
     if counted:
-        recommended = read_recommended(folder)
-        sizes = {size, *(each.size for each in drawn)}
-        demand = Demand.of(requests, max(image_tokens(each, recommended) for each in sizes))
+        demand = Demand.of(requests, image_tokens(largest, recommended))
         way = arrange_model(counted, demand, config, where, number_format.itemsize, towers)
     require_split(config, way.tensor)
     ranks = Ranks(way.tensor, way.guidance, way.splits_und, where)

@@ -12,7 +12,7 @@ from model.weights.named_lora import NamedLora
 
 @dataclass(frozen=True)
 class Load:
-    """Load the own part of a checkpoint.
+    """Load this rank's shard of a checkpoint.
 
     Attributes:
         folder: of the checkpoint, found and downloaded.
@@ -27,7 +27,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Run:
-    """Carry out a request, told after each event whether to go on.
+    """Run a request. After each event rank 0 says whether to continue.
 
     Attributes:
         forget: what is kept of earlier requests first.

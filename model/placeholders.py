@@ -1,4 +1,4 @@
-"""Where pictures stand in a user's text: `<image>` placeholders. The model's own picture tokens are refused there."""
+"""`<image>` placeholders mark pictures in a user's text. The model's own picture tokens are refused."""
 
 from collections.abc import Sequence
 

@@ -35,7 +35,7 @@ class PNGFiles:
         return len(self.files) - 1
 
     def image(self, index: int) -> Image.Image:
-        """Decode a file, once however often it is asked for.
+        """Decode a file. Later calls return the same image.
 
         Raises:
             ValueError: there is no such file, or it is not a PNG file that `model.pictures.read_picture` can read.

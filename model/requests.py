@@ -131,7 +131,7 @@ def _require_previews(request: GenerateRequest | EditRequest) -> None:
     for name in ("preview_every", "preview_size"):
         value = getattr(request, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise RequestError(f"{name} is {value!r}, which is no whole number from 0 on", "write 0 for the default")
+            raise RequestError(f"{name} is {value!r}; it must be a whole number, 0 or more", "write 0 for the default")
 
 
 def _require_library(settings: ImageSettings) -> None:

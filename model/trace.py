@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Trace:
-    """What `Engine.run(request, trace)` fills in, before the event of the same step, picture or answer.
+    """Tensors that `LocalEngine.run(request, trace)` collects, before the event of the same step, picture or answer.
 
     Without a trace nothing of this is kept. Use a new one for every request: another run appends to the lists.
 

@@ -49,7 +49,8 @@ from model.sequences.images import fit_to_budget, prepare_picture, to_image, to_
 from model.sequences.sequence import TokenSequence, build_sequence
 from model.sequences.tokenizer import StreamDecoder, Tokenizer
 from model.trace import Trace
-from model.weights.lora import overridden, read_adapters
+from model.weights.lora import read_adapters
+from model.weights.lora_files import overridden
 from model.weights.named_lora import NamedLora, parse_loras
 
 

@@ -71,6 +71,11 @@ class Stop:
         """
         yield
 
+    @contextmanager
+    def shielding(self) -> Iterator[None]:
+        """Around the recording of a turn that has ended: a signal that comes now is not a second one."""
+        yield
+
 
 class SignalStop(Stop):
     """A stop that the first signal requests while a turn listens. `end_on_signals` has to have been called, on the main
@@ -83,13 +88,18 @@ class SignalStop(Stop):
     @contextmanager
     def listening(self, is_live: Callable[[], bool]) -> Iterator[None]:
         """As `Stop.listening`."""
-        global _listener
-        before, _listener = _listener, self
         self._is_live = is_live
+        _listeners.append(self)
         try:
             yield
         finally:
-            _listener = before
+            _listeners.remove(self)
+
+    @contextmanager
+    def shielding(self) -> Iterator[None]:
+        """As `Stop.shielding`."""
+        with SignalStop().listening(lambda: False):
+            yield
 
     def request(self) -> None:
         """Ask the turn to stop, and say so on a terminal."""
@@ -106,8 +116,8 @@ class SignalStop(Stop):
         return f"\r\x1b[0m\x1b[2K{STOPPING[: width - 1]}".encode()
 
 
-_listener: SignalStop | None = None
-"""The stop of the turn that runs now."""
+_listeners: list[SignalStop] = []
+"""The stops of the turns that run now."""
 
 
 def end_on_signals() -> None:
@@ -117,13 +127,15 @@ def end_on_signals() -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         global _last
         _last = number
-        if _listener is None:
+        if not _listeners:
             for each in _handled():
                 signal.signal(each, lambda number, frame: end_at_once())
             raise KeyboardInterrupt
-        if _listener.requested:
+        waiting = [each for each in _listeners if not each.requested]
+        if not waiting:
             end_at_once()
-        _listener.request()
+        for listener in waiting:
+            listener.request()
 
     for number in _handled():
         signal.signal(number, stop)

@@ -62,13 +62,11 @@ class InputPicture(BaseModel):
 class PictureRecord(BaseModel):
     """Everything it takes to make a picture again.
 
-    In the file the recorded load settings stand beside the other entries, each under its own name. One that a picture
-    of an older version does not have is at its default.
+    In the file each recorded load setting is a top-level entry. Missing entries take their defaults.
 
     Attributes:
         settings: explicit size, the picture's own seed, one image.
-        loaded: what the model was loaded with, as far as pictures depend on it: those settings that are declared as
-            recorded. Its `model` is an absolute folder or a Hub id.
+        loaded: the load settings that are declared as recorded. `model` is an absolute folder or a Hub id.
         inputs: the pictures an edit started from, in order.
         think_text: the think text it was drawn from, or None.
         version: of the program that made it.

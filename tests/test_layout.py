@@ -41,6 +41,13 @@ def test_the_program_imports_only_public_names_of_the_library() -> None:
 
 
 @pytest.mark.parametrize("package", [model, model.bench])
+def test_no_public_name_is_that_of_its_module(package: object) -> None:
+    """`from model import name` would give the module, once that is imported."""
+    for home, names in package._HOMES.items():  # type: ignore[attr-defined]
+        assert home.rpartition(".")[2] not in names
+
+
+@pytest.mark.parametrize("package", [model, model.bench])
 def test_every_public_name_is_there(package: object) -> None:
     assert all(hasattr(package, name) for name in package.__all__)  # type: ignore[attr-defined]
     assert dir(package) == sorted(package.__all__)  # type: ignore[attr-defined]

@@ -136,7 +136,7 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
 
 
 def describe_bench(plan: BenchPlan) -> dict[str, Any]:
-    """What is measured, on what, and with which library: the facts that belong beside every figure."""
+    """Facts that belong beside every figure: device, number format, PyTorch's version, and so on."""
     device = resolve_device(plan.settings.device)
     on_cuda = device.type == "cuda"
     return {

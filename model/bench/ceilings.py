@@ -1,5 +1,6 @@
 """What the device can do at best, measured: a large matrix product and a large copy."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -37,17 +38,17 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     side = GEMM_SIDE[device.type]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
-    gemm = 2 * side**3 / median_seconds(lambda: torch.mm(left, right, out=product), device)
+    gemm = 2 * side**3 / median_seconds(lambda: torch.mm(left, right, out=product), device, ENOUGH)
     source = torch.zeros(COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copy = 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device)
+    copy = 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device, ENOUGH)
     return Ceilings(gemm, copy)
 
 
-def median_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median time of one run, in seconds. The first runs do not count, unless the work is too slow for more of them."""
+def median_seconds(work: Callable[[], object], device: torch.device, enough: float = math.inf) -> float:
+    """Median time of one run, in seconds. The first runs do not count, unless all of them together took `enough`."""
     seconds: list[float] = []
-    while len(seconds) < WARM_UPS + REPEATS and sum(seconds) < ENOUGH:
+    while len(seconds) < WARM_UPS + REPEATS and sum(seconds) < enough:
         synchronize(device)
         clock = time.perf_counter()
         work()

@@ -1,4 +1,4 @@
-"""What a model would take on this machine, without loading it."""
+"""Predict the memory and the speed of a model on this machine, without loading it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -36,6 +36,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def require_device(name: str) -> None:
+    """Raise DeviceError unless the device that a setting names is there; `auto` and `cpu` always are."""
+    if name not in ("auto", "cpu"):
+        resolve_device(name)
+
+
 def resolve_dtype(name: str) -> torch.dtype:
     """Raise DeviceError unless it is `bfloat16`, `float16` or `float32`."""
     if name not in DTYPES:

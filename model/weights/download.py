@@ -92,10 +92,13 @@ def download_card(model: str, revision: str) -> Path:
 
     try:
         info = HfApi().model_info(model, revision=revision)
-        names = {sibling.rfilename for sibling in info.siblings or ()}
-        _require_config(model, names)
-        # By the commit, not by the revision's name: the cache would note that commit as the revision's newest, and a
-        # complete older copy could not be found offline any more.
+    except Exception as error:
+        raise _explained(error, model, revision) from error
+    names = {sibling.rfilename for sibling in info.siblings or ()}
+    _require_config(model, names)
+    try:
+        # Fetch by commit. By the revision's name, the cache's `main` would point at this incomplete snapshot and hide a
+        # complete older copy offline.
         commit = info.sha or revision
         if RECOMMENDED_FILE in names:
             hf_hub_download(model, RECOMMENDED_FILE, revision=commit)

@@ -51,8 +51,8 @@ def find_checkpoint(
 def find_card(model: str) -> Path:
     """A folder that holds what a checkpoint says about itself, without its weights.
 
-    Of a Hub id, `config.json` and the recommended settings are downloaded, a few kilobytes; arguments and errors as
-    for `find_checkpoint`.
+    For a Hub id this downloads only `config.json` and the recommended settings, a few kilobytes. Arguments and
+    errors as for `find_checkpoint`.
     """
     place = _locate(model)
     if isinstance(place, Path):

@@ -4,24 +4,18 @@ W + strength · alpha/rank · up · down (Hu et al. 2021, arXiv:2106.09685). A r
 same way: the matrices that one touches are read anew, so that what is left is exactly what the files hold.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from config.recommended import Recommended
 from model.errors import CheckpointError
 from model.network.configuration import ModelConfig
-from model.weights.download import download_file
-from model.weights.hub import is_hub_id
 from model.weights.layout import Slot, checkpoint_layout
+from model.weights.lora_files import find_lora, opened_lora, recommended_settings
 from model.weights.named_lora import NamedLora
 from model.weights.names import listed
 from model.weights.shards import Piece
@@ -62,51 +56,6 @@ class Adapter:
     settings: Mapping[str, Any]
 
 
-def find_lora(name: str) -> Path:
-    """The file of a LoRA; one from the Hub is downloaded when it is not in the cache.
-
-    Args:
-        name: a file, a folder with one safetensors file, or a Hub id `owner/name` or `owner/name@revision` of such a
-            folder.
-
-    Raises:
-        CheckpointError: there is none, or several files could be meant.
-    """
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        return path / _only_one([file.name for file in path.glob("*.safetensors")], name)
-    if is_hub_id(name) and path.suffix != ".safetensors":
-        return download_file(name, lambda names: _only_one(names, name))
-    raise CheckpointError(f"there is no LoRA file {name}", "name a .safetensors file, or a Hub id like owner/name")
-
-
-def _only_one(names: Sequence[str], where: str) -> str:
-    files = sorted(name for name in names if name.endswith(".safetensors"))
-    if len(files) != 1:
-        there = ", ".join(files) or "none"
-        raise CheckpointError(f"{where} holds {len(files)} safetensors files ({there})", "name the file of the LoRA")
-    return files[0]
-
-
-def recommended_with(recommended: Recommended, loras: Sequence[NamedLora]) -> Recommended:
-    """A checkpoint's recommendations, overridden by what the LoRAs' metadata say; errors as for `read_adapter`."""
-    return overridden(recommended, [read_settings(find_lora(lora.name)) for lora in loras])
-
-
-def overridden(recommended: Recommended, others: Sequence[Mapping[str, Any]]) -> Recommended:
-    """Recommendations with other settings above them, later ones on top."""
-    settings = {name: value for each in (recommended.settings, *others) for name, value in each.items()}
-    return recommended.model_copy(update={"settings": settings})
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """Settings that a LoRA is made for, as its metadata say; empty where they say nothing."""
-    with _opened(file) as stored:
-        return _settings(stored.metadata() or {}, file)
-
-
 def read_adapter(lora: NamedLora, slots: Mapping[str, Slot]) -> Adapter:
     """Read a LoRA and compare it with the tensors of a checkpoint.
 
@@ -117,9 +66,9 @@ def read_adapter(lora: NamedLora, slots: Mapping[str, Slot]) -> Adapter:
         CheckpointError: the file cannot be read, is no LoRA, or does not belong to the checkpoint in every part.
     """
     file = find_lora(lora.name)
-    with _opened(file) as stored:
+    with opened_lora(file, "pt") as stored:
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        settings = _settings(stored.metadata() or {}, file)
+        settings = recommended_settings(stored.metadata() or {}, file)
     groups: dict[str, dict[str, Tensor]] = {}
     others = []
     for key, tensor in tensors.items():
@@ -183,16 +132,6 @@ class Merging:
         return result
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    try:
-        with safe_open(file, framework="pt") as stored:
-            yield stored
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CheckpointError(f"{file} cannot be read as a LoRA: {reason}", "fetch the file again") from error
-
-
 def _problems(
     groups: Mapping[str, Mapping[str, Tensor]], others: Sequence[str], slots: Mapping[str, Slot]
 ) -> list[str]:
@@ -221,21 +160,3 @@ def _problems(
         if names:
             lines += [f"{len(names)} {title}:", listed(names)]
     return lines
-
-
-def _settings(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
-    """What a file's metadata say about steps and guidance, in the words of diffusers or as JSON of our settings."""
-    found: dict[str, Any] = {}
-    readers: dict[str, tuple[str, Callable[[str], Any]]] = {
-        "num_inference_steps": ("num_steps", int),
-        "guidance_scale": ("cfg_scale", float),
-    }
-    try:
-        for key, (setting, read) in readers.items():
-            if key in metadata:
-                found[setting] = read(metadata[key])
-        if "recommended_settings" in metadata:
-            found.update(json.loads(metadata["recommended_settings"]))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file}: its metadata are damaged: {error}", "fetch the file again") from error
-    return found

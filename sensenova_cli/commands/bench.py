@@ -70,7 +70,6 @@ def bench(
         raise UsageError(f"there is no load format {load_format!r}", f"use {' or '.join(LOAD_FORMATS)}")
     sizes = parse_sizes(size)
     settings = flags.layers().load
-    from model.bench import BenchPlan
     from sensenova_cli.render.stream import Renderer
     from sensenova_cli.turns.model_source import find_weights, model_name
 
@@ -87,6 +86,8 @@ def bench(
         model = name
     else:
         model = find_weights(settings, renderer)
+    from model.bench import BenchPlan  # imports PyTorch: nothing that was typed can be wrong any more
+
     wanted = [cast("Work", work) for work in WORKS if work in (works or WORKS)]
     _measure(BenchPlan(model, wanted, sizes, steps, tokens, settings), name, renderer, as_json=flags.json)
 

@@ -34,7 +34,6 @@ def doctor(
     """
     sizes = parse_sizes(size)
     settings = flags.layers().load
-    from model.bench import Machine, examine
     from sensenova_cli.render.doctor import forecast_json, machine_lines, supply_line, table_lines
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.stream import Renderer
@@ -43,6 +42,7 @@ def doctor(
     renderer = Renderer(quiet=flags.quiet)
     name = model_name(settings)
     model = name if name in DUMMY_MODELS else find_weights(settings, renderer)
+    from model.bench import Machine, examine  # imports PyTorch: nothing that was typed can be wrong any more
 
     def print_machine(machine: Machine) -> None:
         for line in machine_lines(machine):

@@ -140,16 +140,22 @@ class Desk:
         self.reload()
 
     def use_loras(self, text: str) -> None:
-        """Replace the model's LoRAs; errors as for `ResidentModel.use_loras`."""
+        """Replace the model's LoRAs, or load the model with them if it could not be loaded before.
+
+        Errors as for `ResidentModel.use_loras`.
+        """
         start = replace(self._start, settings={**self._start.settings, "lora": text})
         state = self.session.state
         layers = merged(start, state.settings, state.profile, Flags({})).layers()
-        self._reload_after_failure()
+        if self.loading.has_failed:  # perhaps because of a LoRA
+            self._start = start
+            self.reload()
+            return
         self.loading.use_loras(layers.load.lora, self._view(layers))
         self._start = start
 
     def follow_settings(self) -> bool:
-        """Load the model again if the session's load settings are not those it was loaded with; whether they are not.
+        """Load the model again if the session's load settings have changed; returns whether they have.
 
         Raises:
             SettingsError: the session's settings cannot be used.
@@ -187,9 +193,9 @@ class Desk:
             # Edits that follow one another take the next seed each. A chosen seed is warned about instead.
             replaces_seed_silently="seed" not in flags.settings,
         )
-        loaded = self.loading.settings
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
+            loaded = self.loading.settings
             kept = PictureTurnSink(self.session, kind, loaded, line, inputs, self._made)
             if not line.settings.get("output"):
                 return [kept]
@@ -214,10 +220,13 @@ class Desk:
         layers = self._merged(line).layers()
         conversation = self._conversation() if continues else Conversation(system=self._system)
         shown = tuple(self.session.read(number).image for number in images)
-        sink = AnswerTurnSink(
-            self.session, kind, self.loading.settings, line, images, system=conversation.system, continues=continues
-        )
-        self._run(AnswerTask(kind, text, shown, conversation), layers, self._view(layers), lambda turns: [sink])
+        system = conversation.system
+
+        def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
+            loaded = self.loading.settings
+            return [AnswerTurnSink(self.session, kind, loaded, line, images, system=system, continues=continues)]
+
+        self._run(AnswerTask(kind, text, shown, conversation), layers, self._view(layers), open_sinks)
 
     def _run(
         self, task: Task, layers: Layers, view: Renderer, open_sinks: Callable[[Sequence[Turn]], list[Sink]]

@@ -13,8 +13,8 @@ Mode = Literal["pictures", "chat"]
 
 
 def command_name(line: Line, mode: Mode, state: State) -> str:
-    """The name of the command that a line runs: the one it begins with, which may not exist, or the one that its
-    words or its question stand for."""
+    """The name of the command that a line runs: its slash command, which may not exist; `describe` for a question; else
+    `edit`, `generate` or `chat`."""
     if line.kind == "command":
         return line.command
     if line.kind == "question":

@@ -3,7 +3,7 @@
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import model
@@ -36,7 +36,7 @@ class ResidentModel:
     _thread: threading.Thread
 
     def __init__(self, settings: LoadSettings, size: str, after: "ResidentModel | None" = None) -> None:
-        """Begin, once the model that was loaded before has ended: memory and imports are not for two at a time.
+        """Start loading after the previous model's thread has ended; two at once would not fit into memory.
 
         Args:
             size: of the pictures to have room for.
@@ -68,8 +68,8 @@ class ResidentModel:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it cannot be loaded, or was and is lost since, and that was said."""
-        return self._told or (self._engine is not None and self._engine.is_lost)
+        """Whether it has to be loaded again: its error was shown, it was given up, or a process it needs was lost."""
+        return self._told or self._cancelled or (self._engine is not None and self._engine.is_lost)
 
     @property
     def recommended(self) -> Recommended | None:
@@ -79,7 +79,8 @@ class ResidentModel:
 
     def card(self, view: Renderer) -> Card:
         """As `ModelSource.card`; waits for it."""
-        self._wait(view, lambda: self._card is not None)
+        while self._card is None and not self._done.wait(POLL_SECONDS):
+            pass  # a card is a few kilobytes: progress is shown while the weights are waited for
         if self._engine is not None:
             return self._engine.card
         if self._card is None:
@@ -93,7 +94,7 @@ class ResidentModel:
         Raises:
             KeyboardInterrupt: the user did not want to wait; it goes on loading.
         """
-        self._wait(view, lambda: False)
+        self._wait(view)
         for notice in self._notices:
             view.notice(notice)
         self._notices.clear()
@@ -121,11 +122,11 @@ class ResidentModel:
         if engine is not None:
             engine.close()
 
-    def _wait(self, view: Renderer, is_enough: Callable[[], bool]) -> None:
-        while not self._done.is_set() and not is_enough():
+    def _wait(self, view: Renderer) -> None:
+        while not self._done.is_set():
             title = self.progress.title
             with view.bytes_progress(title) as bar:
-                while not self._done.wait(POLL_SECONDS) and self.progress.title == title and not is_enough():
+                while not self._done.wait(POLL_SECONDS) and self.progress.title == title:
                     bar.update(self.progress.done, self.progress.total)
 
     def _raise_error(self) -> None:
@@ -166,4 +167,6 @@ class ResidentModel:
     def _advance(self, verb: str, done: int, total: int) -> None:
         if self._cancelled:
             raise KeyboardInterrupt
+        if verb == "downloading" and total and done >= total:
+            verb, done, total = "loading", 0, 0
         self.progress = Progress(f"{verb} {self.name}", done, total)

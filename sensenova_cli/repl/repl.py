@@ -153,7 +153,7 @@ class Repl:
         return tuple(self.session.bring(file).number for file in files)
 
     def stage(self, numbers: Sequence[int]) -> None:
-        """Let pictures go with the next turn, besides those that do already."""
+        """Add pictures to those that go with the next turn."""
         staged = tuple(dict.fromkeys((*self.session.state.staged, *numbers)))
         self.session.append(Stage(staged=staged))
         names = ", ".join(map(self._called, staged))

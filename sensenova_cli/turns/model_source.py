@@ -31,10 +31,6 @@ DEMO_NOTICE = (
 class ModelSource(Protocol):
     """A model that can be opened, or is open already."""
 
-    @property
-    def settings(self) -> LoadSettings:
-        """What it is loaded with."""
-
     def card(self, view: Renderer) -> Card:
         """What it says about itself, without its weights.
 
@@ -58,12 +54,12 @@ class ModelOnDemand:
 
     def card(self, view: Renderer) -> Card:
         """As `ModelSource.card`."""
-        if self.settings.model is None:
-            view.notice(DEMO_NOTICE)
         return read_card(self.settings)
 
     def open(self, requests: Sequence[Request], view: Renderer) -> Engine:
         """As `ModelSource.open`."""
+        if self.settings.model is None:
+            view.notice(DEMO_NOTICE)
         start = time.perf_counter()
         with closing(_OpeningView(view, model_name(self.settings))) as shown:
             shown.show("loading")
@@ -79,13 +75,16 @@ class ModelOnDemand:
 
 
 def find_weights(settings: LoadSettings, view: Renderer) -> Path:
-    """The folder of a model's checkpoint, for what needs files and no engine; downloaded where it must be.
+    """The folder of a model's checkpoint, downloaded where it must be, for a command that needs no engine.
 
     Raises:
+        DeviceError: the device is not there. This is checked before a download.
         SenseNovaError: as for `model.find_checkpoint`.
     """
     if settings.model is None:
         view.notice(DEMO_NOTICE)
+    if settings.device not in ("auto", "cpu"):  # for these two, PyTorch need not be imported
+        model.require_device(settings.device)
     with closing(_OpeningView(view, model_name(settings))) as shown:
         return find_checkpoint(
             model_name(settings),

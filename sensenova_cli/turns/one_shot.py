@@ -20,7 +20,7 @@ from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 
 @dataclass(frozen=True)
 class Place:
-    """Where pictures go when it is not for the setting `output` to say.
+    """Where pictures go, in place of the setting `output`.
 
     Attributes:
         template: a name template with the field `index`.

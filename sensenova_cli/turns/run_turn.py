@@ -45,7 +45,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class Face:
-    """What tells one way of using the program from another.
+    """The parts of a turn that differ between one-shots, sessions and servers.
 
     Attributes:
         view: shows progress, text and pictures.
@@ -87,7 +87,7 @@ def run_turn(engine: Engine, turn: Turn, view: Renderer, sinks: Sequence[Sink], 
         SenseNovaError: whatever the engine or a sink raises.
     """
     began = time.perf_counter()
-    with stop.listening(lambda: view.is_live):  # what was made is recorded, whenever the signal comes
+    with stop.listening(lambda: view.is_live):
         for sink in sinks:
             sink.begin(turn)
         failure = None
@@ -99,8 +99,9 @@ def run_turn(engine: Engine, turn: Turn, view: Renderer, sinks: Sequence[Sink], 
         finally:
             outcome = _outcome(failure, time.perf_counter() - began)
             del failure  # its frames hold what the request had in memory
-            for sink in sinks:
-                sink.end(outcome)
+            with stop.shielding():  # what was made is recorded, whenever a signal comes
+                for sink in sinks:
+                    sink.end(outcome)
 
 
 def _run(engine: Engine, turn: Turn, view: Renderer, sinks: Sequence[Sink], stop: Stop) -> None:

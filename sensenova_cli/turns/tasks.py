@@ -18,9 +18,9 @@ class PictureTask:
 
     Attributes:
         again: the picture that is made again, whose settings are a layer below the flags.
-        width, height: the one side that was typed alone; the other is what the picture's size would be without it.
+        width, height: a side that was typed without the other one, which then comes from the setting `size`.
         auto_is_default: size `auto` is the model's default size for an edit, too, not the first picture's aspect.
-        replaces_seed_silently: nobody chose the seed, so that an edit takes a free one without saying so.
+        replaces_seed_silently: an edit takes a free seed without a warning, because the seed is a default.
     """
 
     kind: PictureKind

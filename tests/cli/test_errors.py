@@ -297,9 +297,11 @@ def test_a_device_that_is_not_there_is_noticed_before_a_download(
     monkeypatch.setattr("model.local_engine.find_checkpoint", download)
     monkeypatch.setattr("model.card.find_card", lambda model: DEMO_CHECKPOINT)
     monkeypatch.setattr("model.engine.open_engine", open_engine)
-    outcome = program("generate", "x", "--model", "owner/name", "--device", "cuda:63")
-    assert outcome.code == 2
-    assert "cuda:63 is not there" in outcome.stderr
+    monkeypatch.setattr("sensenova_cli.turns.model_source.find_checkpoint", download)
+    for words in (["generate", "x"], ["bench"], ["doctor"]):
+        outcome = program(*words, "--model", "owner/name", "--device", "cuda:63")
+        assert outcome.code == 2
+        assert "cuda:63 is not there" in outcome.stderr
 
 
 def test_damaged_recommendations_are_a_damaged_checkpoint(program: Program) -> None:

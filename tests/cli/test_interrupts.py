@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from sensenova_cli.interrupts import SignalStop
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program, start
 
@@ -139,3 +141,27 @@ def test_a_process_that_is_loading(home: Path) -> None:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in stderr
+
+
+def test_a_signal_stops_every_turn_that_runs(program: Program) -> None:
+    """Turns on two threads overlap, and the first one ends first."""
+    first, second = SignalStop(), SignalStop()
+    with ExitStack() as later:
+        with first.listening(lambda: False):
+            later.enter_context(second.listening(lambda: False))
+        signal.raise_signal(signal.SIGINT)
+        assert (first.requested, second.requested) == (False, True)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_while_a_turn_is_recorded_does_not_end_the_program(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensenova_cli.interrupts.end_at_once", lambda: pytest.fail("the record would be lost"))
+    stop = SignalStop()
+    with stop.listening(lambda: False):
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        with stop.shielding():
+            signal.raise_signal(signal.SIGINT)

@@ -1,11 +1,16 @@
 """The one road for every face: what is merged, checked and opened when, and on which thread."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from config.load import Layers, read_layers
 from config.schema import LoadSettings
@@ -17,7 +22,7 @@ from sensenova_cli.turns.build_turn import Turn
 from sensenova_cli.turns.run_turn import Face, Outcome, run_turns
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 from tests.cli.fake_engine import FakeEngine
-from tests.cli.harness import Program
+from tests.cli.harness import REPOSITORY, Program
 
 
 class Kept:
@@ -175,3 +180,15 @@ def test_a_command_reads_and_merges_its_settings_once(program: Program, home: Pa
         merges.clear()
         assert program(*words).code == 0
         assert merges == ["read", "merge"], words
+
+
+def test_a_card_with_loras_is_read_without_pytorch(home: Path) -> None:
+    save_file({"a": np.zeros(1, np.float32)}, home / "a.safetensors", {"num_inference_steps": "8"})
+    code = (
+        "import sys; from config.schema import LoadSettings; from model import read_card; "
+        "card = read_card(LoadSettings(model='demo', lora='a.safetensors')); "
+        "print(card.recommended.settings['num_steps'], {'torch', 'transformers'} & set(sys.modules))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "8 set()\n"

@@ -317,6 +317,23 @@ def test_a_larger_request_places_the_weights_anew(monkeypatch: pytest.MonkeyPatc
     assert results(engine, TURNS[:1]) == expected
 
 
+def test_room_is_for_the_pictures_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    load = placed.PlacedNetwork.load
+
+    def noted(self: placed.PlacedNetwork, work: Work, *arguments: Any) -> None:
+        asked.append(work.image_tokens)
+        load(self, work, *arguments)
+
+    monkeypatch.setattr(placed.PlacedNetwork, "load", noted)
+    small, large = (GenerateRequest("a cat", ImageSettings(size=size)) for size in ("64x64", "128x64"))
+    Engine.load("demo", device="cpu", requests=[small, large])
+    Engine.load("demo", device="cpu", requests=[small])
+    Engine.load("demo", device="cpu", size="96x64")
+    Engine.load("demo", device="cpu", requests=[AnswerRequest("hello")])
+    assert asked == [8, 4, 6, 64]
+
+
 def test_less_than_the_smallest_working_set() -> None:
     with pytest.raises(DeviceMemoryError, match="1 MiB of memory are too little for this: the smallest that works is"):
         Engine.load("demo", device="cpu", gpu_memory="1MiB")

@@ -1,16 +1,20 @@
 """What a session does with its lines, piped into it as a script."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 import model.engine
 from config.load import Layers
+from config.schema import LoadSettings
 from model.errors import CheckpointError, DeviceMemoryError, RankError
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
 from sensenova_cli.metadata import read_record
@@ -513,3 +517,47 @@ def test_load_settings_of_a_session_load_the_model_again(script: Script) -> None
 def test_a_profile_with_load_settings_loads_the_model_again(script: Script) -> None:
     script("a cat", "/profile gpu-8gb", "a dog", "/profile none", "a bird")
     assert [loaded.gpu_memory for loaded in script.program.loaded] == [None, "7GiB", None]
+
+
+def test_a_session_that_a_lora_keeps_from_loading_is_mended(script: Script, home: Path) -> None:
+    load = script.program.load
+
+    def refuse(settings: LoadSettings, **options: object) -> object:
+        if settings.lora == "bad.safetensors":
+            raise CheckpointError("bad.safetensors cannot be read as a LoRA", "fetch the file again")
+        return load(settings, **options)  # type: ignore[arg-type]
+
+    model.engine.open_engine = refuse  # type: ignore[assignment]  # `program` puts it back
+    save_file({"a": np.zeros(1, np.float32)}, home / "bad.safetensors")
+    outcome = script("a cat", "/lora off", "a dog", options=("--lora", "bad.safetensors"))
+    assert "bad.safetensors cannot be read as a LoRA" in outcome.stderr
+    (path,) = outcome.stdout.splitlines()
+    record = read_record(Path(path))
+    assert record is not None and record.loaded.lora is None
+
+
+def test_the_record_names_the_model_that_drew(script: Script, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the one that could not be loaded before."""
+    checkpoint = os.environ["SENSENOVA_MODEL"]
+    monkeypatch.delenv("SENSENOVA_MODEL")
+    (home / "sensenova.toml").write_text('model = "./gone"\n')
+    do = Repl.do
+
+    def mend_then_do(self: Repl, typed: str) -> bool:
+        if typed == "a dog":
+            (home / "sensenova.toml").write_text(f'model = "{checkpoint}"\n')
+        return do(self, typed)
+
+    monkeypatch.setattr(Repl, "do", mend_then_do)
+    outcome = script("a cat", "a dog")
+    assert "there is no checkpoint folder ./gone" in outcome.stderr
+    record = read_record(Path(outcome.stdout.strip()))
+    assert record is not None and record.loaded.model == checkpoint
+    assert session_file()[-1]["model"] == checkpoint
+
+
+def test_what_excludes_each_other_is_refused_before_the_session_begins(script: Script) -> None:
+    outcome = script("a cat", options=("--cache", "fast", "--gpus", "2"))
+    assert outcome.code == 2
+    assert "--cache fast is for one GPU" in outcome.stderr
+    assert script.program.engines == []

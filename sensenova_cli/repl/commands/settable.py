@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from config.check import Notation, check_values
-from config.schema import SESSION_SETTINGS
+from config.schema import SESSION_SETTINGS, LoadSettings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.commands.registry import COMMANDS
 from sensenova_cli.sessions.entries import Set
@@ -32,7 +32,7 @@ def set_for_session(repl: "Repl", values: Mapping[str, Any]) -> None:
     """Set settings for the following turns, and say so. A load setting loads the model again.
 
     Args:
-        values: by the names of the settings, as text or as what they are.
+        values: by the names of the settings; text is converted to the setting's type.
 
     Raises:
         SenseNovaError: a name is unknown, a session cannot set it, or a value does not fit: nothing is set.
@@ -46,7 +46,8 @@ def set_for_session(repl: "Repl", values: Mapping[str, Any]) -> None:
     repl.desk.check({**state.settings, **plain}, state.profile)  # a value may contradict another setting
     repl.session.append(Set(settings=plain))
     repl.say(", ".join(f"{name} = {in_words(value)}" for name, value in plain.items()))
-    repl.follow_load_settings()
+    if any(name in LoadSettings.model_fields for name in plain):
+        repl.follow_load_settings()
 
 
 def in_words(value: Any) -> str:

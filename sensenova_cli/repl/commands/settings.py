@@ -75,10 +75,10 @@ def unset(repl: "Repl", line: Line) -> None:
         repl.say("nothing is set in this session")
         return
     repl.session.append(Unset(names=names))
-    repl.follow_load_settings()
     resolved = repl.desk.resolve()
     for name in names:
         repl.say(f"{name} = {in_words(getattr(resolved.settings, name))} ({resolved.origins[name]})")
+    repl.follow_load_settings()
 
 
 @command("profile", "[NAME|PATH|none]", first=(profiles,))
@@ -122,7 +122,7 @@ def model(repl: "Repl", line: Line) -> None:
     setting="lora",
 )
 def lora(repl: "Repl", line: Line) -> None:
-    """Have the model with a LoRA, or with none."""
+    """Merge a LoRA into the model, or remove it."""
     text = line.text.strip()
     if text:
         repl.desk.use_loras(text)

@@ -1,0 +1,93 @@
+"""Where a LoRA's file is, and which settings its metadata recommend. Read without PyTorch."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+
+from config.recommended import Recommended
+from model.errors import CheckpointError
+from model.weights.download import download_file
+from model.weights.hub import is_hub_id
+from model.weights.named_lora import NamedLora
+
+
+def find_lora(name: str) -> Path:
+    """The file of a LoRA; one from the Hub is downloaded when it is not in the cache.
+
+    Args:
+        name: a file, a folder with one safetensors file, or a Hub id `owner/name` or `owner/name@revision` of such a
+            folder.
+
+    Raises:
+        CheckpointError: there is none, or several files could be meant.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return path / _only_one([file.name for file in path.glob("*.safetensors")], name)
+    if is_hub_id(name) and path.suffix != ".safetensors":
+        return download_file(name, lambda names: _only_one(names, name))
+    raise CheckpointError(f"there is no LoRA file {name}", "name a .safetensors file, or a Hub id like owner/name")
+
+
+def _only_one(names: Sequence[str], where: str) -> str:
+    files = sorted(name for name in names if name.endswith(".safetensors"))
+    if len(files) != 1:
+        there = ", ".join(files) or "none"
+        raise CheckpointError(f"{where} holds {len(files)} safetensors files ({there})", "name the file of the LoRA")
+    return files[0]
+
+
+def recommended_with(recommended: Recommended, loras: Sequence[NamedLora]) -> Recommended:
+    """A checkpoint's recommendations, overridden by what the LoRAs' metadata say; errors as for `read_adapter`."""
+    return overridden(recommended, [read_settings(find_lora(lora.name)) for lora in loras])
+
+
+def overridden(recommended: Recommended, others: Sequence[Mapping[str, Any]]) -> Recommended:
+    """Recommendations with other settings above them, later ones on top."""
+    settings = {name: value for each in (recommended.settings, *others) for name, value in each.items()}
+    return recommended.model_copy(update={"settings": settings})
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Settings that a LoRA is made for, as its metadata say; empty where they say nothing."""
+    with opened_lora(file, "np") as stored:
+        return recommended_settings(stored.metadata() or {}, file)
+
+
+@contextmanager
+def opened_lora(file: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
+    """A LoRA file, open for reading: its tensors as PyTorch's, or without PyTorch.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with safe_open(file, framework=framework) as stored:
+            yield stored
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"{file} cannot be read as a LoRA: {reason}", "fetch the file again") from error
+
+
+def recommended_settings(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
+    """What a file's metadata say about steps and guidance, in the words of diffusers or as JSON of our settings."""
+    found: dict[str, Any] = {}
+    readers: dict[str, tuple[str, Callable[[str], Any]]] = {
+        "num_inference_steps": ("num_steps", int),
+        "guidance_scale": ("cfg_scale", float),
+    }
+    try:
+        for key, (setting, read) in readers.items():
+            if key in metadata:
+                found[setting] = read(metadata[key])
+        if "recommended_settings" in metadata:
+            found.update(json.loads(metadata["recommended_settings"]))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: its metadata are damaged: {error}", "fetch the file again") from error
+    return found
