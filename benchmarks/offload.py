@@ -26,10 +26,9 @@ from torch import Tensor
 from benchmarks.report import write_report
 from config.schema import ImageSettings, TextSettings
 from config.sizes import TOKEN_PIXELS, parse_size
-from model.engine import Engine
+from model.engine import Engine, LocalEngine
 from model.errors import DeviceMemoryError
 from model.events import DenoisingStep, Picture, PrefixRead, Statistics
-from model.local_engine import LocalEngine
 from model.placement.devices import synchronize
 from model.placement.plan import Work
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.report import write_report
 from model import Answer, AnswerRequest, Engine, Picture, Trace
-from model.local_engine import LocalEngine
+from model.engine import LocalEngine
 from model.network.configuration import read_config
 from model.weights.shards import stored_tensors
 from model.weights.slices import Shares, part_layout, piece_of

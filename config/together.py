@@ -12,7 +12,7 @@ def require_compatible(load: LoadSettings, cache: str = "off") -> None:
 
     Raises:
         SettingsError: names the settings and what to change. With `gpus = "all"` the number of GPUs is not known here:
-            `load_engine` calls this again with the number.
+            `model.loading` calls this again with the number.
     """
     size = load.tensor_parallel_size * load.cfg_parallel_size
     asked = f"tensor_parallel_size {load.tensor_parallel_size}, cfg_parallel_size {load.cfg_parallel_size}"

@@ -1,23 +1,30 @@
 """The engine: a model that turns a request into a stream of events. This is what every face of the program uses.
+`LocalEngine` is the one whose weights are in this process.
 
 Nothing here imports PyTorch before a model is loaded into this process.
 """
 
+import atexit
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.check import Notation, check_values
 from config.schema import LoadSettings
 from model.card import Card
-from model.events import Event, LoadProgress
-from model.requests import Request
+from model.events import Event, LoadProgress, Notice
+from model.orders import Forget, Kept, Run, UseLoras
+from model.requests import AnswerRequest, Request
+from model.trace import Trace
 from model.weights.hub import DownloadPlan
 from model.weights.named_lora import NamedLora
 
 if TYPE_CHECKING:
-    from model.local_engine import LocalEngine
+    from model.loading import LoadedModel
+    from model.placement.plan import Work
 
 
 class Engine(ABC):
@@ -102,11 +109,146 @@ class Engine(ABC):
             SettingsError: a setting is unknown, of a wrong type or out of bounds.
             SenseNovaError: as for `open_engine`.
         """
-        from model.local_engine import load_engine
+        from model.loading import load_model
 
         notation = Notation(lambda name: "", key=str, equals="=", literal=repr, text=False)
         checked = check_values({"model": str(checkpoint), **settings}, notation, LoadSettings.model_fields)
-        return load_engine(LoadSettings.model_validate(checked), size=size, requests=requests, on_progress=on_progress)
+        loaded = load_model(LoadSettings.model_validate(checked), size=size, requests=requests, on_progress=on_progress)
+        return LocalEngine(loaded)
+
+
+class LocalEngine(Engine):
+    """A checkpoint loaded into this process.
+
+    The prefixes that a request has read are kept for the next one, which then reads only what differs: the second
+    question about a picture does not read the picture again. Those of the last request are kept, no others; a
+    request frees what it cannot use of them before it reads. Results do not depend on what is kept: a picture has the
+    same bytes, and an answer is the answer to the same tokens, read in other portions.
+
+    Attributes:
+        checkpoint: the folder it was loaded from.
+        device, dtype: where and in which number format it runs.
+
+    Several GPUs, or other processes on a CPU, may share a model. This process is then the first of them, and starts
+    and ends the others (`model.placement.ranks`).
+    """
+
+    def __init__(self, loaded: "LoadedModel") -> None:
+        """Use `Engine.load` or `open_engine`."""
+        self._model = loaded.name
+        self._worker = loaded.worker
+        self._ranks = loaded.ranks
+        groups = loaded.groups
+        self._read_together = groups.und.share.count if groups else 1  # ranks that read the same, one after another
+        self._uneven = False
+        self._layout = loaded.layout
+        self.checkpoint = loaded.worker.model.folder
+        size = groups.position.size if groups else 1
+        self.device = str(loaded.worker.model.device) + (f", {size} ranks" if size > 1 else "")
+        self.dtype = loaded.worker.dtype
+        if loaded.ranks is not None:
+            atexit.register(_close, weakref.ref(self))
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens that are kept for the next request, all branches together; none while a request is under way."""
+        return self._worker.kept_tokens
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory on the device that `kept_tokens` take; an 8B model in bfloat16 has 172 KB (42 layers) for each."""
+        return self._worker.kept_bytes
+
+    @property
+    def kept_lengths(self) -> Kept:
+        """`kept_tokens`, branch by branch; of several ranks only what this one has read."""
+        return self._worker.kept_lengths
+
+    def forget(self) -> None:
+        """Free the memory of what is kept; the next request reads everything."""
+        self._worker.forget()
+        if self._ranks is not None and self._ranks.lost is None:
+            self._ranks.carry_out(Forget(), lambda: None)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a process that shares the model was lost, so that it has to be loaded again."""
+        return self._ranks is not None and self._ranks.lost is not None
+
+    def close(self) -> None:
+        """Free the model's memory, and end the processes that share it. Happens by itself when nobody has the engine
+        any more; it cannot be used afterwards."""
+        # CUDA graphs hold operations that ranks share: they have to go before the ranks do.
+        self._worker.close()
+        ranks, self._ranks = self._ranks, None
+        if ranks is not None:
+            ranks.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_ranks", None) is not None:
+            self.close()
+
+    @property
+    def placement(self) -> str:
+        """Where the weights are and why, in words; empty where all of them are on the device, or lie as they were told
+        to on several."""
+        return self._layout or self._worker.model.describe()
+
+    def predicted_peak(self, work: "Work") -> int:
+        """Bytes of the device's memory that this work is predicted to take, the weights included."""
+        return self._worker.model.peak(work)
+
+    def use_loras(self, loras: Sequence[NamedLora]) -> None:
+        """As `Engine.use_loras`."""
+        if self._ranks is not None:
+            self._ranks.carry_out(UseLoras(tuple(loras)), lambda: self._worker.use_loras(loras))
+        else:
+            self._worker.use_loras(loras)
+
+    @property
+    def loras(self) -> tuple[NamedLora, ...]:
+        """As `Engine.loras`."""
+        return self._worker.loras
+
+    @property
+    def card(self) -> Card:
+        """As `Engine.card`."""
+        return Card(self._model, self._worker.recommended)
+
+    @property
+    def description(self) -> str:
+        """As `Engine.description`."""
+        placed = f"; {self.placement}" if self.placement else ""
+        return f"{self.dtype} on {self.device}{placed}"
+
+    def run(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
+        """As `Engine.run`. The memory of a cancelled request is freed, but for the prefixes that are kept.
+
+        Args:
+            trace: filled with the request's tensors; of several ranks only with those of rank 0.
+        """
+        if self._ranks is not None:
+            self._ranks.require_whole()
+        yield from map(Notice, self._worker.model.take_notes())
+        if self._ranks is None:
+            yield from self._worker.perform(request, trace)
+            return
+        if self._uneven:
+            self._worker.forget()
+        # Only rank 0 yields events, so the others make no previews.
+        others = request if isinstance(request, AnswerRequest) else replace(request, preview_every=0)
+        try:
+            yield from self._ranks.lead(Run(others, self._uneven), self._worker.perform(request, trace))
+        finally:
+            # One rank may have had no memory to keep what another one keeps; they would then read in other portions.
+            kept, size = {0: self._worker.kept_lengths, **self._ranks.results}, self._read_together
+            self._uneven = any(kept[rank] != kept[rank - rank % size] for rank in kept)
+
+
+def _close(engine: "weakref.ref[LocalEngine]") -> None:
+    """At the end of the program."""
+    if (alive := engine()) is not None:
+        alive.close()
 
 
 def open_engine(
@@ -136,8 +278,9 @@ def open_engine(
         RankError: a rank was lost while it was loading.
         DeviceMemoryError: the weights do not fit; or less than the smallest working set may be used.
     """
-    from model.local_engine import load_engine
+    from model.loading import load_model
 
-    return load_engine(
+    loaded = load_model(
         settings, size=size, requests=requests, on_progress=on_progress, on_plan=on_plan, on_download=on_download
     )
+    return LocalEngine(loaded)

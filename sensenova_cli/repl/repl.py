@@ -1,41 +1,30 @@
-"""A session as its lines see it: what each line runs, and what commands work on."""
+"""A session, line by line: each line runs a command, and whatever goes wrong, the session lives."""
 
 import gc
 import traceback
-from collections.abc import Sequence
-from pathlib import Path
 
-from rich.console import RenderableType
 from rich.text import Text
 
 from config.errors import SenseNovaError
-from config.toml_file import show_path
-from sensenova_cli.again import Task
 from sensenova_cli.errors import UsageError
 from sensenova_cli.flags import Flags
 from sensenova_cli.interrupts import end_on_signals, wants_to_leave
-from sensenova_cli.render.console import printable, stderr_console
 from sensenova_cli.render.errors import print_error
-from sensenova_cli.render.preview import Preview
 from sensenova_cli.repl.commands import Leave
-from sensenova_cli.repl.desk import Desk
 from sensenova_cli.repl.dispatch import Mode, command_name, find_command
 from sensenova_cli.repl.lines import Line, parse_line
-from sensenova_cli.sessions.entries import SessionPicture, Stage, Use
+from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.spelling import as_session
 
 
-class Repl:
-    """Does what lines say, one after the other, and is what commands work on.
+class Repl(Workspace):
+    """Runs the command of each line, one after the other.
 
     Args:
-        session: the session the lines belong to, new or continued.
-        start: the flags that the program was started with.
         mode: what plain words do: make and edit pictures, or talk.
-        system: system message of answers.
-        interactive: whether a person sits in front of it; else results go to stdout, one a line, for a script.
         debug: print the traceback of an error.
+        Others as for `Workspace`.
 
     Attributes:
         was_interrupted: whether a signal ended the last line.
@@ -44,15 +33,10 @@ class Repl:
     def __init__(
         self, session: Session, start: Flags, mode: Mode, *, system: str = "", interactive: bool, debug: bool
     ) -> None:
-        self.session = session
+        super().__init__(session, start, system=system, interactive=interactive)
         self.mode = mode
         self.was_interrupted = False
-        self.desk = Desk(session, start, self._on_picture, system=system, interactive=interactive)
-        self._interactive = interactive
         self._debug = debug
-        self._quiet = start.quiet
-        self._console = stderr_console()
-        self._made: list[SessionPicture] = []
 
     def do(self, typed: str) -> bool:
         """Do what a line says; whether it went well. Whatever goes wrong, the session lives.
@@ -126,121 +110,3 @@ class Repl:
         if line.flags and not command.options:
             raise UsageError(f"/{command.name} takes no flags", f"see: /help {command.name}")
         command.run(self, line)
-
-    # Pictures
-
-    def draw(self, task: Task, text: str, inputs: Sequence[int], flags: Flags) -> None:
-        """Make pictures; arguments and errors as for Desk.draw. Several are shown together, too."""
-        self._made.clear()
-        try:
-            self.desk.draw(task, text, inputs, flags)
-        finally:
-            if len(self._made) > 1:
-                self.show_candidates([picture.number for picture in self._made])
-
-    def number(self, word: str) -> int:
-        """The picture's number that a word is.
-
-        Raises:
-            SenseNovaError: it is not a number, or the session has no such picture.
-        """
-        if not word.isdecimal():
-            raise UsageError(f"{word!r} is no number of a picture", "for example: /use 3")
-        return self.session.state.picture(int(word)).number
-
-    def bring(self, files: Sequence[str]) -> tuple[int, ...]:
-        """Copy picture files into the session; their numbers. Errors as for Session.bring."""
-        return tuple(self.session.bring(file).number for file in files)
-
-    def stage(self, numbers: Sequence[int]) -> None:
-        """Add pictures to those that go with the next turn."""
-        staged = tuple(dict.fromkeys((*self.session.state.staged, *numbers)))
-        self.session.append(Stage(staged=staged))
-        names = ", ".join(map(self._called, staged))
-        self.say(f"staged: {names}; goes with the next line" if staged else "nothing is staged")
-
-    def stage_files(self, files: Sequence[str]) -> None:
-        """Stage picture files; errors as for Session.bring."""
-        self.stage(self.bring(files))
-
-    def pictures_about(self, brought: Sequence[int] = (), *, asking: bool = False) -> tuple[int, ...]:
-        """Numbers of the pictures that a turn is about: those that are staged or named with it, else the one in hand.
-
-        Args:
-            brought: numbers of those named with it.
-            asking: whether it is a question; without any of these pictures, it is about those of the conversation.
-
-        Raises:
-            UsageError: there is no picture.
-        """
-        state = self.session.state
-        numbers = tuple(dict.fromkeys((*state.staged, *brought)))
-        if numbers:
-            return numbers
-        if state.hand is not None:
-            return (state.hand.number,)
-        if asking and state.now.shown:
-            return state.now.shown
-        raise UsageError("there is no picture in hand", "make one, or name a file: /load FILE")
-
-    def take_in_hand(self, number: int) -> None:
-        """Take a picture in hand, and show it; errors as for Session.read."""
-        picture = self.session.read(number)  # first, so that one that cannot be read is not in hand
-        self.session.append(Use(picture=number))
-        self._preview().show(picture.image)
-        self.say_hand()
-
-    def show_candidates(self, numbers: Sequence[int]) -> None:
-        """Show several pictures as one, each with its number."""
-        preview = self._preview()
-        if preview.method is not None and _are_neighbours(numbers):
-            preview.show_several([self.session.read(number).image for number in numbers], first=numbers[0])
-        self.say(f"pictures {', '.join(map(str, numbers))}: /use N takes one in hand")
-
-    def _on_picture(self, picture: SessionPicture, path: str) -> None:
-        self._made.append(picture)
-        if self._interactive:
-            place = show_path(Path(path))
-            self._console.print(Text.assemble((f"picture {picture.number}", "bold"), f"  {place}"), soft_wrap=True)
-        else:
-            self.result(path)
-
-    def _preview(self) -> Preview:
-        shown = self._interactive and not self._quiet
-        return Preview.choose(self._console, self.desk.current().settings.preview if shown else "off")
-
-    def _called(self, number: int) -> str:
-        return f"picture {number} ({self.session.state.picture(number).file})"
-
-    def follow_load_settings(self) -> None:
-        """Load the model again if the session's load settings have changed; errors as for Desk.follow_settings."""
-        if self.desk.follow_settings():
-            self.say(f"loading {self.desk.model}")
-
-    # Telling
-
-    def say(self, text: str) -> None:
-        """Print a remark about the session, unless it is quiet."""
-        if not self._quiet:
-            self.tell(text)
-
-    def say_hand(self) -> None:
-        """Say which picture is in hand."""
-        hand = self.session.state.hand
-        self.say(f"in hand: {self._called(hand.number)}" if hand else "no picture in hand")
-
-    def tell(self, text: str) -> None:
-        """Print text that was asked for."""
-        self._console.print(Text(printable(text), style="dim"), soft_wrap=True)
-
-    def print(self, shown: RenderableType) -> None:
-        """Print a table or text that was asked for, wrapped at the width of the screen."""
-        self._console.print(shown)
-
-    def result(self, text: str) -> None:
-        """Print a result on stdout, for a script."""
-        print(text, flush=True)
-
-
-def _are_neighbours(numbers: Sequence[int]) -> bool:
-    return list(numbers) == list(range(numbers[0], numbers[0] + len(numbers)))

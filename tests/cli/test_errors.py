@@ -294,7 +294,7 @@ def test_a_device_that_is_not_there_is_noticed_before_a_download(
     def download(*_: object, **__: object) -> None:
         raise AssertionError("nothing may be fetched")
 
-    monkeypatch.setattr("model.local_engine.find_checkpoint", download)
+    monkeypatch.setattr("model.loading.find_checkpoint", download)
     monkeypatch.setattr("model.card.find_card", lambda model: DEMO_CHECKPOINT)
     monkeypatch.setattr("model.engine.open_engine", open_engine)
     monkeypatch.setattr("sensenova_cli.turns.model_source.find_checkpoint", download)

@@ -129,7 +129,7 @@ def test_the_model_is_loaded_for_what_is_asked(
 def test_what_is_for_one_gpu_when_all_are_two(
     setting: dict[str, Any], message: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.local_engine.count_gpus", lambda gpus, device: 2)
+    monkeypatch.setattr("model.loading.count_gpus", lambda gpus, device: 2)
     with pytest.raises(SettingsError, match=message):
         Engine.load(tiny_checkpoint, device="cpu", gpus="all", **setting)
 
@@ -147,7 +147,7 @@ def test_the_largest_picture_counts(tiny_checkpoint: Path, monkeypatch: pytest.M
         asked.append(demand)
         raise DeviceError("enough", "")
 
-    monkeypatch.setattr("model.local_engine.arrange_model", arrange_for)
+    monkeypatch.setattr("model.loading.arrange_model", arrange_for)
     large = replace(CAT, settings=CAT.settings.model_copy(update={"size": "2048x1024", "think": True}))
     with pytest.raises(DeviceError, match="enough"):
         Engine.load(tiny_checkpoint, device="cpu", gpus=2, size="64x64", requests=[CAT, large])

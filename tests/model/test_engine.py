@@ -466,7 +466,7 @@ def test_the_device_is_checked_before_a_download(monkeypatch: pytest.MonkeyPatch
     def download(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing may be fetched for a device that is not there")
 
-    monkeypatch.setattr("model.local_engine.find_checkpoint", download)
+    monkeypatch.setattr("model.loading.find_checkpoint", download)
     with pytest.raises(DeviceError):
         Engine.load("owner/name", device="cuda:63")
 

@@ -1,16 +1,13 @@
 """Commands that copy pictures out of a session, and into it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sensenova_cli.atomic import create_file, replace_file
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError
 from sensenova_cli.repl.commands.registry import command
 from sensenova_cli.repl.commands.sources import all_files, picture_files, pictures
 from sensenova_cli.repl.lines import Line, words_of
-
-if TYPE_CHECKING:
-    from sensenova_cli.repl.repl import Repl
+from sensenova_cli.repl.workspace import Workspace
 
 
 @command(
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
     later=(all_files,),
     setting="output",
 )
-def save(repl: "Repl", line: Line) -> None:
+def save(repl: Workspace, line: Line) -> None:
     """Copy a picture out of the session."""
     words = [*words_of(line.text), *line.flags]
     force = "-f" in words or "--force" in words
@@ -61,7 +58,7 @@ def _copy(source: Path, place: Path, *, force: bool) -> bool:
 
 
 @command("load", "FILE", first=(picture_files,))
-def load(repl: "Repl", line: Line) -> None:
+def load(repl: Workspace, line: Line) -> None:
     """Take a picture from a file in hand."""
     words = words_of(line.text)
     if len(words) != 1:

@@ -1,19 +1,15 @@
 """Commands that choose pictures, and that go back and forward."""
 
-from typing import TYPE_CHECKING
-
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.commands.registry import command
 from sensenova_cli.repl.commands.sources import picture_files, pictures, words
 from sensenova_cli.repl.lines import Line, words_of
+from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import Redo, Stage, Undo, Use
-
-if TYPE_CHECKING:
-    from sensenova_cli.repl.repl import Repl
 
 
 @command("use", "[N|none]", first=(pictures, words({"none": "put the picture down"})))
-def use(repl: "Repl", line: Line) -> None:
+def use(repl: Workspace, line: Line) -> None:
     """Take picture N in hand; without a number show the candidates."""
     word = line.text.strip()
     if word == "none":
@@ -37,7 +33,7 @@ def use(repl: "Repl", line: Line) -> None:
     first=(pictures, words({"none": "stage nothing"}), picture_files),
     later=(pictures, picture_files),
 )
-def image(repl: "Repl", line: Line) -> None:
+def image(repl: Workspace, line: Line) -> None:
     """Stage pictures: they go with the next line."""
     named = words_of(line.text)
     if named == ["none"]:
@@ -48,7 +44,7 @@ def image(repl: "Repl", line: Line) -> None:
 
 
 @command("undo")
-def undo(repl: "Repl", line: Line) -> None:
+def undo(repl: Workspace, line: Line) -> None:
     """Go back by one turn; pictures stay."""
     before = repl.session.state.now
     if before.conversation != repl.session.append(Undo()).now.conversation:
@@ -57,7 +53,7 @@ def undo(repl: "Repl", line: Line) -> None:
 
 
 @command("redo")
-def redo(repl: "Repl", line: Line) -> None:
+def redo(repl: Workspace, line: Line) -> None:
     """Take an undo back."""
     before = repl.session.state.now
     if before.conversation != repl.session.append(Redo()).now.conversation:

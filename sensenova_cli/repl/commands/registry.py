@@ -1,22 +1,19 @@
 """A slash command is one decorated function, with its usage, help, flags and completion beside it.
 
 @command("use", "[N|none]", first=(pictures, words({"none": "put the picture down"})))
-def use(repl: Repl, line: Line) -> None: ...
+def use(repl: Workspace, line: Line) -> None: ...
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from prompt_toolkit.completion import Completion
 
 from sensenova_cli.repl.lines import Line
+from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.state import State
 
-if TYPE_CHECKING:
-    from sensenova_cli.repl.repl import Repl
-
-Run = Callable[["Repl", Line], None]
+Run = Callable[[Workspace, Line], None]
 
 
 class Leave(Exception):  # not an error: the user wants to go

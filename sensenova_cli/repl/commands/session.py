@@ -1,7 +1,5 @@
 """Commands about the session: what was measured, the turns so far, help, and the end."""
 
-from typing import TYPE_CHECKING
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,10 +10,8 @@ from sensenova_cli.render.progress import gigabytes, rate
 from sensenova_cli.repl.commands.registry import COMMANDS, Command, Leave, command
 from sensenova_cli.repl.commands.sources import command_names
 from sensenova_cli.repl.lines import Line
+from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import PictureTurn
-
-if TYPE_CHECKING:
-    from sensenova_cli.repl.repl import Repl
 
 INTRODUCTION = (
     "Words make a picture; with a picture in hand they change it. ? in front asks about it.",
@@ -26,7 +22,7 @@ KEYS = "Keys: Tab completes · Alt-Enter new line · Ctrl-R searches · Ctrl-X C
 
 
 @command("stats")
-def stats(repl: "Repl", line: Line) -> None:
+def stats(repl: Workspace, line: Line) -> None:
     """Time, tokens and memory of the last turn."""
     statistics = repl.desk.statistics
     if statistics is None:
@@ -51,7 +47,7 @@ def stats(repl: "Repl", line: Line) -> None:
 
 
 @command("history")
-def history(repl: "Repl", line: Line) -> None:
+def history(repl: Workspace, line: Line) -> None:
     """The turns so far."""
     for turn in repl.session.state.turns:
         ending = "" if turn.status == "done" else f" ({turn.status}: {turn.reason})"
@@ -67,7 +63,7 @@ def history(repl: "Repl", line: Line) -> None:
 
 
 @command("help", "[COMMAND]", first=(command_names,))
-def help_on(repl: "Repl", line: Line) -> None:
+def help_on(repl: Workspace, line: Line) -> None:
     """This list, or more about one command."""
     name = line.text.strip().removeprefix("/")
     if not name:
@@ -95,6 +91,6 @@ def _usage(command: Command) -> Text:
 
 
 @command("quit")
-def quit_session(repl: "Repl", line: Line) -> None:
+def quit_session(repl: Workspace, line: Line) -> None:
     """Leave; Ctrl-D does, too."""
     raise Leave

@@ -1,16 +1,14 @@
 """Which settings a session can set for the turns to come, and how it sets them."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from config.check import Notation, check_values
 from config.schema import SESSION_SETTINGS, LoadSettings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.commands.registry import COMMANDS
+from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import Set
-
-if TYPE_CHECKING:
-    from sensenova_cli.repl.repl import Repl
 
 _NOTATION = Notation(
     place=lambda name: "/set ",
@@ -28,7 +26,7 @@ def instead_of_set(name: str) -> str | None:
     return f"use /{instead.name} {instead.usage}" if instead else None
 
 
-def set_for_session(repl: "Repl", values: Mapping[str, Any]) -> None:
+def set_for_session(repl: Workspace, values: Mapping[str, Any]) -> None:
     """Set settings for the following turns, and say so. A load setting loads the model again.
 
     Args:

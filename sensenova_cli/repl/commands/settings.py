@@ -1,7 +1,5 @@
 """Commands that change settings, the profile, the model and its LoRAs."""
 
-from typing import TYPE_CHECKING
-
 from rich.table import Table
 from rich.text import Text
 
@@ -23,10 +21,8 @@ from sensenova_cli.repl.commands.sources import (
 )
 from sensenova_cli.repl.lines import Line, words_of
 from sensenova_cli.repl.typed import NO_PROFILE
+from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import Unset, UseProfile
-
-if TYPE_CHECKING:
-    from sensenova_cli.repl.repl import Repl
 
 
 @command(
@@ -36,7 +32,7 @@ if TYPE_CHECKING:
     first=(settable,),
     later=(values,),
 )
-def set_setting(repl: "Repl", line: Line) -> None:
+def set_setting(repl: Workspace, line: Line) -> None:
     """Set a setting for the turns to come; alone, list what is set."""
     typed = words_of(line.text)
     if not typed:
@@ -50,7 +46,7 @@ def set_setting(repl: "Repl", line: Line) -> None:
     set_for_session(repl, {name: " ".join(typed[1:])})
 
 
-def _list_settings(repl: "Repl") -> None:
+def _list_settings(repl: Workspace) -> None:
     resolved = repl.desk.resolve()
     table = Table.grid(padding=(0, 2))
     for name in SETTING_NAMES:
@@ -61,7 +57,7 @@ def _list_settings(repl: "Repl") -> None:
 
 
 @command("unset", "[NAME…|all]", first=(set_in_session, words({"all": ""})), later=(set_in_session,))
-def unset(repl: "Repl", line: Line) -> None:
+def unset(repl: Workspace, line: Line) -> None:
     """Take settings of this session back."""
     known = tuple(repl.session.state.settings)
     typed = [word.replace("-", "_") for word in words_of(line.text)]
@@ -82,7 +78,7 @@ def unset(repl: "Repl", line: Line) -> None:
 
 
 @command("profile", "[NAME|PATH|none]", first=(profiles,))
-def profile(repl: "Repl", line: Line) -> None:
+def profile(repl: Workspace, line: Line) -> None:
     """Use a profile."""
     word = line.text.strip()
     if not word:
@@ -102,7 +98,7 @@ def profile(repl: "Repl", line: Line) -> None:
     first=(words({"demo": "built in", OFFICIAL_MODEL: "35 GB"}), folders),
     setting="model",
 )
-def model(repl: "Repl", line: Line) -> None:
+def model(repl: Workspace, line: Line) -> None:
     """Load another model."""
     typed = words_of(line.text)
     if not typed:
@@ -121,7 +117,7 @@ def model(repl: "Repl", line: Line) -> None:
     first=(words({"off": "the model alone"}), lora_files),
     setting="lora",
 )
-def lora(repl: "Repl", line: Line) -> None:
+def lora(repl: Workspace, line: Line) -> None:
     """Merge a LoRA into the model, or remove it."""
     text = line.text.strip()
     if text:

@@ -1,7 +1,6 @@
 """Commands that make a turn: a picture or an answer. Plain words and questions run them, too."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from sensenova_cli.again import Task
 from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
@@ -12,10 +11,8 @@ from sensenova_cli.repl.commands.registry import command
 from sensenova_cli.repl.commands.settable import set_for_session
 from sensenova_cli.repl.commands.sources import words
 from sensenova_cli.repl.lines import Line
+from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import PictureTurn, Stage
-
-if TYPE_CHECKING:
-    from sensenova_cli.repl.repl import Repl
 
 _OUTPUT = ("output", "force", "profile", "print_think", "hide_think", "preview", "enable_cache_dit_summary")
 GENERATE_OPTIONS = (*(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY), *_OUTPUT)
@@ -29,7 +26,7 @@ ANSWER_OPTIONS = (*TEXT_OPTIONS, "profile")
     more=("/generate a cat at dusk --aspect 16:9 --seed 7 -n 4", "flags: those of `sensenova generate --help`"),
     options=GENERATE_OPTIONS,
 )
-def generate(repl: "Repl", line: Line) -> None:
+def generate(repl: Workspace, line: Line) -> None:
     """Make a new picture, whatever is in hand."""
     if not line.text:
         raise UsageError("there is nothing to draw", "say what: a cat at dusk")
@@ -42,7 +39,7 @@ def generate(repl: "Repl", line: Line) -> None:
     more=("/edit make it an oil painting --cfg-scale 5", "flags: those of `sensenova edit --help`"),
     options=EDIT_OPTIONS,
 )
-def edit(repl: "Repl", line: Line) -> None:
+def edit(repl: Workspace, line: Line) -> None:
     """Change the picture in hand, or the staged ones."""
     brought = repl.bring(line.files)
     if not line.text:
@@ -60,7 +57,7 @@ def edit(repl: "Repl", line: Line) -> None:
     ),
     options=ANSWER_OPTIONS,
 )
-def describe(repl: "Repl", line: Line) -> None:
+def describe(repl: Workspace, line: Line) -> None:
     """Ask about the picture in hand, as ? in front of a line does."""
     about = repl.pictures_about(repl.bring(line.files), asking=True)
     question = line.text or (ONE_PICTURE if len(about) == 1 else SEVERAL_PICTURES)
@@ -77,7 +74,7 @@ def describe(repl: "Repl", line: Line) -> None:
     more=("/chat what can you do?", "flags: those of `sensenova chat --help`"),
     options=ANSWER_OPTIONS,
 )
-def chat(repl: "Repl", line: Line) -> None:
+def chat(repl: Workspace, line: Line) -> None:
     """Talk; the model sees the pictures of the conversation."""
     brought = repl.bring(line.files)
     if not line.text:
@@ -94,7 +91,7 @@ def chat(repl: "Repl", line: Line) -> None:
     options=GENERATE_OPTIONS,
     first=(words({"on": "", "off": ""}),),
 )
-def think(repl: "Repl", line: Line) -> None:
+def think(repl: Workspace, line: Line) -> None:
     """Plan in words before each picture, or before this one."""
     word = line.text.strip().lower()
     if word in ("", "on", "off"):
@@ -110,7 +107,7 @@ def think(repl: "Repl", line: Line) -> None:
 
 
 @command("again", "[FLAGS]", more=("/again -n 4",), options=GENERATE_OPTIONS)
-def again(repl: "Repl", line: Line) -> None:
+def again(repl: Workspace, line: Line) -> None:
     """Make the last picture again, with the next seed."""
     if line.text:
         raise UsageError("/again takes flags only", "for example: /again --seed 7")

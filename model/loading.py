@@ -1,0 +1,92 @@
+"""Loading a model into this process, shared with other ranks where there are several."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from config.recommended import read_recommended
+from config.schema import LoadSettings
+from config.together import require_compatible
+from model.events import LoadProgress
+from model.network.configuration import read_config
+from model.orders import Load
+from model.placement.arrangement import Arrangement, Demand, arrange_model, count_gpus
+from model.placement.devices import resolve_device, resolve_dtype
+from model.placement.groups import Groups
+from model.placement.launch import SIZES, require_ranks
+from model.placement.ranks import Ranks
+from model.requests import AnswerRequest, Request
+from model.weights.builtin import DEMO_MODEL
+from model.weights.hub import DownloadPlan, find_checkpoint
+from model.weights.quantize import resolve_quantization
+from model.weights.slices import require_split
+from model.worker import Worker, image_tokens
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in this process.
+
+    Attributes:
+        name: as the settings name it.
+        worker: runs requests on this rank.
+        ranks, groups: the other ranks and the process groups; None without other ranks.
+        layout: the parallel layout in words, where it was chosen here; else empty.
+    """
+
+    name: str
+    worker: Worker
+    ranks: Ranks | None
+    groups: Groups | None
+    layout: str
+
+
+def load_model(
+    settings: LoadSettings,
+    *,
+    size: str = "auto",
+    requests: Sequence[Request] | None = None,
+    on_progress: Callable[[LoadProgress], None] | None = None,
+    on_plan: Callable[[DownloadPlan], None] | None = None,
+    on_download: Callable[[int, int], None] | None = None,
+) -> LoadedModel:
+    """Load a model into this process and its ranks; arguments and errors as for `model.engine.open_engine`."""
+    # First what costs nothing: a mistake here should not come after a download or minutes of reading.
+    require_compatible(settings)
+    where, number_format = resolve_device(settings.device), resolve_dtype(settings.dtype)
+    towers = resolve_quantization(settings.quantization, where, number_format)
+    counted = count_gpus(settings.gpus, where)
+    drawn = [request.settings for request in requests or () if not isinstance(request, AnswerRequest)]
+    if settings.gpus == "all":
+        cache = next((each.cache for each in drawn if each.cache != "off"), "off")
+        require_compatible(settings.model_copy(update={"gpus": counted}), cache)
+    ranks_wanted = counted or settings.tensor_parallel_size * settings.cfg_parallel_size
+    require_ranks(ranks_wanted, where, "gpus" if counted else SIZES)
+    model = settings.model or DEMO_MODEL
+    folder = find_checkpoint(model, on_plan=on_plan, on_progress=on_download)
+    recommended = read_recommended(folder)
+    sizes = [each.size for each in drawn] or [size]
+    largest = max(sizes, key=lambda each: image_tokens(each, recommended))
+    if ranks_wanted == 1:
+        worker = Worker.load(Load(folder, settings, largest), where, None, on_progress)
+        return LoadedModel(model, worker, None, None, "")
+    order = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
+    config = read_config(folder)
+    way = Arrangement(settings.tensor_parallel_size, settings.cfg_parallel_size)
+    if counted:
+        demand = Demand.of(requests, image_tokens(largest, recommended))
+        way = arrange_model(counted, demand, config, where, number_format.itemsize, towers)
+    require_split(config, way.tensor)
+    ranks = Ranks(way.tensor, way.guidance, way.splits_und, where)
+
+    def watched(now: LoadProgress) -> None:
+        ranks.require_whole()  # nobody waits for the end of what will not be used
+        if on_progress is not None:
+            on_progress(now)
+
+    try:
+        groups = ranks.groups()
+        worker = ranks.carry_out(order, lambda: Worker.load(order, groups.device, groups, watched))
+    except BaseException:
+        ranks.close()
+        raise
+    return LoadedModel(model, worker, ranks, groups, way.describe() if counted else "")
