@@ -43,7 +43,7 @@ class Engine(ABC):
         Closing the iterator between two events cancels the request; the engine stays usable.
 
         Raises:
-            RequestError: the request cannot be carried out with this model.
+            RequestError: this model cannot run the request.
             CheckpointError: a change of LoRAs was cut off.
             PictureError: an input picture cannot be used.
             DeviceMemoryError: it does not fit in the device's memory.
@@ -120,10 +120,9 @@ class Engine(ABC):
 class LocalEngine(Engine):
     """A checkpoint loaded into this process.
 
-    The prefixes that a request has read are kept for the next one, which then reads only what differs: the second
-    question about a picture does not read the picture again. Those of the last request are kept, no others; a
-    request frees what it cannot use of them before it reads. Results do not depend on what is kept: a picture has the
-    same bytes, and an answer is the answer to the same tokens, read in other portions.
+    The engine caches the prefixes of the last request. The next request reuses matching tokens and frees the rest
+    before prefill, so a second question about a picture does not read the picture again. The cache never changes a
+    picture's bytes; an answer may be prefilled in other batches.
 
     Attributes:
         checkpoint: the folder it was loaded from.
