@@ -59,7 +59,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Layers:
-    """What the user asked for: every layer above the checkpoint's recommendations, read and checked once.
+    """The merged values of every layer above the checkpoint's recommendations. They are read and checked once.
 
     A checkpoint recommends neither load nor output settings, so `load` and `output` are final before a checkpoint is
     found. The other settings are merged by `resolve`, once its recommendations are known.
@@ -74,12 +74,12 @@ class Layers:
 
     @cached_property
     def load(self) -> LoadSettings:
-        """What the model is loaded with."""
+        """The load settings, which no checkpoint recommends."""
         return LoadSettings.model_validate(self._of(LoadSettings))
 
     @cached_property
     def output(self) -> OutputSettings:
-        """What is written, and what is shown."""
+        """The output settings, which no checkpoint recommends."""
         return OutputSettings.model_validate(self._of(OutputSettings))
 
     def resolve(

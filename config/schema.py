@@ -24,7 +24,7 @@ PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks", "off"]
 
 @dataclass(frozen=True)
 class Scope:
-    """Where a setting counts, declared beside its type: `Annotated[str, Scope(recorded=True)]`.
+    """Marks where a setting counts. It stands beside the type: `Annotated[str, Scope(recorded=True)]`.
 
     Attributes:
         recorded: a picture's record holds it. Picture settings are recorded as a whole and need no mark.
@@ -156,7 +156,7 @@ class TextSettings(SeedSettings):
 
 
 class LoadSettings(SettingsGroup):
-    """What a model is loaded with: which one, where, and in which number formats.
+    """Settings that take effect when a model is loaded: which one, where, and in which number formats.
 
     A change of one of these needs the model to be loaded again; all other settings take effect with the next request.
     """
@@ -251,7 +251,7 @@ SETTING_NAMES: tuple[str, ...] = tuple(dict.fromkeys(name for _, group in GROUPS
 
 
 def scope_of(name: str) -> Scope:
-    """Where a setting counts, as its declaration says."""
+    """The `Scope` of a setting's declaration."""
     marks = Settings.model_fields[name].metadata
     return next((mark for mark in marks if isinstance(mark, Scope)), Scope())
 

@@ -12,7 +12,7 @@ from model.weights.named_lora import parse_loras
 
 @dataclass(frozen=True)
 class Card:
-    """What a model says about itself.
+    """A model's description of itself.
 
     Attributes:
         model: its name as it was asked for: a folder, a Hub id, or `demo`.

@@ -189,8 +189,7 @@ class LocalEngine(Engine):
 
     @property
     def placement(self) -> str:
-        """Where the weights are and why, in words; empty where all of them are on the device, or lie as they were told
-        to on several."""
+        """Where the weights are and why, in words. Empty if all are on the device, or are spread as the settings say."""
         return self._layout or self._worker.model.describe()
 
     def predicted_peak(self, work: "Work") -> int:

@@ -20,7 +20,7 @@ from model.weights.quantize import resolve_quantization
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found.
+    """The result of `examine`.
 
     Attributes:
         ceilings, supply: rates that the device, the link to it and the files reach.

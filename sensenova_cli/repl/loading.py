@@ -50,9 +50,9 @@ class ResidentModel:
         self._error: BaseException | None = None
         self._notices: list[str] = []
         self._cancelled = False
-        self._told = False
+        self._error_shown = False
         self._done = threading.Event()
-        # A daemon: whoever leaves while 35 GB are read does not wait for them.
+        # A daemon thread: the program can end while 35 GB are being read.
         self._thread = threading.Thread(target=self._load, name="loading", daemon=True)
         self._thread.start()
 
@@ -69,7 +69,7 @@ class ResidentModel:
     @property
     def has_failed(self) -> bool:
         """Whether it has to be loaded again: its error was shown, it was given up, or a process it needs was lost."""
-        return self._told or self._cancelled or (self._engine is not None and self._engine.is_lost)
+        return self._error_shown or self._cancelled or (self._engine is not None and self._engine.is_lost)
 
     @property
     def recommended(self) -> Recommended | None:
@@ -131,7 +131,7 @@ class ResidentModel:
 
     def _raise_error(self) -> None:
         if self._error is not None:
-            self._told = True
+            self._error_shown = True
             raise self._error
 
     def _load(self) -> None:

@@ -56,7 +56,7 @@ class Workspace:
             SenseNovaError: it is not a number, or the session has no such picture.
         """
         if not word.isdecimal():
-            raise UsageError(f"{word!r} is no number of a picture", "for example: /use 3")
+            raise UsageError(f"{word!r} is not the number of a picture", "for example: /use 3")
         return self.session.state.picture(int(word)).number
 
     def bring(self, files: Sequence[str]) -> tuple[int, ...]:

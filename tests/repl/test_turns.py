@@ -78,7 +78,7 @@ def test_a_line_may_end_with_flags(script: Script) -> None:
         ("/undo", "there is nothing to undo"),
         ("/redo", "there is nothing to redo"),
         ("/use 99", "there is no picture 99"),
-        ("/use it", "'it' is no number of a picture"),
+        ("/use it", "'it' is not the number of a picture"),
         ("/set cfg_scal 3", "did you mean cfg_scale?"),
         ("/set num_steps 0", "/set num_steps 0: must be"),
         ("/set num_steps", "there is no value"),
