@@ -189,7 +189,7 @@ class LocalEngine(Engine):
 
     @property
     def placement(self) -> str:
-        """Where the weights are and why, in words. Empty if all are on the device, or are spread as the settings say."""
+        """Where the weights are and why, in words. Empty if all are on the device or spread as the settings say."""
         return self._layout or self._worker.model.describe()
 
     def predicted_peak(self, work: "Work") -> int:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 INTERRUPTED = 130
@@ -38,10 +39,17 @@ def main() -> None:
 
             dismiss_others()
         flush_stdout()  # where it fails, that has had its say by now
-        if end.code == INTERRUPTED:
-            # Threads of libraries may be in the middle of something long; nobody waits for them now.
-            os._exit(INTERRUPTED)
+        # Threads of libraries, or a session's model that is still loading, may be in the middle of something long. The
+        # program does not wait for them, and the interpreter cannot shut down around them.
+        if end.code == INTERRUPTED or _is_loading():
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
         raise
+
+
+def _is_loading() -> bool:
+    """Whether a session has ended while its model was loading."""
+    return any(thread.name == "loading" for thread in threading.enumerate())
 
 
 def _share_cores() -> None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sensenova_cli.app import app
+from tests.cli.harness import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +103,18 @@ def test_ctrl_c_in_the_middle_leaves_nothing_behind(home: Path) -> None:
     assert "interrupted" in rest
     assert "Traceback" not in rest
     assert list((home / "out").iterdir()) == []
+
+
+def test_a_session_that_ends_while_its_model_is_loaded_again(home: Path) -> None:
+    lines = "a cat\n/set offload layers\na dog\n/set offload off\n/set offload layers\n/set offload auto\n"
+    for last in ("", "/set check_weights true\n"):
+        done = subprocess.run(
+            [sys.executable, "-m", "sensenova_cli", "repl", "-q", *SMALL],
+            input=lines + last,
+            capture_output=True,
+            text=True,
+            cwd=home,
+            env={**os.environ, "SENSENOVA_DATA_DIR": str(home / "data"), "PYTHONPATH": str(REPOSITORY)},
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(done.stdout.splitlines()) == 2

@@ -38,7 +38,7 @@ def resolve_quantization(name: str, device: torch.device, dtype: torch.dtype) ->
     if towers and dtype != torch.bfloat16:
         raise DeviceError(
             f"quantization {name} works with bfloat16, not with {str(dtype).removeprefix('torch.')}",
-            "leave `dtype` out, or use `quantization=off`",
+            "use `dtype=bfloat16`, or `quantization=off`",
         )
     return towers
 

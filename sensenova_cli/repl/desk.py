@@ -69,6 +69,7 @@ class Desk:
     Attributes:
         loading: the resident model.
         measured: what the last request measured.
+        chosen: settings that commands of this session have changed: model and LoRAs.
         problem: why the settings of a session that is continued cannot be used; every turn says so until they are
             mended.
     """
@@ -85,6 +86,7 @@ class Desk:
         self.session = session
         self.measured = Measured()
         self.problem: SenseNovaError | None = None
+        self.chosen: set[str] = set()
         self._start = start
         self._made = made
         self._system = system
@@ -137,6 +139,7 @@ class Desk:
     def use_model(self, name: str) -> None:
         """Let the model go, and load another one in the background."""
         self._start = replace(self._start, settings={**self._start.settings, "model": name})
+        self.chosen.add("model")
         self.reload()
 
     def use_loras(self, text: str) -> None:
@@ -150,9 +153,10 @@ class Desk:
         if self.loading.has_failed:  # perhaps because of a LoRA
             self._start = start
             self.reload()
-            return
-        self.loading.use_loras(layers.load.lora, self._view(layers))
-        self._start = start
+        else:
+            self.loading.use_loras(layers.load.lora, self._view(layers))
+            self._start = start
+        self.chosen.add("lora")
 
     def follow_settings(self) -> bool:
         """Load the model again if the session's load settings have changed; returns whether they have.

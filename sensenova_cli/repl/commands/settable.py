@@ -11,10 +11,10 @@ from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import Set
 
 _NOTATION = Notation(
-    place=lambda name: "/set ",
-    key=str,
+    place=lambda name: "",
+    key=lambda name: f"/set {name}",
     equals=" ",
-    literal=str,
+    literal=lambda value: in_words(value),
     text=True,
     culprit=lambda name: f"/set {name}: ",
 )

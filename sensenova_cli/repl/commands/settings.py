@@ -3,9 +3,9 @@
 from rich.table import Table
 from rich.text import Text
 
-from config.check import near_miss
+from config.check import expected, near_miss
 from config.profile_files import find_profile, profile_files
-from config.schema import SETTING_NAMES
+from config.schema import SESSION_SETTINGS, SETTING_NAMES
 from model import OFFICIAL_MODEL, parse_loras
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.commands.registry import command
@@ -41,8 +41,8 @@ def set_setting(repl: Workspace, line: Line) -> None:
     if len(typed) == 1 and "=" in typed[0]:
         typed = typed[0].split("=", 1)
     name = typed[0].replace("-", "_")
-    if len(typed) < 2:
-        raise UsageError(f"/set {typed[0]}: there is no value", f"for example: /set {typed[0]} 7")
+    if len(typed) < 2 and name in SESSION_SETTINGS:
+        raise UsageError(f"/set {typed[0]}: there is no value", f"it is {expected(name)}")
     set_for_session(repl, {name: " ".join(typed[1:])})
 
 
@@ -50,7 +50,8 @@ def _list_settings(repl: Workspace) -> None:
     resolved = repl.desk.resolve()
     table = Table.grid(padding=(0, 2))
     for name in SETTING_NAMES:
-        origin = "this session" if name in repl.session.state.settings else resolved.origins[name]
+        of_session = name in repl.session.state.settings or name in repl.desk.chosen
+        origin = "this session" if of_session else resolved.origins[name]
         if origin != "default":
             table.add_row(name, in_words(getattr(resolved.settings, name)), Text(origin, style="dim"))
     repl.print(table)
