@@ -41,11 +41,7 @@ def find_checkpoint(
             refuses, the model is not in the cache while offline, or the disk is too small.
     """
     place = _locate(model)
-    if isinstance(place, Path):
-        return place
-    if _is_offline():
-        return cached_checkpoint(*place)
-    return download_checkpoint(*place, on_plan, on_progress)
+    return place if isinstance(place, Path) else download_checkpoint(*place, on_plan, on_progress)
 
 
 def find_card(model: str) -> Path:
@@ -55,21 +51,12 @@ def find_card(model: str) -> Path:
     errors as for `find_checkpoint`.
     """
     place = _locate(model)
-    if isinstance(place, Path):
-        return place
-    if _is_offline():
-        return cached_checkpoint(*place)
-    return download_card(*place)
-
-
-def _is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return constants.HF_HUB_OFFLINE
+    return place if isinstance(place, Path) else download_card(*place)
 
 
 def _locate(model: str) -> Path | tuple[str, str]:
-    """The folder of a checkpoint on this machine, or the name and revision of one on the Hub."""
+    """The folder of a checkpoint on this machine, or the name and revision of one on the Hub. While offline, a Hub id
+    is looked up in the cache."""
     if model == DEMO_MODEL:
         return DEMO_CHECKPOINT
     try:
@@ -91,7 +78,10 @@ def _locate(model: str) -> Path | tuple[str, str]:
         raise CheckpointError(
             f"there is no folder {model!r} here, and it is no Hub id of the form owner/name", _similar_folder(folder)
         )
-    return hub_id["name"], hub_id["revision"] or "main"
+    from huggingface_hub import constants
+
+    name, revision = hub_id["name"], hub_id["revision"] or "main"
+    return cached_checkpoint(name, revision) if constants.HF_HUB_OFFLINE else (name, revision)
 
 
 def is_hub_id(name: str) -> bool:

@@ -105,16 +105,6 @@ class Desk:
         return self.loading.name
 
     @property
-    def statistics(self) -> Statistics | None:
-        """What the last request measured, or None."""
-        return self.measured.statistics
-
-    @property
-    def last_prefix(self) -> tuple[int, int]:
-        """Tokens of the last request's prefixes, and those of them that were reused."""
-        return self.measured.prefix_tokens, self.measured.reused_tokens
-
-    @property
     def profile(self) -> str | None:
         """The profile that turns are made with, unless their line names another one."""
         return self._merged(Flags({})).profile

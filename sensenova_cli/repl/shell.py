@@ -177,8 +177,8 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
         parts.append("think")
     if desk.profile:
         parts.append(desk.profile)
-    if desk.statistics:
-        parts.append(gigabytes(desk.statistics.peak_memory))
+    if desk.measured.statistics:
+        parts.append(gigabytes(desk.measured.statistics.peak_memory))
     width = get_app().output.get_size().columns
     text = parts[0]
     for part in parts[1:]:

@@ -1,5 +1,6 @@
 """From a task to a checked request: the one place where a turn's settings are merged."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from config.errors import SenseNovaError, SettingsError
@@ -24,7 +25,7 @@ class Turn:
 
     task: Task
     settings: Settings
-    origins: dict[str, str]
+    origins: Mapping[str, str]
     request: Request
     warnings: tuple[str, ...] = ()
 
@@ -59,7 +60,8 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
     if not isinstance(task, PictureTask):
         resolved = layers.resolve(recommended)
         text = TextSettings.part_of(resolved.settings)
-        return _turn(task, resolved, task.conversation.ask(task.question, task.images, text))
+        request = task.conversation.ask(task.question, task.images, text)
+        return Turn(task, resolved.settings, resolved.origins, request)
     try:
         return _build_picture_turn(task, layers, recommended, previews)
     except SenseNovaError as error:
@@ -78,11 +80,7 @@ def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommen
         request = EditRequest(task.prompt.text, images, image, previews.every, previews.size)
     else:
         request = GenerateRequest(task.prompt.text, image, previews.every, previews.size)
-    return _turn(task, Resolved(settings, resolved.origins), request, warnings)
-
-
-def _turn(task: Task, resolved: Resolved, request: Request, warnings: list[str] | None = None) -> Turn:
-    return Turn(task, resolved.settings, dict(resolved.origins), request, tuple(warnings or ()))
+    return Turn(task, settings, resolved.origins, request, tuple(warnings))
 
 
 def _choose_size(task: PictureTask, size: str, recommended: Recommended) -> str:

@@ -24,10 +24,11 @@ KEYS = "Keys: Tab completes · Alt-Enter new line · Ctrl-R searches · Ctrl-X C
 @command("stats")
 def stats(repl: Workspace, line: Line) -> None:
     """Time, tokens and memory of the last turn."""
-    statistics = repl.desk.statistics
+    measured = repl.desk.measured
+    statistics = measured.statistics
     if statistics is None:
         raise UsageError("nothing was measured yet", "make a picture or ask something first")
-    tokens, reused = repl.desk.last_prefix
+    kept = f"{measured.reused_tokens} of {measured.prefix_tokens}"
     read = computed = ""
     if statistics.text_bytes:
         read = f", {rate(statistics.text_bytes / statistics.text_seconds, 'B/s')} read"
@@ -35,7 +36,7 @@ def stats(repl: Workspace, line: Line) -> None:
         computed = f", {rate(statistics.denoise_flops / statistics.denoise_seconds, 'FLOP/s')}"
         computed += f", attention by {statistics.attention}"
     rows = [
-        ("prefix", f"{statistics.prefix_tokens} tokens read, {reused} of {tokens} kept from before"),
+        ("prefix", f"{statistics.prefix_tokens} tokens read, {kept} kept from before"),
         ("text", f"{statistics.new_tokens} tokens in {statistics.text_seconds:.2f} s" + read),
         ("picture", f"{statistics.steps} steps in {statistics.denoise_seconds:.2f} s" + computed),
         ("in all", f"{statistics.seconds:.2f} s"),
