@@ -1,0 +1,1 @@
+"""One generator of events per kind of request."""

@@ -1,0 +1,1 @@
+"""What a user typed or piped: options, prompts and input pictures."""

@@ -1,0 +1,1 @@
+"""Picture files, and what a PNG records about how it was made."""

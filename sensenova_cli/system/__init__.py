@@ -1,0 +1,1 @@
+"""The operating system's side: streams, signals, atomic files and file names."""
