@@ -17,15 +17,15 @@ import numpy as np
 from benchmarks.report import write_report
 from benchmarks.similarity import ssim
 from config.caching import PRESETS
-from config.schema import ImageSettings
-from model.demo.judging import psnr
-from model.demo.lessons import SceneMaker
-from model.demo.phrases import Speaker, article
-from model.demo.world import OBJECTS, Thing, held_out_background
+from config.settings import ImageSettings
+from model.checkpoint.builtin import DEMO_CHECKPOINT
+from model.demo.training.judging import psnr
+from model.demo.training.lessons import SceneMaker
+from model.demo.training.phrases import Speaker, article
+from model.demo.training.world import OBJECTS, Thing, held_out_background
 from model.engine import Engine
 from model.events import CacheSummary, Picture
 from model.requests import GenerateRequest
-from model.weights.builtin import DEMO_CHECKPOINT
 
 
 def draw(engine: Engine, prompts: list[str], settings: ImageSettings) -> list[Picture]:

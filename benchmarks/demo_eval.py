@@ -22,16 +22,16 @@ from PIL import Image
 
 from benchmarks.report import write_report
 from config.caching import PRESETS
-from config.schema import ImageSettings, TextSettings
-from model.demo.judging import ALIKE, is_like, judge_shapes, psnr, true_image, true_pixels
-from model.demo.lessons import EDIT_WEIGHTS, SceneMaker
-from model.demo.phrases import DESCRIBE, Editor, Speaker, Talker, article, caption, name
-from model.demo.rendering import Stage
-from model.demo.world import COLORS, OBJECTS, SHAPES, SIDE, Placed, Scene, Thing, held_out_background
+from config.settings import ImageSettings, TextSettings
+from model.checkpoint.builtin import DEMO_CHECKPOINT
+from model.demo.training.judging import ALIKE, is_like, judge_shapes, psnr, true_image, true_pixels
+from model.demo.training.lessons import EDIT_WEIGHTS, SceneMaker
+from model.demo.training.phrases import DESCRIBE, Editor, Speaker, Talker, article, caption, name
+from model.demo.training.rendering import Stage
+from model.demo.training.world import COLORS, OBJECTS, SHAPES, SIDE, Placed, Scene, Thing, held_out_background
 from model.engine import Engine
 from model.events import Answer, Event, Picture, ThinkText
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
-from model.weights.builtin import DEMO_CHECKPOINT
 
 SEED = 0
 SHEET_COLUMNS, SHEET_SIDE = 8, 128

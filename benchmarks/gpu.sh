@@ -6,7 +6,7 @@ out=${1:?name a folder for the results}
 mkdir -p "$out"
 bench() { python -m sensenova_cli bench "$@" --model u1-8b --load-format dummy --json; }
 
-python -m pytest -q -m gpu tests/model/test_gpu.py tests/model/test_offload.py
+python -m pytest -q -m gpu tests/model/backends/test_gpu.py tests/model/memory/test_offload.py
 bench --steps 50 --tokens 256 --size 2048x2048 --size 1024x1024 --size 512x512 > "$out/bench_u1-8b_h100.json"
 bench denoise --quantization fp8 --steps 50 --size 2048x2048 --size 1024x1024 > "$out/bench_u1-8b_h100_fp8.json"
 bench denoise decode --quantization fp8-all --steps 50 --size 2048x2048 --tokens 256 > "$out/bench_u1-8b_h100_fp8-all.json"

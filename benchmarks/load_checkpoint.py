@@ -28,7 +28,7 @@ LAYERS_PER_GIGABYTE = 9.3
 def write(folder: Path, gigabytes: float) -> None:
     import torch
 
-    from model.weights.synthetic import config_fields, write_random_checkpoint
+    from model.checkpoint.random_weights import config_fields, write_random_checkpoint
 
     fields = config_fields(
         hidden=1024,
@@ -48,9 +48,9 @@ def load_once(folder: Path) -> dict[str, float]:
     import psutil
     import torch
 
-    from model.placement.devices import peak_memory
-    from model.weights.checkpoint import load_checkpoint
-    from model.weights.shards import READERS
+    from model.checkpoint.loader import load_checkpoint
+    from model.checkpoint.safetensors_files import READERS
+    from model.devices import peak_memory
 
     device = torch.device("cpu")
     before = psutil.Process().memory_info().rss

@@ -20,9 +20,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from benchmarks.report import write_report
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from config.sizes import TOKEN_PIXELS, format_size, parse_size
+from model.backends.cuda import CudaRuntime, FusedTower
 from model.bench.bench import shape_config, text_prefix
+from model.checkpoint.quantization import quantize_network
+from model.checkpoint.random_weights import random_network
 from model.network import attention
 from model.network.attention import Segment
 from model.network.cache import KVCache
@@ -30,14 +33,11 @@ from model.network.flow import picture_to_tokens
 from model.network.rope import attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Blocks, Tower
-from model.placement.cuda import CudaRuntime, FusedTower
+from model.sampling.backend import Runtime
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefix import Prefix
-from model.sampling.runtime import Runtime
+from model.sampling.prefill import Prefix
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
-from model.weights.quantize import quantize_network
-from model.weights.synthetic import random_network
 
 PROMPT_TOKENS = 500
 Predict = Callable[[Tensor, float], Tensor]

@@ -24,20 +24,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.report import write_report
-from config.schema import ImageSettings, TextSettings
+from config.settings import ImageSettings, TextSettings
 from config.sizes import TOKEN_PIXELS, parse_size
+from model.checkpoint.layout import Slot
+from model.checkpoint.named_lora import NamedLora
+from model.checkpoint.random_weights import SHAPES, byte_tokenizer, config_fields
+from model.checkpoint.safetensors_files import stored_tensors
+from model.checkpoint.writer import write_checkpoint
+from model.devices import synchronize
 from model.engine import Engine, LocalEngine
 from model.errors import DeviceMemoryError
 from model.events import DenoisingStep, Picture, PrefixRead, Statistics
-from model.placement.devices import synchronize
-from model.placement.plan import Work
+from model.memory.estimate import Work
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
 from model.trace import Trace
-from model.weights.layout import Slot
-from model.weights.named_lora import NamedLora
-from model.weights.shards import stored_tensors
-from model.weights.synthetic import SHAPES, byte_tokenizer, config_fields
-from model.weights.writer import write_checkpoint
 
 PROMPT = "a picture of nothing in particular"
 PLACEMENTS: dict[str, dict[str, str]] = {

@@ -14,14 +14,14 @@ import psutil
 import torch
 
 from benchmarks.report import write_report
+from model.checkpoint.loader import empty_network
+from model.checkpoint.random_weights import EIGHT_B, config_fields
+from model.devices import DTYPES, peak_memory
+from model.inputs.token_sequence import TokenSequence
 from model.network.attention import Segment
 from model.network.configuration import parse_config
 from model.network.rope import image_positions, text_positions
-from model.placement.devices import DTYPES, peak_memory
-from model.sampling.prefix import embed_picture, read_prefix
-from model.sequences.sequence import TokenSequence
-from model.weights.checkpoint import empty_network
-from model.weights.synthetic import EIGHT_B, config_fields
+from model.sampling.prefill import embed_picture, read_prefix
 
 RUNS = [(300, True), (4096, False), (4, True), (4096, False), (40, True)]
 

@@ -13,15 +13,15 @@ from random import Random
 import numpy as np
 
 from benchmarks.report import write_report
-from config.schema import ImageSettings
-from model.demo.judging import psnr
-from model.demo.lessons import SceneMaker
-from model.demo.phrases import Speaker
+from config.settings import ImageSettings
+from model.checkpoint.builtin import DEMO_CHECKPOINT
+from model.checkpoint.quantization import QUANTIZED_TOWERS
+from model.demo.training.judging import psnr
+from model.demo.training.lessons import SceneMaker
+from model.demo.training.phrases import Speaker
 from model.engine import Engine
 from model.events import Picture
 from model.requests import GenerateRequest
-from model.weights.builtin import DEMO_CHECKPOINT
-from model.weights.quantize import QUANTIZED_TOWERS
 
 
 def draw(engine: Engine, prompts: list[str], settings: ImageSettings) -> list[np.ndarray]:

@@ -18,10 +18,10 @@ from typing import Any
 
 from benchmarks.report import write_report
 from model import Answer, AnswerRequest, Engine, Picture, Trace
+from model.checkpoint.safetensors_files import stored_tensors
+from model.checkpoint.sharding import Shares, part_layout, piece_of
 from model.engine import LocalEngine
 from model.network.configuration import read_config
-from model.weights.shards import stored_tensors
-from model.weights.slices import Shares, part_layout, piece_of
 from tests.parity.cases import DATA, Case, case_id, cases, golden, relative_difference, request_of
 
 TASKS = ("t2i", "edit", "describe", "chat")

@@ -82,10 +82,10 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         AssertionError: the session does not stand as it should after a turn.
     """
-    from sensenova_cli.flags import Flags
-    from sensenova_cli.interrupts import end_on_signals
+    from sensenova_cli.inputs.flags import Flags
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.sessions.session import Session
+    from sensenova_cli.system.interrupts import end_on_signals
 
     end_on_signals()
     draw, process = random.Random(0), psutil.Process()

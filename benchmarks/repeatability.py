@@ -20,18 +20,18 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.report import write_report
-from config.schema import ImageSettings
+from config.settings import ImageSettings
+from model.backends.select import accelerated
+from model.checkpoint.loader import load_checkpoint
+from model.devices import DTYPES, resolve_device
 from model.events import Branch
-from model.placement.acceleration import accelerated
-from model.placement.devices import DTYPES, resolve_device
+from model.inputs import prompts
+from model.inputs.token_sequence import build_sequence
+from model.inputs.tokenizer import Tokenizer
 from model.sampling.decode import decode, greedy
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefix import Prefix, extend_prefix, read_prefix
-from model.sequences import prompt as prompts
-from model.sequences.sequence import build_sequence
-from model.sequences.tokenizer import Tokenizer
-from model.weights.checkpoint import load_checkpoint
+from model.sampling.prefill import Prefix, extend_prefix, read_prefix
 
 SIZE = (256, 256)
 KERNELS = {

@@ -49,11 +49,11 @@ def interrupt(times: int, folder: Path) -> tuple[int, list[int]]:
     Raises:
         AssertionError: the session does not stand as it should after one of them.
     """
-    from sensenova_cli.flags import Flags
-    from sensenova_cli.interrupts import end_on_signals
+    from sensenova_cli.inputs.flags import Flags
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.sessions.saved import read_session
     from sensenova_cli.sessions.session import Session
+    from sensenova_cli.system.interrupts import end_on_signals
 
     end_on_signals()
     # A timer of the system's, not a thread: threads have memory of their own, which would count.

@@ -38,7 +38,7 @@ def main() -> None:
 def first_steps(turns: int) -> list[float]:
     """Seconds from a line to the first step of its picture, for each of so many turns."""
     from model.events import DenoisingStep, Event
-    from sensenova_cli.flags import Flags
+    from sensenova_cli.inputs.flags import Flags
     from sensenova_cli.render.stream import Renderer
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.sessions.session import Session

@@ -185,20 +185,20 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     import torch
     from torch._C._distributed_c10d import TCPStore
 
-    from config.schema import ImageSettings
+    from config.settings import ImageSettings
     from config.sizes import TOKEN_PIXELS, parse_size
+    from model.backends.select import accelerated
     from model.bench.bench import _prefixes, _seconds_each, _step_seconds, bench_decode, canvases, shape_config
     from model.bench.ceilings import Ceilings, median_seconds
+    from model.checkpoint.quantization import QUANTIZED_TOWERS, quantize_network
+    from model.checkpoint.random_weights import config_fields, random_part
+    from model.devices import peak_memory, reset_peak_memory, synchronize
     from model.network.configuration import parse_config
-    from model.placement.acceleration import accelerated
-    from model.placement.devices import peak_memory, reset_peak_memory, synchronize
-    from model.placement.groups import Groups, Position
-    from model.placement.launch import threads_each
-    from model.placement.tensor_parallel import join_parts
+    from model.parallel.collectives import Groups, Position
+    from model.parallel.launch import threads_each
+    from model.parallel.tensor_parallel import join_parts
     from model.sampling.denoise import denoise
     from model.sampling.guidance import generate_guidance
-    from model.weights.quantize import QUANTIZED_TOWERS, quantize_network
-    from model.weights.synthetic import config_fields, random_part
 
     tensor, guidance, splits_und, quantization, eager = parse_spec(spec)
     position = Position(rank, tensor, guidance, splits_und)
@@ -271,7 +271,7 @@ def collectives(groups: Any, device: Any) -> Any:
     if groups.gen.share.count > 1:
         yield "sum of 4096×4096 ms", round(1e3 * median_seconds(lambda: groups.gen.sum_(large), device), 3)
     if groups.und.share.count > 1 and device.type == "cuda":
-        from model.placement.graphs import capture
+        from model.backends.graphs import capture
 
         small, repeats = torch.zeros(4096, dtype=torch.bfloat16, device=device), 84
 

@@ -21,20 +21,20 @@ import torch
 
 from benchmarks.report import write_report
 from config.caching import PRESETS, CacheOptions
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size, parse_size
+from model.backends.select import accelerated
 from model.bench.bench import PROMPT_TOKENS, UNCONDITIONAL_TOKENS, shape_config, text_prefix
+from model.checkpoint.loader import load_checkpoint
+from model.checkpoint.quantization import quantize_network, resolve_quantization
+from model.checkpoint.random_weights import SHAPES, random_network
+from model.devices import resolve_device, synchronize
 from model.events import Branch
-from model.placement.acceleration import accelerated
-from model.placement.devices import resolve_device, synchronize
+from model.sampling.backend import Runtime
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefix import Prefix
-from model.sampling.runtime import Runtime
+from model.sampling.prefill import Prefix
 from model.sampling.step_cache import StepCache, StepCaching
-from model.weights.checkpoint import load_checkpoint
-from model.weights.quantize import quantize_network, resolve_quantization
-from model.weights.synthetic import SHAPES, random_network
 
 WARM_UP_STEPS = 6
 """Of a first picture, in which kernels are compiled and graphs captured for the first time."""

@@ -20,10 +20,10 @@ import torch
 
 from benchmarks.report import write_report
 from model.bench.forecast import measure_supply
-from model.placement.offload import Offload, load_offloaded
-from model.placement.plan import LEAST_SLOTS, Placement
-from model.weights.shards import stored_tensors
-from model.weights.stream import PIECE_BYTES, READERS, WeightStream
+from model.checkpoint.safetensors_files import stored_tensors
+from model.memory.estimate import LEAST_SLOTS, Placement
+from model.memory.offload import Offload, load_offloaded
+from model.memory.weight_stream import PIECE_BYTES, READERS, WeightStream
 from sensenova_cli.render.progress import rate
 
 MIB = 2**20

@@ -8,7 +8,7 @@ the marks with what its user can type, such as `--offload auto`; a notebook show
 import re
 from collections.abc import Callable
 
-from config.schema import SETTING_NAMES
+from config.settings import SETTING_NAMES
 
 INPUT_PICTURES = "images"
 """The pictures that an edit starts from: not a setting, but messages mention them in the same way."""

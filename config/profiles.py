@@ -5,8 +5,8 @@ from pathlib import Path
 
 from platformdirs import user_config_path
 
-from config.check import near_miss
 from config.errors import SettingsError
+from config.validation import near_miss
 
 PROJECT_FILE = Path("sensenova.toml")
 """The project file, relative to the current folder."""

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from config.check import check_values, json_notation, near_miss
 from config.errors import SettingsError
-from config.schema import ImageSettings, TextSettings
+from config.settings import ImageSettings, TextSettings
 from config.sizes import TRAINED_SIZES
+from config.validation import check_values, json_notation, near_miss
 
 RECOMMENDED_FILE = "recommended_settings.json"
 

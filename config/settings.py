@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from config.caching import PRESETS, CacheOptions, CachePreset
 from config.errors import SettingsError
-from config.memory import parse_memory
 from config.sizes import MAX_PIXELS, format_size, parse_aspect, parse_size
+from config.units import parse_memory
 
 MAX_SEED = 2**63 - 1
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -235,7 +235,7 @@ class OutputSettings(SettingsGroup):
 
 
 class Settings(ImageSettings, TextSettings, LoadSettings, OutputSettings):
-    """All settings of one turn, merged from their layers (see config.load)."""
+    """All settings of one turn, merged from their layers (see config.sources)."""
 
 
 GROUPS: tuple[tuple[str, type[SettingsGroup]], ...] = (

@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from config.check import Notation, check_values
 from config.errors import SettingsError
-from config.profile_files import PROJECT_FILE, find_profile, is_profile_path, user_file
+from config.profiles import PROJECT_FILE, find_profile, is_profile_path, user_file
 from config.recommended import Recommended, check_recommended
-from config.schema import SETTING_NAMES, LoadSettings, OutputSettings, Settings, SettingsGroup
+from config.settings import SETTING_NAMES, LoadSettings, OutputSettings, Settings, SettingsGroup
 from config.together import require_compatible
 from config.toml_file import read_settings_file, show_path, toml_literal
+from config.validation import Notation, check_values
 
 PREFIX = "SENSENOVA_"
 """Every setting is also an environment variable: this and its name in capitals."""

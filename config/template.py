@@ -4,9 +4,9 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from config.check import expected
-from config.schema import GROUPS, SETTING_NAMES, Settings
+from config.settings import GROUPS, SETTING_NAMES, Settings
 from config.toml_file import toml_literal
+from config.validation import expected
 
 EXAMPLES: Mapping[str, Any] = {
     "model": "SenseNova/SenseNova-U1-8B-MoT",

@@ -1,7 +1,7 @@
 """Rules between settings, checked before anything heavy is imported, for the program and the library."""
 
 from config.errors import SettingsError
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 
 
 def require_compatible(load: LoadSettings, cache: str = "off") -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from config.check import Notation, check_values
 from config.errors import SettingsError
-from config.schema import SETTING_NAMES
+from config.settings import SETTING_NAMES
+from config.validation import Notation, check_values
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from config.errors import SettingsError
-from config.schema import SETTING_NAMES, Settings
+from config.settings import SETTING_NAMES, Settings
 
 NO_SETTINGS = ("width", "height", "aspect")
 """Flags that people expect to be settings too; all of them are written as `size`."""

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from config.check import expected
-from config.schema import GROUPS, Settings
+from config.settings import GROUPS, Settings
 from config.toml_file import toml_literal
+from config.validation import expected
 
 PAGE = Path(__file__).parent / "settings.md"
 HEADING = "## All settings\n"

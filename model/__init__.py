@@ -15,9 +15,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from config.schema import ImageSettings, LoadSettings, TextSettings
-    from model.card import Card, read_card
+    from config.settings import ImageSettings, LoadSettings, TextSettings
+    from model.checkpoint.builtin import DEMO_MODEL
+    from model.checkpoint.card import Card, read_card
+    from model.checkpoint.facts import CheckpointFacts, read_facts
+    from model.checkpoint.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint, local_checkpoint
+    from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
+    from model.checkpoint.random_weights import write_tiny_checkpoint
     from model.conversation import Conversation
+    from model.devices import require_device
     from model.engine import Engine, open_engine
     from model.errors import (
         CheckpointError,
@@ -44,23 +50,17 @@ if TYPE_CHECKING:
         ThinkText,
         ThinkToken,
     )
-    from model.pictures import open_picture, read_picture
-    from model.placement.devices import require_device
-    from model.placement.launch import launched
-    from model.placement.ranks import dismiss_others
+    from model.image_files import open_picture, read_picture
+    from model.parallel.launch import launched
+    from model.parallel.processes import dismiss_others
     from model.rank_main import run_rank
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
     from model.trace import Trace
-    from model.weights.builtin import DEMO_MODEL
-    from model.weights.facts import CheckpointFacts, read_facts
-    from model.weights.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint, local_checkpoint
-    from model.weights.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
-    from model.weights.synthetic import write_tiny_checkpoint
     from model.wire import Packed, pack, unpack_event, unpack_request
 
 _HOMES = {
-    "config.schema": ["ImageSettings", "LoadSettings", "TextSettings"],
-    "model.card": ["Card", "read_card"],
+    "config.settings": ["ImageSettings", "LoadSettings", "TextSettings"],
+    "model.checkpoint.card": ["Card", "read_card"],
     "model.conversation": ["Conversation"],
     "model.engine": ["Engine", "open_engine"],
     "model.errors": [
@@ -88,19 +88,19 @@ _HOMES = {
         "ThinkText",
         "ThinkToken",
     ],
-    "model.pictures": ["open_picture", "read_picture"],
-    "model.placement.devices": ["require_device"],
-    "model.placement.launch": ["launched"],
-    "model.placement.ranks": ["dismiss_others"],
+    "model.image_files": ["open_picture", "read_picture"],
+    "model.devices": ["require_device"],
+    "model.parallel.launch": ["launched"],
+    "model.parallel.processes": ["dismiss_others"],
     "model.rank_main": ["run_rank"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
     "model.trace": ["Trace"],
     "model.wire": ["Packed", "pack", "unpack_event", "unpack_request"],
-    "model.weights.builtin": ["DEMO_MODEL"],
-    "model.weights.facts": ["CheckpointFacts", "read_facts"],
-    "model.weights.hub": ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "local_checkpoint"],
-    "model.weights.named_lora": ["NO_LORA", "NamedLora", "format_loras", "parse_loras"],
-    "model.weights.synthetic": ["write_tiny_checkpoint"],
+    "model.checkpoint.builtin": ["DEMO_MODEL"],
+    "model.checkpoint.facts": ["CheckpointFacts", "read_facts"],
+    "model.checkpoint.hub": ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "local_checkpoint"],
+    "model.checkpoint.named_lora": ["NO_LORA", "NamedLora", "format_loras", "parse_loras"],
+    "model.checkpoint.random_weights": ["write_tiny_checkpoint"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

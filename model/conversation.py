@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from config.schema import TextSettings
+from config.settings import TextSettings
+from model.inputs.prompts import write_placeholders
 from model.requests import AnswerRequest, Message
-from model.sequences.prompt import write_placeholders
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config.check import Notation, check_values
-from config.schema import LoadSettings
-from model.card import Card
+from config.settings import LoadSettings
+from config.validation import Notation, check_values
+from model.checkpoint.card import Card
+from model.checkpoint.hub import DownloadPlan
+from model.checkpoint.named_lora import NamedLora
 from model.events import Event, LoadProgress, Notice
-from model.orders import Forget, Kept, Run, UseLoras
+from model.parallel.commands import Forget, Kept, Run, UseLoras
 from model.requests import AnswerRequest, Request
 from model.trace import Trace
-from model.weights.hub import DownloadPlan
-from model.weights.named_lora import NamedLora
 
 if TYPE_CHECKING:
     from model.loading import LoadedModel
-    from model.placement.plan import Work
+    from model.memory.estimate import Work
 
 
 class Engine(ABC):
@@ -103,7 +103,7 @@ class Engine(ABC):
         Args:
             checkpoint: a folder, a Hugging Face Hub id (downloaded when it is not in the cache), or `demo`.
             size, requests, on_progress: as for `open_engine`.
-            settings: load settings by name, as `config.schema.LoadSettings` declares them.
+            settings: load settings by name, as `config.settings.LoadSettings` declares them.
 
         Raises:
             SettingsError: a setting is unknown, of a wrong type or out of bounds.
@@ -129,7 +129,7 @@ class LocalEngine(Engine):
         device, dtype: where and in which number format it runs.
 
     Several GPUs, or other processes on a CPU, may share a model. This process is then the first of them, and starts
-    and ends the others (`model.placement.ranks`).
+    and ends the others (`model.parallel.processes`).
     """
 
     def __init__(self, loaded: "LoadedModel") -> None:

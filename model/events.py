@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Literal
 
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from model.png import PNGImage
 
 Branch = Literal["condition", "images", "unconditional"]

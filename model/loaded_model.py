@@ -6,18 +6,20 @@ from pathlib import Path
 
 import torch
 
-from config.memory import format_memory
 from config.mentions import mention
-from config.schema import LoadSettings
+from config.settings import LoadSettings
+from config.units import format_memory
+from model.backends.select import accelerated
+from model.checkpoint.loader import change_adapters, load_checkpoint
+from model.checkpoint.lora import Adapter
+from model.checkpoint.quantization import resolve_quantization
+from model.checkpoint.safetensors_files import BLOCK_BYTES
+from model.checkpoint.sharding import WHOLE, split_config
+from model.devices import avoid_fragmentation, free_memory, limit_memory, resolve_dtype
 from model.errors import DeviceError, DeviceMemoryError
 from model.events import LoadProgress
-from model.network.configuration import ModelConfig
-from model.network.sensenova import SenseNovaU1
-from model.placement.acceleration import accelerated
-from model.placement.devices import avoid_fragmentation, free_memory, limit_memory, resolve_dtype
-from model.placement.groups import Groups
-from model.placement.offload import Offload, load_offloaded
-from model.placement.plan import (
+from model.devices import host_memory
+from model.memory.estimate import (
     ALL_RESIDENT,
     Placement,
     Weights,
@@ -25,15 +27,13 @@ from model.placement.plan import (
     choose,
     peak_bytes,
 )
-from model.placement.tensor_parallel import join_parts
-from model.sampling.runtime import Runtime
-from model.weights.checkpoint import change_adapters, load_checkpoint
-from model.weights.host_memory import host_memory
-from model.weights.lora import Adapter
-from model.weights.quantize import resolve_quantization
-from model.weights.shards import BLOCK_BYTES
-from model.weights.slices import WHOLE, split_config
-from model.weights.stream import WeightStream
+from model.memory.offload import Offload, load_offloaded
+from model.memory.weight_stream import WeightStream
+from model.network.configuration import ModelConfig
+from model.network.sensenova import SenseNovaU1
+from model.parallel.collectives import Groups
+from model.parallel.tensor_parallel import join_parts
+from model.sampling.backend import Runtime
 
 FREE_RESERVE = 512 * 2**20
 """Of a device's free memory, left to others where no limit is set."""

@@ -4,22 +4,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from config.recommended import read_recommended
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 from config.together import require_compatible
+from model.checkpoint.builtin import DEMO_MODEL
+from model.checkpoint.hub import DownloadPlan, find_checkpoint
+from model.checkpoint.quantization import resolve_quantization
+from model.checkpoint.sharding import require_split
+from model.devices import resolve_device, resolve_dtype
 from model.events import LoadProgress
 from model.network.configuration import read_config
-from model.orders import Load
-from model.placement.arrangement import Arrangement, Demand, arrange_model, count_gpus
-from model.placement.devices import resolve_device, resolve_dtype
-from model.placement.groups import Groups
-from model.placement.launch import SIZES, require_ranks
-from model.placement.ranks import Ranks
+from model.parallel.collectives import Groups
+from model.parallel.commands import Load
+from model.parallel.launch import SIZES, require_ranks
+from model.parallel.layout import Arrangement, Demand, arrange_model, count_gpus
+from model.parallel.processes import Ranks
 from model.requests import AnswerRequest, Request
-from model.weights.builtin import DEMO_MODEL
-from model.weights.hub import DownloadPlan, find_checkpoint
-from model.weights.quantize import resolve_quantization
-from model.weights.slices import require_split
-from model.worker import Worker, image_tokens
+from model.runner import Worker, image_tokens
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import GetCoreSchemaHandler, SerializationInfo, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
 from model.errors import PictureError
-from model.pictures import as_rgb, read_picture
+from model.image_files import as_rgb, read_picture
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -26,7 +26,7 @@ class PNGFiles:
         self._images: dict[int, Image.Image] = {}
 
     def add(self, image: Image.Image) -> int:
-        """Encode an image as RGB without metadata, in the way `model.pictures.as_rgb` does; returns its index."""
+        """Encode an image as RGB without metadata, in the way `model.image_files.as_rgb` does; returns its index."""
         plain = as_rgb(image)
         plain.info.clear()  # Pillow would write some of it, such as a colour profile
         file = io.BytesIO()
@@ -38,7 +38,7 @@ class PNGFiles:
         """Decode a file. Later calls return the same image.
 
         Raises:
-            ValueError: there is no such file, or it is not a PNG file that `model.pictures.read_picture` can read.
+            ValueError: there is no such file, or it is not a PNG file that `model.image_files.read_picture` can read.
         """
         if index not in self._images:
             if not 0 <= index < len(self.files):

@@ -10,16 +10,16 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, cast
 
-from model.placement.launch import own_device
-from model.placement.leader import Leader, find_leader
-from model.placement.messages import COMMON, HERE, Done, Failed, Meeting
+from model.parallel.channel import COMMON, HERE, Done, Failed, Meeting
+from model.parallel.launch import own_device
+from model.parallel.leader import Leader, find_leader
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from model.events import Event
-    from model.orders import Run
-    from model.worker import Worker
+    from model.parallel.commands import Run
+    from model.runner import Worker
 
 
 def run_rank(rank: int, connection: int | None = None) -> None:
@@ -36,9 +36,9 @@ def run_rank(rank: int, connection: int | None = None) -> None:
         leader = Leader(Connection(connection))
     import torch
 
-    from model.orders import Forget, Load, Run, UseLoras
-    from model.placement.groups import Groups, Position
-    from model.worker import Worker
+    from model.parallel.collectives import Groups, Position
+    from model.parallel.commands import Forget, Load, Run, UseLoras
+    from model.runner import Worker
 
     leader.answer(HERE)
     meeting = cast(Meeting, leader.next())

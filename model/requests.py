@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from config.schema import MAX_SEED, ImageSettings, TextSettings
-from model.cache_library import require_cache_library
+from config.settings import MAX_SEED, ImageSettings, TextSettings
 from model.errors import RequestError
 from model.placeholders import refuse_image_tokens, require_placeholders
 from model.png import PNGImage
+from model.step_cache_library import require_cache_library
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class GenerateRequest:
 class EditRequest:
     """Make pictures from one or more given ones, as the instruction says.
 
-    `prompt` may hold `<image>` placeholders, one a picture at most; see model.sequences.prompt.
+    `prompt` may hold `<image>` placeholders, one a picture at most; see model.inputs.prompts.
 
     Attributes:
         preview_every, preview_size: as for `GenerateRequest`.

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from config.recommended import Recommended, read_recommended
 from config.sizes import TOKEN_PIXELS, format_size, resolve_size
+from model.checkpoint.lora import read_adapters
+from model.checkpoint.lora_files import overridden
+from model.checkpoint.named_lora import NamedLora, parse_loras
+from model.devices import synchronize
 from model.errors import CheckpointError, DeviceMemoryError, NumericsError, RequestError
 from model.events import (
     Answer,
@@ -26,32 +30,28 @@ from model.events import (
     ThinkText,
     ThinkToken,
 )
-from model.meter import LayerClock, Meter
+from model.image_files import as_rgb
+from model.inputs import prompts
+from model.inputs.image_tensors import fit_to_budget, prepare_picture, to_image, to_preview
+from model.inputs.token_sequence import TokenSequence, build_sequence
+from model.inputs.tokenizer import StreamDecoder, Tokenizer
+from model.loaded_model import PlacedNetwork
+from model.memory.errors import memory_errors, ran_out_of_memory
+from model.memory.estimate import USUAL_PREFIXES, Work
 from model.network.configuration import read_config
-from model.notices import idle_cache_options, mismatched_lora, untrained_size
-from model.orders import Kept, Load
-from model.pictures import as_rgb
-from model.placement.devices import synchronize
-from model.placement.groups import Groups
-from model.placement.memory import memory_errors, ran_out_of_memory
-from model.placement.placed import PlacedNetwork
-from model.placement.plan import USUAL_PREFIXES, Work
+from model.parallel.collectives import Groups
+from model.parallel.commands import Kept, Load
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
 from model.sampling.guidance import Guidance, guidance_of
-from model.sampling.prefix import Prefix, embed_picture, extend_prefix
-from model.sampling.reuse import KeptPrefix, PictureIdentity, Reading
+from model.sampling.prefill import Prefix, embed_picture, extend_prefix
+from model.sampling.prefix_cache import KeptPrefix, PictureIdentity, Reading
 from model.sampling.schedule import time_grid
 from model.sampling.step_cache import StepCache, StepCaching
-from model.sequences import prompt as prompts
-from model.sequences.images import fit_to_budget, prepare_picture, to_image, to_preview
-from model.sequences.sequence import TokenSequence, build_sequence
-from model.sequences.tokenizer import StreamDecoder, Tokenizer
+from model.tasks.notices import idle_cache_options, mismatched_lora, untrained_size
+from model.tasks.statistics import LayerClock, Meter
 from model.trace import Trace
-from model.weights.lora import read_adapters
-from model.weights.lora_files import overridden
-from model.weights.named_lora import NamedLora, parse_loras
 
 
 class Worker:

@@ -2,7 +2,7 @@
 
 `pack` writes a value, `unpack_request` and `unpack_event` read it back. An image field holds `{"png": 0}`, an index
 among the pictures. Pictures are RGB without metadata: packing converts an image of another mode as the engine would
-(`model.pictures.as_rgb`), so a request gives the same result on either side.
+(`model.image_files.as_rgb`), so a request gives the same result on either side.
 """
 
 import json
@@ -85,7 +85,7 @@ def pack(value: Request | Event) -> Packed:
     """Write a request or an event.
 
     Raises:
-        PictureError: an image of a request cannot be used; see `model.pictures.as_rgb`.
+        PictureError: an image of a request cannot be used; see `model.image_files.as_rgb`.
     """
     field, tag = _TAGS[type(value)]
     pictures = PNGFiles()

@@ -24,8 +24,8 @@ def main() -> None:
 
         run_rank(rank)
     from sensenova_cli.app import app
-    from sensenova_cli.interrupts import end_on_signals
-    from sensenova_cli.streams import flush_stdout, prepare_streams
+    from sensenova_cli.system.interrupts import end_on_signals
+    from sensenova_cli.system.streams import flush_stdout, prepare_streams
 
     prepare_streams()
     try:

@@ -12,10 +12,10 @@ from typer.core import TyperGroup
 
 from config.errors import SenseNovaError
 from sensenova_cli import __version__
-from sensenova_cli.arguments import before_dashes, spread_values, wants_help
 from sensenova_cli.commands import chat, describe, edit, generate, profile, repl, run, sessions
 from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, UsageError, exit_code
-from sensenova_cli.streams import StdoutError, discard_stdout
+from sensenova_cli.inputs.argv import before_dashes, spread_values, wants_help
+from sensenova_cli.system.streams import StdoutError, discard_stdout
 
 INSTEAD = {
     ("generate", "--image"): 'to change a picture: sensenova edit --image FILE "…"',

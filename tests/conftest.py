@@ -52,7 +52,7 @@ def parity_engine(parity_checkpoint: Callable[[str], Path]) -> "Callable[[str, s
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A 3-layer U1.5 of random numbers; read only: copy it to change it."""
-    from model.weights.synthetic import write_tiny_checkpoint
+    from model.checkpoint.random_weights import write_tiny_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     write_tiny_checkpoint(folder)

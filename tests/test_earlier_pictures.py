@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from sensenova_cli.app import app
-from sensenova_cli.metadata import KEYWORD, read_record
+from sensenova_cli.outputs.png_metadata import KEYWORD, read_record
 from tests.cli.conftest import home, program
 from tests.cli.harness import Program
 

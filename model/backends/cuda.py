@@ -13,23 +13,23 @@ import triton
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from model.kernels import rows as row_kernels
-from model.kernels.heads import place_heads
+from model.backends.decode import TokenPass
+from model.backends.graphs import RepeatedPass
+from model.backends.kernels import rows as row_kernels
+from model.backends.kernels.heads import place_heads
+from model.checkpoint.quantization import Fp8Linear
+from model.memory.layer_buffers import is_settled, is_whole, settle
+from model.memory.offload import StreamedHead
 from model.network.attention import Attention, Segment, Visibility, attend
 from model.network.cache import LayerCache
 from model.network.layers import SPLIT_ROWS, WHOLE_ROWS, RMSNorm, SwiGLU
 from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block, Tower, split_branches, together
-from model.placement.graphs import RepeatedPass
-from model.placement.groups import Groups, TowerGroup
-from model.placement.guidance_parallel import GuidancePeers
-from model.placement.offload import StreamedHead
-from model.placement.slots import is_settled, is_whole, settle
-from model.placement.token_pass import TokenPass
-from model.sampling.prefix import Prefix
-from model.sampling.runtime import Runtime
-from model.weights.quantize import Fp8Linear
+from model.parallel.collectives import Groups, TowerGroup
+from model.parallel.guidance_parallel import GuidancePeers
+from model.sampling.backend import Runtime
+from model.sampling.prefill import Prefix
 
 Linear = torch.nn.Linear | Fp8Linear
 

@@ -6,17 +6,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.kernels import one_token
+from model.backends.graphs import capture
+from model.backends.kernels import one_token
+from model.checkpoint.quantization import Fp8Linear
+from model.memory.offload import StreamedHead
 from model.network.layers import SwiGLU
 from model.network.rope import attention_rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block
-from model.placement.graphs import capture
-from model.placement.groups import TowerGroup
-from model.placement.offload import StreamedHead
-from model.placement.tensor_parallel import SplitHead
-from model.sampling.prefix import Prefix
-from model.weights.quantize import Fp8Linear
+from model.parallel.collectives import TowerGroup
+from model.parallel.tensor_parallel import SplitHead
+from model.sampling.prefill import Prefix
 
 LEAST_POSITIONS = 4096
 """Of the table of rotations, which doubles when a text gets longer."""

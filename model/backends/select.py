@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
+from model.checkpoint.quantization import Fp8Linear
+from model.memory.layer_buffers import is_whole
 from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
-from model.placement.groups import Groups
-from model.placement.guidance_parallel import GuidancePeers
-from model.placement.slots import is_whole
-from model.placement.tensor_parallel import sum_blocks
-from model.sampling.runtime import Runtime
-from model.weights.quantize import Fp8Linear
+from model.parallel.collectives import Groups
+from model.parallel.guidance_parallel import GuidancePeers
+from model.parallel.tensor_parallel import sum_blocks
+from model.sampling.backend import Runtime
 
 LEAST_CAPABILITY = (8, 0)
 """Ampere: the first GPUs that multiply in bfloat16."""
@@ -43,7 +43,7 @@ def _fastest(network: SenseNovaU1, enforce_eager: bool, groups: Groups | None) -
         runtime = _plain(network, groups)
         runtime.note = f"this runs as with `enforce_eager`, which is slower: {reason}"
         return runtime
-    from model.placement.cuda import CudaRuntime  # needs Triton, which comes with PyTorch for CUDA alone
+    from model.backends.cuda import CudaRuntime  # needs Triton, which comes with PyTorch for CUDA alone
 
     return CudaRuntime(network, groups)
 

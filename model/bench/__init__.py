@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from model.bench.doctor import Examination, examine
     from model.bench.forecast import Forecast, Supply
     from model.bench.machine import Machine
-    from model.placement.plan import Placement
+    from model.memory.estimate import Placement
 
 _HOMES = {
     "model.bench.bench": ["BenchPlan", "Figure", "Work", "describe_bench", "measure"],
@@ -20,7 +20,7 @@ _HOMES = {
     "model.bench.doctor": ["Examination", "examine"],
     "model.bench.forecast": ["Forecast", "Supply"],
     "model.bench.machine": ["Machine"],
-    "model.placement.plan": ["Placement"],
+    "model.memory.estimate": ["Placement"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -15,29 +15,29 @@ from torch import Tensor
 
 from config.errors import SenseNovaError
 from config.recommended import read_recommended
-from config.schema import ImageSettings, LoadSettings
+from config.settings import ImageSettings, LoadSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size
+from model.backends.select import accelerated
 from model.bench.ceilings import Ceilings, measure_ceilings, median_seconds
+from model.checkpoint.layout import Slot
+from model.checkpoint.loader import load_checkpoint
+from model.checkpoint.quantization import quantize_network, resolve_quantization
+from model.checkpoint.random_weights import SHAPES, config_fields, random_network
+from model.checkpoint.writer import write_checkpoint
+from model.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
 from model.events import Branch
+from model.inputs.token_sequence import TokenSequence
+from model.memory.errors import memory_errors
 from model.network.attention import Segment
 from model.network.configuration import ModelConfig, parse_config
 from model.network.counts import prediction_flops, token_bytes
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
-from model.placement.acceleration import accelerated
-from model.placement.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
-from model.placement.memory import memory_errors
+from model.sampling.backend import Runtime
 from model.sampling.decode import CACHE_BLOCK, decode, greedy
 from model.sampling.denoise import Step, denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefix import Canvas, Prefix, read_prefix
-from model.sampling.runtime import Runtime
-from model.sequences.sequence import TokenSequence
-from model.weights.checkpoint import load_checkpoint
-from model.weights.layout import Slot
-from model.weights.quantize import quantize_network, resolve_quantization
-from model.weights.synthetic import SHAPES, config_fields, random_network
-from model.weights.writer import write_checkpoint
+from model.sampling.prefill import Canvas, Prefix, read_prefix
 
 Work = Literal["denoise", "decode", "load"]
 

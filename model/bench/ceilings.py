@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.placement.devices import synchronize
+from model.devices import synchronize
 
 GEMM_SIDE = {"cuda": 8192, "mps": 4096, "cpu": 2048}
 """Rows and columns of the matrices that are multiplied."""

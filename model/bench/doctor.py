@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.recommended import read_recommended
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 from config.sizes import Size
 from model.bench.bench import SHAPE_SIZES, shape_config
 from model.bench.ceilings import Ceilings, measure_ceilings
 from model.bench.forecast import Forecast, Supply, forecasts, measure_supply
 from model.bench.machine import Machine, describe_machine
+from model.checkpoint.quantization import resolve_quantization
+from model.devices import resolve_device, resolve_dtype
+from model.loaded_model import usable_memory
+from model.memory.errors import memory_errors
 from model.network.configuration import read_config
-from model.placement.devices import resolve_device, resolve_dtype
-from model.placement.memory import memory_errors
-from model.placement.placed import usable_memory
-from model.weights.quantize import resolve_quantization
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 
 from config.sizes import TOKEN_PIXELS, Size
 from model.bench.ceilings import Ceilings
+from model.checkpoint.safetensors_files import stored_tensors
+from model.devices import synchronize
 from model.errors import DeviceMemoryError
-from model.network.configuration import ModelConfig
-from model.network.counts import prediction_flops
-from model.placement.devices import synchronize
-from model.placement.plan import (
+from model.devices import host_memory
+from model.memory.estimate import (
     ALL_RESIDENT,
     LEAST_SLOTS,
     USUAL_PREFIXES,
@@ -24,10 +24,10 @@ from model.placement.plan import (
     choose,
     peak_bytes,
 )
-from model.placement.slots import RING
-from model.weights.host_memory import host_memory
-from model.weights.shards import stored_tensors
-from model.weights.stream import WeightStream
+from model.memory.layer_buffers import RING
+from model.memory.weight_stream import WeightStream
+from model.network.configuration import ModelConfig
+from model.network.counts import prediction_flops
 
 SHARE_OF_CEILING = {"cuda": 0.75, "cpu": 0.8, "mps": 0.5}
 """How much of a large matrix product's rate a step reaches (docs/performance.md; for a CPU docs/memory.md)."""

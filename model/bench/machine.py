@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from model.backends.select import device_obstacle
+from model.devices import free_memory
 from model.network.configuration import ModelConfig
-from model.placement.acceleration import device_obstacle
-from model.placement.devices import free_memory
 
 
 @dataclass(frozen=True)

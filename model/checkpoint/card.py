@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from config.recommended import Recommended, read_recommended
-from config.schema import LoadSettings
-from model.weights.builtin import DEMO_MODEL
-from model.weights.hub import find_card
-from model.weights.lora_files import recommended_with
-from model.weights.named_lora import parse_loras
+from config.settings import LoadSettings
+from model.checkpoint.builtin import DEMO_MODEL
+from model.checkpoint.hub import find_card
+from model.checkpoint.lora_files import recommended_with
+from model.checkpoint.named_lora import parse_loras
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.recommended import RECOMMENDED_FILE
+from model.checkpoint.hub_cache import cached_checkpoint, called
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
-from model.weights.hub_cache import cached_checkpoint, called
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo

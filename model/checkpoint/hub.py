@@ -6,11 +6,11 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
+from model.checkpoint.builtin import DEMO_CHECKPOINT, DEMO_MODEL
+from model.checkpoint.download import OFFICIAL_MODEL, DownloadPlan, download_card, download_checkpoint
+from model.checkpoint.hub_cache import cached_checkpoint, cached_folder
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
-from model.weights.builtin import DEMO_CHECKPOINT, DEMO_MODEL
-from model.weights.download import OFFICIAL_MODEL, DownloadPlan, download_card, download_checkpoint
-from model.weights.hub_cache import cached_checkpoint, cached_folder
 
 __all__ = ["OFFICIAL_MODEL", "DownloadPlan", "find_card", "find_checkpoint", "local_checkpoint"]
 

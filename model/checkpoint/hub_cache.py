@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from model.checkpoint.file_names import INDEX_FILE
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
-from model.weights.files import INDEX_FILE
 
 
 def cached_checkpoint(model: str, revision: str) -> Path:

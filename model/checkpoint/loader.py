@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from model.checkpoint.layout import Slot, checkpoint_layout
+from model.checkpoint.lora import Adapter, Merging, changed_by
+from model.checkpoint.quantization import Fp8Linear, Staging, empty_quantized
+from model.checkpoint.safetensors_files import Block, Piece, StoredTensor, read_blocks, stored_tensors
+from model.checkpoint.sharding import WHOLE, Shares, part_layout, piece_of, split_config
+from model.checkpoint.tensor_names import listed
 from model.errors import CheckpointError
 from model.events import LoadProgress
 from model.network.configuration import ModelConfig, read_config
 from model.network.sensenova import SenseNovaU1
-from model.weights.layout import Slot, checkpoint_layout
-from model.weights.lora import Adapter, Merging, changed_by
-from model.weights.names import listed
-from model.weights.quantize import Fp8Linear, Staging, empty_quantized
-from model.weights.shards import Block, Piece, StoredTensor, read_blocks, stored_tensors
-from model.weights.slices import WHOLE, Shares, part_layout, piece_of, split_config
 
 REPORT_BYTES = 64 * 2**20
 """Progress is reported each time this much has been read."""

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.checkpoint.layout import Slot, checkpoint_layout
+from model.checkpoint.lora_files import find_lora, opened_lora, recommended_settings
+from model.checkpoint.named_lora import NamedLora
+from model.checkpoint.safetensors_files import Piece
+from model.checkpoint.tensor_names import listed
 from model.errors import CheckpointError
 from model.network.configuration import ModelConfig
-from model.weights.layout import Slot, checkpoint_layout
-from model.weights.lora_files import find_lora, opened_lora, recommended_settings
-from model.weights.named_lora import NamedLora
-from model.weights.names import listed
-from model.weights.shards import Piece
 
 PREFIX = "diffusion_model."
 """Some files put it before every name."""

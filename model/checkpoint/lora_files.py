@@ -9,10 +9,10 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from config.recommended import Recommended
+from model.checkpoint.download import download_file
+from model.checkpoint.hub import is_hub_id
+from model.checkpoint.named_lora import NamedLora
 from model.errors import CheckpointError
-from model.weights.download import download_file
-from model.weights.hub import is_hub_id
-from model.weights.named_lora import NamedLora
 
 
 def find_lora(name: str) -> Path:

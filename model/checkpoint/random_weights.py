@@ -9,13 +9,13 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from model.checkpoint.layout import Slot, checkpoint_layout
+from model.checkpoint.loader import empty_network
+from model.checkpoint.safetensors_files import StoredTensor
+from model.checkpoint.sharding import Shares, part_layout, piece_of
+from model.checkpoint.writer import write_checkpoint
 from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
-from model.weights.checkpoint import empty_network
-from model.weights.layout import Slot, checkpoint_layout
-from model.weights.shards import StoredTensor
-from model.weights.slices import Shares, part_layout, piece_of
-from model.weights.writer import write_checkpoint
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>")
 THINK_TOKENS = ("<think>", "</think>")

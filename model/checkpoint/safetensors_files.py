@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.checkpoint.file_names import INDEX_FILE, SINGLE_FILE
 from model.errors import CheckpointError
-from model.weights.files import INDEX_FILE, SINGLE_FILE
-from model.weights.host_memory import host_memory
+from model.devices import host_memory
 
 BLOCK_BYTES = 4 * 2**20
 READERS = min(4, os.cpu_count() or 1)

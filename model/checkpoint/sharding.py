@@ -9,10 +9,10 @@ is the same size in both. What writes text and what draws may be split into diff
 
 from dataclasses import dataclass, replace
 
+from model.checkpoint.layout import Slot, checkpoint_layout
+from model.checkpoint.safetensors_files import Piece, StoredTensor
 from model.errors import DeviceError
 from model.network.configuration import DenseMLP, ModelConfig, SparseExperts
-from model.weights.layout import Slot, checkpoint_layout
-from model.weights.shards import Piece, StoredTensor
 
 
 @dataclass(frozen=True)

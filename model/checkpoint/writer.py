@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from config.recommended import RECOMMENDED_FILE
+from model.checkpoint.file_names import INDEX_FILE
+from model.checkpoint.layout import Slot, checkpoint_layout
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE, parse_config
-from model.weights.files import INDEX_FILE
-from model.weights.layout import Slot, checkpoint_layout
 
 
 def write_checkpoint(

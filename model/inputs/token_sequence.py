@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.inputs.prompts import PICTURE_SLOT
+from model.inputs.tokenizer import Tokenizer
 from model.network.attention import Segment
 from model.network.rope import image_positions, text_positions
-from model.sequences.prompt import PICTURE_SLOT
-from model.sequences.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from config.memory import format_memory
 from config.mentions import mention
 from config.sizes import TOKEN_PIXELS, format_size
+from config.units import format_memory
+from model.checkpoint.sharding import WHOLE, Shares, part_layout
 from model.errors import DeviceError, DeviceMemoryError
+from model.memory.layer_buffers import RING, aligned
 from model.network.cache import CAPACITY_STEP
 from model.network.configuration import ModelConfig, SparseExperts, TransformerConfig
 from model.network.layers import SPLIT_ROWS, WHOLE_ROWS
-from model.placement.slots import RING, aligned
-from model.weights.slices import WHOLE, Shares, part_layout
 
 Kind = Literal["off", "module", "layers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

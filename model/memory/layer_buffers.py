@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.checkpoint.quantization import Fp8Linear
+from model.memory.weight_stream import Load, WeightStream
 from model.network.transformer import Block, Blocks, Tower
-from model.weights.quantize import Fp8Linear
-from model.weights.stream import Load, WeightStream
 
 RING = 2
 """Slots that layers go round in: one is computed with while the next layer comes into the other. What is read for the

@@ -9,13 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.checkpoint.layout import Slot, checkpoint_layout
+from model.checkpoint.loader import Filling, compare, fill, give_memory, network_without_memory, require_finite
+from model.checkpoint.lora import Adapter, changed_by
+from model.checkpoint.quantization import empty_quantized
+from model.checkpoint.safetensors_files import StoredTensor, read_exactly, stored_tensors
+from model.checkpoint.tensor_names import listed
 from model.errors import CheckpointError
 from model.events import LoadProgress
-from model.network.configuration import read_config
-from model.network.sensenova import SenseNovaU1
-from model.network.transformer import Tower
-from model.placement.plan import HEAD_PIECE_BYTES, Placement
-from model.placement.slots import (
+from model.memory.estimate import HEAD_PIECE_BYTES, Placement
+from model.memory.layer_buffers import (
     RING,
     DeviceSlot,
     Layer,
@@ -28,13 +31,10 @@ from model.placement.slots import (
     slot_numbers,
     streamed_tensors,
 )
-from model.weights.checkpoint import Filling, compare, fill, give_memory, network_without_memory, require_finite
-from model.weights.layout import Slot, checkpoint_layout
-from model.weights.lora import Adapter, changed_by
-from model.weights.names import listed
-from model.weights.quantize import empty_quantized
-from model.weights.shards import StoredTensor, read_exactly, stored_tensors
-from model.weights.stream import WeightStream
+from model.memory.weight_stream import WeightStream
+from model.network.configuration import read_config
+from model.network.sensenova import SenseNovaU1
+from model.network.transformer import Tower
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
 HEAD = "language_model.lm_head.weight"

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from config.errors import SenseNovaError
-from model.weights.checkpoint import Filling
-from model.weights.host_memory import host_memory
-from model.weights.quantize import Staging
-from model.weights.shards import Block, StoredTensor, parts_of, read_exactly
+from model.checkpoint.loader import Filling
+from model.checkpoint.quantization import Staging
+from model.checkpoint.safetensors_files import Block, StoredTensor, parts_of, read_exactly
+from model.devices import host_memory
 
 PIECE_BYTES = 32 * 2**20
 """Read at once (`python -m benchmarks.weight_link FOLDER` compares other sizes, and numbers of readers). What a piece

@@ -17,7 +17,7 @@ from model.network.vision import ImageEmbedding
 class SenseNovaU1(nn.Module):
     """The whole network. "und" reads words and input pictures and writes words; "gen" denoises pictures.
 
-    A new one has to be filled: `model.weights.checkpoint.load_checkpoint` does; embeddings and experts start as
+    A new one has to be filled: `model.checkpoint.loader.load_checkpoint` does; embeddings and experts start as
     whatever their memory holds.
     """
 

@@ -1,4 +1,4 @@
-"""What rank 0 and the others say to one another, beside the orders (`model.orders`)."""
+"""What rank 0 and the others say to one another, beside the orders (`model.parallel.commands`)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ class Meeting:
     """Where a rank finds the others: the first thing it is told. A port of 0 is torchrun's store.
 
     Attributes:
-        tensor, guidance, splits_und: as of `model.placement.groups.Position`.
+        tensor, guidance, splits_und: as of `model.parallel.collectives.Position`.
     """
 
     tensor: int

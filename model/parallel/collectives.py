@@ -22,15 +22,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.checkpoint.sharding import Share, Shares
 from model.errors import RankError
-from model.weights.slices import Share, Shares
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 PATIENCE = timedelta(days=1)
 """How long one rank waits for another within an operation. None is that slow; one that is dead is noticed at once, by
-other means: see `model.placement.ranks`."""
+other means: see `model.parallel.processes`."""
 
 
 @dataclass(frozen=True)

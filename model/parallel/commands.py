@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.schema import LoadSettings
+from config.settings import LoadSettings
+from model.checkpoint.named_lora import NamedLora
 from model.events import Branch
 from model.requests import Request
-from model.weights.named_lora import NamedLora
 
 
 @dataclass(frozen=True)

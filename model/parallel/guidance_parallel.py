@@ -14,9 +14,9 @@ from torch import Tensor
 from model.events import Branch
 from model.network.cache import KVCache
 from model.network.configuration import TransformerConfig
-from model.placement.groups import Groups
-from model.sampling.prefix import Canvas, Prefix
-from model.sampling.runtime import Peers
+from model.parallel.collectives import Groups
+from model.sampling.backend import Peers
+from model.sampling.prefill import Canvas, Prefix
 
 
 class GuidancePeers(Peers):

@@ -1,6 +1,6 @@
 """How several GPUs share a model: how often there is what draws, and in how many parts.
 
-Text is written by all GPUs, each with a part of what reads and writes (`model.placement.groups`), where heads can be
+Text is written by all GPUs, each with a part of what reads and writes (`model.parallel.collectives`), where heads can be
 shared by so many, and pictures without guidance are drawn so, too. Branches of guidance are drawn apart.
 `benchmarks/several_gpus.py` measures all ways.
 """
@@ -11,15 +11,15 @@ from typing import Literal
 
 import torch
 
+from model.checkpoint.sharding import possible_splits, split_config
 from model.errors import DeviceError
+from model.loaded_model import usable_memory
+from model.memory.estimate import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Weights, Work, peak_bytes
 from model.network.configuration import ModelConfig
-from model.placement.groups import Position
-from model.placement.launch import launched
-from model.placement.placed import usable_memory
-from model.placement.plan import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Weights, Work, peak_bytes
+from model.parallel.collectives import Position
+from model.parallel.launch import launched
 from model.requests import AnswerRequest, Request
 from model.sampling.guidance import guidance_of
-from model.weights.slices import possible_splits, split_config
 
 USUAL_BRANCHES = 2
 """Of a picture with guidance."""

@@ -9,7 +9,7 @@ from datetime import timedelta
 from multiprocessing.connection import Client, Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from model.placement.messages import END, GO, MEETING_PLACE, NOBODY
+from model.parallel.channel import END, GO, MEETING_PLACE, NOBODY
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

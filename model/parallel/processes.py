@@ -2,7 +2,7 @@
 
 Rank 0 is the process that the user started. It starts the others (or finds them, under torchrun), and has a
 connection to each, over which go orders and answers; what they compute together goes other ways
-(`model.placement.groups`). The rules that keep them in step:
+(`model.parallel.collectives`). The rules that keep them in step:
 
 - Every order is carried out by all ranks. The others do what rank 0 does and tell nobody.
 - A request gives the same events on every rank. After each one, rank 0 says `GO` or `STOP`: so a request that is given
@@ -15,7 +15,7 @@ connection to each, over which go orders and answers; what they compute together
   also wakes it where it waits for them, and raises an error. The others leave when rank 0's connection ends, however
   rank 0 did.
 
-What they say is in `model.placement.messages`, the others' side in `model.placement.leader` and `model.rank_main`.
+What they say is in `model.parallel.channel`, the others' side in `model.parallel.leader` and `model.rank_main`.
 Nothing here imports PyTorch before it has to.
 """
 
@@ -39,8 +39,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from config.errors import SenseNovaError
 from model.errors import DeviceError, RankError
-from model.placement.launch import launched, own_device, threads_each
-from model.placement.messages import (
+from model.parallel.channel import (
     COMMON,
     END,
     GO,
@@ -51,12 +50,13 @@ from model.placement.messages import (
     Failed,
     Meeting,
 )
+from model.parallel.launch import launched, own_device, threads_each
 
 if TYPE_CHECKING:
     import torch
     from torch._C._distributed_c10d import Store
 
-    from model.placement.groups import Groups
+    from model.parallel.collectives import Groups
 
 GRACE = 3.0
 """Seconds within which an error that all ranks have comes up on all of them."""
@@ -83,7 +83,7 @@ class Ranks:
         """Start them; returns when each has imported PyTorch.
 
         Args:
-            tensor, guidance, splits_und: as of `model.placement.groups.Position`.
+            tensor, guidance, splits_und: as of `model.parallel.collectives.Position`.
             device: `cuda`, of which rank k takes number k, or `cpu`; `require_ranks` has allowed it.
 
         Raises:
@@ -129,7 +129,7 @@ class Ranks:
         Raises:
             SenseNovaError: one of them has no device to itself, or was lost before.
         """
-        from model.placement.groups import Groups, Position
+        from model.parallel.collectives import Groups, Position
 
         self._tell(Meeting(*self._split, self._device.type, self._host, self._port))
         # Who joins waits for all others, however long; so first everyone says that nothing keeps it from joining.

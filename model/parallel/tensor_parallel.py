@@ -1,6 +1,6 @@
 """Tensor parallelism: a network of which every rank holds a part, made to compute what the whole one does.
 
-The parts are those of `model.weights.slices`. A rank's heads and its columns of an MLP give its summand of what the
+The parts are those of `model.checkpoint.sharding`. A rank's heads and its columns of an MLP give its summand of what the
 block adds to the residual stream; the sum over all ranks is the one thing that has to be told, twice a block:
 
     hidden ─ norm ─ own heads ─ own columns of o ─ sum ─ + ─ norm ─ own gate, up ─ own columns of down ─ sum ─ +
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block, Tower
-from model.placement.groups import Groups, TowerGroup
+from model.parallel.collectives import Groups, TowerGroup
 
 
 def join_parts(network: SenseNovaU1, vocabulary: int, groups: Groups) -> None:
@@ -44,7 +44,7 @@ def join_parts(network: SenseNovaU1, vocabulary: int, groups: Groups) -> None:
 
 def sum_blocks(network: SenseNovaU1, groups: Groups) -> None:
     """Change a rank's network in place: what attention and MLP of each block return is from now on the sum over the
-    ranks. For a network that runs as it is written; `model.placement.cuda` has sums of its own."""
+    ranks. For a network that runs as it is written; `model.backends.cuda` has sums of its own."""
     _sum_blocks(network.und, groups.und)
     _sum_blocks(network.gen, groups.gen)
 

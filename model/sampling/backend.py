@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from model.events import Branch
+from model.devices import host_memory
 from model.network.cache import ScratchCache
 from model.network.sensenova import SenseNovaU1
-from model.sampling.prefix import Canvas, Prefix, read_text
-from model.weights.host_memory import host_memory
+from model.sampling.prefill import Canvas, Prefix, read_text
 
 
 class Peers:

@@ -6,9 +6,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from config.schema import TextSettings
-from model.sampling.prefix import Prefix
-from model.sampling.runtime import Runtime, fetch
+from config.settings import TextSettings
+from model.sampling.backend import Runtime, fetch
+from model.sampling.prefill import Prefix
 
 CACHE_BLOCK = 256
 """Positions the cache grows by while text is written, so that it is not reallocated for every token."""

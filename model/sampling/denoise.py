@@ -7,16 +7,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size
 from model.events import Branch
 from model.network.flow import picture_to_tokens, tokens_to_picture
 from model.network.rope import Rotary, attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import together
+from model.sampling.backend import Peers, Runtime, record_event
 from model.sampling.guidance import Guidance
-from model.sampling.prefix import Canvas
-from model.sampling.runtime import Peers, Runtime, record_event
+from model.sampling.prefill import Canvas
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
 from model.sampling.step_cache import StepCache
 

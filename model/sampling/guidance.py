@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from model.events import Branch
 from model.requests import EditRequest, GenerateRequest
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from model.inputs.token_sequence import TokenSequence
 from model.network.attention import Segment
 from model.network.cache import KVCache, LayerCache
 from model.network.rope import attention_rotary, patch_rotary, text_positions
 from model.network.sensenova import SenseNovaU1
-from model.sequences.sequence import TokenSequence
 
 
 @dataclass

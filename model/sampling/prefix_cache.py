@@ -13,9 +13,9 @@ from itertools import takewhile
 from torch import Tensor
 
 from config.sizes import TOKEN_PIXELS
+from model.inputs.token_sequence import TokenSequence
 from model.network.sensenova import SenseNovaU1
-from model.sampling.prefix import Prefix, read_prefix
-from model.sequences.sequence import TokenSequence
+from model.sampling.prefill import Prefix, read_prefix
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from config.caching import CacheOptions
-from model.cache_library import cache_library
 from model.errors import RequestError
 from model.events import Branch, BranchCaching
+from model.step_cache_library import cache_library
 
 RunLayers = Callable[[tuple[Branch, ...], range, Tensor], Tensor]
 """Runs some layers over the hidden states of some branches, (branches, L, hidden_size) → the same."""

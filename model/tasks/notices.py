@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from config.caching import CacheOptions
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from config.sizes import Size, format_size, nearest_trained
+from model.checkpoint.lora import Adapter
 from model.events import Notice
-from model.weights.lora import Adapter
 
 
 def untrained_size(size: Size, trained: Sequence[Size]) -> Iterator[Notice]:

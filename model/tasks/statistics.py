@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
+from model.devices import peak_memory, reset_peak_memory
 from model.events import Branch, BranchCaching, CacheSummary, Statistics
 from model.network.attention import kernel_name
 from model.network.configuration import ModelConfig
 from model.network.counts import prediction_flops, token_bytes
-from model.placement.devices import peak_memory, reset_peak_memory
+from model.sampling.backend import Runtime
 from model.sampling.denoise import Step
-from model.sampling.runtime import Runtime
 
 Item = TypeVar("Item")
 STARTING_STEPS = 2

@@ -11,8 +11,8 @@ import typer
 from config.errors import SettingsError
 from config.sizes import Size, check_size, parse_size
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import Flags
-from sensenova_cli.options import COMMON_OPTIONS, with_options
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
 
 if TYPE_CHECKING:
     from model.bench import BenchPlan, Work

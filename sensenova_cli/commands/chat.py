@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
-from sensenova_cli.options import (
+from sensenova_cli.inputs.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.inputs.options import (
     COMMON_OPTIONS,
     ENGINE_OPTIONS,
     TEXT_OPTIONS,
@@ -44,8 +44,8 @@ def chat(
     """
     # Imported here, not above: they bring Pillow, which `--help` does not need.
     from model import Conversation
-    from sensenova_cli.inputs import read_inputs
-    from sensenova_cli.prompts import given_prompts, refuse_stdin_twice
+    from sensenova_cli.inputs.pictures import read_inputs
+    from sensenova_cli.inputs.prompts import given_prompts, refuse_stdin_twice
     from sensenova_cli.turns.one_shot import answer
     from sensenova_cli.turns.tasks import AnswerTask
 

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from sensenova_cli.commands.bench import DUMMY_MODELS, parse_sizes
-from sensenova_cli.flags import Flags
-from sensenova_cli.options import COMMON_OPTIONS, with_options
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
 
 
 @with_options("model", "device", "dtype", "quantization", "gpu_memory", *COMMON_OPTIONS)

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
-from sensenova_cli.options import (
+from sensenova_cli.inputs.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.inputs.options import (
     COMMON_OPTIONS,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
@@ -48,9 +48,9 @@ def edit(
     look like picture files; the first other word is the prompt.
     """
     # Imported here, not above: they bring Pillow, which `--help` does not need.
-    from sensenova_cli.again import read_again
-    from sensenova_cli.inputs import read_inputs, recorded_inputs
-    from sensenova_cli.prompts import Prompt, given_prompts, refuse_stdin_twice
+    from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
+    from sensenova_cli.inputs.prompts import Prompt, given_prompts, refuse_stdin_twice
+    from sensenova_cli.inputs.replay import read_again
     from sensenova_cli.turns.one_shot import make_pictures
     from sensenova_cli.turns.tasks import PictureTask
 

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
-from sensenova_cli.options import (
+from sensenova_cli.inputs.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.inputs.options import (
     COMMON_OPTIONS,
     EDIT_ONLY,
     ENGINE_OPTIONS,
@@ -45,8 +45,8 @@ def generate(
       sensenova generate --from cat.png --num-steps 20
     """
     # Imported here, not above: they bring Pillow, which `--help` does not need.
-    from sensenova_cli.again import read_again
-    from sensenova_cli.prompts import Prompt, given_prompts
+    from sensenova_cli.inputs.prompts import Prompt, given_prompts
+    from sensenova_cli.inputs.replay import read_again
     from sensenova_cli.turns.one_shot import make_pictures
     from sensenova_cli.turns.tasks import PictureTask
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from config.errors import SenseNovaError
-from sensenova_cli.flags import Flags
-from sensenova_cli.options import with_options
-from sensenova_cli.streams import STDIN, read_stdin
-from sensenova_cli.unicode import json_text
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.options import with_options
+from sensenova_cli.system.streams import STDIN, read_stdin
+from sensenova_cli.system.unicode import json_text
 
 
 class NoRecordError(SenseNovaError):
@@ -60,7 +60,7 @@ def info(
 def _facts(file: str) -> dict[str, Any]:
     if file != STDIN and Path(file).is_dir():
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
-    from sensenova_cli.metadata import read_record
+    from sensenova_cli.outputs.png_metadata import read_record
 
     name = "standard input" if file == STDIN else file
     record = read_record(read_stdin("name a picture file") if file == STDIN else file, name)

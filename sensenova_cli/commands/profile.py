@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from config.check import join_problems
 from config.errors import SenseNovaError, SettingsError
-from config.load import Resolved, resolve
-from config.profile_files import (
+from config.profiles import (
     BUILT_IN_FOLDER,
     PROJECT_FILE,
     find_profile,
@@ -21,13 +19,15 @@ from config.profile_files import (
     user_profile,
 )
 from config.recommended import read_recommended
-from config.schema import SETTING_NAMES
+from config.settings import SETTING_NAMES
+from config.sources import Resolved, resolve
 from config.template import settings_template
 from config.toml_file import SettingsFile, read_settings_file, show_path, toml_literal
-from sensenova_cli.atomic import create_file, replace_file
-from sensenova_cli.flags import Flags
-from sensenova_cli.options import with_options
-from sensenova_cli.unicode import json_text
+from config.validation import join_problems
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.options import with_options
+from sensenova_cli.system.atomic_files import create_file, replace_file
+from sensenova_cli.system.unicode import json_text
 
 app = typer.Typer(no_args_is_help=True)
 

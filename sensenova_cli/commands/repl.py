@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import Flags
-from sensenova_cli.options import ENGINE_OPTIONS, IMAGE_OPTIONS, TEXT_OPTIONS, with_options
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.options import ENGINE_OPTIONS, IMAGE_OPTIONS, TEXT_OPTIONS, with_options
 
 REPL_OPTIONS = (*IMAGE_OPTIONS, *(name for name in TEXT_OPTIONS if name != "seed"), *ENGINE_OPTIONS)
 
@@ -73,11 +73,11 @@ def start_session(
         raise UsageError("--continue and --session contradict each other", "give one of them")
     # Imported here, not above: they bring prompt-toolkit and Pillow, which `--help` does not need.
     from model import DEMO_MODEL
-    from sensenova_cli.interrupts import forget_signals
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.repl.shell import run_script, run_shell
     from sensenova_cli.sessions.session import Session
     from sensenova_cli.sessions.store import latest_session
+    from sensenova_cli.system.interrupts import forget_signals
     from sensenova_cli.turns.model_source import DEMO_NOTICE
 
     forget_signals()

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from config.check import near_miss
-from config.load import Layers
-from config.schema import ImageSettings, SettingsGroup, TextSettings
+from config.settings import ImageSettings, SettingsGroup, TextSettings
+from config.sources import Layers
+from config.validation import near_miss
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import INFRASTRUCTURE_OPTIONS, Flags
-from sensenova_cli.options import (
+from sensenova_cli.inputs.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.inputs.options import (
     COMMON_OPTIONS,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
@@ -68,8 +68,8 @@ def run(
     after those that are there; -f starts at 0 and replaces them.
     """
     # Imported here, not above: they bring Pillow, which `--help` does not need.
-    from sensenova_cli.inputs import read_inputs
-    from sensenova_cli.prompts import Prompt, read_text, refuse_stdin_twice
+    from sensenova_cli.inputs.pictures import read_inputs
+    from sensenova_cli.inputs.prompts import Prompt, read_text, refuse_stdin_twice
     from sensenova_cli.turns.one_shot import answer, make_pictures
     from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 

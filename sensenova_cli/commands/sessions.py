@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sensenova_cli.errors import FAILED, SessionError, UsageError
-from sensenova_cli.flags import Flags
-from sensenova_cli.options import with_options
-from sensenova_cli.unicode import json_text
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.options import with_options
+from sensenova_cli.system.unicode import json_text
 
 if TYPE_CHECKING:
     from sensenova_cli.sessions.entries import Entry
@@ -236,7 +236,7 @@ def _print_table(readable: Sequence["SavedSession"]) -> None:
 def _row(saved: "SavedSession", with_time: bool) -> dict[str, str]:
     """The cells of a session, by the titles of COLUMNS."""
     from sensenova_cli.render.console import printable
-    from sensenova_cli.sessions.words import when_text
+    from sensenova_cli.sessions.summary import when_text
 
     prompt = " ".join(printable(saved.state.turns[0].prompt).split()) if saved.state.turns else ""
     used = when_text(saved.used)
@@ -254,7 +254,7 @@ def _text(saved: "SavedSession") -> list[str]:
     """The session as lines: a head, then every entry."""
     from sensenova_cli.render.console import printable
     from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn
-    from sensenova_cli.sessions.words import entry_words, how_many, turn_facts, when_text
+    from sensenova_cli.sessions.summary import entry_words, how_many, turn_facts, when_text
 
     turns, pictures = how_many(len(saved.state.turns), "turn"), how_many(len(saved.state.pictures), "picture")
     lines = [
@@ -277,7 +277,7 @@ def _text(saved: "SavedSession") -> list[str]:
 
 
 def _picture_lines(saved: "SavedSession", entry: "Entry") -> list[str]:
-    from sensenova_cli.sessions.words import picture_facts
+    from sensenova_cli.sessions.summary import picture_facts
 
     lines = []
     for picture in (*getattr(entry, "brought", ()), *getattr(entry, "pictures", ())):

@@ -9,8 +9,8 @@ import typer
 
 from config.errors import SenseNovaError
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import Flags
-from sensenova_cli.options import with_options
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.options import with_options
 
 
 @with_options("debug", "no_color")

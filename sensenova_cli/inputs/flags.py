@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from config.caching import DEFAULT_PRESET
-from config.load import Layers, read_layers
-from config.schema import SETTING_NAMES, Settings
+from config.settings import SETTING_NAMES, Settings
 from config.sizes import format_size, parse_aspect
+from config.sources import Layers, read_layers
 from sensenova_cli.errors import UsageError
 
 SIZE_OPTIONS = ("size", "aspect", "width", "height")
@@ -48,7 +48,7 @@ class Flags:
     quiet: bool = False
 
     def layers(self, record: Mapping[str, Any] | None = None, record_label: str = "picture") -> Layers:
-        """Read all layers of settings with these flags; arguments and errors as for config.load.read_layers."""
+        """Read all layers of settings with these flags; arguments and errors as for config.sources.read_layers."""
         return read_layers(self.settings, profile=self.profile, record=record, record_label=record_label)
 
 

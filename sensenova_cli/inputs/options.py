@@ -1,4 +1,4 @@
-"""Every option once. Those that are settings take names, help and bounds from config.schema.
+"""Every option once. Those that are settings take names, help and bounds from config.settings.
 
 A command names the options it has, and gets what the user typed as one value:
 
@@ -15,14 +15,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from config.caching import DEFAULT_PRESET
-from config.schema import (
+from config.settings import (
     ImageSettings,
     LoadSettings,
     OutputSettings,
     Settings,
     TextSettings,
 )
-from sensenova_cli.flags import SIZE_OPTIONS, collect_flags, off_option
+from sensenova_cli.inputs.flags import SIZE_OPTIONS, collect_flags, off_option
 
 IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in ImageSettings.model_fields if name != "size"), "cache_backend")
 EDIT_ONLY = frozenset(("img_cfg_scale", "input_pixels"))

@@ -9,8 +9,8 @@ from PIL import Image
 
 from config.errors import SenseNovaError
 from model import PictureError, read_picture
-from sensenova_cli.metadata import InputPicture, PictureRecord, checksum, read_record
-from sensenova_cli.streams import STDIN, read_stdin
+from sensenova_cli.outputs.png_metadata import InputPicture, PictureRecord, checksum, read_record
+from sensenova_cli.system.streams import STDIN, read_stdin
 
 
 @dataclass(frozen=True)

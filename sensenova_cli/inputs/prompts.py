@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config.check import check_values, json_notation, near_miss
-from config.schema import ImageSettings
+from config.settings import ImageSettings
+from config.validation import check_values, json_notation, near_miss
 from sensenova_cli.errors import UsageError
-from sensenova_cli.streams import STDIN, read_stdin
+from sensenova_cli.system.streams import STDIN, read_stdin
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from config.schema import RECORDED_LOAD_SETTINGS
+from config.settings import RECORDED_LOAD_SETTINGS
 from model import NO_LORA
 from sensenova_cli.errors import UsageError
-from sensenova_cli.metadata import PictureRecord, read_record
+from sensenova_cli.outputs.png_metadata import PictureRecord, read_record
 
 Task = Literal["generate", "edit"]
 

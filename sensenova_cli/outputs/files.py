@@ -12,10 +12,10 @@ from string import Formatter
 
 from PIL import Image
 
-from sensenova_cli.atomic import check_writable, create_file, replace_file
 from sensenova_cli.errors import OutputError, OutputWriteError
-from sensenova_cli.metadata import PictureRecord, png_info
-from sensenova_cli.streams import discard_stdout, stdout_is_closed
+from sensenova_cli.outputs.png_metadata import PictureRecord, png_info
+from sensenova_cli.system.atomic_files import check_writable, create_file, replace_file
+from sensenova_cli.system.streams import discard_stdout, stdout_is_closed
 
 DEFAULT_NAME = "{slug}-{seed}.png"
 FIELDS = {"slug": "a", "seed": 42, "index": 0, "count": 1, "width": 2048, "height": 2048}

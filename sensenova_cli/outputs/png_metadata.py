@@ -21,10 +21,10 @@ from pydantic import (
 )
 
 from config.errors import SettingsError
-from config.schema import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings
+from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings
 from model import DEMO_MODEL, PictureError, open_picture
-from sensenova_cli.streams import STDIN
-from sensenova_cli.unicode import json_text, valid_unicode
+from sensenova_cli.system.streams import STDIN
+from sensenova_cli.system.unicode import json_text, valid_unicode
 
 KEYWORD = "sensenova"
 FORMAT = 1

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from config.memory import format_memory
 from config.sizes import format_size
+from config.units import format_memory
 from sensenova_cli.render.bench import ceilings_line
 from sensenova_cli.render.progress import rate
 

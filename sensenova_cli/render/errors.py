@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from sensenova_cli.render.console import printable, stderr_console
-from sensenova_cli.spelling import Spelling, as_flags
+from sensenova_cli.render.spelling import Spelling, as_flags
 
 
 def print_error(what: str, hint: str = "", spelling: Spelling = as_flags) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from model import Answer, AnswerRequest, Picture
 from sensenova_cli.render.caching import cache_json
-from sensenova_cli.unicode import json_text
+from sensenova_cli.system.unicode import json_text
 
 
 def picture_result(

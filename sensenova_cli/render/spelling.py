@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from config.mentions import INPUT_PICTURES, respell
-from config.schema import Settings
+from config.settings import Settings
 
 Spelling = Callable[[str], str]
 """Takes a text with marks, returns it with the marks spelled out."""

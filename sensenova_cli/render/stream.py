@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rich.text import Text
 
-from config.schema import PreviewChoice
+from config.settings import PreviewChoice
 from model import (
     Answer,
     DenoisingStep,
@@ -27,8 +27,8 @@ from sensenova_cli.render.caching import cache_table
 from sensenova_cli.render.console import is_animated, printable, stderr_console
 from sensenova_cli.render.preview import LIVE_SIZE, Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView, gigabytes
+from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.render.think import LiveThink, PlainThink
-from sensenova_cli.spelling import Spelling, as_flags
 
 
 class Renderer:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
-from config.profile_files import profile_files
-from config.schema import Settings
+from config.profiles import profile_files
+from config.settings import Settings
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import SIZE_OPTIONS
+from sensenova_cli.inputs.flags import SIZE_OPTIONS
 from sensenova_cli.repl.commands import COMMANDS
 from sensenova_cli.repl.commands.registry import Typed
 from sensenova_cli.repl.commands.sources import choices, complete_commands, complete_picture_files, matching

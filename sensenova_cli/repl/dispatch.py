@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from config.check import near_miss
+from config.validation import near_miss
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.commands import COMMANDS, Command
 from sensenova_cli.repl.lines import Line, looks_like_path

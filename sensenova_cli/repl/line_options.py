@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sensenova_cli.flags import Flags
+from sensenova_cli.inputs.flags import Flags
 
 NO_PROFILE = "none"
 """What a session has for its profile where the one it was started with is not to be used."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from sensenova_cli.arguments import PICTURE_ENDINGS
 from sensenova_cli.errors import UsageError
+from sensenova_cli.inputs.argv import PICTURE_ENDINGS
 
 _FLAG = re.compile(r"(?:^|\s)(?=--[a-z]|-[nof](?:\s|$))")
 """Where the flags of a line begin: two dashes and a letter, or one of the short options."""

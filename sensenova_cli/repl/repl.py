@@ -7,15 +7,15 @@ from rich.text import Text
 
 from config.errors import SenseNovaError
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import Flags
-from sensenova_cli.interrupts import end_on_signals, wants_to_leave
+from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.render.errors import print_error
+from sensenova_cli.render.spelling import as_session
 from sensenova_cli.repl.commands import Leave
 from sensenova_cli.repl.dispatch import Mode, command_name, find_command
 from sensenova_cli.repl.lines import Line, parse_line
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.session import Session
-from sensenova_cli.spelling import as_session
+from sensenova_cli.system.interrupts import end_on_signals, wants_to_leave
 
 
 class Repl(Workspace):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import model
 from config.recommended import Recommended
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 from model import Card, DownloadPlan, Engine, LoadProgress, Request, parse_loras, read_card
 from sensenova_cli.render.stream import Renderer
 from sensenova_cli.turns.model_source import download_notice, model_name

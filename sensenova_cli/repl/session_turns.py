@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from config.errors import SenseNovaError
-from config.load import Layers, Resolved
+from config.sources import Layers, Resolved
 from model import Conversation, Event, Picture, PrefixRead, Statistics
-from sensenova_cli.again import Task as PictureKind
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import Flags
-from sensenova_cli.interrupts import SignalStop
-from sensenova_cli.output import Output
-from sensenova_cli.prompts import Prompt
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.prompts import Prompt
+from sensenova_cli.inputs.replay import Task as PictureKind
+from sensenova_cli.outputs.files import Output
+from sensenova_cli.render.spelling import as_session
 from sensenova_cli.render.stream import Renderer
-from sensenova_cli.repl.loading import ResidentModel
-from sensenova_cli.repl.typed import merged
+from sensenova_cli.repl.line_options import merged
+from sensenova_cli.repl.resident_model import ResidentModel
 from sensenova_cli.sessions.entries import SessionPicture
 from sensenova_cli.sessions.session import Session
-from sensenova_cli.spelling import as_session
-from sensenova_cli.turns.build_turn import Turn
+from sensenova_cli.system.interrupts import SignalStop
+from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.run_turn import Face, Outcome, Sink, run_turns
 from sensenova_cli.turns.session_sinks import AnswerTurnSink, PictureTurnSink
 from sensenova_cli.turns.sinks import PictureFiles
@@ -110,11 +110,11 @@ class Desk:
         return self._merged(Flags({})).profile
 
     def check(self, settings: Mapping[str, Any], profile: str | None) -> Resolved:
-        """All settings as they would be if the session had these; errors as for config.load.resolve."""
+        """All settings as they would be if the session had these; errors as for config.sources.resolve."""
         return merged(self._start, settings, profile, Flags({})).layers().resolve(self.loading.recommended)
 
     def resolve(self) -> Resolved:
-        """All settings of a turn whose line has no flags; errors as for config.load.resolve."""
+        """All settings of a turn whose line has no flags; errors as for config.sources.resolve."""
         state = self.session.state
         return self.check(state.settings, state.profile)
 

@@ -16,13 +16,13 @@ from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 
 from config.errors import SenseNovaError
-from sensenova_cli.interrupts import end_on_signals, wants_to_leave
 from sensenova_cli.render.console import is_animated, stderr_console
 from sensenova_cli.render.progress import gigabytes
 from sensenova_cli.repl.commands import Leave
 from sensenova_cli.repl.completion import LineCompleter
 from sensenova_cli.repl.repl import Repl
 from sensenova_cli.sessions.store import data_folder
+from sensenova_cli.system.interrupts import end_on_signals, wants_to_leave
 
 HISTORY_FILE = "history"
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "mode": "bold", "prompt": "bold ansicyan"})

@@ -7,12 +7,12 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from config.toml_file import show_path
-from sensenova_cli.again import Task
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import Flags
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.replay import Task
 from sensenova_cli.render.console import printable, stderr_console
 from sensenova_cli.render.preview import Preview
-from sensenova_cli.repl.desk import Desk
+from sensenova_cli.repl.session_turns import Desk
 from sensenova_cli.sessions.entries import SessionPicture, Stage, Use
 from sensenova_cli.sessions.session import Session
 

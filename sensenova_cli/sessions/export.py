@@ -17,13 +17,13 @@ from urllib.parse import quote
 from markdown_it import MarkdownIt
 
 from model import PictureError, read_picture
-from sensenova_cli.atomic import create_file, replace_file
 from sensenova_cli.errors import OutputError, OutputWriteError
 from sensenova_cli.render.console import printable
 from sensenova_cli.sessions.entries import AnswerTurn, Entry, Opened, PictureTurn, SessionPicture, Stage, Turn, Use
 from sensenova_cli.sessions.saved import SavedSession
-from sensenova_cli.sessions.words import entry_words, how_many, picture_facts, turn_facts, when_text
-from sensenova_cli.unicode import valid_unicode
+from sensenova_cli.sessions.summary import entry_words, how_many, picture_facts, turn_facts, when_text
+from sensenova_cli.system.atomic_files import create_file, replace_file
+from sensenova_cli.system.unicode import valid_unicode
 
 ENDINGS = (".html", ".htm", ".md", ".markdown")
 

@@ -13,20 +13,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from sensenova_cli import __version__
-from sensenova_cli.atomic import check_writable, create_file
 from sensenova_cli.errors import OutputWriteError, SessionError, SessionWriteError
 from sensenova_cli.sessions.entries import AnswerTurn, Entry, Opened, PictureTurn, SessionPicture, Stage, Use
 from sensenova_cli.sessions.lock import SessionLock
 from sensenova_cli.sessions.saved import PICTURES_FOLDER, SESSION_FILE, Problem, read_session, split_lines
 from sensenova_cli.sessions.state import State
 from sensenova_cli.sessions.store import check_name, session_folders, sessions_folder
-from sensenova_cli.unicode import json_text
+from sensenova_cli.system.atomic_files import check_writable, create_file
+from sensenova_cli.system.unicode import json_text
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from sensenova_cli.inputs import Input
-    from sensenova_cli.metadata import PictureRecord
+    from sensenova_cli.inputs.pictures import Input
+    from sensenova_cli.outputs.png_metadata import PictureRecord
 
 MAX_SLUG = 24
 """Characters of a prompt in the name of a session, which people have to type."""
@@ -118,7 +118,7 @@ class Session:
             PictureError: its file is gone or damaged.
         """
         from model import PictureError
-        from sensenova_cli.inputs import read_inputs
+        from sensenova_cli.inputs.pictures import read_inputs
 
         path = self.path(number)
         if not path.is_file():
@@ -140,7 +140,7 @@ class Session:
             OutputWriteError: the write failed, and the message says where the picture was kept instead.
             SessionError: as for `append`.
         """
-        from sensenova_cli.output import Output
+        from sensenova_cli.outputs.files import Output
 
         number = self._next_picture()
         start = str(self._require_folder(prompt) / PICTURES_FOLDER).replace("{", "{{").replace("}", "}}")
@@ -171,9 +171,9 @@ class Session:
             SessionWriteError: it cannot be copied.
         """
         from model import open_picture, read_picture
-        from sensenova_cli.inputs import read_content
-        from sensenova_cli.metadata import InputPicture
-        from sensenova_cli.streams import STDIN
+        from sensenova_cli.inputs.pictures import read_content
+        from sensenova_cli.outputs.png_metadata import InputPicture
+        from sensenova_cli.system.streams import STDIN
 
         content = read_content(file)
         called = "standard input" if file == STDIN else file
@@ -185,7 +185,7 @@ class Session:
                 return known
         with open_picture(content, called) as opened:
             ending = {"JPEG2000": "jp2"}.get(opened.format or "", (opened.format or "").lower())
-        from sensenova_cli.output import slug
+        from sensenova_cli.outputs.files import slug
 
         number = self._next_picture()
         stem = slug(Path(source.path).stem)
@@ -352,7 +352,7 @@ def _write_all(file: FileIO, data: bytes) -> None:
 
 
 def _free_names(about: str) -> Iterator[str]:
-    from sensenova_cli.output import slug
+    from sensenova_cli.outputs.files import slug
 
     words = slug(about)
     while len(words) > MAX_SLUG:

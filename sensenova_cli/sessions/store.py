@@ -9,8 +9,8 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from config.check import near_miss
 from config.toml_file import show_path
+from config.validation import near_miss
 from sensenova_cli.errors import SessionError, SessionWriteError
 from sensenova_cli.sessions.lock import SessionLock
 from sensenova_cli.sessions.saved import SESSION_FILE, read_session

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from config.errors import SenseNovaError, SettingsError
-from config.load import Layers, Resolved
 from config.recommended import Recommended
-from config.schema import MAX_SEED, ImageSettings, Settings, TextSettings
+from config.settings import MAX_SEED, ImageSettings, Settings, TextSettings
 from config.sizes import TOKEN_PIXELS, check_size, format_size, resolve_size
+from config.sources import Layers, Resolved
 from model import EditRequest, GenerateRequest, Request
-from sensenova_cli.inputs import free_seed
+from sensenova_cli.inputs.pictures import free_seed
 from sensenova_cli.turns.tasks import PictureTask, Task
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import model
 from config.mentions import mention
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 from model import (
     DEMO_MODEL,
     OFFICIAL_MODEL,

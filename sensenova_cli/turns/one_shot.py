@@ -4,14 +4,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from config.load import Layers
-from config.schema import OutputSettings
+from config.settings import OutputSettings
+from config.sources import Layers
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import Flags
-from sensenova_cli.interrupts import SignalStop
-from sensenova_cli.output import Output
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.outputs.files import Output
 from sensenova_cli.render.stream import Renderer
-from sensenova_cli.turns.build_turn import Turn
+from sensenova_cli.system.interrupts import SignalStop
+from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelOnDemand
 from sensenova_cli.turns.run_turn import Face, Sink, run_turns
 from sensenova_cli.turns.sinks import AnswerJson, PictureFiles, print_path, print_picture_json

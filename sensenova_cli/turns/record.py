@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 from model import DEMO_MODEL, Picture, format_loras, parse_loras
 from sensenova_cli import __version__
-from sensenova_cli.metadata import PictureRecord
-from sensenova_cli.turns.build_turn import Turn
+from sensenova_cli.outputs.png_metadata import PictureRecord
+from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
 from sensenova_cli.turns.tasks import PictureTask
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 from config.errors import SenseNovaError
-from config.load import Layers
+from config.sources import Layers
 from model import Engine, Event
-from sensenova_cli.interrupts import Stop
 from sensenova_cli.render.stream import Renderer
-from sensenova_cli.turns.build_turn import Previews, Turn, build_turn
+from sensenova_cli.system.interrupts import Stop
+from sensenova_cli.turns.build_request import Previews, Turn, build_turn
 from sensenova_cli.turns.model_source import ModelSource
 from sensenova_cli.turns.tasks import Task
 

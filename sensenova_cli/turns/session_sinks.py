@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from config.schema import ImageSettings, LoadSettings, SettingsGroup, TextSettings
+from config.settings import ImageSettings, LoadSettings, SettingsGroup, TextSettings
 from model import Answer, Event, Picture, TextToken, ThinkText
-from sensenova_cli.again import Task as PictureKind
-from sensenova_cli.flags import Flags
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.replay import Task as PictureKind
+from sensenova_cli.render.spelling import as_session
 from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, SessionPicture
 from sensenova_cli.sessions.session import Session
-from sensenova_cli.spelling import as_session
-from sensenova_cli.turns.build_turn import Turn
+from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
 from sensenova_cli.turns.run_turn import Outcome
 from sensenova_cli.turns.sinks import optional_record

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 from model import Answer, AnswerRequest, Event, Picture
-from sensenova_cli.metadata import PictureRecord
-from sensenova_cli.output import Output
+from sensenova_cli.outputs.files import Output
+from sensenova_cli.outputs.png_metadata import PictureRecord
 from sensenova_cli.render.json import answer_result, picture_result, print_json
-from sensenova_cli.turns.build_turn import Turn
+from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
 from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Outcome

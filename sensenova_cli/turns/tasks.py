@@ -6,10 +6,10 @@ from typing import Literal
 from PIL import Image
 
 from model import Conversation
-from sensenova_cli.again import Again
-from sensenova_cli.again import Task as PictureKind
-from sensenova_cli.inputs import Input
-from sensenova_cli.prompts import Prompt
+from sensenova_cli.inputs.pictures import Input
+from sensenova_cli.inputs.prompts import Prompt
+from sensenova_cli.inputs.replay import Again
+from sensenova_cli.inputs.replay import Task as PictureKind
 
 
 @dataclass(frozen=True)

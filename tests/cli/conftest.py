@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sensenova_cli.interrupts import SIGNALS, end_on_signals
+from sensenova_cli.system.interrupts import SIGNALS, end_on_signals
 from tests.cli.harness import Program
 
 

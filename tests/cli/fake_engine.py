@@ -8,7 +8,8 @@ from PIL import Image
 
 from config.recommended import Recommended, read_recommended
 from config.sizes import format_size, parse_size, resolve_size
-from model.card import Card
+from model.checkpoint.card import Card
+from model.checkpoint.named_lora import NamedLora
 from model.engine import Engine
 from model.errors import CheckpointError
 from model.events import (
@@ -26,7 +27,6 @@ from model.events import (
     ThinkToken,
 )
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
-from model.weights.named_lora import NamedLora
 
 THINK = ["A cat ", "sits.\n", "It ", "purrs."]
 ANSWER = ["It ", "is ", "a ", "cat."]

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 import model.engine
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 from model import DEMO_MODEL, find_checkpoint
 from sensenova_cli.__main__ import main
 from tests.cli.fake_engine import FakeEngine

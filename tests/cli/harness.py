@@ -10,7 +10,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 from model import DEMO_MODEL, DownloadPlan, LoadProgress, Request, find_checkpoint
 from sensenova_cli.app import app
 from tests.cli.fake_engine import FakeEngine

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sensenova_cli.arguments import spread_values
 from sensenova_cli.errors import UsageError
+from sensenova_cli.inputs.argv import spread_values
 
 
 @pytest.mark.parametrize(

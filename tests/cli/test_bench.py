@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from model.bench import bench as measuring
-from model.weights import synthetic
+from model.checkpoint import random_weights as synthetic
 from sensenova_cli.app import app
 
 TINY_SHAPE = {**synthetic.EIGHT_B, "hidden": 64, "layers": 5, "heads": 2, "kv_heads": 1, "head_dim": 32, "ffn": 96}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.weights.builtin import DEMO_CHECKPOINT
+from model.checkpoint.builtin import DEMO_CHECKPOINT
 from tests.cli.harness import Program
 
 

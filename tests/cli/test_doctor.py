@@ -7,7 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 from config.sizes import Size
 from model.bench import Ceilings, Examination, Supply, examine
 from sensenova_cli.app import app

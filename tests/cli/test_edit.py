@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from config.schema import MAX_SEED
-from sensenova_cli.metadata import read_record
+from config.settings import MAX_SEED
+from sensenova_cli.outputs.png_metadata import read_record
 from tests.cli.harness import Program
 
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from config.errors import SenseNovaError, SettingsError
 from model import open_engine
+from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.errors import CheckpointError, DeviceError, DeviceMemoryError, PictureError, RequestError
-from model.weights.builtin import DEMO_CHECKPOINT
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError, exit_code
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program
@@ -250,7 +250,7 @@ def test_a_full_disk_ends_with_1_and_keeps_the_picture(
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sensenova_cli.output.create_file", full)
+    monkeypatch.setattr("sensenova_cli.outputs.files.create_file", full)
     outcome = program("generate", "x")
     assert outcome.code == 1
     assert "No space left on device" in outcome.stderr
@@ -295,7 +295,7 @@ def test_a_device_that_is_not_there_is_noticed_before_a_download(
         raise AssertionError("nothing may be fetched")
 
     monkeypatch.setattr("model.loading.find_checkpoint", download)
-    monkeypatch.setattr("model.card.find_card", lambda model: DEMO_CHECKPOINT)
+    monkeypatch.setattr("model.checkpoint.card.find_card", lambda model: DEMO_CHECKPOINT)
     monkeypatch.setattr("model.engine.open_engine", open_engine)
     monkeypatch.setattr("sensenova_cli.turns.model_source.find_checkpoint", download)
     for words in (["generate", "x"], ["bench"], ["doctor"]):

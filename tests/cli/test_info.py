@@ -12,10 +12,10 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from sensenova_cli.commands.info import NoRecordError, info
 from sensenova_cli.errors import UsageError, exit_code
-from sensenova_cli.metadata import InputPicture, PictureRecord, png_info
+from sensenova_cli.outputs.png_metadata import InputPicture, PictureRecord, png_info
 
 RECORD = PictureRecord(
     task="edit",
@@ -125,7 +125,7 @@ def test_standard_input() -> None:
 def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     app = typer.Typer()
     app.command()(info)
-    monkeypatch.setattr("sensenova_cli.streams.sys.stdin", None)
+    monkeypatch.setattr("sensenova_cli.system.streams.sys.stdin", None)
     with pytest.raises(UsageError, match="standard input is closed"):
         app(["-"], standalone_mode=False)
 

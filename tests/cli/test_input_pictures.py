@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from model.errors import PictureError
-from sensenova_cli.inputs import read_inputs, recorded_inputs
-from sensenova_cli.metadata import PictureRecord, read_record
+from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
+from sensenova_cli.outputs.png_metadata import PictureRecord, read_record
 from tests.cli.harness import Program
 
 

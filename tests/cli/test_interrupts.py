@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sensenova_cli.interrupts import SignalStop
+from sensenova_cli.system.interrupts import SignalStop
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program, start
 
@@ -126,7 +126,7 @@ main()
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
-    "name", ["sensenova_cli.app", "typer", "sensenova_cli.streams", "sensenova_cli.turns.one_shot"]
+    "name", ["sensenova_cli.app", "typer", "sensenova_cli.system.streams", "sensenova_cli.turns.one_shot"]
 )
 def test_while_the_program_itself_is_imported(name: str, number: str) -> None:
     script = SIGNAL_WHILE_IMPORTING.format(name=name, number=number)
@@ -158,7 +158,7 @@ def test_a_signal_stops_every_turn_that_runs(program: Program) -> None:
 def test_a_signal_while_a_turn_is_recorded_does_not_end_the_program(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sensenova_cli.interrupts.end_at_once", lambda: pytest.fail("the record would be lost"))
+    monkeypatch.setattr("sensenova_cli.system.interrupts.end_at_once", lambda: pytest.fail("the record would be lost"))
     stop = SignalStop()
     with stop.listening(lambda: False):
         signal.raise_signal(signal.SIGINT)

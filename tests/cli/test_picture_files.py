@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from sensenova_cli.errors import OutputError, OutputWriteError
-from sensenova_cli.metadata import PictureRecord, read_record
-from sensenova_cli.output import MAX_SLUG, Output, slug
+from sensenova_cli.outputs.files import MAX_SLUG, Output, slug
+from sensenova_cli.outputs.png_metadata import PictureRecord, read_record
 
 IMAGE = Image.new("RGB", (64, 32), "teal")
 RECORD = PictureRecord(
@@ -348,7 +348,7 @@ def test_a_fault_in_the_record_does_not_cost_the_picture(
     def fail(record: PictureRecord) -> None:
         raise UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed")
 
-    monkeypatch.setattr("sensenova_cli.output.png_info", fail)
+    monkeypatch.setattr("sensenova_cli.outputs.files.png_info", fail)
     for place in ("cat.png", "-"):
         with pytest.raises(OutputWriteError, match="does not say how it was made: UnicodeEncodeError"):
             plan(place).write(IMAGE, prompt="a", seed=1, index=0, count=1, record=RECORD)
@@ -387,7 +387,7 @@ def test_several_pictures_on_stdout() -> None:
 WRITE_TO_STDOUT = """
 from PIL import Image
 from sensenova_cli.errors import OutputWriteError
-from sensenova_cli.output import Output
+from sensenova_cli.outputs.files import Output
 output = Output.plan("-", stdout_is_terminal=False)
 try:
     output.write(Image.effect_noise((256, 256), 50), prompt="a", seed=1, index=0, count=1, record=None)

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from model.errors import PictureError
-from sensenova_cli.metadata import FORMAT, KEYWORD, InputPicture, PictureRecord, png_info, read_record
+from sensenova_cli.outputs.png_metadata import FORMAT, KEYWORD, InputPicture, PictureRecord, png_info, read_record
 
 RECORD = PictureRecord(
     task="edit",

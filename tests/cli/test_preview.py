@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from rich.live import Live
 
-from config.schema import PreviewChoice
+from config.settings import PreviewChoice
 from sensenova_cli.errors import UsageError
 from sensenova_cli.render.preview import LivePreview, Preview, contact_sheet, detect, show
 from sensenova_cli.render.preview.detect import Method

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from config.errors import SenseNovaError, SettingsError
 from config.recommended import RECOMMENDED_FILE
-from config.schema import SETTING_NAMES
+from config.settings import SETTING_NAMES
 from sensenova_cli.commands.profile import app
 from sensenova_cli.errors import exit_code
 

@@ -99,7 +99,7 @@ def test_the_official_model_is_the_default(program: Program, monkeypatch: pytest
     monkeypatch.delenv("SENSENOVA_MODEL")
     asked = []
     folder = tmp_path / "checkpoint"
-    monkeypatch.setattr("model.card.find_card", lambda model: asked.append(model) or folder)
+    monkeypatch.setattr("model.checkpoint.card.find_card", lambda model: asked.append(model) or folder)
     program.folder = folder
     assert program("run").code == 0
     assert asked == ["SenseNova/SenseNova-U1-8B-MoT"] == [loaded.model for loaded in program.loaded]

@@ -3,8 +3,8 @@
 import pytest
 
 from model.errors import DeviceMemoryError
+from sensenova_cli.render.spelling import as_flags, as_session
 from sensenova_cli.render.stream import Renderer
-from sensenova_cli.spelling import as_flags, as_session
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program
 

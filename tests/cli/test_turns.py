@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from config.load import Layers, read_layers
-from config.schema import LoadSettings
+from config.settings import LoadSettings
+from config.sources import Layers, read_layers
 from model import Card, Engine, Event, NumericsError, Picture, Request
-from sensenova_cli.interrupts import Stop
-from sensenova_cli.prompts import Prompt
+from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.render.stream import Renderer
-from sensenova_cli.turns.build_turn import Turn
+from sensenova_cli.system.interrupts import Stop
+from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.run_turn import Face, Outcome, run_turns
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 from tests.cli.fake_engine import FakeEngine
@@ -164,7 +164,7 @@ def merges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return read_layers(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Layers, "resolve", counted)
-    monkeypatch.setattr("sensenova_cli.flags.read_layers", read)
+    monkeypatch.setattr("sensenova_cli.inputs.flags.read_layers", read)
     return calls
 
 
@@ -185,7 +185,7 @@ def test_a_command_reads_and_merges_its_settings_once(program: Program, home: Pa
 def test_a_card_with_loras_is_read_without_pytorch(home: Path) -> None:
     save_file({"a": np.zeros(1, np.float32)}, home / "a.safetensors", {"num_inference_steps": "8"})
     code = (
-        "import sys; from config.schema import LoadSettings; from model import read_card; "
+        "import sys; from config.settings import LoadSettings; from model import read_card; "
         "card = read_card(LoadSettings(model='demo', lora='a.safetensors')); "
         "print(card.recommended.settings['num_steps'], {'torch', 'transformers'} & set(sys.modules))"
     )

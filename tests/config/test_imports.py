@@ -6,7 +6,7 @@ HEAVY = {"torch", "transformers", "huggingface_hub", "numpy", "PIL", "typer", "r
 
 
 def test_settings_know_neither_tensors_nor_the_terminal() -> None:
-    program = "import sys, config.load, config.template; config.load.resolve(); print(*sys.modules)"
+    program = "import sys, config.sources, config.template; config.sources.resolve(); print(*sys.modules)"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert HEAVY.isdisjoint(done.stdout.split())

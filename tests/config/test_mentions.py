@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from config.mentions import INPUT_PICTURES, mention, respell
-from config.schema import SETTING_NAMES
+from config.settings import SETTING_NAMES
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "model" / "demo"

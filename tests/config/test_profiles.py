@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from config import profile_files
+from config import profiles as profile_files
 from config.errors import SettingsError
-from config.profile_files import BUILT_IN_FOLDER, find_profile, is_profile_path
-from config.schema import Settings
+from config.profiles import BUILT_IN_FOLDER, find_profile, is_profile_path
+from config.settings import Settings
 from config.toml_file import read_settings_file
 
 

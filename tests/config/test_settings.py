@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from config.errors import SettingsError
-from config.schema import GROUPS, SETTING_NAMES, ImageSettings, Settings, TextSettings
+from config.settings import GROUPS, SETTING_NAMES, ImageSettings, Settings, TextSettings
 
 
 def test_defaults_are_the_published_settings() -> None:

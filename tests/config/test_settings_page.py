@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from config.load import FOREIGN_VARIABLES, OTHER_VARIABLES
-from config.profile_files import BUILT_IN_FOLDER
-from config.schema import SETTING_NAMES
+from config.profiles import BUILT_IN_FOLDER
+from config.settings import SETTING_NAMES
+from config.sources import FOREIGN_VARIABLES, OTHER_VARIABLES
 from docs.generate_settings import generated_page
 
 PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")

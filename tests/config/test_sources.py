@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from config.errors import SettingsError
-from config.load import resolve
 from config.recommended import Recommended
-from config.schema import SETTING_NAMES, Settings
+from config.settings import SETTING_NAMES, Settings
+from config.sources import resolve
 
 PROJECT = Path("sensenova.toml")
 

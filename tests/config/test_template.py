@@ -1,6 +1,6 @@
 import tomllib
 
-from config.schema import SETTING_NAMES, Settings
+from config.settings import SETTING_NAMES, Settings
 from config.template import EXAMPLES, settings_template
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from config.memory import format_memory, parse_memory
+from config.units import format_memory, parse_memory
 
 
 @pytest.mark.parametrize(

@@ -37,13 +37,13 @@ from model import (
     Trace,
 )
 from model.events import Branch
+from model.inputs.image_tensors import prepare_picture
+from model.inputs.prompts import answer_prompt
+from model.inputs.token_sequence import TokenSequence, build_sequence
 from model.network.attention import Segment
 from model.network.cache import CAPACITY_STEP, KVCache
-from model.sampling import prefix
-from model.sampling.prefix import embed_picture, read_prefix
-from model.sequences.images import prepare_picture
-from model.sequences.prompt import answer_prompt
-from model.sequences.sequence import TokenSequence, build_sequence
+from model.sampling import prefill as prefix
+from model.sampling.prefill import embed_picture, read_prefix
 
 SHORT = TextSettings(max_tokens=6)
 SMALL = ImageSettings(size="64x96", num_steps=2, seed=5)
@@ -380,7 +380,7 @@ def test_running_out_of_memory_before_reading_drops_what_is_kept(
         raise MemoryError
 
     with monkeypatch.context() as patched, pytest.raises(DeviceMemoryError):
-        patched.setattr("model.worker.prepare_picture", full)
+        patched.setattr("model.runner.prepare_picture", full)
         list(engine.run(request))
     assert engine.kept_bytes == 0
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
+from model.devices import resolve_device, resolve_dtype
 from model.errors import DeviceError
-from model.placement.devices import resolve_device, resolve_dtype
 
 
 def test_auto_takes_what_is_there() -> None:
@@ -31,7 +31,7 @@ def test_number_formats() -> None:
 def test_peak_memory_is_the_process_own_and_keeps_what_was_freed() -> None:
     code = """
 import torch
-from model.placement.devices import peak_memory
+from model.devices import peak_memory
 cpu = torch.device("cpu")
 before = peak_memory(cpu)
 torch.ones(300 * 2**20, dtype=torch.uint8)

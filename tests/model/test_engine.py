@@ -39,14 +39,14 @@ from model import (
     ThinkToken,
     Trace,
 )
+from model.checkpoint.random_weights import byte_tokenizer
+from model.checkpoint.writer import write_tokenizer
 from model.errors import DeviceError, NumericsError
+from model.inputs.image_tensors import to_image
 from model.network.cache import CAPACITY_STEP, KVCache
 from model.network.sensenova import SenseNovaU1
 from model.sampling import denoise, prefix
 from model.sampling.guidance import generate_guidance
-from model.sequences.images import to_image
-from model.weights.synthetic import byte_tokenizer
-from model.weights.writer import write_tokenizer
 
 SMALL = ImageSettings(size="64x96", num_steps=3, seed=5)
 EventType = TypeVar("EventType", bound=Event)
@@ -117,7 +117,7 @@ def test_no_preview_is_made_unasked(engine: Engine, monkeypatch: pytest.MonkeyPa
     def refuse(*_: object) -> None:
         raise AssertionError("a preview that nobody asked for")
 
-    monkeypatch.setattr("model.worker.to_preview", refuse)
+    monkeypatch.setattr("model.runner.to_preview", refuse)
     assert picture(engine, GenerateRequest("a cat", SMALL, preview_size=40))
 
 

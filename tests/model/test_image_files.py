@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from model.errors import PictureError
-from model.pictures import MAX_INPUT_PIXELS, read_picture
+from model.image_files import MAX_INPUT_PIXELS, read_picture
 
 
 def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:

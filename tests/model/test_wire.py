@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from config.errors import SettingsError
-from config.schema import ImageSettings, TextSettings
+from config.settings import ImageSettings, TextSettings
 from model import wire
 from model.errors import RequestError, WireError
 from model.events import (

@@ -13,8 +13,8 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from config.schema import ImageSettings
-from model.pictures import read_picture
+from config.settings import ImageSettings
+from model.image_files import read_picture
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request, TextSettings
 
 DATA = Path(__file__).parent / "data"

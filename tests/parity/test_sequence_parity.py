@@ -8,12 +8,12 @@ import torch
 
 from config.recommended import Recommended
 from config.sizes import TOKEN_PIXELS
+from model.image_files import read_picture
+from model.inputs.image_tensors import prepare_picture
+from model.inputs.prompts import answer_prompt
+from model.inputs.token_sequence import build_sequence
+from model.inputs.tokenizer import Tokenizer
 from model.network.vision import flatten_patches
-from model.pictures import read_picture
-from model.sequences.images import prepare_picture
-from model.sequences.prompt import answer_prompt
-from model.sequences.sequence import build_sequence
-from model.sequences.tokenizer import Tokenizer
 from tests.parity.cases import DATA, Case, case_id, cases, golden, turns_of
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from PIL import Image
 
-from config.schema import ImageSettings
-from sensenova_cli.metadata import PictureRecord
+from config.settings import ImageSettings
+from sensenova_cli.outputs.png_metadata import PictureRecord
 from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn
 from sensenova_cli.sessions.session import Session
 

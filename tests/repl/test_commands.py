@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from config.schema import SESSION_SETTINGS, SETTING_NAMES
+from config.settings import SESSION_SETTINGS, SETTING_NAMES
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.commands import COMMANDS, command
 from sensenova_cli.repl.commands.line_flags import line_flags

@@ -8,8 +8,8 @@ import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from config.profile_files import profile_files
-from config.schema import SETTING_NAMES
+from config.profiles import profile_files
+from config.settings import SETTING_NAMES
 from sensenova_cli.repl.commands import COMMANDS
 from sensenova_cli.repl.commands.line_flags import line_flags
 from sensenova_cli.repl.commands.settable import instead_of_set

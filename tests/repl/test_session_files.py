@@ -17,8 +17,8 @@ from PIL import Image
 from model.errors import PictureError
 from sensenova_cli import __version__
 from sensenova_cli.errors import OutputWriteError, SessionError, SessionWriteError, exit_code
-from sensenova_cli.metadata import read_record
-from sensenova_cli.output import Output
+from sensenova_cli.outputs.files import Output
+from sensenova_cli.outputs.png_metadata import read_record
 from sensenova_cli.sessions.entries import Redo, Set, Stage, Undo, Use, UseProfile
 from sensenova_cli.sessions.lock import LOCK_FILE
 from sensenova_cli.sessions.saved import SavedSession, read_session

@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import model.engine
-from config.load import Layers
-from config.schema import LoadSettings
+from config.settings import LoadSettings
+from config.sources import Layers
 from model.errors import CheckpointError, DeviceMemoryError, RankError
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
-from sensenova_cli.metadata import read_record
+from sensenova_cli.outputs.png_metadata import read_record
 from sensenova_cli.repl.repl import Repl
 from tests.cli.fake_engine import FakeEngine
 from tests.repl.script import Script

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.heads import turned_quarters
+from model.backends.kernels.heads import turned_quarters
 
 KEY_BLOCK = 64
 """Keys that a program of the attention takes at once."""

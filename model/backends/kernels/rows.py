@@ -1,7 +1,7 @@
 """What happens to tokens, one row each, between two matrix products: in one kernel, read once and written once.
 
 Numbers are rounded where `model.network` rounds them. Each kernel can also write its result as float8, for a product
-that takes it so: see `model.weights.quantize`.
+that takes it so: see `model.checkpoint.quantization`.
 """
 
 import torch
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.weights.quantize import FP8, GREATEST, LEAST_SCALE
+from model.checkpoint.quantization import FP8, GREATEST, LEAST_SCALE
 
 ELEMENTS_PER_WARP = 1024
 """Of a row; a row is held in registers by all warps of its program."""

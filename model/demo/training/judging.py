@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.demo.rendering import CENTERS, LARGE, SMALL, Stage, shape_mask
-from model.demo.world import COLORS, SHAPES, SIDE, Placed, Scene
-from model.sequences.images import to_image
+from model.demo.training.rendering import CENTERS, LARGE, SMALL, Stage, shape_mask
+from model.demo.training.world import COLORS, SHAPES, SIDE, Placed, Scene
+from model.inputs.image_tensors import to_image
 
 SAME_COLOR = 0.92
 """Share of the pixels of a shape or a background whose nearest colour has to be the asked one."""
@@ -20,7 +20,7 @@ NEAR = 12
 
 ALIKE, ALIKE_TILE, TILE = 25.0, 17.0, 64
 """Least PSNR, in dB, of a picture against the true one, over all of it and within each square of so many pixels. A
-thing that is missing, another one or in another place mostly leaves less (tests/demo/test_judging.py)."""
+thing that is missing, another one or in another place mostly leaves less (tests/model/demo/test_judging.py)."""
 
 Pixels = np.ndarray
 """(256, 256, 3) uint8."""

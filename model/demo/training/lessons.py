@@ -8,10 +8,10 @@ from random import Random
 import numpy as np
 from tokenizers import Tokenizer
 
-from model.demo.phrases import EDITS, Editor, Inquirer, Speaker, Talker, Wish, second_place
-from model.demo.rendering import scene_code
-from model.demo.vocabulary import with_capitals
-from model.demo.world import (
+from model.demo.training.phrases import EDITS, Editor, Inquirer, Speaker, Talker, Wish, second_place
+from model.demo.training.rendering import scene_code
+from model.demo.training.vocabulary import with_capitals
+from model.demo.training.world import (
     COLORS,
     OBJECTS,
     OPPOSITE,
@@ -24,9 +24,9 @@ from model.demo.world import (
     Style,
     Thing,
 )
+from model.inputs import prompts
 from model.placeholders import PLACEHOLDER
 from model.requests import Message
-from model.sequences import prompt as prompts
 
 PICTURE_TOKENS = (SIDE // 32) ** 2
 END_OF_TURN = "<|im_end|>"

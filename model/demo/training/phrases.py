@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from model.demo.world import OPPOSITE, Place, Placed, Scene, Thing
+from model.demo.training.world import OPPOSITE, Place, Placed, Scene, Thing
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "cat": ("kitten", "kitty"),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from model.demo.world import COLORS, OBJECTS, PLACES, SHAPES, SIDE, Place, Scene
+from model.demo.training.world import COLORS, OBJECTS, PLACES, SHAPES, SIDE, Place, Scene
 
 ATLAS = Path(__file__).parent / "objects" / "objects.png"
 """The objects' drawings, `ATLAS_COLUMNS` a row in the order of OBJECTS, each in a square of `ATLAS_CELL` pixels."""

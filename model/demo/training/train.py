@@ -1,4 +1,4 @@
-"""Train the demo checkpoint: `python -m model.demo.train FOLDER` on one GPU of the H100's class.
+"""Train the demo checkpoint: `python -m model.demo.training.train FOLDER` on one GPU of the H100's class.
 
 The network is the one that everything else runs; only its cache is replaced by one that gradients flow through.
 """
@@ -20,8 +20,12 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from model.demo.learner import Learner
-from model.demo.lessons import (
+from model.checkpoint.layout import Slot
+from model.checkpoint.loader import empty_network, load_checkpoint
+from model.checkpoint.random_weights import config_fields
+from model.checkpoint.writer import write_checkpoint
+from model.demo.training.learner import Learner
+from model.demo.training.lessons import (
     ALL_COURSES,
     ANSWERING,
     CHUNK,
@@ -33,20 +37,16 @@ from model.demo.lessons import (
     chunk,
     encode_lessons,
 )
-from model.demo.rendering import STYLES, Stage
-from model.demo.vocabulary import build_tokenizer
-from model.demo.world import SIDE
+from model.demo.training.rendering import STYLES, Stage
+from model.demo.training.vocabulary import build_tokenizer
+from model.demo.training.world import SIDE
+from model.inputs.image_tensors import IMAGENET_MEAN, IMAGENET_STD
+from model.inputs.prompts import system_message
 from model.network.cache import KVCache
 from model.network.configuration import parse_config
 from model.network.flow import picture_to_tokens
 from model.network.rope import attention_rotary, patch_rotary
 from model.network.sensenova import SenseNovaU1
-from model.sequences.images import IMAGENET_MEAN, IMAGENET_STD
-from model.sequences.prompt import system_message
-from model.weights.checkpoint import empty_network, load_checkpoint
-from model.weights.layout import Slot
-from model.weights.synthetic import config_fields
-from model.weights.writer import write_checkpoint
 
 SHAPE: dict[str, Any] = {
     "hidden": 256,

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from model.sequences.prompt import system_message
-from model.weights.synthetic import SPECIAL_TOKENS, THINK_TOKENS
+from model.checkpoint.random_weights import SPECIAL_TOKENS, THINK_TOKENS
+from model.inputs.prompts import system_message
 
 
 def build_tokenizer(texts: Iterable[str], least: int) -> Tokenizer:

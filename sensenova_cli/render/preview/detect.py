@@ -12,7 +12,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from config.schema import PreviewChoice
+from config.settings import PreviewChoice
 from sensenova_cli.errors import UsageError
 
 Method = Literal["kitty", "iterm2", "sixel", "blocks"]

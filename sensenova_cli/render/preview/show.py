@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from PIL import Image
 from rich.console import Console, ConsoleOptions, RenderResult
 
-from config.schema import PreviewChoice
+from config.settings import PreviewChoice
 from sensenova_cli.render.preview.detect import Method, cell_size, choose_method, has_blocks
 from sensenova_cli.render.preview.renderables import HALF_BLOCKS, HalfBlocks, placed_picture
 from sensenova_cli.render.preview.sheet import contact_sheet

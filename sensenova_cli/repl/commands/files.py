@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from sensenova_cli.atomic import create_file, replace_file
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError
 from sensenova_cli.repl.commands.registry import command
 from sensenova_cli.repl.commands.sources import all_files, picture_files, pictures
 from sensenova_cli.repl.lines import Line, words_of
 from sensenova_cli.repl.workspace import Workspace
+from sensenova_cli.system.atomic_files import create_file, replace_file
 
 
 @command(

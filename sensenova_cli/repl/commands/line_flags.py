@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 import typer.core
 
-from config.schema import LoadSettings
-from sensenova_cli.arguments import spread_values, wants_help
+from config.settings import LoadSettings
 from sensenova_cli.errors import UsageError
-from sensenova_cli.flags import Flags, collect_flags
-from sensenova_cli.options import (
+from sensenova_cli.inputs.argv import spread_values, wants_help
+from sensenova_cli.inputs.flags import Flags, collect_flags
+from sensenova_cli.inputs.options import (
     COMMON_OPTIONS,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,

@@ -48,7 +48,7 @@ class Command:
         usage: its arguments, as /help shows them.
         help: one line.
         more: lines that only `/help NAME` shows.
-        options: options that its line may end with, by the names of sensenova_cli.options; a command without options
+        options: options that its line may end with, by the names of sensenova_cli.inputs.options; a command without options
             takes no flags.
         first, later: sources of completions for its first word, and for every word behind that.
         setting: the setting that a session changes through this command, because `/set` cannot change it.

@@ -4,7 +4,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from config.check import near_miss
+from config.validation import near_miss
 from sensenova_cli.errors import UsageError
 from sensenova_cli.render.progress import gigabytes, rate
 from sensenova_cli.repl.commands.registry import COMMANDS, Command, Leave, command

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from config.check import Notation, check_values
-from config.schema import SESSION_SETTINGS, LoadSettings
+from config.settings import SESSION_SETTINGS, LoadSettings
+from config.validation import Notation, check_values
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.commands.registry import COMMANDS
 from sensenova_cli.repl.workspace import Workspace

@@ -3,9 +3,9 @@
 from rich.table import Table
 from rich.text import Text
 
-from config.check import expected, near_miss
-from config.profile_files import find_profile, profile_files
-from config.schema import SESSION_SETTINGS, SETTING_NAMES
+from config.profiles import find_profile, profile_files
+from config.settings import SESSION_SETTINGS, SETTING_NAMES
+from config.validation import expected, near_miss
 from model import OFFICIAL_MODEL, parse_loras
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.commands.registry import command
@@ -19,8 +19,8 @@ from sensenova_cli.repl.commands.sources import (
     values,
     words,
 )
+from sensenova_cli.repl.line_options import NO_PROFILE
 from sensenova_cli.repl.lines import Line, words_of
-from sensenova_cli.repl.typed import NO_PROFILE
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import Unset, UseProfile
 

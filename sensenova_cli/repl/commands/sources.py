@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args, get_origin
 from prompt_toolkit.completion import CompleteEvent, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
-from config.profile_files import profile_files
-from config.schema import SESSION_SETTINGS, Settings
-from sensenova_cli.arguments import PICTURE_ENDINGS
+from config.profiles import profile_files
+from config.settings import SESSION_SETTINGS, Settings
+from sensenova_cli.inputs.argv import PICTURE_ENDINGS
 from sensenova_cli.repl.commands.registry import COMMANDS, Source, Typed
 
 

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from sensenova_cli.again import Task
 from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
 from sensenova_cli.errors import UsageError
-from sensenova_cli.options import EDIT_ONLY, IMAGE_OPTIONS, TEXT_OPTIONS
+from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, TEXT_OPTIONS
+from sensenova_cli.inputs.replay import Task
 from sensenova_cli.repl.commands.line_flags import line_flags
 from sensenova_cli.repl.commands.registry import command
 from sensenova_cli.repl.commands.settable import set_for_session

@@ -22,22 +22,22 @@ from model import (
     TextSettings,
     Trace,
 )
+from model.backends.select import accelerated
+from model.checkpoint.quantization import quantize_network
+from model.checkpoint.random_weights import config_fields, random_network
 from model.errors import RankError
 from model.events import Branch, DenoisingStep
+from model.inputs.image_tensors import to_preview
+from model.inputs.token_sequence import TokenSequence
 from model.network.attention import Segment, attend, fastest_kernels
 from model.network.configuration import parse_config
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
-from model.placement.acceleration import accelerated
+from model.sampling.backend import Runtime
 from model.sampling.decode import decode, greedy
 from model.sampling.denoise import Step, denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefix import Prefix, read_prefix
-from model.sampling.runtime import Runtime
-from model.sequences.images import to_preview
-from model.sequences.sequence import TokenSequence
-from model.weights.quantize import quantize_network
-from model.weights.synthetic import config_fields, random_network
+from model.sampling.prefill import Prefix, read_prefix
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
 
 pytestmark = [
@@ -282,7 +282,7 @@ def test_a_preview_made_beside_the_next_step_is_the_predicted_picture(tiny_check
 @pytest.mark.parametrize(("dtype", "quantized", "tolerance"), TOLERANCES)
 def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[str, ...], tolerance: float) -> None:
     """Past the end of the cache's first memory, behind two prefixes in turn, and past the table of rotations."""
-    from model.placement.token_pass import LEAST_POSITIONS  # needs Triton
+    from model.backends.decode import LEAST_POSITIONS  # needs Triton
 
     plain, fused = (accelerated(_network(dtype, quantized), enforce_eager=eager) for eager in (True, False))
     lengths = (1, 333, LEAST_POSITIONS)
@@ -314,7 +314,7 @@ def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[st
 def test_a_large_picture_in_halves_is_the_plain_one(
     dtype: torch.dtype, quantized: tuple[str, ...], tolerance: float, scale: float
 ) -> None:
-    from model.placement.cuda import HALVED_FROM
+    from model.backends.cuda import HALVED_FROM
 
     size, settings = (2048, 1568), ImageSettings(num_steps=4, cfg_scale=scale)
     tokens = size[0] * size[1] // 32**2

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from model import Engine, GenerateRequest, ImageSettings, Notice
+from model.backends.select import obstacle
+from model.checkpoint.quantization import empty_quantized
+from model.checkpoint.random_weights import SHAPES, config_fields
 from model.network.configuration import parse_config
 from model.network.sensenova import SenseNovaU1
-from model.placement.acceleration import obstacle
-from model.weights.quantize import empty_quantized
-from model.weights.synthetic import SHAPES, config_fields
 
 HOPPER = (9, 0)
 

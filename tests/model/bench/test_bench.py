@@ -7,12 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.bench.ceilings import REPEATS, WARM_UPS, median_seconds
+from model.checkpoint.random_weights import SHAPES, config_fields, random_network
 from model.network.attention import Segment
 from model.network.cache import KVCache
 from model.network.configuration import ModelConfig, SparseExperts, parse_config
 from model.network.counts import prediction_flops, token_bytes
 from model.network.rope import attention_rotary, image_positions
-from model.weights.synthetic import SHAPES, config_fields, random_network
 
 TINY = {**SHAPES["u1.5-8b"], "hidden": 64, "layers": 3, "heads": 4, "kv_heads": 2, "head_dim": 32, "ffn": 96}
 TINY |= {"vocabulary": 300, "vision_hidden": 32}

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from config.schema import LoadSettings
-from model.card import read_card
+from config.settings import LoadSettings
+from model.checkpoint.card import read_card
+from model.checkpoint.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint
 from model.errors import CheckpointError
-from model.weights.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint
 
 REPOSITORY = "someone/tiny"
 COMMIT = "c" * 40
@@ -305,7 +305,7 @@ def run_offline(home: Path, model: str) -> subprocess.CompletedProcess[str]:
     code = (
         "import sys\n"
         "from model.errors import CheckpointError\n"
-        "from model.weights.hub import find_checkpoint\n"
+        "from model.checkpoint.hub import find_checkpoint\n"
         "assert 'torch' not in sys.modules and 'huggingface_hub' not in sys.modules\n"
         "try:\n    print(find_checkpoint(sys.argv[1]))\n"
         "except CheckpointError as error:\n    print(error)\n    sys.exit(3)\n"

@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from model.checkpoint import checkpoint, shards
+from model.checkpoint.file_names import INDEX_FILE
+from model.checkpoint.layout import checkpoint_layout
+from model.checkpoint.loader import load_checkpoint
+from model.checkpoint.random_weights import EIGHT_B, config_fields, write_tiny_checkpoint
 from model.errors import CheckpointError
 from model.events import LoadProgress
 from model.network.configuration import parse_config, read_config
 from model.network.sensenova import SenseNovaU1
-from model.weights import checkpoint, shards
-from model.weights.checkpoint import load_checkpoint
-from model.weights.files import INDEX_FILE
-from model.weights.layout import checkpoint_layout
-from model.weights.synthetic import EIGHT_B, config_fields, write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 LAYER = "language_model.model.layers.1"

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import Engine, GenerateRequest, ImageSettings, Notice, Picture
+from model.checkpoint import safetensors_files as shards
+from model.checkpoint.layout import checkpoint_layout
+from model.checkpoint.loader import load_checkpoint
+from model.checkpoint.lora import PREFIX, Merging, read_adapters
+from model.checkpoint.named_lora import NamedLora, format_loras, parse_loras
 from model.errors import CheckpointError
 from model.network.configuration import read_config
-from model.weights import shards
-from model.weights.checkpoint import load_checkpoint
-from model.weights.layout import checkpoint_layout
-from model.weights.lora import PREFIX, Merging, read_adapters
-from model.weights.named_lora import NamedLora, format_loras, parse_loras
 
 CPU = torch.device("cpu")
 LAYER = "language_model.model.layers.1"

@@ -8,13 +8,12 @@ import pytest
 import torch
 
 from config.errors import SettingsError
-from config.schema import Quantization
+from config.settings import Quantization
 from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
-from model.errors import DeviceError
-from model.weights import shards
-from model.weights.builtin import DEMO_CHECKPOINT
-from model.weights.checkpoint import load_checkpoint
-from model.weights.quantize import (
+from model.checkpoint import safetensors_files as shards
+from model.checkpoint.builtin import DEMO_CHECKPOINT
+from model.checkpoint.loader import load_checkpoint
+from model.checkpoint.quantization import (
     FP8,
     QUANTIZED_TOWERS,
     Fp8Linear,
@@ -22,6 +21,7 @@ from model.weights.quantize import (
     quantize_rows,
     resolve_quantization,
 )
+from model.errors import DeviceError
 
 CPU = torch.device("cpu")
 

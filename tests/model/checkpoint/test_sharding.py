@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.checkpoint import safetensors_files as shards
+from model.checkpoint.layout import checkpoint_layout
+from model.checkpoint.loader import change_adapters, load_checkpoint
+from model.checkpoint.lora import read_adapters
+from model.checkpoint.named_lora import NamedLora
+from model.checkpoint.quantization import Fp8Linear, quantize_rows
+from model.checkpoint.random_weights import SHAPES, config_fields, random_part
+from model.checkpoint.sharding import WHOLE, Share, Shares, possible_splits, require_split, split_config
 from model.errors import DeviceError
+from model.memory.estimate import ALL_RESIDENT, Weights
 from model.network.configuration import parse_config, read_config
 from model.network.sensenova import SenseNovaU1
-from model.placement.plan import ALL_RESIDENT, Weights
-from model.weights import shards
-from model.weights.checkpoint import change_adapters, load_checkpoint
-from model.weights.layout import checkpoint_layout
-from model.weights.lora import read_adapters
-from model.weights.named_lora import NamedLora
-from model.weights.quantize import Fp8Linear, quantize_rows
-from model.weights.slices import WHOLE, Share, Shares, possible_splits, require_split, split_config
-from model.weights.synthetic import SHAPES, config_fields, random_part
 from tests.model.test_lora import matrices, write_lora
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_parts_make_the_whole(name: str, parity_checkpoint: Callable[[str], Path
 
 
 def test_an_odd_vocabulary_is_shared_too(tmp_path: Path) -> None:
-    from model.weights.synthetic import write_random_checkpoint
+    from model.checkpoint.random_weights import write_random_checkpoint
 
     fields = config_fields(
         hidden=64, layers=1, heads=4, kv_heads=2, head_dim=32, ffn=64, vocabulary=301, vision_hidden=64

@@ -5,11 +5,11 @@ from random import Random
 import pytest
 import torch
 
-from model.demo.judging import is_like, judge_shapes, true_image
-from model.demo.lessons import SceneMaker
-from model.demo.phrases import EDITS
-from model.demo.rendering import Stage
-from model.demo.world import COLORS, PLACES, SHAPES, Placed, Scene, Thing
+from model.demo.training.judging import is_like, judge_shapes, true_image
+from model.demo.training.lessons import SceneMaker
+from model.demo.training.phrases import EDITS
+from model.demo.training.rendering import Stage
+from model.demo.training.world import COLORS, PLACES, SHAPES, Placed, Scene, Thing
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 
-from model.demo.learner import Learner, orthogonalised, part_sizes
-from model.demo.train import draw_times, initialise
+from model.checkpoint.loader import empty_network
+from model.checkpoint.random_weights import config_fields
+from model.demo.training.learner import Learner, orthogonalised, part_sizes
+from model.demo.training.train import draw_times, initialise
 from model.network.configuration import parse_config
 from model.network.sensenova import SenseNovaU1
-from model.weights.checkpoint import empty_network
-from model.weights.synthetic import config_fields
 
 SHAPE = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 48, "vision_hidden": 16}
 

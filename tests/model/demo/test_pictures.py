@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from model.demo.judging import is_like, judge_shapes, true_image
-from model.demo.rendering import Stage
-from model.demo.world import COLORS, Placed, Scene, Thing
+from model.demo.training.judging import is_like, judge_shapes, true_image
+from model.demo.training.rendering import Stage
+from model.demo.training.world import COLORS, Placed, Scene, Thing
 from sensenova_cli.app import app
 
 TOLERANCE = 10

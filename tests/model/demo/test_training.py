@@ -8,17 +8,17 @@ import torch
 from tokenizers import Tokenizer as RawTokenizer
 from torch import Tensor
 
-from model.demo.lessons import ALL_COURSES, Lesson, Teacher, encode_lessons
-from model.demo.rendering import Stage
-from model.demo.train import GRID, MIXED_LENGTH, PICTURE_TOKENS, Courses, Lecture, Rows, token_positions
+from model.checkpoint.builtin import DEMO_CHECKPOINT
+from model.checkpoint.loader import load_checkpoint
+from model.demo.training.lessons import ALL_COURSES, Lesson, Teacher, encode_lessons
+from model.demo.training.rendering import Stage
+from model.demo.training.train import GRID, MIXED_LENGTH, PICTURE_TOKENS, Courses, Lecture, Rows, token_positions
+from model.inputs.image_tensors import IMAGENET_MEAN, IMAGENET_STD
+from model.inputs.token_sequence import build_sequence
+from model.inputs.tokenizer import Tokenizer
 from model.network.rope import attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
-from model.sampling.prefix import embed_picture, read_prefix
-from model.sequences.images import IMAGENET_MEAN, IMAGENET_STD
-from model.sequences.sequence import build_sequence
-from model.sequences.tokenizer import Tokenizer
-from model.weights.builtin import DEMO_CHECKPOINT
-from model.weights.checkpoint import load_checkpoint
+from model.sampling.prefill import embed_picture, read_prefix
 
 
 @pytest.fixture(scope="module")

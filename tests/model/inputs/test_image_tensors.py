@@ -6,7 +6,7 @@ from PIL import Image
 
 from config.recommended import PixelRange, Recommended
 from model.errors import PictureError
-from model.sequences.images import fit_size, fit_to_budget, prepare_picture, to_preview
+from model.inputs.image_tensors import fit_size, fit_to_budget, prepare_picture, to_preview
 
 ANSWER = Recommended().answer_input
 

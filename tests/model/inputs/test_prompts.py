@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 from model.errors import RequestError
-from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message
-from model.sequences.prompt import (
+from model.inputs.prompts import (
     PICTURE_SLOT,
     answer_prompt,
     edit_prompt,
@@ -16,6 +15,7 @@ from model.sequences.prompt import (
     system_message,
     unconditional_prompt,
 )
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message
 
 
 def slots(text: str) -> str:

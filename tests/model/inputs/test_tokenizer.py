@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import CheckpointError
-from model.sequences.tokenizer import StreamDecoder, Tokenizer
+from model.inputs.tokenizer import StreamDecoder, Tokenizer
 
 
 @pytest.mark.parametrize("text", ["plain words", "Grüße, 世界 🎨!", "<think>\n\n</think>", "mixed 猫 and <img>"])

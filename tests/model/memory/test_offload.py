@@ -15,18 +15,20 @@ from typing import Any
 
 import pytest
 import torch
+from model.placement import offload, placed, plan
 from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import weight_link
 from config.errors import SettingsError
-from config.schema import LoadSettings
+from config.settings import LoadSettings
 from model import Answer, DenoisingStep, Engine, GenerateRequest, ImageSettings, Notice, Picture, PrefixRead, Trace
+from model.checkpoint import checkpoint, shards, stream
+from model.checkpoint.named_lora import NamedLora
+from model.checkpoint.random_weights import SHAPES, config_fields
 from model.errors import CheckpointError, DeviceError, DeviceMemoryError
-from model.network.cache import CAPACITY_STEP, KVCache, ScratchCache
-from model.network.configuration import parse_config, read_config
-from model.placement import offload, placed, plan
-from model.placement.plan import (
+from model.devices import host_memory
+from model.memory.estimate import (
     ALL_RESIDENT,
     SPARE_BYTES,
     USUAL_PREFIXES,
@@ -37,13 +39,11 @@ from model.placement.plan import (
     peak_bytes,
     working_bytes,
 )
-from model.placement.slots import RING, slot_numbers
+from model.memory.layer_buffers import RING, slot_numbers
+from model.network.cache import CAPACITY_STEP, KVCache, ScratchCache
+from model.network.configuration import parse_config, read_config
 from model.requests import AnswerRequest, EditRequest, Request
 from model.sampling import prefix, runtime
-from model.weights import checkpoint, shards, stream
-from model.weights.host_memory import host_memory
-from model.weights.named_lora import NamedLora
-from model.weights.synthetic import SHAPES, config_fields
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
 
 GIB = 2**30
@@ -121,7 +121,7 @@ def test_every_placement_gives_the_same_on_a_gpu(
     place: Callable[..., Engine], quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of a picture in halves, and of one that is thought about."""
-    from model.placement import cuda
+    from model.backends import cuda
 
     monkeypatch.setattr(cuda, "HALVED_FROM", 64)
     monkeypatch.setattr(cuda, "ROWS_STEP", 16)

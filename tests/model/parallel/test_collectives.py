@@ -2,8 +2,8 @@
 
 import pytest
 
-from model.placement.groups import Position
-from model.weights.slices import Share
+from model.checkpoint.sharding import Share
+from model.parallel.collectives import Position
 
 
 @pytest.mark.parametrize(("tensor", "guidance"), [(1, 2), (2, 1), (2, 2), (1, 4), (4, 2)])

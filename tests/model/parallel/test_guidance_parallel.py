@@ -22,9 +22,9 @@ from model import (
     TextSettings,
     Trace,
 )
+from model.checkpoint.random_weights import TINY_SETTINGS, byte_tokenizer, config_fields, write_random_checkpoint
 from model.events import PrefixRead, ThinkText
 from model.requests import Request
-from model.weights.synthetic import TINY_SETTINGS, byte_tokenizer, config_fields, write_random_checkpoint
 
 pytestmark = pytest.mark.slow
 

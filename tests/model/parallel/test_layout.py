@@ -9,12 +9,12 @@ import torch
 
 from config.errors import SettingsError
 from model import AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
+from model.checkpoint.random_weights import SHAPES, config_fields
 from model.errors import DeviceError
 from model.network.configuration import parse_config
-from model.placement import arrangement
-from model.placement.arrangement import Arrangement, Demand, arrange, arrange_model, count_gpus
+from model.parallel import layout as arrangement
+from model.parallel.layout import Arrangement, Demand, arrange, arrange_model, count_gpus
 from model.requests import Request
-from model.weights.synthetic import SHAPES, config_fields
 
 CUDA = torch.device("cuda")
 EIGHT_B = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")

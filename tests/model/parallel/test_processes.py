@@ -26,14 +26,14 @@ from model import (
     TextSettings,
     Trace,
 )
+from model.checkpoint.builtin import DEMO_MODEL
+from model.checkpoint.hub import find_checkpoint
+from model.checkpoint.named_lora import NamedLora
 from model.errors import DeviceError, DeviceMemoryError, RankError, RequestError
 from model.events import Picture, PrefixRead, ThinkText
-from model.placement.launch import require_ranks
-from model.placement.messages import Meeting
-from model.placement.ranks import Ranks
-from model.weights.builtin import DEMO_MODEL
-from model.weights.hub import find_checkpoint
-from model.weights.named_lora import NamedLora
+from model.parallel.channel import Meeting
+from model.parallel.launch import require_ranks
+from model.parallel.processes import Ranks
 from tests.model.test_lora import matrices, write_lora
 
 pytestmark = pytest.mark.slow
@@ -322,7 +322,7 @@ def test_fewer_gpus_than_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_ranks_than_a_cpu_can_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.placement.launch.cores", lambda: 2)
+    monkeypatch.setattr("model.parallel.launch.cores", lambda: 2)
     with pytest.raises(DeviceError, match="is 24: too many processes for 2 cores\nask for at most 8"):
         require_ranks(24, torch.device("cpu"))
     require_ranks(8, torch.device("cpu"))

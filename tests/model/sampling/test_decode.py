@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 import torch
 
-from config.schema import ImageSettings, TextSettings
+from config.settings import ImageSettings, TextSettings
+from model.checkpoint.random_weights import config_fields, random_network
+from model.inputs.token_sequence import TokenSequence
 from model.network.attention import Segment
 from model.network.configuration import parse_config
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
+from model.sampling.backend import Runtime
 from model.sampling.decode import chooser, decode, greedy
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefix import Prefix, read_prefix
-from model.sampling.runtime import Runtime
-from model.sequences.sequence import TokenSequence
-from model.weights.synthetic import config_fields, random_network
+from model.sampling.prefill import Prefix, read_prefix
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([0.0, 2.0, 1.9, -1.0])

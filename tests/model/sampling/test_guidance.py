@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from config.schema import ImageSettings
+from config.settings import ImageSettings
 from model.events import Branch
 from model.sampling.guidance import (
     edit_branches,

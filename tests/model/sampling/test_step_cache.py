@@ -15,10 +15,10 @@ from torch import Tensor
 from config.caching import PRESETS, CacheOptions
 from model import EditRequest, Engine, GenerateRequest, ImageSettings, Notice, Picture, RequestError, Statistics, Trace
 from model.events import Branch, BranchCaching, CacheSummary, DenoisingStep, Event, ThinkText
-from model.meter import LayerClock
-from model.placement.plan import Placement
+from model.memory.estimate import Placement
 from model.sampling import denoise
 from model.sampling.step_cache import RunLayers, StepCache, StepCaching
+from model.tasks.statistics import LayerClock
 from tests.model.test_lora import matrices, write_lora
 
 PICTURE = Image.new("RGB", (100, 80), "orange")
@@ -129,7 +129,7 @@ def drawn_by(
     kind: type[PlainCache], engine: Engine, request: GenerateRequest | EditRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Tensor:
     with monkeypatch.context() as patched:
-        patched.setattr("model.worker.StepCache", kind)
+        patched.setattr("model.runner.StepCache", kind)
         return pictures(engine, request)[0].tensor
 
 
@@ -293,7 +293,7 @@ def test_layers_that_come_from_files_are_those_that_are_needed(
 ) -> None:
     """With two slots for three layers, and with the towers taking turns."""
     placement = Placement("layers" if slots < 3 else "module", slots, whole_head=False)
-    monkeypatch.setattr("model.placement.placed.choose", lambda *_: placement)
+    monkeypatch.setattr("model.loaded_model.choose", lambda *_: placement)
     placed = Engine.load(tiny_checkpoint, device="cpu", dtype="float32", gpu_memory="2GiB")
     for _ in range(2):
         (picture,) = pictures(placed, request_)

@@ -1,14 +1,14 @@
 """Make `objects.png` from Noto Color Emoji (Debian package fonts-noto-color-emoji):
 
-python -m model.demo.objects.extract /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
+python -m model.demo.training.objects.extract /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 """
 
 import sys
 
 from PIL import Image, ImageDraw, ImageFont
 
-from model.demo.rendering import ATLAS, ATLAS_CELL, ATLAS_COLUMNS
-from model.demo.world import OBJECTS
+from model.demo.training.rendering import ATLAS, ATLAS_CELL, ATLAS_COLUMNS
+from model.demo.training.world import OBJECTS
 
 BITMAP_SIZE = 109
 """The one size the font's bitmaps have."""
