@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.report import write_report
 from benchmarks.similarity import ssim
-from config.caching import PRESETS
 from config.settings import ImageSettings
+from config.step_cache import PRESETS
 from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.demo.training.judging import psnr
 from model.demo.training.lessons import SceneMaker

@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 
 from benchmarks.report import write_report
-from config.caching import PRESETS
 from config.settings import ImageSettings, TextSettings
+from config.step_cache import PRESETS
 from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.demo.training.judging import ALIKE, is_like, judge_shapes, psnr, true_image, true_pixels
 from model.demo.training.lessons import EDIT_WEIGHTS, SceneMaker
@@ -95,11 +95,11 @@ class Examiner:
                 self._note(decibels[-1] >= ALIKE, "objects", said, event.image, scene)
         if sheet:
             rows = -(-len(pictures) // SHEET_COLUMNS)
-            canvas = Image.new("RGB", (SHEET_COLUMNS * SHEET_SIDE, rows * SHEET_SIDE))
+            state = Image.new("RGB", (SHEET_COLUMNS * SHEET_SIDE, rows * SHEET_SIDE))
             for index, picture in enumerate(pictures):
                 small = picture.resize((SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
-                canvas.paste(small, (index % SHEET_COLUMNS * SHEET_SIDE, index // SHEET_COLUMNS * SHEET_SIDE))
-            canvas.save(sheet, optimize=True)
+                state.paste(small, (index % SHEET_COLUMNS * SHEET_SIDE, index // SHEET_COLUMNS * SHEET_SIDE))
+            state.save(sheet, optimize=True)
         return {
             "mean PSNR, dB": statistics.mean(decibels),
             "least PSNR, dB": min(decibels),

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend
 from benchmarks.report import write_report
 from config.settings import ImageSettings
 from config.sizes import TOKEN_PIXELS, format_size, parse_size
-from model.backends.cuda import CudaRuntime, FusedTower
+from model.backends.cuda import CudaBackend, FusedTower
 from model.bench.bench import shape_config, text_prefix
 from model.checkpoint.quantization import quantize_network
 from model.checkpoint.random_weights import random_network
@@ -33,7 +33,7 @@ from model.network.flow import picture_to_tokens
 from model.network.rope import attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Blocks, Tower
-from model.sampling.backend import Runtime
+from model.sampling.backend import Backend
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
 from model.sampling.prefill import Prefix
@@ -98,7 +98,7 @@ def main() -> None:
     prefix = text_prefix(network, PROMPT_TOKENS, tokens)
     drawn = [
         step.tokens
-        for step in denoise(Runtime(network), {"condition": prefix}, generate_guidance(settings), size, 42, settings)
+        for step in denoise(Backend(network), {"condition": prefix}, generate_guidance(settings), size, 42, settings)
     ]
     noise = starting_noise(size, 42, device, torch.bfloat16)
     start = picture_to_tokens(noise) * noise_amplitude(tokens, network.config.flow)
@@ -120,7 +120,7 @@ def main() -> None:
     compare("another attention kernel", prefix)
     attention.KERNELS.clear()
     attention.KERNELS.update(kernels)
-    CudaRuntime(network)
+    CudaBackend(network)
     compare("fused", prefix)
     quantize_network(network, ("gen",))
     compare("fp8", prefix)

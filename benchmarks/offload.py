@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.report import write_report
 from config.settings import ImageSettings, TextSettings
 from config.sizes import TOKEN_PIXELS, parse_size
-from model.checkpoint.layout import Slot
+from model.checkpoint.layout import ParameterSlice
 from model.checkpoint.named_lora import NamedLora
 from model.checkpoint.random_weights import SHAPES, byte_tokenizer, config_fields
 from model.checkpoint.safetensors_files import stored_tensors
@@ -35,7 +35,7 @@ from model.devices import synchronize
 from model.engine import Engine, LocalEngine
 from model.errors import DeviceMemoryError
 from model.events import DenoisingStep, Picture, PrefixRead, Statistics
-from model.memory.estimate import Work
+from model.memory.estimate import Workload
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
 from model.trace import Trace
 
@@ -92,19 +92,19 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """One placement, in this process alone."""
     if arguments.one == "turns":
         return measure_turns(arguments.device)
-    placement = PLACEMENTS[arguments.one]
-    limit = placement.get("gpu_memory")
+    offload_plan = PLACEMENTS[arguments.one]
+    limit = offload_plan.get("gpu_memory")
     device = torch.device(arguments.device)
     host = HostMemory()
     clock = time.perf_counter()
     engine = Engine.load(
         arguments.folder,
         device=arguments.device,
-        offload=placement["offload"],
+        offload=offload_plan["offload"],
         gpu_memory=limit,
         size=arguments.sizes[-1],
     )
-    result: dict[str, Any] = {"load_seconds": time.perf_counter() - clock, "placement": engine.placement}
+    result: dict[str, Any] = {"load_seconds": time.perf_counter() - clock, "placement": engine.weights_summary}
     for size in arguments.sizes:
         try:
             result[size] = draw(engine, size, device)
@@ -161,7 +161,7 @@ def run_pictures(
         clock = now
     width, height = parse_size(size) or (0, 0)
     written = request.settings.max_think_tokens if request.settings.think else 0
-    work = Work(width * height // TOKEN_PIXELS**2, (prefixes[0] + written, *prefixes[1:]))
+    work = Workload(width * height // TOKEN_PIXELS**2, (prefixes[0] + written, *prefixes[1:]))
     return {
         "step_seconds": statistics.median(steps[WARM_UP_STEPS:] or steps),
         "first_step_seconds": steps[0],
@@ -229,7 +229,7 @@ def write_random_weights(folder: Path, shape: str, device: torch.device) -> None
     """In the official layout, drawn on the device."""
     generator = torch.Generator(device).manual_seed(0)
 
-    def numbers(name: str, slot: Slot) -> Tensor:
+    def numbers(name: str, slot: ParameterSlice) -> Tensor:
         if len(slot.shape) == 1:
             return torch.full(slot.shape, 0.0 if name.endswith(".bias") else 1.0, dtype=torch.bfloat16)
         fan_in = 1

@@ -21,7 +21,7 @@ from model.inputs.token_sequence import TokenSequence
 from model.network.attention import Segment
 from model.network.configuration import parse_config
 from model.network.rope import image_positions, text_positions
-from model.sampling.prefill import embed_picture, read_prefix
+from model.sampling.prefill import embed_image, prefill
 
 RUNS = [(300, True), (4096, False), (4, True), (4096, False), (40, True)]
 
@@ -53,7 +53,7 @@ def main() -> None:
         raise SystemExit("the peak was already above what is held now: the growth cannot be told")
     clock = time.perf_counter()
     with torch.inference_mode():
-        read_prefix(network, sequence, [embed_picture(network, each) for each in pixels], room=0)
+        prefill(network, sequence, [embed_image(network, each) for each in pixels], room=0)
     seconds = time.perf_counter() - clock
     report = {
         "command": f"python -m benchmarks.prefix_memory --dtype {options.dtype}",

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.report import write_report
 from model import Answer, AnswerRequest, Engine, Picture, Trace
 from model.checkpoint.safetensors_files import stored_tensors
-from model.checkpoint.sharding import Shares, part_layout, piece_of
+from model.checkpoint.sharding import Shards, shard_layout, shard_of
 from model.engine import LocalEngine
 from model.network.configuration import read_config
 from tests.parity.cases import DATA, Case, case_id, cases, golden, relative_difference, request_of
@@ -105,9 +105,9 @@ def share_read(folder: Path, count: int) -> list[float]:
     total = sum(tensor.stop - tensor.start for tensor in tensors.values())
     parts = []
     for index in range(count):
-        shares = Shares.equal(index, count)
-        slots = part_layout(read_config(folder), shares)
-        parts.append(sum(piece_of(tensor, slots[name], shares).nbytes for name, tensor in tensors.items()) / total)
+        shards = Shards.equal(index, count)
+        slots = shard_layout(read_config(folder), shards)
+        parts.append(sum(shard_of(tensor, slots[name], shards).nbytes for name, tensor in tensors.items()) / total)
     return parts
 
 

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.report import write_report
 from config.settings import ImageSettings
-from model.backends.select import accelerated
+from model.backends.select import select_backend
 from model.checkpoint.loader import load_checkpoint
 from model.devices import DTYPES, resolve_device
 from model.events import Branch
@@ -31,7 +31,7 @@ from model.inputs.tokenizer import Tokenizer
 from model.sampling.decode import decode, greedy
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefill import Prefix, extend_prefix, read_prefix
+from model.sampling.prefill import Prefix, extend_prefix, prefill
 
 SIZE = (256, 256)
 KERNELS = {
@@ -62,7 +62,7 @@ def kept(prefix: Prefix) -> list[Tensor]:
 def stages(folder: Path, device: torch.device, dtype: torch.dtype, think: int, steps: int) -> Iterator[tuple[str, str]]:
     """(stage, checksum) of one run on a checkpoint loaded anew."""
     network, tokenizer = load_checkpoint(folder, device, dtype), Tokenizer(folder)
-    runtime = accelerated(network, enforce_eager=False)
+    backend = select_backend(network, enforce_eager=False)
     yield "weights", checksum(*network.parameters())
     settings = ImageSettings(num_steps=steps, think=True)
     texts: dict[Branch, str] = {
@@ -73,11 +73,11 @@ def stages(folder: Path, device: torch.device, dtype: torch.dtype, think: int, s
     prefixes: dict[Branch, Prefix] = {}
     for branch, text in texts.items():
         sequence = build_sequence(text, [], tokenizer, device)
-        prefixes[branch] = read_prefix(network, sequence, [], room)
+        prefixes[branch] = prefill(network, sequence, [], room)
         yield f"prefix, {branch}", checksum(*kept(prefixes[branch]))
     condition = prefixes["condition"]
     tokens = []
-    for count, token in enumerate(decode(runtime, condition, greedy, think, ()), start=1):
+    for count, token in enumerate(decode(backend, condition, greedy, think, ()), start=1):
         tokens.append(token)
         if count & (count - 1) == 0:  # 1, 2, 4, 8, …
             yield f"keys and values before think token {count}", checksum(*kept(condition))
@@ -85,7 +85,7 @@ def stages(folder: Path, device: torch.device, dtype: torch.dtype, think: int, s
     extend_prefix(network, condition, tokens[-1:] + tokenizer.encode(prompts.AFTER_THINK))
     condition.cache.reserve(room)
     yield "keys and values after thinking", checksum(*kept(condition))
-    steps_taken = denoise(runtime, prefixes, generate_guidance(settings), SIZE, 42, settings)
+    steps_taken = denoise(backend, prefixes, generate_guidance(settings), SIZE, 42, settings)
     for number, step in enumerate(steps_taken, start=1):
         yield f"step {number}: velocity", checksum(step.velocity)
         yield f"step {number}: picture", checksum(step.tokens)

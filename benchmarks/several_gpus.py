@@ -187,14 +187,14 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
 
     from config.settings import ImageSettings
     from config.sizes import TOKEN_PIXELS, parse_size
-    from model.backends.select import accelerated
-    from model.bench.bench import _prefixes, _seconds_each, _step_seconds, bench_decode, canvases, shape_config
+    from model.backends.select import select_backend
+    from model.bench.bench import _prefixes, _seconds_each, _step_seconds, bench_decode, denoise_states, shape_config
     from model.bench.ceilings import Ceilings, median_seconds
     from model.checkpoint.quantization import QUANTIZED_TOWERS, quantize_network
     from model.checkpoint.random_weights import config_fields, random_part
     from model.devices import peak_memory, reset_peak_memory, synchronize
     from model.network.configuration import parse_config
-    from model.parallel.collectives import Groups, Position
+    from model.parallel.collectives import Position, ProcessGroups
     from model.parallel.launch import threads_each
     from model.parallel.tensor_parallel import join_parts
     from model.sampling.denoise import denoise
@@ -211,7 +211,7 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     groups = None
     if position.size > 1:
         store = TCPStore("127.0.0.1", port, position.size, is_master=rank == 0)
-        groups = Groups(position, device, store)
+        groups = ProcessGroups(position, device, store)
     yield "device", torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     yield "torch", torch.__version__
     if groups is not None:
@@ -219,7 +219,7 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     config = parse_config(config_fields(**TINY), "tiny") if options.model == "tiny" else shape_config(options.model)
     clock = time.perf_counter()
     with torch.inference_mode(False):
-        network = random_part(config, device, torch.bfloat16, position.shares)
+        network = random_part(config, device, torch.bfloat16, position.shards)
     quantize_network(network, QUANTIZED_TOWERS[quantization])
     if groups is not None:
         join_parts(network, config.transformer.vocabulary, groups)
@@ -227,8 +227,8 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     yield "seconds to make the weights", round(time.perf_counter() - clock, 1)
     stored = {each.data_ptr(): each.nbytes for each in (*network.parameters(), *network.buffers())}
     yield "weights GiB", round(sum(stored.values()) / 2**30, 3)
-    runtime = accelerated(network, enforce_eager=options.enforce_eager or eager, groups=groups)
-    yield "runtime", f"{type(runtime).__name__}{'; ' + runtime.note if runtime.note else ''}"
+    backend = select_backend(network, enforce_eager=options.enforce_eager or eager, groups=groups)
+    yield "runtime", f"{type(backend).__name__}{'; ' + backend.note if backend.note else ''}"
     none = Ceilings(1.0, 1.0)
     for text in options.size:
         size = parse_size(text)
@@ -237,26 +237,26 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
         for name, scale in (("guided", 4.0), ("unguided", 1.0)):
             reset_peak_memory(device)
             settings = ImageSettings(num_steps=options.steps + 1, cfg_scale=scale)
-            yield f"{name} step {text} s", round(_step_seconds(runtime, size, settings), 5)
+            yield f"{name} step {text} s", round(_step_seconds(backend, size, settings), 5)
             yield f"{name} step {text} peak GiB", round(peak_memory(device) / 2**30, 2)
         reading = median_seconds(partial(_prefixes, network, tokens), device)
         yield "500-token prompt read, both branches s", round(reading, 4)
-        if runtime.peers.split_heads:
-            reading = median_seconds(partial(canvases, runtime, size), device)
+        if backend.group.split_heads:
+            reading = median_seconds(partial(denoise_states, backend, size), device)
             yield "the same, and its heads brought together s", round(reading, 4)
         for name, scale in (("guided", 4.0), ("unguided", 1.0)):
             settings = ImageSettings(num_steps=PICTURE_STEPS, cfg_scale=scale, noise="cpu")
-            drawing = denoise(runtime, canvases(runtime, size), generate_guidance(settings), size, 42, settings)
+            drawing = denoise(backend, denoise_states(backend, size), generate_guidance(settings), size, 42, settings)
             *_, last = drawing
             if rank == 0:
                 torch.save(last.tokens.float().cpu(), folder / f"{spec}-{name}-{text}.pt")
     if quantization != "fp8":  # which is about drawing
-        figure = bench_decode(runtime, options.tokens, none)
+        figure = bench_decode(backend, options.tokens, none)
         yield "decoding tok/s", round(1 / figure.seconds, 1)
     settings = ImageSettings(num_steps=4)
     first = parse_size(options.size[0])
     assert first is not None
-    drawing = denoise(runtime, canvases(runtime, first), generate_guidance(settings), first, 42, settings)
+    drawing = denoise(backend, denoise_states(backend, first), generate_guidance(settings), first, 42, settings)
     seconds = list(_seconds_each(drawing))
     yield "first steps s", [round(each, 4) for each in seconds]
 
@@ -269,7 +269,7 @@ def collectives(groups: Any, device: Any) -> Any:
 
     large = torch.zeros(4096, 4096, dtype=torch.bfloat16, device=device)
     if groups.gen.share.count > 1:
-        yield "sum of 4096×4096 ms", round(1e3 * median_seconds(lambda: groups.gen.sum_(large), device), 3)
+        yield "sum of 4096×4096 ms", round(1e3 * median_seconds(lambda: groups.gen.all_reduce(large), device), 3)
     if groups.und.share.count > 1 and device.type == "cuda":
         from model.backends.graphs import capture
 
@@ -277,7 +277,7 @@ def collectives(groups: Any, device: Any) -> Any:
 
         def sums() -> None:
             for _ in range(repeats):
-                groups.und.sum_(small)
+                groups.und.all_reduce(small)
 
         with torch.cuda.device(device):
             sums()
@@ -285,9 +285,9 @@ def collectives(groups: Any, device: Any) -> Any:
         yield "84 sums of 4096 in a graph ms", round(1e3 * median_seconds(graph.replay, device), 3)
     if groups.position.guidance > 1:
         picture = torch.zeros(1, 4096, 3072, dtype=torch.bfloat16, device=device)
-        yield "exchange of 4096×3072 ms", round(1e3 * median_seconds(lambda: groups.exchange(picture), device), 3)
+        yield "exchange of 4096×3072 ms", round(1e3 * median_seconds(lambda: groups.all_gather(picture), device), 3)
     token = torch.zeros((), dtype=torch.long, device=device)
-    yield "agreement on a token ms", round(1e3 * median_seconds(lambda: groups.agree(token), device), 3)
+    yield "agreement on a token ms", round(1e3 * median_seconds(lambda: groups.broadcast(token), device), 3)
 
 
 def compare_pictures(report: dict[str, Any], scratch: Path) -> None:

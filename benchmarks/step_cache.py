@@ -20,17 +20,17 @@ from typing import Any
 import torch
 
 from benchmarks.report import write_report
-from config.caching import PRESETS, CacheOptions
 from config.settings import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size, parse_size
-from model.backends.select import accelerated
+from config.step_cache import PRESETS, CacheOptions
+from model.backends.select import select_backend
 from model.bench.bench import PROMPT_TOKENS, UNCONDITIONAL_TOKENS, shape_config, text_prefix
 from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.quantization import quantize_network, resolve_quantization
 from model.checkpoint.random_weights import SHAPES, random_network
 from model.devices import resolve_device, synchronize
 from model.events import Branch
-from model.sampling.backend import Runtime
+from model.sampling.backend import Backend
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
 from model.sampling.prefill import Prefix
@@ -65,9 +65,9 @@ def pattern(options: CacheOptions, steps: int) -> list[bool]:
     return ([True] * options.warmup_steps + behind)[:steps]
 
 
-def draw(runtime: Runtime, size: Size, settings: ImageSettings, cache: StepCache | None) -> tuple[float, int]:
+def draw(backend: Backend, size: Size, settings: ImageSettings, cache: StepCache | None) -> tuple[float, int]:
     """Seconds of a picture's steps, and the layers they computed."""
-    network, tokens = runtime.network, size[0] * size[1] // TOKEN_PIXELS**2
+    network, tokens = backend.network, size[0] * size[1] // TOKEN_PIXELS**2
     prefixes: dict[Branch, Prefix] = {
         "condition": text_prefix(network, PROMPT_TOKENS, tokens),
         "unconditional": text_prefix(network, UNCONDITIONAL_TOKENS, tokens),
@@ -75,7 +75,7 @@ def draw(runtime: Runtime, size: Size, settings: ImageSettings, cache: StepCache
     synchronize(network.device)
     clock = time.perf_counter()
     layers = 0
-    for step in denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings, cache):
+    for step in denoise(backend, prefixes, generate_guidance(settings), size, 42, settings, cache):
         step.wait()
         layers += sum(step.layers.values())
     synchronize(network.device)
@@ -98,7 +98,7 @@ def main() -> None:
         quantize_network(network, towers)
     else:
         network = load_checkpoint(Path(options.model), device, torch.bfloat16, quantized=towers)
-    runtime = accelerated(network, enforce_eager=False)
+    backend = select_backend(network, enforce_eager=False)
     layers = network.config.transformer.layers
     settings = ImageSettings(num_steps=options.steps)
     patterns = {"every step computed": (PRESETS["fast"], [True] * options.steps)}
@@ -107,13 +107,13 @@ def main() -> None:
     lines = []
     for size in filter(None, map(parse_size, options.size)):
         warm_up = settings.model_copy(update={"num_steps": WARM_UP_STEPS})
-        draw(runtime, size, warm_up, None)
-        draw(runtime, size, warm_up, StepCache(forced(PRESETS["fast"], layers, [True, False] * WARM_UP_STEPS)))
-        plain, every_layer = draw(runtime, size, settings, None)
+        draw(backend, size, warm_up, None)
+        draw(backend, size, warm_up, StepCache(forced(PRESETS["fast"], layers, [True, False] * WARM_UP_STEPS)))
+        plain, every_layer = draw(backend, size, settings, None)
         rows = results[format_size(size)] = [{"pattern": "off", "steps_computed": options.steps, "seconds": plain}]
         lines.append(f"{format_size(size)}, {options.steps} guided steps: {plain:.2f} s without a cache")
         for name, (preset, computed) in patterns.items():
-            seconds, count = draw(runtime, size, settings, StepCache(forced(preset, layers, computed)))
+            seconds, count = draw(backend, size, settings, StepCache(forced(preset, layers, computed)))
             share, taken = count / every_layer, seconds / plain
             rows.append(
                 {

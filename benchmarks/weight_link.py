@@ -21,9 +21,9 @@ import torch
 from benchmarks.report import write_report
 from model.bench.forecast import measure_supply
 from model.checkpoint.safetensors_files import stored_tensors
-from model.memory.estimate import LEAST_SLOTS, Placement
+from model.memory.estimate import MIN_BUFFERS, OffloadPlan
 from model.memory.offload import Offload, load_offloaded
-from model.memory.weight_stream import PIECE_BYTES, READERS, WeightStream
+from model.memory.weight_stream import READ_BYTES, READERS, WeightStream
 from sensenova_cli.render.progress import rate
 
 MIB = 2**20
@@ -47,12 +47,14 @@ def main() -> None:
     if supply.note:
         print(f"note: {supply.note}", file=sys.stderr)
     print(f"page-locked copy: {rate(link, 'B/s')}" if link is not None else "page-locked copy: no link here")
-    model = load_offloaded(arguments.folder, device, torch.bfloat16, Placement("layers", LEAST_SLOTS, whole_head=False))
+    model = load_offloaded(
+        arguments.folder, device, torch.bfloat16, OffloadPlan("layers", MIN_BUFFERS, whole_head=False)
+    )
     layers = drawing_layers(model)
     bring(model.stream, layers)
     settings = [(piece * MIB, readers, True) for piece in arguments.pieces for readers in arguments.readers]
     if link is not None:
-        settings.append((PIECE_BYTES, READERS, False))
+        settings.append((READ_BYTES, READERS, False))
     rows: list[dict[str, Any]] = []
     for piece, readers, page_locked in settings:
         rows.append(measure(model, layers, piece, readers, page_locked, arguments.passes))

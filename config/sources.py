@@ -14,8 +14,7 @@ from typing import Any
 from config.errors import SettingsError
 from config.profiles import PROJECT_FILE, find_profile, is_profile_path, user_file
 from config.recommended import Recommended, check_recommended
-from config.settings import SETTING_NAMES, LoadSettings, OutputSettings, Settings, SettingsGroup
-from config.together import require_compatible
+from config.settings import SETTING_NAMES, LoadSettings, OutputSettings, Settings, SettingsGroup, require_compatible
 from config.toml_file import read_settings_file, show_path, toml_literal
 from config.validation import Notation, check_values
 

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     )
     from model.image_files import open_picture, read_picture
     from model.parallel.launch import launched
-    from model.parallel.processes import dismiss_others
+    from model.parallel.processes import release_rank_processes
     from model.rank_main import run_rank
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
     from model.trace import Trace
@@ -91,7 +91,7 @@ _HOMES = {
     "model.image_files": ["open_picture", "read_picture"],
     "model.devices": ["require_device"],
     "model.parallel.launch": ["launched"],
-    "model.parallel.processes": ["dismiss_others"],
+    "model.parallel.processes": ["release_rank_processes"],
     "model.rank_main": ["run_rank"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
     "model.trace": ["Trace"],
@@ -145,7 +145,6 @@ __all__ = [
     "ThinkToken",
     "Trace",
     "WireError",
-    "dismiss_others",
     "find_checkpoint",
     "format_loras",
     "launched",
@@ -157,6 +156,7 @@ __all__ = [
     "read_card",
     "read_facts",
     "read_picture",
+    "release_rank_processes",
     "require_device",
     "run_rank",
     "unpack_event",

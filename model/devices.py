@@ -8,6 +8,9 @@ from torch import Tensor
 
 from model.errors import DeviceError
 
+FREE_RESERVE = 512 * 2**20
+"""Of a device's free memory, left to others where no limit is set."""
+
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -69,6 +72,14 @@ def free_memory(device: torch.device) -> int | None:
         line = next(line for line in info.read_text().splitlines() if line.startswith("MemAvailable:"))
         return int(line.split()[1]) * 1024
     return None
+
+
+def usable_memory(device: torch.device, limit: int | None) -> int | None:
+    """Bytes of a device's memory that a model may take: the limit, or what is free; None if nobody knows."""
+    free = free_memory(device)
+    if free is None:
+        return limit
+    return max(0, free - FREE_RESERVE) if limit is None else min(limit, free)
 
 
 def avoid_fragmentation(device: torch.device) -> None:

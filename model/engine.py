@@ -18,13 +18,13 @@ from model.checkpoint.card import Card
 from model.checkpoint.hub import DownloadPlan
 from model.checkpoint.named_lora import NamedLora
 from model.events import Event, LoadProgress, Notice
-from model.parallel.commands import Forget, Kept, Run, UseLoras
+from model.parallel.commands import CachedTokens, ClearCache, Run, UseLoras
 from model.requests import AnswerRequest, Request
 from model.trace import Trace
 
 if TYPE_CHECKING:
-    from model.loading import LoadedModel
-    from model.memory.estimate import Work
+    from model.loading import LocalModel
+    from model.memory.estimate import Workload
 
 
 class Engine(ABC):
@@ -132,42 +132,42 @@ class LocalEngine(Engine):
     and ends the others (`model.parallel.processes`).
     """
 
-    def __init__(self, loaded: "LoadedModel") -> None:
+    def __init__(self, loaded: "LocalModel") -> None:
         """Use `Engine.load` or `open_engine`."""
         self._model = loaded.name
-        self._worker = loaded.worker
+        self._runner = loaded.runner
         self._ranks = loaded.ranks
         groups = loaded.groups
-        self._read_together = groups.und.share.count if groups else 1  # ranks that read the same, one after another
+        self._read_together = groups.und.shard.count if groups else 1  # ranks that read the same, one after another
         self._uneven = False
         self._layout = loaded.layout
-        self.checkpoint = loaded.worker.model.folder
+        self.checkpoint = loaded.runner.model.folder
         size = groups.position.size if groups else 1
-        self.device = str(loaded.worker.model.device) + (f", {size} ranks" if size > 1 else "")
-        self.dtype = loaded.worker.dtype
+        self.device = str(loaded.runner.model.device) + (f", {size} ranks" if size > 1 else "")
+        self.dtype = loaded.runner.dtype
         if loaded.ranks is not None:
             atexit.register(_close, weakref.ref(self))
 
     @property
-    def kept_tokens(self) -> int:
+    def cached_tokens(self) -> int:
         """Tokens that are kept for the next request, all branches together; none while a request is under way."""
-        return self._worker.kept_tokens
+        return self._runner.cached_tokens
 
     @property
-    def kept_bytes(self) -> int:
-        """Memory on the device that `kept_tokens` take; an 8B model in bfloat16 has 172 KB (42 layers) for each."""
-        return self._worker.kept_bytes
+    def cached_bytes(self) -> int:
+        """Memory on the device that `cached_tokens` take; an 8B model in bfloat16 has 172 KB (42 layers) for each."""
+        return self._runner.cached_bytes
 
     @property
-    def kept_lengths(self) -> Kept:
-        """`kept_tokens`, branch by branch; of several ranks only what this one has read."""
-        return self._worker.kept_lengths
+    def cached_lengths(self) -> CachedTokens:
+        """`cached_tokens`, branch by branch; of several ranks only what this one has read."""
+        return self._runner.cached_lengths
 
     def forget(self) -> None:
         """Free the memory of what is kept; the next request reads everything."""
-        self._worker.forget()
+        self._runner.forget()
         if self._ranks is not None and self._ranks.lost is None:
-            self._ranks.carry_out(Forget(), lambda: None)
+            self._ranks.run_on_all(ClearCache(), lambda: None)
 
     @property
     def is_lost(self) -> bool:
@@ -178,7 +178,7 @@ class LocalEngine(Engine):
         """Free the model's memory, and end the processes that share it. Happens by itself when nobody has the engine
         any more; it cannot be used afterwards."""
         # CUDA graphs hold operations that ranks share: they have to go before the ranks do.
-        self._worker.close()
+        self._runner.close()
         ranks, self._ranks = self._ranks, None
         if ranks is not None:
             ranks.close()
@@ -188,35 +188,35 @@ class LocalEngine(Engine):
             self.close()
 
     @property
-    def placement(self) -> str:
+    def weights_summary(self) -> str:
         """Where the weights are and why, in words. Empty if all are on the device or spread as the settings say."""
-        return self._layout or self._worker.model.describe()
+        return self._layout or self._runner.model.describe()
 
-    def predicted_peak(self, work: "Work") -> int:
+    def predicted_peak(self, work: "Workload") -> int:
         """Bytes of the device's memory that this work is predicted to take, the weights included."""
-        return self._worker.model.peak(work)
+        return self._runner.model.peak(work)
 
     def use_loras(self, loras: Sequence[NamedLora]) -> None:
         """As `Engine.use_loras`."""
         if self._ranks is not None:
-            self._ranks.carry_out(UseLoras(tuple(loras)), lambda: self._worker.use_loras(loras))
+            self._ranks.run_on_all(UseLoras(tuple(loras)), lambda: self._runner.use_loras(loras))
         else:
-            self._worker.use_loras(loras)
+            self._runner.use_loras(loras)
 
     @property
     def loras(self) -> tuple[NamedLora, ...]:
         """As `Engine.loras`."""
-        return self._worker.loras
+        return self._runner.loras
 
     @property
     def card(self) -> Card:
         """As `Engine.card`."""
-        return Card(self._model, self._worker.recommended)
+        return Card(self._model, self._runner.recommended)
 
     @property
     def description(self) -> str:
         """As `Engine.description`."""
-        placed = f"; {self.placement}" if self.placement else ""
+        placed = f"; {self.weights_summary}" if self.weights_summary else ""
         return f"{self.dtype} on {self.device}{placed}"
 
     def run(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
@@ -226,20 +226,20 @@ class LocalEngine(Engine):
             trace: filled with the request's tensors; of several ranks only with those of rank 0.
         """
         if self._ranks is not None:
-            self._ranks.require_whole()
-        yield from map(Notice, self._worker.model.take_notes())
+            self._ranks.require_all_ranks()
+        yield from map(Notice, self._runner.model.take_notices())
         if self._ranks is None:
-            yield from self._worker.perform(request, trace)
+            yield from self._runner.run(request, trace)
             return
         if self._uneven:
-            self._worker.forget()
+            self._runner.forget()
         # Only rank 0 yields events, so the others make no previews.
         others = request if isinstance(request, AnswerRequest) else replace(request, preview_every=0)
         try:
-            yield from self._ranks.lead(Run(others, self._uneven), self._worker.perform(request, trace))
+            yield from self._ranks.stream_on_all(Run(others, self._uneven), self._runner.run(request, trace))
         finally:
             # One rank may have had no memory to keep what another one keeps; they would then read in other portions.
-            kept, size = {0: self._worker.kept_lengths, **self._ranks.results}, self._read_together
+            kept, size = {0: self._runner.cached_lengths, **self._ranks.results}, self._read_together
             self._uneven = any(kept[rank] != kept[rank - rank % size] for rank in kept)
 
 

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from config.recommended import read_recommended
-from config.settings import LoadSettings
-from config.together import require_compatible
+from config.settings import LoadSettings, require_compatible
 from model.checkpoint.builtin import DEMO_MODEL
 from model.checkpoint.hub import DownloadPlan, find_checkpoint
 from model.checkpoint.quantization import resolve_quantization
@@ -13,17 +12,17 @@ from model.checkpoint.sharding import require_split
 from model.devices import resolve_device, resolve_dtype
 from model.events import LoadProgress
 from model.network.configuration import read_config
-from model.parallel.collectives import Groups
+from model.parallel.collectives import ProcessGroups
 from model.parallel.commands import Load
 from model.parallel.launch import SIZES, require_ranks
-from model.parallel.layout import Arrangement, Demand, arrange_model, count_gpus
-from model.parallel.processes import Ranks
+from model.parallel.layout import ExpectedUse, ParallelLayout, choose_model_layout, count_gpus
+from model.parallel.processes import RankProcesses
 from model.requests import AnswerRequest, Request
-from model.runner import Worker, image_tokens
+from model.runner import Runner, image_tokens
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LocalModel:
     """A model in this process.
 
     Attributes:
@@ -34,9 +33,9 @@ class LoadedModel:
     """
 
     name: str
-    worker: Worker
-    ranks: Ranks | None
-    groups: Groups | None
+    runner: Runner
+    ranks: RankProcesses | None
+    groups: ProcessGroups | None
     layout: str
 
 
@@ -48,7 +47,7 @@ def load_model(
     on_progress: Callable[[LoadProgress], None] | None = None,
     on_plan: Callable[[DownloadPlan], None] | None = None,
     on_download: Callable[[int, int], None] | None = None,
-) -> LoadedModel:
+) -> LocalModel:
     """Load a model into this process and its ranks; arguments and errors as for `model.engine.open_engine`."""
     # First what costs nothing: a mistake here should not come after a download or minutes of reading.
     require_compatible(settings)
@@ -67,26 +66,26 @@ def load_model(
     sizes = [each.size for each in drawn] or [size]
     largest = max(sizes, key=lambda each: image_tokens(each, recommended))
     if ranks_wanted == 1:
-        worker = Worker.load(Load(folder, settings, largest), where, None, on_progress)
-        return LoadedModel(model, worker, None, None, "")
+        runner = Runner.load(Load(folder, settings, largest), where, None, on_progress)
+        return LocalModel(model, runner, None, None, "")
     order = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
     config = read_config(folder)
-    way = Arrangement(settings.tensor_parallel_size, settings.cfg_parallel_size)
+    way = ParallelLayout(settings.tensor_parallel_size, settings.cfg_parallel_size)
     if counted:
-        demand = Demand.of(requests, image_tokens(largest, recommended))
-        way = arrange_model(counted, demand, config, where, number_format.itemsize, towers)
+        demand = ExpectedUse.of(requests, image_tokens(largest, recommended))
+        way = choose_model_layout(counted, demand, config, where, number_format.itemsize, towers)
     require_split(config, way.tensor)
-    ranks = Ranks(way.tensor, way.guidance, way.splits_und, where)
+    ranks = RankProcesses(way.tensor, way.guidance, way.splits_und, where)
 
     def watched(now: LoadProgress) -> None:
-        ranks.require_whole()  # nobody waits for the end of what will not be used
+        ranks.require_all_ranks()  # nobody waits for the end of what will not be used
         if on_progress is not None:
             on_progress(now)
 
     try:
         groups = ranks.groups()
-        worker = ranks.carry_out(order, lambda: Worker.load(order, groups.device, groups, watched))
+        runner = ranks.run_on_all(order, lambda: Runner.load(order, groups.device, groups, watched))
     except BaseException:
         ranks.close()
         raise
-    return LoadedModel(model, worker, ranks, groups, way.describe() if counted else "")
+    return LocalModel(model, runner, ranks, groups, way.describe() if counted else "")

@@ -10,16 +10,15 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, cast
 
-from model.parallel.channel import COMMON, HERE, Done, Failed, Meeting
+from model.parallel.channel import COMMON, HERE, ControlChannel, Done, Failed, Rendezvous, connect_to_rank_zero
 from model.parallel.launch import own_device
-from model.parallel.leader import Leader, find_leader
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from model.events import Event
     from model.parallel.commands import Run
-    from model.runner import Worker
+    from model.runner import Runner
 
 
 def run_rank(rank: int, connection: int | None = None) -> None:
@@ -31,17 +30,17 @@ def run_rank(rank: int, connection: int | None = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C means
     store = None
     if connection is None:
-        leader, store = find_leader()
+        leader, store = connect_to_rank_zero()
     else:
-        leader = Leader(Connection(connection))
+        leader = ControlChannel(Connection(connection))
     import torch
 
-    from model.parallel.collectives import Groups, Position
-    from model.parallel.commands import Forget, Load, Run, UseLoras
-    from model.runner import Worker
+    from model.parallel.collectives import Position, ProcessGroups
+    from model.parallel.commands import ClearCache, Load, Run, UseLoras
+    from model.runner import Runner
 
     leader.answer(HERE)
-    meeting = cast(Meeting, leader.next())
+    meeting = cast(Rendezvous, leader.next())
     device = own_device(meeting.device, rank)
     try:
         if store is None:
@@ -55,23 +54,23 @@ def run_rank(rank: int, connection: int | None = None) -> None:
         leader.answer(Failed.by(error))
         leader.next()  # which ends this process
         raise
-    groups = Groups(Position(rank, meeting.tensor, meeting.guidance, meeting.splits_und), device, store)
-    worker: Worker | None = None
+    groups = ProcessGroups(Position(rank, meeting.tensor, meeting.guidance, meeting.splits_und), device, store)
+    runner: Runner | None = None
     while True:
         order = leader.next()
         try:
             if isinstance(order, Load):
-                worker = Worker.load(order, groups.device, groups)
+                runner = Runner.load(order, groups.device, groups)
             else:
-                assert worker is not None
+                assert runner is not None
                 match order:
                     case Run():
-                        _run(worker, order, leader)
+                        _run(runner, order, leader)
                     case UseLoras():
-                        worker.use_loras(order.loras)
-                    case Forget():
-                        worker.forget()
-            answer: Done | Failed = Done(worker.kept_lengths)
+                        runner.use_loras(order.loras)
+                    case ClearCache():
+                        runner.forget()
+            answer: Done | Failed = Done(runner.cached_lengths)
         except Exception as error:
             if not isinstance(error, COMMON):  # those rank 0 has, too, and tells
                 traceback.print_exc()
@@ -79,10 +78,10 @@ def run_rank(rank: int, connection: int | None = None) -> None:
         leader.answer(answer)
 
 
-def _run(worker: "Worker", order: "Run", leader: Leader) -> None:
+def _run(runner: "Runner", order: "Run", leader: ControlChannel) -> None:
     if order.forget:
-        worker.forget()
-    with contextlib.closing(cast("Generator[Event]", worker.perform(order.request))) as events:
+        runner.forget()
+    with contextlib.closing(cast("Generator[Event]", runner.run(order.request))) as events:
         for _ in events:
             if not leader.goes_on():
                 return

@@ -35,26 +35,26 @@ from model.inputs import prompts
 from model.inputs.image_tensors import fit_to_budget, prepare_picture, to_image, to_preview
 from model.inputs.token_sequence import TokenSequence, build_sequence
 from model.inputs.tokenizer import StreamDecoder, Tokenizer
-from model.loaded_model import PlacedNetwork
+from model.loaded_model import LoadedModel
 from model.memory.errors import memory_errors, ran_out_of_memory
-from model.memory.estimate import USUAL_PREFIXES, Work
+from model.memory.estimate import USUAL_PREFIXES, Workload
 from model.network.configuration import read_config
-from model.parallel.collectives import Groups
-from model.parallel.commands import Kept, Load
+from model.parallel.collectives import ProcessGroups
+from model.parallel.commands import CachedTokens, Load
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
-from model.sampling.decode import CACHE_BLOCK, Choose, chooser, decode, greedy
+from model.sampling.decode import CACHE_STEP, Choose, chooser, decode, greedy
 from model.sampling.denoise import denoise, step_picture
 from model.sampling.guidance import Guidance, guidance_of
-from model.sampling.prefill import Prefix, embed_picture, extend_prefix
-from model.sampling.prefix_cache import KeptPrefix, PictureIdentity, Reading
+from model.sampling.prefill import Prefix, embed_image, extend_prefix
+from model.sampling.prefix_cache import CachedPrefix, ImageIdentity, Prefill
 from model.sampling.schedule import time_grid
 from model.sampling.step_cache import StepCache, StepCaching
 from model.tasks.notices import idle_cache_options, mismatched_lora, untrained_size
-from model.tasks.statistics import LayerClock, Meter
+from model.tasks.statistics import LayerClock, StatisticsRecorder
 from model.trace import Trace
 
 
-class Worker:
+class Runner:
     """Carries out requests with a model that has been loaded, whole or a rank's part of it.
 
     The prefixes that the last request has read are kept for the next one.
@@ -63,25 +63,25 @@ class Worker:
         model: the network, and where its weights are.
     """
 
-    def __init__(self, model: PlacedNetwork, tokenizer: Tokenizer, recommended: Recommended) -> None:
-        """Use `Worker.load`."""
+    def __init__(self, model: LoadedModel, tokenizer: Tokenizer, recommended: Recommended) -> None:
+        """Use `Runner.load`."""
         self.model = model
         self._tokenizer = tokenizer
         self._recommended = recommended
         self._incomplete = False
         self._device = model.device
         self._aside = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
-        self._kept: dict[Branch, KeptPrefix] = {}
-        self._work = Work(0, USUAL_PREFIXES)
+        self._kept: dict[Branch, CachedPrefix] = {}
+        self._work = Workload(0, USUAL_PREFIXES)
 
     @classmethod
     def load(
         cls,
         order: Load,
         device: torch.device,
-        groups: Groups | None,
+        groups: ProcessGroups | None,
         on_progress: Callable[[LoadProgress], None] | None = None,
-    ) -> "Worker":
+    ) -> "Runner":
         """Errors as for `Engine.load`.
 
         Args:
@@ -96,7 +96,7 @@ class Worker:
                 f"{folder}: the tokenizer has {len(tokenizer)} tokens, the network knows {vocabulary}",
                 "tokenizer and weights must belong together: fetch the checkpoint again",
             )
-        model = PlacedNetwork(folder, config, device, settings, groups)
+        model = LoadedModel(folder, config, device, settings, groups)
         adapters = read_adapters(parse_loras(settings.lora), config)
         tokens = image_tokens(order.size, recommended)
         smaller = ", or `dtype=bfloat16`" if settings.dtype == "float32" else ""
@@ -104,7 +104,7 @@ class Worker:
         if groups is not None:
             hint = f"use more GPUs, or ones with more memory{smaller}"
         with memory_errors(f"loading {folder}", lambda: hint):
-            model.load(Work(tokens, USUAL_PREFIXES), adapters, settings.check_weights, on_progress)
+            model.load(Workload(tokens, USUAL_PREFIXES), adapters, settings.check_weights, on_progress)
         return cls(model, tokenizer, recommended)
 
     @property
@@ -113,18 +113,18 @@ class Worker:
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
-    def kept_tokens(self) -> int:
-        """As `Engine.kept_tokens`."""
+    def cached_tokens(self) -> int:
+        """As `Engine.cached_tokens`."""
         return sum(kept.tokens for kept in self._kept.values())
 
     @property
-    def kept_bytes(self) -> int:
-        """As `Engine.kept_bytes`."""
+    def cached_bytes(self) -> int:
+        """As `Engine.cached_bytes`."""
         return sum(kept.prefix.cache.nbytes for kept in self._kept.values())
 
     @property
-    def kept_lengths(self) -> Kept:
-        """As `Engine.kept_lengths`."""
+    def cached_lengths(self) -> CachedTokens:
+        """As `Engine.cached_lengths`."""
         return {branch: kept.tokens for branch, kept in self._kept.items()}
 
     def forget(self) -> None:
@@ -155,7 +155,7 @@ class Worker:
         """As `Engine.recommended`."""
         return overridden(self._recommended, [adapter.settings for adapter in self.model.adapters])
 
-    def perform(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
+    def run(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
         """The events of a request; arguments and errors as for `Engine.run`."""
         if self._incomplete:
             raise CheckpointError("a change of LoRAs was cut off, and left incomplete weights", "change them again")
@@ -172,7 +172,7 @@ class Worker:
     def _advice(self) -> str:
         return self.model.advice(self._work)
 
-    def _make_room(self, work: Work) -> Iterator[Event]:
+    def _make_room(self, work: Workload) -> Iterator[Event]:
         """Place the weights anew if a request needs more room than there is."""
         self._work = work
         if self.model.fits(work):
@@ -208,34 +208,34 @@ class Worker:
         written = settings.max_think_tokens if settings.think else 0
         rooms = (len(each) + (written if branch == "condition" else 0) for branch, each in sequences.items())
         kept_states = caching.kept_states if caching else 0
-        yield from self._make_room(Work(tokens, tuple(rooms), kept_states))
+        yield from self._make_room(Workload(tokens, tuple(rooms), kept_states))
         lengths = {branch: len(sequence) for branch, sequence in sequences.items()}
-        meter = Meter(self.model.runtime, self.model.config)
+        recorder = StatisticsRecorder(self.model.backend, self.model.config)
         with self._keeping() as kept:
             # Where there are several networks each of them thinks for itself: that costs no time, and all of them go
             # on from the same words.
-            own = {*self.model.runtime.peers.reads(tuple(texts)), *(["condition"] if settings.think else [])}
+            own = {*self.model.backend.group.reads(tuple(texts)), *(["condition"] if settings.think else [])}
             # Whole prefixes only: reading one in other portions rounds otherwise, and the bytes of a picture would
             # depend on what was asked before.
-            room = self.model.runtime.room_behind(tokens)
-            yield from self._read_branches(sequences, pictures, room, meter, kept, own, partly=False)
+            room = self.model.backend.room_behind(tokens)
+            yield from self._read_branches(sequences, pictures, room, recorder, kept, own, partly=False)
             prefixes = {branch: each.prefix.fork() for branch, each in kept.items()}
             think_text = None
             if settings.think:
                 budget = settings.max_think_tokens
-                think_text = yield from self._think(prefixes["condition"], budget, room, meter, trace)
+                think_text = yield from self._think(prefixes["condition"], budget, room, recorder, trace)
                 lengths["condition"] = prefixes["condition"].cache.length
             with torch.inference_mode():
-                canvases = self.model.runtime.canvases(prefixes, tokens)
+                denoise_states = self.model.backend.denoise_states(prefixes, tokens)
             for index in range(settings.num_images):
                 seed = settings.seed + index
                 cache = StepCache(caching) if caching else None
-                clock, before = LayerClock(layers), meter.denoising.seconds
-                steps = denoise(self.model.runtime, canvases, guidance, size, seed, settings, cache)
-                for number, step in enumerate(meter.denoising.around(steps), start=1):
-                    meter.count_step(step.layers, lengths, tokens)
-                    clock.count(step.layers, meter.denoising.seconds - before)
-                    before = meter.denoising.seconds
+                clock, before = LayerClock(layers), recorder.denoising.seconds
+                steps = denoise(self.model.backend, denoise_states, guidance, size, seed, settings, cache)
+                for number, step in enumerate(recorder.denoising.around(steps), start=1):
+                    recorder.count_step(step.layers, lengths, tokens)
+                    clock.count(step.layers, recorder.denoising.seconds - before)
+                    before = recorder.denoising.seconds
                     if trace is not None:
                         trace.predicted.append(step.predicted)
                         trace.velocities.append(step.velocity)
@@ -249,7 +249,7 @@ class Worker:
                 made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
                 summary = clock.summary(cache.branches()) if cache else None
                 yield Picture(index, settings.num_images, to_image(picture), made_with, think_text, summary)
-        yield meter.statistics()
+        yield recorder.statistics()
 
     def _look(self, picture: Tensor, longer_side: int) -> Image.Image:
         """`to_preview`, of a step that is done. On CUDA it does not wait for the next step, which already runs."""
@@ -259,19 +259,19 @@ class Worker:
             return to_preview(picture, longer_side)
 
     def _think(
-        self, prefix: Prefix, budget: int, room: int, meter: Meter, trace: Trace | None
+        self, prefix: Prefix, budget: int, room: int, recorder: StatisticsRecorder, trace: Trace | None
     ) -> Generator[Event, None, str]:
         """Greedy text until the model closes it; leaves the prefix ready for a picture, with room for its tokens.
         Returns the text."""
         stop = (self._tokenizer.think_end, self._tokenizer.end_of_turn)
-        written = yield from self._write(prefix, greedy, budget, stop, ThinkToken, meter, trace)
+        written = yield from self._write(prefix, greedy, budget, stop, ThinkToken, recorder, trace)
         # The closing tag belongs to the sequence; an ended turn does not, or the picture would come after it.
         kept = [] if written.last == self._tokenizer.end_of_turn else [written.last]
         rest = kept + self._tokenizer.encode(prompts.AFTER_THINK)
         with torch.inference_mode():
             prefix.cache.reserve(len(rest) + room)
             extend_prefix(self.model.network, prefix, rest)
-        yield ThinkText(written.text, written.token_ids, written.finish, meter.text.seconds)
+        yield ThinkText(written.text, written.token_ids, written.finish, recorder.text.seconds)
         return written.text
 
     def _answer(self, request: AnswerRequest, trace: Trace | None) -> Iterator[Event]:
@@ -280,18 +280,18 @@ class Worker:
         pictures = [prepare_picture(as_rgb(image), self.recommended.answer_input) for image in request.images]
         turns = [*request.history, Message("user", request.prompt)]
         texts: dict[Branch, str] = {"condition": prompts.answer_prompt(turns, len(pictures), request.system)}
-        room = min(settings.max_tokens, CACHE_BLOCK)
+        room = min(settings.max_tokens, CACHE_STEP)
         stop = (self._tokenizer.end_of_turn,)
         choose = chooser(settings, self._device)
         sequences = self._sequences(texts, pictures)
-        yield from self._make_room(Work(0, (len(sequences["condition"]) + settings.max_tokens,)))
-        meter = Meter(self.model.runtime, self.model.config)
+        yield from self._make_room(Workload(0, (len(sequences["condition"]) + settings.max_tokens,)))
+        recorder = StatisticsRecorder(self.model.backend, self.model.config)
         with self._keeping() as kept:
-            yield from self._read_branches(sequences, pictures, room, meter, kept, set(texts), partly=True)
+            yield from self._read_branches(sequences, pictures, room, recorder, kept, set(texts), partly=True)
             prefix = kept["condition"].prefix
-            written = yield from self._write(prefix, choose, settings.max_tokens, stop, TextToken, meter, trace)
+            written = yield from self._write(prefix, choose, settings.max_tokens, stop, TextToken, recorder, trace)
         yield Answer(written.text, written.token_ids, written.finish)
-        yield meter.statistics()
+        yield recorder.statistics()
 
     def _write(
         self,
@@ -300,7 +300,7 @@ class Worker:
         budget: int,
         stop: Collection[int],
         event: type[ThinkToken] | type[TextToken],
-        meter: Meter,
+        recorder: StatisticsRecorder,
         trace: Trace | None,
     ) -> Generator[Event, None, "_Written"]:
         """Write on from a prefix, telling each new token as an event of this kind; those of `stop` are no text."""
@@ -317,7 +317,7 @@ class Worker:
         ids: list[int] = []
         last = -1
         text = ""  # of the newest token, which is told when the next one is there: if it is the last, more may belong
-        for last in meter.text.around(decode(self.model.runtime, prefix, choose_checked, budget, stop)):
+        for last in recorder.text.around(decode(self.model.backend, prefix, choose_checked, budget, stop)):
             if last not in stop:
                 if ids:
                     yield event(ids[-1], text)
@@ -325,15 +325,15 @@ class Worker:
                 text = stream.push(last)
         if ids:
             yield event(ids[-1], text + stream.flush())
-        meter.count_tokens(len(ids), prefix.cache.length)
+        recorder.count_tokens(len(ids), prefix.cache.length)
         finish: Literal["end", "length"] = "end" if last in stop else "length"
         return _Written(self._tokenizer.decode(ids), tuple(ids), last, finish)
 
     @contextmanager
-    def _keeping(self) -> Iterator[dict[Branch, KeptPrefix]]:
+    def _keeping(self) -> Iterator[dict[Branch, CachedPrefix]]:
         """A place for the prefixes that a request reads. They are kept if it is carried out, or given up between two
         events; after an error they may be half-written, and nothing is kept."""
-        prefixes: dict[Branch, KeptPrefix] = {}
+        prefixes: dict[Branch, CachedPrefix] = {}
         try:
             yield prefixes
         except GeneratorExit:
@@ -341,7 +341,7 @@ class Worker:
             raise
         self._keep(prefixes)
 
-    def _keep(self, prefixes: dict[Branch, KeptPrefix]) -> None:
+    def _keep(self, prefixes: dict[Branch, CachedPrefix]) -> None:
         try:
             with torch.inference_mode():
                 for kept in prefixes.values():
@@ -365,8 +365,8 @@ class Worker:
         sequences: Mapping[Branch, TokenSequence],
         pictures: Sequence[Tensor],
         room: int,
-        meter: Meter,
-        prefixes: dict[Branch, KeptPrefix],
+        recorder: StatisticsRecorder,
+        prefixes: dict[Branch, CachedPrefix],
         own: Collection[str],
         *,
         partly: bool,
@@ -377,20 +377,20 @@ class Worker:
             pictures: one that several branches read is embedded once.
             own: branches that this rank reads; of the others it is told that they are read, but not how long it took,
                 nor what was reused.
-            partly: see `Reading`.
+            partly: see `Prefill`.
         """
         clock = time.perf_counter()
-        identities = [PictureIdentity.of(picture) for picture in pictures]
+        identities = [ImageIdentity.of(picture) for picture in pictures]
         kept, self._kept = self._kept, {}
-        readings: dict[Branch, Reading] = {}
+        prefills: dict[Branch, Prefill] = {}
         for branch, sequence in sequences.items():
             seen = identities if branch != "unconditional" else []
-            readings[branch] = Reading(sequence, seen, kept.pop(branch, None), partly=partly)
+            prefills[branch] = Prefill(sequence, seen, kept.pop(branch, None), partly=partly)
         kept.clear()
-        most = max((reading.rest.pictures for branch, reading in readings.items() if branch in own), default=0)
+        most = max((reading.rest.pictures for branch, reading in prefills.items() if branch in own), default=0)
         with torch.inference_mode():
-            embedded = [embed_picture(self.model.network, picture) for picture in pictures[len(pictures) - most :]]
-        for branch, reading in readings.items():
+            embedded = [embed_image(self.model.network, picture) for picture in pictures[len(pictures) - most :]]
+        for branch, reading in prefills.items():
             if branch not in own:
                 yield PrefixRead(branch, len(reading.sequence), reading.sequence.image_tokens, 0.0)
                 continue
@@ -398,7 +398,7 @@ class Worker:
             with torch.inference_mode():
                 prefixes[branch] = reading.read(self.model.network, unread, room)
             synchronize(self._device)
-            meter.prefix_tokens += len(reading.rest)
+            recorder.prefix_tokens += len(reading.rest)
             whole, seconds = reading.sequence, time.perf_counter() - clock
             yield PrefixRead(branch, len(whole), whole.image_tokens, seconds, reading.reused)
             clock = time.perf_counter()

@@ -35,9 +35,9 @@ def main() -> None:
         _leave_interrupted()
     except SystemExit as end:
         if rank == 0:
-            from model import dismiss_others
+            from model import release_rank_processes
 
-            dismiss_others()
+            release_rank_processes()
         flush_stdout()  # where it fails, that has had its say by now
         # Threads of libraries, or a session's model that is still loading, may be in the middle of something long. The
         # program does not wait for them, and the interpreter cannot shut down around them.

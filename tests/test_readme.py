@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.model.test_lora import matrices, write_lora
+from tests.model.checkpoint.test_lora import matrices, write_lora
 from tests.repl.terminal import Terminal
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ import triton
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from model.backends.decode import TokenPass
-from model.backends.graphs import RepeatedPass
+from model.backends.decode import DecodePass
+from model.backends.graphs import CapturedPass
 from model.backends.kernels import rows as row_kernels
 from model.backends.kernels.heads import place_heads
 from model.checkpoint.quantization import Fp8Linear
@@ -26,28 +26,28 @@ from model.network.layers import SPLIT_ROWS, WHOLE_ROWS, RMSNorm, SwiGLU
 from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block, Tower, split_branches, together
-from model.parallel.collectives import Groups, TowerGroup
-from model.parallel.guidance_parallel import GuidancePeers
-from model.sampling.backend import Runtime
+from model.parallel.collectives import ProcessGroups, TowerGroup
+from model.parallel.guidance_parallel import GuidanceGroup
+from model.sampling.backend import Backend
 from model.sampling.prefill import Prefix
 
 Linear = torch.nn.Linear | Fp8Linear
 
-HALVED_FROM = 3072
+HALVES_FROM_TOKENS = 3072
 """Tokens of a picture that are computed in two halves side by side (docs/performance.md)."""
 ROWS_STEP = 128
 """A half is a multiple of this, a usual tile of rows in matrix products."""
 
 
-class CudaRuntime(Runtime):
+class CudaBackend(Backend):
     """Runs a network by fused kernels, and its repeated passes as CUDA graphs.
 
     Which experts are needed is found out by the host, block by block: a pass through a tower that has them is neither
     captured nor ahead. Nor is a pass captured whose weights cannot all be there at once.
     """
 
-    def __init__(self, network: SenseNovaU1, groups: Groups | None = None) -> None:
-        super().__init__(network, GuidancePeers(groups, network.config.transformer) if groups else None)
+    def __init__(self, network: SenseNovaU1, groups: ProcessGroups | None = None) -> None:
+        super().__init__(network, GuidanceGroup(groups, network.config.transformer) if groups else None)
         cache = kernel_cache(network.device)
         if not cache.exists():
             self.note = "kernels are compiled for this GPU, which takes up to 10 s this once"
@@ -57,21 +57,21 @@ class CudaRuntime(Runtime):
         # An attribute of the instance, which hides the method.
         network.und.forward = FusedTower(network.und, und)  # type: ignore[method-assign]
         network.gen.forward = FusedTower(network.gen, gen)  # type: ignore[method-assign]
-        self.draws_ahead, self.writes_ahead = _is_dense(network.gen), _is_dense(network.und)
+        self.denoises_async, self.decodes_async = _is_dense(network.gen), _is_dense(network.und)
         self._und_stays = is_whole(network.und) and not isinstance(network.lm_head, StreamedHead)
-        self._token_pass = TokenPass(network, und, as_graph=self._und_stays) if self.writes_ahead else None
+        self._token_pass = DecodePass(network, und, as_graph=self._und_stays) if self.decodes_async else None
 
-    def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        if not self.draws_ahead or not is_whole(self.network.gen):
+    def captured(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        if not self.denoises_async or not is_whole(self.network.gen):
             return work
-        return RepeatedPass(work, partial(settle, self.network.gen))
+        return CapturedPass(work, partial(settle, self.network.gen))
 
     def logits(self, prefix: Prefix) -> Tensor:
         return self._token_pass.logits(prefix.last_hidden) if self._token_pass else super().logits(prefix)
 
-    def read_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
         if self._token_pass is None:
-            return super().read_token(prefix, token)
+            return super().forward_token(prefix, token)
         if self._und_stays:
             settle(self.network.und)
         return self._token_pass(prefix, token)
@@ -86,7 +86,7 @@ class FusedTower:
     """
 
     def __init__(self, tower: Tower, group: TowerGroup | None = None) -> None:
-        self._summed: Callable[[Tensor], Tensor] = group.sum_ if group and group.share.count > 1 else _itself
+        self._summed: Callable[[Tensor], Tensor] = group.all_reduce if group and group.shard.count > 1 else _itself
         self._tower = tower
         self._blocks = tower.blocks
 
@@ -126,7 +126,13 @@ class FusedTower:
         """Of a picture that is drawn: its tokens see one another and what is before them, in whatever order."""
         drawn = len(visible) == 1 and not cast(Segment, visible[0]).causal and caches[0].length > 0
         alone = not together(len(caches), hidden.shape[1], hidden.device) or len(caches) == 1
-        return drawn and alone and hidden.shape[1] >= HALVED_FROM and self._summed is _itself and _is_dense(self._tower)
+        return (
+            drawn
+            and alone
+            and hidden.shape[1] >= HALVES_FROM_TOKENS
+            and self._summed is _itself
+            and _is_dense(self._tower)
+        )
 
     def _in_halves(
         self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[LayerCache], layers: range | None

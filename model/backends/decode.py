@@ -22,7 +22,7 @@ LEAST_POSITIONS = 4096
 """Of the table of rotations, which doubles when a text gets longer."""
 
 
-class TokenPass:
+class DecodePass:
     """Reads one token behind a prefix, by the kernels of `one_token`. As a graph the first call compiles and captures,
     others replay; otherwise each call launches them, and the numbers are the same.
 
@@ -38,9 +38,9 @@ class TokenPass:
             as_graph: capture the pass, whose weights all have to stay where they are in the device's memory.
         """
         self._as_graph = as_graph
-        self._group = group if group is not None and group.share.count > 1 else None
+        self._group = group if group is not None and group.shard.count > 1 else None
         # The kernels add to the residual stream: of what the ranks sum, one has it in.
-        self._adds = self._group is None or self._group.share.index == 0
+        self._adds = self._group is None or self._group.shard.index == 0
         transformer, device, dtype = network.config.transformer, network.device, network.dtype
         self._network = network
         self._blocks = cast(Sequence[Block], network.und.blocks)
@@ -62,7 +62,7 @@ class TokenPass:
         self._partial = one_token.partial_results(transformer.heads, transformer.head_dim, device)
 
     def __call__(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Runtime.read_token`."""
+        """As `Backend.forward_token`."""
         with torch.cuda.device(self._network.device):
             return self._on_device(prefix, token)
 
@@ -92,7 +92,7 @@ class TokenPass:
         return self._hidden.clone()[None, None], self._next.to(torch.float32, copy=True)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """As `Runtime.logits`, of the hidden state of a prefix's last token, (1, 1, hidden_size)."""
+        """As `Backend.logits`, of the hidden state of a prefix's last token, (1, 1, hidden_size)."""
         with torch.cuda.device(self._network.device):
             self._hidden.copy_(hidden[0, 0])
             return self._choose().to(torch.float32, copy=True)
@@ -133,7 +133,7 @@ class TokenPass:
     def _add(self, linear: nn.Linear | Fp8Linear, vector: Tensor) -> None:
         _apply(linear, vector, self._hidden, residual=self._hidden if self._adds else None)
         if self._group is not None:
-            self._group.sum_(self._hidden)
+            self._group.all_reduce(self._hidden)
 
     def _extend_table(self, position: int) -> None:
         count = max(LEAST_POSITIONS, 2 * position)

@@ -29,7 +29,7 @@ def _capture_stream(device: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-class RepeatedPass:
+class CapturedPass:
     """A pass that is run over and over with other numbers in tensors of the same shapes.
 
     Under each key, which tells the shapes, it first runs as it is, from the second time on as a graph. What else it

@@ -12,16 +12,16 @@ from model.checkpoint.quantization import Fp8Linear
 from model.memory.layer_buffers import is_whole
 from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
-from model.parallel.collectives import Groups
-from model.parallel.guidance_parallel import GuidancePeers
+from model.parallel.collectives import ProcessGroups
+from model.parallel.guidance_parallel import GuidanceGroup
 from model.parallel.tensor_parallel import sum_blocks
-from model.sampling.backend import Runtime
+from model.sampling.backend import Backend
 
 LEAST_CAPABILITY = (8, 0)
 """Ampere: the first GPUs that multiply in bfloat16."""
 
 
-def accelerated(network: SenseNovaU1, *, enforce_eager: bool, groups: Groups | None = None) -> Runtime:
+def select_backend(network: SenseNovaU1, *, enforce_eager: bool, groups: ProcessGroups | None = None) -> Backend:
     """The fastest runtime there is for a network, which may be changed in place.
 
     On CUDA, unless `enforce_eager` forbids it, kernels are compiled when they first run. Elsewhere the network runs as
@@ -30,32 +30,32 @@ def accelerated(network: SenseNovaU1, *, enforce_eager: bool, groups: Groups | N
     Args:
         groups: of the ranks that share the network, of which this one has a part, joined by `join_parts`.
     """
-    runtime = _fastest(network, enforce_eager, groups)
-    runtime.layer_by_layer = not is_whole(network.gen)
-    return runtime
+    backend = _fastest(network, enforce_eager, groups)
+    backend.layer_by_layer = not is_whole(network.gen)
+    return backend
 
 
-def _fastest(network: SenseNovaU1, enforce_eager: bool, groups: Groups | None) -> Runtime:
+def _fastest(network: SenseNovaU1, enforce_eager: bool, groups: ProcessGroups | None) -> Backend:
     if network.device.type != "cuda" or enforce_eager:
         return _plain(network, groups)
-    reason = obstacle(network, torch.cuda.get_device_capability(network.device))
+    reason = kernel_obstacle(network, torch.cuda.get_device_capability(network.device))
     if reason is not None:
-        runtime = _plain(network, groups)
-        runtime.note = f"this runs as with `enforce_eager`, which is slower: {reason}"
-        return runtime
-    from model.backends.cuda import CudaRuntime  # needs Triton, which comes with PyTorch for CUDA alone
+        backend = _plain(network, groups)
+        backend.note = f"this runs as with `enforce_eager`, which is slower: {reason}"
+        return backend
+    from model.backends.cuda import CudaBackend  # needs Triton, which comes with PyTorch for CUDA alone
 
-    return CudaRuntime(network, groups)
+    return CudaBackend(network, groups)
 
 
-def _plain(network: SenseNovaU1, groups: Groups | None) -> Runtime:
+def _plain(network: SenseNovaU1, groups: ProcessGroups | None) -> Backend:
     if groups is None:
-        return Runtime(network)
+        return Backend(network)
     sum_blocks(network, groups)
-    return Runtime(network, GuidancePeers(groups, network.config.transformer))
+    return Backend(network, GuidanceGroup(groups, network.config.transformer))
 
 
-def obstacle(network: SenseNovaU1, capability: tuple[int, int]) -> str | None:
+def kernel_obstacle(network: SenseNovaU1, capability: tuple[int, int]) -> str | None:
     """Why kernels cannot be compiled for a network on a GPU of this compute capability, or None."""
     if any(isinstance(module, Fp8Linear) and not module.in_hardware for module in network.modules()):
         return "the compiled kernels multiply eight-bit numbers only as this GPU does, which has no units for them"

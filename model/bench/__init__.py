@@ -7,33 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.bench.bench import BenchPlan, Figure, Work, describe_bench, measure
+    from model.bench.bench import BenchPart, BenchPlan, Figure, describe_bench, measure
     from model.bench.ceilings import Ceilings
     from model.bench.doctor import Examination, examine
     from model.bench.forecast import Forecast, Supply
     from model.bench.machine import Machine
-    from model.memory.estimate import Placement
+    from model.memory.estimate import OffloadPlan
 
 _HOMES = {
-    "model.bench.bench": ["BenchPlan", "Figure", "Work", "describe_bench", "measure"],
+    "model.bench.bench": ["BenchPlan", "BenchPart", "Figure", "describe_bench", "measure"],
     "model.bench.ceilings": ["Ceilings"],
     "model.bench.doctor": ["Examination", "examine"],
     "model.bench.forecast": ["Forecast", "Supply"],
     "model.bench.machine": ["Machine"],
-    "model.memory.estimate": ["Placement"],
+    "model.memory.estimate": ["OffloadPlan"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BenchPart",
     "BenchPlan",
     "Ceilings",
     "Examination",
     "Figure",
     "Forecast",
     "Machine",
-    "Placement",
+    "OffloadPlan",
     "Supply",
-    "Work",
     "describe_bench",
     "examine",
     "measure",

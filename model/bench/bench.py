@@ -17,9 +17,9 @@ from config.errors import SenseNovaError
 from config.recommended import read_recommended
 from config.settings import ImageSettings, LoadSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size
-from model.backends.select import accelerated
+from model.backends.select import select_backend
 from model.bench.ceilings import Ceilings, measure_ceilings, median_seconds
-from model.checkpoint.layout import Slot
+from model.checkpoint.layout import ParameterSlice
 from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.quantization import quantize_network, resolve_quantization
 from model.checkpoint.random_weights import SHAPES, config_fields, random_network
@@ -33,13 +33,13 @@ from model.network.configuration import ModelConfig, parse_config
 from model.network.counts import prediction_flops, token_bytes
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
-from model.sampling.backend import Runtime
-from model.sampling.decode import CACHE_BLOCK, decode, greedy
+from model.sampling.backend import Backend
+from model.sampling.decode import CACHE_STEP, decode, greedy
 from model.sampling.denoise import Step, denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefill import Canvas, Prefix, read_prefix
+from model.sampling.prefill import DenoiseState, Prefix, prefill
 
-Work = Literal["denoise", "decode", "load"]
+BenchPart = Literal["denoise", "decode", "load"]
 
 PROMPT_TOKENS, UNCONDITIONAL_TOKENS = 500, 12
 """Lengths of the prefixes: a long prompt, and about what the unconditional branch has."""
@@ -92,7 +92,7 @@ class BenchPlan:
     """
 
     model: Path | str
-    works: Sequence[Work]
+    works: Sequence[BenchPart]
     sizes: Sequence[Size]
     steps: int
     tokens: int
@@ -120,14 +120,14 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
             else:
                 network = random_network(shape_config(plan.model), device, dtype)
                 quantize_network(network, towers)
-            runtime = accelerated(network, enforce_eager=plan.settings.enforce_eager)
+            backend = select_backend(network, enforce_eager=plan.settings.enforce_eager)
             for work in plan.works:
                 if work == "denoise":
                     for size in plan.sizes or usual:
-                        yield from bench_denoise(runtime, size, plan.steps, ceilings)
+                        yield from bench_denoise(backend, size, plan.steps, ceilings)
                 elif work == "decode":
-                    yield bench_decode(runtime, plan.tokens, ceilings)
-            del network, runtime
+                    yield bench_decode(backend, plan.tokens, ceilings)
+            del network, backend
         if "load" in plan.works:
             if isinstance(plan.model, Path):
                 yield bench_load(plan.model, device, dtype)
@@ -157,13 +157,13 @@ def shape_config(shape: str) -> ModelConfig:
     return parse_config(config_fields(**SHAPES[shape]), shape)
 
 
-def bench_denoise(runtime: Runtime, size: Size, steps: int, ceilings: Ceilings) -> Iterator[Figure]:
+def bench_denoise(backend: Backend, size: Size, steps: int, ceilings: Ceilings) -> Iterator[Figure]:
     """Steps of one picture with guidance (two branches), without, and the time from a prompt to the first step.
 
     Args:
         steps: how many are taken in a row; the first one does not count.
     """
-    network = runtime.network
+    network = backend.network
     tokens = size[0] * size[1] // TOKEN_PIXELS**2
     flops = {
         branch: prediction_flops(network.config, tokens, length)
@@ -174,7 +174,7 @@ def bench_denoise(runtime: Runtime, size: Size, steps: int, ceilings: Ceilings) 
         ("unguided step", 1.0, flops["condition"]),
     ):
         reset_peak_memory(network.device)
-        median = _step_seconds(runtime, size, ImageSettings(num_steps=steps + 1, cfg_scale=scale))
+        median = _step_seconds(backend, size, ImageSettings(num_steps=steps + 1, cfg_scale=scale))
         title = f"{name} {format_size(size)}"
         yield Figure(title, median, work / median, "FLOP/s", ceilings.gemm, peak_memory(network.device))
     reset_peak_memory(network.device)
@@ -182,32 +182,32 @@ def bench_denoise(runtime: Runtime, size: Size, steps: int, ceilings: Ceilings) 
     median = median_seconds(lambda: _prefixes(network, tokens), network.device)
     title = f"{PROMPT_TOKENS}-token prompt read, both branches"
     yield Figure(title, median, 0.0, "FLOP/s", 0.0, peak_memory(network.device))
-    median = statistics.median(_first_step_seconds(runtime, size, settings) for _ in range(FIRST_STEPS))
+    median = statistics.median(_first_step_seconds(backend, size, settings) for _ in range(FIRST_STEPS))
     title = f"{PROMPT_TOKENS}-token prompt to first step {format_size(size)}"
     yield Figure(title, median, 0.0, "FLOP/s", 0.0, peak_memory(network.device))
 
 
-def _step_seconds(runtime: Runtime, size: Size, settings: ImageSettings) -> float:
+def _step_seconds(backend: Backend, size: Size, settings: ImageSettings) -> float:
     """The median of a picture's steps but the first."""
-    drawing = denoise(runtime, canvases(runtime, size), generate_guidance(settings), size, 42, settings)
+    drawing = denoise(backend, denoise_states(backend, size), generate_guidance(settings), size, 42, settings)
     return statistics.median(list(_seconds_each(drawing))[1:])
 
 
-def _first_step_seconds(runtime: Runtime, size: Size, settings: ImageSettings) -> float:
+def _first_step_seconds(backend: Backend, size: Size, settings: ImageSettings) -> float:
     """From a prompt until the first step is told."""
-    synchronize(runtime.network.device)
+    synchronize(backend.network.device)
     clock = time.perf_counter()
-    drawing = denoise(runtime, canvases(runtime, size), generate_guidance(settings), size, 42, settings)
+    drawing = denoise(backend, denoise_states(backend, size), generate_guidance(settings), size, 42, settings)
     next(drawing).wait()
     return time.perf_counter() - clock
 
 
-def bench_decode(runtime: Runtime, tokens: int, ceilings: Ceilings) -> Figure:
+def bench_decode(backend: Backend, tokens: int, ceilings: Ceilings) -> Figure:
     """Greedy writing behind a text of 500 tokens, one token after another."""
-    network, device = runtime.network, runtime.network.device
+    network, device = backend.network, backend.network.device
     reset_peak_memory(device)
-    prefix = text_prefix(network, PROMPT_TOKENS, min(tokens, CACHE_BLOCK))
-    seconds = list(_seconds_each(decode(runtime, prefix, greedy, tokens + WARM_UP_TOKENS, ())))
+    prefix = text_prefix(network, PROMPT_TOKENS, min(tokens, CACHE_STEP))
+    seconds = list(_seconds_each(decode(backend, prefix, greedy, tokens + WARM_UP_TOKENS, ())))
     median = statistics.median(seconds[WARM_UP_TOKENS:])
     itemsizes = network.dtype.itemsize, network.und.weight_itemsize
     read = token_bytes(network.config, PROMPT_TOKENS + tokens // 2, *itemsizes)
@@ -237,7 +237,7 @@ def bench_load_of_shape(shape: str, device: torch.device, dtype: torch.dtype) ->
     """
     fields = config_fields(**{**SHAPES[shape], "layers": LOAD_LAYERS})
 
-    def zeros(name: str, slot: Slot) -> Tensor:
+    def zeros(name: str, slot: ParameterSlice) -> Tensor:
         return torch.zeros(slot.shape, dtype=torch.bfloat16)
 
     with tempfile.TemporaryDirectory(prefix="sensenova-bench-") as scratch:
@@ -260,12 +260,12 @@ def _prefixes(network: SenseNovaU1, room: int) -> dict[Branch, Prefix]:
     }
 
 
-def canvases(runtime: Runtime, size: Size) -> Mapping[Branch, Canvas]:
+def denoise_states(backend: Backend, size: Size) -> Mapping[Branch, DenoiseState]:
     """Both prefixes, read, and ready for a picture to be drawn on."""
     tokens = size[0] * size[1] // TOKEN_PIXELS**2
-    prefixes = _prefixes(runtime.network, runtime.room_behind(tokens))
+    prefixes = _prefixes(backend.network, backend.room_behind(tokens))
     with torch.inference_mode():
-        return runtime.canvases(prefixes, tokens)
+        return backend.denoise_states(prefixes, tokens)
 
 
 def text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
@@ -275,7 +275,7 @@ def text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
     ids = torch.randint(0, PROMPT_IDS, (tokens,), generator=generator).to(device)
     sequence = TokenSequence(ids, text_positions(0, tokens, device), (Segment(tokens, causal=True),), tokens)
     with torch.inference_mode():
-        return read_prefix(network, sequence, [], room)
+        return prefill(network, sequence, [], room)
 
 
 def _seconds_each(stream: Iterable[object]) -> Iterator[float]:

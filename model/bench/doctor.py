@@ -12,8 +12,7 @@ from model.bench.ceilings import Ceilings, measure_ceilings
 from model.bench.forecast import Forecast, Supply, forecasts, measure_supply
 from model.bench.machine import Machine, describe_machine
 from model.checkpoint.quantization import resolve_quantization
-from model.devices import resolve_device, resolve_dtype
-from model.loaded_model import usable_memory
+from model.devices import resolve_device, resolve_dtype, usable_memory
 from model.memory.errors import memory_errors
 from model.network.configuration import read_config
 

@@ -11,16 +11,15 @@ import torch
 from config.sizes import TOKEN_PIXELS, Size
 from model.bench.ceilings import Ceilings
 from model.checkpoint.safetensors_files import stored_tensors
-from model.devices import synchronize
+from model.devices import host_memory, synchronize
 from model.errors import DeviceMemoryError
-from model.devices import host_memory
 from model.memory.estimate import (
     ALL_RESIDENT,
-    LEAST_SLOTS,
+    MIN_BUFFERS,
     USUAL_PREFIXES,
-    Placement,
+    OffloadPlan,
     Weights,
-    Work,
+    Workload,
     choose,
     peak_bytes,
 )
@@ -46,7 +45,7 @@ class Forecast:
     """
 
     size: Size
-    placement: Placement
+    offload_plan: OffloadPlan
     peak: int
     fits: bool
     seconds: float
@@ -111,31 +110,31 @@ def forecasts(
 ) -> Iterator[Forecast]:
     """Everything on the device, the towers in turn, as many layers as fit, and two layers at a time."""
     weights = Weights.of(config, itemsize, quantized)
-    module = Placement("module", weights.layers, whole_head=True)
-    least = Placement("layers", LEAST_SLOTS, whole_head=False)
+    module = OffloadPlan("module", weights.layers, whole_head=True)
+    least = OffloadPlan("layers", MIN_BUFFERS, whole_head=False)
     for size in sizes:
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
-        work = Work(tokens, USUAL_PREFIXES)
+        work = Workload(tokens, USUAL_PREFIXES)
         candidates = [ALL_RESIDENT, module]
         chosen = None
         try:
             chosen = choose("auto", config, weights, work, itemsize, budget)
             layers = choose("layers", config, weights, work, itemsize, budget)
-            candidates += [layers] if LEAST_SLOTS < layers.slots < weights.layers else []
+            candidates += [layers] if MIN_BUFFERS < layers.buffers < weights.layers else []
         except DeviceMemoryError:
             pass  # which the lines show
         flops = sum(prediction_flops(config, tokens, prefix) for prefix in USUAL_PREFIXES)
         computing = flops / (ceilings.gemm * SHARE_OF_CEILING[device.type])
-        for placement in [*candidates, least]:
-            peak = peak_bytes(config, weights, placement, work, itemsize)
-            moved = _bytes_each_step(weights, placement)
+        for offload_plan in [*candidates, least]:
+            peak = peak_bytes(config, weights, offload_plan, work, itemsize)
+            moved = _bytes_each_step(weights, offload_plan)
             coming = moved / supply.rate if moved and supply.rate else 0.0
-            yield Forecast(size, placement, peak, peak <= budget, max(computing, coming), placement == chosen)
+            yield Forecast(size, offload_plan, peak, peak <= budget, max(computing, coming), offload_plan == chosen)
 
 
-def _bytes_each_step(weights: Weights, placement: Placement) -> int:
+def _bytes_each_step(weights: Weights, offload_plan: OffloadPlan) -> int:
     """Of layers that take turns; each is read once for all branches."""
-    if not weights.streams(placement):
+    if not weights.streams(offload_plan):
         return 0
-    own = placement.slots - min(RING, placement.slots)
+    own = offload_plan.buffers - min(RING, offload_plan.buffers)
     return (weights.layers - own) * weights.towers // (2 * weights.layers)

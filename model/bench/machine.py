@@ -17,7 +17,7 @@ class Machine:
     device: its name.
     memory: bytes of the device's memory in all, and free; None where the system does not tell.
     host_memory: the host's free memory, in bytes, likewise.
-    obstacle: why compiled kernels cannot be used on a GPU, or None; also None on a CPU, which has none.
+    kernel_obstacle: why compiled kernels cannot be used on a GPU, or None; also None on a CPU, which has none.
     """
 
     python: str
@@ -28,7 +28,7 @@ class Machine:
     cores: int
     gpus: int
     on_gpu: bool
-    obstacle: str | None
+    kernel_obstacle: str | None
 
 
 def describe_machine(device: torch.device, config: ModelConfig) -> Machine:

@@ -10,7 +10,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Slot:
+class ParameterSlice:
     """`shape` as stored in the files; the numbers fill our parameter from flat index `offset` on.
 
     Fused projections and stacked experts are several slots of one parameter. Convolution kernels as large as
@@ -28,13 +28,13 @@ class Slot:
 
 class _Layout:
     def __init__(self) -> None:
-        self.slots: dict[str, Slot] = {}
+        self.slices: dict[str, ParameterSlice] = {}
 
     def put(self, parameter: str, *parts: tuple[str, Shape]) -> None:
         """Lay tensors one behind the other into a parameter."""
         offset = 0
         for name, shape in parts:
-            self.slots[name] = Slot(parameter, offset, shape)
+            self.slices[name] = ParameterSlice(parameter, offset, shape)
             offset += math.prod(shape)
 
     def affine(self, parameter: str, name: str, weight: Shape) -> None:
@@ -43,7 +43,7 @@ class _Layout:
         self.put(f"{parameter}.bias", (f"{name}.bias", weight[:1]))
 
 
-def checkpoint_layout(config: ModelConfig) -> dict[str, Slot]:
+def checkpoint_layout(config: ModelConfig) -> dict[str, ParameterSlice]:
     """All tensors a checkpoint of this configuration consists of, by their official names."""
     layout = _Layout()
     transformer, vision = config.transformer, config.vision
@@ -73,7 +73,7 @@ def checkpoint_layout(config: ModelConfig) -> dict[str, Slot]:
     else:
         layout.affine("fm_head.first", "fm_modules.fm_head.0", (width, hidden))
         layout.affine("fm_head.second", "fm_modules.fm_head.2", (3 * 32 * 32, width))
-    return layout.slots
+    return layout.slices
 
 
 def _put_attention(layout: _Layout, config: ModelConfig, ours: str, theirs: str, suffix: str) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from model.checkpoint.layout import Slot, checkpoint_layout
+from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.lora import Adapter, Merging, changed_by
 from model.checkpoint.quantization import Fp8Linear, Staging, empty_quantized
-from model.checkpoint.safetensors_files import Block, Piece, StoredTensor, read_blocks, stored_tensors
-from model.checkpoint.sharding import WHOLE, Shares, part_layout, piece_of, split_config
+from model.checkpoint.safetensors_files import Chunk, StoredTensor, TensorPart, read_chunks, stored_tensors
+from model.checkpoint.sharding import WHOLE, Shards, shard_layout, shard_of, split_config
 from model.checkpoint.tensor_names import listed
 from model.errors import CheckpointError
 from model.events import LoadProgress
@@ -32,7 +32,7 @@ def load_checkpoint(
     on_progress: Callable[[LoadProgress], None] | None = None,
     quantized: Collection[str] = (),
     adapters: Sequence[Adapter] = (),
-    shares: Shares = WHOLE,
+    shards: Shards = WHOLE,
 ) -> SenseNovaU1:
     """Build the network and fill it from `folder`, fusing, casting and placing each block of numbers as it is read.
 
@@ -52,25 +52,25 @@ def load_checkpoint(
     config = read_config(folder)
     tensors = stored_tensors(folder)
     compare(tensors, checkpoint_layout(config), folder)
-    network = empty_network(config, device, dtype, quantized, shares)
-    fill(network, folder, tensors, part_layout(config, shares), adapters, check_weights, on_progress, shares)
+    network = empty_network(config, device, dtype, quantized, shards)
+    fill(network, folder, tensors, shard_layout(config, shards), adapters, check_weights, on_progress, shards)
     return network
 
 
 @torch.inference_mode(False)
 def change_adapters(
-    network: SenseNovaU1, folder: Path, before: Sequence[Adapter], after: Sequence[Adapter], shares: Shares = WHOLE
+    network: SenseNovaU1, folder: Path, before: Sequence[Adapter], after: Sequence[Adapter], shards: Shards = WHOLE
 ) -> None:
     """Have a loaded network with other LoRAs: the matrices that any of them changes are read from the files anew.
 
     Raises:
         CheckpointError: the files cannot be read any more. The network is then not to be used until this succeeds.
     """
-    slots = part_layout(read_config(folder), shares)
+    layout = shard_layout(read_config(folder), shards)
     # Whole parameters: an eight-bit one is made anew from all its parts.
-    touched = {slots[name].parameter for name in changed_by([*before, *after])}
-    tensors = {name: tensor for name, tensor in stored_tensors(folder).items() if slots[name].parameter in touched}
-    fill(network, folder, tensors, slots, after, shares=shares)
+    touched = {layout[name].parameter for name in changed_by([*before, *after])}
+    tensors = {name: tensor for name, tensor in stored_tensors(folder).items() if layout[name].parameter in touched}
+    fill(network, folder, tensors, layout, after, shards=shards)
 
 
 class Filling:
@@ -80,16 +80,16 @@ class Filling:
     def __init__(
         self,
         network: SenseNovaU1,
-        slots: Mapping[str, Slot],
+        layout: Mapping[str, ParameterSlice],
         adapters: Sequence[Adapter],
-        pieces: Mapping[str, Piece] | None = None,
+        pieces: Mapping[str, TensorPart] | None = None,
     ) -> None:
         """The network has memory for what will be placed, and keeps it where it is.
 
         Args:
             pieces: what comes of each tensor, where it is not all of it.
         """
-        self._slots = slots
+        self._layout = layout
         self._dtype = network.dtype
         self._device = network.device
         self._merging = Merging(adapters, network.device, pieces or {})
@@ -105,22 +105,22 @@ class Filling:
         """Where numbers wait that become eight-bit, of tensors that are read together."""
         return Staging(self._eight_bit, self._dtype)
 
-    def place(self, block: Block, staging: Staging, *, non_blocking: bool = False) -> None:
+    def place(self, chunk: Chunk, staging: Staging, *, non_blocking: bool = False) -> None:
         """Take in a block.
 
         Args:
             non_blocking: return when the current stream has been asked to copy the data, which must then stay as they
                 are until it has.
         """
-        slot = self._slots[block.tensor.name]
-        first = slot.offset + block.first
-        numbers = self._merging.merged(block.tensor.name, block.first, block.data)
-        if slot.parameter not in self._parameters:
-            staging.place(slot.parameter, first, numbers, non_blocking=non_blocking)
+        place = self._layout[chunk.tensor.name]
+        first = place.offset + chunk.first
+        numbers = self._merging.merged(chunk.tensor.name, chunk.first, chunk.data)
+        if place.parameter not in self._parameters:
+            staging.place(place.parameter, first, numbers, non_blocking=non_blocking)
             return
         if numbers.dtype != self._dtype:  # the device casts faster than the host, and without a second copy there
             numbers = numbers.to(self._device, non_blocking=non_blocking)
-        target = self._parameters[slot.parameter][first : first + numbers.numel()]
+        target = self._parameters[place.parameter][first : first + numbers.numel()]
         target.copy_(numbers, non_blocking=non_blocking)
 
 
@@ -128,22 +128,22 @@ def fill(
     network: SenseNovaU1,
     folder: Path,
     tensors: Mapping[str, StoredTensor],
-    slots: Mapping[str, Slot],
+    layout: Mapping[str, ParameterSlice],
     adapters: Sequence[Adapter],
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
-    shares: Shares = WHOLE,
+    shards: Shards = WHOLE,
 ) -> None:
     """Stream tensors into a network that has memory for them; arguments and errors as for `load_checkpoint`."""
-    pieces = {name: piece_of(tensor, slots[name], shares) for name, tensor in tensors.items()}
-    filling = Filling(network, slots, adapters, pieces)
+    pieces = {name: shard_of(tensor, layout[name], shards) for name, tensor in tensors.items()}
+    filling = Filling(network, layout, adapters, pieces)
     staging = filling.staging()
     damaged: set[str] = set()
 
-    def place(block: Block) -> None:
-        if check_weights and not torch.isfinite(block.data).all():
-            damaged.add(block.tensor.name)
-        filling.place(block, staging)
+    def place(chunk: Chunk) -> None:
+        if check_weights and not torch.isfinite(chunk.data).all():
+            damaged.add(chunk.tensor.name)
+        filling.place(chunk, staging)
 
     _read(pieces.values(), place, network.device, on_progress)
     staging.require_empty()
@@ -154,24 +154,24 @@ def require_finite(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
     """Read tensors only to see whether they hold NaN or infinity, and raise CheckpointError if they do."""
     damaged: set[str] = set()
 
-    def look(block: Block) -> None:
-        if not torch.isfinite(block.data).all():
-            damaged.add(block.tensor.name)
+    def look(chunk: Chunk) -> None:
+        if not torch.isfinite(chunk.data).all():
+            damaged.add(chunk.tensor.name)
 
-    _read(map(Piece.whole, tensors.values()), look, torch.device("cpu"), None)
+    _read(map(TensorPart.whole, tensors.values()), look, torch.device("cpu"), None)
     require_undamaged(damaged, folder)
 
 
 def _read(
-    pieces: Iterable[Piece],
-    use: Callable[[Block], None],
+    pieces: Iterable[TensorPart],
+    use: Callable[[Chunk], None],
     device: torch.device,
     on_progress: Callable[[LoadProgress], None] | None,
 ) -> None:
     pieces = list(pieces)
     total = sum(piece.nbytes for piece in pieces)
     done = reported = 0
-    with closing(read_blocks(pieces, use, pinned=device.type == "cuda")) as counts:
+    with closing(read_chunks(pieces, use, pinned=device.type == "cuda")) as counts:
         for count in counts:
             done += count
             if on_progress and (done - reported >= REPORT_BYTES or done == total):
@@ -193,23 +193,23 @@ def empty_network(
     device: torch.device,
     dtype: torch.dtype,
     quantized: Collection[str] = (),
-    shares: Shares = WHOLE,
+    shards: Shards = WHOLE,
 ) -> SenseNovaU1:
     """The network of a configuration, or a part of it, with memory for its weights, but no numbers in it yet;
     `quantized` as for `load_checkpoint`."""
-    network = network_without_memory(config, shares)
+    network = network_without_memory(config, shards)
     empty_quantized(network, quantized, device)
     give_memory(network, device, dtype)
     return network
 
 
-def network_without_memory(config: ModelConfig, shares: Shares = WHOLE) -> SenseNovaU1:
+def network_without_memory(config: ModelConfig, shards: Shards = WHOLE) -> SenseNovaU1:
     """The network of a configuration, or a part of it, on PyTorch's meta device; its own configuration is that of the
     und tower's part."""
     with torch.device("meta"):
-        network = SenseNovaU1(split_config(config, shares.und.count))
-        if shares.gen.count != shares.und.count:
-            drawing = SenseNovaU1(split_config(config, shares.gen.count))
+        network = SenseNovaU1(split_config(config, shards.und.count))
+        if shards.gen.count != shards.und.count:
+            drawing = SenseNovaU1(split_config(config, shards.gen.count))
             network.gen, network.fm_head = drawing.gen, drawing.fm_head
     return network.eval()
 
@@ -224,14 +224,14 @@ def give_memory(network: SenseNovaU1, device: torch.device, dtype: torch.dtype) 
                 module.register_parameter(name, nn.Parameter(memory, requires_grad=False))
 
 
-def compare(tensors: dict[str, StoredTensor], slots: dict[str, Slot], folder: Path) -> None:
+def compare(tensors: dict[str, StoredTensor], layout: dict[str, ParameterSlice], folder: Path) -> None:
     """Raise CheckpointError unless the files hold exactly the tensors that the configuration asks for."""
-    missing = [name for name in slots if name not in tensors]
-    unexpected = [name for name in tensors if name not in slots]
+    missing = [name for name in layout if name not in tensors]
+    unexpected = [name for name in tensors if name not in layout]
     misshapen = [
-        f"{name}: is {list(tensors[name].shape)}, should be {list(slots[name].shape)}"
-        for name in slots
-        if name in tensors and tensors[name].shape != slots[name].shape
+        f"{name}: is {list(tensors[name].shape)}, should be {list(layout[name].shape)}"
+        for name in layout
+        if name in tensors and tensors[name].shape != layout[name].shape
     ]
     if not (missing or unexpected or misshapen):
         return

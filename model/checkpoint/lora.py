@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint.layout import Slot, checkpoint_layout
+from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.lora_files import find_lora, opened_lora, recommended_settings
 from model.checkpoint.named_lora import NamedLora
-from model.checkpoint.safetensors_files import Piece
+from model.checkpoint.safetensors_files import TensorPart
 from model.checkpoint.tensor_names import listed
 from model.errors import CheckpointError
 from model.network.configuration import ModelConfig
@@ -33,7 +33,7 @@ class Change:
     up: Tensor
     scale: float
 
-    def of(self, piece: Piece) -> "Change":
+    def of(self, piece: TensorPart) -> "Change":
         """The change of a part of the matrix."""
         kept = slice(piece.start, piece.start + piece.count)
         if piece.axis == 1:
@@ -56,7 +56,7 @@ class Adapter:
     settings: Mapping[str, Any]
 
 
-def read_adapter(lora: NamedLora, slots: Mapping[str, Slot]) -> Adapter:
+def read_adapter(lora: NamedLora, layout: Mapping[str, ParameterSlice]) -> Adapter:
     """Read a LoRA and compare it with the tensors of a checkpoint.
 
     Args:
@@ -77,7 +77,7 @@ def read_adapter(lora: NamedLora, slots: Mapping[str, Slot]) -> Adapter:
             others.append(key)
         else:
             groups.setdefault(key.removesuffix(part).removeprefix(PREFIX), {})[part] = tensor
-    problems = _problems(groups, others, slots)
+    problems = _problems(groups, others, layout)
     if problems:
         raise CheckpointError(
             f"{file} does not fit this model\n" + "\n".join(problems),
@@ -94,8 +94,8 @@ def read_adapter(lora: NamedLora, slots: Mapping[str, Slot]) -> Adapter:
 
 def read_adapters(loras: Sequence[NamedLora], config: ModelConfig) -> tuple[Adapter, ...]:
     """Read LoRAs for a checkpoint of this configuration; errors as for `read_adapter`."""
-    slots = checkpoint_layout(config)
-    return tuple(read_adapter(lora, slots) for lora in loras)
+    layout = checkpoint_layout(config)
+    return tuple(read_adapter(lora, layout) for lora in loras)
 
 
 def changed_by(adapters: Sequence[Adapter]) -> set[str]:
@@ -106,7 +106,7 @@ def changed_by(adapters: Sequence[Adapter]) -> set[str]:
 class Merging:
     """Adds what adapters change to numbers on their way from the files. Made for several threads."""
 
-    def __init__(self, adapters: Sequence[Adapter], device: torch.device, pieces: Mapping[str, Piece]) -> None:
+    def __init__(self, adapters: Sequence[Adapter], device: torch.device, pieces: Mapping[str, TensorPart]) -> None:
         """pieces: what is read of each tensor that is changed, where it is not all of it."""
         self._changes: dict[str, list[Change]] = {}
         for adapter in adapters:
@@ -133,20 +133,20 @@ class Merging:
 
 
 def _problems(
-    groups: Mapping[str, Mapping[str, Tensor]], others: Sequence[str], slots: Mapping[str, Slot]
+    groups: Mapping[str, Mapping[str, Tensor]], others: Sequence[str], layout: Mapping[str, ParameterSlice]
 ) -> list[str]:
     """Everything that keeps a file from fitting, as lines of text."""
     if not groups:
         return [f"no part of a LoRA in it ({', '.join(part for part in PARTS)}), but:", listed(others) or "  nothing"]
-    unknown = [layer for layer in groups if f"{layer}.weight" not in slots]
+    unknown = [layer for layer in groups if f"{layer}.weight" not in layout]
     halves = [layer for layer, parts in groups.items() if not {*PARTS[:2]} <= set(parts)]
     misshapen = []
     for layer, parts in groups.items():
-        slot = slots.get(f"{layer}.weight")
-        if slot is None or layer in halves:
+        target = layout.get(f"{layer}.weight")
+        if target is None or layer in halves:
             continue
         down, up = (parts[part] for part in PARTS[:2])
-        wanted = slot.shape[0], math.prod(slot.shape[1:])
+        wanted = target.shape[0], math.prod(target.shape[1:])
         given = up.shape[0], math.prod(down.shape[1:])
         if up.dim() < 2 or down.dim() < 2 or math.prod(up.shape[1:]) != down.shape[0] or given != wanted:
             misshapen.append(f"{layer}: up {list(up.shape)}, down {list(down.shape)}, matrix {list(wanted)}")

@@ -9,10 +9,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from model.checkpoint.layout import Slot, checkpoint_layout
+from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.loader import empty_network
 from model.checkpoint.safetensors_files import StoredTensor
-from model.checkpoint.sharding import Shares, part_layout, piece_of
+from model.checkpoint.sharding import Shards, shard_layout, shard_of
 from model.checkpoint.writer import write_checkpoint
 from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
@@ -141,7 +141,7 @@ def write_random_checkpoint(
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def numbers(name: str, slot: Slot) -> Tensor:
+    def numbers(name: str, slot: ParameterSlice) -> Tensor:
         return _random(name, slot, dtype, generator)
 
     write_checkpoint(
@@ -166,17 +166,17 @@ def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype
     return network
 
 
-def random_part(config: ModelConfig, device: torch.device, dtype: torch.dtype, shares: Shares) -> SenseNovaU1:
+def random_part(config: ModelConfig, device: torch.device, dtype: torch.dtype, shards: Shards) -> SenseNovaU1:
     """A rank's part of a network of random weights: the parts of all ranks make one network, however many there are.
 
     Each tensor of the whole network is drawn on the device, from a generator of its own.
     """
-    network = empty_network(config, device, dtype, shares=shares)
+    network = empty_network(config, device, dtype, shards=shards)
     parameters = {name: parameter.detach().flatten() for name, parameter in network.named_parameters()}
-    parts = part_layout(config, shares)
+    parts = shard_layout(config, shards)
     for number, (name, slot) in enumerate(checkpoint_layout(config).items()):
         part = parts[name]
-        piece = piece_of(StoredTensor(Path(), name, dtype, slot.shape, 0, 0), part, shares)
+        piece = shard_of(StoredTensor(Path(), name, dtype, slot.shape, 0, 0), part, shards)
         generator = torch.Generator(device).manual_seed(number)
         whole = torch.empty(slot.shape, dtype=dtype, device=device)
         if len(slot.shape) == 1:
@@ -199,7 +199,7 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _random(name: str, slot: Slot, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+def _random(name: str, slot: ParameterSlice, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     if len(slot.shape) == 1:
         value = torch.zeros if name.endswith(".bias") else torch.ones
         return value(slot.shape, dtype=dtype)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from model.checkpoint.file_names import INDEX_FILE, SINGLE_FILE
-from model.errors import CheckpointError
 from model.devices import host_memory
+from model.errors import CheckpointError
 
-BLOCK_BYTES = 4 * 2**20
+CHUNK_BYTES = 4 * 2**20
 READERS = min(4, os.cpu_count() or 1)
 _SHORT_RUNS = threading.Lock()
 STORED_DTYPES = {
@@ -130,7 +130,7 @@ def _read_header(file: Path) -> list[StoredTensor]:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorPart:
     """The part of a tensor that is read: `count` of its rows (axis 0) or of its columns (axis 1) from `start` on.
 
     Its elements are numbered as those of a tensor of its own.
@@ -142,7 +142,7 @@ class Piece:
     count: int
 
     @classmethod
-    def whole(cls, tensor: StoredTensor) -> "Piece":
+    def whole(cls, tensor: StoredTensor) -> "TensorPart":
         return cls(tensor, 0, 0, tensor.shape[0])
 
     @property
@@ -163,7 +163,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Block:
+class Chunk:
     """A run of a tensor's elements, or of a piece of it: `data` (1-D, valid while it is being used) begins at
     `first`."""
 
@@ -172,7 +172,7 @@ class Block:
     data: Tensor
 
 
-def read_blocks(pieces: Iterable[Piece], use: Callable[[Block], None], pinned: bool = False) -> Generator[int]:
+def read_chunks(pieces: Iterable[TensorPart], use: Callable[[Chunk], None], pinned: bool = False) -> Generator[int]:
     """Read pieces in the order of the files, several threads at a time; yield the bytes of each block done.
 
     The thread that read a block also uses it: writing to new memory takes longer than reading from the page cache,
@@ -188,14 +188,14 @@ def read_blocks(pieces: Iterable[Piece], use: Callable[[Block], None], pinned: b
     ordered = sorted(pieces, key=lambda piece: (str(piece.tensor.file), piece.tensor.start))
     own = threading.local()
 
-    def read(part: tuple[Piece, int, int]) -> int:
+    def read(part: tuple[TensorPart, int, int]) -> int:
         piece, first, count = part
         tensor = piece.tensor
         if not hasattr(own, "buffer"):
-            own.buffer, _ = host_memory(BLOCK_BYTES, page_locked=pinned)
+            own.buffer, _ = host_memory(CHUNK_BYTES, page_locked=pinned)
         data = own.buffer[:count]
-        _read_piece(descriptors[tensor.file], piece, first, data)
-        use(Block(tensor, first // tensor.dtype.itemsize, data.view(tensor.dtype)))
+        _read_part(descriptors[tensor.file], piece, first, data)
+        use(Chunk(tensor, first // tensor.dtype.itemsize, data.view(tensor.dtype)))
         return count
 
     with ExitStack() as opened:
@@ -203,17 +203,17 @@ def read_blocks(pieces: Iterable[Piece], use: Callable[[Block], None], pinned: b
         descriptors = {file: opened.enter_context(file.open("rb", buffering=0)).fileno() for file in files}
         pool = opened.enter_context(ThreadPoolExecutor(READERS, "read weights"))
         opened.callback(pool.shutdown, cancel_futures=True)  # also where `map` was stopped while handing out the work
-        yield from pool.map(read, _blocks_of(ordered))
+        yield from pool.map(read, _chunks_of(ordered))
 
 
-def _blocks_of(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, int, int]]:
+def _chunks_of(pieces: Iterable[TensorPart]) -> Iterator[tuple[TensorPart, int, int]]:
     """(piece, first byte within it, bytes) of each block."""
     for piece in pieces:
-        for start in range(0, piece.nbytes, BLOCK_BYTES):
-            yield piece, start, min(BLOCK_BYTES, piece.nbytes - start)
+        for start in range(0, piece.nbytes, CHUNK_BYTES):
+            yield piece, start, min(CHUNK_BYTES, piece.nbytes - start)
 
 
-def _read_piece(descriptor: int, piece: Piece, first: int, target: Tensor) -> None:
+def _read_part(descriptor: int, piece: TensorPart, first: int, target: Tensor) -> None:
     """Fill `target` with a piece's bytes from `first` on, run by run."""
     begin, length, distance = piece.runs
     view = memoryview(target.numpy().data)

@@ -9,14 +9,14 @@ is the same size in both. What writes text and what draws may be split into diff
 
 from dataclasses import dataclass, replace
 
-from model.checkpoint.layout import Slot, checkpoint_layout
-from model.checkpoint.safetensors_files import Piece, StoredTensor
+from model.checkpoint.layout import ParameterSlice, checkpoint_layout
+from model.checkpoint.safetensors_files import StoredTensor, TensorPart
 from model.errors import DeviceError
 from model.network.configuration import DenseMLP, ModelConfig, SparseExperts
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Part `index` of `count` equal ones."""
 
     index: int = 0
@@ -24,7 +24,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Shares:
+class Shards:
     """What a rank holds of a network.
 
     Attributes:
@@ -32,28 +32,28 @@ class Shares:
         gen: its part of the gen tower and of the head that predicts pictures.
     """
 
-    und: Share = Share()
-    gen: Share = Share()
+    und: Shard = Shard()
+    gen: Shard = Shard()
 
     @classmethod
-    def equal(cls, index: int, count: int) -> "Shares":
+    def equal(cls, index: int, count: int) -> "Shards":
         """Part `index` of `count` of everything."""
-        return cls(Share(index, count), Share(index, count))
+        return cls(Shard(index, count), Shard(index, count))
 
-    def of(self, parameter: str) -> Share:
+    def of(self, parameter: str) -> Shard:
         """The part of one of the network's parameters, by its name."""
         return self.gen if _draws(parameter) else self.und
 
 
-WHOLE = Shares()
+WHOLE = Shards()
 
 
-def part_layout(config: ModelConfig, shares: Shares) -> dict[str, Slot]:
+def shard_layout(config: ModelConfig, shards: Shards) -> dict[str, ParameterSlice]:
     """`checkpoint_layout` of a rank's part of a network; `config` is that of the whole one."""
-    und = checkpoint_layout(split_config(config, shares.und.count))
-    if shares.gen.count == shares.und.count:
+    und = checkpoint_layout(split_config(config, shards.und.count))
+    if shards.gen.count == shards.und.count:
         return und
-    gen = checkpoint_layout(split_config(config, shares.gen.count))
+    gen = checkpoint_layout(split_config(config, shards.gen.count))
     return {name: (gen if _draws(slot.parameter) else und)[name] for name, slot in und.items()}
 
 
@@ -109,15 +109,15 @@ def require_split(config: ModelConfig, count: int) -> None:
         )
 
 
-def piece_of(tensor: StoredTensor, slot: Slot, shares: Shares) -> Piece:
+def shard_of(tensor: StoredTensor, slot: ParameterSlice, shards: Shards) -> TensorPart:
     """What a rank reads of a tensor.
 
     Args:
-        slot: of the rank's own part, from `part_layout`.
+        slot: of the rank's own part, from `shard_layout`.
     """
-    share = shares.of(slot.parameter)
+    shard = shards.of(slot.parameter)
     for axis, (ours, all_of_it) in enumerate(zip(slot.shape, tensor.shape, strict=True)):
         if ours != all_of_it:
-            start = share.index * ours
-            return Piece(tensor, axis, start, min(ours, all_of_it - start))
-    return Piece.whole(tensor)
+            start = shard.index * ours
+            return TensorPart(tensor, axis, start, min(ours, all_of_it - start))
+    return TensorPart.whole(tensor)

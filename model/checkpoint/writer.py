@@ -14,7 +14,7 @@ from torch import Tensor
 
 from config.recommended import RECOMMENDED_FILE
 from model.checkpoint.file_names import INDEX_FILE
-from model.checkpoint.layout import Slot, checkpoint_layout
+from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE, parse_config
 
@@ -22,7 +22,7 @@ from model.network.configuration import CONFIG_FILE, parse_config
 def write_checkpoint(
     folder: Path,
     fields: Mapping[str, Any],
-    numbers: Callable[[str, Slot], Tensor],
+    numbers: Callable[[str, ParameterSlice], Tensor],
     *,
     dtype: torch.dtype,
     shard_bytes: int = 4 * 2**30,
@@ -41,7 +41,7 @@ def write_checkpoint(
     Raises:
         CheckpointError: `folder` exists already.
     """
-    slots = checkpoint_layout(parse_config(fields, str(folder)))
+    layout = checkpoint_layout(parse_config(fields, str(folder)))
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         raise CheckpointError(f"{folder} exists already", "name a folder that does not exist yet")
@@ -49,15 +49,15 @@ def write_checkpoint(
     partial = scratch / folder.name  # a folder of its own, with the permissions of the user's umask
     partial.mkdir()
     try:
-        shards = _split(slots, shard_bytes, dtype)
+        shards = _split(layout, shard_bytes, dtype)
         weight_map = {}
         for number, names in enumerate(shards, start=1):
             file = f"model-{number:05}-of-{len(shards):05}.safetensors"
             # Not save_file: whatever the user's umask, its files are for nobody else to read.
-            tensors = {name: numbers(name, slots[name]).contiguous() for name in names}
+            tensors = {name: numbers(name, layout[name]).contiguous() for name in names}
             (partial / file).write_bytes(save(tensors, {"format": "pt"}))
             weight_map.update(dict.fromkeys(names, file))
-        total = sum(slot.numel for slot in slots.values()) * dtype.itemsize
+        total = sum(target.numel for target in layout.values()) * dtype.itemsize
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (partial / INDEX_FILE).write_text(json.dumps(index, indent=1), encoding="utf-8")
         (partial / CONFIG_FILE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
@@ -82,13 +82,13 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
-def _split(slots: Mapping[str, Slot], shard_bytes: int, dtype: torch.dtype) -> list[list[str]]:
+def _split(layout: Mapping[str, ParameterSlice], shard_bytes: int, dtype: torch.dtype) -> list[list[str]]:
     shards: list[list[str]] = [[]]
     size = 0
-    for name, slot in slots.items():
-        if shards[-1] and size + slot.numel * dtype.itemsize > shard_bytes:
+    for name, target in layout.items():
+        if shards[-1] and size + target.numel * dtype.itemsize > shard_bytes:
             shards.append([])
             size = 0
         shards[-1].append(name)
-        size += slot.numel * dtype.itemsize
+        size += target.numel * dtype.itemsize
     return shards

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from config.mentions import mention
 from config.sizes import TOKEN_PIXELS, format_size
 from config.units import format_memory
-from model.checkpoint.sharding import WHOLE, Shares, part_layout
+from model.checkpoint.sharding import WHOLE, Shards, shard_layout
 from model.errors import DeviceError, DeviceMemoryError
 from model.memory.layer_buffers import RING, aligned
 from model.network.cache import CAPACITY_STEP
@@ -21,9 +21,9 @@ from model.network.layers import SPLIT_ROWS, WHOLE_ROWS
 Kind = Literal["off", "module", "layers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-HEAD_PIECE_BYTES = 64 * 2**20
+HEAD_CHUNK_BYTES = 64 * 2**20
 """Of the output matrix, where it comes in pieces."""
-LEAST_SLOTS = 2
+MIN_BUFFERS = 2
 USUAL_PREFIXES = 512, 16
 """Tokens of a long prompt and of the unconditional branch: what there is room for before a request is known."""
 STATIC_BYTES = 150 * 2**20
@@ -37,20 +37,20 @@ SMALLER_SIDES = 1024, 512, 256
 
 
 @dataclass(frozen=True)
-class Placement:
+class OffloadPlan:
     """Where weights lie.
 
     Attributes:
-        slots: for the towers' layers (see `slots`), in both towers' turn; 0 with `off`.
+        slots: for the towers' layers (see `buffers`), in both towers' turn; 0 with `off`.
         whole_head: whether the output matrix stays on the device.
     """
 
     kind: Kind
-    slots: int
+    buffers: int
     whole_head: bool
 
 
-ALL_RESIDENT = Placement("off", 0, whole_head=True)
+ALL_RESIDENT = OffloadPlan("off", 0, whole_head=True)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Weights:
 
     @classmethod
     def of(
-        cls, config: ModelConfig, itemsize: int, quantized: Collection[str] = (), shares: Shares = WHOLE
+        cls, config: ModelConfig, itemsize: int, quantized: Collection[str] = (), shards: Shards = WHOLE
     ) -> "Weights":
         """Of the whole network of a configuration, or a part of it.
 
@@ -84,9 +84,9 @@ class Weights:
         others = {"embed_tokens": 0, "lm_head": 0, "": 0}
         layers: dict[str, int] = {}
         parameters: dict[str, tuple[int, int]] = {}
-        for slot in part_layout(config, shares).values():
-            numbers, rows = parameters.get(slot.parameter, (0, 0))
-            parameters[slot.parameter] = numbers + slot.numel, rows + slot.shape[0]
+        for buffer in shard_layout(config, shards).values():
+            numbers, rows = parameters.get(buffer.parameter, (0, 0))
+            parameters[buffer.parameter] = numbers + buffer.numel, rows + buffer.shape[0]
         for name, (numbers, rows) in parameters.items():
             parts = name.split(".")
             if parts[1:2] != ["blocks"] or "_norm." in name:
@@ -99,25 +99,25 @@ class Weights:
         count, towers = config.transformer.layers, sum(layers.values())
         return cls(max(layers.values()), count, towers, others["embed_tokens"], others["lm_head"], others[""])
 
-    def streams(self, placement: Placement) -> bool:
+    def streams(self, offload_plan: OffloadPlan) -> bool:
         """Whether a tower's layers cannot all be there at once, so that a step has some of them brought."""
-        return placement.kind == "layers" and placement.slots < self.layers
+        return offload_plan.kind == "layers" and offload_plan.buffers < self.layers
 
-    def on_device(self, placement: Placement) -> int:
+    def on_device(self, offload_plan: OffloadPlan) -> int:
         """Bytes that a placement takes."""
-        if placement.kind == "off":
+        if offload_plan.kind == "off":
             return self.towers + self.embedding + self.head + self.rest
-        if placement.whole_head:
+        if offload_plan.whole_head:
             head = self.head
-        elif self.streams(placement):
+        elif self.streams(offload_plan):
             head = 0  # its pieces come into the layers' slots
         else:
-            head = min(self.head, RING * HEAD_PIECE_BYTES)
-        return placement.slots * self.layer + head + self.rest
+            head = min(self.head, RING * HEAD_CHUNK_BYTES)
+        return offload_plan.buffers * self.layer + head + self.rest
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What a request needs room for.
 
     Attributes:
@@ -141,7 +141,7 @@ class Work:
         return f"a smaller picture{example}, {less}"
 
 
-def working_bytes(config: ModelConfig, work: Work, itemsize: int, layer_by_layer: bool) -> int:
+def working_bytes(config: ModelConfig, work: Workload, itemsize: int, layer_by_layer: bool) -> int:
     """Memory besides the weights: keys and values, and activations at their peak.
 
     Args:
@@ -183,13 +183,15 @@ def _drawing_bytes(transformer: TransformerConfig, tokens: int, branches: int, i
     return _pass_bytes(transformer, tokens, branches, itemsize) + pictures
 
 
-def peak_bytes(config: ModelConfig, weights: Weights, placement: Placement, work: Work, itemsize: int) -> int:
+def peak_bytes(config: ModelConfig, weights: Weights, offload_plan: OffloadPlan, work: Workload, itemsize: int) -> int:
     """Predicted peak of the device's memory."""
-    working = working_bytes(config, work, itemsize, weights.streams(placement))
-    return weights.on_device(placement) + working + STATIC_BYTES
+    working = working_bytes(config, work, itemsize, weights.streams(offload_plan))
+    return weights.on_device(offload_plan) + working + STATIC_BYTES
 
 
-def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, itemsize: int, budget: int) -> Placement:
+def choose(
+    wanted: str, config: ModelConfig, weights: Weights, work: Workload, itemsize: int, budget: int
+) -> OffloadPlan:
     """The fastest placement that fits, or the one that is wanted.
 
     Args:
@@ -203,17 +205,17 @@ def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, items
     if wanted not in ("auto", *KINDS):
         raise DeviceError(f"there is no offload {wanted!r}", f"use auto, {', '.join(KINDS)}")
 
-    def peak(placement: Placement) -> int:
-        return peak_bytes(config, weights, placement, work, itemsize)
+    def peak(offload_plan: OffloadPlan) -> int:
+        return peak_bytes(config, weights, offload_plan, work, itemsize)
 
-    def fits_well(placement: Placement) -> bool:
-        return peak(placement) + SPARE_BYTES <= budget
+    def fits_well(offload_plan: OffloadPlan) -> bool:
+        return peak(offload_plan) + SPARE_BYTES <= budget
 
-    module = Placement("module", weights.layers, whole_head=True)
-    for placement in (ALL_RESIDENT, module):
-        if wanted == placement.kind or (wanted == "auto" and fits_well(placement)):
-            return placement
-    least = Placement("layers", LEAST_SLOTS, whole_head=False)
+    module = OffloadPlan("module", weights.layers, whole_head=True)
+    for offload_plan in (ALL_RESIDENT, module):
+        if wanted == offload_plan.kind or (wanted == "auto" and fits_well(offload_plan)):
+            return offload_plan
+    least = OffloadPlan("layers", MIN_BUFFERS, whole_head=False)
     smallest = peak(least)
     if smallest > budget:
         raise DeviceMemoryError(
@@ -221,5 +223,5 @@ def choose(wanted: str, config: ModelConfig, weights: Weights, work: Work, items
             f"{format_memory(smallest)}",
             f"give it more (`gpu_memory`), or ask for {work.smaller}",
         )
-    larger = (replace(least, slots=slots) for slots in range(weights.layers, LEAST_SLOTS, -1))
+    larger = (replace(least, buffers=buffers) for buffers in range(weights.layers, MIN_BUFFERS, -1))
     return next(filter(fits_well, larger), least)

@@ -28,7 +28,7 @@ ALIGNMENT = 256
 
 
 @dataclass
-class DeviceSlot:
+class LayerBuffer:
     """Memory for one layer.
 
     Attributes:
@@ -37,12 +37,12 @@ class DeviceSlot:
     """
 
     memory: Tensor
-    holds: "Layer | None" = None
+    holds: "StreamedLayer | None" = None
     load: Load | None = None
 
 
 @dataclass(eq=False)
-class Layer:
+class StreamedLayer:
     """A module whose parameters lie in a slot.
 
     Attributes:
@@ -50,7 +50,7 @@ class Layer:
     """
 
     tensors: tuple[str, ...]
-    slot: DeviceSlot
+    buffer: LayerBuffer
 
 
 class StreamedBlocks(Blocks):
@@ -59,13 +59,13 @@ class StreamedBlocks(Blocks):
     Where only some are gone through, the next ones are brought all the same: most often they are wanted.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], layers: Sequence[Layer], stream: WeightStream) -> None:
+    def __init__(self, blocks: Sequence[nn.Module], layers: Sequence[StreamedLayer], stream: WeightStream) -> None:
         super().__init__(blocks)
         self._layers = layers
         self._stream = stream
-        by_slot: dict[int, list[Layer]] = {}
+        by_slot: dict[int, list[StreamedLayer]] = {}
         for layer in layers:
-            by_slot.setdefault(id(layer.slot), []).append(layer)
+            by_slot.setdefault(id(layer.buffer), []).append(layer)
         turns = by_slot.values()
         self._first = [turn[0] for turn in turns]
         # Behind the last of a slot comes the first one again, for the next pass; in vain where an output matrix in
@@ -96,42 +96,42 @@ class StreamedBlocks(Blocks):
         self.begin()
         for layer in self._layers:
             self._require(layer)
-            if layer.slot.load is not None:
-                layer.slot.load.finish()
-                layer.slot.load = None
+            if layer.buffer.load is not None:
+                layer.buffer.load.finish()
+                layer.buffer.load = None
 
     @property
     def is_settled(self) -> bool:
         """Whether all are there, and nothing is on its way."""
-        return self.is_whole and all(each.slot.holds is each and each.slot.load is None for each in self._layers)
+        return self.is_whole and all(each.buffer.holds is each and each.buffer.load is None for each in self._layers)
 
     def forget(self) -> None:
         """What is there is out of date."""
         for layer in self._layers:
-            if layer.slot.holds is layer:
-                _give_up(layer.slot)
+            if layer.buffer.holds is layer:
+                _give_up(layer.buffer)
 
-    def _bring(self, layer: Layer) -> None:
-        slot = layer.slot
-        failed = slot.load is not None and slot.load.has_failed  # which was told; perhaps it works by now
-        if slot.holds is not layer or failed:
-            _give_up(slot)
-            slot.load = self._stream.load(layer.tensors)
-            slot.holds = layer
+    def _bring(self, layer: StreamedLayer) -> None:
+        buffer = layer.buffer
+        failed = buffer.load is not None and buffer.load.has_failed  # which was told; perhaps it works by now
+        if buffer.holds is not layer or failed:
+            _give_up(buffer)
+            buffer.load = self._stream.load(layer.tensors)
+            buffer.holds = layer
 
-    def _require(self, layer: Layer) -> None:
+    def _require(self, layer: StreamedLayer) -> None:
         self._bring(layer)
-        slot = layer.slot
-        if slot.load is not None:
-            slot.load.wait()
-            if slot.load.is_there:
-                slot.load = None
+        buffer = layer.buffer
+        if buffer.load is not None:
+            buffer.load.wait()
+            if buffer.load.is_there:
+                buffer.load = None
 
 
-def _give_up(slot: DeviceSlot) -> None:
-    if slot.load is not None:
-        slot.load.cancel()
-    slot.holds = slot.load = None
+def _give_up(buffer: LayerBuffer) -> None:
+    if buffer.load is not None:
+        buffer.load.cancel()
+    buffer.holds = buffer.load = None
 
 
 def is_whole(tower: Tower) -> bool:
@@ -150,18 +150,18 @@ def settle(tower: Tower) -> None:
         tower.blocks.settle()
 
 
-def make_slots(count: int, size: int, device: torch.device) -> list[DeviceSlot]:
+def make_buffers(count: int, size: int, device: torch.device) -> list[LayerBuffer]:
     """So many, of so many bytes each."""
-    return [DeviceSlot(torch.empty(size, dtype=torch.uint8, device=device)) for _ in range(count)]
+    return [LayerBuffer(torch.empty(size, dtype=torch.uint8, device=device)) for _ in range(count)]
 
 
-def slot_numbers(layers: int, slots: int) -> list[int]:
+def buffer_numbers(layers: int, buffers: int) -> list[int]:
     """Which slot each layer of a tower has: its own, if there are enough; otherwise those that take turns are spread
     evenly, so that what is read for them always has the others' time, too. Their slots are the first ones."""
-    if slots >= layers:
+    if buffers >= layers:
         return list(range(layers))
-    ring = min(RING, slots)
-    own = slots - ring
+    ring = min(RING, buffers)
+    own = buffers - ring
     turning = layers - own
     numbers, next_own, next_turn = [], ring, 0
     for layer in range(layers):
@@ -184,17 +184,17 @@ def streamed_tensors(block: nn.Module, dtype: torch.dtype) -> Shapes:
     return {name: each for name, each in found.items() if "_norm." not in name}
 
 
-def slot_bytes(tensors: Shapes) -> int:
+def buffer_bytes(tensors: Shapes) -> int:
     """Memory that a block takes in a slot."""
     return sum(aligned(shape.numel() * dtype.itemsize) for shape, dtype in tensors.values())
 
 
-def put_into(slot: DeviceSlot, block: nn.Module, tensors: Shapes) -> None:
+def bind_parameters(buffer: LayerBuffer, block: nn.Module, tensors: Shapes) -> None:
     """Have a block's matrices lie in a slot."""
     offset = 0
     for path, (shape, dtype) in tensors.items():
         size = shape.numel() * dtype.itemsize
-        view = slot.memory[offset : offset + size].view(dtype).view(shape)
+        view = buffer.memory[offset : offset + size].view(dtype).view(shape)
         offset += aligned(size)
         parent, _, name = path.rpartition(".")
         module = block.get_submodule(parent)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.checkpoint.layout import Slot, checkpoint_layout
+from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.loader import Filling, compare, fill, give_memory, network_without_memory, require_finite
 from model.checkpoint.lora import Adapter, changed_by
 from model.checkpoint.quantization import empty_quantized
@@ -17,18 +17,18 @@ from model.checkpoint.safetensors_files import StoredTensor, read_exactly, store
 from model.checkpoint.tensor_names import listed
 from model.errors import CheckpointError
 from model.events import LoadProgress
-from model.memory.estimate import HEAD_PIECE_BYTES, Placement
+from model.memory.estimate import HEAD_CHUNK_BYTES, OffloadPlan
 from model.memory.layer_buffers import (
     RING,
-    DeviceSlot,
-    Layer,
+    LayerBuffer,
     Shapes,
     StreamedBlocks,
+    StreamedLayer,
+    bind_parameters,
+    buffer_bytes,
+    buffer_numbers,
     is_whole,
-    make_slots,
-    put_into,
-    slot_bytes,
-    slot_numbers,
+    make_buffers,
     streamed_tensors,
 )
 from model.memory.weight_stream import WeightStream
@@ -53,7 +53,7 @@ class Offload:
     network: SenseNovaU1
     folder: Path
     stream: WeightStream
-    layout: Mapping[str, Slot]
+    layout: Mapping[str, ParameterSlice]
     elsewhere: frozenset[str]
 
     @torch.inference_mode(False)
@@ -78,7 +78,7 @@ def load_offloaded(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
-    placement: Placement,
+    offload_plan: OffloadPlan,
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
     quantized: Collection[str] = (),
@@ -100,19 +100,19 @@ def load_offloaded(
     network = network_without_memory(config)
     empty_quantized(network, quantized, device, torch.device("meta"))
     shapes = {name: [streamed_tensors(block, dtype) for block in tower.blocks] for name, tower in _towers(network)}
-    layer_bytes = max(slot_bytes(each) for blocks in shapes.values() for each in blocks)
-    slots = make_slots(placement.slots, layer_bytes, device)
-    pieces = {} if placement.whole_head else _pieces(tensors[HEAD], layer_bytes, dtype)
+    layer_bytes = max(buffer_bytes(each) for blocks in shapes.values() for each in blocks)
+    buffers = make_buffers(offload_plan.buffers, layer_bytes, device)
+    pieces = {} if offload_plan.whole_head else _head_chunks(tensors[HEAD], layer_bytes, dtype)
     stream = WeightStream({**tensors, **pieces}, device)
-    streamed = _stream_towers(network, layout, shapes, slots, stream)
+    streamed = _stream_towers(network, layout, shapes, buffers, stream)
     network.add_module("embed_tokens", FileEmbedding(tensors[EMBEDDING], device, dtype))
     if pieces:
         # Words are chosen between two passes: the pieces come to where layers take turns. Where all layers are there at
         # once they stay there, and the pieces have slots of their own.
-        turning = None if is_whole(network.und) else slots[:RING]
+        turning = None if is_whole(network.und) else buffers[:RING]
         network.add_module("lm_head", StreamedHead(pieces, turning, stream, device, dtype))
         for number, (name, piece) in enumerate(pieces.items()):
-            layout[name] = Slot(f"lm_head.pieces.{number}.weight", 0, piece.shape)
+            layout[name] = ParameterSlice(f"lm_head.pieces.{number}.weight", 0, piece.shape)
     elsewhere = frozenset([*streamed, EMBEDDING, *([HEAD] if pieces else [])])
     require_mergeable(adapters, elsewhere)
     give_memory(network, device, dtype)
@@ -139,9 +139,9 @@ def _towers(network: SenseNovaU1) -> list[tuple[str, Tower]]:
 
 def _stream_towers(
     network: SenseNovaU1,
-    layout: Mapping[str, Slot],
+    layout: Mapping[str, ParameterSlice],
     shapes: Mapping[str, Sequence[Shapes]],
-    slots: Sequence[DeviceSlot],
+    buffers: Sequence[LayerBuffer],
     stream: WeightStream,
 ) -> list[str]:
     """Have both towers' matrices, of these shapes, lie in slots; returns the official names of what fills them."""
@@ -151,11 +151,11 @@ def _stream_towers(
     streamed: list[str] = []
     for name, tower in _towers(network):
         layers = []
-        for index, number in enumerate(slot_numbers(len(tower.blocks), len(slots))):
-            put_into(slots[number], tower.blocks[index], shapes[name][index])
+        for index, number in enumerate(buffer_numbers(len(tower.blocks), len(buffers))):
+            bind_parameters(buffers[number], tower.blocks[index], shapes[name][index])
             parameters = [f"{name}.blocks.{index}.{matrix}" for matrix in shapes[name][index]]
             official = tuple(part for parameter in parameters for part in filled_by.get(parameter, ()))
-            layers.append(Layer(official, slots[number]))
+            layers.append(StreamedLayer(official, buffers[number]))
             streamed += official
         tower.blocks = StreamedBlocks(list(tower.blocks), layers, stream)
     return streamed
@@ -186,7 +186,7 @@ class StreamedHead(nn.Module):
     def __init__(
         self,
         pieces: Mapping[str, StoredTensor],
-        slots: Sequence[DeviceSlot] | None,
+        buffers: Sequence[LayerBuffer] | None,
         stream: WeightStream,
         device: torch.device,
         dtype: torch.dtype,
@@ -196,13 +196,13 @@ class StreamedHead(nn.Module):
         with torch.device("meta"):
             parts = [nn.Linear(piece.shape[1], piece.shape[0], bias=False) for piece in pieces.values()]
         shapes = [streamed_tensors(part, dtype) for part in parts]
-        if slots is None:
-            slots = make_slots(min(RING, len(parts)), max(map(slot_bytes, shapes)), device)
+        if buffers is None:
+            buffers = make_buffers(min(RING, len(parts)), max(map(buffer_bytes, shapes)), device)
         layers = []
         for number, name in enumerate(pieces):
-            slot = slots[number % len(slots)]
-            put_into(slot, parts[number], shapes[number])
-            layers.append(Layer((name,), slot))
+            slot = buffers[number % len(buffers)]
+            bind_parameters(slot, parts[number], shapes[number])
+            layers.append(StreamedLayer((name,), slot))
         self.pieces = StreamedBlocks(parts, layers, stream)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -210,11 +210,11 @@ class StreamedHead(nn.Module):
         return torch.cat([piece(hidden) for piece in self.pieces], dim=-1)
 
 
-def _pieces(head: StoredTensor, most: int, dtype: torch.dtype) -> dict[str, StoredTensor]:
+def _head_chunks(head: StoredTensor, most: int, dtype: torch.dtype) -> dict[str, StoredTensor]:
     """The output matrix as several tensors of whole rows, of at most so many bytes each on the device."""
     rows, columns = head.shape
     row_bytes = columns * head.dtype.itemsize
-    step = max(1, min(HEAD_PIECE_BYTES // row_bytes, most // (columns * dtype.itemsize)))
+    step = max(1, min(HEAD_CHUNK_BYTES // row_bytes, most // (columns * dtype.itemsize)))
     pieces = {}
     for first in range(0, rows, step):
         last = min(first + step, rows)

@@ -18,10 +18,10 @@ from torch import Tensor
 from config.errors import SenseNovaError
 from model.checkpoint.loader import Filling
 from model.checkpoint.quantization import Staging
-from model.checkpoint.safetensors_files import Block, StoredTensor, parts_of, read_exactly
+from model.checkpoint.safetensors_files import Chunk, StoredTensor, parts_of, read_exactly
 from model.devices import host_memory
 
-PIECE_BYTES = 32 * 2**20
+READ_BYTES = 32 * 2**20
 """Read at once (`python -m benchmarks.weight_link FOLDER` compares other sizes, and numbers of readers). What a piece
 costs beside its bytes is the interpreter, which its thread has to get hold of several times, while others and the
 program itself want it, too: with 16 MiB a step takes a quarter longer."""
@@ -91,15 +91,15 @@ class Load:
         with self._lock:
             self._cancelled = True
 
-    def take(self, block: Block | None, error: BaseException | None) -> None:
+    def take(self, chunk: Chunk | None, error: BaseException | None) -> None:
         """A piece has been read, or not: ask the current stream to copy it."""
         with self._lock:
-            if block is not None and self.is_wanted:
+            if chunk is not None and self.is_wanted:
                 if self._before is not None:
                     # All copies are on one stream, so that the first one's wait is everyone's.
                     self._before.wait()
                     self._before = None
-                self._filling.place(block, self._staging, non_blocking=True)
+                self._filling.place(chunk, self._staging, non_blocking=True)
             self._error = self._error or error
             self._missing -= 1
             if self._missing == 0:
@@ -122,7 +122,7 @@ class WeightStream:
         self,
         tensors: Mapping[str, StoredTensor],
         device: torch.device,
-        piece_bytes: int = PIECE_BYTES,
+        piece_bytes: int = READ_BYTES,
         readers: int = READERS,
         page_locked: bool = True,
     ) -> None:
@@ -182,13 +182,13 @@ class WeightStream:
             file.close()
 
     def _read(self, load: Load, tensor: StoredTensor, first: int, count: int) -> None:
-        block, error = None, None
+        chunk, error = None, None
         try:
             if load.is_wanted:
                 data, copied = self._fetched(tensor, first, count)
-                block = Block(tensor, first, data.view(tensor.dtype))
-            load.take(block, None)
-            if block is not None and copied is not None:
+                chunk = Chunk(tensor, first, data.view(tensor.dtype))
+            load.take(chunk, None)
+            if chunk is not None and copied is not None:
                 copied.record()
         except BaseException as caught:  # raised again where the load is waited for
             error = caught.with_traceback(None)

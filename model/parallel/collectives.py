@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.checkpoint.sharding import Share, Shares
+from model.checkpoint.sharding import Shard, Shards
 from model.errors import RankError
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ class Position:
         return self.tensor * self.guidance
 
     @property
-    def shares(self) -> Shares:
+    def shards(self) -> Shards:
         """Its part of the network."""
         copy, part = divmod(self.rank, self.tensor)
-        gen = Share(part, self.tensor)
-        return Shares(Share(part * self.guidance + copy, self.size) if self.splits_und else gen, gen)
+        gen = Shard(part, self.tensor)
+        return Shards(Shard(part * self.guidance + copy, self.size) if self.splits_und else gen, gen)
 
     @property
     def branches(self) -> slice:
@@ -67,28 +67,28 @@ class Position:
 class TowerGroup:
     """The ranks that hold the parts of one tower, as one of them sees them."""
 
-    def __init__(self, share: Share, order: Sequence[int], group: Any) -> None:
+    def __init__(self, shard: Shard, order: Sequence[int], group: Any) -> None:
         """order: the part that each of them has."""
-        self.share = share
-        self._places = [order.index(part) for part in range(share.count)]
+        self.shard = shard
+        self._places = [order.index(part) for part in range(shard.count)]
         self._group = group
 
-    def sum_(self, numbers: Tensor) -> Tensor:
+    def all_reduce(self, numbers: Tensor) -> Tensor:
         """The sum over all parts, in place."""
-        if self.share.count > 1:
+        if self.shard.count > 1:
             dist.all_reduce(numbers, group=self._group)
         return numbers
 
     def join(self, numbers: Tensor) -> Tensor:
         """What all parts have, one behind another in the last dimension: (…, n) → (…, count·n)."""
-        if self.share.count == 1:
+        if self.shard.count == 1:
             return numbers
-        every = _gathered(numbers, self.share.count, self._group)
+        every = _gathered(numbers, self.shard.count, self._group)
         # Slices, which a CUDA graph can hold, not an index.
         return torch.cat([every[place] for place in self._places], dim=-1)
 
 
-class Groups:
+class ProcessGroups:
     """The process groups of one rank. All ranks call the same methods in the same order, with equal shapes.
 
     Attributes:
@@ -113,28 +113,28 @@ class Groups:
         ranks = torch.arange(position.size).view(position.guidance, position.tensor)
         tensor = _own_group(ranks.tolist(), position.rank)
         self._guidance = _own_group(ranks.T.tolist(), position.rank)
-        shares = position.shares
-        self.gen = TowerGroup(shares.gen, range(position.tensor), tensor)
+        shards = position.shards
+        self.gen = TowerGroup(shards.gen, range(position.tensor), tensor)
         if position.splits_und:
-            order = [replace(position, rank=rank).shares.und.index for rank in range(position.size)]
-            self.und = TowerGroup(shares.und, order, dist.group.WORLD)
+            order = [replace(position, rank=rank).shards.und.index for rank in range(position.size)]
+            self.und = TowerGroup(shards.und, order, dist.group.WORLD)
         else:
             self.und = self.gen
         # A group's first operation sets up its connections, which a CUDA graph cannot hold.
         first = torch.zeros(1, device=device)
         for tower in (self.gen, self.und):
-            tower.sum_(first)
+            tower.all_reduce(first)
             tower.join(first)
-        self.exchange(first)
-        self.agree(first)
+        self.all_gather(first)
+        self.broadcast(first)
 
-    def exchange(self, numbers: Tensor) -> Tensor:
+    def all_gather(self, numbers: Tensor) -> Tensor:
         """What each copy of the gen tower has, one behind another: (n, …) → (guidance·n, …)."""
         if self.position.guidance == 1:
             return numbers
         return _gathered(numbers, self.position.guidance, self._guidance).flatten(0, 1)
 
-    def agree(self, numbers: Tensor) -> Tensor:
+    def broadcast(self, numbers: Tensor) -> Tensor:
         """Rank 0's numbers, everywhere."""
         dist.broadcast(numbers, src=0)
         return numbers

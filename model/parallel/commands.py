@@ -45,11 +45,11 @@ class UseLoras:
 
 
 @dataclass(frozen=True)
-class Forget:
+class ClearCache:
     """Free what is kept of earlier requests."""
 
 
-Order = Load | Run | UseLoras | Forget
+Command = Load | Run | UseLoras | ClearCache
 
-Kept = Mapping[Branch, int]
+CachedTokens = Mapping[Branch, int]
 """What a rank answers when it has carried out an order: the tokens it keeps of each branch."""

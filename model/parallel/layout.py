@@ -1,8 +1,8 @@
-"""How several GPUs share a model: how often there is what draws, and in how many parts.
+"""How several GPUs share a model: the number of copies of the generation tower, and of shards of each copy.
 
-Text is written by all GPUs, each with a part of what reads and writes (`model.parallel.collectives`), where heads can be
-shared by so many, and pictures without guidance are drawn so, too. Branches of guidance are drawn apart.
-`benchmarks/several_gpus.py` measures all ways.
+All GPUs share the understanding tower (`model.parallel.collectives`) when its heads can be split that often. An
+unguided picture is drawn by one copy of the generation tower on all GPUs. Guided branches run on separate copies.
+`benchmarks/several_gpus.py` measures every layout.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 
 from model.checkpoint.sharding import possible_splits, split_config
+from model.devices import usable_memory
 from model.errors import DeviceError
-from model.loaded_model import usable_memory
-from model.memory.estimate import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Weights, Work, peak_bytes
+from model.memory.estimate import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Weights, Workload, peak_bytes
 from model.network.configuration import ModelConfig
 from model.parallel.collectives import Position
 from model.parallel.launch import launched
@@ -26,7 +26,7 @@ USUAL_BRANCHES = 2
 
 
 @dataclass(frozen=True)
-class Demand:
+class ExpectedUse:
     """What a model is loaded for.
 
     Attributes:
@@ -40,7 +40,7 @@ class Demand:
     image_tokens: int
 
     @classmethod
-    def of(cls, requests: Sequence[Request] | None, image_tokens: int) -> "Demand":
+    def of(cls, requests: Sequence[Request] | None, image_tokens: int) -> "ExpectedUse":
         """requests: None where nobody knows them yet: then pictures with guidance, and text."""
         if requests is None:
             return cls(USUAL_BRANCHES, writes=True, image_tokens=image_tokens)
@@ -55,7 +55,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Arrangement:
+class ParallelLayout:
     """`tensor` parts of what draws, which is there `guidance` times: on as many GPUs as the product; `splits_und` as of
     `Position`."""
 
@@ -69,9 +69,9 @@ class Arrangement:
         return f"{sizes}, text by all {self.tensor * self.guidance}" if self.splits_und else sizes
 
 
-def arrange(
-    gpus: int, demand: Demand, possible: Sequence[int], fits: Callable[[Arrangement], bool]
-) -> Arrangement | None:
+def choose_layout(
+    gpus: int, demand: ExpectedUse, possible: Sequence[int], fits: Callable[[ParallelLayout], bool]
+) -> ParallelLayout | None:
     """The fastest arrangement of so many GPUs, or None if they cannot share the model.
 
     Branches that are drawn apart exchange one prediction a step, parts of a tower two sums in every block: so there
@@ -83,26 +83,26 @@ def arrange(
         possible: numbers of parts that the model can be split into.
         fits: whether each GPU has memory for its part. One that is the only way is taken all the same.
     """
-    ways: list[Arrangement] = []
+    ways: list[ParallelLayout] = []
     for copies in range(demand.branches, 0, -1):
         parts, left_over = divmod(gpus, copies)
         if left_over or parts not in possible:
             continue
-        together = [Arrangement(parts, copies, splits_und=True)] if copies > 1 and gpus in possible else []
-        apart = [Arrangement(parts, copies)]
+        together = [ParallelLayout(parts, copies, splits_und=True)] if copies > 1 and gpus in possible else []
+        apart = [ParallelLayout(parts, copies)]
         ways += together + apart if demand.writes else apart + together
     return next(filter(fits, ways), ways[-1] if ways else None)
 
 
-def arrange_model(
+def choose_model_layout(
     gpus: int,
-    demand: Demand,
+    demand: ExpectedUse,
     config: ModelConfig,
     device: torch.device,
     itemsize: int,
     quantized: Sequence[str],
-) -> Arrangement:
-    """`arrange` of a checkpoint's model.
+) -> ParallelLayout:
+    """`choose_layout` of a checkpoint's model.
 
     Args:
         device: `cuda`, whose first GPU is asked for its memory, or `cpu`.
@@ -112,20 +112,20 @@ def arrange_model(
         DeviceError: so many GPUs cannot share the model; the numbers that can are named.
     """
     possible = possible_splits(config)
-    work = Work(demand.image_tokens, USUAL_PREFIXES)
+    work = Workload(demand.image_tokens, USUAL_PREFIXES)
 
-    def fits(arrangement: Arrangement) -> bool:
+    def fits(arrangement: ParallelLayout) -> bool:
         budget = usable_memory(device, None)
         if budget is None:
             return True
         if device.type == "cpu":
             budget //= gpus  # which is one for all
-        shares = Position(0, arrangement.tensor, arrangement.guidance, arrangement.splits_und).shares
-        weights = Weights.of(config, itemsize, quantized, shares)
+        shards = Position(0, arrangement.tensor, arrangement.guidance, arrangement.splits_und).shards
+        weights = Weights.of(config, itemsize, quantized, shards)
         own = split_config(config, arrangement.tensor)
         return peak_bytes(own, weights, ALL_RESIDENT, work, itemsize) + SPARE_BYTES <= budget
 
-    found = arrange(gpus, demand, possible, fits)
+    found = choose_layout(gpus, demand, possible, fits)
     if found is None:
         numbers = {parts * copies for parts in possible for copies in range(1, demand.branches + 1)}
         raise DeviceError(

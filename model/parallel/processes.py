@@ -15,7 +15,7 @@ connection to each, over which go orders and answers; what they compute together
   also wakes it where it waits for them, and raises an error. The others leave when rank 0's connection ends, however
   rank 0 did.
 
-What they say is in `model.parallel.channel`, the others' side in `model.parallel.leader` and `model.rank_main`.
+What they say is in `model.parallel.channel`; `model.rank_main` is the main program of the other ranks.
 Nothing here imports PyTorch before it has to.
 """
 
@@ -43,12 +43,12 @@ from model.parallel.channel import (
     COMMON,
     END,
     GO,
-    MEETING_PLACE,
-    NOBODY,
+    NO_RANKS,
     RELOAD,
+    RENDEZVOUS_KEY,
     STOP,
     Failed,
-    Meeting,
+    Rendezvous,
 )
 from model.parallel.launch import launched, own_device, threads_each
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     import torch
     from torch._C._distributed_c10d import Store
 
-    from model.parallel.collectives import Groups
+    from model.parallel.collectives import ProcessGroups
 
 GRACE = 3.0
 """Seconds within which an error that all ranks have comes up on all of them."""
@@ -68,7 +68,7 @@ LAST_RESORT = 30.0
 Item = TypeVar("Item")
 
 
-class Ranks:
+class RankProcesses:
     """Rank 0's view of the others.
 
     Attributes:
@@ -94,7 +94,7 @@ class Ranks:
         self.lost: SenseNovaError | None = None
         self.results: dict[int, Any] = {}
         self._split, self._device = (tensor, guidance, splits_und), device
-        self._groups: Groups | None = None
+        self._groups: ProcessGroups | None = None
         self._store: Store
         self._host: str
         self._port = 0
@@ -123,15 +123,15 @@ class Ranks:
             self.close()
             raise
 
-    def groups(self) -> "Groups":
+    def groups(self) -> "ProcessGroups":
         """Join the process groups, as the others do once they are told where.
 
         Raises:
             SenseNovaError: one of them has no device to itself, or was lost before.
         """
-        from model.parallel.collectives import Groups, Position
+        from model.parallel.collectives import Position, ProcessGroups
 
-        self._tell(Meeting(*self._split, self._device.type, self._host, self._port))
+        self._tell(Rendezvous(*self._split, self._device.type, self._host, self._port))
         # Who joins waits for all others, however long; so first everyone says that nothing keeps it from joining.
         answers = self._wait_for_all(None)
         if self.lost is not None:
@@ -139,12 +139,12 @@ class Ranks:
         for rank, answer in answers.items():
             if isinstance(answer, Failed):
                 raise answer.error(rank)
-        self._groups = Groups(Position(0, *self._split), own_device(self._device.type, 0), self._store)
+        self._groups = ProcessGroups(Position(0, *self._split), own_device(self._device.type, 0), self._store)
         return self._groups
 
     # Orders
 
-    def carry_out(self, order: object, own: Callable[[], Item]) -> Item:
+    def run_on_all(self, order: object, own: Callable[[], Item]) -> Item:
         """Have all ranks carry out an order, which for rank 0 is calling `own`.
 
         Raises:
@@ -159,12 +159,12 @@ class Ranks:
         self._settle(None)
         return result
 
-    def lead(self, order: object, events: Iterator[Item]) -> Iterator[Item]:
+    def stream_on_all(self, order: object, events: Iterator[Item]) -> Iterator[Item]:
         """The events of an order, at each of which the others wait for whether it goes on; errors as above."""
         self._begin(order)
         try:
             for event in events:
-                self.require_whole()
+                self.require_all_ranks()
                 yield event
                 self._tell(GO)
         except GeneratorExit:
@@ -184,14 +184,14 @@ class Ranks:
             raise
         self._settle(None)
 
-    def require_whole(self) -> None:
+    def require_all_ranks(self) -> None:
         """Raise RankError if a rank was lost."""
         if self.lost is not None:
             self._noticed = True
             raise RankError(f"the processes that share the model were ended: {self.lost.what}", RELOAD)
 
     def _begin(self, order: object) -> None:
-        self.require_whole()
+        self.require_all_ranks()
         if self._under_way:
             raise RuntimeError("a request is under way on several ranks: end it before another one begins")
         self._orders += 1
@@ -320,12 +320,12 @@ class Ranks:
 
         store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(minutes=5))))
         self._store, self._host = store, os.environ["MASTER_ADDR"]
-        if Ranks._ever_met:
+        if RankProcesses._ever_met:
             raise RankError("ranks that torchrun has started cannot be started again", "run torchrun again")
-        Ranks._ever_met = True
+        RankProcesses._ever_met = True
         key = secrets.token_bytes(32)
         with Listener(("", 0), authkey=key) as listener:
-            store.set(MEETING_PLACE, json.dumps([self._host, listener.address[1], key.hex()]))
+            store.set(RENDEZVOUS_KEY, json.dumps([self._host, listener.address[1], key.hex()]))
             for _ in range(self.size - 1):
                 link = listener.accept()
                 self._links[link.recv()] = link
@@ -421,16 +421,16 @@ def _let_go(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def dismiss_others() -> None:
+def release_rank_processes() -> None:
     """As rank 0 under torchrun: nobody else was needed. Where there are no others, nobody has to be told."""
-    if Ranks._ever_met:
+    if RankProcesses._ever_met:
         return
     from torch.distributed import DistError
     from torch.distributed.rendezvous import rendezvous
 
     with contextlib.suppress(DistError, ValueError):
         store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=20))))
-        store.set(MEETING_PLACE, NOBODY)
+        store.set(RENDEZVOUS_KEY, NO_RANKS)
 
 
 def _later(seconds: float, work: Callable[..., None], *arguments: object) -> None:

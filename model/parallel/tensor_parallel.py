@@ -1,7 +1,7 @@
 """Tensor parallelism: a network of which every rank holds a part, made to compute what the whole one does.
 
-The parts are those of `model.checkpoint.sharding`. A rank's heads and its columns of an MLP give its summand of what the
-block adds to the residual stream; the sum over all ranks is the one thing that has to be told, twice a block:
+`model.checkpoint.sharding` defines the shards. A rank's heads and MLP columns give one summand of a block's update to
+the residual stream. Ranks all-reduce these summands twice per block and communicate nothing else:
 
     hidden ─ norm ─ own heads ─ own columns of o ─ sum ─ + ─ norm ─ own gate, up ─ own columns of down ─ sum ─ +
 
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block, Tower
-from model.parallel.collectives import Groups, TowerGroup
+from model.parallel.collectives import ProcessGroups, TowerGroup
 
 
-def join_parts(network: SenseNovaU1, vocabulary: int, groups: Groups) -> None:
+def join_parts(network: SenseNovaU1, vocabulary: int, groups: ProcessGroups) -> None:
     """Change a rank's network in place: what comes into its towers and what comes of them is from now on as in the
     whole network.
 
@@ -33,16 +33,16 @@ def join_parts(network: SenseNovaU1, vocabulary: int, groups: Groups) -> None:
         vocabulary: tokens of the whole network.
     """
     und, gen = groups.und, groups.gen
-    if und.share.count > 1:
+    if und.shard.count > 1:
         network.embed_tokens = SplitEmbedding(cast(nn.Parameter, network.embed_tokens.weight), und)
         network.lm_head = SplitHead(cast(nn.Parameter, network.lm_head.weight), vocabulary, und)
-    if gen.share.count > 1:
-        if gen.share.index > 0:
+    if gen.shard.count > 1:
+        if gen.shard.index > 0:
             cast(nn.Parameter, network.fm_head.second.bias).zero_()  # which is added once
-        network.fm_head.register_forward_hook(lambda module, inputs, result: gen.sum_(result))
+        network.fm_head.register_forward_hook(lambda module, inputs, result: gen.all_reduce(result))
 
 
-def sum_blocks(network: SenseNovaU1, groups: Groups) -> None:
+def sum_blocks(network: SenseNovaU1, groups: ProcessGroups) -> None:
     """Change a rank's network in place: what attention and MLP of each block return is from now on the sum over the
     ranks. For a network that runs as it is written; `model.backends.cuda` has sums of its own."""
     _sum_blocks(network.und, groups.und)
@@ -50,11 +50,11 @@ def sum_blocks(network: SenseNovaU1, groups: Groups) -> None:
 
 
 def _sum_blocks(tower: Tower, group: TowerGroup) -> None:
-    if group.share.count == 1:
+    if group.shard.count == 1:
         return
     for block in cast(Iterable[Block], tower.blocks):
         for module in (block.attention.o_proj, block.mlp):
-            module.register_forward_hook(lambda module, inputs, result: group.sum_(result))
+            module.register_forward_hook(lambda module, inputs, result: group.all_reduce(result))
 
 
 class SplitEmbedding(nn.Embedding):
@@ -63,14 +63,14 @@ class SplitEmbedding(nn.Embedding):
     def __init__(self, weight: nn.Parameter, group: TowerGroup) -> None:
         super().__init__(weight.shape[0], weight.shape[1], _weight=weight, _freeze=True)
         self.weight = weight
-        self._first = group.share.index * len(weight)
+        self._first = group.shard.index * len(weight)
         self._group = group
 
     def forward(self, ids: Tensor) -> Tensor:
         local = ids - self._first
         here = (local >= 0) & (local < len(self.weight))
         rows = F.embedding(local.clamp(0, len(self.weight) - 1), self.weight)
-        return self._group.sum_(rows.where(here[..., None], rows.new_zeros(())))
+        return self._group.all_reduce(rows.where(here[..., None], rows.new_zeros(())))
 
 
 class SplitHead(nn.Linear):

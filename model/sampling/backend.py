@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from model.events import Branch
 from model.devices import host_memory
+from model.events import Branch
 from model.network.cache import ScratchCache
 from model.network.sensenova import SenseNovaU1
-from model.sampling.prefill import Canvas, Prefix, read_text
+from model.sampling.prefill import DenoiseState, Prefix, read_text
 
 
-class Peers:
-    """Other processes that run the same passes: here there are none; `model.placement` has those of several GPUs.
+class RankGroup:
+    """Other processes that run the same passes: here there are none; `model.parallel` has those of several GPUs.
 
     All of them call the same methods in the same order.
 
@@ -24,7 +24,7 @@ class Peers:
 
     split_heads = False
 
-    def agree(self, numbers: Tensor) -> Tensor:
+    def broadcast(self, numbers: Tensor) -> Tensor:
         """What the first process has, in all of them."""
         return numbers
 
@@ -37,25 +37,25 @@ class Peers:
         """Those whose prefixes this process reads: the ones it computes, or all of them."""
         return branches if self.split_heads else self.own(branches)
 
-    def canvases(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, Canvas]:
+    def denoise_states(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, DenoiseState]:
         """What the own branches are drawn on, with room for so many tokens of a picture: the prefixes themselves,
         unless heads are split."""
         for prefix in prefixes.values():
             prefix.cache.reserve(image_tokens)
         return prefixes
 
-    def exchange(self, branches: tuple[Branch, ...], predicted: Tensor) -> Tensor:
+    def all_gather(self, branches: tuple[Branch, ...], predicted: Tensor) -> Tensor:
         """The predictions of the own branches, (own, L, D), in their order → of all, (branches, L, D)."""
         return predicted
 
 
-class Runtime:
-    """Runs a network as it is written; `model.placement` has one for CUDA.
+class Backend:
+    """Runs a network as it is written; `model.backends` has one for CUDA.
 
     Attributes:
         network: what is run.
         peers: other processes that do the same.
-        draws_ahead, writes_ahead: whether a step's prediction, or the reading of a token, returns before the device
+        denoises_async, decodes_async: whether a step's prediction, or the reading of a token, returns before the device
             has done it, so that the next one can be asked for.
         layer_by_layer: whether all branches of a step go through a layer before the next one, whose weights may have to
             be brought first. Keys and values of a picture's tokens are then kept of one layer only. The numbers are the
@@ -63,31 +63,31 @@ class Runtime:
         note: what a user should know about the first run, or None.
     """
 
-    draws_ahead = writes_ahead = False
+    denoises_async = decodes_async = False
     layer_by_layer = False
     note: str | None = None
 
-    def __init__(self, network: SenseNovaU1, peers: Peers | None = None) -> None:
+    def __init__(self, network: SenseNovaU1, group: RankGroup | None = None) -> None:
         self.network = network
-        self.peers = peers or Peers()
+        self.group = group or RankGroup()
 
     def room_behind(self, image_tokens: int) -> int:
-        """Positions to have ready behind a prefix that is read for a picture of so many tokens; `canvases` would find
-        room for them, too, but in memory that is allocated once more."""
-        return 0 if self.layer_by_layer or self.peers.split_heads else image_tokens
+        """Positions to reserve in the KV cache behind a prefix, for a picture of `image_tokens` tokens. `denoise_states`
+        would also reserve them, but by a second allocation."""
+        return 0 if self.layer_by_layer or self.group.split_heads else image_tokens
 
-    def canvases(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, Canvas]:
+    def denoise_states(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, DenoiseState]:
         """What the pictures of a request, of so many tokens each, are drawn on, one for each own branch; `prefixes` are
         those of the branches that this process reads, in the order of all. They stay as they were, and must do so until
         the last picture is drawn."""
         if not self.layer_by_layer:
-            return self.peers.canvases(prefixes, image_tokens)
-        canvases: dict[Branch, Canvas] = {}
+            return self.group.denoise_states(prefixes, image_tokens)
+        denoise_states: dict[Branch, DenoiseState] = {}
         for branch, prefix in prefixes.items():
-            canvases[branch] = Canvas(ScratchCache(prefix.cache, image_tokens), prefix.next_position)
-        return canvases
+            denoise_states[branch] = DenoiseState(ScratchCache(prefix.cache, image_tokens), prefix.next_position)
+        return denoise_states
 
-    def repeated(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def captured(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """The same function, for being called many times.
 
         Args:
@@ -100,7 +100,7 @@ class Runtime:
         """Of the token that follows a prefix: (vocabulary,), float32."""
         return self.network.logits(prefix.last_hidden)[0, 0]
 
-    def read_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
         """`read_text` of one token, () int64.
 
         Returns:
@@ -121,7 +121,7 @@ def record_event(device: torch.device) -> Callable[[], None]:
     return event.synchronize
 
 
-def fetch(token: Tensor) -> Callable[[], int]:
+def copy_to_host(token: Tensor) -> Callable[[], int]:
     """Start bringing a number, () int64, to the host; what is returned waits for it, but for nothing later."""
     if token.device.type != "cuda":
         return lambda: int(token)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from config.settings import TextSettings
-from model.sampling.backend import Runtime, fetch
+from model.sampling.backend import Backend, copy_to_host
 from model.sampling.prefill import Prefix
 
-CACHE_BLOCK = 256
+CACHE_STEP = 256
 """Positions the cache grows by while text is written, so that it is not reallocated for every token."""
 
 Choose = Callable[[Tensor, list[int]], Tensor]
@@ -18,7 +18,7 @@ Choose = Callable[[Tensor, list[int]], Tensor]
 
 
 @torch.inference_mode()
-def decode(runtime: Runtime, prefix: Prefix, choose: Choose, max_tokens: int, stop: Collection[int]) -> Iterator[int]:
+def decode(backend: Backend, prefix: Prefix, choose: Choose, max_tokens: int, stop: Collection[int]) -> Iterator[int]:
     """Yield new tokens, chosen from the logits behind a prefix.
 
     A token of `stop` is yielded and ends the text. Every token yielded but the last one has been read into the
@@ -28,19 +28,19 @@ def decode(runtime: Runtime, prefix: Prefix, choose: Choose, max_tokens: int, st
     which is less than what waiting for each token costs.
     """
     tokens: list[int] = []
-    logits = runtime.logits(prefix)
+    logits = backend.logits(prefix)
     while True:
         if prefix.cache.length == prefix.cache.capacity:
-            prefix.cache.reserve(max(1, min(CACHE_BLOCK, max_tokens - len(tokens))))
-        chosen = runtime.peers.agree(choose(logits, tokens))
-        number = fetch(chosen)
-        ahead = runtime.writes_ahead and len(tokens) + 1 < max_tokens
-        read = runtime.read_token(prefix, chosen) if ahead else None
+            prefix.cache.reserve(max(1, min(CACHE_STEP, max_tokens - len(tokens))))
+        chosen = backend.group.broadcast(choose(logits, tokens))
+        number = copy_to_host(chosen)
+        ahead = backend.decodes_async and len(tokens) + 1 < max_tokens
+        read = backend.forward_token(prefix, chosen) if ahead else None
         tokens.append(number())
         yield tokens[-1]
         if tokens[-1] in stop or len(tokens) == max_tokens:
             return
-        hidden, logits = read or runtime.read_token(prefix, chosen)
+        hidden, logits = read or backend.forward_token(prefix, chosen)
         prefix.keep(tokens[-1:], hidden)
 
 

@@ -14,9 +14,9 @@ from model.network.flow import picture_to_tokens, tokens_to_picture
 from model.network.rope import Rotary, attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import together
-from model.sampling.backend import Peers, Runtime, record_event
+from model.sampling.backend import Backend, RankGroup, record_event
 from model.sampling.guidance import Guidance
-from model.sampling.prefill import Canvas
+from model.sampling.prefill import DenoiseState
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
 from model.sampling.step_cache import StepCache
 
@@ -44,8 +44,8 @@ class Step:
 
 @torch.inference_mode()
 def denoise(
-    runtime: Runtime,
-    canvases: Mapping[Branch, Canvas],
+    backend: Backend,
+    denoise_states: Mapping[Branch, DenoiseState],
     guidance: Guidance,
     size: Size,
     seed: int,
@@ -65,23 +65,23 @@ def denoise(
         settings: steps, shift, `t_eps` and where noise is drawn.
         cache: a new one, for layers to be skipped; without it every step runs all.
     """
-    network = runtime.network
+    network = backend.network
     device, dtype = network.device, network.dtype
     grid = (size[1] // TOKEN_PIXELS, size[0] // TOKEN_PIXELS)
     flow, vision = network.config.flow, network.config.vision
     amplitude = noise_amplitude(grid[0] * grid[1], flow)
     noise_device = torch.device("cpu") if settings.noise == "cpu" else device
     noise = starting_noise(size, seed, noise_device, dtype).to(device)
-    x = runtime.peers.agree(picture_to_tokens(noise) * amplitude)
+    x = backend.group.broadcast(picture_to_tokens(noise) * amplitude)
     times = time_grid(settings.num_steps, settings.timestep_shift)
     starts = torch.tensor(times[:-1], dtype=torch.float32, device=device)
     relative_noise_scale = torch.tensor([amplitude / flow.noise_scale_max], device=device)
     conditioning = network.timestep_embedder(starts) + network.noise_scale_embedder(relative_noise_scale)
     patches = patch_rotary(2 * grid[0], 2 * grid[1], vision.hidden_size, vision.rope_theta, device)
-    rotaries = {branch: _picture_rotary(network, canvas, grid) for branch, canvas in canvases.items()}
+    rotaries = {branch: _picture_rotary(network, state, grid) for branch, state in denoise_states.items()}
 
-    prediction = _Prediction(network, runtime.peers, canvases, rotaries, patches, grid, runtime.layer_by_layer)
-    predict = runtime.repeated(prediction) if cache is None else _CachedPrediction(runtime, prediction, cache)
+    prediction = _Prediction(network, backend.group, denoise_states, rotaries, patches, grid, backend.layer_by_layer)
+    predict = backend.captured(prediction) if cache is None else _CachedPrediction(backend, prediction, cache)
     every_layer = network.config.transformer.layers
     pending: Step | None = None
     for number, (time, next_time) in enumerate(pairwise(times)):
@@ -99,7 +99,7 @@ def denoise(
         shown = step_picture(clean["condition"], size)
         layers = {branch: every_layer if cache is None else cache.computed[branch] for branch in branches}
         step = Step(next_time, shown, velocities["condition"], x, layers, record_event(device))
-        if not runtime.draws_ahead:
+        if not backend.denoises_async:
             yield step
             continue
         # The device shall not stand still while a step is told: the next one has been asked for by then.
@@ -123,23 +123,23 @@ class _Prediction:
     """
 
     network: SenseNovaU1
-    peers: Peers
-    canvases: Mapping[Branch, Canvas]
+    group: RankGroup
+    denoise_states: Mapping[Branch, DenoiseState]
     rotaries: Mapping[Branch, Rotary]
     patches: Rotary
     grid: tuple[int, int]
     layer_by_layer: bool
 
     def __call__(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
-        own = self.peers.own(branches)
-        return self.peers.exchange(branches, self._predict(own, x, conditioning) if own else x[:0])
+        own = self.group.own(branches)
+        return self.group.all_gather(branches, self._predict(own, x, conditioning) if own else x[:0])
 
     def _predict(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
         embeddings = self.embed("", x, conditioning)
         predicted = []
         for portion in self.portions(branches, x):
             rotaries = [self.rotaries[branch] for branch in portion]
-            caches = [self.canvases[branch].cache for branch in portion]
+            caches = [self.denoise_states[branch].cache for branch in portion]
             predicted.append(self.network.predict(embeddings, self.grid, rotaries, caches))
         return predicted[0] if len(predicted) == 1 else torch.cat(predicted)
 
@@ -147,7 +147,7 @@ class _Prediction:
         """The branches that go through the network together."""
         return [branches] if self.layer_by_layer else split_portions(branches, x.shape[1], x.device)
 
-    # Its parts, each with a key for `Runtime.repeated`.
+    # Its parts, each with a key for `Backend.captured`.
 
     def embed(self, key: str, x: Tensor, conditioning: Tensor) -> Tensor:
         """The gen tower's input, (1, L, hidden_size)."""
@@ -157,7 +157,7 @@ class _Prediction:
         """The layers of the key over the hidden states of its branches, (branches, L, hidden_size) → the same."""
         branches, layers = key
         rotaries = [self.rotaries[branch] for branch in branches]
-        caches = [self.canvases[branch].cache for branch in branches]
+        caches = [self.denoise_states[branch].cache for branch in branches]
         return self.network.draw(hidden, rotaries, caches, layers)
 
     def clean(self, key: int, hidden: Tensor) -> Tensor:
@@ -169,12 +169,12 @@ class _CachedPrediction:
     """A `_Prediction` that skips layers. Which ones is decided in the middle of a step, by numbers that are there only
     then: its parts are repeated passes of their own."""
 
-    def __init__(self, runtime: Runtime, prediction: _Prediction, cache: StepCache) -> None:
+    def __init__(self, backend: Backend, prediction: _Prediction, cache: StepCache) -> None:
         self._cache = cache
         self._portions = prediction.portions
-        self._embed = runtime.repeated(prediction.embed)
-        self._layers = runtime.repeated(prediction.run_layers)
-        self._clean = runtime.repeated(prediction.clean)
+        self._embed = backend.captured(prediction.embed)
+        self._layers = backend.captured(prediction.run_layers)
+        self._clean = backend.captured(prediction.clean)
 
     def __call__(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
         embeddings = self._embed("", x, conditioning)
@@ -193,6 +193,6 @@ def split_portions(branches: tuple[Branch, ...], tokens: int, device: torch.devi
     return [branches] if together(len(branches), tokens, device) else [(branch,) for branch in branches]
 
 
-def _picture_rotary(network: SenseNovaU1, canvas: Canvas, grid: tuple[int, int]) -> Rotary:
-    positions = image_positions(canvas.next_position, *grid, network.device)
+def _picture_rotary(network: SenseNovaU1, state: DenoiseState, grid: tuple[int, int]) -> Rotary:
+    positions = image_positions(state.next_position, *grid, network.device)
     return attention_rotary(positions, network.config.transformer, network.dtype)

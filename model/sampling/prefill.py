@@ -14,7 +14,7 @@ from model.network.sensenova import SenseNovaU1
 
 
 @dataclass
-class Canvas:
+class DenoiseState:
     """Where a picture is drawn: behind a sequence that has been read.
 
     Attributes:
@@ -27,7 +27,7 @@ class Canvas:
 
 
 @dataclass
-class Prefix(Canvas):
+class Prefix(DenoiseState):
     """A sequence that has been read.
 
     Attributes:
@@ -53,7 +53,7 @@ class Prefix(Canvas):
         self.last_hidden = last_hidden
 
 
-def embed_picture(network: SenseNovaU1, pixels: Tensor) -> Tensor:
+def embed_image(network: SenseNovaU1, pixels: Tensor) -> Tensor:
     """A normalised picture (1, 3, H, W) as the und tower takes it in: (rows, columns, hidden_size)."""
     vision = network.config.vision
     rows, columns = (side // vision.patch_size for side in pixels.shape[-2:])
@@ -62,7 +62,7 @@ def embed_picture(network: SenseNovaU1, pixels: Tensor) -> Tensor:
     return tokens.view(rows // 2, columns // 2, -1)
 
 
-def read_prefix(
+def prefill(
     network: SenseNovaU1,
     sequence: TokenSequence,
     pictures: Sequence[Tensor],
@@ -73,7 +73,7 @@ def read_prefix(
 
     Args:
         sequence: at least one token.
-        pictures: those of the sequence, from `embed_picture`.
+        pictures: those of the sequence, from `embed_image`.
         room: positions to have ready behind it, for text or a picture.
         cache: the part before the sequence; a new one where it is None.
     """

@@ -15,11 +15,11 @@ from torch import Tensor
 from config.sizes import TOKEN_PIXELS
 from model.inputs.token_sequence import TokenSequence
 from model.network.sensenova import SenseNovaU1
-from model.sampling.prefill import Prefix, read_prefix
+from model.sampling.prefill import Prefix, prefill
 
 
 @dataclass(frozen=True)
-class PictureIdentity:
+class ImageIdentity:
     """Equal for two pictures exactly if the network is given the same numbers for both.
 
     Attributes:
@@ -31,16 +31,16 @@ class PictureIdentity:
     digest: bytes
 
     @classmethod
-    def of(cls, pixels: Tensor) -> "PictureIdentity":
+    def of(cls, pixels: Tensor) -> "ImageIdentity":
         """Of a normalised picture (1, 3, H, W), float32 on the CPU."""
         rows, columns = (side // TOKEN_PIXELS for side in pixels.shape[-2:])
         return cls(rows, columns, hashlib.sha256(pixels.contiguous().numpy().data).digest())
 
 
-Item = int | PictureIdentity
+Item = int | ImageIdentity
 
 
-def items_of(sequence: TokenSequence, pictures: Sequence[PictureIdentity]) -> list[Item]:
+def items_of(sequence: TokenSequence, pictures: Sequence[ImageIdentity]) -> list[Item]:
     """The items of a sequence that has these pictures."""
     ids, remaining = sequence.ids.tolist(), iter(pictures)
     items: list[Item] = []
@@ -52,11 +52,11 @@ def items_of(sequence: TokenSequence, pictures: Sequence[PictureIdentity]) -> li
 
 
 def count_tokens(items: Sequence[Item]) -> int:
-    return sum(item.rows * item.columns if isinstance(item, PictureIdentity) else 1 for item in items)
+    return sum(item.rows * item.columns if isinstance(item, ImageIdentity) else 1 for item in items)
 
 
 @dataclass
-class KeptPrefix:
+class CachedPrefix:
     """A prefix, and what was read into it.
 
     Attributes:
@@ -78,7 +78,7 @@ class KeptPrefix:
         self.prefix.cache.trim()
 
 
-class Reading:
+class Prefill:
     """How a sequence is going to be read.
 
     Attributes:
@@ -90,8 +90,8 @@ class Reading:
     def __init__(
         self,
         sequence: TokenSequence,
-        pictures: Sequence[PictureIdentity],
-        kept: KeptPrefix | None,
+        pictures: Sequence[ImageIdentity],
+        kept: CachedPrefix | None,
         *,
         partly: bool,
     ) -> None:
@@ -112,23 +112,23 @@ class Reading:
         self._kept = kept if shared else None
         self.rest = sequence.after(self.reused)
 
-    def read(self, network: SenseNovaU1, pictures: Sequence[Tensor], room: int) -> KeptPrefix:
+    def read(self, network: SenseNovaU1, pictures: Sequence[Tensor], room: int) -> CachedPrefix:
         """Read the rest.
 
         Args:
-            pictures: those of `rest`, from `embed_picture`.
+            pictures: those of `rest`, from `embed_image`.
             room: positions to have ready behind it.
         """
         if self._kept is None:
-            return KeptPrefix(self._items, read_prefix(network, self.rest, pictures, room))
+            return CachedPrefix(self._items, prefill(network, self.rest, pictures, room))
         cache = self._kept.prefix.cache
         if not len(self.rest):
             cache.reserve(room)
             return self._kept
         cache.truncate(self.reused)
-        return KeptPrefix(self._items, read_prefix(network, self.rest, pictures, room, cache))
+        return CachedPrefix(self._items, prefill(network, self.rest, pictures, room, cache))
 
-    def _shared(self, kept: KeptPrefix) -> int:
+    def _shared(self, kept: CachedPrefix) -> int:
         """How many items both start with, without the sequence's last one: its hidden state has to come out."""
         pairs = zip(self._items[:-1], kept.items, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from config.caching import CacheOptions
+from config.step_cache import CacheOptions
 from model.errors import RequestError
 from model.events import Branch, BranchCaching
 from model.step_cache_library import cache_library

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
-from config.caching import CacheOptions
 from config.settings import ImageSettings
 from config.sizes import Size, format_size, nearest_trained
+from config.step_cache import CacheOptions
 from model.checkpoint.lora import Adapter
 from model.events import Notice
 

@@ -10,7 +10,7 @@ from model.events import Branch, BranchCaching, CacheSummary, Statistics
 from model.network.attention import kernel_name
 from model.network.configuration import ModelConfig
 from model.network.counts import prediction_flops, token_bytes
-from model.sampling.backend import Runtime
+from model.sampling.backend import Backend
 from model.sampling.denoise import Step
 
 Item = TypeVar("Item")
@@ -71,7 +71,7 @@ class LayerClock:
         return max(0.0, statistics.linear_regression(computed, seconds).slope)
 
 
-class Meter:
+class StatisticsRecorder:
     """Counts of one request, which begins when this is made.
 
     Attributes:
@@ -79,14 +79,14 @@ class Meter:
         text, denoising: what goes through the two loops.
     """
 
-    def __init__(self, runtime: Runtime, config: ModelConfig) -> None:
+    def __init__(self, backend: Backend, config: ModelConfig) -> None:
         """config: of the whole network, of which the runtime may have a part."""
-        self._network = network = runtime.network
+        self._network = network = backend.network
         self._config = config
         self._start = time.perf_counter()
         self.prefix_tokens = self._new_tokens = self._steps = 0
         self._text_bytes = self._denoise_flops = 0
-        self.text, self.denoising = Stopwatch(ahead=runtime.writes_ahead), Stopwatch(ahead=runtime.draws_ahead)
+        self.text, self.denoising = Stopwatch(ahead=backend.decodes_async), Stopwatch(ahead=backend.denoises_async)
         reset_peak_memory(network.device)
 
     def count_step(self, layers: Mapping[Branch, int], prefixes: Mapping[Branch, int], image_tokens: int) -> None:

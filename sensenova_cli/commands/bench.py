@@ -15,7 +15,7 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
 
 if TYPE_CHECKING:
-    from model.bench import BenchPlan, Work
+    from model.bench import BenchPart, BenchPlan
     from sensenova_cli.render.stream import Renderer
 
 WORKS = ("denoise", "decode", "load")
@@ -88,7 +88,7 @@ def bench(
         model = find_weights(settings, renderer)
     from model.bench import BenchPlan  # imports PyTorch: nothing that was typed can be wrong any more
 
-    wanted = [cast("Work", work) for work in WORKS if work in (works or WORKS)]
+    wanted = [cast("BenchPart", work) for work in WORKS if work in (works or WORKS)]
     _measure(BenchPlan(model, wanted, sizes, steps, tokens, settings), name, renderer, as_json=flags.json)
 
 

@@ -50,13 +50,13 @@ def edit(
     # Imported here, not above: they bring Pillow, which `--help` does not need.
     from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, refuse_stdin_twice
-    from sensenova_cli.inputs.replay import read_again
+    from sensenova_cli.inputs.replay import read_replay
     from sensenova_cli.turns.one_shot import make_pictures
     from sensenova_cli.turns.tasks import PictureTask
 
     refuse_stdin_twice(prompt, flags.prompt, flags.prompt_file, *flags.image)
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
-    again = read_again(flags.again, "edit") if flags.again is not None else None
+    again = read_replay(flags.again, "edit") if flags.again is not None else None
     if not prompts and again is not None:
         prompts = [Prompt(again.record.prompt)]
     if not prompts:

@@ -46,12 +46,12 @@ def generate(
     """
     # Imported here, not above: they bring Pillow, which `--help` does not need.
     from sensenova_cli.inputs.prompts import Prompt, given_prompts
-    from sensenova_cli.inputs.replay import read_again
+    from sensenova_cli.inputs.replay import read_replay
     from sensenova_cli.turns.one_shot import make_pictures
     from sensenova_cli.turns.tasks import PictureTask
 
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
-    again = read_again(flags.again, "generate") if flags.again is not None else None
+    again = read_replay(flags.again, "generate") if flags.again is not None else None
     if not prompts and again is not None:
         prompts = [Prompt(again.record.prompt)]
     if not prompts:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from config.caching import DEFAULT_PRESET
 from config.settings import SETTING_NAMES, Settings
 from config.sizes import format_size, parse_aspect
 from config.sources import Layers, read_layers
+from config.step_cache import DEFAULT_PRESET
 from sensenova_cli.errors import UsageError
 
 SIZE_OPTIONS = ("size", "aspect", "width", "height")

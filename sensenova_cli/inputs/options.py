@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from config.caching import DEFAULT_PRESET
 from config.settings import (
     ImageSettings,
     LoadSettings,
@@ -22,6 +21,7 @@ from config.settings import (
     Settings,
     TextSettings,
 )
+from config.step_cache import DEFAULT_PRESET
 from sensenova_cli.inputs.flags import SIZE_OPTIONS, collect_flags, off_option
 
 IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in ImageSettings.model_fields if name != "size"), "cache_backend")

@@ -13,7 +13,7 @@ Task = Literal["generate", "edit"]
 
 
 @dataclass(frozen=True)
-class Again:
+class Replay:
     """A picture that is made again."""
 
     file: Path
@@ -32,7 +32,7 @@ class Again:
         return {**self.record.settings.model_dump(), **recorded, "lora": loaded.lora or NO_LORA}
 
 
-def read_again(file: str, task: Task) -> Again:
+def read_replay(file: str, task: Task) -> Replay:
     """Read how a picture was made.
 
     Raises:
@@ -48,4 +48,4 @@ def read_again(file: str, task: Task) -> Again:
         if task == "edit":
             hint += f'; to change it: sensenova edit --image {file} "…"'
         raise UsageError(f"{file} was made by `{record.task}`", hint)
-    return Again(Path(file), record)
+    return Replay(Path(file), record)

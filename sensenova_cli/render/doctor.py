@@ -9,7 +9,7 @@ from sensenova_cli.render.bench import ceilings_line
 from sensenova_cli.render.progress import rate
 
 if TYPE_CHECKING:
-    from model.bench import Examination, Machine, Placement
+    from model.bench import Examination, Machine, OffloadPlan
 
 GIB = 2**30
 
@@ -22,8 +22,8 @@ def machine_lines(machine: "Machine") -> list[str]:
         total, free = machine.memory
         about += f" · {total / GIB:.1f} GiB, {free / GIB:.1f} GiB free"
     lines.append(about + (f" · {machine.gpus} GPUs" if machine.gpus > 1 else ""))
-    if machine.obstacle is not None:
-        lines.append(f"kernels: plain, which is slower: {machine.obstacle}")
+    if machine.kernel_obstacle is not None:
+        lines.append(f"kernels: plain, which is slower: {machine.kernel_obstacle}")
     elif machine.on_gpu:
         lines.append("kernels: compiled for this GPU at first use")
     return lines
@@ -48,7 +48,7 @@ def table_lines(found: "Examination", model: str, dtype: str) -> list[str]:
     for each in found.forecasts:
         mark = "*" if each.chosen else " "
         lines.append(
-            f"{mark} {format_size(each.size):<11}{placement_name(each.placement):<24}"
+            f"{mark} {format_size(each.size):<11}{placement_name(each.offload_plan):<24}"
             f"{'yes' if each.fits else 'no':<6}{format_memory(each.peak):>10}{each.seconds:>12.3g} s"
         )
     if not any(each.chosen for each in found.forecasts):
@@ -58,9 +58,9 @@ def table_lines(found: "Examination", model: str, dtype: str) -> list[str]:
     return lines
 
 
-def placement_name(placement: "Placement") -> str:
+def placement_name(offload_plan: "OffloadPlan") -> str:
     """Like `layers, 14 at a time`."""
-    return f"layers, {placement.slots} at a time" if placement.kind == "layers" else placement.kind
+    return f"layers, {offload_plan.buffers} at a time" if offload_plan.kind == "layers" else offload_plan.kind
 
 
 def forecast_json(found: "Examination", model: str, dtype: str) -> dict[str, Any]:
@@ -77,8 +77,8 @@ def forecast_json(found: "Examination", model: str, dtype: str) -> dict[str, Any
         "forecasts": [
             {
                 "size": format_size(each.size),
-                "offload": each.placement.kind,
-                "layers": each.placement.slots or None,
+                "offload": each.offload_plan.kind,
+                "layers": each.offload_plan.buffers or None,
                 "peak_bytes": each.peak,
                 "fits": each.fits,
                 "step_seconds": each.seconds,

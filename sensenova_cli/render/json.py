@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from model import Answer, AnswerRequest, Picture
-from sensenova_cli.render.caching import cache_json
+from sensenova_cli.render.step_cache import cache_json
 from sensenova_cli.system.unicode import json_text
 
 

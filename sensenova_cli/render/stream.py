@@ -23,11 +23,11 @@ from model import (
     ThinkToken,
 )
 from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
-from sensenova_cli.render.caching import cache_table
 from sensenova_cli.render.console import is_animated, printable, stderr_console
 from sensenova_cli.render.preview import LIVE_SIZE, Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView, gigabytes
 from sensenova_cli.render.spelling import Spelling, as_flags
+from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
 
 

@@ -56,7 +56,7 @@ class Measured:
         """Nothing is left to be done."""
 
 
-class Desk:
+class SessionTurns:
     """A session as a face: its lines become turns with the resident model, recorded on disk.
 
     Args:

@@ -12,7 +12,7 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.replay import Task
 from sensenova_cli.render.console import printable, stderr_console
 from sensenova_cli.render.preview import Preview
-from sensenova_cli.repl.session_turns import Desk
+from sensenova_cli.repl.session_turns import SessionTurns
 from sensenova_cli.sessions.entries import SessionPicture, Stage, Use
 from sensenova_cli.sessions.session import Session
 
@@ -32,7 +32,7 @@ class Workspace:
 
     def __init__(self, session: Session, start: Flags, *, system: str = "", interactive: bool) -> None:
         self.session = session
-        self.desk = Desk(session, start, self._on_picture, system=system, interactive=interactive)
+        self.desk = SessionTurns(session, start, self._on_picture, system=system, interactive=interactive)
         self._interactive = interactive
         self._quiet = start.quiet
         self._console = stderr_console()

@@ -8,7 +8,7 @@ from PIL import Image
 from model import Conversation
 from sensenova_cli.inputs.pictures import Input
 from sensenova_cli.inputs.prompts import Prompt
-from sensenova_cli.inputs.replay import Again
+from sensenova_cli.inputs.replay import Replay
 from sensenova_cli.inputs.replay import Task as PictureKind
 
 
@@ -26,7 +26,7 @@ class PictureTask:
     kind: PictureKind
     prompt: Prompt
     inputs: tuple[Input, ...] = ()
-    again: Again | None = None
+    again: Replay | None = None
     width: int | None = None
     height: int | None = None
     auto_is_default: bool = False

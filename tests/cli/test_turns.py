@@ -25,7 +25,7 @@ from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program
 
 
-class Kept:
+class CachedTokens:
     """A sink that keeps everything."""
 
     def __init__(self) -> None:
@@ -75,12 +75,12 @@ def view(home: Path) -> Renderer:
     return Renderer(quiet=True)
 
 
-def face(view: Renderer, kept: Kept, stop: Stop | None = None) -> Face:
+def face(view: Renderer, kept: CachedTokens, stop: Stop | None = None) -> Face:
     return Face(view, lambda turns: [kept], stop or Stop())
 
 
 def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeSource, view: Renderer) -> None:
-    stop, kept, raised = Stop(), Kept(), []
+    stop, kept, raised = Stop(), CachedTokens(), []
     reached = threading.Event()
 
     def on_step(number: int) -> None:
@@ -109,7 +109,7 @@ def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeS
 
 
 def test_turns_run_to_their_end_on_another_thread(source: FakeSource, view: Renderer) -> None:
-    kept = Kept()
+    kept = CachedTokens()
     tasks = [PictureTask("generate", Prompt("a cat")), AnswerTask("chat", "hello")]
     thread = threading.Thread(target=run_turns, args=(tasks, read_layers(), source, face(view, kept)))
     thread.start()
@@ -120,13 +120,13 @@ def test_turns_run_to_their_end_on_another_thread(source: FakeSource, view: Rend
 
 
 def test_everything_is_checked_before_the_model_is_opened(source: FakeSource, view: Renderer) -> None:
-    kept = Kept()
+    kept = CachedTokens()
     tasks = [PictureTask("generate", Prompt("a cat")), PictureTask("generate", Prompt("a <image> cat"))]
     with pytest.raises(Exception, match="1 <image> placeholders for 0 picture"):
         run_turns(tasks, read_layers(), source, face(view, kept))
     assert source.calls == ["card"]
 
-    def refuse(turns: Sequence[Turn]) -> list[Kept]:
+    def refuse(turns: Sequence[Turn]) -> list[CachedTokens]:
         raise OSError("nothing can be written there")
 
     with pytest.raises(OSError, match="nothing can be written"):
@@ -141,7 +141,7 @@ def test_sinks_learn_how_a_turn_failed(source: FakeSource, view: Renderer) -> No
         raise NumericsError("the picture came out as NaN", "try again")
 
     source.engine.on_step = on_step
-    kept = Kept()
+    kept = CachedTokens()
     with pytest.raises(NumericsError):
         run_turns([PictureTask("generate", Prompt("a cat"))], read_layers(), source, face(view, kept))
     assert [(outcome.status, outcome.reason) for outcome in kept.outcomes] == [

@@ -43,7 +43,7 @@ from model.inputs.token_sequence import TokenSequence, build_sequence
 from model.network.attention import Segment
 from model.network.cache import CAPACITY_STEP, KVCache
 from model.sampling import prefill as prefix
-from model.sampling.prefill import embed_picture, read_prefix
+from model.sampling.prefill import embed_image, prefill
 
 SHORT = TextSettings(max_tokens=6)
 SMALL = ImageSettings(size="64x96", num_steps=2, seed=5)
@@ -245,10 +245,10 @@ def test_the_answers_own_tokens_are_not_read_again(engines: tuple[Engine, Engine
 @pytest.fixture
 def ascii_only(engines: tuple[Engine, Engine]) -> Iterator[None]:
     """The model writes letters only, as its random weights would not: their text reads back as the same tokens."""
-    spoken = [engine._worker._tokenizer.encode("abcdefghij") for engine in engines]
+    spoken = [engine._runner._tokenizer.encode("abcdefghij") for engine in engines]
     hooks = []
     for engine, ids in zip(engines, spoken, strict=True):
-        network = engine._worker.model.network
+        network = engine._runner.model.network
         allowed = torch.full((network.config.transformer.vocabulary,), -1e9)
         allowed[ids] = 0
         hooks.append(network.lm_head.register_forward_hook(lambda _, __, out, allowed=allowed: out + allowed))
@@ -282,7 +282,7 @@ def test_a_shorter_conversation_is_answered_from_its_part(engines: tuple[Engine,
 def test_a_kept_picture_is_not_even_embedded(engines: tuple[Engine, Engine]) -> None:
     engine, _ = engines
     embedded: list[torch.Size] = []
-    hook = engine._worker.model.network.und_vision.register_forward_hook(
+    hook = engine._runner.model.network.und_vision.register_forward_hook(
         lambda _, inputs, __: embedded.append(inputs[0].shape)
     )
     request = conversation_about(drawing((256, 256), 1), drawing((256, 256), 2)).ask("Sure?", settings=SHORT)
@@ -337,8 +337,8 @@ def results(events: list[Event]) -> list[tuple[int, ...] | bytes]:
 
 def assert_settled(engine: Engine) -> None:
     """What is kept is whole, and takes no more memory than its tokens need."""
-    assert engine.kept_tokens > 0
-    for kept in engine._worker._kept.values():
+    assert engine.cached_tokens > 0
+    for kept in engine._runner._kept.values():
         assert kept.prefix.cache.length == kept.tokens
         assert kept.prefix.cache.capacity - kept.tokens < CAPACITY_STEP
 
@@ -363,7 +363,7 @@ def test_an_error_while_reading_drops_what_may_be_half_written(
     with monkeypatch.context() as patched, pytest.raises((type(error), DeviceMemoryError)):
         patched.setattr(KVCache, "write", failing)
         list(engine.run(follow_up))
-    assert engine.kept_tokens == engine.kept_bytes == 0
+    assert engine.cached_tokens == engine.cached_bytes == 0
     again, read = ask(engine, follow_up)
     assert read.reused == 0
     require_fresh(again, fresh, follow_up)
@@ -382,7 +382,7 @@ def test_running_out_of_memory_before_reading_drops_what_is_kept(
     with monkeypatch.context() as patched, pytest.raises(DeviceMemoryError):
         patched.setattr("model.runner.prepare_picture", full)
         list(engine.run(request))
-    assert engine.kept_bytes == 0
+    assert engine.cached_bytes == 0
 
 
 def test_no_memory_to_trim_what_is_kept_is_no_failure(
@@ -395,17 +395,17 @@ def test_no_memory_to_trim_what_is_kept_is_no_failure(
 
     monkeypatch.setattr(KVCache, "trim", full)
     ask(engine, Conversation().ask("What is it?", settings=SHORT))
-    assert engine.kept_bytes == 0
+    assert engine.cached_bytes == 0
 
 
 def test_a_refused_request_drops_nothing(engines: tuple[Engine, Engine]) -> None:
     engine, _ = engines
     request = conversation_about(drawing((64, 96), 1)).ask("Sure?", settings=SHORT)
     ask(engine, request)
-    held = engine.kept_tokens
+    held = engine.cached_tokens
     with pytest.raises(RequestError):
         list(engine.run(AnswerRequest("what is <image>?")))
-    assert engine.kept_tokens == held > 0
+    assert engine.cached_tokens == held > 0
 
 
 def test_only_the_last_request_is_kept(engines: tuple[Engine, Engine], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,15 +427,15 @@ def test_only_the_last_request_is_kept(engines: tuple[Engine, Engine], monkeypat
             conversation_about(picture).ask("Sure?", settings=SHORT),
         ):
             branches = of(list(engine.run(request)), PrefixRead)
-            assert engine.kept_tokens <= sum(branch.tokens for branch in branches) + SHORT.max_tokens
+            assert engine.cached_tokens <= sum(branch.tokens for branch in branches) + SHORT.max_tokens
             spare = CAPACITY_STEP * len(branches)
-            assert engine.kept_bytes <= (engine.kept_tokens + spare) * token_bytes
+            assert engine.cached_bytes <= (engine.cached_tokens + spare) * token_bytes
             gc.collect()
             assert sum(cache() is not None for cache in caches) == len(branches)
     engine.forget()
     gc.collect()
     assert not any(cache() for cache in caches)
-    assert engine.kept_tokens == engine.kept_bytes == 0
+    assert engine.cached_tokens == engine.cached_bytes == 0
 
 
 def test_what_cannot_be_used_is_freed_before_reading(
@@ -443,7 +443,7 @@ def test_what_cannot_be_used_is_freed_before_reading(
 ) -> None:
     engine, _ = engines
     ask(engine, conversation_about(drawing((64, 96), 1)).ask("Sure?", settings=SHORT))
-    kept = weakref.ref(engine._worker._kept["condition"].prefix.cache)
+    kept = weakref.ref(engine._runner._kept["condition"].prefix.cache)
     alive: list[bool] = []
 
     def watched(*arguments: Any) -> KVCache:
@@ -507,7 +507,7 @@ def test_another_instruction_reads_only_the_branch_that_sees_it(drawing_engines:
 
 def read_in_parts(engine: Engine, sequence: TokenSequence, pictures: list[torch.Tensor], cut: int) -> torch.Tensor:
     """Logits behind a sequence of which the first `cut` tokens are read first."""
-    network, rest = engine._worker.model.network, sequence.after(cut)
+    network, rest = engine._runner.model.network, sequence.after(cut)
     seen = len(pictures) - rest.pictures
     segments: list[Segment] = []
     for segment in sequence.segments:
@@ -516,8 +516,8 @@ def read_in_parts(engine: Engine, sequence: TokenSequence, pictures: list[torch.
             segments.append(replace(segment, count=min(left, segment.count)))
     start = TokenSequence(sequence.ids[:cut], sequence.positions[:, :cut], tuple(segments), 0)
     with torch.inference_mode():
-        first = read_prefix(network, start, pictures[:seen], 0)
-        both = read_prefix(network, rest, pictures[seen:], 3, first.cache)
+        first = prefill(network, start, pictures[:seen], 0)
+        both = prefill(network, rest, pictures[seen:], 3, first.cache)
         assert both.next_position == sequence.next_position
         assert both.cache.length == len(sequence)
         return network.logits(both.last_hidden)[0, 0]
@@ -530,12 +530,12 @@ def test_what_is_left_of_a_sequence_may_hold_pictures(pair: Callable[[str], tupl
         prepare_picture(drawing(size, 1), engine.card.recommended.answer_input) for size in ((256, 256), (288, 320))
     ]
     text = answer_prompt([Message("user", "a <image> and <image>?")], 2, "")
-    sequence = build_sequence(text, [(8, 8), (10, 9)], engine._worker._tokenizer, torch.device("cpu"))
-    network = engine._worker.model.network
+    sequence = build_sequence(text, [(8, 8), (10, 9)], engine._runner._tokenizer, torch.device("cpu"))
+    network = engine._runner.model.network
     with torch.inference_mode():
-        pictures = [embed_picture(network, each) for each in prepared]
-        whole = network.logits(read_prefix(network, sequence, pictures, 0).last_hidden)[0, 0]
-    context, tried = engine._worker._tokenizer.image_context, 0
+        pictures = [embed_image(network, each) for each in prepared]
+        whole = network.logits(prefill(network, sequence, pictures, 0).last_hidden)[0, 0]
+    context, tried = engine._runner._tokenizer.image_context, 0
     for cut in range(1, len(sequence)):
         if context == sequence.ids[cut - 1] == sequence.ids[cut]:
             with pytest.raises(ValueError, match="inside a picture"):

@@ -45,7 +45,8 @@ from model.errors import DeviceError, NumericsError
 from model.inputs.image_tensors import to_image
 from model.network.cache import CAPACITY_STEP, KVCache
 from model.network.sensenova import SenseNovaU1
-from model.sampling import denoise, prefix
+from model.sampling import denoise
+from model.sampling import prefill as prefill_module
 from model.sampling.guidance import generate_guidance
 
 SMALL = ImageSettings(size="64x96", num_steps=3, seed=5)
@@ -181,13 +182,13 @@ def test_edit_branches(
 
 def count_passes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
-    predict = engine._worker.model.network.predict
+    predict = engine._runner.model.network.predict
 
     def counted(*arguments: Any) -> torch.Tensor:
         calls.append(1)
         return predict(*arguments)
 
-    monkeypatch.setattr(engine._worker.model.network, "predict", counted)
+    monkeypatch.setattr(engine._runner.model.network, "predict", counted)
     return calls
 
 
@@ -204,7 +205,7 @@ def test_pictures_change_the_result(engine: Engine) -> None:
 
 def test_a_picture_is_embedded_once_for_all_branches(engine: Engine) -> None:
     embedded: list[torch.Size] = []
-    hook = engine._worker.model.network.und_vision.register_forward_hook(
+    hook = engine._runner.model.network.und_vision.register_forward_hook(
         lambda _, inputs, __: embedded.append(inputs[0].shape)
     )
     dual = small(cfg_scale=4.0, img_cfg_scale=2.0)
@@ -306,7 +307,7 @@ def test_where_the_noise_is_drawn(engine: Engine, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(SenseNovaU1, "device", property(lambda network: elsewhere if not drawn else CPU))
     settings = small(noise=kind, num_steps=1)
     with contextlib.suppress(RuntimeError, NotImplementedError):  # the network itself does not run on "meta"
-        list(denoise.denoise(engine._worker.model.runtime, {}, generate_guidance(settings), (64, 96), 1, settings))
+        list(denoise.denoise(engine._runner.model.backend, {}, generate_guidance(settings), (64, 96), 1, settings))
     assert drawn == [CPU if kind == "cpu" else elsewhere]
 
 
@@ -320,7 +321,7 @@ def test_a_cancelled_request_frees_its_memory(engine: Engine, monkeypatch: pytes
     assert [cache() is not None for cache in caches] == [True, True]
     stream.close()  # type: ignore[attr-defined]
     capacities = [cache().capacity for cache in caches]  # type: ignore[union-attr]
-    assert sum(capacities) < engine.kept_tokens + 2 * CAPACITY_STEP, "the picture's room is given back"
+    assert sum(capacities) < engine.cached_tokens + 2 * CAPACITY_STEP, "the picture's room is given back"
     engine.forget()
     assert [cache() for cache in caches] == [None, None]
 
@@ -345,7 +346,7 @@ def test_running_out_of_memory_says_what_to_do_and_keeps_nothing(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._worker.model.network, "predict", full)
+        patched.setattr(engine._runner.model.network, "predict", full)
         with pytest.raises(DeviceMemoryError, match="smaller picture") as caught:
             list(engine.run(GenerateRequest("a cat", SMALL)))
         assert [cache() for cache in caches] == [None, None]
@@ -361,7 +362,7 @@ def test_other_errors_are_no_lack_of_memory(engine: Engine, monkeypatch: pytest.
     def broken(*_: Any) -> None:
         raise NotImplementedError("no such kernel")
 
-    monkeypatch.setattr(engine._worker.model.network, "predict", broken)
+    monkeypatch.setattr(engine._runner.model.network, "predict", broken)
     with pytest.raises(NotImplementedError):
         list(engine.run(GenerateRequest("a cat", SMALL)))
 
@@ -374,13 +375,13 @@ def watch_caches(monkeypatch: pytest.MonkeyPatch) -> list["weakref.ref[KVCache]"
         caches.append(weakref.ref(cache))
         return cache
 
-    monkeypatch.setattr(prefix, "KVCache", watched)
+    monkeypatch.setattr(prefill_module, "KVCache", watched)
     return caches
 
 
 def test_a_picture_of_nan_is_an_error(tiny_checkpoint: Path) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu", dtype="float32")
-    engine._worker.model.network.fm_head.second.bias[0] = torch.nan
+    engine._runner.model.network.fm_head.second.bias[0] = torch.nan
     with pytest.raises(NumericsError, match="NaN"):
         list(engine.run(GenerateRequest("a cat", SMALL)))
 
@@ -388,7 +389,7 @@ def test_a_picture_of_nan_is_an_error(tiny_checkpoint: Path) -> None:
 @pytest.mark.parametrize("sampled", [False, True])
 def test_an_answer_of_nan_is_an_error(tiny_checkpoint: Path, sampled: bool) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu", dtype="float32")
-    engine._worker.model.network.lm_head.weight[0, 0] = torch.nan
+    engine._runner.model.network.lm_head.weight[0, 0] = torch.nan
     with pytest.raises(NumericsError, match="the text came out as NaN"):
         list(engine.run(AnswerRequest("hello", settings=TextSettings(do_sample=sampled))))
 

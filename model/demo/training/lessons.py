@@ -33,7 +33,7 @@ END_OF_TURN = "<|im_end|>"
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorPart:
     """A part of a sequence that is tokenized on its own, as it is when the model runs; `learned` if it is the model
     that has to write it."""
 
@@ -51,7 +51,7 @@ class Lesson:
         target: the picture to be drawn behind the sequence, if there is one.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TensorPart, ...]
     source: Scene | None = None
     target: Scene | None = None
 
@@ -176,9 +176,9 @@ class Teacher:
         """A picture from words; now and then without the words, for the unconditional branch of guidance."""
         scene = self._scene().styled(style)
         if self._random.random() < 0.1:
-            return Lesson((Piece(prompts.unconditional_prompt()),), target=scene)
+            return Lesson((TensorPart(prompts.unconditional_prompt()),), target=scene)
         wish = self._wish(scene)
-        return Lesson((Piece(prompts.generate_prompt(wish.prompt, think=False)),), target=scene)
+        return Lesson((TensorPart(prompts.generate_prompt(wish.prompt, think=False)),), target=scene)
 
     def think(self) -> Lesson:
         """The same with a plan that the model writes first."""
@@ -192,14 +192,14 @@ class Teacher:
         source, target = self._scenes.edited(kind, things)
         draw = self._random.random()
         if draw < 0.04:
-            return Lesson((Piece(prompts.unconditional_prompt()),), target=target)
+            return Lesson((TensorPart(prompts.unconditional_prompt()),), target=target)
         if draw < 0.12:
-            return Lesson((Piece(prompts.pictures_prompt(1)),), source, target)
+            return Lesson((TensorPart(prompts.pictures_prompt(1)),), source, target)
         edit = self._editor.edit(kind, source, target)
         if self._random.random() < 0.12:
             pieces = self._planned(prompts.edit_prompt(edit.instruction, 1, think=True), edit.plan)
             return Lesson(pieces, source, target)
-        return Lesson((Piece(prompts.edit_prompt(edit.instruction, 1, think=False)),), source, target)
+        return Lesson((TensorPart(prompts.edit_prompt(edit.instruction, 1, think=False)),), source, target)
 
     def describe(self, style: Style) -> Lesson:
         """A question about a picture, often a second one after it."""
@@ -225,8 +225,8 @@ class Teacher:
     def _ask(self, scene: Scene) -> tuple[str, str]:
         return self._inquirer.ask(scene, self._scenes.thing())
 
-    def _planned(self, prompt: str, plan: str) -> tuple[Piece, ...]:
-        return Piece(prompt), Piece(f"{plan}\n</think>", learned=True), Piece(prompts.AFTER_THINK)
+    def _planned(self, prompt: str, plan: str) -> tuple[TensorPart, ...]:
+        return TensorPart(prompt), TensorPart(f"{plan}\n</think>", learned=True), TensorPart(prompts.AFTER_THINK)
 
     def _conversation(self, turns: Sequence[tuple[str, str]], scene: Scene | None) -> Lesson:
         """Answers either learned one after the other, or only the last one after the others as history, which
@@ -238,14 +238,17 @@ class Teacher:
                 said += [Message("assistant", answer), Message("user", question)]
             if pictures:
                 said[0] = Message("user", f"{PLACEHOLDER}\n{said[0].text}")
-            pieces = [Piece(prompts.answer_prompt(said, pictures, "")), Piece(turns[-1][1] + END_OF_TURN, learned=True)]
+            pieces = [
+                TensorPart(prompts.answer_prompt(said, pictures, "")),
+                TensorPart(turns[-1][1] + END_OF_TURN, learned=True),
+            ]
             return Lesson(tuple(pieces), scene)
         question, answer = turns[0]
-        pieces = [Piece(prompts.answer_prompt([Message("user", question)], pictures, ""))]
-        pieces.append(Piece(answer + END_OF_TURN, learned=True))
+        pieces = [TensorPart(prompts.answer_prompt([Message("user", question)], pictures, ""))]
+        pieces.append(TensorPart(answer + END_OF_TURN, learned=True))
         for question, answer in turns[1:]:
-            pieces.append(Piece("\n" + prompts.chat_ml([Message("user", question)], "", "")))
-            pieces.append(Piece(answer + END_OF_TURN, learned=True))
+            pieces.append(TensorPart("\n" + prompts.chat_ml([Message("user", question)], "", "")))
+            pieces.append(TensorPart(answer + END_OF_TURN, learned=True))
         return Lesson(tuple(pieces), scene)
 
 

@@ -195,6 +195,6 @@ def _at(place: Place, values: np.ndarray) -> np.ndarray:
     x, y = CENTERS[place]
     height, width = values.shape
     left, top = x - width // 2, y - height // 2
-    canvas = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    canvas[top : top + height, left : left + width] = values
-    return canvas
+    state = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    state[top : top + height, left : left + width] = values
+    return state

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from model.checkpoint.layout import Slot
+from model.checkpoint.layout import ParameterSlice
 from model.checkpoint.loader import empty_network, load_checkpoint
 from model.checkpoint.random_weights import config_fields
 from model.checkpoint.writer import write_checkpoint
@@ -373,7 +373,7 @@ def make_tables(tokenizer: Tokenizer, taught: Courses, share: float) -> dict[str
 def save_checkpoint(folder: Path, fields: dict[str, Any], means: dict[str, Tensor], tokenizer: Tokenizer) -> None:
     """Write the running mean of the weights in the official layout."""
 
-    def numbers(name: str, slot: Slot) -> Tensor:
+    def numbers(name: str, slot: ParameterSlice) -> Tensor:
         flat = means[slot.parameter].flatten()[slot.offset : slot.offset + slot.numel]
         return flat.view(slot.shape).to("cpu", torch.bfloat16)
 

@@ -48,8 +48,8 @@ class Command:
         usage: its arguments, as /help shows them.
         help: one line.
         more: lines that only `/help NAME` shows.
-        options: options that its line may end with, by the names of sensenova_cli.inputs.options; a command without options
-            takes no flags.
+        options: names of the options (sensenova_cli.inputs.options) that its line may end with. A command without
+            options takes no flags.
         first, later: sources of completions for its first word, and for every word behind that.
         setting: the setting that a session changes through this command, because `/set` cannot change it.
         run: does what a line says. It may raise UsageError, any other SenseNovaError, and Leave.

@@ -22,7 +22,7 @@ from model import (
     TextSettings,
     Trace,
 )
-from model.backends.select import accelerated
+from model.backends.select import select_backend
 from model.checkpoint.quantization import quantize_network
 from model.checkpoint.random_weights import config_fields, random_network
 from model.errors import RankError
@@ -33,11 +33,11 @@ from model.network.attention import Segment, attend, fastest_kernels
 from model.network.configuration import parse_config
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
-from model.sampling.backend import Runtime
+from model.sampling.backend import Backend
 from model.sampling.decode import decode, greedy
 from model.sampling.denoise import Step, denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefill import Prefix, read_prefix
+from model.sampling.prefill import Prefix, prefill
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
 
 pytestmark = [
@@ -142,7 +142,7 @@ def _prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
     ids = torch.arange(tokens, device="cuda") % 300
     sequence = TokenSequence(ids, text_positions(0, tokens, ids.device), (Segment(tokens, causal=True),), tokens)
     with torch.inference_mode():
-        return read_prefix(network, sequence, [], room)
+        return prefill(network, sequence, [], room)
 
 
 TOLERANCES = [
@@ -173,16 +173,16 @@ def test_fused_steps_are_the_plain_ones(
     """More steps than it takes to capture a graph, and a second picture on the same runtime."""
     tokens = size[0] * size[1] // 32**2
 
-    def draw(runtime: Runtime) -> list[torch.Tensor]:
+    def draw(backend: Backend) -> list[torch.Tensor]:
         prefixes: dict[Branch, Prefix] = {
-            "condition": _prefix(runtime.network, 300, tokens),
-            "unconditional": _prefix(runtime.network, 12, tokens),
+            "condition": _prefix(backend.network, 300, tokens),
+            "unconditional": _prefix(backend.network, 12, tokens),
         }
-        return [step.predicted for step in denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)]
+        return [step.predicted for step in denoise(backend, prefixes, generate_guidance(settings), size, 42, settings)]
 
-    plain = draw(accelerated(_network(dtype, quantized), enforce_eager=True))
-    runtime = accelerated(_network(dtype, quantized), enforce_eager=False)
-    fused, again = draw(runtime), draw(runtime)
+    plain = draw(select_backend(_network(dtype, quantized), enforce_eager=True))
+    backend = select_backend(_network(dtype, quantized), enforce_eager=False)
+    fused, again = draw(backend), draw(backend)
     assert len(fused) == len(plain) == 5
     assert relative_difference(fused[0], plain[0]) < tolerance
     assert all(relative_difference(*pair) < LATER_STEPS * tolerance for pair in zip(fused, plain, strict=True))
@@ -213,17 +213,17 @@ def test_fused_cached_steps_are_the_plain_ones(
     decision = replace(caching.decision, steps_computation_mask=mask, steps_computation_policy="static")
     caching = replace(caching, decision=decision)
 
-    def draw(runtime: Runtime) -> list[Step]:
+    def draw(backend: Backend) -> list[Step]:
         prefixes: dict[Branch, Prefix] = {
-            "condition": _prefix(runtime.network, 300, tokens),
-            "unconditional": _prefix(runtime.network, 12, tokens),
+            "condition": _prefix(backend.network, 300, tokens),
+            "unconditional": _prefix(backend.network, 12, tokens),
         }
         cache = StepCache(caching)
-        return list(denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings, cache))
+        return list(denoise(backend, prefixes, generate_guidance(settings), size, 42, settings, cache))
 
-    plain = draw(accelerated(_network(dtype, quantized), enforce_eager=True))
-    runtime = accelerated(_network(dtype, quantized), enforce_eager=False)
-    fused, again = draw(runtime), draw(runtime)
+    plain = draw(select_backend(_network(dtype, quantized), enforce_eager=True))
+    backend = select_backend(_network(dtype, quantized), enforce_eager=False)
+    fused, again = draw(backend), draw(backend)
     assert [step.layers for step in fused] == [step.layers for step in plain]
     assert len({step.layers["condition"] for step in fused}) == 2
     assert relative_difference(fused[0].predicted, plain[0].predicted) < tolerance
@@ -252,14 +252,14 @@ def test_cached_pictures_are_the_same_in_a_row_and_after_a_cancelled_one(tiny_ch
 
 def test_a_picture_that_is_given_up_changes_nothing() -> None:
     """The device is at a step that nobody will see, and the prefixes are read again at once."""
-    settings, runtime = ImageSettings(num_steps=6), accelerated(_network(torch.bfloat16), enforce_eager=False)
+    settings, backend = ImageSettings(num_steps=6), select_backend(_network(torch.bfloat16), enforce_eager=False)
     prefixes: dict[Branch, Prefix] = {
-        "condition": _prefix(runtime.network, 300, 64),
-        "unconditional": _prefix(runtime.network, 12, 64),
+        "condition": _prefix(backend.network, 300, 64),
+        "unconditional": _prefix(backend.network, 12, 64),
     }
 
     def steps() -> Iterator[Step]:
-        return denoise(runtime, prefixes, generate_guidance(settings), (256, 256), 42, settings)
+        return denoise(backend, prefixes, generate_guidance(settings), (256, 256), 42, settings)
 
     whole = [step.tokens for step in steps()]
     for count in (1, 3, 5):
@@ -284,17 +284,17 @@ def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[st
     """Past the end of the cache's first memory, behind two prefixes in turn, and past the table of rotations."""
     from model.backends.decode import LEAST_POSITIONS  # needs Triton
 
-    plain, fused = (accelerated(_network(dtype, quantized), enforce_eager=eager) for eager in (True, False))
+    plain, fused = (select_backend(_network(dtype, quantized), enforce_eager=eager) for eager in (True, False))
     lengths = (1, 333, LEAST_POSITIONS)
-    pairs = [[_prefix(runtime.network, length, 1) for runtime in (plain, fused)] for length in lengths]
+    pairs = [[_prefix(backend.network, length, 1) for backend in (plain, fused)] for length in lengths]
     for number in range(150):
         kept = []
         for prefixes in pairs:
             logits = []
-            for runtime, prefix in zip((plain, fused), prefixes, strict=True):
+            for backend, prefix in zip((plain, fused), prefixes, strict=True):
                 prefix.cache.reserve(1)
                 with torch.inference_mode():
-                    hidden, next_logits = runtime.read_token(prefix, torch.tensor(number, device="cuda"))
+                    hidden, next_logits = backend.forward_token(prefix, torch.tensor(number, device="cuda"))
                 prefix.keep([number], hidden)
                 logits.append(next_logits)
             kept.append(logits)
@@ -303,8 +303,8 @@ def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[st
     if dtype == torch.float32:
         for prefixes in pairs:
             texts = [
-                list(decode(runtime, prefix, greedy, 99, ()))
-                for runtime, prefix in zip((plain, fused), prefixes, strict=True)
+                list(decode(backend, prefix, greedy, 99, ()))
+                for backend, prefix in zip((plain, fused), prefixes, strict=True)
             ]
             assert texts[0] == texts[1]
 
@@ -314,19 +314,19 @@ def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[st
 def test_a_large_picture_in_halves_is_the_plain_one(
     dtype: torch.dtype, quantized: tuple[str, ...], tolerance: float, scale: float
 ) -> None:
-    from model.backends.cuda import HALVED_FROM
+    from model.backends.cuda import HALVES_FROM_TOKENS
 
     size, settings = (2048, 1568), ImageSettings(num_steps=4, cfg_scale=scale)
     tokens = size[0] * size[1] // 32**2
-    assert tokens > HALVED_FROM and tokens % 256  # the halves differ
+    assert tokens > HALVES_FROM_TOKENS and tokens % 256  # the halves differ
 
     def draw(eager: bool) -> list[torch.Tensor]:
-        runtime = accelerated(_network(dtype, quantized), enforce_eager=eager)
+        backend = select_backend(_network(dtype, quantized), enforce_eager=eager)
         prefixes: dict[Branch, Prefix] = {
-            "condition": _prefix(runtime.network, 300, tokens),
-            "unconditional": _prefix(runtime.network, 12, tokens),
+            "condition": _prefix(backend.network, 300, tokens),
+            "unconditional": _prefix(backend.network, 12, tokens),
         }
-        return [step.predicted for step in denoise(runtime, prefixes, generate_guidance(settings), size, 42, settings)]
+        return [step.predicted for step in denoise(backend, prefixes, generate_guidance(settings), size, 42, settings)]
 
     differences = [relative_difference(*pair) for pair in zip(draw(False), draw(True), strict=True)]
     assert differences[0] < tolerance
@@ -342,17 +342,19 @@ def test_halves_in_memory_that_layers_share(scale: float) -> None:
     tokens = size[0] * size[1] // 32**2
 
     def draw(layer_by_layer: bool) -> list[torch.Tensor]:
-        runtime = accelerated(_network(torch.bfloat16), enforce_eager=False)
-        runtime.layer_by_layer = layer_by_layer
-        room = runtime.room_behind(tokens)
+        backend = select_backend(_network(torch.bfloat16), enforce_eager=False)
+        backend.layer_by_layer = layer_by_layer
+        room = backend.room_behind(tokens)
         prefixes: dict[Branch, Prefix] = {
-            "condition": _prefix(runtime.network, 3000, room),
-            "unconditional": _prefix(runtime.network, 12, room),
+            "condition": _prefix(backend.network, 3000, room),
+            "unconditional": _prefix(backend.network, 12, room),
         }
         with torch.inference_mode():
-            canvases = runtime.canvases(prefixes, tokens)
-        assert all(canvas.cache.layers_share == layer_by_layer for canvas in canvases.values())
-        return [step.predicted for step in denoise(runtime, canvases, generate_guidance(settings), size, 42, settings)]
+            denoise_states = backend.denoise_states(prefixes, tokens)
+        assert all(state.cache.layers_share == layer_by_layer for state in denoise_states.values())
+        return [
+            step.predicted for step in denoise(backend, denoise_states, generate_guidance(settings), size, 42, settings)
+        ]
 
     assert all(torch.equal(*pair) for pair in zip(draw(True), draw(False), strict=True))
 
@@ -372,12 +374,12 @@ def test_fused_checkpoints_are_the_plain_ones(name: str, parity_checkpoint: Call
 
 def test_reading_ahead_leaves_no_trace() -> None:
     """A text that ended by a token of `stop`: nothing of that token is part of the prefix."""
-    runtime = accelerated(_network(torch.float32), enforce_eager=False)
-    prefix = _prefix(runtime.network, 20, 64)
-    whole = list(decode(runtime, prefix.fork(), greedy, 30, ()))
+    backend = select_backend(_network(torch.float32), enforce_eager=False)
+    prefix = _prefix(backend.network, 20, 64)
+    whole = list(decode(backend, prefix.fork(), greedy, 30, ()))
     with torch.inference_mode():
         prefix.cache.truncate(20)
-    stopped = list(decode(runtime, prefix, greedy, 30, whole[10:11]))
+    stopped = list(decode(backend, prefix, greedy, 30, whole[10:11]))
     end = whole.index(whole[10])
     assert stopped == whole[: end + 1]
     assert prefix.cache.length == 20 + end

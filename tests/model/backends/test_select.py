@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model import Engine, GenerateRequest, ImageSettings, Notice
-from model.backends.select import obstacle
+from model.backends.select import kernel_obstacle
 from model.checkpoint.quantization import empty_quantized
 from model.checkpoint.random_weights import SHAPES, config_fields
 from model.network.configuration import parse_config
@@ -34,31 +34,31 @@ def nvidia(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nvidia")
 def test_nothing_is_in_the_way_on_a_usual_machine() -> None:
-    assert obstacle(network(), HOPPER) is None
-    assert obstacle(network(), (8, 0)) is None
+    assert kernel_obstacle(network(), HOPPER) is None
+    assert kernel_obstacle(network(), (8, 0)) is None
 
 
 @pytest.mark.usefixtures("nvidia")
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert "need compute capability 8.0, this GPU has 7.5" in str(obstacle(network(), (7, 5)))
-    assert "these have 96" in str(obstacle(network(head_dim=96), HOPPER))
+    assert "need compute capability 8.0, this GPU has 7.5" in str(kernel_obstacle(network(), (7, 5)))
+    assert "these have 96" in str(kernel_obstacle(network(head_dim=96), HOPPER))
     eight_bit = network()
     empty_quantized(eight_bit, ("gen",), torch.device("cpu"))
-    assert "has no units for them" in str(obstacle(eight_bit, (8, 6)))
+    assert "has no units for them" in str(kernel_obstacle(eight_bit, (8, 6)))
     (tmp_path / "Python.h").unlink()
-    assert "install python3-dev" in str(obstacle(network(), HOPPER))
+    assert "install python3-dev" in str(kernel_obstacle(network(), HOPPER))
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "install gcc" in str(obstacle(network(), HOPPER))
+    assert "install gcc" in str(kernel_obstacle(network(), HOPPER))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "Triton is not there" in str(obstacle(network(), HOPPER))
+    assert "Triton is not there" in str(kernel_obstacle(network(), HOPPER))
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "NVIDIA" in str(obstacle(network(), HOPPER))
+    assert "NVIDIA" in str(kernel_obstacle(network(), HOPPER))
 
 
 def test_a_note_comes_with_the_first_request_alone(tiny_checkpoint: Path) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu")
-    engine._worker.model.runtime.note = "kernels are compiled"
+    engine._runner.model.backend.note = "kernels are compiled"
     request = GenerateRequest("a cat", ImageSettings(size="64x96", num_steps=1))
 
     def notices() -> list[str]:

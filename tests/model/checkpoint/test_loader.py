@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import checkpoint, shards
+from model.checkpoint import loader, safetensors_files
 from model.checkpoint.file_names import INDEX_FILE
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint
@@ -57,7 +57,7 @@ def test_projections_are_fused_in_order(
     parity_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = parity_checkpoint("a3b")
-    monkeypatch.setattr(shards, "BLOCK_BYTES", 4096)  # tensors come in several pieces
+    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4096)  # tensors come in several pieces
     network = load(folder)
     stored = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
     attention = network.gen.blocks[1].attention
@@ -103,8 +103,8 @@ def test_progress_ends_at_the_whole(tiny_checkpoint: Path) -> None:
 
 
 def test_what_the_listener_raises_ends_the_reading(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "BLOCK_BYTES", 4096)
-    monkeypatch.setattr(checkpoint, "REPORT_BYTES", 4096)
+    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(loader, "REPORT_BYTES", 4096)
     read = os.preadv
 
     calls: list[int] = []
@@ -135,8 +135,8 @@ def test_no_memory_to_read_into(tiny_checkpoint: Path, monkeypatch: pytest.Monke
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
-    pieces = map(shards.Piece.whole, shards.stored_tensors(tiny_checkpoint).values())
-    blocks = shards.read_blocks(pieces, lambda block: None)
+    pieces = map(safetensors_files.TensorPart.whole, safetensors_files.stored_tensors(tiny_checkpoint).values())
+    blocks = safetensors_files.read_chunks(pieces, lambda block: None)
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(blocks)
@@ -234,7 +234,7 @@ def test_a_shard_that_may_not_be_read(broken: Path, monkeypatch: pytest.MonkeyPa
     (broken / INDEX_FILE).unlink()
     shard(broken).rename(broken / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"safetensors cannot be read: Permission denied\ncheck its permissions"):
-        shards.stored_tensors(broken)
+        safetensors_files.stored_tensors(broken)
 
 
 def test_no_weights(broken: Path) -> None:

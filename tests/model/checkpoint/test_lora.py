@@ -70,7 +70,7 @@ def test_merging_is_that_of_float64_by_hand(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Fused projections and experts get their parts; a part may begin in the middle of a row."""
-    monkeypatch.setattr(shards, "BLOCK_BYTES", 4 * 1000)
+    monkeypatch.setattr(shards, "CHUNK_BYTES", 4 * 1000)
     folder = parity_checkpoint(name)
     shapes = matrices(folder)
     first = write_lora(tmp_path / "first.safetensors", shapes, prefix=prefix)

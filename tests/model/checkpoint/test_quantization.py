@@ -57,7 +57,7 @@ def test_a_layer_is_nearly_the_one_it_was_made_of() -> None:
 def test_loading_makes_what_a_loaded_network_becomes(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, towers: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(shards, "BLOCK_BYTES", 4096)  # tensors come in several pieces, from several threads
+    monkeypatch.setattr(shards, "CHUNK_BYTES", 4096)  # tensors come in several pieces, from several threads
     loaded = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=towers)
     converted = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16)
     quantize_network(converted, towers)

@@ -14,12 +14,12 @@ from model.checkpoint.lora import read_adapters
 from model.checkpoint.named_lora import NamedLora
 from model.checkpoint.quantization import Fp8Linear, quantize_rows
 from model.checkpoint.random_weights import SHAPES, config_fields, random_part
-from model.checkpoint.sharding import WHOLE, Share, Shares, possible_splits, require_split, split_config
+from model.checkpoint.sharding import WHOLE, Shard, Shards, possible_splits, require_split, split_config
 from model.errors import DeviceError
 from model.memory.estimate import ALL_RESIDENT, Weights
 from model.network.configuration import parse_config, read_config
 from model.network.sensenova import SenseNovaU1
-from tests.model.test_lora import matrices, write_lora
+from tests.model.checkpoint.test_lora import matrices, write_lora
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ def reassembled(parts: list[SenseNovaU1], folder: Path) -> dict[str, torch.Tenso
 def test_parts_make_the_whole(name: str, parity_checkpoint: Callable[[str], Path]) -> None:
     folder = parity_checkpoint(name)
     whole = reassembled([load_checkpoint(folder, CPU, torch.float32)], folder)
-    parts = [load_checkpoint(folder, CPU, torch.float32, shares=Shares.equal(index, 2)) for index in range(2)]
+    parts = [load_checkpoint(folder, CPU, torch.float32, shards=Shards.equal(index, 2)) for index in range(2)]
     halves = reassembled(parts, folder)
     assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
     assert parts[0].und.blocks[0].attention.o_proj.weight.shape == (64, 64)  # of 4 heads, 2
@@ -64,7 +64,7 @@ def test_an_odd_vocabulary_is_shared_too(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path / "odd", fields, dtype=torch.float32)
     folder = tmp_path / "odd"
     whole = reassembled([load_checkpoint(folder, CPU, torch.float32)], folder)
-    parts = [load_checkpoint(folder, CPU, torch.float32, shares=Shares.equal(index, 2)) for index in range(2)]
+    parts = [load_checkpoint(folder, CPU, torch.float32, shards=Shards.equal(index, 2)) for index in range(2)]
     halves = reassembled(parts, folder)
     assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
 
@@ -83,22 +83,22 @@ def test_each_of_two_ranks_reads_little_more_than_half(
         return read[-1]
 
     monkeypatch.setattr(shards.os, "preadv", counted)
-    load_checkpoint(folder, CPU, torch.float32, shares=Shares.equal(1, 2))
+    load_checkpoint(folder, CPU, torch.float32, shards=Shards.equal(1, 2))
     assert 0.5 < sum(read) / total <= 0.55
 
 
 def test_the_towers_can_be_split_into_different_numbers_of_parts(parity_checkpoint: Callable[[str], Path]) -> None:
     """Half of what reads and writes, and all of what draws: the numbers of either are those of such a rank."""
     folder = parity_checkpoint("u1")
-    mixed = load_checkpoint(folder, CPU, torch.float32, shares=Shares(Share(1, 2), Share()))
-    half = load_checkpoint(folder, CPU, torch.float32, shares=Shares.equal(1, 2))
+    mixed = load_checkpoint(folder, CPU, torch.float32, shards=Shards(Shard(1, 2), Shard()))
+    half = load_checkpoint(folder, CPU, torch.float32, shards=Shards.equal(1, 2))
     whole = load_checkpoint(folder, CPU, torch.float32)
     for name, parameter in mixed.named_parameters():
         draws = name.startswith(("gen.", "fm_head."))
         assert torch.equal(parameter, (whole if draws else half).get_parameter(name)), name
     size = sum(parameter.nbytes for parameter in mixed.parameters())
     config = read_config(folder)
-    weights = Weights.of(config, 4, shares=Shares(Share(1, 2), Share()))
+    weights = Weights.of(config, 4, shards=Shards(Shard(1, 2), Shard()))
     assert weights.on_device(ALL_RESIDENT) == pytest.approx(size, rel=0.01)
 
 
@@ -110,21 +110,21 @@ def test_a_lora_is_merged_into_parts(tmp_path: Path, tiny_checkpoint: Path) -> N
     network = load_checkpoint(tiny_checkpoint, CPU, torch.float32, adapters=adapters)
     whole = reassembled([network], tiny_checkpoint)
     parts = [
-        load_checkpoint(tiny_checkpoint, CPU, torch.float32, adapters=adapters, shares=Shares.equal(index, 2))
+        load_checkpoint(tiny_checkpoint, CPU, torch.float32, adapters=adapters, shards=Shards.equal(index, 2))
         for index in range(2)
     ]
     halves = reassembled(parts, tiny_checkpoint)
     for name, tensor in whole.items():
         torch.testing.assert_close(halves[name], tensor, rtol=0, atol=1e-5)
     for index, part in enumerate(parts):
-        change_adapters(part, tiny_checkpoint, adapters, (), Shares.equal(index, 2))
+        change_adapters(part, tiny_checkpoint, adapters, (), Shards.equal(index, 2))
     taken_away = reassembled(parts, tiny_checkpoint)
     assert all(torch.equal(taken_away[name], tensor) for name, tensor in plain.items())
 
 
 def test_eight_bit_parts_have_scales_of_their_own(tiny_checkpoint: Path) -> None:
-    plain = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, shares=Shares.equal(1, 2))
-    part = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=("gen",), shares=Shares.equal(1, 2))
+    plain = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, shards=Shards.equal(1, 2))
+    part = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=("gen",), shards=Shards.equal(1, 2))
     down = part.get_submodule("gen.blocks.0.mlp.down_proj")
     assert isinstance(down, Fp8Linear)
     numbers, scale = quantize_rows(plain.get_submodule("gen.blocks.0.mlp.down_proj").weight)
@@ -151,5 +151,5 @@ def test_splits_that_are_not_possible_name_those_that_are(tiny_checkpoint: Path)
 def test_random_parts_make_one_network(tiny_checkpoint: Path) -> None:
     config = read_config(tiny_checkpoint)
     whole = reassembled([random_part(config, CPU, torch.float32, WHOLE)], tiny_checkpoint)
-    halves = [random_part(config, CPU, torch.float32, Shares.equal(index, 2)) for index in range(2)]
+    halves = [random_part(config, CPU, torch.float32, Shards.equal(index, 2)) for index in range(2)]
     assert all(torch.equal(each, whole[name]) for name, each in reassembled(halves, tiny_checkpoint).items())

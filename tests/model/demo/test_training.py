@@ -18,7 +18,7 @@ from model.inputs.token_sequence import build_sequence
 from model.inputs.tokenizer import Tokenizer
 from model.network.rope import attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
-from model.sampling.prefill import embed_picture, read_prefix
+from model.sampling.prefill import embed_image, prefill
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ def test_training_and_the_program_predict_the_same_picture(network: SenseNovaU1,
         vision = network.config.vision
         patches = patch_rotary(2 * GRID[0], 2 * GRID[1], vision.hidden_size, vision.rope_theta, network.device)
         for row, lesson in enumerate(lessons):
-            picture = embed_picture(network, ((sources[row, None] * 0.5 + 0.5) - mean) / deviation)
+            picture = embed_image(network, ((sources[row, None] * 0.5 + 0.5) - mean) / deviation)
             sequence = build_sequence(lesson.pieces[0].text, [GRID], tokenizer, network.device)
-            prefix = read_prefix(network, sequence, [picture], PICTURE_TOKENS)
+            prefix = prefill(network, sequence, [picture], PICTURE_TOKENS)
             assert prefix.next_position == int(next_positions[row])
             conditioning = network.timestep_embedder(times[row, None])
             conditioning = conditioning + network.noise_scale_embedder(torch.tensor([1 / 16]))

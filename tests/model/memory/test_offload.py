@@ -15,35 +15,47 @@ from typing import Any
 
 import pytest
 import torch
-from model.placement import offload, placed, plan
 from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import weight_link
 from config.errors import SettingsError
 from config.settings import LoadSettings
-from model import Answer, DenoisingStep, Engine, GenerateRequest, ImageSettings, Notice, Picture, PrefixRead, Trace
-from model.checkpoint import checkpoint, shards, stream
+from model import (
+    Answer,
+    DenoisingStep,
+    Engine,
+    GenerateRequest,
+    ImageSettings,
+    Notice,
+    Picture,
+    PrefixRead,
+    Trace,
+    loaded_model,
+)
+from model.checkpoint import loader, safetensors_files
 from model.checkpoint.named_lora import NamedLora
 from model.checkpoint.random_weights import SHAPES, config_fields
-from model.errors import CheckpointError, DeviceError, DeviceMemoryError
 from model.devices import host_memory
+from model.errors import CheckpointError, DeviceError, DeviceMemoryError
+from model.memory import estimate, offload, weight_stream
 from model.memory.estimate import (
     ALL_RESIDENT,
     SPARE_BYTES,
     USUAL_PREFIXES,
-    Placement,
+    OffloadPlan,
     Weights,
-    Work,
+    Workload,
     choose,
     peak_bytes,
     working_bytes,
 )
-from model.memory.layer_buffers import RING, slot_numbers
+from model.memory.layer_buffers import RING, buffer_numbers
 from model.network.cache import CAPACITY_STEP, KVCache, ScratchCache
 from model.network.configuration import parse_config, read_config
 from model.requests import AnswerRequest, EditRequest, Request
-from model.sampling import prefix, runtime
+from model.sampling import backend
+from model.sampling import prefill as prefill_module
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
 
 GIB = 2**30
@@ -65,10 +77,10 @@ def turns(side: int) -> list[Request]:
 
 TURNS = turns(64)
 PLACEMENTS = {
-    "module": Placement("module", 6, whole_head=True),
-    "all layers": Placement("layers", 6, whole_head=False),
-    "some layers": Placement("layers", 4, whole_head=False),
-    "two layers": Placement("layers", 2, whole_head=False),
+    "module": OffloadPlan("module", 6, whole_head=True),
+    "all layers": OffloadPlan("layers", 6, whole_head=False),
+    "some layers": OffloadPlan("layers", 4, whole_head=False),
+    "two layers": OffloadPlan("layers", 2, whole_head=False),
 }
 FEW_CASES = list({(case["checkpoint"], case["task"]): case for case in reversed(cases("t2i", "edit"))}.values())
 
@@ -90,11 +102,11 @@ def results(engine: Engine, requests: list[Request]) -> list[object]:
 def place(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
     """Load the demo, or another checkpoint, placed in one way."""
 
-    def load(placement: Placement, model: str | Path = "demo", **options: Any) -> Engine:
-        monkeypatch.setattr(placed, "choose", lambda *_: placement)
-        monkeypatch.setattr(offload, "HEAD_PIECE_BYTES", 2**16)  # the output matrix comes in many pieces
+    def load(offload_plan: OffloadPlan, model: str | Path = "demo", **options: Any) -> Engine:
+        monkeypatch.setattr(loaded_model, "choose", lambda *_: offload_plan)
+        monkeypatch.setattr(offload, "HEAD_CHUNK_BYTES", 2**16)  # the output matrix comes in many pieces
         # As a layer does.
-        monkeypatch.setattr(offload, "WeightStream", partial(stream.WeightStream, piece_bytes=500_000))
+        monkeypatch.setattr(offload, "WeightStream", partial(weight_stream.WeightStream, piece_bytes=500_000))
         return Engine.load(model, **{"device": "cpu", **options})
 
     return load
@@ -123,12 +135,12 @@ def test_every_placement_gives_the_same_on_a_gpu(
     """Also of a picture in halves, and of one that is thought about."""
     from model.backends import cuda
 
-    monkeypatch.setattr(cuda, "HALVED_FROM", 64)
+    monkeypatch.setattr(cuda, "HALVES_FROM_TOKENS", 64)
     monkeypatch.setattr(cuda, "ROWS_STEP", 16)
     requests = turns(256)
     expected = results(place(ALL_RESIDENT, quantization=quantization, device="cuda"), requests)
-    for name, placement in PLACEMENTS.items():
-        assert results(place(placement, quantization=quantization, device="cuda"), requests) == expected, name
+    for name, offload_plan in PLACEMENTS.items():
+        assert results(place(offload_plan, quantization=quantization, device="cuda"), requests) == expected, name
 
 
 @pytest.mark.parametrize("case", FEW_CASES, ids=case_id)
@@ -156,16 +168,16 @@ def test_a_turn_given_up_leaves_no_trace(place: Callable[..., Engine]) -> None:
 def test_prefixes_are_kept_without_room_for_a_picture(place: Callable[..., Engine]) -> None:
     """The next turn finds them, after thinking, too, and draws the same."""
     engine = place(PLACEMENTS["some layers"])
-    transformer = engine._worker.model.config.transformer
+    transformer = engine._runner.model.config.transformer
     token_bytes = 2 * transformer.layers * transformer.kv_heads * transformer.head_dim * 2
     for request in (TURNS[0], TURNS[5]):
         first = results(engine, [request])
-        branches = len(engine.kept_lengths)
-        kept = engine.kept_bytes
-        assert kept <= (engine.kept_tokens + branches * CAPACITY_STEP) * token_bytes
+        branches = len(engine.cached_lengths)
+        kept = engine.cached_bytes
+        assert kept <= (engine.cached_tokens + branches * CAPACITY_STEP) * token_bytes
         read = [event for event in engine.run(request) if isinstance(event, PrefixRead)]
         assert [event.reused for event in read] == [event.tokens for event in read] and len(read) == branches
-        assert engine.kept_bytes == kept
+        assert engine.cached_bytes == kept
         assert results(engine, [request]) == first
 
 
@@ -173,7 +185,7 @@ def test_loras_come_and_go(place: Callable[..., Engine], tmp_path: Path) -> None
     """Also with one that changes what stays on the device."""
     plain, request = place(ALL_RESIDENT), TURNS[2:3]
     tensors = {}
-    for name, tensor in shards.stored_tensors(plain.checkpoint).items():
+    for name, tensor in safetensors_files.stored_tensors(plain.checkpoint).items():
         if ("layers.1." in name and name.endswith("_proj_mot_gen.weight")) or "timestep_embedder.mlp.0.weight" in name:
             out_features, in_features = tensor.shape
             layer = name.removesuffix(".weight")
@@ -212,7 +224,7 @@ def test_a_disk_that_goes_away_meanwhile(place: Callable[..., Engine], monkeypat
     engine = place(PLACEMENTS["two layers"])
     expected = results(engine, TURNS[:1])
     reads = 0
-    preadv = shards.os.preadv
+    preadv = safetensors_files.os.preadv
 
     def broken(*arguments: Any) -> int:
         nonlocal reads
@@ -222,7 +234,7 @@ def test_a_disk_that_goes_away_meanwhile(place: Callable[..., Engine], monkeypat
         return preadv(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(shards.os, "preadv", broken)
+        patched.setattr(safetensors_files.os, "preadv", broken)
         with pytest.raises(CheckpointError, match="cannot be read: Input/output error"):
             results(engine, TURNS[:1])
     assert results(engine, TURNS[:1]) == expected
@@ -230,7 +242,7 @@ def test_a_disk_that_goes_away_meanwhile(place: Callable[..., Engine], monkeypat
 
 def test_a_file_that_is_cut_off_meanwhile(place: Callable[..., Engine], tmp_path: Path, tiny_checkpoint: Path) -> None:
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
-    engine = place(Placement("layers", 2, whole_head=False), folder)
+    engine = place(OffloadPlan("layers", 2, whole_head=False), folder)
     with next(folder.glob("*.safetensors")).open("r+b") as file:
         file.truncate(200_000)
     with pytest.raises(CheckpointError, match="ends in the middle of"):
@@ -239,7 +251,7 @@ def test_a_file_that_is_cut_off_meanwhile(place: Callable[..., Engine], tmp_path
 
 def test_no_more_is_held_than_a_few_layers(place: Callable[..., Engine]) -> None:
     engine = place(PLACEMENTS["two layers"])
-    network = engine._worker.model.network
+    network = engine._runner.model.network
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in network.parameters()}
     storages |= {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in network.buffers()}
     weights = Weights.of(network.config, 2)
@@ -258,13 +270,13 @@ def test_what_is_read_again_to_write(
     engine = place(PLACEMENTS[name])
     results(engine, TURNS[4:5])
     read: set[str] = set()
-    fetched = stream.WeightStream._fetched
+    fetched = weight_stream.WeightStream._fetched
 
-    def noted(self: stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
+    def noted(self: weight_stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
         read.add(tensor.name)
         return fetched(self, tensor, first, count)
 
-    monkeypatch.setattr(stream.WeightStream, "_fetched", noted)
+    monkeypatch.setattr(weight_stream.WeightStream, "_fetched", noted)
     engine.forget()
     results(engine, TURNS[4:5])
     head = {tensor for tensor in read if tensor.startswith(offload.HEAD)}
@@ -298,34 +310,34 @@ def test_weights_that_are_not_there_yet_are_checked(
     tensors[name][0, 0] = torch.nan
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match=f"1 tensors hold NaN or infinity:\n  {name}"):
-        place(Placement("module", 3, whole_head=True), folder, check_weights=True)
+        place(OffloadPlan("module", 3, whole_head=True), folder, check_weights=True)
 
 
 def test_a_larger_request_places_the_weights_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """With memory for all weights and a small picture, a large one takes some of it, and later ones go on so."""
-    monkeypatch.setattr(plan, "SPARE_BYTES", 0)
+    monkeypatch.setattr(estimate, "SPARE_BYTES", 0)
     config = read_config(Engine.load("demo", device="cpu").checkpoint)
     weights = Weights.of(config, 2)
-    small = peak_bytes(config, weights, ALL_RESIDENT, Work(64, (600, 600)), 2)
+    small = peak_bytes(config, weights, ALL_RESIDENT, Workload(64, (600, 600)), 2)
     engine = Engine.load("demo", device="cpu", gpu_memory=f"{-(-small // 2**10)}KiB")
-    assert engine.placement == ""
+    assert engine.weights_summary == ""
     expected = results(Engine.load("demo", device="cpu", offload="off"), TURNS[:1])
     large = GenerateRequest("a cat", ImageSettings(size="352x352", num_steps=1))
     told = [event.text for event in engine.run(large) if isinstance(event, Notice)]
     assert any(text.startswith("placed anew, for more room: offload ") for text in told)
-    assert engine.placement.startswith("offload ")
+    assert engine.weights_summary.startswith("offload ")
     assert results(engine, TURNS[:1]) == expected
 
 
 def test_room_is_for_the_pictures_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    load = placed.PlacedNetwork.load
+    load = loaded_model.LoadedModel.load
 
-    def noted(self: placed.PlacedNetwork, work: Work, *arguments: Any) -> None:
+    def noted(self: loaded_model.LoadedModel, work: Workload, *arguments: Any) -> None:
         asked.append(work.image_tokens)
         load(self, work, *arguments)
 
-    monkeypatch.setattr(placed.PlacedNetwork, "load", noted)
+    monkeypatch.setattr(loaded_model.LoadedModel, "load", noted)
     small, large = (GenerateRequest("a cat", ImageSettings(size=size)) for size in ("64x64", "128x64"))
     Engine.load("demo", device="cpu", requests=[small, large])
     Engine.load("demo", device="cpu", requests=[small])
@@ -352,7 +364,7 @@ def test_what_needs_less_memory(tokens: int, words: str) -> None:
     """Never a size that is none smaller, nor a picture where none is drawn."""
     config = parse_config(config_fields(**SHAPES["u1-8b"]), "x")
     with pytest.raises(DeviceMemoryError) as raised:
-        choose("auto", config, Weights.of(config, 2, ()), Work(tokens, (100,)), 2, 2**20)
+        choose("auto", config, Weights.of(config, 2, ()), Workload(tokens, (100,)), 2, 2**20)
     assert raised.value.hint == f"give it more (`gpu_memory`), or ask for {words}"
 
 
@@ -363,7 +375,7 @@ def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         raise torch.OutOfMemoryError("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._worker.model.network, "predict", full)
+        patched.setattr(engine._runner.model.network, "predict", full)
         with pytest.raises(DeviceMemoryError) as raised:
             results(engine, TURNS[:1])
     assert raised.value.hint is not None and raised.value.hint.startswith("use `offload=module`, or ask for a smaller")
@@ -386,12 +398,12 @@ def refuse_locked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 def test_no_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused once, weights come through other memory, and a note says so."""
-    opened = shards.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
-    reading = stream.WeightStream(opened, torch.device("cpu"))
+    opened = safetensors_files.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
+    reading = weight_stream.WeightStream(opened, torch.device("cpu"))
     reading._page_locked = True
     asked = refuse_locked(monkeypatch)
     for _ in range(2):
-        assert len(reading._new_buffer()) == stream.PIECE_BYTES
+        assert len(reading._new_buffer()) == weight_stream.READ_BYTES
     assert asked == [True, False, False]
     assert reading.note is not None and reading.note.endswith("(CUDA error: out of memory)")
 
@@ -407,12 +419,12 @@ def test_memory_of_a_host_that_locks_none(monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_locked_memory_to_load_with(place: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU's weights are read into while they are loaded is other memory, too."""
     expected = results(place(ALL_RESIDENT), TURNS[1:2])
-    read_blocks = shards.read_blocks
-    monkeypatch.setattr(checkpoint, "read_blocks", lambda pieces, use, pinned: read_blocks(pieces, use, pinned=True))
+    read_chunks = safetensors_files.read_chunks
+    monkeypatch.setattr(loader, "read_chunks", lambda pieces, use, pinned: read_chunks(pieces, use, pinned=True))
     asked = refuse_locked(monkeypatch)
-    for placement in (ALL_RESIDENT, PLACEMENTS["two layers"]):
+    for offload_plan in (ALL_RESIDENT, PLACEMENTS["two layers"]):
         asked.clear()
-        engine = place(placement)
+        engine = place(offload_plan)
         assert True in asked
         assert results(engine, TURNS[1:2]) == expected
 
@@ -429,7 +441,7 @@ def test_more_than_was_allowed_is_told_of() -> None:
 
 def test_not_on_apples_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="`offload` layers is for NVIDIA's GPUs and for CPUs"):
-        placed.PlacedNetwork(
+        loaded_model.LoadedModel(
             Path("x"),
             parse_config(config_fields(**SHAPES["u1-8b"]), "x"),
             torch.device("mps"),
@@ -444,27 +456,27 @@ def test_not_on_apples_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_fastest_that_fits_is_chosen(gib: int, expected: str) -> None:
     """An 8B at 2048×2048; peaks measured on an H100 are in docs/memory.md."""
     config = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
-    weights, work = Weights.of(config, 2), Work(4096, USUAL_PREFIXES)
-    placement = choose("auto", config, weights, work, 2, gib * GIB)
-    assert placement.kind == expected
-    assert peak_bytes(config, weights, placement, work, 2) <= gib * GIB
+    weights, work = Weights.of(config, 2), Workload(4096, USUAL_PREFIXES)
+    offload_plan = choose("auto", config, weights, work, 2, gib * GIB)
+    assert offload_plan.kind == expected
+    assert peak_bytes(config, weights, offload_plan, work, 2) <= gib * GIB
     if expected == "layers":
-        more = Placement("layers", placement.slots + 1, whole_head=False)
+        more = OffloadPlan("layers", offload_plan.buffers + 1, whole_head=False)
         assert peak_bytes(config, weights, more, work, 2) > gib * GIB - SPARE_BYTES
 
 
-def test_all_slots_are_taken_where_a_picture_then_has_room_in_all_layers() -> None:
-    """One slot fewer, and a picture's own keys and values are there of one layer only, which takes far less."""
+def test_all_buffers_are_taken_where_a_picture_then_has_room_in_all_layers() -> None:
+    """One buffer fewer, and a picture's own keys and values are there of one layer only, which takes far less."""
     config = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
-    weights, work = Weights.of(config, 2), Work(4096, USUAL_PREFIXES)
-    all_slots = Placement("layers", weights.layers, whole_head=False)
-    enough = peak_bytes(config, weights, all_slots, work, 2) + SPARE_BYTES
-    assert choose("layers", config, weights, work, 2, enough) == all_slots
+    weights, work = Weights.of(config, 2), Workload(4096, USUAL_PREFIXES)
+    all_buffers = OffloadPlan("layers", weights.layers, whole_head=False)
+    enough = peak_bytes(config, weights, all_buffers, work, 2) + SPARE_BYTES
+    assert choose("layers", config, weights, work, 2, enough) == all_buffers
     fewer = choose("layers", config, weights, work, 2, enough - 1)
-    assert fewer == Placement("layers", weights.layers - 1, whole_head=False)
-    saved = peak_bytes(config, weights, all_slots, work, 2) - peak_bytes(config, weights, fewer, work, 2)
+    assert fewer == OffloadPlan("layers", weights.layers - 1, whole_head=False)
+    saved = peak_bytes(config, weights, all_buffers, work, 2) - peak_bytes(config, weights, fewer, work, 2)
     assert saved > weights.layer + GIB
-    written = Work(0, (4096,))
+    written = Workload(0, (4096,))
     assert working_bytes(config, written, 2, True) == working_bytes(config, written, 2, False)
 
 
@@ -482,12 +494,12 @@ def test_keys_and_values_are_what_was_predicted(
         return make
 
     caches: list[KVCache | ScratchCache] = []
-    monkeypatch.setattr(prefix, "KVCache", watched(KVCache))
-    monkeypatch.setattr(runtime, "ScratchCache", watched(ScratchCache))
+    monkeypatch.setattr(prefill_module, "KVCache", watched(KVCache))
+    monkeypatch.setattr(backend, "ScratchCache", watched(ScratchCache))
     request = replace(turn, settings=turn.settings.model_copy(update={"size": "512x512", "num_steps": 1}))
     held, predicted = [], []
-    for placement in (ALL_RESIDENT, PLACEMENTS["some layers"]):
-        engine = place(placement, dtype="float32")
+    for offload_plan in (ALL_RESIDENT, PLACEMENTS["some layers"]):
+        engine = place(offload_plan, dtype="float32")
         caches.clear()
         lengths = []
         for event in engine.run(request):
@@ -495,21 +507,23 @@ def test_keys_and_values_are_what_was_predicted(
                 lengths.append(event.tokens)
             if isinstance(event, DenoisingStep):
                 held.append(sum(cache.nbytes for cache in caches))
-        work = Work(256, tuple(lengths))
-        predicted.append(working_bytes(engine._worker.model.config, work, 4, placement is not ALL_RESIDENT))
+        work = Workload(256, tuple(lengths))
+        predicted.append(working_bytes(engine._runner.model.config, work, 4, offload_plan is not ALL_RESIDENT))
     assert held[0] > held[1]
     assert held[0] - held[1] == predicted[0] - predicted[1]
 
 
-@pytest.mark.parametrize(("layers", "slots"), [(42, 2), (42, 3), (42, 14), (42, 36), (42, 41), (6, 4), (3, 2), (1, 1)])
-def test_layers_that_take_turns_are_spread_evenly(layers: int, slots: int) -> None:
-    numbers = slot_numbers(layers, slots)
-    assert set(numbers) == set(range(slots))
-    turning = [layer for layer, number in enumerate(numbers) if number < RING and slots < layers]
+@pytest.mark.parametrize(
+    ("layers", "buffers"), [(42, 2), (42, 3), (42, 14), (42, 36), (42, 41), (6, 4), (3, 2), (1, 1)]
+)
+def test_layers_that_take_turns_are_spread_evenly(layers: int, buffers: int) -> None:
+    numbers = buffer_numbers(layers, buffers)
+    assert set(numbers) == set(range(buffers))
+    turning = [layer for layer, number in enumerate(numbers) if number < RING and buffers < layers]
     gaps = {later - earlier for earlier, later in pairwise(turning)}
     assert not gaps or max(gaps) - min(gaps) <= 1
-    assert all(numbers.count(number) == 1 for number in range(RING, slots))
-    # Those in a row never wait for the same slot, but perhaps the last of a pass and the first of the next one.
+    assert all(numbers.count(number) == 1 for number in range(RING, buffers))
+    # Those in a row never wait for the same buffer, but perhaps the last of a pass and the first of the next one.
     assert all(numbers[earlier] != numbers[later] for earlier, later in pairwise(turning))
 
 
@@ -522,19 +536,19 @@ def test_nothing_is_written_behind_the_end(place: Callable[..., Engine], monkeyp
     """Weights that are placed anew lie elsewhere; what was on its way to the old place must not come any more."""
     engine = place(PLACEMENTS["two layers"])
     results(engine, TURNS[:1])  # whose end has the next layers brought
-    slots = [layer.slot for layer in engine._worker.model.network.gen.blocks._layers[:2]]
-    read = stream.read_exactly
+    buffers = [layer.buffer for layer in engine._runner.model.network.gen.blocks._layers[:2]]
+    read = weight_stream.read_exactly
 
     def slowly(*arguments: Any) -> None:
         time.sleep(0.05)
         read(*arguments)
 
-    monkeypatch.setattr(stream, "read_exactly", slowly)
-    engine._worker.model.network.und.blocks.begin()
-    engine._worker.model.release()
-    before = [slot.memory.clone() for slot in slots]
+    monkeypatch.setattr(weight_stream, "read_exactly", slowly)
+    engine._runner.model.network.und.blocks.begin()
+    engine._runner.model.release()
+    before = [buffer.memory.clone() for buffer in buffers]
     time.sleep(0.5)
-    assert all(torch.equal(slot.memory, held) for slot, held in zip(slots, before, strict=True))
+    assert all(torch.equal(buffer.memory, held) for buffer, held in zip(buffers, before, strict=True))
 
 
 def test_the_benchmark_of_reading(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,19 +557,19 @@ def test_the_benchmark_of_reading(tiny_checkpoint: Path, tmp_path: Path, monkeyp
     arguments = [str(tiny_checkpoint), "--device", "cpu", "--pieces", "1", "2", "--readers", "1", "3", "--passes", "1"]
     monkeypatch.setattr(sys, "argv", ["weight_link", *arguments, "--json", str(report)])
     read: list[tuple[int, int, int]] = []
-    fetched = stream.WeightStream._fetched
+    fetched = weight_stream.WeightStream._fetched
 
-    def counted(self: stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
+    def counted(self: weight_stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
         read.append((self._piece_bytes, self._readers, count))
         return fetched(self, tensor, first, count)
 
-    monkeypatch.setattr(stream.WeightStream, "_fetched", counted)
+    monkeypatch.setattr(weight_stream.WeightStream, "_fetched", counted)
     weight_link.main()
     told = json.loads(report.read_text())
     settings = [(piece * 2**20, readers) for piece in (1, 2) for readers in (1, 3)]
     assert [(row["piece_bytes"], row["readers"]) for row in told["rows"]] == settings
     assert all(row["bytes_per_second"] > 0 for row in told["rows"]) and told["link_bytes_per_second"] is None
-    itemsize = shards.stored_tensors(tiny_checkpoint)[offload.HEAD].dtype.itemsize
+    itemsize = safetensors_files.stored_tensors(tiny_checkpoint)[offload.HEAD].dtype.itemsize
     towers = Weights.of(read_config(tiny_checkpoint), itemsize).towers
     for setting in settings:
         counts = [count for *of, count in read if tuple(of) == setting]

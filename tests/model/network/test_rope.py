@@ -10,7 +10,7 @@ from model.network.rope import (
     rotate_patches,
     text_positions,
 )
-from tests.model.test_attention import CONFIG
+from tests.model.network.test_attention import CONFIG
 
 CPU = torch.device("cpu")
 

@@ -81,7 +81,7 @@ def test_words_by_all_ranks_and_pictures_by_copies(what: str, apart: Engine, alo
             assert words[0] == words[1]
         for mine, other in zip(traces[0].pictures, traces[1].pictures, strict=True):
             assert (mine - other).norm() / other.norm() < 1e-4
-    assert apart.kept_lengths == alone.kept_lengths
+    assert apart.cached_lengths == alone.cached_lengths
 
 
 def test_a_chat_after_a_picture_that_was_given_up(apart: Engine, alone: Engine) -> None:
@@ -101,13 +101,13 @@ def test_a_chat_after_a_picture_that_was_given_up(apart: Engine, alone: Engine) 
 
 
 def test_each_rank_has_a_part_of_what_reads_and_writes(apart: Engine, alone: Engine) -> None:
-    position = apart._worker.model._groups.position  # type: ignore[union-attr]
+    position = apart._runner.model._groups.position  # type: ignore[union-attr]
     ours, theirs = (
         {name: sum(each.nbytes for each in part.parameters()) for name, part in network.named_children()}
-        for network in (apart._worker.model.network, alone._worker.model.network)
+        for network in (apart._runner.model.network, alone._runner.model.network)
     )
     for name, count in (("und", position.size), ("lm_head", position.size), ("gen", position.tensor)):
         assert ours[name] == pytest.approx(theirs[name] / count, rel=0.02), name
     pair = [next(event for event in engine.run(ask("hello")) if isinstance(event, Answer)) for engine in (apart, alone)]
     assert pair[0].token_ids == pair[1].token_ids
-    assert apart.kept_bytes == alone.kept_bytes / position.size
+    assert apart.cached_bytes == alone.cached_bytes / position.size

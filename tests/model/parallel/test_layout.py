@@ -13,7 +13,7 @@ from model.checkpoint.random_weights import SHAPES, config_fields
 from model.errors import DeviceError
 from model.network.configuration import parse_config
 from model.parallel import layout as arrangement
-from model.parallel.layout import Arrangement, Demand, arrange, arrange_model, count_gpus
+from model.parallel.layout import ExpectedUse, ParallelLayout, choose_layout, choose_model_layout, count_gpus
 from model.requests import Request
 
 CUDA = torch.device("cuda")
@@ -43,42 +43,44 @@ def test_branches_are_drawn_apart_and_all_else_by_parts(
     gpus: int, branches: int, sizes: tuple[int, int] | None
 ) -> None:
     for writes in (True, False):
-        found = arrange(gpus, Demand(branches, writes, 0), [1, 2, 4, 8], lambda way: True)
+        found = choose_layout(gpus, ExpectedUse(branches, writes, 0), [1, 2, 4, 8], lambda way: True)
         assert found == (
-            Arrangement(*sizes, splits_und=writes and sizes[1] > 1 and gpus in (2, 4, 8)) if sizes else None
+            ParallelLayout(*sizes, splits_und=writes and sizes[1] > 1 and gpus in (2, 4, 8)) if sizes else None
         )
 
 
 @pytest.mark.parametrize(("gpus", "most", "sizes"), [(2, 1, (2, 1)), (4, 1, (4, 1)), (6, 2, (2, 3)), (16, 1, (8, 2))])
 def test_where_copies_do_not_fit_there_are_fewer(gpus: int, most: int, sizes: tuple[int, int]) -> None:
     """Or as few as there can be: loading then says what does not fit."""
-    assert arrange(gpus, Demand(3, False, 0), [1, 2, 4, 8], lambda way: way.guidance <= most) == Arrangement(*sizes)
+    assert choose_layout(
+        gpus, ExpectedUse(3, False, 0), [1, 2, 4, 8], lambda way: way.guidance <= most
+    ) == ParallelLayout(*sizes)
 
 
 @pytest.mark.parametrize(
     ("gib", "writing", "drawing"),
     [
-        (79, Arrangement(1, 2, splits_und=True), Arrangement(1, 2)),
-        (32, Arrangement(1, 2, splits_und=True), Arrangement(1, 2, splits_und=True)),
-        (24, Arrangement(2, 1), Arrangement(2, 1)),
-        (10, Arrangement(2, 1), Arrangement(2, 1)),
+        (79, ParallelLayout(1, 2, splits_und=True), ParallelLayout(1, 2)),
+        (32, ParallelLayout(1, 2, splits_und=True), ParallelLayout(1, 2, splits_und=True)),
+        (24, ParallelLayout(2, 1), ParallelLayout(2, 1)),
+        (10, ParallelLayout(2, 1), ParallelLayout(2, 1)),
     ],
 )
 def test_an_8b_on_two_gpus(
-    gib: int, writing: Arrangement, drawing: Arrangement, monkeypatch: pytest.MonkeyPatch
+    gib: int, writing: ParallelLayout, drawing: ParallelLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it takes 32.7 GiB, what draws with half of what reads and writes 24.0, half of both 16.4 GiB."""
     monkeypatch.setattr(arrangement, "usable_memory", lambda device, limit: gib * GIB)
-    assert arrange_model(2, Demand(2, True, 4096), EIGHT_B, CUDA, 2, ()) == writing
-    assert arrange_model(2, Demand(2, False, 4096), EIGHT_B, CUDA, 2, ()) == drawing
+    assert choose_model_layout(2, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ()) == writing
+    assert choose_model_layout(2, ExpectedUse(2, False, 4096), EIGHT_B, CUDA, 2, ()) == drawing
 
 
 def test_numbers_that_an_8b_cannot_be_shared_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrangement, "usable_memory", lambda device, limit: 79 * GIB)
     with pytest.raises(DeviceError, match=r"gpus 3: 32 heads and 8 key/value .*\nfor this it can be 1, 2, 4, 8, 16$"):
-        arrange_model(3, Demand(2, True, 4096), EIGHT_B, CUDA, 2, ())
+        choose_model_layout(3, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ())
     with pytest.raises(DeviceError, match=r"\nfor this it can be 1, 2, 4, 8$"):
-        arrange_model(3, Demand(1, True, 0), EIGHT_B, CUDA, 2, ())
+        choose_model_layout(3, ExpectedUse(1, True, 0), EIGHT_B, CUDA, 2, ())
 
 
 def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +110,7 @@ def test_the_model_is_loaded_for_what_is_asked(
 ) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu", gpus=2, requests=requests)
     try:
-        assert engine.placement == f"shared as by {told}"
+        assert engine.weights_summary == f"shared as by {told}"
         assert engine.device == "cpu, 2 ranks"
         assert any(isinstance(event, Picture) for event in engine.run(CAT))
     finally:
@@ -143,17 +145,17 @@ def test_no_number_of_gpus(gpus: Any, tiny_checkpoint: Path) -> None:
 def test_the_largest_picture_counts(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def arrange_for(gpus: int, demand: Demand, *rest: object) -> Arrangement:
+    def arrange_for(gpus: int, demand: ExpectedUse, *rest: object) -> ParallelLayout:
         asked.append(demand)
         raise DeviceError("enough", "")
 
-    monkeypatch.setattr("model.loading.arrange_model", arrange_for)
+    monkeypatch.setattr("model.loading.choose_model_layout", arrange_for)
     large = replace(CAT, settings=CAT.settings.model_copy(update={"size": "2048x1024", "think": True}))
     with pytest.raises(DeviceError, match="enough"):
         Engine.load(tiny_checkpoint, device="cpu", gpus=2, size="64x64", requests=[CAT, large])
-    assert asked == [Demand(branches=2, writes=True, image_tokens=2048)]
+    assert asked == [ExpectedUse(branches=2, writes=True, image_tokens=2048)]
 
 
 def test_one_gpu_needs_nothing_to_be_shared(tiny_checkpoint: Path) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu", gpus=1)
-    assert (engine.device, engine.placement) == ("cpu", "")
+    assert (engine.device, engine.weights_summary) == ("cpu", "")

@@ -31,10 +31,10 @@ from model.checkpoint.hub import find_checkpoint
 from model.checkpoint.named_lora import NamedLora
 from model.errors import DeviceError, DeviceMemoryError, RankError, RequestError
 from model.events import Picture, PrefixRead, ThinkText
-from model.parallel.channel import Meeting
+from model.parallel.channel import Rendezvous
 from model.parallel.launch import require_ranks
-from model.parallel.processes import Ranks
-from tests.model.test_lora import matrices, write_lora
+from model.parallel.processes import RankProcesses
+from tests.model.checkpoint.test_lora import matrices, write_lora
 
 pytestmark = pytest.mark.slow
 CAT = GenerateRequest("a cat on a blue background", ImageSettings(size="128x128", num_steps=4))
@@ -217,7 +217,7 @@ def test_a_lost_rank_s_error_may_be_kept(
     an exchange with a rank that is lost ends with arbitrary numbers, and the turn goes on until that is known."""
     engine = Engine.load(tiny_checkpoint, device="cpu", cfg_parallel_size=2)
     (child,) = children()
-    drawn_with = weakref.ref(engine._worker.model.runtime)
+    drawn_with = weakref.ref(engine._runner.model.backend)
     many = GenerateRequest(CAT.prompt, CAT.settings.model_copy(update={"num_steps": 1000}))
     with pytest.raises(RankError, match="rank 1 of 2 was killed") as caught:
         for event in engine.run(many):
@@ -225,9 +225,9 @@ def test_a_lost_rank_s_error_may_be_kept(
                 child.kill()
                 if arbitrary:
                     monkeypatch.setattr(
-                        type(engine._worker.model.runtime.peers),
+                        type(engine._runner.model.backend.group),
                         "exchange",
-                        lambda peers, branches, predicted: predicted.expand(len(branches), -1, -1),
+                        lambda group, branches, predicted: predicted.expand(len(branches), -1, -1),
                     )
     ranks = engine._ranks
     engine.close()
@@ -237,15 +237,15 @@ def test_a_lost_rank_s_error_may_be_kept(
 
 
 def test_a_rank_lost_before_it_has_joined(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = Ranks._tell
+    tell = RankProcesses._tell
 
-    def lose(ranks: Ranks, message: object) -> None:
-        if isinstance(message, Meeting):
+    def lose(ranks: RankProcesses, message: object) -> None:
+        if isinstance(message, Rendezvous):
             for child in children():
                 child.kill()
         tell(ranks, message)
 
-    monkeypatch.setattr(Ranks, "_tell", lose)
+    monkeypatch.setattr(RankProcesses, "_tell", lose)
     clock = time.monotonic()
     with pytest.raises(RankError, match=r"rank 1 of 2 was killed \(SIGKILL\)"):
         Engine.load(tiny_checkpoint, device="cpu", tensor_parallel_size=2)

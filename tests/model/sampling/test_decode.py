@@ -13,11 +13,11 @@ from model.network.attention import Segment
 from model.network.configuration import parse_config
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
-from model.sampling.backend import Runtime
+from model.sampling.backend import Backend
 from model.sampling.decode import chooser, decode, greedy
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
-from model.sampling.prefill import Prefix, read_prefix
+from model.sampling.prefill import Prefix, prefill
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([0.0, 2.0, 1.9, -1.0])
@@ -42,13 +42,13 @@ def test_top_p_and_top_k_bound_what_is_drawn() -> None:
     assert {int(choose(LOGITS, [])) for _ in range(200)} == {0, 1, 2, 3}
 
 
-class Ahead(Runtime):
+class Ahead(Backend):
     """A device that is still at work when it is asked for more; `asked` counts the steps it was asked for."""
 
-    draws_ahead = writes_ahead = True
+    denoises_async = decodes_async = True
     asked = 0
 
-    def repeated(self, work: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def captured(self, work: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def counted(*arguments: Any) -> torch.Tensor:
             self.asked += 1
             return work(*arguments)
@@ -67,22 +67,22 @@ def text_prefix(network: SenseNovaU1, tokens: int = 5, room: int = 1) -> Prefix:
     ids = torch.arange(tokens) % 50
     sequence = TokenSequence(ids, text_positions(0, tokens, CPU), (Segment(tokens, causal=True),), tokens)
     with torch.inference_mode():
-        return read_prefix(network, sequence, [], room)
+        return prefill(network, sequence, [], room)
 
 
 def test_running_ahead_writes_the_same_text(network: SenseNovaU1) -> None:
     """Past the cache's first memory; what was read is what was told, but for the last token."""
     written = []
-    for runtime in (Runtime(network), Ahead(network)):
+    for backend in (Backend(network), Ahead(network)):
         prefix = text_prefix(network)
-        written.append(list(decode(runtime, prefix, greedy, 200, ())))
+        written.append(list(decode(backend, prefix, greedy, 200, ())))
         assert prefix.written == written[-1][:-1]
         assert prefix.cache.length == prefix.next_position == 5 + 199
     assert written[0] == written[1] and len(written[0]) == 200
 
 
-@pytest.mark.parametrize("kind", [Runtime, Ahead])
-def test_the_token_that_ends_a_text_is_not_read(network: SenseNovaU1, kind: type[Runtime]) -> None:
+@pytest.mark.parametrize("kind", [Backend, Ahead])
+def test_the_token_that_ends_a_text_is_not_read(network: SenseNovaU1, kind: type[Backend]) -> None:
     whole = list(decode(kind(network), text_prefix(network), greedy, 30, ()))
     end = whole.index(whole[9])
     prefix = text_prefix(network)
@@ -102,10 +102,10 @@ def test_running_ahead_asks_for_a_step_before_the_one_before_is_told(network: Se
     settings = ImageSettings(num_steps=4, cfg_scale=1.0)
     tokens: list[list[torch.Tensor]] = []
     asked: list[int] = []
-    for runtime in (Runtime(network), ahead := Ahead(network)):
+    for backend in (Backend(network), ahead := Ahead(network)):
         prefixes = {"condition": text_prefix(network, room=6)}
         tokens.append([])
-        for step in denoise(runtime, prefixes, generate_guidance(settings), (96, 64), 1, settings):
+        for step in denoise(backend, prefixes, generate_guidance(settings), (96, 64), 1, settings):
             tokens[-1].append(step.tokens)
             asked.append(ahead.asked)
     assert asked == [0, 0, 0, 0, 2, 3, 4, 4]

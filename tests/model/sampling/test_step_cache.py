@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from config.caching import PRESETS, CacheOptions
+from config.step_cache import PRESETS, CacheOptions
 from model import EditRequest, Engine, GenerateRequest, ImageSettings, Notice, Picture, RequestError, Statistics, Trace
 from model.events import Branch, BranchCaching, CacheSummary, DenoisingStep, Event, ThinkText
-from model.memory.estimate import Placement
+from model.memory.estimate import OffloadPlan
 from model.sampling import denoise
 from model.sampling.step_cache import RunLayers, StepCache, StepCaching
 from model.tasks.statistics import LayerClock
-from tests.model.test_lora import matrices, write_lora
+from tests.model.checkpoint.test_lora import matrices, write_lora
 
 PICTURE = Image.new("RGB", (100, 80), "orange")
 CACHED: dict[str, Any] = {
@@ -251,7 +251,7 @@ def test_reading_and_thinking_are_never_cached(engine: Engine) -> None:
     def thinking(settings: ImageSettings) -> tuple[list[Event], int]:
         engine.forget()
         calls: list[int] = []
-        hook = engine._worker.model.network.und.blocks[2].register_forward_hook(lambda *_: calls.append(1))
+        hook = engine._runner.model.network.und.blocks[2].register_forward_hook(lambda *_: calls.append(1))
         events = list(engine.run(GenerateRequest("a cat", settings)))
         hook.remove()
         return events, len(calls)
@@ -292,15 +292,15 @@ def test_layers_that_come_from_files_are_those_that_are_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With two slots for three layers, and with the towers taking turns."""
-    placement = Placement("layers" if slots < 3 else "module", slots, whole_head=False)
-    monkeypatch.setattr("model.loaded_model.choose", lambda *_: placement)
+    offload_plan = OffloadPlan("layers" if slots < 3 else "module", slots, whole_head=False)
+    monkeypatch.setattr("model.loaded_model.choose", lambda *_: offload_plan)
     placed = Engine.load(tiny_checkpoint, device="cpu", dtype="float32", gpu_memory="2GiB")
     for _ in range(2):
         (picture,) = pictures(placed, request_)
         (resident,) = pictures(engine, request_)
         assert torch.equal(picture.tensor, resident.tensor)
         assert summary(picture).branches == summary(resident).branches
-    assert placed.placement.startswith(f"offload {placement.kind}: ")
+    assert placed.weights_summary.startswith(f"offload {offload_plan.kind}: ")
 
 
 class Layers:
@@ -343,8 +343,8 @@ def test_a_series_goes_on_where_repeating_stops(order: int) -> None:
     errors = [abs(value - true) for (value, _), true in zip(steps, values, strict=True)]
     # The second derivative comes from the differences of differences, one half step late.
     assert max(errors) < (1e-4 if order == 1 else 4)
-    repeated = values[4]
-    assert all(error < abs(repeated - true) / 2 for error, true in zip(errors[5:], values[5:], strict=True))
+    captured = values[4]
+    assert all(error < abs(captured - true) / 2 for error, true in zip(errors[5:], values[5:], strict=True))
 
 
 def test_in_a_batch_only_those_are_computed_that_need_it() -> None:
