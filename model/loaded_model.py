@@ -15,7 +15,7 @@ from model.checkpoint.lora import Adapter
 from model.checkpoint.quantization import resolve_quantization
 from model.checkpoint.safetensors_files import CHUNK_BYTES
 from model.checkpoint.sharding import WHOLE, split_config
-from model.devices import avoid_fragmentation, limit_memory, resolve_dtype, usable_memory
+from model.devices import avoid_fragmentation, host_memory, limit_memory, resolve_dtype, usable_memory
 from model.errors import DeviceError, DeviceMemoryError
 from model.events import LoadProgress
 from model.memory.estimate import (

@@ -72,7 +72,7 @@ class Backend:
         self.group = group or RankGroup()
 
     def room_behind(self, image_tokens: int) -> int:
-        """Positions to reserve in the KV cache behind a prefix, for a picture of `image_tokens` tokens. `denoise_states`
+        """Positions to reserve in the KV cache behind a prefix for a picture of `image_tokens` tokens. `denoise_states`
         would also reserve them, but by a second allocation."""
         return 0 if self.layer_by_layer or self.group.split_heads else image_tokens
 

@@ -12,7 +12,7 @@ from model import AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
 from model.checkpoint.random_weights import SHAPES, config_fields
 from model.errors import DeviceError
 from model.network.configuration import parse_config
-from model.parallel import layout as arrangement
+from model.parallel import layout
 from model.parallel.layout import ExpectedUse, ParallelLayout, choose_layout, choose_model_layout, count_gpus
 from model.requests import Request
 
@@ -70,13 +70,13 @@ def test_an_8b_on_two_gpus(
     gib: int, writing: ParallelLayout, drawing: ParallelLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it takes 32.7 GiB, what draws with half of what reads and writes 24.0, half of both 16.4 GiB."""
-    monkeypatch.setattr(arrangement, "usable_memory", lambda device, limit: gib * GIB)
+    monkeypatch.setattr(layout, "usable_memory", lambda device, limit: gib * GIB)
     assert choose_model_layout(2, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ()) == writing
     assert choose_model_layout(2, ExpectedUse(2, False, 4096), EIGHT_B, CUDA, 2, ()) == drawing
 
 
 def test_numbers_that_an_8b_cannot_be_shared_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrangement, "usable_memory", lambda device, limit: 79 * GIB)
+    monkeypatch.setattr(layout, "usable_memory", lambda device, limit: 79 * GIB)
     with pytest.raises(DeviceError, match=r"gpus 3: 32 heads and 8 key/value .*\nfor this it can be 1, 2, 4, 8, 16$"):
         choose_model_layout(3, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ())
     with pytest.raises(DeviceError, match=r"\nfor this it can be 1, 2, 4, 8$"):
