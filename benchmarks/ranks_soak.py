@@ -85,9 +85,9 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
     from sensenova_cli.inputs.flags import Flags
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.sessions.session import Session
-    from sensenova_cli.system.interrupts import end_on_signals
+    from sensenova_cli.system.interrupts import handle_signals
 
-    end_on_signals()
+    handle_signals()
     draw, process = random.Random(0), psutil.Process()
     size = options.tensor_parallel_size * options.cfg_parallel_size
     action = ""
@@ -135,7 +135,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
                 while signal.getitimer(signal.ITIMER_REAL)[0] > 0:
                     time.sleep(0.01)  # the turn was over before
             except KeyboardInterrupt:  # at a prompt this gives up a line
-                end_on_signals()
+                handle_signals()
             seconds = time.monotonic() - killed_at
             faulthandler.cancel_dump_traceback_later()
             if action == "kill" and not good:
@@ -156,7 +156,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             handles.append((process.num_fds(), process.num_threads()))
             if options.device == "cuda":
                 on_gpus.append(gpu_memory())
-        repl.desk.loading.give_up()
+        repl.turns.resident_model.discard()
     return {
         "command": "python -m benchmarks.ranks_soak",
         "device": options.device,

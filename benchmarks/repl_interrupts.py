@@ -53,9 +53,9 @@ def interrupt(times: int, folder: Path) -> tuple[int, list[int]]:
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.sessions.saved import read_session
     from sensenova_cli.sessions.session import Session
-    from sensenova_cli.system.interrupts import end_on_signals
+    from sensenova_cli.system.interrupts import handle_signals
 
-    end_on_signals()
+    handle_signals()
     # A timer of the system's, not a thread: threads have memory of their own, which would count.
     signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     draw = random.Random(0)
@@ -72,13 +72,13 @@ def interrupt(times: int, folder: Path) -> tuple[int, list[int]]:
                 while signal.getitimer(signal.ITIMER_REAL)[0] > 0:
                     time.sleep(0.01)  # the turn was over before
             except KeyboardInterrupt:  # at a prompt this gives up a line
-                end_on_signals()
+                handle_signals()
             interrupted += not good
             after = session.state
             assert len(after.turns) in (len(before.turns), len(before.turns) + 1)
             if not good and len(after.turns) > len(before.turns):
                 assert after.turns[-1].status == "cancelled", after.turns[-1]
-                assert after.hand == before.hand
+                assert after.selected == before.selected
             if after.now.conversation != before.now.conversation:
                 assert repl.do("/undo")  # a conversation that grows takes memory rightly
             memory.append(process.memory_info().rss)

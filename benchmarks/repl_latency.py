@@ -39,27 +39,27 @@ def first_steps(turns: int) -> list[float]:
     """Seconds from a line to the first step of its picture, for each of so many turns."""
     from model.events import DenoisingStep, Event
     from sensenova_cli.inputs.flags import Flags
-    from sensenova_cli.render.stream import Renderer
+    from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.sessions.session import Session
 
     seconds: list[float] = []
     began = 0.0
-    show = Renderer.event
+    show = TurnView.event
 
-    def timed(renderer: Renderer, event: Event) -> None:
+    def timed(renderer: TurnView, event: Event) -> None:
         if isinstance(event, DenoisingStep) and event.step == 1:
             seconds.append(time.perf_counter() - began)
         show(renderer, event)
 
-    Renderer.event = timed  # type: ignore[method-assign, assignment]
+    TurnView.event = timed  # type: ignore[method-assign, assignment]
     flags = Flags({"num_steps": "6"}, quiet=True)
     with Session.start("demo") as session:
         repl = Repl(session, flags, "pictures", interactive=True, debug=True)
         for number in range(turns):
             began = time.perf_counter()
             assert repl.do(f"/generate a cat on a blue background --seed {number}")
-    Renderer.event = show  # type: ignore[method-assign]
+    TurnView.event = show  # type: ignore[method-assign]
     return seconds
 
 

@@ -24,12 +24,12 @@ def main() -> None:
 
         run_rank(rank)
     from sensenova_cli.app import app
-    from sensenova_cli.system.interrupts import end_on_signals
+    from sensenova_cli.system.interrupts import handle_signals
     from sensenova_cli.system.streams import flush_stdout, prepare_streams
 
     prepare_streams()
     try:
-        end_on_signals()
+        handle_signals()
         app()
     except KeyboardInterrupt:  # outside of what `app` looks after
         _leave_interrupted()

@@ -16,7 +16,7 @@ from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
 
 if TYPE_CHECKING:
     from model.bench import BenchPart, BenchPlan
-    from sensenova_cli.render.stream import Renderer
+    from sensenova_cli.render.turn_view import TurnView
 
 WORKS = ("denoise", "decode", "load")
 LOAD_FORMATS = ("auto", "dummy")
@@ -70,10 +70,10 @@ def bench(
         raise UsageError(f"there is no load format {load_format!r}", f"use {' or '.join(LOAD_FORMATS)}")
     sizes = parse_sizes(size)
     settings = flags.layers().load
-    from sensenova_cli.render.stream import Renderer
+    from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.model_source import find_weights, model_name
 
-    renderer = Renderer(quiet=flags.quiet)
+    renderer = TurnView(quiet=flags.quiet)
     name = model_name(settings)
     model: Path | str
     if load_format == "dummy":
@@ -92,7 +92,7 @@ def bench(
     _measure(BenchPlan(model, wanted, sizes, steps, tokens, settings), name, renderer, as_json=flags.json)
 
 
-def _measure(plan: "BenchPlan", name: str, renderer: "Renderer", *, as_json: bool) -> None:
+def _measure(plan: "BenchPlan", name: str, renderer: "TurnView", *, as_json: bool) -> None:
     """Print each figure when it is there, or all of them as one JSON object."""
     from model.bench import Figure, describe_bench, measure
     from sensenova_cli.render.bench import ceilings_line, figure_line, measurements_json

@@ -36,10 +36,10 @@ def doctor(
     settings = flags.layers().load
     from sensenova_cli.render.doctor import forecast_json, machine_lines, supply_line, table_lines
     from sensenova_cli.render.json import print_json
-    from sensenova_cli.render.stream import Renderer
+    from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.model_source import find_weights, model_name
 
-    renderer = Renderer(quiet=flags.quiet)
+    renderer = TurnView(quiet=flags.quiet)
     name = model_name(settings)
     model = name if name in DUMMY_MODELS else find_weights(settings, renderer)
     from model.bench import Machine, examine  # imports PyTorch: nothing that was typed can be wrong any more

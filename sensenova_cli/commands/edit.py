@@ -70,7 +70,7 @@ def edit(
             "edit",
             each,
             read_inputs(each.images) if each.images else inputs,
-            again=again,
+            replay=again,
             width=flags.width,
             height=flags.height,
         )

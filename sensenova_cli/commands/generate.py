@@ -60,5 +60,5 @@ def generate(
         if each.images:
             raise UsageError(f"{each.place}generate takes no input pictures", "use: sensenova edit --prompt-file …")
     layers = flags.layers(again.settings, again.label) if again else flags.layers()
-    tasks = [PictureTask("generate", each, again=again, width=flags.width, height=flags.height) for each in prompts]
+    tasks = [PictureTask("generate", each, replay=again, width=flags.width, height=flags.height) for each in prompts]
     make_pictures(tasks, layers, flags)

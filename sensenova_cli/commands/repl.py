@@ -74,13 +74,13 @@ def start_session(
     # Imported here, not above: they bring prompt-toolkit and Pillow, which `--help` does not need.
     from model import DEMO_MODEL
     from sensenova_cli.repl.repl import Repl
-    from sensenova_cli.repl.shell import run_script, run_shell
+    from sensenova_cli.repl.shell import run_interactive, run_script
     from sensenova_cli.sessions.session import Session
     from sensenova_cli.sessions.store import latest_session
-    from sensenova_cli.system.interrupts import forget_signals
+    from sensenova_cli.system.interrupts import clear_signals
     from sensenova_cli.turns.model_source import DEMO_NOTICE
 
-    forget_signals()
+    clear_signals()
     settings = flags.layers().load  # what is wrong is said before anything begins
     model = settings.model or DEMO_MODEL
     if resume:
@@ -92,7 +92,7 @@ def start_session(
         if images:
             shown.stage_files(images)
         if interactive:
-            run_shell(shown)
+            run_interactive(shown)
             shown.leave()
         elif not run_script(shown):
             raise typer.Exit(1)

@@ -22,7 +22,7 @@ from sensenova_cli.inputs.options import (
 )
 
 if TYPE_CHECKING:
-    from sensenova_cli.turns.one_shot import Place
+    from sensenova_cli.turns.one_shot import NameTemplate
 
 MODALITIES = ("auto", "text2img", "img2img", "img2text", "text2text")
 
@@ -115,18 +115,18 @@ def _with_default_model(layers: Layers) -> Layers:
 
 def _note_idle_options(flags: Flags, idle: type[SettingsGroup], modality: str) -> None:
     """The script takes all options for every modality; those that do nothing are named, so that nobody wonders."""
-    from sensenova_cli.render.stream import Renderer
+    from sensenova_cli.render.turn_view import TurnView
 
     of_pictures = ("enable_cache_dit_summary",) if idle is ImageSettings else ()
     names = [name for name in flags.settings if name in (*idle.model_fields, *of_pictures) and name != "seed"]
     if names:
         options = ", ".join("--" + name.replace("_", "-") for name in names)
-        Renderer(quiet=flags.quiet).notice(f"{options}: no effect with {modality}")
+        TurnView(quiet=flags.quiet).notice(f"{options}: no effect with {modality}")
 
 
-def _place(layers: Layers, flags: Flags) -> "Place | None":
+def _place(layers: Layers, flags: Flags) -> "NameTemplate | None":
     """The output folder with the script's file names, going on after the pictures that are there."""
-    from sensenova_cli.turns.one_shot import Place
+    from sensenova_cli.turns.one_shot import NameTemplate
 
     output = layers.output.output or "."
     if output == "-":
@@ -143,4 +143,4 @@ def _place(layers: Layers, flags: Flags) -> "Place | None":
         if (found := re.fullmatch(r"sensenova_u1_output_(\d+)\.png", path.name))
     ]
     plain = str(folder).replace("{", "{{").replace("}", "}}")
-    return Place(str(Path(plain) / NAME), 0 if flags.force else max(numbers, default=-1) + 1)
+    return NameTemplate(str(Path(plain) / NAME), 0 if flags.force else max(numbers, default=-1) + 1)

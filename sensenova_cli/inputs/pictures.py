@@ -9,12 +9,12 @@ from PIL import Image
 
 from config.errors import SenseNovaError
 from model import PictureError, read_picture
-from sensenova_cli.outputs.png_metadata import InputPicture, PictureRecord, checksum, read_record
+from sensenova_cli.outputs.png_metadata import InputFile, PictureRecord, checksum, read_record
 from sensenova_cli.system.streams import STDIN, read_stdin
 
 
 @dataclass(frozen=True)
-class Input:
+class InputImage:
     """One input picture.
 
     Attributes:
@@ -26,13 +26,13 @@ class Input:
     """
 
     image: Image.Image
-    source: InputPicture
+    source: InputFile
     name: str
     seed: int | None = None
     problem: str = ""
 
 
-def read_inputs(names: Sequence[str]) -> tuple[Input, ...]:
+def read_inputs(names: Sequence[str]) -> tuple[InputImage, ...]:
     """Read pictures by file name, `-` from standard input.
 
     Raises:
@@ -55,7 +55,7 @@ def read_content(name: str) -> bytes:
         raise
 
 
-def recorded_inputs(record: PictureRecord, made: Path) -> tuple[Input, ...]:
+def recorded_inputs(record: PictureRecord, made: Path) -> tuple[InputImage, ...]:
     """The pictures that `made` was edited from, looked for where they lay, then beside `made`.
 
     Raises:
@@ -71,18 +71,18 @@ def free_seed(seed: int, count: int, taken: Collection[int]) -> int:
     return seed
 
 
-def _read(name: str, content: bytes) -> Input:
+def _read(name: str, content: bytes) -> InputImage:
     called = "standard input" if name == STDIN else name
     image = read_picture(content, called)
-    source = InputPicture.of(name, content)
+    source = InputFile.of(name, content)
     try:
         record = read_record(content, called)
     except SenseNovaError as error:
-        return Input(image, source, called, problem=error.what)
-    return Input(image, source, called, record.settings.seed if record else None)
+        return InputImage(image, source, called, problem=error.what)
+    return InputImage(image, source, called, record.settings.seed if record else None)
 
 
-def _read_recorded(source: InputPicture, made: Path) -> Input:
+def _read_recorded(source: InputFile, made: Path) -> InputImage:
     again = "give the pictures with `images=FILE`"
     if source.path == STDIN:
         raise PictureError(f"{made} was edited from standard input, which is gone", again)

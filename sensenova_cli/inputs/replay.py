@@ -9,7 +9,7 @@ from model import NO_LORA
 from sensenova_cli.errors import UsageError
 from sensenova_cli.outputs.png_metadata import PictureRecord, read_record
 
-Task = Literal["generate", "edit"]
+PictureKind = Literal["generate", "edit"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Replay:
         return {**self.record.settings.model_dump(), **recorded, "lora": loaded.lora or NO_LORA}
 
 
-def read_replay(file: str, task: Task) -> Replay:
+def read_replay(file: str, kind: PictureKind) -> Replay:
     """Read how a picture was made.
 
     Raises:
@@ -43,9 +43,9 @@ def read_replay(file: str, task: Task) -> Replay:
     record = read_record(path, file)
     if record is None:
         raise UsageError(f"{file} does not say how it was made", "only PNG files made by sensenova with metadata do")
-    if record.task != task:
+    if record.task != kind:
         hint = f"to make it again: sensenova {record.task} --from {file}"
-        if task == "edit":
+        if kind == "edit":
             hint += f'; to change it: sensenova edit --image {file} "…"'
         raise UsageError(f"{file} was made by `{record.task}`", hint)
     return Replay(Path(file), record)

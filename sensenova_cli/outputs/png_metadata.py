@@ -34,7 +34,7 @@ ALWAYS_RECORDED = ("model", "dtype")
 """Load settings that every version has recorded."""
 
 
-class InputPicture(BaseModel):
+class InputFile(BaseModel):
     """A picture an edit started from.
 
     Attributes:
@@ -48,7 +48,7 @@ class InputPicture(BaseModel):
     sha256: str
 
     @classmethod
-    def of(cls, path: str | Path, data: bytes | None = None) -> "InputPicture":
+    def of(cls, path: str | Path, data: bytes | None = None) -> "InputFile":
         """Describe a file by its bytes, which are read from `path` unless given.
 
         Raises:
@@ -78,7 +78,7 @@ class PictureRecord(BaseModel):
     prompt: str
     settings: ImageSettings
     loaded: LoadSettings
-    inputs: tuple[InputPicture, ...] = ()
+    inputs: tuple[InputFile, ...] = ()
     think_text: str | None = None
     version: str
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from config.validation import near_miss
 from sensenova_cli.errors import UsageError
-from sensenova_cli.repl.commands import COMMANDS, Command
 from sensenova_cli.repl.lines import Line, looks_like_path
+from sensenova_cli.repl.slash_commands import COMMANDS, Command
 from sensenova_cli.sessions.state import State
 
 Mode = Literal["pictures", "chat"]
@@ -21,7 +21,7 @@ def command_name(line: Line, mode: Mode, state: State) -> str:
         return "describe"
     if mode == "chat":
         return "chat"
-    return "edit" if line.files or state.staged or state.hand else "generate"
+    return "edit" if line.files or state.staged or state.selected else "generate"
 
 
 def find_command(name: str) -> Command:

@@ -60,7 +60,7 @@ def parse_line(typed: str) -> Line:
     return Line(kind, text, files=files, flags=flags)
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words of a command's text, quotes and backslashes as in a shell.
 
     Raises:
@@ -115,4 +115,4 @@ def _split_flags(text: str) -> tuple[str, tuple[str, ...]]:
     found = _FLAG.search(text)
     if found is None:
         return text.strip(), ()
-    return text[: found.start()].strip(), tuple(words_of(text[found.end() :]))
+    return text[: found.start()].strip(), tuple(split_words(text[found.end() :]))

@@ -10,12 +10,12 @@ from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.render.errors import print_error
 from sensenova_cli.render.spelling import as_session
-from sensenova_cli.repl.commands import Leave
 from sensenova_cli.repl.dispatch import Mode, command_name, find_command
 from sensenova_cli.repl.lines import Line, parse_line
+from sensenova_cli.repl.slash_commands import Leave
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.session import Session
-from sensenova_cli.system.interrupts import end_on_signals, wants_to_leave
+from sensenova_cli.system.interrupts import exit_requested, handle_signals
 
 
 class Repl(Workspace):
@@ -53,7 +53,7 @@ class Repl(Workspace):
             print_error(error.what, error.hint, as_session)
         except KeyboardInterrupt:
             self.was_interrupted = True
-            end_on_signals()  # the next one interrupts again, instead of leaving at once
+            handle_signals()  # the next one interrupts again, instead of leaving at once
             self.say("interrupted")
         except Leave:
             raise
@@ -67,12 +67,12 @@ class Repl(Workspace):
                 "" if self._debug else "start again with --debug for the traceback; this session goes on",
             )
         else:
-            if wants_to_leave():  # a signal came when there was nothing left to interrupt
+            if exit_requested():  # a signal came when there was nothing left to interrupt
                 raise Leave
             return True
         # What the turn had in memory hangs on its frames, which only a collection frees where they form a circle.
         gc.collect()
-        if wants_to_leave():
+        if exit_requested():
             raise Leave
         return False
 
@@ -82,16 +82,16 @@ class Repl(Workspace):
             self._console.print(Text.assemble(("note:", "yellow"), " ", as_session(notice)), soft_wrap=True)
         for problem in self.session.problems:
             print_error(str(problem))
-        if self.desk.problem is not None:
+        if self.turns.problem is not None:
             print_error(
-                self.desk.problem.what,
-                f"{self.desk.problem.hint}; or /set, /unset or /profile none".lstrip("; "),
+                self.turns.problem.what,
+                f"{self.turns.problem.hint}; or /set, /unset or /profile none".lstrip("; "),
                 as_session,
             )
         state = self.session.state
         if state.turns:
             self.say(f"session {self.session.name}: {len(state.turns)} turns, {len(state.pictures)} pictures")
-            self.say_hand()
+            self.say_selected()
         elif self._interactive:
             self.say("type what to draw, or /help")
 

@@ -10,7 +10,7 @@ import model
 from config.recommended import Recommended
 from config.settings import LoadSettings
 from model import Card, DownloadPlan, Engine, LoadProgress, Request, parse_loras, read_card
-from sensenova_cli.render.stream import Renderer
+from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.turns.model_source import download_notice, model_name
 
 POLL_SECONDS = 0.05
@@ -77,7 +77,7 @@ class ResidentModel:
         card = self._engine.card if self._engine is not None else self._card
         return card.recommended if card is not None else None
 
-    def card(self, view: Renderer) -> Card:
+    def card(self, view: TurnView) -> Card:
         """As `ModelSource.card`; waits for it."""
         while self._card is None and not self._done.wait(POLL_SECONDS):
             pass  # a card is a few kilobytes: progress is shown while the weights are waited for
@@ -88,7 +88,7 @@ class ResidentModel:
         assert self._card is not None
         return self._card
 
-    def open(self, requests: Sequence[Request], view: Renderer) -> Engine:
+    def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
         """As `ModelSource.open`; waits for it.
 
         Raises:
@@ -102,7 +102,7 @@ class ResidentModel:
         assert self._engine is not None
         return self._engine
 
-    def use_loras(self, text: str | None, view: Renderer) -> None:
+    def use_loras(self, text: str | None, view: TurnView) -> None:
         """Replace the merged LoRAs, once the model is loaded.
 
         Args:
@@ -115,14 +115,14 @@ class ResidentModel:
         self.open((), view).use_loras(parse_loras(text))
         self.settings = self.settings.model_copy(update={"lora": text})
 
-    def give_up(self) -> None:
+    def discard(self) -> None:
         """Another model is wanted: end at the next report of progress, and free the memory."""
         self._cancelled = True
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
 
-    def _wait(self, view: Renderer) -> None:
+    def _wait(self, view: TurnView) -> None:
         while not self._done.is_set():
             title = self.progress.title
             with view.bytes_progress(title) as bar:

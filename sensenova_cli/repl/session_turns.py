@@ -11,23 +11,23 @@ from model import Conversation, Event, Picture, PrefixRead, Statistics
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.prompts import Prompt
-from sensenova_cli.inputs.replay import Task as PictureKind
-from sensenova_cli.outputs.files import Output
+from sensenova_cli.inputs.replay import PictureKind
+from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.spelling import as_session
-from sensenova_cli.render.stream import Renderer
+from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.repl.line_options import merged
 from sensenova_cli.repl.resident_model import ResidentModel
 from sensenova_cli.sessions.entries import SessionPicture
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
-from sensenova_cli.turns.run_turn import Face, Outcome, Sink, run_turns
-from sensenova_cli.turns.session_sinks import AnswerTurnSink, PictureTurnSink
-from sensenova_cli.turns.sinks import PictureFiles
+from sensenova_cli.turns.one_shot_sinks import PictureFileSink
+from sensenova_cli.turns.run_turn import Frontend, Outcome, Sink, run_turns
+from sensenova_cli.turns.session_sinks import SessionAnswerSink, SessionPictureSink
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask, Task
 
 
-class Measured:
+class MeasurementSink:
     """A sink that remembers what the last request measured.
 
     Attributes:
@@ -67,9 +67,9 @@ class SessionTurns:
         interactive: whether answers are read on a screen.
 
     Attributes:
-        loading: the resident model.
-        measured: what the last request measured.
-        chosen: settings that commands of this session have changed: model and LoRAs.
+        resident_model: the resident model.
+        measurements: what the last request measured.
+        set_by_commands: settings that commands of this session have changed: model and LoRAs.
         problem: why the settings of a session that is continued cannot be used; every turn says so until they are
             mended.
     """
@@ -84,9 +84,9 @@ class SessionTurns:
         interactive: bool,
     ) -> None:
         self.session = session
-        self.measured = Measured()
+        self.measurements = MeasurementSink()
         self.problem: SenseNovaError | None = None
-        self.chosen: set[str] = set()
+        self.set_by_commands: set[str] = set()
         self._start = start
         self._made = made
         self._system = system
@@ -97,12 +97,12 @@ class SessionTurns:
         except SenseNovaError as problem:
             self.problem = problem
             layers = start.layers()
-        self.loading = self._load(layers)
+        self.resident_model = self._load(layers)
 
     @property
     def model(self) -> str:
         """The name of the model."""
-        return self.loading.name
+        return self.resident_model.name
 
     @property
     def profile(self) -> str | None:
@@ -111,7 +111,7 @@ class SessionTurns:
 
     def check(self, settings: Mapping[str, Any], profile: str | None) -> Resolved:
         """All settings as they would be if the session had these; errors as for config.sources.resolve."""
-        return merged(self._start, settings, profile, Flags({})).layers().resolve(self.loading.recommended)
+        return merged(self._start, settings, profile, Flags({})).layers().resolve(self.resident_model.recommended)
 
     def resolve(self) -> Resolved:
         """All settings of a turn whose line has no flags; errors as for config.sources.resolve."""
@@ -121,7 +121,7 @@ class SessionTurns:
     def current(self) -> Resolved:
         """As `resolve`, but read again only after the session or the model has changed: for what is drawn often."""
         state = self.session.state
-        known = (state.settings, state.profile, self._start, self.loading.recommended)
+        known = (state.settings, state.profile, self._start, self.resident_model.recommended)
         if self._current is None or self._current[0] != known:
             self._current = known, self.resolve()
         return self._current[1]
@@ -129,7 +129,7 @@ class SessionTurns:
     def use_model(self, name: str) -> None:
         """Let the model go, and load another one in the background."""
         self._start = replace(self._start, settings={**self._start.settings, "model": name})
-        self.chosen.add("model")
+        self.set_by_commands.add("model")
         self.reload()
 
     def use_loras(self, text: str) -> None:
@@ -140,13 +140,13 @@ class SessionTurns:
         start = replace(self._start, settings={**self._start.settings, "lora": text})
         state = self.session.state
         layers = merged(start, state.settings, state.profile, Flags({})).layers()
-        if self.loading.has_failed:  # perhaps because of a LoRA
+        if self.resident_model.has_failed:  # perhaps because of a LoRA
             self._start = start
             self.reload()
         else:
-            self.loading.use_loras(layers.load.lora, self._view(layers))
+            self.resident_model.use_loras(layers.load.lora, self._view(layers))
             self._start = start
-        self.chosen.add("lora")
+        self.set_by_commands.add("lora")
 
     def follow_settings(self) -> bool:
         """Load the model again if the session's load settings have changed; returns whether they have.
@@ -154,7 +154,7 @@ class SessionTurns:
         Raises:
             SettingsError: the session's settings cannot be used.
         """
-        if self._merged(Flags({})).layers().load == self.loading.settings:
+        if self._merged(Flags({})).layers().load == self.resident_model.settings:
             return False
         self.reload()
         return True
@@ -162,8 +162,8 @@ class SessionTurns:
     def reload(self) -> None:
         """Let the model go, and load the one that the session's settings name; errors as for `follow_settings`."""
         layers = self._merged(Flags({})).layers()
-        self.loading.give_up()
-        self.loading = self._load(layers, after=self.loading)
+        self.resident_model.discard()
+        self.resident_model = self._load(layers, after=self.resident_model)
 
     def draw(self, kind: PictureKind, text: str, inputs: Sequence[int], line: Flags) -> None:
         """Make pictures, and select the first one.
@@ -189,8 +189,8 @@ class SessionTurns:
         )
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
-            loaded = self.loading.settings
-            kept = PictureTurnSink(self.session, kind, loaded, line, inputs, self._made)
+            loaded = self.resident_model.settings
+            kept = SessionPictureSink(self.session, kind, loaded, line, inputs, self._made)
             if not line.settings.get("output"):
                 return [kept]
 
@@ -198,7 +198,7 @@ class SessionTurns:
                 view.notice(f"picture {kept.pictures[-1].number} is in {path}, too")
 
             count = turns[0].settings.num_images
-            return [kept, PictureFiles(_output(layers.output.output, count, line), loaded, count, 0, note)]
+            return [kept, PictureFileSink(_output(layers.output.output, count, line), loaded, count, 0, note)]
 
         self._run(task, layers, view, open_sinks)
 
@@ -217,20 +217,20 @@ class SessionTurns:
         system = conversation.system
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
-            loaded = self.loading.settings
-            return [AnswerTurnSink(self.session, kind, loaded, line, images, system=system, continues=continues)]
+            loaded = self.resident_model.settings
+            return [SessionAnswerSink(self.session, kind, loaded, line, images, system=system, continues=continues)]
 
         self._run(AnswerTask(kind, text, shown, conversation), layers, self._view(layers), open_sinks)
 
     def _run(
-        self, task: Task, layers: Layers, view: Renderer, open_sinks: Callable[[Sequence[Turn]], list[Sink]]
+        self, task: Task, layers: Layers, view: TurnView, open_sinks: Callable[[Sequence[Turn]], list[Sink]]
     ) -> None:
         self._reload_after_failure()
 
         def with_measured(turns: Sequence[Turn]) -> list[Sink]:
-            return [self.measured, *open_sinks(turns)]
+            return [self.measurements, *open_sinks(turns)]
 
-        run_turns([task], layers, self.loading, Face(view, with_measured, SignalStop()))
+        run_turns([task], layers, self.resident_model, Frontend(view, with_measured, SignalStop()))
 
     def _conversation(self) -> Conversation:
         """The conversation so far, its pictures read from the session."""
@@ -245,9 +245,9 @@ class SessionTurns:
         state = self.session.state
         return merged(self._start, state.settings, state.profile, line)
 
-    def _view(self, layers: Layers) -> Renderer:
+    def _view(self, layers: Layers) -> TurnView:
         shown = layers.output
-        return Renderer(
+        return TurnView(
             quiet=self._start.quiet,
             stream_answers=True,
             show_think=not (shown.hide_think or shown.print_think),
@@ -260,15 +260,15 @@ class SessionTurns:
 
     def _reload_after_failure(self) -> None:
         """A model that could not be loaded before, or was lost, is tried once more."""
-        if self.loading.has_failed:
+        if self.resident_model.has_failed:
             self.reload()
 
     def _load(self, layers: Layers, after: ResidentModel | None = None) -> ResidentModel:
         return ResidentModel(layers.load, layers.values.get("size", "auto"), after)
 
 
-def _output(output: str | None, count: int, line: Flags) -> Output:
+def _output(output: str | None, count: int, line: Flags) -> PictureWriter:
     """Where a line wants its pictures besides the session."""
     if output == "-":
         raise UsageError("a session's stdout is for paths and answers", "name a file with -o")
-    return Output.plan(output, force=line.force, stdout_is_terminal=True, count=count)
+    return PictureWriter.prepare(output, force=line.force, stdout_is_terminal=True, count=count)

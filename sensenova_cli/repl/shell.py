@@ -18,26 +18,26 @@ from prompt_toolkit.styles import Style
 from config.errors import SenseNovaError
 from sensenova_cli.render.console import is_animated, stderr_console
 from sensenova_cli.render.progress import gigabytes
-from sensenova_cli.repl.commands import Leave
 from sensenova_cli.repl.completion import LineCompleter
 from sensenova_cli.repl.repl import Repl
+from sensenova_cli.repl.slash_commands import Leave
 from sensenova_cli.sessions.store import data_folder
-from sensenova_cli.system.interrupts import end_on_signals, wants_to_leave
+from sensenova_cli.system.interrupts import exit_requested, handle_signals
 
 HISTORY_FILE = "history"
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "mode": "bold", "prompt": "bold ansicyan"})
 
 
-def run_shell(repl: Repl) -> None:
+def run_interactive(repl: Repl) -> None:
     """Ask for lines and do them until the user leaves, the terminal is closed, or SIGTERM comes."""
     ask = _asking(repl) if is_animated() else lambda: _ask_plainly(repl)
     while True:
         try:
             typed = ask()
         except KeyboardInterrupt:
-            if wants_to_leave():
+            if exit_requested():
                 return
-            end_on_signals()
+            handle_signals()
             continue  # the line is given up, as in a shell
         except EOFError:
             return
@@ -90,7 +90,7 @@ def run_script(repl: Repl) -> bool:
         try:
             good &= repl.do(line)
         except Leave:
-            if wants_to_leave():
+            if exit_requested():
                 raise KeyboardInterrupt from None
             break
         if repl.was_interrupted:
@@ -150,35 +150,35 @@ def _prompt_word(repl: Repl) -> str:
     if repl.mode == "chat":
         return "chat"
     state = repl.session.state
-    return "edit" if state.hand or state.staged else "draw"
+    return "edit" if state.selected or state.staged else "draw"
 
 
 def _toolbar(repl: Repl) -> StyleAndTextTuples:
     """Mode, model, picture in hand, what is staged, size, steps, seed, profile and memory; what fits of it."""
-    state, desk = repl.session.state, repl.desk
+    state, turns = repl.session.state, repl.turns
     try:
-        settings = desk.current().settings
+        settings = turns.current().settings
     except SenseNovaError:  # every turn says what is wrong with them
         return [("class:mode", _prompt_word(repl)), ("", " · the settings cannot be used")]
     parts = [_prompt_word(repl)]
-    loading = desk.loading
-    if loading.is_done:
-        parts.append(desk.model)
+    model = turns.resident_model
+    if model.is_done:
+        parts.append(turns.model)
     else:
-        progress = loading.progress
+        progress = model.progress
         share = f" {100 * progress.done // progress.total} %" if progress.total else ""
         parts.append(progress.title + share)
     if state.staged:
         parts.append("staged " + ", ".join(map(str, state.staged)))
-    elif state.hand:
-        parts.append(f"in hand {state.hand.number}")
+    elif state.selected:
+        parts.append(f"in hand {state.selected.number}")
     parts += [settings.size, f"{settings.num_steps} steps", f"seed {settings.seed}"]
     if settings.think:
         parts.append("think")
-    if desk.profile:
-        parts.append(desk.profile)
-    if desk.measured.statistics:
-        parts.append(gigabytes(desk.measured.statistics.peak_memory))
+    if turns.profile:
+        parts.append(turns.profile)
+    if turns.measurements.statistics:
+        parts.append(gigabytes(turns.measurements.statistics.peak_memory))
     width = get_app().output.get_size().columns
     text = parts[0]
     for part in parts[1:]:

@@ -9,7 +9,7 @@ from rich.text import Text
 from config.toml_file import show_path
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.inputs.replay import Task
+from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.render.console import printable, stderr_console
 from sensenova_cli.render.preview import Preview
 from sensenova_cli.repl.session_turns import SessionTurns
@@ -27,12 +27,12 @@ class Workspace:
         interactive: whether a person sits in front of it; else results go to stdout, one a line, for a script.
 
     Attributes:
-        desk: the model, and the turns that are made with it.
+        turns: the model, and the turns that are made with it.
     """
 
     def __init__(self, session: Session, start: Flags, *, system: str = "", interactive: bool) -> None:
         self.session = session
-        self.desk = SessionTurns(session, start, self._on_picture, system=system, interactive=interactive)
+        self.turns = SessionTurns(session, start, self._on_picture, system=system, interactive=interactive)
         self._interactive = interactive
         self._quiet = start.quiet
         self._console = stderr_console()
@@ -40,11 +40,11 @@ class Workspace:
 
     # Pictures
 
-    def draw(self, task: Task, text: str, inputs: Sequence[int], flags: Flags) -> None:
+    def draw(self, task: PictureKind, text: str, inputs: Sequence[int], flags: Flags) -> None:
         """Make pictures; arguments and errors as for Desk.draw. Several are shown together, too."""
         self._made.clear()
         try:
-            self.desk.draw(task, text, inputs, flags)
+            self.turns.draw(task, text, inputs, flags)
         finally:
             if len(self._made) > 1:
                 self.show_candidates([picture.number for picture in self._made])
@@ -74,7 +74,7 @@ class Workspace:
         """Stage picture files; errors as for Session.bring."""
         self.stage(self.bring(files))
 
-    def pictures_about(self, brought: Sequence[int] = (), *, asking: bool = False) -> tuple[int, ...]:
+    def turn_inputs(self, brought: Sequence[int] = (), *, asking: bool = False) -> tuple[int, ...]:
         """Numbers of the pictures that a turn is about: those that are staged or named with it, else the one in hand.
 
         Args:
@@ -88,18 +88,18 @@ class Workspace:
         numbers = tuple(dict.fromkeys((*state.staged, *brought)))
         if numbers:
             return numbers
-        if state.hand is not None:
-            return (state.hand.number,)
+        if state.selected is not None:
+            return (state.selected.number,)
         if asking and state.now.shown:
             return state.now.shown
         raise UsageError("there is no picture in hand", "make one, or name a file: /load FILE")
 
-    def take_in_hand(self, number: int) -> None:
+    def select(self, number: int) -> None:
         """Take a picture in hand, and show it; errors as for Session.read."""
         picture = self.session.read(number)  # first, so that one that cannot be read is not in hand
         self.session.append(Use(picture=number))
         self._preview().show(picture.image)
-        self.say_hand()
+        self.say_selected()
 
     def show_candidates(self, numbers: Sequence[int]) -> None:
         """Show several pictures as one, each with its number."""
@@ -118,15 +118,15 @@ class Workspace:
 
     def _preview(self) -> Preview:
         shown = self._interactive and not self._quiet
-        return Preview.choose(self._console, self.desk.current().settings.preview if shown else "off")
+        return Preview.choose(self._console, self.turns.current().settings.preview if shown else "off")
 
     def _called(self, number: int) -> str:
         return f"picture {number} ({self.session.state.picture(number).file})"
 
     def follow_load_settings(self) -> None:
         """Load the model again if the session's load settings have changed; errors as for Desk.follow_settings."""
-        if self.desk.follow_settings():
-            self.say(f"loading {self.desk.model}")
+        if self.turns.follow_settings():
+            self.say(f"loading {self.turns.model}")
 
     # Telling
 
@@ -135,9 +135,9 @@ class Workspace:
         if not self._quiet:
             self.tell(text)
 
-    def say_hand(self) -> None:
+    def say_selected(self) -> None:
         """Say which picture is in hand."""
-        hand = self.session.state.hand
+        hand = self.session.state.selected
         self.say(f"in hand: {self._called(hand.number)}" if hand else "no picture in hand")
 
     def tell(self, text: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sensenova_cli import __version__
 from sensenova_cli.errors import OutputWriteError, SessionError, SessionWriteError
 from sensenova_cli.sessions.entries import AnswerTurn, Entry, Opened, PictureTurn, SessionPicture, Stage, Use
-from sensenova_cli.sessions.lock import SessionLock
+from sensenova_cli.sessions.lock import lock_session
 from sensenova_cli.sessions.saved import PICTURES_FOLDER, SESSION_FILE, Problem, read_session, split_lines
 from sensenova_cli.sessions.state import State
 from sensenova_cli.sessions.store import check_name, session_folders, sessions_folder
@@ -23,9 +23,10 @@ from sensenova_cli.system.atomic_files import check_writable, create_file
 from sensenova_cli.system.unicode import json_text
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
     from PIL import Image
 
-    from sensenova_cli.inputs.pictures import Input
+    from sensenova_cli.inputs.pictures import InputImage
     from sensenova_cli.outputs.png_metadata import PictureRecord
 
 MAX_SLUG = 24
@@ -46,7 +47,7 @@ class Session:
     def __init__(self, model: str) -> None:
         self._model = model
         self._folder: Path | None = None
-        self._lock: SessionLock | None = None
+        self._lock: BaseFileLock | None = None
         self._noted = False
         """Whether the file holds the line that says that this process has opened it."""
         self._pending: dict[int, SessionPicture] = {}
@@ -110,7 +111,7 @@ class Session:
         assert self._folder is not None  # it has a picture
         return self._folder / PICTURES_FOLDER / picture.file
 
-    def read(self, number: int) -> "Input":
+    def read(self, number: int) -> "InputImage":
         """A picture of the session as an input.
 
         Raises:
@@ -140,11 +141,11 @@ class Session:
             OutputWriteError: the write failed, and the message says where the picture was kept instead.
             SessionError: as for `append`.
         """
-        from sensenova_cli.outputs.files import Output
+        from sensenova_cli.outputs.picture_writer import PictureWriter
 
         number = self._next_picture()
         start = str(self._require_folder(prompt) / PICTURES_FOLDER).replace("{", "{{").replace("}", "}}")
-        output = Output(f"{start}/{number:03d}-{{slug}}-{{seed}}.png", force=False, numbered=True)
+        output = PictureWriter(f"{start}/{number:03d}-{{slug}}-{{seed}}.png", force=False, numbered=True)
         try:
             path = output.write(image, prompt=prompt, seed=seed, index=0, count=1, record=record)
         except OutputWriteError as error:
@@ -172,20 +173,20 @@ class Session:
         """
         from model import open_picture, read_picture
         from sensenova_cli.inputs.pictures import read_content
-        from sensenova_cli.outputs.png_metadata import InputPicture
+        from sensenova_cli.outputs.png_metadata import InputFile
         from sensenova_cli.system.streams import STDIN
 
         content = read_content(file)
         called = "standard input" if file == STDIN else file
         image = read_picture(content, called)
-        source = InputPicture.of(file, content)
+        source = InputFile.of(file, content)
         for known in (*self.state.pictures.values(), *self._pending.values()):
             here = self.path(known.number)
             if (known.sha256 == source.sha256 and here.is_file()) or source.path == str(here.absolute()):
                 return known
         with open_picture(content, called) as opened:
             ending = {"JPEG2000": "jp2"}.get(opened.format or "", (opened.format or "").lower())
-        from sensenova_cli.outputs.files import slug
+        from sensenova_cli.outputs.picture_writer import slug
 
         number = self._next_picture()
         stem = slug(Path(source.path).stem)
@@ -290,7 +291,7 @@ class Session:
         self._folder = self._lock = None
 
     def _take(self, folder: Path) -> None:
-        self._lock = SessionLock(folder)
+        self._lock = lock_session(folder)
         self._folder = folder
 
     def _write_header(self) -> None:
@@ -352,7 +353,7 @@ def _write_all(file: FileIO, data: bytes) -> None:
 
 
 def _free_names(about: str) -> Iterator[str]:
-    from sensenova_cli.outputs.files import slug
+    from sensenova_cli.outputs.picture_writer import slug
 
     words = slug(about)
     while len(words) > MAX_SLUG:

@@ -28,12 +28,12 @@ class Moment:
     """What undo and redo move through.
 
     Attributes:
-        hand: number of the picture in hand, or None.
+        selected: number of the selected image, or None.
         candidates: numbers of the pictures that the last picture turn made.
         conversation: the answered questions that the next one follows, oldest first.
     """
 
-    hand: int | None = None
+    selected: int | None = None
     candidates: tuple[int, ...] = ()
     conversation: tuple[AnswerTurn, ...] = ()
 
@@ -65,9 +65,9 @@ class State:
     profile: str | None = None
 
     @property
-    def hand(self) -> SessionPicture | None:
-        """The picture in hand."""
-        return None if self.now.hand is None else self.pictures[self.now.hand]
+    def selected(self) -> SessionPicture | None:
+        """The selected image, or None."""
+        return None if self.now.selected is None else self.pictures[self.now.selected]
 
     @property
     def next_turn(self) -> int:
@@ -108,7 +108,7 @@ class State:
                 state = self._with_pictures(entry.brought)
                 if entry.picture is not None:
                     state.picture(entry.picture)
-                return state._moved(replace(state.now, hand=entry.picture))
+                return state._moved(replace(state.now, selected=entry.picture))
             case Stage():
                 state = self._with_pictures(entry.brought)
                 for number in entry.staged:
@@ -140,7 +140,7 @@ class State:
                 return state
             numbers = tuple(picture.number for picture in turn.pictures)
             state = state._with_pictures(turn.pictures)
-            moment = replace(state.now, hand=numbers[0], candidates=numbers)
+            moment = replace(state.now, selected=numbers[0], candidates=numbers)
         else:
             if turn.status != "done":
                 return state

@@ -20,12 +20,12 @@ _last: int | None = None
 """The signal that came last."""
 
 
-def wants_to_leave() -> bool:
+def exit_requested() -> bool:
     """Whether the signal that came last was more than Ctrl-C: the program is to end, not only what it is doing."""
     return _last is not None and _last != signal.SIGINT
 
 
-def forget_signals() -> None:
+def clear_signals() -> None:
     """What came before does not count."""
     global _last
     _last = None
@@ -36,7 +36,7 @@ def _handled() -> list[signal.Signals]:
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def end_at_once() -> NoReturn:
+def exit_now() -> NoReturn:
     """Leave without waiting for anything; no file is ever half-written, since they are renamed into place."""
     if sys.stderr.isatty():
         os.write(2, b"\x1b[?25h\x1b[0m\n")  # a progress bar may have hidden the cursor or left a colour
@@ -78,7 +78,7 @@ class Stop:
 
 
 class SignalStop(Stop):
-    """A stop that the first signal requests while a turn listens. `end_on_signals` has to have been called, on the main
+    """A stop that the first signal requests while a turn listens. `handle_signals` has to have been called, on the main
     thread; the turn may run on another one."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ _listeners: list[SignalStop] = []
 """The stops of the turns that run now."""
 
 
-def end_on_signals() -> None:
+def handle_signals() -> None:
     """From now on the first signal asks a running turn to stop, and elsewhere raises KeyboardInterrupt in the main
     thread. A second one ends the program."""
 
@@ -129,11 +129,11 @@ def end_on_signals() -> None:
         _last = number
         if not _listeners:
             for each in _handled():
-                signal.signal(each, lambda number, frame: end_at_once())
+                signal.signal(each, lambda number, frame: exit_now())
             raise KeyboardInterrupt
         waiting = [each for each in _listeners if not each.requested]
         if not waiting:
-            end_at_once()
+            exit_now()
         for listener in waiting:
             listener.request()
 

@@ -6,5 +6,5 @@
     engine  = model.open([turn.request], view)                loaded now, or already resident
     run_turn(engine, turn, view, sinks, stop)                 every event is shown, then given to the sinks
 
-One-shot commands and sessions differ only in their `Face`: the view, the sinks and the stop signal.
+One-shot commands and sessions differ only in their `Frontend`: the view, the sinks and the stop signal.
 """

@@ -105,7 +105,7 @@ def _choose_size(task: PictureTask, size: str, recommended: Recommended) -> str:
 def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]:
     """The seed, and warnings about it: the model collapses when it edits a picture with that picture's own seed."""
     seed, count = resolved.settings.seed, resolved.settings.num_images
-    if task.again is not None and resolved.origins["seed"] == task.again.label:
+    if task.replay is not None and resolved.origins["seed"] == task.replay.label:
         return seed, []  # the same picture is wanted again
     warnings = [f"{each.problem}; its seed is not known" for each in task.inputs if each.problem]
     chosen = free_seed(seed, count, {each.seed for each in task.inputs if each.seed is not None})

@@ -20,7 +20,7 @@ from model import (
     read_card,
 )
 from sensenova_cli.render.progress import ProgressView, gigabytes
-from sensenova_cli.render.stream import Renderer
+from sensenova_cli.render.turn_view import TurnView
 
 DEMO_NOTICE = (
     "no model is configured: this is the built-in demo, which knows 8 shapes and 64 everyday things; "
@@ -31,14 +31,14 @@ DEMO_NOTICE = (
 class ModelSource(Protocol):
     """A model that can be opened, or is open already."""
 
-    def card(self, view: Renderer) -> Card:
+    def card(self, view: TurnView) -> Card:
         """What it says about itself, without its weights.
 
         Raises:
             SenseNovaError: as for `model.read_card`.
         """
 
-    def open(self, requests: Sequence[Request], view: Renderer) -> Engine:
+    def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
         """The engine, with room for these requests; how loading advances is shown.
 
         Raises:
@@ -52,11 +52,11 @@ class ModelOnDemand:
     def __init__(self, settings: LoadSettings) -> None:
         self.settings = settings
 
-    def card(self, view: Renderer) -> Card:
+    def card(self, view: TurnView) -> Card:
         """As `ModelSource.card`."""
         return read_card(self.settings)
 
-    def open(self, requests: Sequence[Request], view: Renderer) -> Engine:
+    def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
         """As `ModelSource.open`."""
         if self.settings.model is None:
             view.notice(DEMO_NOTICE)
@@ -74,7 +74,7 @@ class ModelOnDemand:
         return engine
 
 
-def find_weights(settings: LoadSettings, view: Renderer) -> Path:
+def find_weights(settings: LoadSettings, view: TurnView) -> Path:
     """The folder of a model's checkpoint, downloaded where it must be, for a command that needs no engine.
 
     Raises:
@@ -109,7 +109,7 @@ def download_notice(plan: DownloadPlan) -> str:
 class _OpeningView:
     """One progress bar at a time: of a download, then of loading."""
 
-    def __init__(self, view: Renderer, name: str) -> None:
+    def __init__(self, view: TurnView, name: str) -> None:
         self._view = view
         self._name = name
         self._verb = ""

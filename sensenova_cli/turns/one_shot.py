@@ -8,18 +8,18 @@ from config.settings import OutputSettings
 from config.sources import Layers
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.outputs.files import Output
-from sensenova_cli.render.stream import Renderer
+from sensenova_cli.outputs.picture_writer import PictureWriter
+from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelOnDemand
-from sensenova_cli.turns.run_turn import Face, Sink, run_turns
-from sensenova_cli.turns.sinks import AnswerJson, PictureFiles, print_path, print_picture_json
+from sensenova_cli.turns.one_shot_sinks import AnswerJsonSink, PictureFileSink, print_path, print_picture_json
+from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 
 
 @dataclass(frozen=True)
-class Place:
+class NameTemplate:
     """Where pictures go, in place of the setting `output`.
 
     Attributes:
@@ -31,11 +31,13 @@ class Place:
     first_index: int
 
 
-def make_pictures(tasks: Sequence[PictureTask], layers: Layers, flags: Flags, place: Place | None = None) -> None:
+def make_pictures(
+    tasks: Sequence[PictureTask], layers: Layers, flags: Flags, place: NameTemplate | None = None
+) -> None:
     """Make the pictures of all tasks, and print the path of each on stdout, or JSON; errors as for `run_turns`."""
     shown = layers.output
     _require_one_use_of_stdout(shown, flags, place)
-    view = Renderer(
+    view = TurnView(
         quiet=flags.quiet,
         show_think=not (shown.hide_think or shown.print_think),
         print_think=shown.print_think and not flags.json,
@@ -45,26 +47,26 @@ def make_pictures(tasks: Sequence[PictureTask], layers: Layers, flags: Flags, pl
 
     def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
         count = sum(turn.settings.num_images for turn in turns)
-        output = Output.plan(
+        output = PictureWriter.prepare(
             place.template if place else shown.output,
             force=flags.force,
             stdout_is_terminal=sys.stdout.isatty(),
             count=count,
         )
         report = print_picture_json(layers.load) if flags.json else print_path
-        return [PictureFiles(output, layers.load, count, place.first_index if place else 0, report)]
+        return [PictureFileSink(output, layers.load, count, place.first_index if place else 0, report)]
 
-    run_turns(tasks, layers, ModelOnDemand(layers.load), Face(view, open_sinks, SignalStop()))
+    run_turns(tasks, layers, ModelOnDemand(layers.load), Frontend(view, open_sinks, SignalStop()))
 
 
 def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     """Answer one question in text on stdout, or JSON; errors as for `run_turns`."""
-    view = Renderer(quiet=flags.quiet, stream_answers=not flags.json)
-    sinks: list[Sink] = [AnswerJson(layers.load)] if flags.json else []
-    run_turns([task], layers, ModelOnDemand(layers.load), Face(view, lambda turns: sinks, SignalStop()))
+    view = TurnView(quiet=flags.quiet, stream_answers=not flags.json)
+    sinks: list[Sink] = [AnswerJsonSink(layers.load)] if flags.json else []
+    run_turns([task], layers, ModelOnDemand(layers.load), Frontend(view, lambda turns: sinks, SignalStop()))
 
 
-def _require_one_use_of_stdout(shown: OutputSettings, flags: Flags, place: Place | None) -> None:
+def _require_one_use_of_stdout(shown: OutputSettings, flags: Flags, place: NameTemplate | None) -> None:
     if place is None and shown.output == "-":
         if flags.json:
             raise UsageError("-o - and --json both want stdout", "write the picture to a file")

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, cast
 from config.errors import SenseNovaError
 from config.sources import Layers
 from model import Engine, Event
-from sensenova_cli.render.stream import Renderer
+from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.turns.build_request import Previews, Turn, build_turn
 from sensenova_cli.turns.model_source import ModelSource
@@ -44,7 +44,7 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True)
-class Face:
+class Frontend:
     """The parts of a turn that differ between one-shots, sessions and servers.
 
     Attributes:
@@ -54,12 +54,12 @@ class Face:
         stop: asked after every event whether to stop.
     """
 
-    view: Renderer
+    view: TurnView
     open_sinks: Callable[[Sequence[Turn]], Sequence[Sink]]
     stop: Stop
 
 
-def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, face: Face) -> None:
+def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, face: Frontend) -> None:
     """Prepare all tasks, open the model once, and run one turn after the other.
 
     Works on any thread.
@@ -79,7 +79,7 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, face: F
         run_turn(engine, turn, face.view, sinks, face.stop)
 
 
-def run_turn(engine: Engine, turn: Turn, view: Renderer, sinks: Sequence[Sink], stop: Stop) -> None:
+def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:
     """Run one request: every event is shown, then given to the sinks; they learn in any case how it ended.
 
     Raises:
@@ -104,7 +104,7 @@ def run_turn(engine: Engine, turn: Turn, view: Renderer, sinks: Sequence[Sink], 
                     sink.end(outcome)
 
 
-def _run(engine: Engine, turn: Turn, view: Renderer, sinks: Sequence[Sink], stop: Stop) -> None:
+def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:
     stream = cast("Generator[Event]", engine.run(turn.request))
     with view.showing(turn.request), closing(stream) as events:
         for event in events:

@@ -6,17 +6,17 @@ from typing import Any, Literal
 from config.settings import ImageSettings, LoadSettings, SettingsGroup, TextSettings
 from model import Answer, Event, Picture, TextToken, ThinkText
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.inputs.replay import Task as PictureKind
+from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, SessionPicture
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
+from sensenova_cli.turns.one_shot_sinks import optional_record
 from sensenova_cli.turns.run_turn import Outcome
-from sensenova_cli.turns.sinks import optional_record
 
 
-class PictureTurnSink:
+class SessionPictureSink:
     """Keeps the pictures of a turn in the session, and notes the turn when it has ended.
 
     Args:
@@ -87,13 +87,13 @@ class PictureTurnSink:
         )
 
 
-class AnswerTurnSink:
+class SessionAnswerSink:
     """Notes a question and its answer, as far as it was written, when the turn has ended.
 
     Args:
         images: numbers of the pictures shown with the question.
         continues: whether it follows the conversation so far.
-        Others as for `PictureTurnSink`.
+        Others as for `SessionPictureSink`.
     """
 
     def __init__(

@@ -6,10 +6,9 @@ from typing import Literal
 from PIL import Image
 
 from model import Conversation
-from sensenova_cli.inputs.pictures import Input
+from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
-from sensenova_cli.inputs.replay import Replay
-from sensenova_cli.inputs.replay import Task as PictureKind
+from sensenova_cli.inputs.replay import PictureKind, Replay
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class PictureTask:
     """One prompt that becomes one or more pictures, and the pictures that an edit starts from.
 
     Attributes:
-        again: the picture that is made again, whose settings are a layer below the flags.
+        replay: the picture that is made again, whose settings are a layer below the flags.
         width, height: a side that was typed without the other one, which then comes from the setting `size`.
         auto_is_default: size `auto` is the model's default size for an edit, too, not the first picture's aspect.
         replaces_seed_silently: an edit takes a free seed without a warning, because the seed is a default.
@@ -25,8 +24,8 @@ class PictureTask:
 
     kind: PictureKind
     prompt: Prompt
-    inputs: tuple[Input, ...] = ()
-    again: Replay | None = None
+    inputs: tuple[InputImage, ...] = ()
+    replay: Replay | None = None
     width: int | None = None
     height: int | None = None
     auto_is_default: bool = False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sensenova_cli.system.interrupts import SIGNALS, end_on_signals
+from sensenova_cli.system.interrupts import SIGNALS, handle_signals
 from tests.cli.harness import Program
 
 
@@ -43,7 +43,7 @@ def program(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
     runner = Program()
     monkeypatch.setattr("model.engine.open_engine", runner.load)
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    end_on_signals()
+    handle_signals()
     yield runner
     for number, handler in before.items():
         signal.signal(number, handler)

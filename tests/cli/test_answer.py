@@ -16,7 +16,7 @@ from model.events import Answer, TextToken
 from model.requests import AnswerRequest
 from sensenova_cli.render import answer as answer_module
 from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer, split_blocks
-from sensenova_cli.render.stream import Renderer
+from sensenova_cli.render.turn_view import TurnView
 from tests.cli.test_screen import environment
 
 MIXED = """# Cats
@@ -262,7 +262,7 @@ def test_control_characters_of_plain_text_never_reach_a_terminal(
 
 
 def test_what_is_no_terminal_gets_plain_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    renderer = Renderer(quiet=True, stream_answers=True)
+    renderer = TurnView(quiet=True, stream_answers=True)
     with renderer.showing(AnswerRequest("x")):
         for piece in pieces(MIXED, 5):
             renderer.event(TextToken(0, piece))

@@ -250,7 +250,7 @@ def test_a_full_disk_ends_with_1_and_keeps_the_picture(
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sensenova_cli.outputs.files.create_file", full)
+    monkeypatch.setattr("sensenova_cli.outputs.picture_writer.create_file", full)
     outcome = program("generate", "x")
     assert outcome.code == 1
     assert "No space left on device" in outcome.stderr

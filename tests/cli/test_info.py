@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from config.settings import ImageSettings
 from sensenova_cli.commands.info import NoRecordError, info
 from sensenova_cli.errors import UsageError, exit_code
-from sensenova_cli.outputs.png_metadata import InputPicture, PictureRecord, png_info
+from sensenova_cli.outputs.png_metadata import InputFile, PictureRecord, png_info
 
 RECORD = PictureRecord(
     task="edit",
@@ -23,7 +23,7 @@ RECORD = PictureRecord(
     settings=ImageSettings(size="64x32", seed=7, cfg_scale=1 / 3),
     model="SenseNova/SenseNova-U1-8B-MoT",
     dtype="bfloat16",
-    inputs=(InputPicture(path="in/cat.png", sha256="ab" * 32),),
+    inputs=(InputFile(path="in/cat.png", sha256="ab" * 32),),
     think_text="Red.\n\nBright.",
     version="0.1.0",
 )
@@ -131,7 +131,7 @@ def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_file_names_that_are_no_utf8() -> None:
-    source = InputPicture(path="/in/caf\udce9.png", sha256="ab" * 32)
+    source = InputFile(path="/in/caf\udce9.png", sha256="ab" * 32)
     name = picture("caf\udce9.png", RECORD.model_copy(update={"inputs": (source,)}))
     assert "input: /in/caf\\udce9.png\n" in run(name).stdout
     facts = json.loads(run("--json", name).stdout)

@@ -158,7 +158,7 @@ def test_a_signal_stops_every_turn_that_runs(program: Program) -> None:
 def test_a_signal_while_a_turn_is_recorded_does_not_end_the_program(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sensenova_cli.system.interrupts.end_at_once", lambda: pytest.fail("the record would be lost"))
+    monkeypatch.setattr("sensenova_cli.system.interrupts.exit_now", lambda: pytest.fail("the record would be lost"))
     stop = SignalStop()
     with stop.listening(lambda: False):
         signal.raise_signal(signal.SIGINT)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from config.settings import ImageSettings
 from sensenova_cli.errors import OutputError, OutputWriteError
-from sensenova_cli.outputs.files import MAX_SLUG, Output, slug
+from sensenova_cli.outputs.picture_writer import MAX_SLUG, PictureWriter, slug
 from sensenova_cli.outputs.png_metadata import PictureRecord, read_record
 
 IMAGE = Image.new("RGB", (64, 32), "teal")
@@ -37,12 +37,12 @@ def in_an_empty_folder(
     return tmp_path
 
 
-def plan(output: str | None, *, force: bool = False, count: int = 1) -> Output:
-    return Output.plan(output, force=force, stdout_is_terminal=False, count=count)
+def plan(output: str | None, *, force: bool = False, count: int = 1) -> PictureWriter:
+    return PictureWriter.prepare(output, force=force, stdout_is_terminal=False, count=count)
 
 
 def write(
-    output: Output,
+    output: PictureWriter,
     *,
     prompt: str = "A cute cat",
     seed: int = 42,
@@ -64,7 +64,7 @@ def files() -> set[str]:
 
 def refused(output: str | None, *words: str, count: int = 1, terminal: bool = False) -> OutputError:
     with pytest.raises(OutputError) as caught:
-        Output.plan(output, stdout_is_terminal=terminal, count=count)
+        PictureWriter.prepare(output, stdout_is_terminal=terminal, count=count)
     assert not isinstance(caught.value, OutputWriteError)
     for word in words:
         assert word in caught.value.what
@@ -348,7 +348,7 @@ def test_a_fault_in_the_record_does_not_cost_the_picture(
     def fail(record: PictureRecord) -> None:
         raise UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed")
 
-    monkeypatch.setattr("sensenova_cli.outputs.files.png_info", fail)
+    monkeypatch.setattr("sensenova_cli.outputs.picture_writer.png_info", fail)
     for place in ("cat.png", "-"):
         with pytest.raises(OutputWriteError, match="does not say how it was made: UnicodeEncodeError"):
             plan(place).write(IMAGE, prompt="a", seed=1, index=0, count=1, record=RECORD)
@@ -387,8 +387,8 @@ def test_several_pictures_on_stdout() -> None:
 WRITE_TO_STDOUT = """
 from PIL import Image
 from sensenova_cli.errors import OutputWriteError
-from sensenova_cli.outputs.files import Output
-output = Output.plan("-", stdout_is_terminal=False)
+from sensenova_cli.outputs.picture_writer import PictureWriter
+output = PictureWriter.prepare("-", stdout_is_terminal=False)
 try:
     output.write(Image.effect_noise((256, 256), 50), prompt="a", seed=1, index=0, count=1, record=None)
 except OutputWriteError as error:

@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from config.settings import ImageSettings
 from model.errors import PictureError
-from sensenova_cli.outputs.png_metadata import FORMAT, KEYWORD, InputPicture, PictureRecord, png_info, read_record
+from sensenova_cli.outputs.png_metadata import FORMAT, KEYWORD, InputFile, PictureRecord, png_info, read_record
 
 RECORD = PictureRecord(
     task="edit",
@@ -18,7 +18,7 @@ RECORD = PictureRecord(
     settings=ImageSettings(size="96x64", seed=7, num_steps=4, cfg_scale=1 / 3, cfg_interval=(0.1, 0.9)),
     model="SenseNova/SenseNova-U1-8B-MoT",
     dtype="bfloat16",
-    inputs=(InputPicture(path="in/cat.png", sha256="ab" * 32),),
+    inputs=(InputFile(path="in/cat.png", sha256="ab" * 32),),
     think_text="First the sky.\n\nThen the cat.",
     version="0.1.0",
 )
@@ -100,7 +100,7 @@ def test_any_viewer_shows_the_record() -> None:
 
 def test_file_names_that_are_no_utf8() -> None:
     """As Linux allows; Python carries their bytes as lone surrogates."""
-    source = InputPicture(path="/in/caf\udce9.png", sha256="ab" * 32)
+    source = InputFile(path="/in/caf\udce9.png", sha256="ab" * 32)
     record = changed_record(inputs=(source,), model="/models/u\udcff", prompt="a \udcff cat")
     assert read_record(saved(record)) == record
     with Image.open(io.BytesIO(saved(record))) as image:
@@ -109,9 +109,9 @@ def test_file_names_that_are_no_utf8() -> None:
 
 def test_inputs_are_recorded_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert InputPicture.of("in.png", b"").path == str(tmp_path / "in.png")
+    assert InputFile.of("in.png", b"").path == str(tmp_path / "in.png")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert InputPicture.of("~/in.png", b"").path == str(tmp_path / "in.png")
+    assert InputFile.of("~/in.png", b"").path == str(tmp_path / "in.png")
 
 
 def test_text_behind_the_pixels_is_found() -> None:
@@ -166,9 +166,9 @@ def test_unknown_entries_are_left_aside_but_unknown_settings_are_not() -> None:
 def test_input_pictures_are_known_by_their_bytes(tmp_path: Path) -> None:
     path = tmp_path / "in.png"
     path.write_bytes(b"abc")
-    known = InputPicture.of(path)
+    known = InputFile.of(path)
     assert known.path == str(path)
     assert known.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert InputPicture.of("-", b"abc") == InputPicture(path="-", sha256=known.sha256)
+    assert InputFile.of("-", b"abc") == InputFile(path="-", sha256=known.sha256)
     path.write_bytes(b"abd")
-    assert InputPicture.of(path) != known
+    assert InputFile.of(path) != known

@@ -4,7 +4,7 @@ import pytest
 
 from model.errors import DeviceMemoryError
 from sensenova_cli.render.spelling import as_flags, as_session
-from sensenova_cli.render.stream import Renderer
+from sensenova_cli.render.turn_view import TurnView
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program
 
@@ -87,6 +87,6 @@ def test_the_notice_of_the_demo_through_both_faces(program: Program, monkeypatch
 
 
 def test_a_renderer_spells_flags_unless_told(capsys: pytest.CaptureFixture[str]) -> None:
-    Renderer(quiet=False).notice("see `seed`")
-    Renderer(quiet=False, spelling=as_session).muted("see `seed=7`")
+    TurnView(quiet=False).notice("see `seed`")
+    TurnView(quiet=False, spelling=as_session).muted("see `seed=7`")
     assert capsys.readouterr().err == "note: see --seed\nsee /set seed 7\n"

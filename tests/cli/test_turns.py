@@ -16,10 +16,10 @@ from config.settings import LoadSettings
 from config.sources import Layers, read_layers
 from model import Card, Engine, Event, NumericsError, Picture, Request
 from sensenova_cli.inputs.prompts import Prompt
-from sensenova_cli.render.stream import Renderer
+from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.turns.build_request import Turn
-from sensenova_cli.turns.run_turn import Face, Outcome, run_turns
+from sensenova_cli.turns.run_turn import Frontend, Outcome, run_turns
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program
@@ -56,11 +56,11 @@ class FakeSource:
         self.engine = FakeEngine(checkpoint)
         self.calls: list[str] = []
 
-    def card(self, view: Renderer) -> Card:
+    def card(self, view: TurnView) -> Card:
         self.calls.append("card")
         return self.engine.card
 
-    def open(self, requests: Sequence[Request], view: Renderer) -> Engine:
+    def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
         self.calls.append(f"open for {len(requests)}")
         return self.engine
 
@@ -71,15 +71,15 @@ def source(home: Path) -> FakeSource:
 
 
 @pytest.fixture
-def view(home: Path) -> Renderer:
-    return Renderer(quiet=True)
+def view(home: Path) -> TurnView:
+    return TurnView(quiet=True)
 
 
-def face(view: Renderer, kept: CachedTokens, stop: Stop | None = None) -> Face:
-    return Face(view, lambda turns: [kept], stop or Stop())
+def face(view: TurnView, kept: CachedTokens, stop: Stop | None = None) -> Frontend:
+    return Frontend(view, lambda turns: [kept], stop or Stop())
 
 
-def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeSource, view: Renderer) -> None:
+def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeSource, view: TurnView) -> None:
     stop, kept, raised = Stop(), CachedTokens(), []
     reached = threading.Event()
 
@@ -108,7 +108,7 @@ def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeS
     assert source.engine.closed and kept.pictures == []
 
 
-def test_turns_run_to_their_end_on_another_thread(source: FakeSource, view: Renderer) -> None:
+def test_turns_run_to_their_end_on_another_thread(source: FakeSource, view: TurnView) -> None:
     kept = CachedTokens()
     tasks = [PictureTask("generate", Prompt("a cat")), AnswerTask("chat", "hello")]
     thread = threading.Thread(target=run_turns, args=(tasks, read_layers(), source, face(view, kept)))
@@ -119,7 +119,7 @@ def test_turns_run_to_their_end_on_another_thread(source: FakeSource, view: Rend
     assert len(kept.pictures) == 1
 
 
-def test_everything_is_checked_before_the_model_is_opened(source: FakeSource, view: Renderer) -> None:
+def test_everything_is_checked_before_the_model_is_opened(source: FakeSource, view: TurnView) -> None:
     kept = CachedTokens()
     tasks = [PictureTask("generate", Prompt("a cat")), PictureTask("generate", Prompt("a <image> cat"))]
     with pytest.raises(Exception, match="1 <image> placeholders for 0 picture"):
@@ -130,13 +130,13 @@ def test_everything_is_checked_before_the_model_is_opened(source: FakeSource, vi
         raise OSError("nothing can be written there")
 
     with pytest.raises(OSError, match="nothing can be written"):
-        run_turns(tasks[:1], read_layers(), source, Face(view, refuse, Stop()))
+        run_turns(tasks[:1], read_layers(), source, Frontend(view, refuse, Stop()))
     assert source.calls == ["card", "card"]
     run_turns(tasks[:1], read_layers(), source, face(view, kept))
     assert source.calls[2:] == ["card", "open for 1"]
 
 
-def test_sinks_learn_how_a_turn_failed(source: FakeSource, view: Renderer) -> None:
+def test_sinks_learn_how_a_turn_failed(source: FakeSource, view: TurnView) -> None:
     def on_step(number: int) -> None:
         raise NumericsError("the picture came out as NaN", "try again")
 

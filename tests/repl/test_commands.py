@@ -7,12 +7,12 @@ import pytest
 
 from config.settings import SESSION_SETTINGS, SETTING_NAMES
 from sensenova_cli.errors import UsageError
-from sensenova_cli.repl.commands import COMMANDS, command
-from sensenova_cli.repl.commands.line_flags import line_flags
-from sensenova_cli.repl.commands.settable import instead_of_set
-from sensenova_cli.repl.commands.sources import words
 from sensenova_cli.repl.lines import Line, parse_line
 from sensenova_cli.repl.repl import Repl
+from sensenova_cli.repl.slash_commands import COMMANDS, command
+from sensenova_cli.repl.slash_commands.completion_sources import words
+from sensenova_cli.repl.slash_commands.line_options import parse_line_options
+from sensenova_cli.repl.slash_commands.session_settings import hint_instead_of_set
 from tests.repl.script import Script
 from tests.repl.test_completion import Prompt, offers, prompt
 
@@ -39,7 +39,7 @@ def test_the_examples_of_a_command_are_lines_that_it_takes(name: str) -> None:
         if example.startswith("/"):
             line = parse_line(example)
             assert line.command == name
-            assert not line.flags or line_flags(name, line.flags)
+            assert not line.flags or parse_line_options(name, line.flags)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -57,10 +57,10 @@ def test_help_names_every_command(script: Script) -> None:
 
 
 def test_every_setting_that_a_session_cannot_set_has_a_command() -> None:
-    assert instead_of_set("model") == "use /model [FOLDER|HUB_ID|demo]"
-    assert instead_of_set("enforce_eager") is None
-    assert instead_of_set("num_steps") is None
-    assert instead_of_set("no such setting") is None
+    assert hint_instead_of_set("model") == "use /model [FOLDER|HUB_ID|demo]"
+    assert hint_instead_of_set("enforce_eager") is None
+    assert hint_instead_of_set("num_steps") is None
+    assert hint_instead_of_set("no such setting") is None
     fixed = sorted(each.setting for each in COMMANDS.values() if each.setting)
     assert fixed == sorted(set(SETTING_NAMES) - set(SESSION_SETTINGS))
 
@@ -102,9 +102,9 @@ def test_a_command_completes_and_takes_flags_by_its_declaration(greet: list[Line
     assert offers(prompt, "/greet w") == ["/greet world"]
     assert offers(prompt, "/greet x --") == ["/greet x --noise"]
     assert offers(prompt, "/greet x --noise c") == ["/greet x --noise cpu"]
-    assert line_flags("greet", ("--noise", "cpu")).settings == {"noise": "cpu"}
+    assert parse_line_options("greet", ("--noise", "cpu")).settings == {"noise": "cpu"}
     with pytest.raises(UsageError, match="cannot be given with a line"):
-        line_flags("greet", ("--seed", "7"))
+        parse_line_options("greet", ("--seed", "7"))
 
 
 def test_two_commands_of_one_name_are_refused(greet: list[Line]) -> None:

@@ -10,10 +10,10 @@ from prompt_toolkit.document import Document
 
 from config.profiles import profile_files
 from config.settings import SETTING_NAMES
-from sensenova_cli.repl.commands import COMMANDS
-from sensenova_cli.repl.commands.line_flags import line_flags
-from sensenova_cli.repl.commands.settable import instead_of_set
 from sensenova_cli.repl.completion import LineCompleter
+from sensenova_cli.repl.slash_commands import COMMANDS
+from sensenova_cli.repl.slash_commands.line_options import parse_line_options
+from sensenova_cli.repl.slash_commands.session_settings import hint_instead_of_set
 from sensenova_cli.sessions.entries import SessionPicture, Set, Stage, Use
 from sensenova_cli.sessions.state import State
 
@@ -70,7 +70,7 @@ def test_commands_are_offered_behind_a_slash(prompt: Prompt) -> None:
 
 
 def test_settings_that_a_session_can_set_are_offered(prompt: Prompt) -> None:
-    assert offers(prompt, "/set ") == [f"/set {name}" for name in SETTING_NAMES if not instead_of_set(name)]
+    assert offers(prompt, "/set ") == [f"/set {name}" for name in SETTING_NAMES if not hint_instead_of_set(name)]
     assert offers(prompt, "/set cfg_n") == ["/set cfg_norm"]
     assert offers(prompt, "/set  cfg_n") == ["/set  cfg_norm"]
     assert offers(prompt, "/set mod") == []
@@ -202,7 +202,7 @@ def test_every_flag_that_is_offered_is_taken(prompt: Prompt, task: str) -> None:
         name = flag.removeprefix("--").replace("-", "_")
         switch = name in ("think", "do_sample", "force", "print_think", "hide_think", "enable_cache_dit_summary")
         assert not (switch and choices), "a switch takes no value"
-        line_flags(task, [flag, *([] if switch else VALUES.get(name, choices[:1] or ["64"]))])
+        parse_line_options(task, [flag, *([] if switch else VALUES.get(name, choices[:1] or ["64"]))])
 
 
 def test_values_of_a_flag_are_offered(prompt: Prompt) -> None:

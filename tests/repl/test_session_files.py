@@ -1,6 +1,7 @@
 """Sessions on disk: written as they happen, read back, damaged, killed, shared and moved."""
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -17,10 +18,10 @@ from PIL import Image
 from model.errors import PictureError
 from sensenova_cli import __version__
 from sensenova_cli.errors import OutputWriteError, SessionError, SessionWriteError, exit_code
-from sensenova_cli.outputs.files import Output
+from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.outputs.png_metadata import read_record
 from sensenova_cli.sessions.entries import Redo, Set, Stage, Undo, Use, UseProfile
-from sensenova_cli.sessions.lock import LOCK_FILE
+from sensenova_cli.sessions.lock import LOCK_FILE, is_locked
 from sensenova_cli.sessions.saved import SavedSession, read_session
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.sessions.store import find_session, latest_session, sessions_folder
@@ -89,7 +90,7 @@ def test_a_session_comes_back_as_it_was() -> None:
         assert session.state == saved.state
         assert session.problems == saved.problems == ()
     assert [turn.prompt for turn in saved.state.turns] == ["A cat", "red", "Which of them?", "again"]
-    assert saved.state.now.hand == 5
+    assert saved.state.now.selected == 5
     assert [turn.prompt for turn in saved.state.now.conversation] == ["Which of them?"]
     assert saved.state.settings == {"num_steps": 4, "cfg_interval": [0.1, 0.9]}
     assert all(saved.path(number).is_file() for number in saved.state.pictures)
@@ -117,7 +118,7 @@ def test_a_picture_has_the_bytes_that_generate_would_have_written() -> None:
         path = session.path(picture.number)
     assert path.name == "001-a-cat-7.png"
     assert read_record(path) == record("A cat", 7)
-    direct = Output.plan("direct.png", stdout_is_terminal=False).write(
+    direct = PictureWriter.prepare("direct.png", stdout_is_terminal=False).write(
         image, prompt="A cat", seed=7, index=0, count=1, record=record("A cat", 7)
     )
     assert direct is not None
@@ -413,6 +414,43 @@ with Session.open("cats", MODEL) as session:
         process.kill()
     with Session.open("cats", MODEL) as session:
         assert len(session.state.turns) == 2
+
+
+def test_a_second_attempt_leaves_the_name_of_the_holder() -> None:
+    with Session.open("cats", MODEL) as session:
+        assert session.folder is not None
+        for _ in range(2):
+            with pytest.raises(SessionError, match=f"in use by process {os.getpid()}"):
+                Session.open("cats", MODEL)
+        assert is_locked(session.folder)
+    assert not is_locked(session.folder)
+
+
+def test_a_folder_that_is_replaced_while_it_is_locked_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = rich_session()
+    flock = fcntl.flock
+
+    def replace_and_lock(descriptor: int, operation: int) -> None:
+        if not folder.with_name("renamed").exists():
+            folder.rename(folder.with_name("renamed"))
+            folder.mkdir()
+            (folder / LOCK_FILE).write_text("1 on elsewhere")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replace_and_lock)
+    with pytest.raises(SessionError, match="cats cannot be opened for writing"):
+        Session.open("cats", MODEL)
+    assert (folder / LOCK_FILE).read_text() == "1 on elsewhere"
+    assert not is_locked(folder.with_name("renamed"))
+
+
+def test_a_lock_file_that_cannot_be_written() -> None:
+    folder = rich_session()
+    (folder / LOCK_FILE).unlink()
+    (folder / LOCK_FILE).mkdir()
+    with pytest.raises(SessionError, match="cats cannot be opened for writing") as problem:
+        Session.open("cats", MODEL)
+    assert "SENSENOVA_DATA_DIR" in problem.value.hint
 
 
 def test_two_new_sessions_of_one_prompt_get_two_names() -> None:

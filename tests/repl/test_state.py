@@ -43,31 +43,31 @@ def replay(*entries: Entry) -> State:
 
 def test_a_new_picture_is_in_hand() -> None:
     state = replay(drawn(1, 1), drawn(2, 2))
-    assert state.hand == picture(2)
+    assert state.selected == picture(2)
     assert (state.next_turn, state.next_picture) == (3, 3)
 
 
 def test_of_several_candidates_the_first_is_in_hand_until_another_is_chosen() -> None:
     state = replay(drawn(1, 1), drawn(2, 2, 3, 4))
-    assert (state.now.hand, state.now.candidates) == (2, (2, 3, 4))
+    assert (state.now.selected, state.now.candidates) == (2, (2, 3, 4))
     state = state.after(Use(picture=4))
-    assert (state.now.hand, state.now.candidates) == (4, (2, 3, 4))
+    assert (state.now.selected, state.now.candidates) == (4, (2, 3, 4))
 
 
 def test_undo_and_redo_move_the_picture_in_hand() -> None:
     state = replay(drawn(1, 1), drawn(2, 2), Use(picture=1), Undo(), Undo())
-    assert state.now.hand == 1
+    assert state.now.selected == 1
     state = state.after(Redo())
-    assert state.now.hand == 2
+    assert state.now.selected == 2
     state = state.after(Redo())
-    assert state.now.hand == 1
+    assert state.now.selected == 1
     with pytest.raises(SessionError, match="nothing to redo"):
         state.after(Redo())
 
 
 def test_undo_to_the_beginning_leaves_no_picture_in_hand() -> None:
     state = replay(drawn(1, 1), Undo())
-    assert state.hand is None
+    assert state.selected is None
     with pytest.raises(SessionError, match="nothing to undo"):
         state.after(Undo())
 
@@ -76,7 +76,7 @@ def test_numbers_go_on_after_undo_and_nothing_can_be_redone_after_a_turn() -> No
     state = replay(drawn(1, 1), drawn(2, 2), Undo(), drawn(3, 3))
     assert list(state.pictures) == [1, 2, 3]
     assert state.future == ()
-    assert state.after(Undo()).now.hand == 1
+    assert state.after(Undo()).now.selected == 1
 
 
 def test_undo_takes_a_question_out_of_the_conversation() -> None:
@@ -95,7 +95,7 @@ def test_a_failed_or_cancelled_turn_is_kept_but_moves_nothing() -> None:
     failed = drawn(2, status="failed", reason="out of memory")
     state = replay(drawn(1, 1), failed, said(3, status="cancelled"))
     assert [turn.turn for turn in state.turns] == [1, 2, 3]
-    assert (state.now.hand, len(state.past), state.now.conversation) == (1, 1, ())
+    assert (state.now.selected, len(state.past), state.now.conversation) == (1, 1, ())
 
 
 def test_pictures_of_a_cancelled_turn_count() -> None:
@@ -125,7 +125,7 @@ def test_a_picture_that_is_not_there_cannot_be_used() -> None:
     assert problem.value.hint == "the pictures are 1–3, 7"
     with pytest.raises(SessionError, match="no picture 4"):
         state.after(Stage(staged=(1, 4)))
-    assert state.after(Use(picture=None)).hand is None
+    assert state.after(Use(picture=None)).selected is None
 
 
 def test_no_number_is_given_twice() -> None:
@@ -140,4 +140,4 @@ def test_a_state_stays_as_it_was() -> None:
     state = replay(drawn(1, 1))
     state.after(drawn(2, 2))
     state.after(Set(settings={"seed": 1}))
-    assert (list(state.pictures), dict(state.settings), state.now.hand) == ([1], {}, 1)
+    assert (list(state.pictures), dict(state.settings), state.now.selected) == ([1], {}, 1)

@@ -344,7 +344,7 @@ def test_statistics_tell_what_was_kept(script: Script) -> None:
 
 
 def test_help_names_every_command_and_more_of_each(script: Script) -> None:
-    from sensenova_cli.repl.commands import COMMANDS
+    from sensenova_cli.repl.slash_commands import COMMANDS
 
     outcome = script("/help", *(f"/help {name}" for name in COMMANDS))
     assert outcome.code == 0

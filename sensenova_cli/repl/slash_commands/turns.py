@@ -5,12 +5,12 @@ from dataclasses import replace
 from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, TEXT_OPTIONS
-from sensenova_cli.inputs.replay import Task
-from sensenova_cli.repl.commands.line_flags import line_flags
-from sensenova_cli.repl.commands.registry import command
-from sensenova_cli.repl.commands.settable import set_for_session
-from sensenova_cli.repl.commands.sources import words
+from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.repl.lines import Line
+from sensenova_cli.repl.slash_commands.completion_sources import words
+from sensenova_cli.repl.slash_commands.line_options import parse_line_options
+from sensenova_cli.repl.slash_commands.registry import command
+from sensenova_cli.repl.slash_commands.session_settings import set_session_settings
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import PictureTurn, Stage
 
@@ -30,7 +30,7 @@ def generate(repl: Workspace, line: Line) -> None:
     """Make a new picture, whatever is in hand."""
     if not line.text:
         raise UsageError("there is nothing to draw", "say what: a cat at dusk")
-    repl.draw("generate", line.text, (), line_flags("generate", line.flags))
+    repl.draw("generate", line.text, (), parse_line_options("generate", line.flags))
 
 
 @command(
@@ -44,7 +44,7 @@ def edit(repl: Workspace, line: Line) -> None:
     brought = repl.bring(line.files)
     if not line.text:
         raise UsageError("there is nothing to change", "say what: make it an oil painting")
-    repl.draw("edit", line.text, repl.pictures_about(brought), line_flags("edit", line.flags))
+    repl.draw("edit", line.text, repl.turn_inputs(brought), parse_line_options("edit", line.flags))
 
 
 @command(
@@ -59,11 +59,11 @@ def edit(repl: Workspace, line: Line) -> None:
 )
 def describe(repl: Workspace, line: Line) -> None:
     """Ask about the picture in hand, as ? in front of a line does."""
-    about = repl.pictures_about(repl.bring(line.files), asking=True)
+    about = repl.turn_inputs(repl.bring(line.files), asking=True)
     question = line.text or (ONE_PICTURE if len(about) == 1 else SEVERAL_PICTURES)
     continues = about == repl.session.state.now.shown
-    flags = line_flags("describe", line.flags)
-    repl.desk.answer("describe", question, () if continues else about, flags, continues=continues)
+    flags = parse_line_options("describe", line.flags)
+    repl.turns.answer("describe", question, () if continues else about, flags, continues=continues)
     if repl.session.state.staged:
         repl.session.append(Stage(staged=()))  # the question was about them, even where it did not show them again
 
@@ -81,7 +81,7 @@ def chat(repl: Workspace, line: Line) -> None:
         raise UsageError("there is nothing to say", "for example: /chat what can you do?")
     images = (*repl.session.state.staged, *brought)
     continues = bool(repl.session.state.now.conversation)
-    repl.desk.answer("chat", line.text, images, line_flags("chat", line.flags), continues=continues)
+    repl.turns.answer("chat", line.text, images, parse_line_options("chat", line.flags), continues=continues)
 
 
 @command(
@@ -97,13 +97,13 @@ def think(repl: Workspace, line: Line) -> None:
     if word in ("", "on", "off"):
         if line.flags:
             raise UsageError("/think on and off take no flags", "for example: /think a cat --seed 7")
-        set_for_session(repl, {"think": word != "off"})
+        set_session_settings(repl, {"think": word != "off"})
         return
     state = repl.session.state
-    task: Task = "edit" if state.hand or state.staged else "generate"
-    flags = line_flags(task, line.flags)
+    task: PictureKind = "edit" if state.selected or state.staged else "generate"
+    flags = parse_line_options(task, line.flags)
     thinking = replace(flags, settings={**flags.settings, "think": True})
-    repl.draw(task, line.text, repl.pictures_about() if task == "edit" else (), thinking)
+    repl.draw(task, line.text, repl.turn_inputs() if task == "edit" else (), thinking)
 
 
 @command("again", "[FLAGS]", more=("/again -n 4",), options=GENERATE_OPTIONS)
@@ -115,7 +115,7 @@ def again(repl: Workspace, line: Line) -> None:
     if not turns:
         raise UsageError("no picture was made yet", "say what to draw: a cat at dusk")
     last = turns[-1]
-    flags = line_flags(last.kind, line.flags)
+    flags = parse_line_options(last.kind, line.flags)
     next_seed = int(str(last.settings["seed"])) + int(str(last.settings["num_images"]))
     settings = {**last.typed, "seed": next_seed, **flags.settings}
     repl.draw(last.kind, last.prompt, last.inputs, replace(flags, settings=settings))

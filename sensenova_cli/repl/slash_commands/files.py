@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError
-from sensenova_cli.repl.commands.registry import command
-from sensenova_cli.repl.commands.sources import all_files, picture_files, pictures
-from sensenova_cli.repl.lines import Line, words_of
+from sensenova_cli.repl.lines import Line, split_words
+from sensenova_cli.repl.slash_commands.completion_sources import all_files, picture_files, pictures
+from sensenova_cli.repl.slash_commands.registry import command
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.system.atomic_files import create_file, replace_file
 
@@ -21,10 +21,10 @@ from sensenova_cli.system.atomic_files import create_file, replace_file
 )
 def save(repl: Workspace, line: Line) -> None:
     """Copy a picture out of the session."""
-    words = [*words_of(line.text), *line.flags]
+    words = [*split_words(line.text), *line.flags]
     force = "-f" in words or "--force" in words
     words = [word for word in words if word not in ("-f", "--force")]
-    number = repl.number(words.pop(0)) if words and words[0].isdecimal() else repl.pictures_about()[0]
+    number = repl.number(words.pop(0)) if words and words[0].isdecimal() else repl.turn_inputs()[0]
     if len(words) > 1:
         raise UsageError("/save takes a picture's number and a file", "for example: /save 3 cat.png")
     source = repl.session.path(number)
@@ -60,7 +60,7 @@ def _copy(source: Path, place: Path, *, force: bool) -> bool:
 @command("load", "FILE", first=(picture_files,))
 def load(repl: Workspace, line: Line) -> None:
     """Take a picture from a file in hand."""
-    words = words_of(line.text)
+    words = split_words(line.text)
     if len(words) != 1:
         raise UsageError("/load takes one picture file", "for example: /load cat.png")
-    repl.take_in_hand(repl.session.bring(words[0]).number)
+    repl.select(repl.session.bring(words[0]).number)

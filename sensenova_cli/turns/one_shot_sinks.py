@@ -6,7 +6,7 @@ from pathlib import Path
 
 from config.settings import LoadSettings
 from model import Answer, AnswerRequest, Event, Picture
-from sensenova_cli.outputs.files import Output
+from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.outputs.png_metadata import PictureRecord
 from sensenova_cli.render.json import answer_result, picture_result, print_json
 from sensenova_cli.turns.build_request import Turn
@@ -15,7 +15,7 @@ from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Outcome
 
 
-class PictureFiles:
+class PictureFileSink:
     """Writes each finished picture to its place, and reports the file.
 
     Args:
@@ -27,7 +27,7 @@ class PictureFiles:
 
     def __init__(
         self,
-        output: Output,
+        output: PictureWriter,
         loaded: LoadSettings,
         count: int,
         first_index: int,
@@ -100,7 +100,7 @@ def print_picture_json(loaded: LoadSettings) -> Callable[[Picture, Path | None, 
     return report
 
 
-class AnswerJson:
+class AnswerJsonSink:
     """Prints each answer as a JSON line on stdout."""
 
     def __init__(self, loaded: LoadSettings) -> None:

@@ -8,9 +8,9 @@ from config.settings import SESSION_SETTINGS, SETTING_NAMES
 from config.validation import expected, near_miss
 from model import OFFICIAL_MODEL, parse_loras
 from sensenova_cli.errors import UsageError
-from sensenova_cli.repl.commands.registry import command
-from sensenova_cli.repl.commands.settable import in_words, set_for_session
-from sensenova_cli.repl.commands.sources import (
+from sensenova_cli.repl.line_options import NO_PROFILE
+from sensenova_cli.repl.lines import Line, split_words
+from sensenova_cli.repl.slash_commands.completion_sources import (
     folders,
     lora_files,
     profiles,
@@ -19,8 +19,8 @@ from sensenova_cli.repl.commands.sources import (
     values,
     words,
 )
-from sensenova_cli.repl.line_options import NO_PROFILE
-from sensenova_cli.repl.lines import Line, words_of
+from sensenova_cli.repl.slash_commands.registry import command
+from sensenova_cli.repl.slash_commands.session_settings import format_value, set_session_settings
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import Unset, UseProfile
 
@@ -34,7 +34,7 @@ from sensenova_cli.sessions.entries import Unset, UseProfile
 )
 def set_setting(repl: Workspace, line: Line) -> None:
     """Set a setting for the turns to come; alone, list what is set."""
-    typed = words_of(line.text)
+    typed = split_words(line.text)
     if not typed:
         _list_settings(repl)
         return
@@ -43,17 +43,17 @@ def set_setting(repl: Workspace, line: Line) -> None:
     name = typed[0].replace("-", "_")
     if len(typed) < 2 and name in SESSION_SETTINGS:
         raise UsageError(f"/set {typed[0]}: there is no value", f"it is {expected(name)}")
-    set_for_session(repl, {name: " ".join(typed[1:])})
+    set_session_settings(repl, {name: " ".join(typed[1:])})
 
 
 def _list_settings(repl: Workspace) -> None:
-    resolved = repl.desk.resolve()
+    resolved = repl.turns.resolve()
     table = Table.grid(padding=(0, 2))
     for name in SETTING_NAMES:
-        of_session = name in repl.session.state.settings or name in repl.desk.chosen
+        of_session = name in repl.session.state.settings or name in repl.turns.set_by_commands
         origin = "this session" if of_session else resolved.origins[name]
         if origin != "default":
-            table.add_row(name, in_words(getattr(resolved.settings, name)), Text(origin, style="dim"))
+            table.add_row(name, format_value(getattr(resolved.settings, name)), Text(origin, style="dim"))
     repl.print(table)
 
 
@@ -61,7 +61,7 @@ def _list_settings(repl: Workspace) -> None:
 def unset(repl: Workspace, line: Line) -> None:
     """Take settings of this session back."""
     known = tuple(repl.session.state.settings)
-    typed = [word.replace("-", "_") for word in words_of(line.text)]
+    typed = [word.replace("-", "_") for word in split_words(line.text)]
     names = known if typed in ([], ["all"]) else tuple(typed)
     for name in names:
         if name not in known:
@@ -72,9 +72,9 @@ def unset(repl: Workspace, line: Line) -> None:
         repl.say("nothing is set in this session")
         return
     repl.session.append(Unset(names=names))
-    resolved = repl.desk.resolve()
+    resolved = repl.turns.resolve()
     for name in names:
-        repl.say(f"{name} = {in_words(getattr(resolved.settings, name))} ({resolved.origins[name]})")
+        repl.say(f"{name} = {format_value(getattr(resolved.settings, name))} ({resolved.origins[name]})")
     repl.follow_load_settings()
 
 
@@ -83,11 +83,11 @@ def profile(repl: Workspace, line: Line) -> None:
     """Use a profile."""
     word = line.text.strip()
     if not word:
-        repl.tell(f"profile: {repl.desk.profile or 'none'}; there are: {', '.join(profile_files())}")
+        repl.tell(f"profile: {repl.turns.profile or 'none'}; there are: {', '.join(profile_files())}")
         return
     if word != NO_PROFILE:
         find_profile(word)
-    repl.desk.check(repl.session.state.settings, word)
+    repl.turns.check(repl.session.state.settings, word)
     repl.session.append(UseProfile(profile=word))
     repl.say(f"profile: {word}")
     repl.follow_load_settings()
@@ -101,13 +101,13 @@ def profile(repl: Workspace, line: Line) -> None:
 )
 def model(repl: Workspace, line: Line) -> None:
     """Load another model."""
-    typed = words_of(line.text)
+    typed = split_words(line.text)
     if not typed:
-        repl.tell(f"model: {repl.desk.model}")
+        repl.tell(f"model: {repl.turns.model}")
         return
     if len(typed) > 1:
         raise UsageError("/model takes one name", "a folder, a Hub id, or demo")
-    repl.desk.use_model(typed[0])
+    repl.turns.use_model(typed[0])
     repl.say(f"loading {typed[0]}")
 
 
@@ -122,6 +122,6 @@ def lora(repl: Workspace, line: Line) -> None:
     """Merge a LoRA into the model, or remove it."""
     text = line.text.strip()
     if text:
-        repl.desk.use_loras(text)
-    loras = parse_loras(repl.desk.loading.settings.lora)
+        repl.turns.use_loras(text)
+    loras = parse_loras(repl.turns.resident_model.settings.lora)
     repl.say(f"LoRA: {', '.join(map(str, loras)) or 'none'}")

@@ -7,9 +7,9 @@ from rich.text import Text
 from config.validation import near_miss
 from sensenova_cli.errors import UsageError
 from sensenova_cli.render.progress import gigabytes, rate
-from sensenova_cli.repl.commands.registry import COMMANDS, Command, Leave, command
-from sensenova_cli.repl.commands.sources import command_names
 from sensenova_cli.repl.lines import Line
+from sensenova_cli.repl.slash_commands.completion_sources import command_names
+from sensenova_cli.repl.slash_commands.registry import COMMANDS, Command, Leave, command
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import PictureTurn
 
@@ -24,7 +24,7 @@ KEYS = "Keys: Tab completes · Alt-Enter new line · Ctrl-R searches · Ctrl-X C
 @command("stats")
 def stats(repl: Workspace, line: Line) -> None:
     """Time, tokens and memory of the last turn."""
-    measured = repl.desk.measured
+    measured = repl.turns.measurements
     statistics = measured.statistics
     if statistics is None:
         raise UsageError("nothing was measured yet", "make a picture or ask something first")
@@ -60,7 +60,7 @@ def history(repl: Workspace, line: Line) -> None:
             repl.tell(f"{turn.turn}. {turn.kind}: {turn.prompt}{ending}")
             if turn.answer:
                 repl.tell(f"   {turn.answer}")
-    repl.say_hand()
+    repl.say_selected()
 
 
 @command("help", "[COMMAND]", first=(command_names,))

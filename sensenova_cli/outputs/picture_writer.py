@@ -23,7 +23,7 @@ FIELDS = {"slug": "a", "seed": 42, "index": 0, "count": 1, "width": 2048, "heigh
 MAX_SLUG = 40
 
 
-class Output:
+class PictureWriter:
     """Names and writes the pictures of one run. Built by `plan`, before the model loads.
 
     A picture never replaces one that the same run has written, and without `force` no file at all.
@@ -38,7 +38,9 @@ class Output:
         self._written: set[Path] = set()
 
     @classmethod
-    def plan(cls, output: str | None, *, force: bool = False, stdout_is_terminal: bool, count: int = 1) -> "Output":
+    def prepare(
+        cls, output: str | None, *, force: bool = False, stdout_is_terminal: bool, count: int = 1
+    ) -> "PictureWriter":
         """Decide on the names and make sure that files can be written there; missing folders are created.
 
         Args:

@@ -1,9 +1,9 @@
 """Commands that choose pictures, and that go back and forward."""
 
 from sensenova_cli.errors import UsageError
-from sensenova_cli.repl.commands.registry import command
-from sensenova_cli.repl.commands.sources import picture_files, pictures, words
-from sensenova_cli.repl.lines import Line, words_of
+from sensenova_cli.repl.lines import Line, split_words
+from sensenova_cli.repl.slash_commands.completion_sources import picture_files, pictures, words
+from sensenova_cli.repl.slash_commands.registry import command
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import Redo, Stage, Undo, Use
 
@@ -17,7 +17,7 @@ def use(repl: Workspace, line: Line) -> None:
         repl.say("no picture in hand: the next words make a new one")
         return
     if word:
-        repl.take_in_hand(repl.number(word))
+        repl.select(repl.number(word))
         return
     state = repl.session.state
     known = state.now.candidates or tuple(state.pictures)
@@ -35,7 +35,7 @@ def use(repl: Workspace, line: Line) -> None:
 )
 def image(repl: Workspace, line: Line) -> None:
     """Stage pictures: they go with the next line."""
-    named = words_of(line.text)
+    named = split_words(line.text)
     if named == ["none"]:
         repl.session.append(Stage(staged=()))
         repl.say("nothing is staged")
@@ -49,7 +49,7 @@ def undo(repl: Workspace, line: Line) -> None:
     before = repl.session.state.now
     if before.conversation != repl.session.append(Undo()).now.conversation:
         repl.say("the last question is forgotten")
-    repl.say_hand()
+    repl.say_selected()
 
 
 @command("redo")
@@ -58,4 +58,4 @@ def redo(repl: Workspace, line: Line) -> None:
     before = repl.session.state.now
     if before.conversation != repl.session.append(Redo()).now.conversation:
         repl.say("the question is remembered again")
-    repl.say_hand()
+    repl.say_selected()

@@ -11,7 +11,7 @@ from prompt_toolkit.document import Document
 from config.profiles import profile_files
 from config.settings import SESSION_SETTINGS, Settings
 from sensenova_cli.inputs.argv import PICTURE_ENDINGS
-from sensenova_cli.repl.commands.registry import COMMANDS, Source, Typed
+from sensenova_cli.repl.slash_commands.registry import COMMANDS, Source, Typed
 
 
 def words(meanings: Mapping[str, str]) -> Source:

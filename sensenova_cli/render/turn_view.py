@@ -31,7 +31,7 @@ from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
 
 
-class Renderer:
+class TurnView:
     """Shows what happens on stderr, and streams answers to stdout.
 
     Args:

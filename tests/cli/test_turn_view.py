@@ -6,7 +6,7 @@ import pytest
 
 from model.events import Answer, Event, TextToken
 from model.requests import AnswerRequest
-from sensenova_cli.render.stream import Renderer
+from sensenova_cli.render.turn_view import TurnView
 
 TOKENS = ["A ", "\x1b", "[2Jcat\r", "\x9b31m, ", "\x07红\n", "\t\x08purring."]
 
@@ -21,7 +21,7 @@ def streamed(stdout: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
     events: list[Event] = [TextToken(number, text) for number, text in enumerate(TOKENS)]
     # The last token comes with the answer only, as the bytes of a character that was cut off do.
     events[-1] = Answer("".join(TOKENS), tuple(range(len(TOKENS))), "end")
-    renderer = Renderer(quiet=True, stream_answers=True, show_think=False)
+    renderer = TurnView(quiet=True, stream_answers=True, show_think=False)
     with renderer.showing(AnswerRequest("Which animal?")):
         for event in events:
             renderer.event(event)

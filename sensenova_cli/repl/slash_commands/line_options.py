@@ -19,8 +19,8 @@ from sensenova_cli.inputs.options import (
     TEXT_OPTIONS,
     with_options,
 )
-from sensenova_cli.repl.commands.registry import COMMANDS
-from sensenova_cli.repl.commands.settable import instead_of_set
+from sensenova_cli.repl.slash_commands.registry import COMMANDS
+from sensenova_cli.repl.slash_commands.session_settings import hint_instead_of_set
 
 _SHELL_OPTIONS = frozenset(
     (*IMAGE_OPTIONS, *TEXT_OPTIONS, *ENGINE_OPTIONS, *OUTPUT_OPTIONS, *COMMON_OPTIONS, "prompt", "prompt_file", "from")
@@ -28,7 +28,7 @@ _SHELL_OPTIONS = frozenset(
 """Options of the shell commands, which people may try."""
 
 
-def line_flags(name: str, words: Sequence[str]) -> Flags:
+def parse_line_options(name: str, words: Sequence[str]) -> Flags:
     """Parse the flags of a line as the shell does.
 
     Args:
@@ -50,7 +50,7 @@ def line_flags(name: str, words: Sequence[str]) -> Flags:
         if flag.startswith("--") and option in _SHELL_OPTIONS and option not in options:
             hint = help_hint
             if option in LoadSettings.model_fields:
-                hint = instead_of_set(option) or f"use /set {option} VALUE"
+                hint = hint_instead_of_set(option) or f"use /set {option} VALUE"
             raise UsageError(f"{flag} cannot be given with a line", hint)
     try:
         context = _parser(options).make_context(name, spread_values([name, *words])[1:])

@@ -1,0 +1,13 @@
+"""The slash commands. Importing this package registers all of them."""
+
+# isort: off
+from sensenova_cli.repl.slash_commands import turns  # the order of these imports is the order of /help
+from sensenova_cli.repl.slash_commands import pictures
+from sensenova_cli.repl.slash_commands import settings
+from sensenova_cli.repl.slash_commands import files
+from sensenova_cli.repl.slash_commands import session
+
+# isort: on
+from sensenova_cli.repl.slash_commands.registry import COMMANDS, Command, Leave, command
+
+__all__ = ["COMMANDS", "Command", "Leave", "command", "files", "pictures", "session", "settings", "turns"]
