@@ -1,90 +1,61 @@
-"""One process writes a session at a time; reading needs no lock.
+"""The lock of a session: one process at a time writes a session. Reading needs no lock.
 
-The lock is the operating system's, so a process that is killed leaves none behind. The file it is held on stays:
-removing it would let two processes hold locks on two files of the same name.
+The operating system holds the lock, so a killed process leaves none behind. The lock file stays in the session's folder
+and names the process that locked it last.
 """
 
+import errno
 import fcntl
 import os
-import time
 from pathlib import Path
-from types import TracebackType
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from sensenova_cli.errors import SessionError
 
 LOCK_FILE = "session.lock"
 PATIENCE = 0.5
-"""Seconds that taking the lock waits: `is_locked`, in another process, holds it for an instant."""
+"""Seconds to wait for the lock: `is_locked` in another process holds it for an instant."""
 
 
-class SessionLock:
-    """Holds the lock of a session's folder from the beginning until `release`.
+def lock_session(folder: Path) -> BaseFileLock:
+    """Lock a session's folder until `release` is called on the result.
 
     Raises:
-        SessionError: another process holds it, or the folder has no place for it.
+        SessionError: another process holds the lock, or the lock file cannot be written.
     """
+    path = folder / LOCK_FILE
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK_FILE
-        deadline = time.monotonic() + PATIENCE
-        while (descriptor := self._try()) is None:
-            if time.monotonic() > deadline:
-                raise SessionError(
-                    f"the session {folder.name} is in use by {self._holder()}",
-                    "leave it there first, or take another session",
-                )
-            time.sleep(PATIENCE / 10)
-        self._descriptor = descriptor
+    def note_holder(descriptor: int) -> None:
+        # Between opening and locking the file, another process may have renamed the folder and made a new one.
+        if not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise OSError(errno.ESTALE, "its folder was replaced at this moment")
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()} on {os.uname().nodename}\n".encode())
 
-    def _try(self) -> int | None:
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise _unwritable(self._path.parent, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), self._path.stat()):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()} on {os.uname().nodename}\n".encode())
-                return descriptor
-            # The folder was removed between the two calls, and another one has its name.
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        except OSError as error:
-            os.close(descriptor)
-            raise _unwritable(self._path.parent, error) from error
-        os.close(descriptor)
-        return None
-
-    def _holder(self) -> str:
-        try:
-            number, _, machine = self._path.read_text(encoding="utf-8").strip().partition(" on ")
-        except (OSError, ValueError):
-            number, machine = "", ""
-        if not number.isdecimal():
-            return "another process"
-        return f"process {number}" + (f" on {machine}" if machine != os.uname().nodename else "")
-
-    def release(self) -> None:
-        """Let others in; releasing it again does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> "SessionLock":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
+    # A fallback to a lock file without an OS lock would outlive a killed process.
+    lock = FileLock(path, timeout=PATIENCE, thread_local=False, fallback_to_soft=False, on_acquired=note_holder)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SessionError(
+            f"the session {folder.name} is in use by {_holder(path)}", "leave it there first, or take another session"
+        ) from None
+    except OSError as error:
+        raise SessionError(
+            f"the session {folder.name} cannot be opened for writing: {error.strerror or error}",
+            f"make {folder} writable, or set SENSENOVA_DATA_DIR to another folder",
+        ) from error
+    return lock
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process has this session open for writing."""
+    """Return whether a process has this session open for writing."""
+    # Not by filelock: it would create the file in folders that are only read, and its exclusive attempt would make
+    # two readers see each other as writers.
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY)
-    except OSError:  # nobody has ever opened it, or it is not ours to look into
+    except OSError:  # no process has opened the session yet, or the file is not readable
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -97,8 +68,11 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def _unwritable(folder: Path, error: OSError) -> SessionError:
-    return SessionError(
-        f"the session {folder.name} cannot be opened for writing: {error.strerror or error}",
-        f"make {folder} writable, or set SENSENOVA_DATA_DIR to another folder",
-    )
+def _holder(path: Path) -> str:
+    try:
+        number, _, machine = path.read_text(encoding="utf-8").strip().partition(" on ")
+    except (OSError, ValueError):
+        number, machine = "", ""
+    if not number.isdecimal():
+        return "another process"
+    return f"process {number}" + (f" on {machine}" if machine != os.uname().nodename else "")

@@ -12,7 +12,7 @@ from platformdirs import user_data_path
 from config.toml_file import show_path
 from config.validation import near_miss
 from sensenova_cli.errors import SessionError, SessionWriteError
-from sensenova_cli.sessions.lock import SessionLock
+from sensenova_cli.sessions.lock import lock_session
 from sensenova_cli.sessions.saved import SESSION_FILE, read_session
 
 MAX_NAME_BYTES = 200
@@ -100,20 +100,22 @@ def remove_session(folder: Path) -> None:
         SessionError: a process has it open.
         SessionWriteError: it cannot be removed.
     """
-    with SessionLock(folder):
-        # Out of sight first, and at once: whatever happens then, no half of a session is left.
-        hidden = folder.with_name(f".removed-{secrets.token_hex(6)}")
-        try:
-            folder.rename(hidden)
-            if hidden.is_symlink():
-                hidden.unlink()
-            else:
-                shutil.rmtree(hidden)
-        except OSError as error:
-            raise SessionWriteError(
-                f"the session {folder.name} cannot be removed: {error.strerror or error}",
-                f"check the permissions of {error.filename or folder}",
-            ) from error
+    lock = lock_session(folder)
+    # Renamed first: if the removal fails halfway, no half of a session stays in the list.
+    hidden = folder.with_name(f".removed-{secrets.token_hex(6)}")
+    try:
+        folder.rename(hidden)
+        if hidden.is_symlink():
+            hidden.unlink()
+        else:
+            shutil.rmtree(hidden)
+    except OSError as error:
+        raise SessionWriteError(
+            f"the session {folder.name} cannot be removed: {error.strerror or error}",
+            f"check the permissions of {error.filename or folder}",
+        ) from error
+    finally:
+        lock.release()
 
 
 def _last_used(folder: Path) -> datetime:
