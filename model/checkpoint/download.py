@@ -1,57 +1,54 @@
-"""Download a checkpoint from the Hugging Face Hub: sizes first, then file by file, with progress."""
+"""Downloads from the Hugging Face Hub: a plan with sizes first, then one file after another, with progress."""
 
-import errno
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.recommended import RECOMMENDED_FILE
-from model.checkpoint.hub_cache import cached_checkpoint, called
+from model.checkpoint.hub_cache import cached_folder
+from model.checkpoint.hub_errors import OFFICIAL_MODEL, explained_errors
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
-
-OFFICIAL_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
+    from huggingface_hub import DryRunFileInfo
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
-"""What is downloaded of a Hub repository, from its top folder only: settings, weights and tokenizer."""
-
-
-@dataclass(frozen=True)
-class PlannedFile:
-    """One file of a download: its name, its size in bytes, and whether it is there already."""
-
-    name: str
-    bytes: int
-    cached: bool
+"""Files of a Hub repository's top folder that belong to a checkpoint: settings, weights and tokenizer."""
 
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """What is about to be downloaded.
+    """Files that a checkpoint needs, and the disk that they go to.
 
     Attributes:
         model: the Hub id, `owner/name`.
         revision: the branch, tag or commit that was asked for.
-        commit: the commit it stands for now.
-        bytes_total: size of the whole checkpoint.
-        bytes_to_fetch: what of it is not in the cache yet; files cut off by an interruption count in full.
-        free_disk_bytes: room on the disk that holds the cache.
+        commit: the commit that the revision stands for now.
+        files: the checkpoint's files, smallest first: a lost login shows before the gigabytes.
+        free_disk_bytes: free space on the disk of `cache_folder`.
     """
 
     model: str
     revision: str
     commit: str
-    files: tuple[PlannedFile, ...]
-    bytes_total: int
-    bytes_to_fetch: int
-    free_disk_bytes: int
+    files: tuple["DryRunFileInfo", ...]
     cache_folder: Path
+    free_disk_bytes: int
+
+    @property
+    def bytes_total(self) -> int:
+        """Size of the whole checkpoint."""
+        return sum(file.file_size for file in self.files)
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Size of the files that the Hub cache lacks. A file counts in full if its download was interrupted."""
+        return sum(file.file_size for file in self.files if file.will_download)
 
 
 def download_checkpoint(
@@ -60,212 +57,150 @@ def download_checkpoint(
     on_plan: Callable[[DownloadPlan], None] | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> Path:
-    """Bring a checkpoint into the cache and return its folder there; arguments as for `find_checkpoint`."""
-    from huggingface_hub import HfApi
-
-    try:
-        info = HfApi().model_info(model, revision=revision, files_metadata=True)
-    except Exception as error:
-        raise _explained(error, model, revision) from error
-    plan = _plan(info, model, revision)
-    if plan.bytes_to_fetch > plan.free_disk_bytes:
-        raise CheckpointError(
-            f"{model} needs {_gigabytes(plan.bytes_to_fetch)} more on the disk of {plan.cache_folder}, "
-            f"where {_gigabytes(plan.free_disk_bytes)} are free",
-            "free some space, or set HF_HOME to a folder on a larger disk",
-        )
-    if on_plan is not None and not all(file.cached for file in plan.files):
-        on_plan(plan)
-    try:
+    """Download a checkpoint into the Hub cache and return its folder; arguments as for `find_checkpoint`."""
+    with explained_errors(model, revision):
+        plan = _plan(model, revision)
+        if plan.bytes_to_fetch > plan.free_disk_bytes:
+            raise CheckpointError(
+                f"{model} needs {_gigabytes(plan.bytes_to_fetch)} more on the disk of {plan.cache_folder}, "
+                f"where {_gigabytes(plan.free_disk_bytes)} are free",
+                "free some space, or set HF_HOME to a folder on a larger disk",
+            )
+        if on_plan is not None and plan.bytes_to_fetch:
+            on_plan(plan)
         return _download(plan, on_progress)
-    except Exception as error:
-        raise _explained(error, model, revision) from error
 
 
 def download_card(model: str, revision: str) -> Path:
-    """Bring what a checkpoint says about itself into the cache, without its weights, and return its folder there.
+    """Download a checkpoint's small descriptions into the Hub cache, without weights, and return their folder.
 
     Raises:
         CheckpointError: as for `find_checkpoint`.
     """
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    try:
-        info = HfApi().model_info(model, revision=revision)
-    except Exception as error:
-        raise _explained(error, model, revision) from error
-    names = {sibling.rfilename for sibling in info.siblings or ()}
-    _require_config(model, names)
-    try:
+    with explained_errors(model, revision):
         # Fetch by commit. By the revision's name, the cache's `main` would point at this incomplete snapshot and hide a
         # complete older copy offline.
-        commit = info.sha or revision
+        commit, names = hub_files(model, revision)
+        _require_config(model, names)
         if RECOMMENDED_FILE in names:
             hf_hub_download(model, RECOMMENDED_FILE, revision=commit)
         return Path(hf_hub_download(model, CONFIG_FILE, revision=commit)).parent
-    except Exception as error:
-        raise _explained(error, model, revision) from error
 
 
-def download_file(model: str, choose: Callable[[list[str]], str]) -> Path:
-    """Bring one file of a model into the cache, unless it is there, and return its place.
+def download_file(model: str, choose: Callable[[Sequence[str]], str]) -> Path:
+    """Download one file of a model into the Hub cache, unless it is there, and return its path.
 
     Args:
         model: `owner/name` or `owner/name@revision`.
-        choose: told the names of the model's files, says which.
+        choose: names of the model's files → the name of the wanted one.
 
     Raises:
-        CheckpointError: there is no such model, or the Hub cannot be reached or refuses.
+        CheckpointError: the model does not exist, or the Hub cannot be reached or refuses.
     """
-    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
 
     name, _, revision = model.partition("@")
     revision = revision or "main"
-    try:
+    with explained_errors(name, revision):
         if constants.HF_HUB_OFFLINE:
             folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
             return folder / choose([str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()])
-        chosen = choose(HfApi().list_repo_files(name, revision=revision))
-        return Path(hf_hub_download(name, chosen, revision=revision))
-    except Exception as error:
-        raise _explained(error, name, revision) from error
+        return Path(hf_hub_download(name, choose(hub_files(name, revision)[1]), revision=revision))
 
 
-def _plan(info: "ModelInfo", model: str, revision: str) -> DownloadPlan:
-    from huggingface_hub import constants, try_to_load_from_cache
+@cache
+def hub_files(model: str, revision: str) -> tuple[str, tuple[str, ...]]:
+    """Return the commit that a revision stands for and the names of its files.
 
-    commit = info.sha or revision
+    A process asks the Hub once, so a model's card and weights have the same commit.
+    """
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(model, revision=revision)
+    return info.sha or revision, tuple(sibling.rfilename for sibling in info.siblings or ())
+
+
+def _plan(model: str, revision: str) -> DownloadPlan:
+    from huggingface_hub import constants, hf_hub_download
+
+    commit, names = hub_files(model, revision)
+    _require_config(model, names)
+    # Not `snapshot_download(dry_run=True)`: it lists the repository again, and its threads delay Ctrl-C.
     files = [
-        PlannedFile(
-            name=sibling.rfilename,
-            bytes=sibling.size or 0,
-            cached=isinstance(try_to_load_from_cache(model, sibling.rfilename, revision=commit), str),
-        )
-        for sibling in info.siblings or ()
-        if "/" not in sibling.rfilename and any(fnmatch(sibling.rfilename, pattern) for pattern in CHECKPOINT_FILES)
+        hf_hub_download(model, name, revision=commit, dry_run=True)
+        for name in names
+        if "/" not in name and any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES)
     ]
-    _require_config(model, {file.name for file in files})
     cache_folder = Path(constants.HF_HUB_CACHE).expanduser()
-    on_disk = next(folder for folder in (cache_folder, *cache_folder.absolute().parents) if folder.exists())
+    existing = next(folder for folder in (cache_folder, *cache_folder.absolute().parents) if folder.exists())
     return DownloadPlan(
-        model=model,
-        revision=revision,
-        commit=commit,
-        # Smallest first: what cannot work (a lost login, no index) shows before the gigabytes.
-        files=tuple(sorted(files, key=lambda file: file.bytes)),
-        bytes_total=sum(file.bytes for file in files),
-        bytes_to_fetch=sum(file.bytes for file in files if not file.cached),
-        free_disk_bytes=shutil.disk_usage(on_disk).free,
-        cache_folder=cache_folder,
+        model,
+        revision,
+        commit,
+        tuple(sorted(files, key=lambda file: file.file_size)),
+        cache_folder,
+        shutil.disk_usage(existing).free,
     )
 
 
-def _require_config(model: str, names: Collection[str]) -> None:
+def _require_config(model: str, names: Sequence[str]) -> None:
     if CONFIG_FILE not in names:
         raise CheckpointError(
-            f"{model} on the Hub is no checkpoint: it holds no {CONFIG_FILE}", f"try {OFFICIAL_MODEL}"
+            f"{model} on the Hub is not a checkpoint: it has no {CONFIG_FILE}", f"try {OFFICIAL_MODEL}"
         )
 
 
 def _download(plan: DownloadPlan, on_progress: Callable[[int, int], None] | None) -> Path:
-    """Fetch what is missing, one file after another in this thread, so that Ctrl-C ends it at once."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    """Fetch missing files one after another in the calling thread.
 
-    done = 0
+    `snapshot_download` fetches in worker threads. After Ctrl-C it would wait until the files that they fetch, several
+    gigabytes each, are complete. A single file of the official checkpoint arrives over parallel connections, too.
+    """
+    from huggingface_hub import hf_hub_download
+
+    done, total = 0, plan.bytes_to_fetch
+
+    def report(fetched: int) -> None:
+        if on_progress is not None:
+            on_progress(min(done + fetched, total), total)
+
+    bar = _progress_bar(report)
     for file in plan.files:
-        if not file.cached:
-            bar = _progress_bar(done, plan.bytes_to_fetch, on_progress)
-            hf_hub_download(plan.model, file.name, revision=plan.commit, tqdm_class=bar)
-            done += file.bytes
-            if on_progress is not None:
-                on_progress(done, plan.bytes_to_fetch)
-    known = try_to_load_from_cache(plan.model, CONFIG_FILE, revision=plan.revision)
-    if not isinstance(known, str) or Path(known).parent.name != plan.commit:
-        # Only a call by the revision's name lets the cache note which commit that is, for later offline use.
-        # It comes last, so that the name never points at a half-downloaded commit.
+        # Also call it for a file that is cached: another commit's copy still has to be linked into this one's folder.
+        path = hf_hub_download(plan.model, file.filename, revision=plan.commit, tqdm_class=bar)
+        if file.will_download:
+            done += file.file_size
+            report(0)
+    known = cached_folder(plan.model, plan.revision)
+    if known is None or known.name != plan.commit:
+        # The cache notes a revision's commit, for later offline use, only in a call by the revision's name. This call
+        # is the last one, so that the name never points at an incomplete commit.
         hf_hub_download(plan.model, CONFIG_FILE, revision=plan.revision)
-    return Path(hf_hub_download(plan.model, CONFIG_FILE, revision=plan.commit)).parent
+    return Path(path).parent
 
 
-def _progress_bar(before: int, total: int, on_progress: Callable[[int, int], None] | None) -> type[Any]:
-    """A class with the part of tqdm's interface that huggingface_hub uses, which draws nothing."""
+def _progress_bar(report: Callable[[int], None]) -> type[Any]:
+    """Return a progress bar for huggingface_hub that draws nothing and reports the bytes of a file on the disk."""
+    from huggingface_hub.utils import tqdm
 
-    class ProgressBar:
-        def __init__(self, *args: object, initial: int = 0, **kwargs: object) -> None:
-            self.n = initial
-            self.total: int | None = None
+    class ProgressBar(tqdm):
+        monitor_interval = 0  # tqdm would start a thread that redraws slow bars
+
+        def __init__(self, *args: object, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
 
         def update(self, n: float | None = 1) -> None:
             self.n += int(n or 0)
-            if on_progress is not None:
-                on_progress(min(before + self.n, total), total)
+            report(self.n)
 
         def update_transfer(self, n: float | None = 1) -> None:
-            """Bytes from the network, which are counted when they reach the disk."""
+            """Ignore bytes from the network: they count when they are on the disk."""
 
-        def __enter__(self) -> "ProgressBar":
-            return self
-
-        def __exit__(self, *args: object) -> None: ...
-
-        def close(self) -> None: ...
-
-        def refresh(self, *args: object, **kwargs: object) -> None: ...
-
-        def set_description(self, *args: object, **kwargs: object) -> None: ...
-
-        set_description_str = set_postfix_str = set_transfer_postfix_str = set_description
+        set_transfer_postfix_str = tqdm.set_postfix_str
 
     return ProgressBar
-
-
-def _explained(error: Exception, model: str, revision: str) -> CheckpointError:
-    """What the user has to know of an error that huggingface_hub, or the HTTP library under it, raised."""
-    from huggingface_hub import errors
-
-    if isinstance(error, CheckpointError):
-        return error
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        # Says only that the file is not in the cache either; its cause is why the Hub did not send it.
-        error = error.__cause__
-    if isinstance(error, errors.GatedRepoError):
-        return CheckpointError(
-            f"{model} is gated: its owner gives access on request",
-            f"ask for it on https://huggingface.co/{model}, then log in with: hf auth login",
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return CheckpointError(f"{model} has no revision {revision!r}", f"see https://huggingface.co/{model}/tree/main")
-    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
-        return CheckpointError(
-            f"there is no model {model} on the Hub, and no folder of that name here",
-            f"check the name (the official one is {OFFICIAL_MODEL}); if it is private, run: hf auth login",
-        )
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
-    if status in (401, 403):
-        return CheckpointError(f"the Hub refuses access to {model} (HTTP {status})", "log in with: hf auth login")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CheckpointError(
-            f"the disk was full before {model} was downloaded",
-            "free some space, or set HF_HOME to a folder on a larger disk; what is complete is kept",
-        )
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return CheckpointError(
-            f"{error.filename or 'the cache folder'} cannot be written: {error.strerror}",
-            "set HF_HOME to a folder of yours",
-        )
-    reason = f"HTTP {status}" if status is not None else (str(error).splitlines() or [type(error).__name__])[0]
-    return CheckpointError(
-        f"{called(model, revision)} could not be fetched from the Hub: {reason}",
-        _hint_when_cached(model, revision),
-    )
-
-
-def _hint_when_cached(model: str, revision: str) -> str:
-    try:
-        cached_checkpoint(model, revision)
-    except CheckpointError:
-        return "check the network and try again: what is complete is kept"
-    return "there is a copy in the cache: set HF_HUB_OFFLINE=1 to use it, or try again later"
 
 
 def _gigabytes(size: int) -> str:

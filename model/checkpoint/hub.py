@@ -7,8 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from model.checkpoint.builtin import DEMO_CHECKPOINT, DEMO_MODEL
-from model.checkpoint.download import OFFICIAL_MODEL, DownloadPlan, download_card, download_checkpoint
+from model.checkpoint.download import DownloadPlan, download_card, download_checkpoint
 from model.checkpoint.hub_cache import cached_checkpoint, cached_folder
+from model.checkpoint.hub_errors import OFFICIAL_MODEL
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
 

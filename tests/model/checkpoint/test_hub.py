@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
 
 from config.settings import LoadSettings
 from model.checkpoint.card import read_card
+from model.checkpoint.download import hub_files
 from model.checkpoint.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint
 from model.errors import CheckpointError
 
@@ -41,14 +43,19 @@ NEEDED = {name for name in FILES if name.startswith(("config", "model", "tokeniz
 
 
 class Hub:
-    """What the fake Hub holds, what was asked of it, and how it misbehaves."""
+    """State of the fake Hub: how it misbehaves, and which requests it got."""
 
     def __init__(self) -> None:
         self.error: tuple[int, str] | None = None
         """(HTTP status, X-Error-Code) of every answer."""
         self.forbidden: str | None = None
-        """A file that is refused."""
+        """Name of a file whose contents are refused."""
+        self.commit = COMMIT
+        """Commit of the branch `main`."""
+        self.listed = 0
+        """Number of requests for the list of files."""
         self.sent: list[str] = []
+        """Names of the files that were sent."""
 
 
 @pytest.fixture
@@ -65,19 +72,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
                 return self.answer(state.error[0], b"", {"X-Error-Code": state.error[1]})
             if path == f"/api/models/{REPOSITORY}/revision/main":
                 siblings = [{"rfilename": name, "size": len(data)} for name, data in FILES.items()]
-                facts = {"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}
+                facts = {"id": REPOSITORY, "sha": state.commit, "siblings": siblings}
+                state.listed += 1
                 return self.answer(200, json.dumps(facts).encode())
             if path == f"/api/models/{REPOSITORY}/revision/v9":
                 return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
             name = path.rpartition("/")[2]
             if not path.startswith(f"/{REPOSITORY}/resolve/") or name not in FILES:
                 return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-            if name == state.forbidden:
-                return self.answer(403, b"")
             if self.command == "GET":
+                if name == state.forbidden:
+                    return self.answer(403, b"")
                 state.sent.append(name)
             return self.answer(
-                200, FILES[name], {"ETag": f'"{sha1(FILES[name]).hexdigest()}"', "X-Repo-Commit": COMMIT}
+                200, FILES[name], {"ETag": f'"{sha1(FILES[name]).hexdigest()}"', "X-Repo-Commit": state.commit}
             )
 
         def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
@@ -100,6 +108,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub_files.cache_clear()
     yield state
     server.shutdown()
     server.server_close()
@@ -179,7 +188,7 @@ def test_download(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     (plan,) = plans
     assert (plan.model, plan.revision, plan.commit) == (REPOSITORY, "main", COMMIT)
     assert plan.bytes_total == plan.bytes_to_fetch == size
-    assert {file.name for file in plan.files} == NEEDED
+    assert {file.filename for file in plan.files} == NEEDED
     assert plan.free_disk_bytes > 0
     assert progress[-1] == (size, size)
     assert progress == sorted(progress), "progress only ever grows"
@@ -198,6 +207,7 @@ def test_the_card_is_fetched_without_the_weights(hub: Hub, monkeypatch: pytest.M
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     find_checkpoint(REPOSITORY)
     assert set(hub.sent) == {*NEEDED, "recommended_settings.json"}
+    assert hub.listed == 1
 
 
 def test_a_card_that_cannot_be_fetched(hub: Hub) -> None:
@@ -214,6 +224,30 @@ def test_second_time_nothing_is_fetched(hub: Hub) -> None:
     again = find_checkpoint(REPOSITORY, on_plan=lambda plan: pytest.fail("there is nothing to plan"))
     assert again == first
     assert hub.sent == []
+
+
+def test_files_that_a_new_commit_shares_with_the_old_one_are_not_fetched_again(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_checkpoint(REPOSITORY)
+    hub.sent.clear()
+    hub.commit = "d" * 40
+    monkeypatch.setitem(FILES, "tokenizer.json", b'{"version": "1.1"}')
+    hub_files.cache_clear()
+    plans: list[DownloadPlan] = []
+    folder = find_checkpoint(REPOSITORY, on_plan=plans.append)
+    assert plans[0].bytes_to_fetch == len(FILES["tokenizer.json"])
+    assert hub.sent == ["tokenizer.json"]
+    assert {path.name for path in folder.iterdir()} == NEEDED
+
+
+def test_a_download_ends_when_progress_raises(hub: Hub) -> None:
+    def cancel(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_checkpoint(REPOSITORY, on_progress=cancel)
+    assert len(hub.sent) == 1
 
 
 def test_interrupted_download_goes_on_where_it_stopped(hub: Hub) -> None:
@@ -256,8 +290,12 @@ def test_full_disk_is_found_before_downloading(hub: Hub, monkeypatch: pytest.Mon
 def test_disk_that_fills_up_meanwhile(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
+    download = huggingface_hub.hf_hub_download
+
+    def full(*args: Any, dry_run: bool = False, **options: Any) -> Any:
+        if not dry_run:
+            raise OSError(28, "No space left on device")
+        return download(*args, dry_run=True, **options)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
     refused(REPOSITORY, "the disk was full")
@@ -284,7 +322,7 @@ def test_refused_login(hub: Hub) -> None:
 
 def test_repository_that_is_no_checkpoint(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(FILES, "config.json")
-    refused(REPOSITORY, "no checkpoint", "config.json")
+    refused(REPOSITORY, "not a checkpoint", "config.json")
 
 
 def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +332,7 @@ def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_network_but_a_copy_in_the_cache(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     find_checkpoint(REPOSITORY)
+    hub_files.cache_clear()
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "HF_HUB_OFFLINE=1" in refused(REPOSITORY, "could not be fetched").hint
 
