@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from config.recommended import RECOMMENDED_FILE
 from model.checkpoint.hub_cache import cached_folder
@@ -14,11 +14,17 @@ from model.checkpoint.hub_errors import OFFICIAL_MODEL, explained_errors
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
 
-if TYPE_CHECKING:
-    from huggingface_hub import DryRunFileInfo
-
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 """Files of a Hub repository's top folder that belong to a checkpoint: settings, weights and tokenizer."""
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of a download: its name, its size in bytes, and whether the Hub cache holds it."""
+
+    name: str
+    bytes: int
+    cached: bool
 
 
 @dataclass(frozen=True)
@@ -36,19 +42,19 @@ class DownloadPlan:
     model: str
     revision: str
     commit: str
-    files: tuple["DryRunFileInfo", ...]
+    files: tuple[PlannedFile, ...]
     cache_folder: Path
     free_disk_bytes: int
 
     @property
     def bytes_total(self) -> int:
         """Size of the whole checkpoint."""
-        return sum(file.file_size for file in self.files)
+        return sum(file.bytes for file in self.files)
 
     @property
     def bytes_to_fetch(self) -> int:
         """Size of the files that the Hub cache lacks. A file counts in full if its download was interrupted."""
-        return sum(file.file_size for file in self.files if file.will_download)
+        return sum(file.bytes for file in self.files if not file.cached)
 
 
 def download_checkpoint(
@@ -127,19 +133,17 @@ def _plan(model: str, revision: str) -> DownloadPlan:
 
     commit, names = hub_files(model, revision)
     _require_config(model, names)
+    needed = [name for name in names if "/" not in name and any(fnmatch(name, each) for each in CHECKPOINT_FILES)]
     # Not `snapshot_download(dry_run=True)`: it lists the repository again, and its threads delay Ctrl-C.
-    files = [
-        hf_hub_download(model, name, revision=commit, dry_run=True)
-        for name in names
-        if "/" not in name and any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES)
-    ]
+    found = [hf_hub_download(model, name, revision=commit, dry_run=True) for name in needed]
+    files = [PlannedFile(file.filename, file.file_size or 0, file.is_cached) for file in found]
     cache_folder = Path(constants.HF_HUB_CACHE).expanduser()
     existing = next(folder for folder in (cache_folder, *cache_folder.absolute().parents) if folder.exists())
     return DownloadPlan(
         model,
         revision,
         commit,
-        tuple(sorted(files, key=lambda file: file.file_size)),
+        tuple(sorted(files, key=lambda file: file.bytes)),
         cache_folder,
         shutil.disk_usage(existing).free,
     )
@@ -169,9 +173,9 @@ def _download(plan: DownloadPlan, on_progress: Callable[[int, int], None] | None
     bar = _progress_bar(report)
     for file in plan.files:
         # Also call it for a file that is cached: another commit's copy still has to be linked into this one's folder.
-        path = hf_hub_download(plan.model, file.filename, revision=plan.commit, tqdm_class=bar)
-        if file.will_download:
-            done += file.file_size
+        path = hf_hub_download(plan.model, file.name, revision=plan.commit, tqdm_class=bar)
+        if not file.cached:
+            done += file.bytes
             report(0)
     known = cached_folder(plan.model, plan.revision)
     if known is None or known.name != plan.commit:
@@ -183,7 +187,7 @@ def _download(plan: DownloadPlan, on_progress: Callable[[int, int], None] | None
 
 def _progress_bar(report: Callable[[int], None]) -> type[Any]:
     """Return a progress bar for huggingface_hub that draws nothing and reports the bytes of a file on the disk."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     class ProgressBar(tqdm):
         monitor_interval = 0  # tqdm would start a thread that redraws slow bars

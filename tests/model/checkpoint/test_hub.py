@@ -188,7 +188,7 @@ def test_download(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     (plan,) = plans
     assert (plan.model, plan.revision, plan.commit) == (REPOSITORY, "main", COMMIT)
     assert plan.bytes_total == plan.bytes_to_fetch == size
-    assert {file.filename for file in plan.files} == NEEDED
+    assert {file.name for file in plan.files} == NEEDED
     assert plan.free_disk_bytes > 0
     assert progress[-1] == (size, size)
     assert progress == sorted(progress), "progress only ever grows"
