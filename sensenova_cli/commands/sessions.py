@@ -236,10 +236,10 @@ def _print_table(readable: Sequence["SavedSession"]) -> None:
 def _row(saved: "SavedSession", with_time: bool) -> dict[str, str]:
     """The cells of a session, by the titles of COLUMNS."""
     from sensenova_cli.render.console import printable
-    from sensenova_cli.sessions.summary import when_text
+    from sensenova_cli.sessions.summary import format_time
 
     prompt = " ".join(printable(saved.state.turns[0].prompt).split()) if saved.state.turns else ""
-    used = when_text(saved.used)
+    used = format_time(saved.used)
     return {
         "name": printable(saved.name),
         "used": used if with_time else used.split()[0],
@@ -254,12 +254,12 @@ def _text(saved: "SavedSession") -> list[str]:
     """The session as lines: a head, then every entry."""
     from sensenova_cli.render.console import printable
     from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn
-    from sensenova_cli.sessions.summary import entry_words, how_many, turn_facts, when_text
+    from sensenova_cli.sessions.summary import counted, describe_entry, format_time, turn_facts
 
-    turns, pictures = how_many(len(saved.state.turns), "turn"), how_many(len(saved.state.pictures), "picture")
+    turns, pictures = counted(len(saved.state.turns), "turn"), counted(len(saved.state.pictures), "picture")
     lines = [
         f"{saved.name}: {turns}, {pictures}",
-        f"{when_text(saved.created)} – {when_text(saved.used)}",
+        f"{format_time(saved.created)} – {format_time(saved.used)}",
         str(saved.folder),
     ]
     for entry in saved.entries:
@@ -272,7 +272,7 @@ def _text(saved: "SavedSession") -> list[str]:
                 lines += _indented(f"  think: {entry.think_text}")
             lines += _indented(f"  ({', '.join(facts)})") if (facts := turn_facts(entry)) else []
         else:
-            lines += ["", f"- {entry_words(entry)}", *_picture_lines(saved, entry)]
+            lines += ["", f"- {describe_entry(entry)}", *_picture_lines(saved, entry)]
     return [printable(line) for line in lines]
 
 

@@ -24,12 +24,12 @@ from sensenova_cli.sessions.entries import (
 )
 
 
-def how_many(count: int, thing: str) -> str:
+def counted(count: int, thing: str) -> str:
     """`1 picture`, `2 pictures`."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def when_text(when: datetime) -> str:
+def format_time(when: datetime) -> str:
     """A time to the minute, where the user is."""
     return when.astimezone().strftime("%Y-%m-%d %H:%M")
 
@@ -64,7 +64,7 @@ def picture_facts(picture: SessionPicture, *, with_folder: bool) -> list[str]:
     return [size, f"copy of {picture.source if with_folder else Path(picture.source).name}"]
 
 
-def entry_words(entry: Entry) -> str:
+def describe_entry(entry: Entry) -> str:
     """What happened where it was no turn, in a line; empty for a turn."""
     match entry:
         case PictureTurn() | AnswerTurn():
