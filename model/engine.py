@@ -1,7 +1,6 @@
-"""The engine: a model that turns a request into a stream of events. This is what every face of the program uses.
-`LocalEngine` is the one whose weights are in this process.
+"""The engine: a model that turns a request into a stream of events. Every face of the program uses it.
 
-Nothing here imports PyTorch before a model is loaded into this process.
+Importing this module does not import PyTorch; loading a model into this process does.
 """
 
 import atexit
@@ -38,23 +37,23 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, request: Request) -> Iterator[Event]:
-        """Run a request and yield its events as they happen. The last one is `Statistics`.
+        """Run a request and yield its events as they happen. The last event is `Statistics`.
 
         Closing the iterator between two events cancels the request; the engine stays usable.
 
         Raises:
             RequestError: this model cannot run the request.
-            CheckpointError: a change of LoRAs was cut off.
+            CheckpointError: an earlier change of LoRAs was interrupted, so the weights are incomplete.
             PictureError: an input picture cannot be used.
-            DeviceMemoryError: it does not fit in the device's memory.
-            NumericsError: the result came out as NaN or infinity.
+            DeviceMemoryError: the request does not fit in the device's memory.
+            NumericsError: the result contains NaN or infinity.
             RankError: a process that shares the model was lost: see `is_lost`.
         """
 
     @property
     @abstractmethod
     def card(self) -> Card:
-        """What the model says about itself, with what its LoRAs recommend now."""
+        """The model's name and recommended settings, with those of the merged LoRAs."""
 
     @property
     @abstractmethod
@@ -64,27 +63,27 @@ class Engine(ABC):
     @property
     @abstractmethod
     def loras(self) -> tuple[NamedLora, ...]:
-        """The LoRAs that the weights hold."""
+        """The merged LoRAs."""
 
     @abstractmethod
     def use_loras(self, loras: Sequence[NamedLora]) -> None:
-        """Replace the merged LoRAs; with none the weights are exactly what the checkpoint holds.
+        """Replace the merged LoRAs. Without LoRAs the weights are exactly those of the checkpoint.
 
-        If it is interrupted after it has begun, no request runs until another call succeeds.
+        If the change is interrupted, no request runs until another call succeeds.
 
         Raises:
-            CheckpointError: one cannot be read or does not fit, which changes nothing; or the checkpoint's files
-                cannot be read any more.
-            DeviceMemoryError: the matrices that are read again do not fit beside the rest.
+            CheckpointError: a LoRA cannot be read or does not fit the model, and nothing has changed; or the
+                checkpoint's files cannot be read any more.
+            DeviceMemoryError: the matrices that are loaded again do not fit beside the other weights.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the engine holds; it cannot be used afterwards."""
+        """Free the engine's memory. The engine cannot be used afterwards."""
 
     @property
     def is_lost(self) -> bool:
-        """Whether a process that the engine needs was lost, so that it has to be opened again."""
+        """Whether a process that the engine needs was lost, so that the engine has to be opened again."""
         return False
 
     @staticmethod
@@ -101,7 +100,7 @@ class Engine(ABC):
         >>> engine = Engine.load("demo", offload="layers", gpu_memory="8GiB")
 
         Args:
-            checkpoint: a folder, a Hugging Face Hub id (downloaded when it is not in the cache), or `demo`.
+            checkpoint: a folder, a Hugging Face Hub id (downloaded if it is not in the Hub cache), or `demo`.
             size, requests, on_progress: as for `open_engine`.
             settings: load settings by name, as `config.settings.LoadSettings` declares them.
 
@@ -124,12 +123,12 @@ class LocalEngine(Engine):
     before prefill, so a second question about a picture does not read the picture again. The cache never changes a
     picture's bytes; an answer may be prefilled in other batches.
 
-    Attributes:
-        checkpoint: the folder it was loaded from.
-        device, dtype: where and in which number format it runs.
+    Several GPUs, or several processes on a CPU, can share the model. This process is then rank 0, and starts and ends
+    the other ranks (`model.parallel.processes`).
 
-    Several GPUs, or other processes on a CPU, may share a model. This process is then the first of them, and starts
-    and ends the others (`model.parallel.processes`).
+    Attributes:
+        checkpoint: the checkpoint's folder.
+        device, dtype: the device and the number format that the model runs in.
     """
 
     def __init__(self, loaded: "LocalModel") -> None:
@@ -137,76 +136,41 @@ class LocalEngine(Engine):
         self._model = loaded.name
         self._runner = loaded.runner
         self._ranks = loaded.ranks
+        self._layout_summary = loaded.chosen_layout.describe() if loaded.chosen_layout else ""
         groups = loaded.groups
-        self._read_together = groups.und.shard.count if groups else 1  # ranks that read the same, one after another
-        self._uneven = False
-        self._layout = loaded.layout
+        self._ranks_per_prefix = groups.und.shard.count if groups else 1  # consecutive ranks that prefill together
+        self._caches_differ = False
         self.checkpoint = loaded.runner.model.folder
-        size = groups.position.size if groups else 1
+        size = groups.layout.size if groups else 1
         self.device = str(loaded.runner.model.device) + (f", {size} ranks" if size > 1 else "")
         self.dtype = loaded.runner.dtype
         if loaded.ranks is not None:
-            atexit.register(_close, weakref.ref(self))
+            atexit.register(_close_if_alive, weakref.ref(self))
 
-    @property
-    def cached_tokens(self) -> int:
-        """Tokens that are kept for the next request, all branches together; none while a request is under way."""
-        return self._runner.cached_tokens
+    def run(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
+        """As `Engine.run`. A cancelled request frees its memory, except for the prefixes that it caches.
 
-    @property
-    def cached_bytes(self) -> int:
-        """Memory on the device that `cached_tokens` take; an 8B model in bfloat16 has 172 KB (42 layers) for each."""
-        return self._runner.cached_bytes
-
-    @property
-    def cached_lengths(self) -> CachedTokens:
-        """`cached_tokens`, branch by branch; of several ranks only what this one has read."""
-        return self._runner.cached_lengths
-
-    def forget(self) -> None:
-        """Free the memory of what is kept; the next request reads everything."""
-        self._runner.forget()
-        if self._ranks is not None and self._ranks.lost is None:
-            self._ranks.run_on_all(ClearCache(), lambda: None)
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether a process that shares the model was lost, so that it has to be loaded again."""
-        return self._ranks is not None and self._ranks.lost is not None
-
-    def close(self) -> None:
-        """Free the model's memory, and end the processes that share it. Happens by itself when nobody has the engine
-        any more; it cannot be used afterwards."""
-        # CUDA graphs hold operations that ranks share: they have to go before the ranks do.
-        self._runner.close()
-        ranks, self._ranks = self._ranks, None
-        if ranks is not None:
-            ranks.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_ranks", None) is not None:
-            self.close()
-
-    @property
-    def weights_summary(self) -> str:
-        """Where the weights are and why, in words. Empty if all are on the device or spread as the settings say."""
-        return self._layout or self._runner.model.describe()
-
-    def predicted_peak(self, work: "Workload") -> int:
-        """Bytes of the device's memory that this work is predicted to take, the weights included."""
-        return self._runner.model.peak(work)
-
-    def use_loras(self, loras: Sequence[NamedLora]) -> None:
-        """As `Engine.use_loras`."""
+        Args:
+            trace: filled with the request's tensors; with several ranks only with those of rank 0.
+        """
         if self._ranks is not None:
-            self._ranks.run_on_all(UseLoras(tuple(loras)), lambda: self._runner.use_loras(loras))
-        else:
-            self._runner.use_loras(loras)
-
-    @property
-    def loras(self) -> tuple[NamedLora, ...]:
-        """As `Engine.loras`."""
-        return self._runner.loras
+            self._ranks.require_all_ranks()
+        yield from map(Notice, self._runner.model.take_notices())
+        if self._ranks is None:
+            yield from self._runner.run(request, trace)
+            return
+        if self._caches_differ:
+            self._runner.prefix_cache.clear()
+        # Only rank 0 yields events, so the other ranks make no previews.
+        without_previews = request if isinstance(request, AnswerRequest) else replace(request, preview_every=0)
+        command = Run(without_previews, self._caches_differ)
+        try:
+            yield from self._ranks.stream_on_all(command, self._runner.run(request, trace))
+        finally:
+            # A rank that runs out of memory caches less than another. Their next prefill would run in other batches.
+            cached = {0: self._runner.prefix_cache.lengths, **self._ranks.cached_tokens}
+            size = self._ranks_per_prefix
+            self._caches_differ = any(cached[rank] != cached[rank - rank % size] for rank in cached)
 
     @property
     def card(self) -> Card:
@@ -216,35 +180,73 @@ class LocalEngine(Engine):
     @property
     def description(self) -> str:
         """As `Engine.description`."""
-        placed = f"; {self.weights_summary}" if self.weights_summary else ""
-        return f"{self.dtype} on {self.device}{placed}"
+        weights = f"; {self.weights_summary}" if self.weights_summary else ""
+        return f"{self.dtype} on {self.device}{weights}"
 
-    def run(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
-        """As `Engine.run`. The memory of a cancelled request is freed, but for the prefixes that are kept.
+    @property
+    def weights_summary(self) -> str:
+        """Where the weights are and why, in words. Empty if all are on the device or where the settings say."""
+        return self._layout_summary or self._runner.model.describe()
 
-        Args:
-            trace: filled with the request's tensors; of several ranks only with those of rank 0.
-        """
+    @property
+    def loras(self) -> tuple[NamedLora, ...]:
+        """As `Engine.loras`."""
+        return self._runner.loras
+
+    def use_loras(self, loras: Sequence[NamedLora]) -> None:
+        """As `Engine.use_loras`."""
         if self._ranks is not None:
-            self._ranks.require_all_ranks()
-        yield from map(Notice, self._runner.model.take_notices())
-        if self._ranks is None:
-            yield from self._runner.run(request, trace)
-            return
-        if self._uneven:
-            self._runner.forget()
-        # Only rank 0 yields events, so the others make no previews.
-        others = request if isinstance(request, AnswerRequest) else replace(request, preview_every=0)
-        try:
-            yield from self._ranks.stream_on_all(Run(others, self._uneven), self._runner.run(request, trace))
-        finally:
-            # One rank may have had no memory to keep what another one keeps; they would then read in other portions.
-            kept, size = {0: self._runner.cached_lengths, **self._ranks.results}, self._read_together
-            self._uneven = any(kept[rank] != kept[rank - rank % size] for rank in kept)
+            self._ranks.run_on_all(UseLoras(tuple(loras)), lambda: self._runner.use_loras(loras))
+        else:
+            self._runner.use_loras(loras)
+
+    def predicted_peak(self, workload: "Workload") -> int:
+        """Return the predicted peak of device memory for a workload, in bytes, weights included."""
+        return self._runner.model.peak(workload)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens in the prefix cache, of all branches; 0 while a request runs."""
+        return sum(self._runner.prefix_cache.lengths.values())
+
+    @property
+    def cached_bytes(self) -> int:
+        """Device memory of the prefix cache in bytes; an 8B model in bfloat16 needs 172 KB a token (42 layers)."""
+        return self._runner.prefix_cache.nbytes
+
+    @property
+    def cached_lengths(self) -> CachedTokens:
+        """Tokens in the prefix cache by branch; with several ranks only the branches that rank 0 reads."""
+        return self._runner.prefix_cache.lengths
+
+    def clear_cache(self) -> None:
+        """Free the memory of the prefix cache. The next request reads its whole prompt."""
+        self._runner.prefix_cache.clear()
+        if self._ranks is not None and self._ranks.lost is None:
+            self._ranks.run_on_all(ClearCache(), lambda: None)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a process that shares the model was lost, so that the model has to be loaded again."""
+        return self._ranks is not None and self._ranks.lost is not None
+
+    def close(self) -> None:
+        """Free the model's memory and end the processes that share it. The engine cannot be used afterwards.
+
+        Happens by itself when the engine is garbage-collected or the program ends.
+        """
+        # First the runner: its CUDA graphs hold collectives, and ranks cannot leave process groups before these go.
+        self._runner.close()
+        ranks, self._ranks = self._ranks, None
+        if ranks is not None:
+            ranks.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_ranks", None) is not None:
+            self.close()
 
 
-def _close(engine: "weakref.ref[LocalEngine]") -> None:
-    """At the end of the program."""
+def _close_if_alive(engine: "weakref.ref[LocalEngine]") -> None:
     if (alive := engine()) is not None:
         alive.close()
 
@@ -258,23 +260,23 @@ def open_engine(
     on_plan: Callable[[DownloadPlan], None] | None = None,
     on_download: Callable[[int, int], None] | None = None,
 ) -> Engine:
-    """Open the model that the settings name, downloaded first when it is not in the cache.
+    """Open the model that the settings name. It is downloaded first if it is not in the Hub cache.
 
     Args:
-        size: the picture size to reserve memory for, as in the settings, where no request draws. A later request that
-            needs more memory loads the model again.
+        size: the picture size to reserve memory for, as in the settings, if `requests` make no picture. A later request
+            that needs more memory loads the model again.
         requests: the first requests, if they are known. Memory is reserved for the largest picture among them.
-        on_progress: called now and then with the bytes read so far. What it raises ends the loading.
-        on_plan, on_download: called with what a download will fetch, and with the bytes fetched and to fetch.
+        on_progress: called now and then with the bytes read so far. An exception that it raises ends the loading.
+        on_plan, on_download: called with the plan of a download, and with the bytes fetched and to fetch.
 
     Raises:
         SettingsError: settings contradict each other.
         CheckpointError: the checkpoint is missing or damaged.
-        RecommendationError: its recommended settings are damaged.
-        DeviceError: there is no such device, there are fewer GPUs than ranks, or the network cannot be shared by so
-            many.
-        RankError: a rank was lost while it was loading.
-        DeviceMemoryError: the weights do not fit; or less than the smallest working set may be used.
+        RecommendationError: the checkpoint's recommended settings are damaged.
+        DeviceError: the device does not exist, there are fewer GPUs than ranks, or the network cannot be split into
+            that number of shards.
+        RankError: a rank was lost while the model was loading.
+        DeviceMemoryError: the weights do not fit, or `gpu_memory` is below the smallest working set.
     """
     from model.loading import load_model
 

@@ -1,91 +1,105 @@
-"""The main program of every rank but 0: it loads its part of the network and runs what rank 0 orders, silently.
+"""The main program of every rank but rank 0: load a shard of the network, and run rank 0's commands silently.
 
-Rank 0 starts it as a process of its own; under torchrun it is what the other processes run.
+Rank 0 starts it in a process of its own. Under a launcher, `sensenova_cli.__main__` calls it in all ranks but rank 0.
 """
 
 import contextlib
-import os
 import signal
 import traceback
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, cast
 
-from model.parallel.channel import COMMON, HERE, ControlChannel, Done, Failed, Rendezvous, connect_to_rank_zero
+from model.parallel.channel import ControlChannel, connect_to_rank_zero
+from model.parallel.commands import (
+    READY,
+    REQUEST_ERRORS,
+    ClearCache,
+    Done,
+    Failed,
+    Load,
+    Rendezvous,
+    Reply,
+    Run,
+    UseLoras,
+)
 from model.parallel.launch import own_device
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from torch._C._distributed_c10d import Store
+
     from model.events import Event
-    from model.parallel.commands import Run
+    from model.parallel.collectives import ProcessGroups
     from model.runner import Runner
 
 
 def run_rank(rank: int, connection: int | None = None) -> None:
-    """Follow rank 0, for good.
+    """Run rank 0's commands. Does not return: the process exits when rank 0 says so or is gone.
 
     Args:
-        connection: file descriptor of the connection to it; where it is None torchrun's store says how to get one.
+        connection: file descriptor of the connection to rank 0; None under a launcher.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C cancels
     store = None
     if connection is None:
-        leader, store = connect_to_rank_zero()
+        channel, store = connect_to_rank_zero()
     else:
-        leader = ControlChannel(Connection(connection))
-    import torch
-
-    from model.parallel.collectives import Position, ProcessGroups
-    from model.parallel.commands import ClearCache, Load, Run, UseLoras
+        channel = ControlChannel(Connection(connection))
     from model.runner import Runner
 
-    leader.answer(HERE)
-    meeting = cast(Rendezvous, leader.next())
-    device = own_device(meeting.device, rank)
+    groups = _join_groups(rank, channel, store)
+    runner: Runner | None = None
+    while True:
+        command = channel.next_command()
+        reply: Reply
+        try:
+            if isinstance(command, Load):
+                runner = Runner.load(command, groups.device, groups)
+            else:
+                assert runner is not None
+                match command:
+                    case Run():
+                        _run(runner, command, channel)
+                    case UseLoras():
+                        runner.use_loras(command.loras)
+                    case ClearCache():
+                        runner.prefix_cache.clear()
+            reply = Done(runner.prefix_cache.lengths)
+        except Exception as error:
+            if not isinstance(error, REQUEST_ERRORS):  # rank 0 raises and reports those itself
+                traceback.print_exc()
+            reply = Failed.from_error(error)
+        channel.reply(reply)
+
+
+def _join_groups(rank: int, channel: ControlChannel, store: "Store | None") -> "ProcessGroups":
+    import torch
+
+    from model.parallel.collectives import ProcessGroups
+
+    channel.reply(READY)
+    rendezvous = cast(Rendezvous, channel.next_command())
+    device = own_device(rendezvous.device, rank)
     try:
         if store is None:
             from torch._C._distributed_c10d import TCPStore
 
-            store = TCPStore(meeting.host, meeting.port, is_master=False)
-        torch.zeros(1, device=device)  # which fails where others have taken a GPU's memory
-        leader.answer(HERE)
+            store = TCPStore(rendezvous.host, rendezvous.port, is_master=False)
+        torch.zeros(1, device=device)  # fails if other programs use all of the GPU's memory
+        channel.reply(READY)
     except Exception as error:
         traceback.print_exc()
-        leader.answer(Failed.by(error))
-        leader.next()  # which ends this process
+        channel.reply(Failed.from_error(error))
+        channel.next_command()  # EXIT, which ends this process
         raise
-    groups = ProcessGroups(Position(rank, meeting.tensor, meeting.guidance, meeting.splits_und), device, store)
-    runner: Runner | None = None
-    while True:
-        order = leader.next()
-        try:
-            if isinstance(order, Load):
-                runner = Runner.load(order, groups.device, groups)
-            else:
-                assert runner is not None
-                match order:
-                    case Run():
-                        _run(runner, order, leader)
-                    case UseLoras():
-                        runner.use_loras(order.loras)
-                    case ClearCache():
-                        runner.forget()
-            answer: Done | Failed = Done(runner.cached_lengths)
-        except Exception as error:
-            if not isinstance(error, COMMON):  # those rank 0 has, too, and tells
-                traceback.print_exc()
-            answer = Failed.by(error)
-        leader.answer(answer)
+    return ProcessGroups(rendezvous.layout, rank, device, store)
 
 
-def _run(runner: "Runner", order: "Run", leader: ControlChannel) -> None:
-    if order.forget:
-        runner.forget()
-    with contextlib.closing(cast("Generator[Event]", runner.run(order.request))) as events:
+def _run(runner: "Runner", command: Run, channel: ControlChannel) -> None:
+    if command.clear_cache:
+        runner.prefix_cache.clear()
+    with contextlib.closing(cast("Generator[Event]", runner.run(command.request))) as events:
         for _ in events:
-            if not leader.goes_on():
+            if not channel.may_continue():
                 return
-
-
-if __name__ == "__main__":
-    run_rank(int(os.environ["RANK"]))

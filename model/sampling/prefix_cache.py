@@ -1,8 +1,8 @@
-"""Prefixes that outlive their request: what the next one finds there already, it need not read again.
+"""The prefix cache: prefixes of the last request, of which the next request reuses equal tokens.
 
-What was read is compared as *items*: each text token is one, by its id, and each picture is one, by what the network
-sees of it. Positions and segments follow from the items before, so that equal items at the start of two sequences
-have equal keys and values; and no picture, whose tokens see one another, is ever cut in two.
+Sequences are compared item by item. An item is a text token, compared by its id, or a whole image, compared by the
+pixels that the network gets. Positions and segments follow from the items before them, so two sequences that start with
+equal items have equal keys and values there. The tokens of an image attend to each other, so an image is never split.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from itertools import takewhile
 from torch import Tensor
 
 from config.sizes import TOKEN_PIXELS
+from model.events import Branch
 from model.inputs.token_sequence import TokenSequence
 from model.network.sensenova import SenseNovaU1
 from model.sampling.prefill import Prefix, prefill
@@ -20,10 +21,11 @@ from model.sampling.prefill import Prefix, prefill
 
 @dataclass(frozen=True)
 class ImageIdentity:
-    """Equal for two pictures exactly if the network is given the same numbers for both.
+    """The identity of an image: equal for two images exactly if the network gets the same numbers for both.
 
     Attributes:
-        rows, columns: of the picture's tokens.
+        rows, columns: the grid of the image's tokens.
+        digest: SHA-256 of the normalised pixels.
     """
 
     rows: int
@@ -32,7 +34,7 @@ class ImageIdentity:
 
     @classmethod
     def of(cls, pixels: Tensor) -> "ImageIdentity":
-        """Of a normalised picture (1, 3, H, W), float32 on the CPU."""
+        """Return the identity of a normalised image (1, 3, H, W), float32 on the CPU."""
         rows, columns = (side // TOKEN_PIXELS for side in pixels.shape[-2:])
         return cls(rows, columns, hashlib.sha256(pixels.contiguous().numpy().data).digest())
 
@@ -40,9 +42,9 @@ class ImageIdentity:
 Item = int | ImageIdentity
 
 
-def items_of(sequence: TokenSequence, pictures: Sequence[ImageIdentity]) -> list[Item]:
-    """The items of a sequence that has these pictures."""
-    ids, remaining = sequence.ids.tolist(), iter(pictures)
+def items_of(sequence: TokenSequence, images: Sequence[ImageIdentity]) -> list[Item]:
+    """Return the items of a sequence that contains these images."""
+    ids, remaining = sequence.ids.tolist(), iter(images)
     items: list[Item] = []
     start = 0
     for segment in sequence.segments:
@@ -52,15 +54,16 @@ def items_of(sequence: TokenSequence, pictures: Sequence[ImageIdentity]) -> list
 
 
 def count_tokens(items: Sequence[Item]) -> int:
+    """Return the number of tokens that the items have in a sequence."""
     return sum(item.rows * item.columns if isinstance(item, ImageIdentity) else 1 for item in items)
 
 
 @dataclass
 class CachedPrefix:
-    """A prefix, and what was read into it.
+    """A prefix and the items that it contains.
 
     Attributes:
-        items: `prefix.last_hidden` is the hidden state of the last one.
+        items: in order; `prefix.last_hidden` is the hidden state of the last item.
     """
 
     items: list[Item]
@@ -68,67 +71,106 @@ class CachedPrefix:
 
     @property
     def tokens(self) -> int:
+        """The number of tokens in the prefix."""
         return count_tokens(self.items)
 
-    def settle(self) -> None:
-        """Its request is over: take in what was written behind it, and give back all other memory."""
+    def trim(self) -> None:
+        """Add the tokens written behind the prefix to its items, and free the memory behind them."""
         self.items += self.prefix.written
         self.prefix.written.clear()
         self.prefix.cache.truncate(self.tokens)
         self.prefix.cache.trim()
 
 
-class Prefill:
-    """How a sequence is going to be read.
+class PrefixCache:
+    """The prefixes of the last request, by branch, for the next request.
 
     Attributes:
-        sequence: the whole of it.
-        reused: tokens at its start that are there already.
-        rest: what is left to read; nothing if a kept prefix is just this sequence.
+        prefixes: none while a request runs.
+    """
+
+    def __init__(self) -> None:
+        self.prefixes: dict[Branch, CachedPrefix] = {}
+
+    @property
+    def lengths(self) -> dict[Branch, int]:
+        """Cached tokens by branch."""
+        return {branch: cached.tokens for branch, cached in self.prefixes.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory of the prefixes."""
+        return sum(cached.prefix.cache.nbytes for cached in self.prefixes.values())
+
+    def take(self) -> dict[Branch, CachedPrefix]:
+        """Remove all prefixes and return them."""
+        prefixes, self.prefixes = self.prefixes, {}
+        return prefixes
+
+    def store(self, prefixes: dict[Branch, CachedPrefix]) -> None:
+        """Trim the prefixes of a request that has ended, then replace the cached ones by them."""
+        for cached in prefixes.values():
+            cached.trim()
+        self.prefixes = prefixes
+
+    def clear(self) -> None:
+        """Free the memory of all prefixes."""
+        self.prefixes = {}
+
+
+class Prefill:
+    """The prefill of one sequence: its tokens are either reused from a cached prefix or still to be read.
+
+    Attributes:
+        sequence: the whole sequence.
+        reused: tokens at its start that the cached prefix contains.
+        rest: the tokens to read; empty if the cached prefix equals the sequence.
     """
 
     def __init__(
         self,
         sequence: TokenSequence,
-        pictures: Sequence[ImageIdentity],
-        kept: CachedPrefix | None,
+        images: Sequence[ImageIdentity],
+        cached: CachedPrefix | None,
         *,
-        partly: bool,
+        allow_partial: bool,
     ) -> None:
-        """Compare a sequence with a kept prefix, which belongs to this reading from now on.
+        """Compare a sequence with a cached prefix, which `run` may then extend in place.
 
         Args:
-            partly: also reuse a part of the kept prefix, and read the rest behind it. The numbers are then those of
-                reading all at once but for rounding.
+            images: the images of the sequence.
+            allow_partial: also reuse a cached prefix of which only the first items are equal. The results are then
+                those of one prefill of the whole sequence, except for rounding.
         """
         self.sequence = sequence
-        self._items = items_of(sequence, pictures)
+        self._items = items_of(sequence, images)
         shared = 0
-        if kept is not None and kept.items == self._items:
+        if cached is not None and cached.items == self._items:
             shared = len(self._items)
-        elif kept is not None and partly:
-            shared = self._shared(kept)
+        elif cached is not None and allow_partial:
+            shared = self._count_shared(cached)
         self.reused = count_tokens(self._items[:shared])
-        self._kept = kept if shared else None
+        self._cached = cached if shared else None
         self.rest = sequence.after(self.reused)
 
-    def read(self, network: SenseNovaU1, pictures: Sequence[Tensor], room: int) -> CachedPrefix:
-        """Read the rest.
+    def run(self, network: SenseNovaU1, images: Sequence[Tensor], reserve: int) -> CachedPrefix:
+        """Read the rest and return the prefix of the whole sequence.
 
         Args:
-            pictures: those of `rest`, from `embed_image`.
-            room: positions to have ready behind it.
+            images: the images of `rest`, from `embed_image`.
+            reserve: positions to reserve in the KV cache behind the prefix.
         """
-        if self._kept is None:
-            return CachedPrefix(self._items, prefill(network, self.rest, pictures, room))
-        cache = self._kept.prefix.cache
+        if self._cached is None:
+            return CachedPrefix(self._items, prefill(network, self.rest, images, reserve))
+        cache = self._cached.prefix.cache
         if not len(self.rest):
-            cache.reserve(room)
-            return self._kept
+            cache.reserve(reserve)
+            return self._cached
         cache.truncate(self.reused)
-        return CachedPrefix(self._items, prefill(network, self.rest, pictures, room, cache))
+        return CachedPrefix(self._items, prefill(network, self.rest, images, reserve, cache))
 
-    def _shared(self, kept: CachedPrefix) -> int:
-        """How many items both start with, without the sequence's last one: its hidden state has to come out."""
-        pairs = zip(self._items[:-1], kept.items, strict=False)
+    def _count_shared(self, cached: CachedPrefix) -> int:
+        """Count the items at the start of both sequences. The sequence's last item is excluded: it has to be read to
+        get its hidden state."""
+        pairs = zip(self._items[:-1], cached.items, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -1,8 +1,9 @@
-"""What a user is told of settings that do not go together with the model, or with one another: nothing is refused."""
+"""Notices about settings that do not suit the model or each other. No request is refused for them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
+from config.recommended import Recommended
 from config.settings import ImageSettings
 from config.sizes import Size, format_size, nearest_trained
 from config.step_cache import CacheOptions
@@ -10,15 +11,31 @@ from model.checkpoint.lora import Adapter
 from model.events import Notice
 
 
+def drawing_notices(
+    settings: ImageSettings, size: Size, recommended: Recommended, adapters: Sequence[Adapter]
+) -> Iterator[Notice]:
+    """Yield the notices of a generate or edit request.
+
+    Args:
+        size: the resolved size of its pictures.
+        adapters: the merged LoRAs.
+    """
+    for adapter in adapters:
+        yield from mismatched_lora(adapter, settings)
+    yield from idle_cache_options(settings)
+    if settings.size != "auto":  # with `auto` an edit follows its picture's aspect, so nobody asked for this size
+        yield from untrained_size(size, recommended.trained_sizes)
+
+
 def untrained_size(size: Size, trained: Sequence[Size]) -> Iterator[Notice]:
-    """A picture's size that the model was not trained on."""
+    """Yield a notice if the model was not trained on this size."""
     if size not in trained:
         nearest = format_size(nearest_trained(size, trained))
-        yield Notice(f"{format_size(size)} is no size this model was trained on; the nearest one is {nearest}")
+        yield Notice(f"{format_size(size)} is not a size this model was trained on; the nearest is {nearest}")
 
 
 def mismatched_lora(adapter: Adapter, settings: ImageSettings) -> Iterator[Notice]:
-    """A LoRA's own settings that a request does not have."""
+    """Yield a notice if the LoRA was made for other settings than the request has."""
     made_for = {name: value for name, value in adapter.settings.items() if name in ImageSettings.model_fields}
     others = {name: value for name, value in made_for.items() if getattr(settings, name) != value}
     if others:
@@ -28,7 +45,7 @@ def mismatched_lora(adapter: Adapter, settings: ImageSettings) -> Iterator[Notic
 
 
 def idle_cache_options(settings: ImageSettings) -> Iterator[Notice]:
-    """Settings of a cache that is off."""
+    """Yield a notice if options of the step cache are set while it is off."""
     names = (f"cache_{field.name}" for field in fields(CacheOptions))
     idle = [name for name in names if getattr(settings, name) is not None]
     if settings.cache == "off" and idle:

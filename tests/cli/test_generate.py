@@ -287,8 +287,8 @@ def test_cut_off_think_text_is_told(program: Program) -> None:
 
 
 def test_notices_of_the_engine_are_shown(program: Program) -> None:
-    program.prepare = lambda engine: setattr(engine, "notice", "64x64 is no size this model was trained on")
-    assert "note: 64x64 is no size" in program("generate", "x").stderr
+    program.prepare = lambda engine: setattr(engine, "notice", "64x64 is not a size this model was trained on")
+    assert "note: 64x64 is not a size" in program("generate", "x").stderr
 
 
 def test_a_picture_is_made_again_from_itself(program: Program, home: Path) -> None:

@@ -338,7 +338,7 @@ def results(events: list[Event]) -> list[tuple[int, ...] | bytes]:
 def assert_settled(engine: Engine) -> None:
     """What is kept is whole, and takes no more memory than its tokens need."""
     assert engine.cached_tokens > 0
-    for kept in engine._runner._kept.values():
+    for kept in engine._runner.prefix_cache.prefixes.values():
         assert kept.prefix.cache.length == kept.tokens
         assert kept.prefix.cache.capacity - kept.tokens < CAPACITY_STEP
 
@@ -380,7 +380,7 @@ def test_running_out_of_memory_before_reading_drops_what_is_kept(
         raise MemoryError
 
     with monkeypatch.context() as patched, pytest.raises(DeviceMemoryError):
-        patched.setattr("model.runner.prepare_picture", full)
+        patched.setattr("model.tasks.answer.prepare_picture", full)
         list(engine.run(request))
     assert engine.cached_bytes == 0
 
@@ -443,7 +443,7 @@ def test_what_cannot_be_used_is_freed_before_reading(
 ) -> None:
     engine, _ = engines
     ask(engine, conversation_about(drawing((64, 96), 1)).ask("Sure?", settings=SHORT))
-    kept = weakref.ref(engine._runner._kept["condition"].prefix.cache)
+    kept = weakref.ref(engine._runner.prefix_cache.prefixes["condition"].prefix.cache)
     alive: list[bool] = []
 
     def watched(*arguments: Any) -> KVCache:

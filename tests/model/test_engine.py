@@ -118,7 +118,7 @@ def test_no_preview_is_made_unasked(engine: Engine, monkeypatch: pytest.MonkeyPa
     def refuse(*_: object) -> None:
         raise AssertionError("a preview that nobody asked for")
 
-    monkeypatch.setattr("model.runner.to_preview", refuse)
+    monkeypatch.setattr("model.tasks.draw.to_preview", refuse)
     assert picture(engine, GenerateRequest("a cat", SMALL, preview_size=40))
 
 
@@ -290,7 +290,7 @@ def test_inference_mode_does_not_leak_to_the_listener(engine: Engine) -> None:
 def test_untrained_sizes_are_remarked(engine: Engine) -> None:
     notices = of(list(engine.run(GenerateRequest("a cat", SMALL))), Notice)
     assert [notice.text for notice in notices] == [
-        "64x96 is no size this model was trained on; the nearest one is 192x320"
+        "64x96 is not a size this model was trained on; the nearest is 192x320"
     ]
 
 
@@ -477,7 +477,7 @@ def test_a_tokenizer_of_another_model(tiny_checkpoint: Path, tmp_path: Path) -> 
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["another", "word"])
     write_tokenizer(folder, tokenizer)
-    with pytest.raises(CheckpointError, match="the tokenizer has 266 tokens, the network knows 264"):
+    with pytest.raises(CheckpointError, match="the tokenizer has 266 tokens, but the network knows only 264"):
         Engine.load(folder, device="cpu")
 
 

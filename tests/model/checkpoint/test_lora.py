@@ -166,7 +166,7 @@ def test_a_change_that_is_cut_off_is_not_used(
         patched.setattr(Merging, "merged", interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.use_loras([lora])
-    with pytest.raises(CheckpointError, match="a change of LoRAs was cut off"):
+    with pytest.raises(CheckpointError, match="an earlier change of LoRAs was interrupted"):
         picture(engine)
     engine.use_loras([])
     assert picture(engine) == before

@@ -324,7 +324,7 @@ def test_a_larger_request_places_the_weights_anew(monkeypatch: pytest.MonkeyPatc
     expected = results(Engine.load("demo", device="cpu", offload="off"), TURNS[:1])
     large = GenerateRequest("a cat", ImageSettings(size="352x352", num_steps=1))
     told = [event.text for event in engine.run(large) if isinstance(event, Notice)]
-    assert any(text.startswith("placed anew, for more room: offload ") for text in told)
+    assert any(text.startswith("reloaded with more offloading to make room: offload ") for text in told)
     assert engine.weights_summary.startswith("offload ")
     assert results(engine, TURNS[:1]) == expected
 

@@ -129,7 +129,7 @@ def drawn_by(
     kind: type[PlainCache], engine: Engine, request: GenerateRequest | EditRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Tensor:
     with monkeypatch.context() as patched:
-        patched.setattr("model.runner.StepCache", kind)
+        patched.setattr("model.tasks.draw.StepCache", kind)
         return pictures(engine, request)[0].tensor
 
 

@@ -1,0 +1,195 @@
+"""Generate and edit: pictures from a prompt, or from a prompt and input images."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from config.settings import ImageSettings
+from config.sizes import TOKEN_PIXELS, Size, format_size, resolve_size
+from model.errors import RequestError
+from model.events import Branch, DenoisingStep, Event, Picture
+from model.image_files import as_rgb
+from model.inputs import prompts
+from model.inputs.image_tensors import fit_to_budget, prepare_picture, to_image, to_preview
+from model.inputs.token_sequence import TokenSequence
+from model.memory.estimate import Workload
+from model.requests import EditRequest, GenerateRequest
+from model.sampling.denoise import denoise, step_picture
+from model.sampling.guidance import Guidance, guidance_of
+from model.sampling.prefill import DenoiseState
+from model.sampling.schedule import time_grid
+from model.sampling.step_cache import StepCache, StepCaching
+from model.tasks.context import TaskContext
+from model.tasks.notices import drawing_notices
+from model.tasks.prefixes import build_sequences, caching_prefixes, prefill_branches
+from model.tasks.statistics import LayerClock, StatisticsRecorder
+from model.tasks.text import require_finite, think
+
+
+@dataclass(frozen=True)
+class PictureSeries:
+    """The values that all pictures of a request share.
+
+    Attributes:
+        settings: those of the request; `seed` is the first picture's, and each further picture adds 1.
+        step_caching: None denoises without a step cache.
+        count: the number of pictures.
+        preview_every, preview_size: as in `GenerateRequest`.
+    """
+
+    size: Size
+    guidance: Guidance
+    settings: ImageSettings
+    step_caching: StepCaching | None
+    count: int
+    preview_every: int
+    preview_size: int
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one picture."""
+        return self.size[0] * self.size[1] // TOKEN_PIXELS**2
+
+
+def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterator[Event]:
+    """Run a generate or edit request: prefill the branches, think if asked, then denoise each picture.
+
+    Raises:
+        RequestError: the request uses a step cache and several ranks share the model.
+    """
+    settings, model, recommended = request.settings, context.model, context.recommended
+    step_caching = _step_caching(context, settings)
+    images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
+    size = resolve_size(settings.size, recommended.trained_sizes, images[0].size if images else None)
+    yield from drawing_notices(settings, size, recommended, model.adapters)
+    pixels = _input_pixels(context, images, settings, size)
+    texts, guidance = _branches(request, len(images))
+    sequences = build_sequences(context, texts, pixels)
+    series = PictureSeries(
+        size, guidance, settings, step_caching, settings.num_images, request.preview_every, request.preview_size
+    )
+    yield from context.reserve_memory(_workload(series, sequences))
+    recorder = StatisticsRecorder(model.backend, model.config)
+    lengths = {branch: len(sequence) for branch, sequence in sequences.items()}
+    with caching_prefixes(context.prefix_cache) as cached:
+        # With several ranks each one thinks by itself. That takes no extra time, and all ranks get the same tokens.
+        local = {*model.backend.group.prefix_branches(tuple(texts))}
+        if settings.think:
+            local.add("condition")
+        reserve = model.backend.room_behind(series.image_tokens)
+        # Only whole prefixes are reused. Prefilling in other batches rounds differently, and the bytes of a picture
+        # would depend on earlier requests.
+        yield from prefill_branches(
+            context, sequences, pixels, recorder, cached, reserve=reserve, local=local, allow_partial=False
+        )
+        prefixes = {branch: each.prefix.fork() for branch, each in cached.items()}
+        think_text = None
+        if settings.think:
+            condition = prefixes["condition"]
+            think_text = yield from think(context, condition, settings.max_think_tokens, reserve, recorder)
+            lengths["condition"] = condition.cache.length
+        with torch.inference_mode():
+            denoise_states = model.backend.denoise_states(prefixes, series.image_tokens)
+        for index in range(series.count):
+            yield from draw_picture(context, series, index, denoise_states, lengths, think_text, recorder)
+    yield recorder.statistics()
+
+
+def draw_picture(
+    context: TaskContext,
+    series: PictureSeries,
+    index: int,
+    denoise_states: Mapping[Branch, DenoiseState],
+    lengths: Mapping[Branch, int],
+    think_text: str | None,
+    recorder: StatisticsRecorder,
+) -> Iterator[Event]:
+    """Denoise one picture: yield a `DenoisingStep` for each step, then the `Picture`.
+
+    Args:
+        index: the picture's number, from 0.
+        denoise_states: those of this rank's branches; they stay as they are.
+        lengths: tokens of each branch's prefix, on whichever rank it is.
+        think_text: the think text that the prefix contains, or None.
+
+    Raises:
+        NumericsError: the picture has values that are NaN or infinite.
+    """
+    settings, size, backend = series.settings, series.size, context.model.backend
+    seed = settings.seed + index
+    cache = StepCache(series.step_caching) if series.step_caching else None
+    clock, before = LayerClock(context.model.config.transformer.layers), recorder.denoising.seconds
+    steps = denoise(backend, denoise_states, series.guidance, size, seed, settings, cache)
+    for number, step in enumerate(recorder.denoising.around(steps), start=1):
+        recorder.count_step(step.layers, lengths, series.image_tokens)
+        clock.count(step.layers, recorder.denoising.seconds - before)
+        before = recorder.denoising.seconds
+        if context.trace is not None:
+            context.trace.predicted.append(step.predicted)
+            context.trace.velocities.append(step.velocity)
+        has_preview = series.preview_every > 0 and number % series.preview_every == 0
+        preview = _preview(context, step.predicted, series.preview_size) if has_preview else None
+        yield DenoisingStep(index, series.count, number, settings.num_steps, step.time, preview)
+    picture = step_picture(step.tokens, size).float().cpu()
+    require_finite(picture, "picture", context.model.dtype)
+    if context.trace is not None:
+        context.trace.pictures.append(picture)
+    made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
+    summary = clock.summary(cache.branches()) if cache else None
+    yield Picture(index, series.count, to_image(picture), made_with, think_text, summary)
+
+
+def _step_caching(context: TaskContext, settings: ImageSettings) -> StepCaching | None:
+    if not settings.cache_options:
+        return None
+    caching = StepCaching.of(settings.cache_options, context.model.config.transformer.layers)
+    if context.model.is_shared:
+        raise RequestError("`cache` works on one GPU only: each GPU would skip other layers", "use `cache=off`")
+    return caching
+
+
+def _input_pixels(
+    context: TaskContext, images: tuple[Image.Image, ...], settings: ImageSettings, size: Size
+) -> list[Tensor]:
+    """Resize and normalise the input images of an edit."""
+    if not images:
+        return []
+    limits = context.recommended.edit_limits(len(images))
+    return [prepare_picture(image, limits) for image in fit_to_budget(images, settings.input_pixels, size)]
+
+
+def _branches(request: GenerateRequest | EditRequest, images: int) -> tuple[dict[Branch, str], Guidance]:
+    """Return the prompts of the branches that any step needs, and the guidance."""
+    settings = request.settings
+    guidance = guidance_of(request)
+    if isinstance(request, EditRequest):
+        condition = prompts.edit_prompt(request.prompt, images, settings.think)
+    else:
+        condition = prompts.generate_prompt(request.prompt, settings.think)
+    texts: dict[Branch, str] = {
+        "condition": condition,
+        "images": prompts.pictures_prompt(images),
+        "unconditional": prompts.unconditional_prompt(),
+    }
+    starts = time_grid(settings.num_steps, settings.timestep_shift)[:-1]
+    return {branch: texts[branch] for branch in guidance.ever_needed(starts)}, guidance
+
+
+def _workload(series: PictureSeries, sequences: Mapping[Branch, TokenSequence]) -> Workload:
+    """Return the request's workload. Its prefixes include the think text at its longest."""
+    think_tokens = series.settings.max_think_tokens if series.settings.think else 0
+    prefixes = (
+        len(sequence) + (think_tokens if branch == "condition" else 0) for branch, sequence in sequences.items()
+    )
+    return Workload(series.image_tokens, tuple(prefixes), series.step_caching.kept_states if series.step_caching else 0)
+
+
+def _preview(context: TaskContext, predicted: Tensor, longer_side: int) -> Image.Image:
+    """Make a preview of a finished step. On CUDA it does not wait for the next step, which runs already."""
+    if context.preview_stream is None:
+        return to_preview(predicted, longer_side)
+    with torch.cuda.stream(context.preview_stream):
+        return to_preview(predicted, longer_side)
