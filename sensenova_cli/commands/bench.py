@@ -95,8 +95,9 @@ def bench(
 def _measure(plan: "BenchPlan", name: str, renderer: "TurnView", *, as_json: bool) -> None:
     """Print each figure when it is there, or all of them as one JSON object."""
     from model.bench import Figure, describe_bench, measure
-    from sensenova_cli.render.bench import ceilings_line, figure_line, measurements_json
+    from sensenova_cli.render.bench import ceilings_line, figure_row, measurements_json
     from sensenova_cli.render.json import print_json
+    from sensenova_cli.render.table import print_table
 
     about = {"command": shlex.join(["sensenova", *sys.argv[1:]]), "model": name, **describe_bench(plan)}
     renderer.muted(
@@ -107,12 +108,12 @@ def _measure(plan: "BenchPlan", name: str, renderer: "TurnView", *, as_json: boo
     for result in measure(plan):
         if isinstance(result, Figure):
             figures.append(result)
-            line = figure_line(result)
+            if not as_json:
+                print_table(figure_row(result))
         else:
             ceilings = result
-            line = ceilings_line(result)
-        if not as_json:
-            typer.echo(line)
+            if not as_json:
+                typer.echo(ceilings_line(result))
     if as_json:
         assert ceilings is not None
         print_json(measurements_json(about, ceilings, figures))

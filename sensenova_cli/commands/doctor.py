@@ -34,7 +34,7 @@ def doctor(
     """
     sizes = parse_sizes(size)
     settings = flags.layers().load
-    from sensenova_cli.render.doctor import forecast_json, machine_lines, supply_line, table_lines
+    from sensenova_cli.render.doctor import forecast_json, machine_lines, print_forecasts, supply_line
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.model_source import find_weights, model_name
@@ -55,5 +55,4 @@ def doctor(
         print_json(forecast_json(found, name, settings.dtype))
         return
     typer.echo(supply_line(found))
-    for line in table_lines(found, name, settings.dtype):
-        typer.echo(line)
+    print_forecasts(found, name, settings.dtype)

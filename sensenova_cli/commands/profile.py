@@ -64,7 +64,7 @@ def list_profiles(flags: Flags) -> None:
         for name, file in readable.items():
             typer.echo(json_text({"name": name, "description": file.description, "path": str(file.path)}))
     else:
-        _print_table([(name, file.description, _where(file.path)) for name, file in readable.items()])
+        _print_columns([(name, file.description, _where(file.path)) for name, file in readable.items()])
     if problems:
         raise join_problems(problems)
 
@@ -102,7 +102,7 @@ def show(
     for key in SETTING_NAMES:
         value = getattr(resolved.settings, key)
         rows.append((key, "(none)" if value is None else toml_literal(value), resolved.origins[key]))
-    _print_table(rows, dim="default")
+    _print_columns(rows, dim="default")
 
 
 @app.command()
@@ -128,7 +128,7 @@ def path(
         "user profiles": user_folder() / "profiles",
         "built-in profiles": BUILT_IN_FOLDER,
     }
-    _print_table([(kind, str(place), "" if place.exists() else "not there yet") for kind, place in places.items()])
+    _print_columns([(kind, str(place), "" if place.exists() else "not there yet") for kind, place in places.items()])
 
 
 @app.command()
@@ -235,15 +235,13 @@ def _where(file: Path) -> str:
     return "built-in" if file.parent == BUILT_IN_FOLDER else show_path(file)
 
 
-def _print_table(rows: Sequence[tuple[str, str, str]], dim: str | None = None) -> None:
-    """Three aligned columns on stdout, never cut; on a terminal rows ending in `dim` are dim."""
-    from rich.cells import cell_len
-    from rich.console import Console
+def _print_columns(rows: Sequence[tuple[str, ...]], dim: str | None = None) -> None:
+    """Print rows in aligned columns; on a terminal rows that end in `dim` are dim."""
     from rich.text import Text
 
-    widths = [max(map(cell_len, column)) for column in list(zip(*rows, strict=True))[:2]]
-    console = Console(highlight=False, soft_wrap=True)
+    from sensenova_cli.render.table import plain_table, print_table
+
+    table = plain_table()
     for row in rows:
-        padded = [cell + " " * (width - cell_len(cell)) for cell, width in zip(row[:2], widths, strict=True)]
-        line = "  ".join([*padded, row[2]]).rstrip()
-        console.print(Text(line, style="dim" if row[2] == dim else ""))
+        table.add_row(*map(Text, row), style="dim" if row[-1] == dim else None)
+    print_table(table)

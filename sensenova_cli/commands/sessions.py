@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # Reading sessions brings pydantic's models of them, and exporting brings Pillow: imported where it is done.
 
-UNLIMITED = 1000
-"""Columns where results go to no screen."""
 COLUMNS = {"name": 0, "used": 0, "turns": 60, "pictures": 60, "first prompt": 80, "model": 120}
 """The columns of the list, and the narrowest screen on which each is shown."""
 MAX_PROMPT = 100
@@ -67,7 +65,7 @@ def list_sessions(flags: Flags) -> None:
         for saved in readable:
             typer.echo(json_text(_summary(saved)))
     elif readable:
-        _print_table(readable)
+        _print_sessions(readable)
     elif not problems:
         typer.echo("note: there are no sessions yet", err=True)
     for saved in readable:
@@ -200,37 +198,41 @@ def _summary(saved: "SavedSession") -> dict[str, Any]:
     }
 
 
-def _print_table(readable: Sequence["SavedSession"]) -> None:
-    """As many columns as fit on the screen; all where there is none. Names, which have to be typed, are never cut."""
+def _print_sessions(readable: Sequence["SavedSession"]) -> None:
+    """Print the columns that fit on the screen; all of them where stdout is not a screen.
+
+    Prompts and models are cut to fit. Names are wrapped instead, because users have to type them.
+    """
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from sensenova_cli.render.table import UNLIMITED, print_table
+
     screen = Console().width if sys.stdout.isatty() or "COLUMNS" in os.environ else UNLIMITED
     rows = [_row(saved, with_time=screen >= 100) for saved in readable]
     titles = [title for title, narrowest in COLUMNS.items() if screen >= narrowest]
-    widths = [max(cell_len(title), *(cell_len(row[title]) for row in rows)) for title in titles]
-    too_much = sum(widths) + 2 * (len(widths) - 1) - screen
+    # Rich would shrink the widest column first, which may be the name.
+    widths = {title: max(cell_len(title), *(cell_len(row[title]) for row in rows)) for title in titles}
+    excess = sum(widths.values()) + 2 * (len(widths) - 1) - screen
     for title, least in (("first prompt", 14), ("model", 14), ("name", 1)):
-        if title in titles and too_much > 0:
-            index = titles.index(title)
-            kept = max(widths[index] - too_much, min(least, widths[index]))
-            too_much -= widths[index] - kept
-            widths[index] = kept
+        if title in widths and excess > 0:
+            cut = min(excess, max(widths[title] - least, 0))
+            widths[title] -= cut
+            excess -= cut
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for title, width in zip(titles, widths, strict=True):
-        is_count = title in ("turns", "pictures")
+    for title, width in widths.items():
         table.add_column(
             title,
             width=width,
-            justify="right" if is_count else "left",
+            justify="right" if title in ("turns", "pictures") else "left",
             overflow="fold" if title == "name" else "ellipsis",
             no_wrap=title != "name",
         )
     for row in rows:
         table.add_row(*(Text(row[title]) for title in titles))
-    Console(highlight=False, width=screen).print(table)
+    print_table(table, screen)
 
 
 def _row(saved: "SavedSession", with_time: bool) -> dict[str, str]:

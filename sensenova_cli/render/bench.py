@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
 from sensenova_cli.render.progress import gigabytes, rate
+from sensenova_cli.render.table import plain_table
 
 if TYPE_CHECKING:
     from model.bench import Ceilings, Figure
@@ -14,14 +17,25 @@ def ceilings_line(ceilings: "Ceilings") -> str:
     return f"this device alone: matrix product {rate(ceilings.gemm, 'FLOP/s')} · copy {rate(ceilings.copy, 'B/s')}"
 
 
-def figure_line(figure: "Figure") -> str:
-    """`guided step 2048x2048    0.262 s   3.82 /s   603 TFLOP/s   82 %   peak 34.9 GB`, in columns."""
-    share = f"{100 * figure.share:.0f} %" if figure.share is not None else ""
-    reached = rate(figure.rate, figure.unit) if figure.rate else ""
-    return (
-        f"{figure.work:<44}{figure.seconds:>9.4f} s{1 / figure.seconds:>9.2f} /s"
-        f"{reached:>15}{share:>7}   peak {gigabytes(figure.peak_memory)}"
+def figure_row(figure: "Figure") -> Table:
+    """Return one figure as a table of one row, so that it can be printed as soon as it is measured.
+
+    `guided step 2048x2048    0.262 s   3.82 /s   603 TFLOP/s   82 %   peak 34.9 GB`; minimum widths align the rows.
+    """
+    table = plain_table()
+    table.add_column(min_width=42)
+    for width in (11, 10, 13, 5):
+        table.add_column(min_width=width, justify="right")
+    table.add_column()
+    table.add_row(
+        figure.work,
+        f"{figure.seconds:.4f} s",
+        f"{1 / figure.seconds:.2f} /s",
+        rate(figure.rate, figure.unit) if figure.rate else "",
+        f"{100 * figure.share:.0f} %" if figure.share is not None else "",
+        f"peak {gigabytes(figure.peak_memory)}",
     )
+    return table
 
 
 def measurements_json(about: Mapping[str, Any], ceilings: "Ceilings", figures: "list[Figure]") -> dict[str, Any]:

@@ -7,6 +7,7 @@ from config.sizes import format_size
 from config.units import format_memory
 from sensenova_cli.render.bench import ceilings_line
 from sensenova_cli.render.progress import rate
+from sensenova_cli.render.table import plain_table, print_table
 
 if TYPE_CHECKING:
     from model.bench import Examination, Machine, OffloadPlan
@@ -39,26 +40,30 @@ def supply_line(found: "Examination") -> str:
     return " · ".join(parts)
 
 
-def table_lines(found: "Examination", model: str, dtype: str) -> list[str]:
-    """Sizes and placements, one a line."""
+def print_forecasts(found: "Examination", model: str, dtype: str) -> None:
+    """Print a row for each picture size and offload plan; `*` marks the plan that `--offload auto` chooses."""
     if found.budget is None:
-        return ["", f"{model}: this system does not tell how much memory is free, so that nothing can be predicted"]
-    lines = ["", f"{model} in {dtype}, {format_memory(found.budget)} usable", ""]
-    lines.append(f"  {'size':<11}{'placement':<24}{'fits':<6}{'peak':>10}{'guided step':>14}")
+        print(f"\n{model}: this system does not report free memory, so nothing can be predicted")
+        return
+    print(f"\n{model} in {dtype}, {format_memory(found.budget)} usable\n")
+    table = plain_table("", "size", "offload", "fits")
+    for heading in ("peak", "guided step"):
+        table.add_column(heading, justify="right")
     for each in found.forecasts:
-        mark = "*" if each.chosen else " "
-        lines.append(
-            f"{mark} {format_size(each.size):<11}{placement_name(each.offload_plan):<24}"
-            f"{'yes' if each.fits else 'no':<6}{format_memory(each.peak):>10}{each.seconds:>12.3g} s"
+        table.add_row(
+            "*" if each.chosen else "",
+            format_size(each.size),
+            plan_name(each.offload_plan),
+            "yes" if each.fits else "no",
+            format_memory(each.peak),
+            f"{each.seconds:.3g} s",
         )
+    print_table(table)
     if not any(each.chosen for each in found.forecasts):
-        lines.append(
-            "nothing of this fits: take a smaller picture (--size), more memory (--gpu-memory), or a larger device"
-        )
-    return lines
+        print("nothing of this fits: take a smaller picture (--size), more memory (--gpu-memory), or a larger device")
 
 
-def placement_name(offload_plan: "OffloadPlan") -> str:
+def plan_name(offload_plan: "OffloadPlan") -> str:
     """Like `layers, 14 at a time`."""
     return f"layers, {offload_plan.buffers} at a time" if offload_plan.kind == "layers" else offload_plan.kind
 

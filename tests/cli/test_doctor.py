@@ -11,7 +11,7 @@ from config.settings import LoadSettings
 from config.sizes import Size
 from model.bench import Ceilings, Examination, Supply, examine
 from sensenova_cli.app import app
-from sensenova_cli.render.doctor import forecast_json, supply_line, table_lines
+from sensenova_cli.render.doctor import forecast_json, print_forecasts, supply_line
 
 CEILINGS = Ceilings(gemm=1e12, copy=1e10)
 NO_SUPPLY = Supply(link=None, files=None, note=None)
@@ -58,8 +58,9 @@ def test_an_8b_is_placed_by_the_memory_there_is() -> None:
 
 
 @pytest.mark.usefixtures("room")
-def test_too_little_for_anything() -> None:
-    printed = "\n".join(table_lines(examined("1GiB", LARGE), "u1-8b", "bfloat16"))
+def test_too_little_for_anything(capsys: pytest.CaptureFixture[str]) -> None:
+    print_forecasts(examined("1GiB", LARGE), "u1-8b", "bfloat16")
+    printed = capsys.readouterr().out
     assert " yes " not in printed
     assert (
         "nothing of this fits: take a smaller picture (--size), more memory (--gpu-memory), or a larger device"
