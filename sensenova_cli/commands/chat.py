@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sensenova_cli.errors import UsageError
-from sensenova_cli.inputs.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
     COMMON_OPTIONS,
     ENGINE_OPTIONS,
@@ -15,7 +15,7 @@ from sensenova_cli.inputs.options import (
 )
 
 
-@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, *COMMON_OPTIONS, *INFRASTRUCTURE_OPTIONS)
+@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *COMMON_OPTIONS)
 def chat(
     flags: Flags,
     message: Annotated[

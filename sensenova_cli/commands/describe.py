@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sensenova_cli.inputs.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
     COMMON_OPTIONS,
     ENGINE_OPTIONS,
@@ -17,7 +17,7 @@ ONE_PICTURE = "Describe this image in detail."
 SEVERAL_PICTURES = "Describe each of these images, and what they have in common."
 
 
-@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, *COMMON_OPTIONS, *INFRASTRUCTURE_OPTIONS)
+@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *COMMON_OPTIONS)
 def describe(
     flags: Flags,
     images: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from sensenova_cli.errors import UsageError
-from sensenova_cli.inputs.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
     COMMON_OPTIONS,
     ENGINE_OPTIONS,
@@ -24,8 +24,8 @@ from sensenova_cli.inputs.options import (
     *OUTPUT_OPTIONS,
     "force",
     *ENGINE_OPTIONS,
+    "enable_cpu_offload",
     *COMMON_OPTIONS,
-    *INFRASTRUCTURE_OPTIONS,
 )
 def edit(
     flags: Flags,

@@ -11,7 +11,7 @@ from config.settings import ImageSettings, SettingsGroup, TextSettings
 from config.sources import Layers
 from config.validation import near_miss
 from sensenova_cli.errors import UsageError
-from sensenova_cli.inputs.flags import INFRASTRUCTURE_OPTIONS, Flags
+from sensenova_cli.inputs.flags import UNSUPPORTED_OPTIONS, Flags
 from sensenova_cli.inputs.options import (
     COMMON_OPTIONS,
     ENGINE_OPTIONS,
@@ -38,8 +38,9 @@ NAME = "sensenova_u1_output_{index}.png"
     *OUTPUT_OPTIONS,
     "force",
     *ENGINE_OPTIONS,
+    "enable_cpu_offload",
     *COMMON_OPTIONS,
-    *INFRASTRUCTURE_OPTIONS,
+    *UNSUPPORTED_OPTIONS,
 )
 def run(
     flags: Flags,

@@ -13,12 +13,8 @@ from sensenova_cli.errors import UsageError
 SIZE_OPTIONS = ("size", "aspect", "width", "height")
 """Four ways to set the one setting `size`."""
 
-INFRASTRUCTURE_OPTIONS = (
-    "enable_cpu_offload",
-    "deploy_config",
-    "step_execution",
-)
-"""Options of the vLLM-Omni example that say how the model runs, not what it makes."""
+UNSUPPORTED_OPTIONS = ("deploy_config", "step_execution")
+"""Options of the vLLM-Omni example script that only `sensenova run` accepts, to refuse them with a reason."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,10 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
     Raises:
         UsageError: options contradict each other, or one is not supported.
     """
-    _refuse_infrastructure({name: typed[name] for name in INFRASTRUCTURE_OPTIONS if name in typed})
+    if typed.get("deploy_config") is not None:
+        raise _not_there_yet("--deploy-config", "use --tensor-parallel-size and --cfg-parallel-size")
+    if typed.get("step_execution"):
+        raise _not_there_yet("--step-execution", "one request runs at a time")
     settings = {name: typed[name] for name in SETTING_NAMES if name != "size" and typed.get(name) not in (None, False)}
     if typed.get("enable_cpu_offload"):
         other = "off" if typed.get(off_option("offload")) else settings.setdefault("offload", "module")
@@ -133,14 +132,6 @@ def _whole_number(flag: str, text: str | None, unit: str, example: str) -> int |
         return int(text)
     except ValueError:
         raise UsageError(f"{flag} {text}: must be a whole number {unit}", f"try {flag} {example}") from None
-
-
-def _refuse_infrastructure(typed: Mapping[str, Any]) -> None:
-    """These options are understood and never ignored: what would change nothing passes, the rest is refused."""
-    if typed.get("deploy_config") is not None:
-        raise _not_there_yet("--deploy-config", "use --tensor-parallel-size and --cfg-parallel-size")
-    if typed.get("step_execution"):
-        raise _not_there_yet("--step-execution", "one request runs at a time")
 
 
 def _not_there_yet(option: str, instead: str) -> UsageError:

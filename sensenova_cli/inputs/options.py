@@ -159,7 +159,7 @@ def _value(*names: str, help: str, panel: str, metavar: str, kind: Any = str) ->
     return kind | None, None, option
 
 
-_INFRASTRUCTURE = "How the model runs (mostly not there yet)"
+_UNSUPPORTED = "Of the example script, not supported yet"
 
 _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "prompt_text": _value("--prompt", "-p", help="The prompt; - reads standard input.", panel="Input", metavar="TEXT"),
@@ -216,7 +216,7 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         metavar="NAME",
     ),
     "deploy_config": _value(
-        "--deploy-config", help="Spread the model over stages.", panel=_INFRASTRUCTURE, metavar="YAML"
+        "--deploy-config", help="Spread the model over stages.", panel=_UNSUPPORTED, metavar="YAML"
     ),
-    "step_execution": _flag("--step-execution", help="Batch steps of several requests.", panel=_INFRASTRUCTURE),
+    "step_execution": _flag("--step-execution", help="Batch steps of several requests.", panel=_UNSUPPORTED),
 }

@@ -132,18 +132,24 @@ def test_a_cache_that_is_not_there_is_refused(program: Program, command: list[st
     assert program.engines == []
 
 
-@pytest.mark.parametrize("command", [["run"], ["generate", "x"], ["edit", "x", "--image", "input.png"], ["chat", "x"]])
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--deploy-config", "vllm_omni/deploy/sensenova_u1.yaml"],
-        ["--step-execution"],
-    ],
-)
-def test_infrastructure_options_are_never_ignored(program: Program, command: list[str], words: list[str]) -> None:
-    outcome = program(*command, *words)
+@pytest.mark.parametrize("words", [["--deploy-config", "vllm_omni/deploy/sensenova_u1.yaml"], ["--step-execution"]])
+def test_unsupported_options_of_the_script_are_refused_with_a_reason(program: Program, words: list[str]) -> None:
+    outcome = program("run", *words)
     assert outcome.code == 2
-    assert f"{' '.join(words) if 'deploy' not in words[0] else words[0]} is not there yet" in outcome.stderr
+    assert f"{words[0]} is not there yet" in outcome.stderr
+    assert program.engines == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["generate x", "edit x --image input.png", "describe input.png", "chat x", "repl", "bench", "doctor", "info x"],
+)
+@pytest.mark.parametrize("option", ["--deploy-config", "--step-execution"])
+def test_no_other_command_has_them(program: Program, command: str, option: str) -> None:
+    outcome = program(*command.split(), option)
+    assert outcome.code == 2
+    assert f"no such option: {option}" in outcome.stderr.lower()
+    assert option not in program(command.split()[0], "--help").stdout
     assert program.engines == []
 
 
