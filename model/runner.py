@@ -7,7 +7,7 @@ import torch
 from config.recommended import Recommended, read_recommended
 from config.sizes import TOKEN_PIXELS, resolve_size
 from model.checkpoint.lora import read_adapters
-from model.checkpoint.lora_files import overridden
+from model.checkpoint.lora_files import override_settings
 from model.checkpoint.named_lora import NamedLora, parse_loras
 from model.errors import CheckpointError, DeviceMemoryError
 from model.events import Event, LoadProgress
@@ -27,7 +27,7 @@ from model.trace import Trace
 
 
 class Runner:
-    """Runs requests with this process's loaded model: the whole model, or one rank's shard of it.
+    """One process's loaded model, whole or a rank's shard of it, which runs requests.
 
     Attributes:
         prefix_cache: the prefixes of the last request.
@@ -83,7 +83,7 @@ class Runner:
     @property
     def recommended(self) -> Recommended:
         """The checkpoint's recommended settings, with those of the merged LoRAs."""
-        return overridden(self._recommended, [adapter.settings for adapter in self.model.adapters])
+        return override_settings(self._recommended, [adapter.settings for adapter in self.model.adapters])
 
     @property
     def loras(self) -> tuple[NamedLora, ...]:
@@ -96,7 +96,7 @@ class Runner:
         self.prefix_cache.clear()
         self._weights_are_incomplete = True
         with memory_errors("changing LoRAs", lambda: "load the model with them: `lora`"):
-            self.model.change_adapters(adapters)
+            self.model.replace_adapters(adapters)
         self._weights_are_incomplete = False
 
     def run(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:

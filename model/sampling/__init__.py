@@ -1,1 +1,1 @@
-"""From a prefix to a result: schedule, guidance, and the two loops (denoise, decode)."""
+"""Sampling: prefill, the two loops (denoise and decode), and the schedule, guidance and caches that they use."""

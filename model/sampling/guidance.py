@@ -1,7 +1,7 @@
 """Classifier-free guidance: which branches a step needs, and how their velocities combine.
 
-Velocities are (B, L, D) float32: one row a token. c is the branch that sees words and pictures ("condition"), i the
-one that sees pictures only ("images"), u the one that sees neither ("unconditional").
+Velocities are (B, L, D) float32, one row per token. In formulas, c is the branch that sees text and images
+("condition"), i the branch that sees images only ("images"), and u the branch that sees neither ("unconditional").
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +16,18 @@ from model.requests import EditRequest, GenerateRequest
 Velocities = Mapping[Branch, Tensor]
 
 TIME_TOLERANCE = 1e-6
-"""How far rounding may carry a step's time past an end of the interval, which is meant to include it."""
+"""How far a step's time may be outside the interval and still count as inside: times have rounding errors."""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """The guidance of one picture, step by step.
+    """The guidance of a picture's steps.
 
     Attributes:
-        branches: those of a guided step, "condition" first; that one alone where nothing is guided.
-        formula: their velocities → the guided one.
-        interval: times from and to which steps are guided, both included.
-        zero_init: whether the first step, if it is guided, has velocity zero (`cfg_zero_star`).
+        branches: the branches of a guided step, "condition" first; only "condition" if no step is guided.
+        formula: combines the branches' velocities into the guided velocity.
+        interval: the first and last time at which steps are guided, both included.
+        zero_init: whether the first step has velocity zero if it is guided (`cfg_zero_star`).
     """
 
     branches: tuple[Branch, ...]
@@ -36,16 +36,16 @@ class Guidance:
     zero_init: bool = False
 
     def needed(self, number: int, time: float) -> tuple[Branch, ...]:
-        """The branches that step `number` (from 0), which starts at `time`, has to compute."""
+        """Return the branches that step `number` (from 0), which starts at `time`, has to compute."""
         return self.branches if self._is_guided(time) and not self._is_zero(number) else ("condition",)
 
     def ever_needed(self, times: Sequence[float]) -> tuple[Branch, ...]:
-        """The branches that any of the steps starting at these times has to compute."""
+        """Return the branches that at least one step has to compute, given the times at which the steps start."""
         used = {branch for number, time in enumerate(times) for branch in self.needed(number, time)}
         return tuple(branch for branch in self.branches if branch in used)
 
     def velocity(self, number: int, time: float, velocities: Velocities) -> Tensor:
-        """The velocity of a step, from those of the branches it needed."""
+        """Return the velocity of a step, given the velocities of the branches that it needs."""
         if not self._is_guided(time):
             return velocities["condition"]
         if self._is_zero(number):
@@ -61,13 +61,13 @@ class Guidance:
 
 
 def guidance_of(request: GenerateRequest | EditRequest) -> Guidance:
-    """The guidance of a request's pictures."""
+    """Return the guidance of a request's pictures."""
     settings = request.settings
     return edit_guidance(settings) if isinstance(request, EditRequest) else generate_guidance(settings)
 
 
 def generate_guidance(settings: ImageSettings) -> Guidance:
-    """Text to image: guidance only strengthens, so a scale of 1 or less is none."""
+    """Return the guidance of text to image. It only strengthens the prompt, so a scale of 1 or less turns it off."""
     branches: tuple[Branch, ...] = ("condition", "unconditional") if settings.cfg_scale > 1 else ("condition",)
 
     def formula(velocities: Velocities) -> Tensor:
@@ -77,7 +77,7 @@ def generate_guidance(settings: ImageSettings) -> Guidance:
 
 
 def edit_guidance(settings: ImageSettings) -> Guidance:
-    """Edit: the branches whose velocities do not cancel out of the formula."""
+    """Return the guidance of an edit. Branches whose velocities cancel out of the formula are left out."""
 
     def formula(velocities: Velocities) -> Tensor:
         return guide_edit(velocities, settings.cfg_scale, settings.img_cfg_scale, settings.cfg_norm)
@@ -87,7 +87,7 @@ def edit_guidance(settings: ImageSettings) -> Guidance:
 
 
 def edit_branches(cfg_scale: float, img_cfg_scale: float) -> tuple[Branch, ...]:
-    """Of c, i and u, those that `guide_edit` needs for these scales."""
+    """Return the branches that `guide_edit` needs for these scales."""
     if cfg_scale == 1 and img_cfg_scale == 1:
         return ("condition",)
     if img_cfg_scale == 1:
@@ -98,9 +98,9 @@ def edit_branches(cfg_scale: float, img_cfg_scale: float) -> tuple[Branch, ...]:
 
 
 def guide_generate(velocities: Velocities, cfg_scale: float, cfg_norm: str) -> Tensor:
-    """u + s·(c − u), normalised as asked.
+    """Return u + s·(c − u), then apply `cfg_norm`.
 
-    `cfg_zero_star` scales u to its projection on c, ⟨c, u⟩ / ‖u‖² (Fan et al. 2025, arXiv:2503.18886).
+    `cfg_zero_star` first scales u by its projection on c, ⟨c, u⟩ / ‖u‖² (Fan et al. 2025, arXiv:2503.18886).
     """
     c, u = velocities["condition"], velocities["unconditional"]
     if cfg_norm == "cfg_zero_star":
@@ -109,7 +109,10 @@ def guide_generate(velocities: Velocities, cfg_scale: float, cfg_norm: str) -> T
 
 
 def guide_edit(velocities: Velocities, cfg_scale: float, img_cfg_scale: float, cfg_norm: str) -> Tensor:
-    """u + s·(c − i) + g·(i − u), of which g = 1 leaves i + s·(c − i) and g = s leaves u + s·(c − u)."""
+    """Return u + s·(c − i) + g·(i − u), then apply `cfg_norm`.
+
+    The formula is i + s·(c − i) for g = 1, and u + s·(c − u) for g = s.
+    """
     c = velocities["condition"]
     i, u = velocities.get("images"), velocities.get("unconditional")
     if i is not None and u is not None:
@@ -118,13 +121,16 @@ def guide_edit(velocities: Velocities, cfg_scale: float, img_cfg_scale: float, c
         base = i if i is not None else u
         assert base is not None
         guided = base + cfg_scale * (c - base)
-    # Scales of 1 or less guide nothing away from c: the reference implementation does not shrink there.
+    # Scales of 1 or less do not strengthen c. The reference implementation does not shrink the velocity then.
     return renormalise(guided, c, cfg_norm) if max(cfg_scale, img_cfg_scale) > 1 else guided
 
 
 def renormalise(guided: Tensor, condition: Tensor, cfg_norm: str) -> Tensor:
-    """Shrink a guided velocity to the conditional one's length where it is longer: over the whole picture
-    (`global`) or token by token (`channel`)."""
+    """Shrink a guided velocity to the length of the conditional velocity if it is longer.
+
+    Args:
+        cfg_norm: `global` compares lengths over the whole picture, `channel` token by token; others shrink nothing.
+    """
     if cfg_norm not in ("global", "channel"):
         return guided
     dims = (1, 2) if cfg_norm == "global" else (2,)

@@ -1,4 +1,4 @@
-"""Read a prefix into a cache, whose end is where a picture or text begins."""
+"""Prefill: running the understanding tower over a prompt, behind which text or a picture begins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,11 +15,11 @@ from model.network.sensenova import SenseNovaU1
 
 @dataclass
 class DenoiseState:
-    """Where a picture is drawn: behind a sequence that has been read.
+    """The state that a branch denoises a picture on: its KV cache, and the position at which the picture's tokens go.
 
     Attributes:
-        cache: the sequence's keys and values, with room for those of the picture's tokens.
-        next_position: t of the token that follows.
+        cache: keys and values of the branch's prefix, with room for those of the picture's tokens.
+        next_position: t of the next token.
     """
 
     cache: LayerCache
@@ -28,12 +28,12 @@ class DenoiseState:
 
 @dataclass
 class Prefix(DenoiseState):
-    """A sequence that has been read.
+    """A sequence that the understanding tower has processed.
 
     Attributes:
-        cache: its keys and values.
-        last_hidden: hidden state of the last token, (1, 1, hidden_size): its logits give the next one.
-        written: ids of the text tokens that have been read behind the sequence.
+        cache: the sequence's keys and values.
+        last_hidden: hidden state of the last token, (1, 1, hidden_size), whose logits predict the next token.
+        written: ids of the text tokens that were appended after the prefill.
     """
 
     cache: KVCache
@@ -41,12 +41,16 @@ class Prefix(DenoiseState):
     written: list[int] = field(default_factory=list)
 
     def fork(self) -> "Prefix":
-        """The same prefix, to write on from. The cache is shared, but this one's end stays where it is: cutting the
-        cache there undoes what was written."""
+        """Return a copy that text can be appended to. Both share the cache, but tokens that
+        are appended to the copy are not part of the original: truncating the cache to its length removes them."""
         return replace(self, written=[*self.written])
 
-    def keep(self, ids: Sequence[int], last_hidden: Tensor) -> None:
-        """Make the text tokens that `read_text` left behind the end part of the prefix."""
+    def append(self, ids: Sequence[int], last_hidden: Tensor) -> None:
+        """Make text tokens part of the prefix whose keys and values `forward_text` has written behind it.
+
+        Args:
+            last_hidden: hidden state of the last of them, (1, 1, hidden_size).
+        """
         self.cache.advance(len(ids))
         self.written += ids
         self.next_position += len(ids)
@@ -54,7 +58,7 @@ class Prefix(DenoiseState):
 
 
 def embed_image(network: SenseNovaU1, pixels: Tensor) -> Tensor:
-    """A normalised picture (1, 3, H, W) as the und tower takes it in: (rows, columns, hidden_size)."""
+    """Embed a normalised image (1, 3, H, W) for the understanding tower: (rows, columns, hidden_size)."""
     vision = network.config.vision
     rows, columns = (side // vision.patch_size for side in pixels.shape[-2:])
     rotary = patch_rotary(rows, columns, vision.hidden_size, vision.rope_theta, network.device)
@@ -65,39 +69,39 @@ def embed_image(network: SenseNovaU1, pixels: Tensor) -> Tensor:
 def prefill(
     network: SenseNovaU1,
     sequence: TokenSequence,
-    pictures: Sequence[Tensor],
-    room: int,
+    images: Sequence[Tensor],
+    reserve: int,
     cache: KVCache | None = None,
 ) -> Prefix:
-    """Run the und tower over a whole sequence, or over what follows the part of it that a cache holds already.
+    """Run the understanding tower over a sequence, behind the tokens that a cache contains.
 
     Args:
         sequence: at least one token.
-        pictures: those of the sequence, from `embed_image`.
-        room: positions to have ready behind it, for text or a picture.
-        cache: the part before the sequence; a new one where it is None.
+        images: the images of the sequence, from `embed_image`.
+        reserve: positions to reserve behind the sequence, for text or a picture.
+        cache: the KV cache of the tokens before the sequence; None if there are none.
     """
     config = network.config.transformer
     count = sequence.ids.shape[0]
     if cache is None:
-        cache = KVCache(config, count + room, network.dtype, network.device)
-    cache.reserve(count + room)
+        cache = KVCache(config, count + reserve, network.dtype, network.device)
+    cache.reserve(count + reserve)
     rotary = attention_rotary(sequence.positions, config, network.dtype)
-    hidden = network.read(_embed(network, sequence, pictures), rotary, cache, sequence.segments)
+    hidden = network.read(_embed(network, sequence, images), rotary, cache, sequence.segments)
     return Prefix(cache, sequence.next_position, hidden[:, -1:].clone())  # a view would keep all of `hidden`
 
 
 def extend_prefix(network: SenseNovaU1, prefix: Prefix, ids: Sequence[int]) -> None:
-    """Read more text tokens at a prefix's end."""
+    """Run the understanding tower over more text tokens and append them to a prefix."""
     prefix.cache.reserve(len(ids))
-    hidden = read_text(network, prefix, torch.tensor(list(ids), dtype=torch.long, device=network.device))
-    prefix.keep(ids, hidden[:, -1:])
+    hidden = forward_text(network, prefix, torch.tensor(list(ids), dtype=torch.long, device=network.device))
+    prefix.append(ids, hidden[:, -1:])
 
 
-def read_text(network: SenseNovaU1, prefix: Prefix, ids: Tensor) -> Tensor:
-    """Run the und tower over text tokens, (N,) int64, behind a prefix that has room for them.
+def forward_text(network: SenseNovaU1, prefix: Prefix, ids: Tensor) -> Tensor:
+    """Run the understanding tower over text tokens, (N,) int64, behind a prefix that has room for them.
 
-    The prefix is left as it was, with the tokens' keys and values behind its end: `Prefix.keep` makes them part of it.
+    Their keys and values are written behind the end of the prefix. `Prefix.append` makes them part of it.
 
     Returns:
         Hidden states (1, N, hidden_size).
@@ -108,10 +112,10 @@ def read_text(network: SenseNovaU1, prefix: Prefix, ids: Tensor) -> Tensor:
     return network.und(network.embed_tokens(ids)[None], [rotary], [prefix.cache], [Segment(count, causal=True)])
 
 
-def _embed(network: SenseNovaU1, sequence: TokenSequence, pictures: Sequence[Tensor]) -> Tensor:
-    """(1, N, hidden_size): the tokens' embeddings, pictures in their places."""
+def _embed(network: SenseNovaU1, sequence: TokenSequence, images: Sequence[Tensor]) -> Tensor:
+    """Return the embeddings of the tokens, with those of the images in their places: (1, N, hidden_size)."""
     embeddings = network.embed_tokens(sequence.ids)[None]
-    remaining = iter(pictures)
+    remaining = iter(images)
     start = 0
     for segment in sequence.segments:
         if not segment.causal:

@@ -1,4 +1,4 @@
-"""When the denoising steps are taken, and what they start from."""
+"""The schedule of denoising: the times of the steps, and the noise that they start from."""
 
 import math
 
@@ -9,25 +9,25 @@ from model.network.configuration import FlowConfig
 
 
 def time_grid(steps: int, shift: float) -> list[float]:
-    """The `steps` + 1 times from 0 (noise) to 1 (picture).
+    """Return the `steps` + 1 times from 0 (noise) to 1 (picture).
 
-    An even grid whose noise fraction σ = 1 − t is moved to shift·σ / (1 + (shift − 1)·σ): a shift above 1 spends
+    The noise fractions σ = 1 − t of an even grid are moved to shift·σ / (1 + (shift − 1)·σ): a shift above 1 spends
     more steps near the noise (Esser et al. 2024, arXiv:2403.03206, eq. 23).
     """
     sigma = 1 - torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     times = (1 - shift * sigma / (1 + (shift - 1) * sigma)).tolist()
-    return [0.0, *times[1:-1], 1.0]  # the ends are exact, whatever the shift rounds to
+    return [0.0, *times[1:-1], 1.0]  # the formula rounds, but the ends must be exact
 
 
 def noise_amplitude(tokens: int, config: FlowConfig) -> float:
-    """Standard deviation of the starting noise of a picture of this many tokens: larger pictures start louder."""
+    """Return the standard deviation of a picture's starting noise. It grows with the picture's number of tokens."""
     return min(config.noise_scale_max, config.noise_scale * math.sqrt(tokens / config.noise_scale_base_tokens))
 
 
 def starting_noise(size: tuple[int, int], seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Standard normal noise, (1, 3, H, W), from a generator on `device` in `dtype`.
+    """Return standard normal noise, (1, 3, H, W), from a generator on `device` in `dtype`.
 
-    Both are part of the picture's identity: another device or dtype draws other numbers from the same seed.
+    A picture depends on both: with another device or dtype the same seed gives other numbers.
     """
     width, height = size
     generator = torch.Generator(device).manual_seed(seed)

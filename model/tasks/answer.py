@@ -8,7 +8,7 @@ from model.inputs import prompts
 from model.inputs.image_tensors import prepare_picture
 from model.memory.estimate import Workload
 from model.requests import AnswerRequest, Message
-from model.sampling.decode import CACHE_STEP, chooser
+from model.sampling.decode import CACHE_GROWTH, make_sampler
 from model.tasks.context import TaskContext
 from model.tasks.prefixes import build_sequences, caching_prefixes, prefill_branches
 from model.tasks.statistics import StatisticsRecorder
@@ -21,17 +21,17 @@ def answer(context: TaskContext, request: AnswerRequest) -> Iterator[Event]:
     pixels = [prepare_picture(as_rgb(image), context.recommended.answer_input) for image in request.images]
     turns = [*request.history, Message("user", request.prompt)]
     texts: dict[Branch, str] = {"condition": prompts.answer_prompt(turns, len(pixels), request.system)}
-    choose = chooser(settings, model.device)
+    sample = make_sampler(settings, model.device)
     sequences = build_sequences(context, texts, pixels)
     yield from context.reserve_memory(Workload(0, (len(sequences["condition"]) + settings.max_tokens,)))
     recorder = StatisticsRecorder(model.backend, model.config)
     with caching_prefixes(context.prefix_cache) as cached:
-        reserve = min(settings.max_tokens, CACHE_STEP)
+        reserve = min(settings.max_tokens, CACHE_GROWTH)
         yield from prefill_branches(
             context, sequences, pixels, recorder, cached, reserve=reserve, local=set(texts), allow_partial=True
         )
         stop = (context.tokenizer.end_of_turn,)
         prefix = cached["condition"].prefix
-        written = yield from write_text(context, prefix, choose, settings.max_tokens, stop, TextToken, recorder)
+        written = yield from write_text(context, prefix, sample, settings.max_tokens, stop, TextToken, recorder)
     yield Answer(written.text, written.token_ids, written.finish)
     yield recorder.statistics()

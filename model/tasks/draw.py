@@ -21,21 +21,21 @@ from model.sampling.denoise import denoise, step_picture
 from model.sampling.guidance import Guidance, guidance_of
 from model.sampling.prefill import DenoiseState
 from model.sampling.schedule import time_grid
-from model.sampling.step_cache import StepCache, StepCaching
+from model.sampling.step_cache import StepCache, StepCacheConfig
 from model.tasks.context import TaskContext
 from model.tasks.notices import drawing_notices
 from model.tasks.prefixes import build_sequences, caching_prefixes, prefill_branches
-from model.tasks.statistics import LayerClock, StatisticsRecorder
+from model.tasks.statistics import LayerTimer, StatisticsRecorder
 from model.tasks.text import require_finite, think
 
 
 @dataclass(frozen=True)
 class PictureSeries:
-    """The values that all pictures of a request share.
+    """The values that the pictures of a request share.
 
     Attributes:
         settings: those of the request; `seed` is the first picture's, and each further picture adds 1.
-        step_caching: None denoises without a step cache.
+        step_cache: None denoises without a step cache.
         count: the number of pictures.
         preview_every, preview_size: as in `GenerateRequest`.
     """
@@ -43,7 +43,7 @@ class PictureSeries:
     size: Size
     guidance: Guidance
     settings: ImageSettings
-    step_caching: StepCaching | None
+    step_cache: StepCacheConfig | None
     count: int
     preview_every: int
     preview_size: int
@@ -61,7 +61,7 @@ def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterat
         RequestError: the request uses a step cache and several ranks share the model.
     """
     settings, model, recommended = request.settings, context.model, context.recommended
-    step_caching = _step_caching(context, settings)
+    step_cache = _step_cache_config(context, settings)
     images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
     size = resolve_size(settings.size, recommended.trained_sizes, images[0].size if images else None)
     yield from drawing_notices(settings, size, recommended, model.adapters)
@@ -69,7 +69,7 @@ def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterat
     texts, guidance = _branches(request, len(images))
     sequences = build_sequences(context, texts, pixels)
     series = PictureSeries(
-        size, guidance, settings, step_caching, settings.num_images, request.preview_every, request.preview_size
+        size, guidance, settings, step_cache, settings.num_images, request.preview_every, request.preview_size
     )
     yield from context.reserve_memory(_workload(series, sequences))
     recorder = StatisticsRecorder(model.backend, model.config)
@@ -120,12 +120,12 @@ def draw_picture(
     """
     settings, size, backend = series.settings, series.size, context.model.backend
     seed = settings.seed + index
-    cache = StepCache(series.step_caching) if series.step_caching else None
-    clock, before = LayerClock(context.model.config.transformer.layers), recorder.denoising.seconds
+    cache = StepCache(series.step_cache) if series.step_cache else None
+    layer_timer, before = LayerTimer(context.model.config.transformer.layers), recorder.denoising.seconds
     steps = denoise(backend, denoise_states, series.guidance, size, seed, settings, cache)
-    for number, step in enumerate(recorder.denoising.around(steps), start=1):
+    for number, step in enumerate(recorder.denoising.measure(steps), start=1):
         recorder.count_step(step.layers, lengths, series.image_tokens)
-        clock.count(step.layers, recorder.denoising.seconds - before)
+        layer_timer.add_step(step.layers, recorder.denoising.seconds - before)
         before = recorder.denoising.seconds
         if context.trace is not None:
             context.trace.predicted.append(step.predicted)
@@ -138,17 +138,17 @@ def draw_picture(
     if context.trace is not None:
         context.trace.pictures.append(picture)
     made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
-    summary = clock.summary(cache.branches()) if cache else None
+    summary = layer_timer.summary(cache.summaries()) if cache else None
     yield Picture(index, series.count, to_image(picture), made_with, think_text, summary)
 
 
-def _step_caching(context: TaskContext, settings: ImageSettings) -> StepCaching | None:
+def _step_cache_config(context: TaskContext, settings: ImageSettings) -> StepCacheConfig | None:
     if not settings.cache_options:
         return None
-    caching = StepCaching.of(settings.cache_options, context.model.config.transformer.layers)
+    config = StepCacheConfig.of(settings.cache_options, context.model.config.transformer.layers)
     if context.model.is_shared:
         raise RequestError("`cache` works on one GPU only: each GPU would skip other layers", "use `cache=off`")
-    return caching
+    return config
 
 
 def _input_pixels(
@@ -180,11 +180,11 @@ def _branches(request: GenerateRequest | EditRequest, images: int) -> tuple[dict
 
 def _workload(series: PictureSeries, sequences: Mapping[Branch, TokenSequence]) -> Workload:
     """Return the request's workload. Its prefixes include the think text at its longest."""
-    think_tokens = series.settings.max_think_tokens if series.settings.think else 0
-    prefixes = (
-        len(sequence) + (think_tokens if branch == "condition" else 0) for branch, sequence in sequences.items()
-    )
-    return Workload(series.image_tokens, tuple(prefixes), series.step_caching.kept_states if series.step_caching else 0)
+    prefixes = {branch: len(sequence) for branch, sequence in sequences.items()}
+    if series.settings.think:
+        prefixes["condition"] += series.settings.max_think_tokens
+    cached_states = series.step_cache.states_per_branch if series.step_cache else 0
+    return Workload(series.image_tokens, tuple(prefixes.values()), cached_states)
 
 
 def _preview(context: TaskContext, predicted: Tensor, longer_side: int) -> Image.Image:

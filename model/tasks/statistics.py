@@ -1,4 +1,4 @@
-"""What `Statistics` reports, counted while a request is carried out."""
+"""The counts and times of a request that its `Statistics` event reports."""
 
 import statistics
 import time
@@ -7,32 +7,36 @@ from typing import TypeVar
 
 from model.devices import peak_memory, reset_peak_memory
 from model.events import Branch, BranchCaching, CacheSummary, Statistics
-from model.network.attention import kernel_name
 from model.network.configuration import ModelConfig
 from model.network.counts import prediction_flops, token_bytes
 from model.sampling.backend import Backend
 from model.sampling.denoise import Step
 
 Item = TypeVar("Item")
-STARTING_STEPS = 2
+WARM_UP_STEPS = 2
+"""Steps in which kernels are compiled and CUDA graphs captured."""
 
 
-class Stopwatch:
-    """Seconds spent inside a stream. What the listener does between two items does not count, except where the device
-    is at work meanwhile, asked ahead."""
+class StreamTimer:
+    """A timer of a stream: the seconds that it takes to produce its items.
 
-    def __init__(self, *, ahead: bool) -> None:
-        self._ahead = ahead
+    It excludes the time that the consumer spends between two items, unless the device computes the next item meanwhile.
+    """
+
+    def __init__(self, *, is_async: bool) -> None:
+        """is_async: whether the stream starts the next item before it yields one."""
+        self._is_async = is_async
         self.seconds = 0.0
 
-    def around(self, stream: Iterator[Item]) -> Iterator[Item]:
+    def measure(self, stream: Iterator[Item]) -> Iterator[Item]:
+        """Yield the items of a stream and add the time that they take to `seconds`."""
         clock = time.perf_counter()
         while True:
-            if not self._ahead:
+            if not self._is_async:
                 clock = time.perf_counter()
             item = next(stream, None)
             if isinstance(item, Step):
-                item.wait()  # a step that is told is a step done
+                item.wait()  # a step that is yielded to the user is finished
             now = time.perf_counter()
             self.seconds += now - clock
             clock = now
@@ -41,68 +45,83 @@ class Stopwatch:
             yield item
 
 
-class LayerClock:
-    """How long the steps of one picture took by the layers they computed; `layers` are those of the gen tower."""
+class LayerTimer:
+    """The times of one picture's steps by the layers that they computed. They show what a step cache saves."""
 
     def __init__(self, layers: int) -> None:
+        """layers: those of the gen tower."""
         self._layers = layers
         self._passes = 0
         self._computed: list[int] = []
         self._seconds: list[float] = []
 
-    def count(self, computed: Mapping[Branch, int], seconds: float) -> None:
-        """A step that computed so many layers of each branch in so many seconds."""
+    def add_step(self, computed: Mapping[Branch, int], seconds: float) -> None:
+        """Add a step.
+
+        Args:
+            computed: layers that the step computed, by branch.
+        """
         self._passes += len(computed)
         self._computed.append(sum(computed.values()))
         self._seconds.append(seconds)
 
     def summary(self, branches: tuple[BranchCaching, ...]) -> CacheSummary:
-        """With what each branch computed."""
+        """Return the picture's summary with the summaries of its branches."""
         done, every = sum(self._computed), self._passes * self._layers
-        saved = (every - done) * self._seconds_a_layer()
+        saved = (every - done) * self._seconds_per_layer()
         return CacheSummary(branches, done, every, sum(self._seconds), saved)
 
-    def _seconds_a_layer(self) -> float:
-        """The slope of seconds over layers; 0 where all steps are alike. What embeds and what ends a step does not
-        count. Nor do the first steps, in which kernels are compiled and graphs captured."""
-        computed, seconds = self._computed[STARTING_STEPS:], self._seconds[STARTING_STEPS:]
+    def _seconds_per_layer(self) -> float:
+        """Fit a line to seconds over layers and return its slope; 0 if all steps computed the same number of layers.
+
+        The slope excludes what every step computes besides its layers. The warm-up steps are left out.
+        """
+        computed, seconds = self._computed[WARM_UP_STEPS:], self._seconds[WARM_UP_STEPS:]
         if len(set(computed)) < 2:
             return 0.0
         return max(0.0, statistics.linear_regression(computed, seconds).slope)
 
 
 class StatisticsRecorder:
-    """Counts of one request, which begins when this is made.
+    """The recorder of one request's statistics. Its clock starts when it is made.
 
     Attributes:
-        prefix_tokens: read so far.
-        text, denoising: what goes through the two loops.
+        prefix_tokens: tokens read so far, without the reused ones.
+        text, denoising: timers of the two loops.
     """
 
     def __init__(self, backend: Backend, config: ModelConfig) -> None:
-        """config: of the whole network, of which the runtime may have a part."""
+        """config: of the whole network; `backend` may run one rank's shard of it."""
+        self._backend = backend
         self._network = network = backend.network
         self._config = config
         self._start = time.perf_counter()
         self.prefix_tokens = self._new_tokens = self._steps = 0
         self._text_bytes = self._denoise_flops = 0
-        self.text, self.denoising = Stopwatch(ahead=backend.decodes_async), Stopwatch(ahead=backend.denoises_async)
+        self.text = StreamTimer(is_async=backend.decodes_async)
+        self.denoising = StreamTimer(is_async=backend.denoises_async)
         reset_peak_memory(network.device)
 
     def count_step(self, layers: Mapping[Branch, int], prefixes: Mapping[Branch, int], image_tokens: int) -> None:
-        """A step that computed so many layers of each branch, behind prefixes of these lengths."""
+        """Count a denoising step.
+
+        Args:
+            layers: layers that the step computed, by branch.
+            prefixes: the lengths of the branches' prefixes.
+        """
         self._steps += 1
         for branch, computed in layers.items():
             flops = prediction_flops(self._config, image_tokens, prefixes[branch])
             self._denoise_flops += flops * computed // self._config.transformer.layers
 
     def count_tokens(self, count: int, context: int) -> None:
-        """New tokens, the last of them behind `context` others."""
+        """Count new tokens. The last of them follows `context` other tokens."""
         self._new_tokens += count
         itemsizes = self._network.dtype.itemsize, self._network.und.weight_itemsize
         self._text_bytes += count * token_bytes(self._config, context - count // 2, *itemsizes)
 
     def statistics(self) -> Statistics:
+        """Return the request's statistics up to now."""
         network = self._network
         return Statistics(
             self.prefix_tokens,
@@ -115,5 +134,5 @@ class StatisticsRecorder:
             str(network.device),
             self._text_bytes,
             self._denoise_flops,
-            kernel_name(network.config.transformer, network.device, network.dtype) if self._steps else "",
+            self._backend.attention_kernel if self._steps else "",
         )

@@ -11,7 +11,7 @@ from model.errors import NumericsError
 from model.events import Event, TextToken, ThinkText, ThinkToken
 from model.inputs import prompts
 from model.inputs.tokenizer import StreamDecoder
-from model.sampling.decode import Choose, decode, greedy
+from model.sampling.decode import Sampler, decode, greedy
 from model.sampling.prefill import Prefix, extend_prefix
 from model.tasks.context import TaskContext
 from model.tasks.statistics import StatisticsRecorder
@@ -36,7 +36,7 @@ class WrittenText:
 def write_text(
     context: TaskContext,
     prefix: Prefix,
-    choose: Choose,
+    sample: Sampler,
     max_tokens: int,
     stop: Collection[int],
     event: type[ThinkToken] | type[TextToken],
@@ -47,7 +47,7 @@ def write_text(
     The prefix then contains every token but the last one: see `decode`.
 
     Args:
-        choose: picks a token from its logits.
+        sample: picks the tokens.
         stop: tokens that end the text and are not part of it.
         event: the class of the events.
 
@@ -55,20 +55,20 @@ def write_text(
         NumericsError: the logits of the first token are NaN or infinite.
     """
 
-    def choose_checked(logits: Tensor, tokens: list[int]) -> Tensor:
+    def sample_checked(logits: Tensor, tokens: list[int]) -> Tensor:
         if not tokens:
             first_logits = logits.cpu()
             require_finite(first_logits, "text", context.model.dtype)
             if context.trace is not None:
                 context.trace.first_logits = first_logits
-        return choose(logits, tokens)
+        return sample(logits, tokens)
 
     stream = StreamDecoder(context.tokenizer)
     ids: list[int] = []
     last = -1
     # A token's event is yielded when the next token is known: the last token's text also gets what `flush` returns.
     text = ""
-    for last in recorder.text.around(decode(context.model.backend, prefix, choose_checked, max_tokens, stop)):
+    for last in recorder.text.measure(decode(context.model.backend, prefix, sample_checked, max_tokens, stop)):
         if last not in stop:
             if ids:
                 yield event(ids[-1], text)

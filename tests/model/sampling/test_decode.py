@@ -14,7 +14,7 @@ from model.network.configuration import parse_config
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
 from model.sampling.backend import Backend
-from model.sampling.decode import chooser, decode, greedy
+from model.sampling.decode import decode, greedy, make_sampler
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
 from model.sampling.prefill import Prefix, prefill
@@ -24,22 +24,22 @@ LOGITS = torch.tensor([0.0, 2.0, 1.9, -1.0])
 
 
 def test_greedy_takes_the_first_of_equals() -> None:
-    assert chooser(TextSettings(), CPU)(torch.tensor([1.0, 3.0, 3.0]), []) == 1
+    assert make_sampler(TextSettings(), CPU)(torch.tensor([1.0, 3.0, 3.0]), []) == 1
 
 
 def test_the_penalty_counts_what_has_been_written() -> None:
-    choose = chooser(TextSettings(repetition_penalty=1.3), CPU)
-    assert choose(LOGITS, []) == 1
-    assert choose(LOGITS, [1]) == 2
-    assert choose(LOGITS, [0, 3]) == 1
+    sample = make_sampler(TextSettings(repetition_penalty=1.3), CPU)
+    assert sample(LOGITS, []) == 1
+    assert sample(LOGITS, [1]) == 2
+    assert sample(LOGITS, [0, 3]) == 1
 
 
 def test_top_p_and_top_k_bound_what_is_drawn() -> None:
     for narrow in ({"top_k": 2}, {"top_p": 0.8}):
-        choose = chooser(TextSettings(do_sample=True, temperature=1.0, **narrow), CPU)
-        assert {int(choose(LOGITS, [])) for _ in range(100)} == {1, 2}
-    choose = chooser(TextSettings(do_sample=True, temperature=5.0), CPU)
-    assert {int(choose(LOGITS, [])) for _ in range(200)} == {0, 1, 2, 3}
+        sample = make_sampler(TextSettings(do_sample=True, temperature=1.0, **narrow), CPU)
+        assert {int(sample(LOGITS, [])) for _ in range(100)} == {1, 2}
+    sample = make_sampler(TextSettings(do_sample=True, temperature=5.0), CPU)
+    assert {int(sample(LOGITS, [])) for _ in range(200)} == {0, 1, 2, 3}
 
 
 class Ahead(Backend):

@@ -16,9 +16,9 @@ from config.step_cache import PRESETS, CacheOptions
 from model import EditRequest, Engine, GenerateRequest, ImageSettings, Notice, Picture, RequestError, Statistics, Trace
 from model.events import Branch, BranchCaching, CacheSummary, DenoisingStep, Event, ThinkText
 from model.memory.estimate import OffloadPlan
-from model.sampling import denoise
-from model.sampling.step_cache import RunLayers, StepCache, StepCaching
-from model.tasks.statistics import LayerClock
+from model.network.operations import Operations
+from model.sampling.step_cache import RunLayers, StepCache, StepCacheConfig
+from model.tasks.statistics import LayerTimer
 from tests.model.checkpoint.test_lora import matrices, write_lora
 
 PICTURE = Image.new("RGB", (100, 80), "orange")
@@ -71,14 +71,14 @@ class PlainCache:
 
     apart = True
 
-    def __init__(self, caching: StepCaching) -> None:
-        self._caching = caching
+    def __init__(self, config: StepCacheConfig) -> None:
+        self._config = config
         self._kept: dict[str, tuple[int, int, Tensor, Tensor]] = {}
         self.computed: dict[Branch, int] = {}
 
     def forward(self, branches: tuple[Branch, ...], hidden: Tensor, run: RunLayers) -> Tensor:
-        caching, decision = self._caching, self._caching.decision
-        first = run(branches, caching.first, hidden)
+        config, cache_config = self._config, self._config.cache_config
+        first = run(branches, config.first, hidden)
         results = []
         for index, branch in enumerate(branches):
             owner = branch if self.apart else "everybody"
@@ -86,21 +86,21 @@ class PlainCache:
             added = first[[index]] - hidden[[index]]
             difference = (before - added).abs().mean() / before.abs().mean()
             reused = (
-                count >= decision.max_warmup_steps
-                and in_a_row < decision.max_continuous_cached_steps
-                and bool(difference < decision.residual_diff_threshold)
+                count >= cache_config.max_warmup_steps
+                and in_a_row < cache_config.max_continuous_cached_steps
+                and bool(difference < cache_config.residual_diff_threshold)
             )
             if reused:
                 in_a_row += 1
             else:
                 in_a_row, before = 0, added
-                middle = run((branch,), caching.middle, first[[index]]) - first[[index]]
+                middle = run((branch,), config.middle, first[[index]]) - first[[index]]
             results.append(first[[index]] + middle)
             self._kept[owner] = (count + 1, in_a_row, before, middle)
-            self.computed[branch] = caching.last.stop - (len(caching.middle) if reused else 0)
-        return run(branches, caching.last, torch.cat(results)) if caching.last else torch.cat(results)
+            self.computed[branch] = config.last.stop - (len(config.middle) if reused else 0)
+        return run(branches, config.last, torch.cat(results)) if config.last else torch.cat(results)
 
-    def branches(self) -> tuple[BranchCaching, ...]:
+    def summaries(self) -> tuple[BranchCaching, ...]:
         return ()
 
 
@@ -143,7 +143,7 @@ def test_each_branch_keeps_its_own(
 ) -> None:
     """The picture is that of the plain rule; and it is another one where branches share what they keep."""
     if together:  # on a GPU small pictures go through the network as one batch
-        monkeypatch.setattr(denoise, "split_portions", lambda branches, tokens, device: [branches])
+        monkeypatch.setattr(Operations, "batch_rows", 4096)
     (picture,) = pictures(engine, request_)
     told = summary(picture)
     assert all(branch.reused_steps > 0 and branch.computed_steps > 2 for branch in told.branches), told
@@ -179,16 +179,16 @@ def test_every_step_is_told_of(engine: Engine, settings: ImageSettings, branches
 
 def test_seconds_saved_are_those_of_the_layers_alone() -> None:
     """Steps take 1 s besides their layers, 0.5 s for each of those, and more at the start."""
-    clock = LayerClock(10)
+    timer = LayerTimer(10)
     for number, (condition, other) in enumerate([(10, 10), (10, 10), (10, 10), (1, 1), (1, 10), (10, 1), (1, 1)]):
         seconds = 1 + 0.5 * (condition + other) + (30 if number < 2 else 0)
-        clock.count({"condition": condition, "unconditional": other}, seconds)
-    told = clock.summary(())
+        timer.add_step({"condition": condition, "unconditional": other}, seconds)
+    told = timer.summary(())
     assert (told.layers_computed, told.layers) == (86, 140)
     assert told.seconds_saved == pytest.approx(0.5 * 54)
-    alike = LayerClock(10)
+    alike = LayerTimer(10)
     for _ in range(5):
-        alike.count({"condition": 10}, 1.0)
+        alike.add_step({"condition": 10}, 1.0)
     assert alike.summary(()).seconds_saved == 0
 
 
@@ -249,7 +249,7 @@ def test_without_a_step_to_reuse_the_picture_is_the_uncached_one(engine: Engine)
 
 def test_reading_and_thinking_are_never_cached(engine: Engine) -> None:
     def thinking(settings: ImageSettings) -> tuple[list[Event], int]:
-        engine.forget()
+        engine.clear_cache()
         calls: list[int] = []
         hook = engine._runner.model.network.und.blocks[2].register_forward_hook(lambda *_: calls.append(1))
         events = list(engine.run(GenerateRequest("a cat", settings)))
@@ -293,7 +293,7 @@ def test_layers_that_come_from_files_are_those_that_are_needed(
 ) -> None:
     """With two slots for three layers, and with the towers taking turns."""
     offload_plan = OffloadPlan("layers" if slots < 3 else "module", slots, whole_head=False)
-    monkeypatch.setattr("model.loaded_model.choose", lambda *_: offload_plan)
+    monkeypatch.setattr("model.loaded_model.choose_offload_plan", lambda *_: offload_plan)
     placed = Engine.load(tiny_checkpoint, device="cpu", dtype="float32", gpu_memory="2GiB")
     for _ in range(2):
         (picture,) = pictures(placed, request_)
@@ -320,7 +320,7 @@ class Layers:
 
 def steps_of(options: CacheOptions, middles: list[float]) -> Iterator[tuple[float, bool]]:
     """What the middle layers came to in each step of one branch, and whether they were computed."""
-    cache, layers = StepCache(StepCaching.of(options, 7)), Layers()
+    cache, layers = StepCache(StepCacheConfig.of(options, 7)), Layers()
     for middle in middles:
         layers.middle = middle
         result = cache.forward(("condition",), torch.zeros(1, 4, 8), layers)
@@ -348,7 +348,7 @@ def test_a_series_goes_on_where_repeating_stops(order: int) -> None:
 
 
 def test_in_a_batch_only_those_are_computed_that_need_it() -> None:
-    cache, layers = StepCache(StepCaching.of(CacheOptions(0.1, 1, 9, 1, 2, 0), 7)), Layers()
+    cache, layers = StepCache(StepCacheConfig.of(CacheOptions(0.1, 1, 9, 1, 2, 0), 7)), Layers()
     branches: tuple[Branch, ...] = ("condition", "images", "unconditional")
     hidden = torch.zeros(3, 4, 8)
     cache.forward(branches, hidden, layers)
@@ -361,11 +361,11 @@ def test_in_a_batch_only_those_are_computed_that_need_it() -> None:
 
 
 def test_a_threshold_of_one_is_no_limit() -> None:
-    cache, layers = StepCache(StepCaching.of(CacheOptions(1.0, 1, 9, 1, 0, 0), 7)), Layers()
+    cache, layers = StepCache(StepCacheConfig.of(CacheOptions(1.0, 1, 9, 1, 0, 0), 7)), Layers()
     for first in (1.0, 100.0, -3.0):
         layers.first = {"condition": first}
         cache.forward(("condition",), torch.zeros(1, 4, 8), layers)
-    (told,) = cache.branches()
+    (told,) = cache.summaries()
     assert (told.computed_steps, told.reused_steps, told.differences, told.quartiles) == (1, 2, (), ())
 
 
