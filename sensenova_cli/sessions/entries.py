@@ -1,7 +1,7 @@
-"""The lines of a session file: what happened, one immutable value each.
+"""Entries of a session file: one immutable value for each line.
 
-Fields may be added at any time: a program leaves aside those it does not know. A change after which an older program
-would get a session wrong (a new kind of entry, say) raises FORMAT.
+New fields may be added at any time, because a program ignores fields that it does not know. A change that an older
+program would misread, such as a new kind of entry, raises FORMAT.
 """
 
 from datetime import datetime
@@ -21,15 +21,15 @@ class _Part(BaseModel):
 
 
 class SessionPicture(_Part):
-    """A picture of a session, made in it or copied into it.
+    """A picture that was made in a session or copied into it.
 
     Attributes:
-        number: from 1 on; it is never given to another picture.
-        file: its name in the session's folder of pictures.
-        width, height: pixels, upright.
-        seed: the seed it was made with; None for a picture from outside.
-        source: for a picture from outside, the file that it is a copy of, absolute, or `-`.
-        sha256: for a picture from outside, the checksum of the file.
+        number: from 1 up; never used again for another picture.
+        file: file name in the session's `pictures` folder.
+        width, height: pixels, after the rotation that the file asks for.
+        seed: seed of a picture that the model made; None for a copy.
+        source: original of a copy: an absolute path, or `-` for standard input.
+        sha256: checksum of a copy's original.
     """
 
     number: Annotated[int, Field(ge=1)]
@@ -43,24 +43,24 @@ class SessionPicture(_Part):
     @field_validator("file")
     @classmethod
     def _plain_name(cls, file: str) -> str:
-        """Sessions come from strangers, too, and an export must not hold files from elsewhere."""
+        # A session may come from a stranger, and an export must not include files from outside its folder.
         if not file or file in (".", "..") or not {"/", "\\", "\0"}.isdisjoint(file):
-            raise ValueError(f"{file!r} is no plain file name")
+            raise ValueError(f"{file!r} is not a plain file name")
         return file
 
 
 class _Entry(_Part):
-    """`when`: with its offset from UTC."""
+    """A line of a session file, with the time at which it was written, as an offset from UTC."""
 
     when: AwareDatetime = Field(default_factory=_now)
 
 
 class Opened(_Entry):
-    """The first line of a session file; written once more by each program that continues the session.
+    """The first line of a session file. Each program that continues the session writes another one.
 
     Attributes:
-        model: Hub id, folder or name of the built-in demo.
-        version: of the program.
+        model: Hub id, folder, or name of the built-in demo.
+        version: version of the program.
     """
 
     kind: Literal["opened"] = "opened"
@@ -69,21 +69,25 @@ class Opened(_Entry):
     version: str
 
 
-class _Bringing(_Entry):
-    """`brought`: pictures from outside that were copied into the session for this; see Session.append."""
+class _CopyingEntry(_Entry):
+    """An entry that may come with copies of pictures from outside.
+
+    Attributes:
+        brought: the copies; `Session.append` adds them.
+    """
 
     brought: tuple[SessionPicture, ...] = ()
 
 
-class _Turn(_Bringing):
-    """What was asked of the model, and how it ended.
+class _Turn(_CopyingEntry):
+    """A request to the model and its result.
 
     Attributes:
-        turn: number from 1 on.
-        inputs: numbers of the pictures it was about, in order.
-        typed: settings that were given with this turn alone, by name.
+        turn: from 1 up.
+        inputs: numbers of the input pictures, in order.
+        typed: line options: settings of this turn alone, by name.
         settings: all settings of the request, by name.
-        status, reason: `failed` and `cancelled` turns say why; what they made until then is noted all the same.
+        status, reason: whether the turn failed or was cancelled, and why. Its results until then are kept.
     """
 
     turn: Annotated[int, Field(ge=1)]
@@ -98,11 +102,11 @@ class _Turn(_Bringing):
 
 
 class PictureTurn(_Turn):
-    """Pictures were made.
+    """A turn that makes pictures.
 
     Attributes:
         pictures: in the order of their seeds.
-        think_text: the think text they were drawn from, or None.
+        think_text: the text that the model wrote before it drew, or None.
     """
 
     kind: Literal["generate", "edit"]
@@ -111,14 +115,14 @@ class PictureTurn(_Turn):
 
 
 class AnswerTurn(_Turn):
-    """A question was answered.
+    """A turn that answers a question.
 
     Attributes:
-        inputs: the pictures shown with this question, without those of earlier questions that it follows.
-        answer: as far as it was written.
-        finish: as in model.events.Answer; None where the turn did not come to its end.
+        inputs: the pictures shown with this question, without those of earlier questions in its conversation.
+        answer: the answer, or its beginning if the turn was interrupted.
+        finish: as in model.events.Answer; None if the turn was interrupted.
         system: the system message.
-        continues: whether the model saw the conversation so far; else this question began a new one.
+        continues: whether the model saw the conversation so far. If False, the question began a new conversation.
     """
 
     kind: Literal["describe", "chat"]
@@ -128,48 +132,48 @@ class AnswerTurn(_Turn):
     continues: bool = False
 
 
-class Use(_Bringing):
-    """A picture was taken in hand, or put down: None."""
+class Use(_CopyingEntry):
+    """The selection of a picture by its number; None selects no picture."""
 
     kind: Literal["use"] = "use"
     picture: int | None
 
 
-class Stage(_Bringing):
-    """These pictures, and no others, go with the next turn."""
+class Stage(_CopyingEntry):
+    """The choice of input pictures for the next turn; it replaces an earlier choice."""
 
     kind: Literal["stage"] = "stage"
     staged: tuple[int, ...]
 
 
 class Undo(_Entry):
-    """The picture in hand and the conversation went back by one turn, or one `use`."""
+    """A step back: selected image and conversation are as they were one turn or one `use` ago."""
 
     kind: Literal["undo"] = "undo"
 
 
 class Redo(_Entry):
-    """The last `undo` was taken back."""
+    """A step forward: the last `undo` no longer applies."""
 
     kind: Literal["redo"] = "redo"
 
 
 class Set(_Entry):
-    """Settings were set for the turns to come."""
+    """New values of settings, for all later turns."""
 
     kind: Literal["set"] = "set"
     settings: dict[str, JsonValue]
 
 
 class Unset(_Entry):
-    """Settings went back to what they are without this session."""
+    """The removal of settings that the session had set."""
 
     kind: Literal["unset"] = "unset"
     names: tuple[str, ...]
 
 
 class UseProfile(_Entry):
-    """Another profile was chosen, by name or path, or none."""
+    """The choice of a profile by name or path; None uses no profile."""
 
     kind: Literal["profile"] = "profile"
     profile: str | None
@@ -181,4 +185,4 @@ Entry = Opened | PictureTurn | AnswerTurn | Use | Stage | Undo | Redo | Set | Un
 ENTRY: TypeAdapter[Entry] = TypeAdapter(
     Annotated[Entry, Field(discriminator="kind")], config=ConfigDict(defer_build=True)
 )
-"""Makes an entry of the JSON object on a line."""
+"""Validates the JSON object of a line as an entry."""

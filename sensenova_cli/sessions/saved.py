@@ -1,4 +1,4 @@
-"""A session as it lies on disk, read back: what is whole is taken, what is damaged is named."""
+"""Reading of saved sessions. Damaged lines are skipped and reported."""
 
 import json
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ SESSION_FILE = "session.jsonl"
 PICTURES_FOLDER = "pictures"
 
 Line = tuple[int, bytes]
-"""A line with its number, from 1."""
+"""A line's number, from 1 up, and its bytes."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a session that is damaged or missing.
+    """A damaged line or a missing file of a session.
 
     Attributes:
-        place: a file, with the number of the line in `session.jsonl`.
+        place: the file, followed by the number of the line in `session.jsonl`.
     """
 
     place: str
@@ -39,13 +39,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class SavedSession:
-    """What could be read of a session.
+    """The readable part of a session.
 
     Attributes:
-        entries: the good lines, in order.
-        state: where they lead.
-        problems: what was passed over.
-        file_time: when the session file was last written, for a session without a good line.
+        entries: the valid lines, in order.
+        state: the state after the last entry.
+        problems: the damage that was skipped.
+        file_time: time of the last write, for a session without a valid line.
     """
 
     folder: Path
@@ -56,50 +56,50 @@ class SavedSession:
 
     @property
     def name(self) -> str:
-        """The name under which it is found."""
+        """The name under which the session is found."""
         return self.folder.name
 
     @property
     def created(self) -> datetime:
-        """When it began."""
+        """Time of the first entry."""
         return self.entries[0].when if self.entries else self.file_time
 
     @property
     def used(self) -> datetime:
-        """When something last happened in it."""
+        """Time of the last entry."""
         return self.entries[-1].when if self.entries else self.file_time
 
     @property
     def model(self) -> str:
-        """The model of its last turn, or the one it was opened with; empty where neither is known."""
+        """The model of the last turn, or else of the last `Opened` entry; empty if neither exists."""
         if self.state.turns:
             return self.state.turns[-1].model
         return next((entry.model for entry in reversed(self.entries) if isinstance(entry, Opened)), "")
 
     @cached_property
     def missing(self) -> frozenset[int]:
-        """Numbers of the pictures whose files are gone."""
+        """Numbers of the pictures whose files are missing."""
         return frozenset(number for number in self.state.pictures if not self.path(number).is_file())
 
     def path(self, number: int) -> Path:
-        """The file of a picture; errors as for State.picture."""
+        """Return the file of a picture; errors as for State.picture."""
         return self.folder / PICTURES_FOLDER / self.state.picture(number).file
 
 
 def read_session(folder: Path, *, own: bool = False) -> SavedSession:
-    """Read a session. Another process may be writing it meanwhile: the line that it is at is not there yet.
+    """Read a session. If another process is writing it, the line that it is writing is not included.
 
     Args:
-        own: the caller holds the session's lock, and is not writing just now.
+        own: the caller holds the session's lock and is not writing now.
 
     Raises:
-        SessionError: there is none, it cannot be read, or a newer version of the program has written it.
+        SessionError: the folder has no session, the session is not readable, or a newer version of the program wrote
+            it.
     """
     file = folder / SESSION_FILE
     try:
-        locked = not own and is_locked(
-            folder
-        )  # asked first: a line that is incomplete afterwards was written under the lock
+        # Checked before reading: a last line that is incomplete afterwards was written under the lock.
+        locked = not own and is_locked(folder)
         data = file.read_bytes()
         time = datetime.fromtimestamp(file.stat().st_mtime).astimezone()
     except FileNotFoundError:
@@ -130,7 +130,7 @@ def read_session(folder: Path, *, own: bool = False) -> SavedSession:
         problems.append(Problem(show_path(file), "the file is empty"))
     if torn and not locked:
         place = f"{show_path(file)}:{torn[0]}"
-        problems.append(Problem(place, "breaks off; the program was ended while it wrote this line, which is lost"))
+        problems.append(Problem(place, "is incomplete: the program ended while it wrote this line, which is lost"))
     saved = SavedSession(folder, tuple(entries), state, tuple(problems), time)
     for number in sorted(saved.missing):
         problems.append(Problem(show_path(saved.path(number)), f"picture {number} is missing"))
@@ -138,9 +138,9 @@ def read_session(folder: Path, *, own: bool = False) -> SavedSession:
 
 
 def split_lines(data: bytes) -> tuple[list[Line], Line | None]:
-    """The lines of a session file without empty ones, and the last one apart where it breaks off.
+    """Return the complete lines of a session file without empty ones, and the last line if it is incomplete.
 
-    A last line that lacks nothing but its newline is whole: no beginning of a JSON object is one itself.
+    A last line that lacks only its newline is complete: no prefix of a JSON object is valid JSON.
     """
     lines = [(number, line) for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
     if lines and not data.endswith(b"\n") and not _is_json(lines[-1][1]):
@@ -149,11 +149,11 @@ def split_lines(data: bytes) -> tuple[list[Line], Line | None]:
 
 
 class _DamagedLineError(Exception):
-    """A line is no entry."""
+    """An error for a line that is not a valid entry."""
 
 
 class _NewerFormatError(SessionError):
-    """A program with a newer format has written the session."""
+    """An error for a session that was written in a newer format."""
 
 
 def _is_json(line: bytes) -> bool:
@@ -168,13 +168,13 @@ def _entry(line: bytes, folder: Path) -> Entry:
     try:
         content = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _DamagedLineError(f"byte {error.start + 1} of the line is no UTF-8") from None
+        raise _DamagedLineError(f"byte {error.start + 1} of the line is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise _DamagedLineError(f"is no JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, or brackets as deep
-        raise _DamagedLineError("is no JSON that can be read") from None
+        raise _DamagedLineError(f"is not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError):  # a number with thousands of digits, or brackets nested thousands deep
+        raise _DamagedLineError("is not readable JSON") from None
     if not isinstance(content, dict):
-        raise _DamagedLineError("is no JSON object")
+        raise _DamagedLineError("is not a JSON object")
     if content.get("kind") == "opened" and isinstance(content.get("format"), int) and content["format"] > FORMAT:
         raise _NewerFormatError(
             f"the session {folder.name} was written by a newer version of sensenova "
@@ -193,7 +193,7 @@ def _reason(content: dict[str, Any], error: ValidationError) -> str:
         return 'has no "kind"'
     if first["type"] == "union_tag_invalid":
         return f'"kind": {json.dumps(content["kind"], ensure_ascii=False)} is unknown'
-    where = ".".join(map(str, first["loc"][1:]))  # without the kind
+    where = ".".join(map(str, first["loc"][1:]))  # without the entry's kind
     if first["type"] == "value_error":
         return f"{where}: {first['ctx']['error']}"
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"

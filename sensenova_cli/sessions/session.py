@@ -1,4 +1,4 @@
-"""A session that is open: every picture and every turn is on disk before the next thing happens."""
+"""An open session. It writes every picture and every turn to disk at once."""
 
 import contextlib
 import os
@@ -30,64 +30,64 @@ if TYPE_CHECKING:
     from sensenova_cli.outputs.png_metadata import PictureRecord
 
 MAX_SLUG = 24
-"""Characters of a prompt in the name of a session, which people have to type."""
+"""Longest part of a prompt in a session's name, in characters: users type the name."""
 
-Bringing = PictureTurn | AnswerTurn | Use | Stage
-"""Entries that pictures from outside come with."""
+CopyingEntry = PictureTurn | AnswerTurn | Use | Stage
+"""Entries that may come with copies of pictures from outside."""
 
 
 class Session:
-    """A session that this process writes. `start` and `open` make one; used with `with`, it is closed at the end.
+    """A session that this process writes. `start` and `open` create one; `with` closes it at the end.
 
     Attributes:
-        state: where the session stands.
-        problems: what was found damaged when it was opened.
+        state: the state after the last entry.
+        problems: damage that was found when the session was opened.
     """
 
     def __init__(self, model: str) -> None:
         self._model = model
         self._folder: Path | None = None
         self._lock: BaseFileLock | None = None
-        self._noted = False
-        """Whether the file holds the line that says that this process has opened it."""
+        self._wrote_opened = False
+        """Whether the file contains an `Opened` entry of this process."""
         self._pending: dict[int, SessionPicture] = {}
-        """Pictures whose files are there already, until an entry names them."""
-        self._waiting: list[Entry] = []
-        """What happened in a new session before anything gave it a name: settings, at most."""
+        """Pictures that are on disk but not yet in an entry."""
+        self._deferred: list[Entry] = []
+        """Entries of a new session that has no folder yet; only settings, so nothing is lost if none follows."""
         self.state = State()
         self.problems: tuple[Problem, ...] = ()
 
     @classmethod
     def start(cls, model: str) -> "Session":
-        """A new session. With the first turn or picture its folder appears, named by the date and the first words.
+        """Start a new session. The first turn or picture creates its folder, named by date and prompt.
 
         Args:
-            model: what the session's pictures and answers are made with for now, for the record.
+            model: name of the current model, for the `Opened` entry.
 
         Raises:
-            SessionError: sessions cannot be written where they should lie.
+            SessionError: the folder for sessions is not writable.
         """
         _require_writable(sessions_folder())
         return cls(model)
 
     @classmethod
     def open(cls, name: str, model: str) -> "Session":
-        """The session of this name, to be continued where there is one, else a new one.
+        """Open the session with this name; create it if it does not exist.
 
         Raises:
-            SessionError: that is no name for one, another process has it open, it cannot be written, or a newer
-                version of the program has written it.
+            SessionError: the name is not allowed, another process has the session open, its folder is not writable,
+                or a newer version of the program wrote it.
         """
         name = check_name(name)
         folder = session_folders().get(name, sessions_folder() / name)
         session = cls(model)
         _require_writable(folder)
-        session._take(folder)
+        session._lock_folder(folder)
         try:
             if (folder / SESSION_FILE).exists():
                 saved = read_session(folder, own=True)
                 session.state, session.problems = saved.state, saved.problems
-                _remove_leftovers(folder)
+                _remove_partial_files(folder)
             else:
                 session._write_header()
         except BaseException:
@@ -97,26 +97,26 @@ class Session:
 
     @property
     def folder(self) -> Path | None:
-        """Where the session lies; None while a new one has no turn and no picture."""
+        """The session's folder; None until a new session has a turn or a picture."""
         return self._folder
 
     @property
     def name(self) -> str | None:
-        """What `sensenova sessions` calls it; None as for `folder`."""
+        """The session's name in `sensenova sessions`; None as for `folder`."""
         return self._folder.name if self._folder else None
 
     def path(self, number: int) -> Path:
-        """The file of a picture, which may be gone; errors as for State.picture."""
+        """Return the file of a picture, which may be missing; errors as for State.picture."""
         picture = self._pending.get(number) or self.state.picture(number)
-        assert self._folder is not None  # it has a picture
+        assert self._folder is not None  # a session with a picture has a folder
         return self._folder / PICTURES_FOLDER / picture.file
 
     def read(self, number: int) -> "InputImage":
-        """A picture of the session as an input.
+        """Read a picture of the session as an input.
 
         Raises:
-            SessionError: there is none of this number.
-            PictureError: its file is gone or damaged.
+            SessionError: no picture has this number.
+            PictureError: the file is missing or damaged.
         """
         from model import PictureError
         from sensenova_cli.inputs.pictures import read_inputs
@@ -124,52 +124,51 @@ class Session:
         path = self.path(number)
         if not path.is_file():
             raise PictureError(
-                f"picture {number} is gone: there is no file {path}", "bring it back, or take another one"
+                f"picture {number} is missing: there is no file {path}", "restore the file, or use another picture"
             )
         return replace(read_inputs([str(path)])[0], name=f"picture {number}")
 
     def add_picture(
         self, image: "Image.Image", *, prompt: str, seed: int, record: "PictureRecord | None"
     ) -> SessionPicture:
-        """Write a picture that was made, and give it its number; the turn's entry has to name it.
+        """Write a picture that the model made, and number it. The entry of the turn must name the picture.
 
         Args:
-            image: RGB, 8 bits a channel.
-            record: what to note in the file about how it was made; None for nothing.
+            image: RGB, 8 bits per channel.
+            record: how the picture was made, for the file's metadata; None writes no metadata.
 
         Raises:
-            OutputWriteError: the write failed, and the message says where the picture was kept instead.
+            OutputWriteError: the write failed; the message says where the picture was saved instead.
             SessionError: as for `append`.
         """
         from sensenova_cli.outputs.picture_writer import PictureWriter
 
         number = self._next_picture()
-        start = str(self._require_folder(prompt) / PICTURES_FOLDER).replace("{", "{{").replace("}", "}}")
-        output = PictureWriter(f"{start}/{number:03d}-{{slug}}-{{seed}}.png", force=False, numbered=True)
+        folder = str(self._require_folder(prompt) / PICTURES_FOLDER).replace("{", "{{").replace("}", "}}")
+        writer = PictureWriter(f"{folder}/{number:03d}-{{slug}}-{{seed}}.png", force=False, numbered=True)
         try:
-            path = output.write(image, prompt=prompt, seed=seed, index=0, count=1, record=record)
+            path = writer.write(image, prompt=prompt, seed=seed, index=0, count=1, record=record)
         except OutputWriteError as error:
             if isinstance(error.__cause__, OSError):
                 raise OutputWriteError(error.what, f"make room, or check the folder {self._folder}") from error
             raise
-        assert path is not None  # it did not go to stdout
+        assert path is not None  # None means stdout
         picture = SessionPicture(number=number, file=path.name, width=image.width, height=image.height, seed=seed)
         self._pending[number] = picture
         return picture
 
-    def bring(self, file: str) -> SessionPicture:
-        """Copy a picture from outside into the session, and give it its number.
+    def import_picture(self, file: str) -> SessionPicture:
+        """Copy a picture from outside into the session, and number it.
 
-        A file that the session holds already keeps the number it has. The next entry that can bring pictures with
-        it names it of itself; see `append`.
+        A file that the session already has keeps its number. `append` adds the copy to the next entry.
 
         Args:
-            file: as typed: a path, or `-` for standard input.
+            file: a path, or `-` for standard input.
 
         Raises:
-            PictureError: it cannot be read.
+            PictureError: the file is not readable as a picture.
             UsageError: standard input is closed.
-            SessionWriteError: it cannot be copied.
+            SessionWriteError: the copy cannot be written.
         """
         from model import open_picture, read_picture
         from sensenova_cli.inputs.pictures import read_content
@@ -177,14 +176,14 @@ class Session:
         from sensenova_cli.system.streams import STDIN
 
         content = read_content(file)
-        called = "standard input" if file == STDIN else file
-        image = read_picture(content, called)
+        name = "standard input" if file == STDIN else file
+        image = read_picture(content, name)
         source = InputFile.of(file, content)
         for known in (*self.state.pictures.values(), *self._pending.values()):
-            here = self.path(known.number)
-            if (known.sha256 == source.sha256 and here.is_file()) or source.path == str(here.absolute()):
+            path_here = self.path(known.number)
+            if (known.sha256 == source.sha256 and path_here.is_file()) or source.path == str(path_here.absolute()):
                 return known
-        with open_picture(content, called) as opened:
+        with open_picture(content, name) as opened:
             ending = {"JPEG2000": "jp2"}.get(opened.format or "", (opened.format or "").lower())
         from sensenova_cli.outputs.picture_writer import slug
 
@@ -193,13 +192,13 @@ class Session:
         folder = self._require_folder(stem) / PICTURES_FOLDER
         try:
             folder.mkdir(exist_ok=True)
-            path = create_file(_candidates(folder / f"{number:03d}-{stem}.{ending}"), content)
+            path = create_file(_numbered_paths(folder / f"{number:03d}-{stem}.{ending}"), content)
         except OSError as error:
             raise SessionWriteError(
-                f"{called} cannot be copied into the session: {error.strerror or error}",
+                f"{name} cannot be copied into the session: {error.strerror or error}",
                 f"make room, or check the folder {self._folder}",
             ) from error
-        assert path is not None  # there is no end of candidates
+        assert path is not None  # the candidates are endless
         picture = SessionPicture(
             number=number,
             file=path.name,
@@ -212,24 +211,24 @@ class Session:
         return picture
 
     def append(self, entry: Entry) -> State:
-        """Note what happened; afterwards it is on disk, where the session has a folder already or gets one now.
+        """Apply an entry to the state and write it to disk. A turn creates the folder of a new session.
 
-        A turn, a `Use` or a `Stage` gets the pictures that `bring` has copied since the last one as its `brought`.
+        A turn, a `Use` or a `Stage` also gets the pictures that `import_picture` copied since the last such entry.
 
         Returns:
             The new state.
 
         Raises:
-            SessionError: it cannot happen now (see State.after).
-            SessionWriteError: it cannot be written; the file and the state are as they were.
+            SessionError: the entry does not fit the state (see State.after).
+            SessionWriteError: the write failed; file and state are unchanged.
         """
-        if isinstance(entry, Bringing):
-            entry = self._with_brought(entry)
+        if isinstance(entry, CopyingEntry):
+            entry = self._with_copies(entry)
         state = self.state.after(entry)
         if isinstance(entry, PictureTurn | AnswerTurn):
             self._require_folder(entry.prompt)
         if self._folder is None:
-            self._waiting.append(entry)
+            self._deferred.append(entry)
         else:
             self._write(entry)
         self.state = state
@@ -238,7 +237,7 @@ class Session:
         return state
 
     def close(self) -> None:
-        """Let other processes open the session; nothing is left to be written."""
+        """Release the lock, so that other processes can open the session. Everything is already on disk."""
         if self._lock is not None:
             self._lock.release()
 
@@ -253,12 +252,12 @@ class Session:
     def _next_picture(self) -> int:
         return max(self.state.next_picture, *(number + 1 for number in self._pending), 1)
 
-    def _with_brought(self, entry: Bringing) -> Bringing:
+    def _with_copies(self, entry: CopyingEntry) -> CopyingEntry:
         copied = tuple(picture for picture in self._pending.values() if picture.seed is None)
         return entry.model_copy(update={"brought": (*entry.brought, *copied)})
 
     def _require_folder(self, about: str) -> Path:
-        """The session's folder; a new session gets one, named by what it is `about`."""
+        """Return the session's folder; create the folder of a new session and name it after `about`."""
         if self._folder is None:
             root = sessions_folder()
             try:
@@ -267,66 +266,66 @@ class Session:
                         (root / name).mkdir()
                     except FileExistsError:
                         continue
-                    self._take(root / name)
+                    self._lock_folder(root / name)
                     break
             except OSError as error:
                 raise _write_error(root, error) from error
             try:
                 self._write_header()
             except BaseException:
-                # As if nothing had happened, so that the next turn can try again.
-                self._give_back()
+                # Without the folder, the next turn can try again.
+                self._discard_folder()
                 raise
-        while self._waiting:
-            self._write(self._waiting[0])
-            del self._waiting[0]
+        while self._deferred:
+            self._write(self._deferred[0])
+            del self._deferred[0]
         assert self._folder is not None
         return self._folder
 
-    def _give_back(self) -> None:
-        """Remove the folder of a session that could not begin."""
+    def _discard_folder(self) -> None:
+        """Remove the folder of a new session whose first write failed."""
         assert self._folder is not None
         self.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = self._lock = None
 
-    def _take(self, folder: Path) -> None:
+    def _lock_folder(self, folder: Path) -> None:
         self._lock = lock_session(folder)
         self._folder = folder
 
     def _write_header(self) -> None:
         assert self._folder is not None
         try:
-            # Whole or not at all: a folder without this file is no session yet.
+            # Written atomically: a folder without this file is not a session.
             create_file([self._folder / SESSION_FILE], _line(self._opened()))
         except OSError as error:
             raise _write_error(self._folder, error) from error
-        self._noted = True
+        self._wrote_opened = True
 
     def _opened(self) -> Opened:
         return Opened(model=self._model, version=__version__)
 
     def _write(self, entry: Entry) -> None:
         assert self._folder is not None
-        lines = _line(entry) if self._noted else _line(self._opened()) + _line(entry)
+        lines = _line(entry) if self._wrote_opened else _line(self._opened()) + _line(entry)
         path = self._folder / SESSION_FILE
         try:
-            # Opened anew each time: where it was removed meanwhile, that must not go unnoticed. And unbuffered: what
-            # is left in a buffer after a failure would be written once more when the file is closed.
+            # Opened for every entry, so that a removed file is noticed. Unbuffered, because closing the file after a
+            # failure would write the rest of a buffer again.
             with path.open("r+b", buffering=0) as file:
-                end, between = _intact_end(file)
+                end, separator = _intact_end(file)
                 try:
                     file.truncate(end)
                     file.seek(end)
-                    _write_all(file, between + lines)
+                    _write_all(file, separator + lines)
                     os.fsync(file.fileno())
                 except BaseException:
-                    # A full disk, or Ctrl-C: not a part of it may stay, or the same turn would come twice.
+                    # After a full disk or Ctrl-C no part of the lines may remain, or a retry would repeat the turn.
                     file.truncate(end)
                     raise
         except OSError as error:
             raise _write_error(self._folder, error) from error
-        self._noted = True
+        self._wrote_opened = True
 
 
 def _line(entry: Entry) -> bytes:
@@ -334,7 +333,7 @@ def _line(entry: Entry) -> bytes:
 
 
 def _intact_end(file: FileIO) -> tuple[int, bytes]:
-    """Where the good part of a session file ends, and what has to be written there before a new line."""
+    """Return the offset after the last intact line, and the bytes to write there before a new line."""
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         return 0, b""
@@ -347,9 +346,9 @@ def _intact_end(file: FileIO) -> tuple[int, bytes]:
 
 
 def _write_all(file: FileIO, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]
 
 
 def _free_names(about: str) -> Iterator[str]:
@@ -358,10 +357,10 @@ def _free_names(about: str) -> Iterator[str]:
     words = slug(about)
     while len(words) > MAX_SLUG:
         words = words.rpartition("-")[0] if "-" in words else words[:MAX_SLUG]
-    yield from map(str, _candidates(Path(f"{date.today().isoformat()}-{words}")))
+    yield from map(str, _numbered_paths(Path(f"{date.today().isoformat()}-{words}")))
 
 
-def _candidates(path: Path) -> Iterator[Path]:
+def _numbered_paths(path: Path) -> Iterator[Path]:
     yield path
     for number in count(2):
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
@@ -374,13 +373,13 @@ def _require_writable(folder: Path) -> None:
     except OSError as error:
         blocking = next((part for part in (folder, *folder.parents) if part.is_file()), None)
         raise SessionError(
-            f"sessions cannot be kept in {folder}: {f'{blocking} is a file' if blocking else error.strerror or error}",
-            "set SENSENOVA_DATA_DIR to a folder that can be written",
+            f"sessions cannot be saved in {folder}: {f'{blocking} is a file' if blocking else error.strerror or error}",
+            "set SENSENOVA_DATA_DIR to a writable folder",
         ) from error
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a program that was killed left half-written; the lock is held, so nobody is writing."""
+def _remove_partial_files(folder: Path) -> None:
+    """Remove files that a killed program left half-written. This process holds the lock, so no other is writing."""
     for place in (folder, folder / PICTURES_FOLDER):
         for path in place.glob(".sensenova-*.part"):
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where a session stands: an immutable value, the replay of the session's entries."""
+"""State of a session: an immutable value that results from applying the session's entries in order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,12 +25,12 @@ from sensenova_cli.sessions.entries import (
 
 @dataclass(frozen=True)
 class Moment:
-    """What undo and redo move through.
+    """The part of a state that undo and redo restore.
 
     Attributes:
         selected: number of the selected image, or None.
         candidates: numbers of the pictures that the last picture turn made.
-        conversation: the answered questions that the next one follows, oldest first.
+        conversation: the answered questions that the next question continues, oldest first.
     """
 
     selected: int | None = None
@@ -39,20 +39,21 @@ class Moment:
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """Numbers of the pictures that were shown last in the conversation; none if it is about words alone."""
+        """Numbers of the pictures that the conversation showed last; empty if it is about text alone."""
         return next((turn.inputs for turn in reversed(self.conversation) if turn.inputs), ())
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a session stands.
+    """The state after an entry.
 
     Attributes:
-        turns: all of them, undone and failed ones too.
-        pictures: number → picture, in the order they came; undo takes none of them away.
-        past, future: where undo and redo lead, the nearest last.
-        staged: numbers of the pictures that go with the next turn.
-        settings, profile: what was set in this session.
+        turns: all turns, including undone and failed ones.
+        pictures: all pictures by number, in order of appearance; undo removes none of them.
+        now: the current moment.
+        past, future: moments that undo and redo restore, the next one last.
+        staged: numbers of the input pictures of the next turn.
+        settings, profile: settings and profile that were set in this session.
     """
 
     turns: tuple[Turn, ...] = ()
@@ -71,19 +72,19 @@ class State:
 
     @property
     def next_turn(self) -> int:
-        """The number of the turn to come."""
+        """Number of the next turn."""
         return self.turns[-1].turn + 1 if self.turns else 1
 
     @property
     def next_picture(self) -> int:
-        """The number of the picture to come."""
+        """Number of the next picture."""
         return max(self.pictures, default=0) + 1
 
     def picture(self, number: int) -> SessionPicture:
-        """The picture of this number.
+        """Return the picture with this number.
 
         Raises:
-            SessionError: there is none.
+            SessionError: no picture has the number.
         """
         if number not in self.pictures:
             known = sorted(self.pictures)
@@ -93,11 +94,10 @@ class State:
         return self.pictures[number]
 
     def after(self, entry: Entry) -> "State":
-        """The state once `entry` has happened.
+        """Return the state after `entry`.
 
         Raises:
-            SessionError: it cannot happen now: nothing is left to undo or redo, there is no such picture, or a
-                number is given twice.
+            SessionError: nothing is left to undo or redo, a picture does not exist, or a number is used twice.
         """
         match entry:
             case Opened():
@@ -125,13 +125,13 @@ class State:
             case Set():
                 return replace(self, settings={**self.settings, **entry.settings})
             case Unset():
-                kept = {name: value for name, value in self.settings.items() if name not in entry.names}
-                return replace(self, settings=kept)
+                remaining = {name: value for name, value in self.settings.items() if name not in entry.names}
+                return replace(self, settings=remaining)
             case UseProfile():
                 return replace(self, profile=entry.profile)
 
     def _after_turn(self, turn: Turn) -> "State":
-        """Inputs are taken as they are: a turn is worth keeping even where the line of its input was lost."""
+        # Input numbers are not checked: a turn is worth keeping even if the line of its input is lost.
         if turn.turn < self.next_turn:
             raise SessionError(f"turn {turn.turn} is not the next one after turn {self.next_turn - 1}")
         state = replace(self._with_pictures(turn.brought), turns=(*self.turns, turn))
@@ -146,7 +146,7 @@ class State:
                 return state
             before = state.now.conversation if turn.continues else ()
             moment = replace(state.now, conversation=(*before, turn))
-        # What was staged stays so until a turn made something of it.
+        # Pictures stay staged until a turn uses them successfully.
         staged = tuple(number for number in state.staged if number not in turn.inputs)
         return replace(state, staged=staged)._moved(moment)
 
@@ -163,7 +163,7 @@ class State:
 
 
 def _ranges(numbers: list[int]) -> str:
-    """[1, 2, 3, 7] → `1–3, 7`."""
+    """Format numbers as ranges: [1, 2, 3, 7] → `1–3, 7`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

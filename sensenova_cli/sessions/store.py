@@ -1,4 +1,4 @@
-"""Where sessions lie, what they are called, and how one is found or removed."""
+"""The folder of all sessions: names, search and removal."""
 
 import os
 import secrets
@@ -19,41 +19,41 @@ MAX_NAME_BYTES = 200
 
 
 def data_folder() -> Path:
-    """Folder of what the program keeps for the user; the variable SENSENOVA_DATA_DIR moves it."""
-    moved = os.environ.get("SENSENOVA_DATA_DIR")
-    return Path(moved).expanduser() if moved else user_data_path("sensenova", appauthor=False)
+    """Return the folder for the user's data; the environment variable SENSENOVA_DATA_DIR overrides it."""
+    override = os.environ.get("SENSENOVA_DATA_DIR")
+    return Path(override).expanduser() if override else user_data_path("sensenova", appauthor=False)
 
 
 def sessions_folder() -> Path:
-    """The folder in which each session has a folder of its own."""
+    """Return the folder that contains one folder for each session."""
     return data_folder() / "sessions"
 
 
 def session_folders() -> dict[str, Path]:
-    """All sessions by name, sorted by it.
+    """Return the folders of all sessions by name, sorted.
 
     Raises:
-        SessionError: the folder of the sessions cannot be looked into.
+        SessionError: the folder of the sessions is not readable.
     """
     folder = sessions_folder()
     try:
-        # A name in front of which a dot stands is a session that is being removed.
+        # A name with a leading dot is a session that is being removed.
         found = [path for path in folder.iterdir() if path.name[0] != "." and (path / SESSION_FILE).exists()]
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise SessionError(
-            f"{show_path(folder)} cannot be looked into: {error.strerror or error}",
+            f"{show_path(folder)} cannot be read: {error.strerror or error}",
             "set SENSENOVA_DATA_DIR to another folder",
         ) from error
     return {_normal(path.name): path for path in sorted(found)}
 
 
 def find_session(name: str) -> Path:
-    """The folder of the session of this name.
+    """Return the folder of the session with this name.
 
     Raises:
-        SessionError: there is none; a name that was probably meant is suggested.
+        SessionError: no session has the name; a similar name is suggested.
     """
     known = session_folders()
     if _normal(name) in known:
@@ -64,10 +64,10 @@ def find_session(name: str) -> Path:
 
 
 def latest_session() -> Path:
-    """The folder of the session in which something happened last.
+    """Return the folder of the session with the latest entry.
 
     Raises:
-        SessionError: there is no session yet.
+        SessionError: there are no sessions yet.
     """
     folders = list(session_folders().values())
     if not folders:
@@ -76,16 +76,17 @@ def latest_session() -> Path:
 
 
 def check_name(name: str) -> str:
-    """A name that a user chose for a session, as it is written to disk.
+    """Return a name that a user chose for a session as its folder is named.
 
     Raises:
-        SessionError: it could not be a folder's name everywhere, or would need care to be typed.
+        SessionError: the name has characters that not every system allows for a folder, it starts or ends with one
+            that is hard to type, or it is too long.
     """
     normal = _normal(name)
     allowed = all(letter.isalnum() or unicodedata.category(letter)[0] == "M" or letter in " ._-" for letter in normal)
     if not normal or not allowed or not normal[0].isalnum() or normal[-1] in " .":
         raise SessionError(
-            f"{name!r} is no name for a session",
+            f"{name!r} is not allowed as the name of a session",
             "use letters, digits, spaces, - _ and dots, beginning with a letter or digit",
         )
     if len(normal.encode()) > MAX_NAME_BYTES:
@@ -94,11 +95,11 @@ def check_name(name: str) -> str:
 
 
 def remove_session(folder: Path) -> None:
-    """Remove a session with its pictures.
+    """Remove a session and its pictures.
 
     Raises:
-        SessionError: a process has it open.
-        SessionWriteError: it cannot be removed.
+        SessionError: a process has the session open.
+        SessionWriteError: the folder cannot be removed.
     """
     lock = lock_session(folder)
     # Renamed first: if the removal fails halfway, no half of a session stays in the list.
@@ -122,10 +123,10 @@ def _last_used(folder: Path) -> datetime:
     try:
         return read_session(folder).used
     except SessionError:
-        # It says so when it is opened; going on with an older one in silence would be worse.
+        # Opening this session reports the error. Silently continuing an older session would be worse.
         return datetime.fromtimestamp((folder / SESSION_FILE).stat().st_mtime).astimezone()
 
 
 def _normal(name: str) -> str:
-    """macOS takes letters with accents apart; both spellings are one name."""
+    """Return a name in composed form: macOS stores accented letters decomposed, and both forms are one name."""
     return unicodedata.normalize("NFC", name)

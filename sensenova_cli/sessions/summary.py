@@ -1,4 +1,4 @@
-"""What happened in a session, in words: shared by `sessions show` and the exported pages."""
+"""Descriptions of turns, pictures and other entries, for `sessions show` and exported pages."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,17 +25,17 @@ from sensenova_cli.sessions.entries import (
 
 
 def counted(count: int, thing: str) -> str:
-    """`1 picture`, `2 pictures`."""
+    """Return a count with its noun: `1 picture`, `2 pictures`."""
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def format_time(when: datetime) -> str:
-    """A time to the minute, where the user is."""
+    """Format a time to the minute in the user's time zone."""
     return when.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def turn_facts(turn: Turn) -> list[str]:
-    """What there is to say of a turn besides its prompt and what it made; how it ended comes first."""
+    """Return the facts about a turn besides its prompt and result; a failure comes first."""
     facts = []
     if turn.status != "done":
         facts.append(turn.status + (f": {turn.reason}" if turn.reason else ""))
@@ -51,10 +51,10 @@ def turn_facts(turn: Turn) -> list[str]:
 
 
 def picture_facts(picture: SessionPicture, *, with_folder: bool) -> list[str]:
-    """What there is to say of a picture besides its number and file.
+    """Return the facts about a picture besides its number and file.
 
     Args:
-        with_folder: name the whole path of the file that it is a copy of, which is not for strangers to read.
+        with_folder: give the full path of a copy's original; False for documents that strangers read.
     """
     size = f"{picture.width}x{picture.height}"
     if picture.seed is not None:
@@ -65,16 +65,16 @@ def picture_facts(picture: SessionPicture, *, with_folder: bool) -> list[str]:
 
 
 def describe_entry(entry: Entry) -> str:
-    """What happened where it was no turn, in a line; empty for a turn."""
+    """Describe an entry in one line; a turn gives an empty text."""
     match entry:
         case PictureTurn() | AnswerTurn():
             return ""
         case Opened():
             return f"opened with {entry.model}, sensenova {entry.version}"
         case Use():
-            return "put the picture down" if entry.picture is None else f"took picture {entry.picture} in hand"
+            return "selected no picture" if entry.picture is None else f"selected picture {entry.picture}"
         case Stage():
-            return f"staged {_pictures(entry.staged)}" if entry.staged else "staged nothing any more"
+            return f"staged {_pictures(entry.staged)}" if entry.staged else "staged no pictures"
         case Undo():
             return "undo"
         case Redo():
@@ -84,7 +84,7 @@ def describe_entry(entry: Entry) -> str:
         case Unset():
             return f"unset {', '.join(entry.names)}"
         case UseProfile():
-            return "no profile any more" if entry.profile is None else f"profile {entry.profile}"
+            return "no profile" if entry.profile is None else f"profile {entry.profile}"
 
 
 def _pictures(numbers: Sequence[int]) -> str:

@@ -40,7 +40,9 @@ def cats(name: str = "cats") -> Path:
         draw(session, "A cute cat", 7, 8, think_text=f"Think {NASTY}")
         session.append(Use(picture=2))
         session.append(Set(settings={"num_steps": 4}))
-        session.append(Stage(staged=(session.bring("outside.jpg").number, session.bring("outside.tif").number)))
+        session.append(
+            Stage(staged=(session.import_picture("outside.jpg").number, session.import_picture("outside.tif").number))
+        )
         draw(session, f"- {NASTY}\nsecond line", 9, kind="edit", inputs=(2, 3, 4), typed={"size": "16:9"})
         ask(session, f"What is it? {NASTY}", ANSWER, inputs=(5,))
         session.append(Undo())
@@ -155,7 +157,7 @@ def test_list_where_it_cannot_be_looked_into(program: Program) -> None:
     sessions_folder().write_text("a file")
     outcome = program("sessions", "list")
     assert outcome.code == 2
-    assert "cannot be looked into" in outcome.stderr
+    assert "cannot be read" in outcome.stderr
     assert "SENSENOVA_DATA_DIR" in outcome.stderr
 
 
@@ -172,7 +174,7 @@ def test_show_tells_what_happened(program: Program) -> None:
     for line in (
         "1 generate: A cute cat",
         f"  picture 1: {pictures}/001-a-cute-cat-7.png (64x32, seed 7)",
-        "- took picture 2 in hand",
+        "- selected picture 2",
         "- set num_steps = 4",
         "- staged pictures 3, 4",
         f"  picture 3: {pictures}/003-outside.jpeg (40x20, copy of {Path('outside.jpg').absolute()})",
@@ -203,7 +205,7 @@ def test_show_names_what_is_damaged(program: Program) -> None:
     (folder / "pictures" / "001-a-cute-cat-7.png").unlink()
     outcome = program("sessions", "show", "cats")
     assert outcome.code == 0
-    assert f"{folder}/session.jsonl:10: is no JSON" in outcome.stderr
+    assert f"{folder}/session.jsonl:10: is not JSON" in outcome.stderr
     assert f"{folder}/pictures/001-a-cute-cat-7.png: picture 1 is missing" in outcome.stderr
     assert len(json.loads(program("sessions", "show", "cats", "--json").stdout)["problems"]) == 2
 

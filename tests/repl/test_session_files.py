@@ -38,7 +38,7 @@ def rich_session(name: str = "cats") -> Path:
         session.append(Use(picture=2))
         draw(session, "red", 9, kind="edit", inputs=(2,))
         session.append(Set(settings={"num_steps": 4, "cfg_interval": [0.1, 0.9]}))
-        session.append(Stage(staged=(session.bring("outside.jpg").number,)))
+        session.append(Stage(staged=(session.import_picture("outside.jpg").number,)))
         ask(session, "Which of them?", inputs=(4,))
         session.append(Undo())
         session.append(Redo())
@@ -167,18 +167,18 @@ def test_a_picture_from_outside_is_copied_and_may_go_away() -> None:
 def test_the_same_file_is_copied_once() -> None:
     rich_session()
     with Session.open("cats", MODEL) as session:
-        assert session.bring("outside.jpg").number == 4
+        assert session.import_picture("outside.jpg").number == 4
         shutil.copy("outside.jpg", "same.jpg")
-        assert session.bring("same.jpg").number == 4
-        assert session.bring(str(session.path(1))).number == 1
+        assert session.import_picture("same.jpg").number == 4
+        assert session.import_picture(str(session.path(1))).number == 1
         Image.new("RGB", (8, 8)).save("other.png")
-        assert session.bring("other.png").number == session.bring("other.png").number == 6
+        assert session.import_picture("other.png").number == session.import_picture("other.png").number == 6
 
 
 def test_what_was_brought_is_named_by_the_next_entry() -> None:
     Image.new("RGB", (8, 8)).save("cat.png")
     with Session.open("cats", MODEL) as session:
-        number = session.bring("cat.png").number
+        number = session.import_picture("cat.png").number
         session.append(Set(settings={"seed": 1}))
         draw(session, "Make it red", kind="edit", inputs=(number,))
     saved = read_session(find_session("cats"))
@@ -189,9 +189,9 @@ def test_what_is_no_picture_is_not_brought() -> None:
     Path("letter.txt").write_text("no picture")
     with Session.open("cats", MODEL) as session:
         with pytest.raises(PictureError, match=r"letter\.txt"):
-            session.bring("letter.txt")
+            session.import_picture("letter.txt")
         with pytest.raises(PictureError, match="no file"):
-            session.bring("nowhere.png")
+            session.import_picture("nowhere.png")
         assert list(session.state.pictures) == []
 
 
@@ -200,7 +200,7 @@ def test_a_picture_that_vanished_is_a_message() -> None:
     (folder / "pictures" / "001-a-cat-7.png").unlink()
     with Session.open("cats", MODEL) as session:
         assert [problem.what for problem in session.problems] == ["picture 1 is missing"]
-        with pytest.raises(PictureError, match="picture 1 is gone"):
+        with pytest.raises(PictureError, match="picture 1 is missing"):
             session.read(1)
         assert session.read(2).seed == 8
 
@@ -222,7 +222,7 @@ def test_a_last_line_torn_at_any_byte(entry: str) -> None:
         kept = length >= len(whole) - 1  # with and without its newline
         saved = read_session(folder)
         assert len(saved.state.turns) == (2 if kept else 1), length
-        torn = ["session.jsonl:3: breaks off; the program was ended while it wrote this line, which is lost"]
+        torn = ["session.jsonl:3: is incomplete: the program ended while it wrote this line, which is lost"]
         assert problems(saved) == ([] if kept or length == len(before) else torn), length
         with Session.open("cats", MODEL) as session:
             ask(session, "Third?")
@@ -251,16 +251,16 @@ def test_good_turns_of_a_damaged_file_load_and_bad_lines_are_named() -> None:
     saved = read_session(folder)
     assert [turn.turn for turn in saved.state.turns] == [1, 2, 3, 4]
     assert problems(saved) == [
-        "session.jsonl:5: is no JSON: Expecting value at column 1",
-        "session.jsonl:6: is no JSON object",
+        "session.jsonl:5: is not JSON: Expecting value at column 1",
+        "session.jsonl:6: is not a JSON object",
         'session.jsonl:7: has no "kind"',
         'session.jsonl:8: "kind": "dance" is unknown',
         "session.jsonl:9: picture: field required",
         "session.jsonl:10: there is no picture 99 in this session",
-        "session.jsonl:11: byte 1 of the line is no UTF-8",
-        "session.jsonl:12: is no JSON that can be read",
-        "session.jsonl:13: is no JSON that can be read",
-        "session.jsonl:14: brought.0.file: '../../secret' is no plain file name",
+        "session.jsonl:11: byte 1 of the line is not UTF-8",
+        "session.jsonl:12: is not readable JSON",
+        "session.jsonl:13: is not readable JSON",
+        "session.jsonl:14: brought.0.file: '../../secret' is not a plain file name",
     ]
 
 
@@ -279,7 +279,7 @@ def test_a_turn_whose_input_was_lost_with_another_line_still_loads() -> None:
     [
         (b"", "session.jsonl: the file is empty"),
         (b"{}\n", 'session.jsonl:1: has no "kind"'),
-        (b"\0\0\0\0", "session.jsonl:1: breaks off; the program was ended while it wrote this line, which is lost"),
+        (b"\0\0\0\0", "session.jsonl:1: is incomplete: the program ended while it wrote this line, which is lost"),
     ],
 )
 def test_a_file_without_its_head_can_be_continued(content: bytes, problem: str) -> None:
@@ -509,16 +509,16 @@ def test_a_folder_that_was_removed_meanwhile_is_noticed() -> None:
 def test_a_picture_that_cannot_be_written_is_kept_elsewhere(data: Path) -> None:
     with Session.open("cats", MODEL) as session:
         (data / "sessions" / "cats" / "pictures").write_text("a file in the way")
-        with pytest.raises(OutputWriteError, match="the picture is kept in ") as problem:
+        with pytest.raises(OutputWriteError, match="the picture was saved in ") as problem:
             draw(session, "A cat")
-        kept = Path(problem.value.what.rpartition(" kept in ")[2])
+        kept = Path(problem.value.what.rpartition(" saved in ")[2])
         with Image.open(kept) as image:
             assert image.size == (64, 32)
         kept.unlink()
         assert problem.value.hint.startswith("make room, or check the folder")
         Image.new("RGB", (8, 8)).save("cat.png")
         with pytest.raises(SessionWriteError, match=r"cat.png cannot be copied"):
-            session.bring("cat.png")
+            session.import_picture("cat.png")
 
 
 # Names and places
@@ -612,7 +612,7 @@ def test_a_home_that_is_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SENSENOVA_DATA_DIR")
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setenv("HOME", "/proc")
-    with pytest.raises(SessionError, match=r"sessions cannot be kept in /proc/.local/share/sensenova/sessions"):
+    with pytest.raises(SessionError, match=r"sessions cannot be saved in /proc/.local/share/sensenova/sessions"):
         Session.start(MODEL)
 
 
