@@ -1,38 +1,36 @@
-"""How far the fused kernels and eight-bit weights are from the network as it is written, at full size.
+"""Compare the fused kernels and eight-bit weights with the plain network, at full size.
 
-    python -m benchmarks.numerics --json benchmarks/results/numerics_h100.json
+    python -m benchmarks.numerics --output benchmarks/results/numerics_u1-8b_h100.json
 
-Random weights of the 8B's shape, bfloat16, a CUDA device. A picture is drawn by the network as it is written; at each
-of its steps the other ways predict the clean picture from the same noisy one, and the relative difference
-‖a − b‖ / ‖b‖ is told. `another attention kernel` is the network as it is written with FlashAttention instead of cuDNN's
-kernel: what rounding alone makes of 42 layers.
+Needs a CUDA device; weights are random, of the 8B's shape, in bfloat16. The plain network draws a picture. At each of
+its steps the other variants predict the clean picture from the same noisy one; the figure is the relative difference
+‖a − b‖ / ‖b‖. `another attention kernel` is the plain network with FlashAttention instead of cuDNN's kernel: it shows
+the effect of rounding alone over 42 layers.
 """
 
-import argparse
 import itertools
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from benchmarks.report import write_report
+from benchmarks import harness
 from config.settings import ImageSettings
-from config.sizes import TOKEN_PIXELS, format_size, parse_size
-from model.backends.cuda import CudaBackend, FusedTower
+from config.sizes import TOKEN_PIXELS, parse_size
+from model.backends.gpu import KERNELS, GpuAttention, GpuOperations
+from model.backends.select import set_plain_operations
 from model.bench.bench import shape_config, text_prefix
 from model.checkpoint.quantization import quantize_network
 from model.checkpoint.random_weights import random_network
-from model.network import attention
 from model.network.attention import Segment
 from model.network.cache import KVCache
 from model.network.flow import picture_to_tokens
+from model.network.operations import Operations, join_rows
 from model.network.rope import attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
-from model.network.transformer import Blocks, Tower
+from model.network.transformer import Block
 from model.sampling.backend import Backend
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
@@ -44,11 +42,12 @@ Predict = Callable[[Tensor, float], Tensor]
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Return ‖ours − theirs‖ / ‖theirs‖."""
     return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
 
 
 def predictor(network: SenseNovaU1, prefix: Prefix, size: tuple[int, int]) -> Predict:
-    """(x, t) → x̂ of the conditional branch."""
+    """Return the function (x, t) → x̂ of the condition branch."""
     device, config = network.device, network.config
     grid = (size[1] // TOKEN_PIXELS, size[0] // TOKEN_PIXELS)
     patches = patch_rotary(2 * grid[0], 2 * grid[1], config.vision.hidden_size, config.vision.rope_theta, device)
@@ -65,35 +64,42 @@ def predictor(network: SenseNovaU1, prefix: Prefix, size: tuple[int, int]) -> Pr
 
 
 def blocks_apart(network: SenseNovaU1, tokens: int) -> list[float]:
-    """Each block by itself, from the same input."""
+    """Return the difference of each fused block from the plain one, from the same input."""
+    from model.backends.cuda import FusedOperations
+
     config = network.config.transformer
     cache = KVCache(config, tokens, network.dtype, network.device)
     side = int(tokens**0.5)
     rotary = attention_rotary(image_positions(0, side, side, network.device), config, network.dtype)
     hidden = torch.randn(1, side * side, config.hidden_size, device=network.device).to(network.dtype)
     image = [Segment(side * side, causal=False)]
-    differences = []
-    for block in network.gen.blocks:
-        with attention.fastest_kernels(network.device):
-            plain = block(hidden, [rotary], [cache], 0, image)
-            one = FusedTower(cast(Tower, SimpleNamespace(blocks=Blocks([block]))))
-            differences.append(difference(one(hidden, [rotary], [cache], image), plain))
-    return differences
+    attention = GpuAttention(groups_heads=True)
+    plain, fused = GpuOperations(attention, kernels=list(KERNELS)), FusedOperations(attention, kernels=list(KERNELS))
+
+    def output(block: Block, operations: Operations) -> Tensor:
+        batches = operations.row_groups(hidden, [rotary], [cache], image)
+        with operations.running(batches, in_step=False):
+            for groups in batches:
+                block(groups, 0, image, operations)
+        return join_rows([group.result() for groups in batches for group in groups])
+
+    return [difference(output(block, fused), output(block, plain)) for _, block in network.gen.blocks.through()]
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="u1-8b")
+    parser = harness.parser(__doc__, model="u1-8b", models="name of a built-in shape")
     parser.add_argument("--size", default="2048x2048")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    from model.backends.cuda import CudaBackend  # needs Triton
+
     size = parse_size(options.size)
     assert size is not None
     device, tokens = torch.device("cuda"), size[0] * size[1] // TOKEN_PIXELS**2
     torch.manual_seed(0)
     network = random_network(shape_config(options.model), device, torch.bfloat16)
+    set_plain_operations(network)
     settings = ImageSettings(num_steps=options.steps, cfg_scale=1.0)
     prefix = text_prefix(network, PROMPT_TOKENS, tokens)
     drawn = [
@@ -115,27 +121,19 @@ def main() -> None:
     def compare(name: str, prefix: Prefix) -> None:
         results[name] = list(itertools.starmap(difference, zip(predictions(prefix), plain, strict=True)))
 
-    kernels = dict(attention.KERNELS)
-    del attention.KERNELS[SDPBackend.CUDNN_ATTENTION]
+    others = [kernel for kernel in KERNELS if kernel != SDPBackend.CUDNN_ATTENTION]
+    network.gen.operations = GpuOperations(GpuAttention(groups_heads=True), kernels=others)
     compare("another attention kernel", prefix)
-    attention.KERNELS.clear()
-    attention.KERNELS.update(kernels)
     CudaBackend(network)
     compare("fused", prefix)
     quantize_network(network, ("gen",))
     compare("fp8", prefix)
     quantize_network(network, ("und",))
     compare("fp8-all", text_prefix(network, PROMPT_TOKENS, tokens))
-    for name, values in results.items():
-        print(f"{name:30} {' '.join(f'{value:.4f}' for value in values)}")
-    report = {
-        "command": f"python -m benchmarks.numerics --model {options.model} --size {format_size(size)}",
-        "steps": options.steps,
-        "device": torch.cuda.get_device_name(device),
-        "torch": torch.__version__,
-        "relative_difference_of_the_prediction": results,
-    }
-    write_report(report, options.json)
+    rows = [(name, f"{min(values):.4f}", f"{max(values):.4f}") for name, values in results.items()]
+    table = harness.table("relative difference of the prediction", "least", "most", rows=rows)
+    result = {"steps": options.steps, "relative_difference_of_the_prediction": results}
+    harness.finish(options, result, table, device)
 
 
 if __name__ == "__main__":

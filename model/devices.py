@@ -1,6 +1,8 @@
-"""Which device and number format a run uses, and how much memory it took."""
+"""Devices: what each kind can do, which one a run uses, and how much memory it has."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,16 +11,84 @@ from torch import Tensor
 from model.errors import DeviceError
 
 FREE_RESERVE = 512 * 2**20
-"""Of a device's free memory, left to others where no limit is set."""
-
+"""Bytes of a device's free memory that are left to other programs where no limit is set."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
+@dataclass(frozen=True)
+class DeviceKind:
+    """The abilities of one kind of device. Code asks for an ability, not for the kind's name.
+
+    Attributes:
+        is_gpu: it is a graphics processor, and batches of small products keep it busy.
+        has_streams: work is queued on streams and its end is seen by events; copies can run beside it (CUDA).
+        can_be_many: a machine may have several, and ranks share a model over them.
+        offloads: weights may be in files or in the host's memory while others are used.
+        quantizes: it stores eight-bit numbers.
+        compiles_kernels: Triton compiles for it, unless something is missing.
+        chooses_attention: PyTorch has several attention kernels for it.
+        rank_backend: backend of `torch.distributed` between ranks, or None.
+    """
+
+    is_gpu: bool
+    has_streams: bool
+    can_be_many: bool
+    offloads: bool
+    quantizes: bool
+    compiles_kernels: bool
+    chooses_attention: bool
+    rank_backend: str | None
+
+    @staticmethod
+    def of(device: torch.device) -> "DeviceKind":
+        """Return the kind of a device."""
+        return KINDS[device.type]
+
+    def capability(self, device: torch.device) -> tuple[int, int]:
+        """Return the compute capability of a CUDA device, and (0, 0) for any other."""
+        return torch.cuda.get_device_capability(device) if self.has_streams else (0, 0)
+
+
+KINDS = {
+    "cpu": DeviceKind(
+        is_gpu=False,
+        has_streams=False,
+        can_be_many=False,
+        offloads=True,
+        quantizes=True,
+        compiles_kernels=False,
+        chooses_attention=False,
+        rank_backend="gloo",
+    ),
+    "cuda": DeviceKind(
+        is_gpu=True,
+        has_streams=True,
+        can_be_many=True,
+        offloads=True,
+        quantizes=True,
+        compiles_kernels=True,
+        chooses_attention=True,
+        rank_backend="nccl",
+    ),
+    "mps": DeviceKind(
+        is_gpu=True,
+        has_streams=False,
+        can_be_many=False,
+        offloads=False,
+        quantizes=False,
+        compiles_kernels=False,
+        chooses_attention=False,
+        rank_backend=None,
+    ),
+}
+"""Every kind of device that the program runs on, by PyTorch's name."""
+
+
 def resolve_device(name: str) -> torch.device:
-    """`auto` takes the first CUDA device, else Apple's GPU, else the CPU.
+    """Return the device that a setting names. `auto` is the first CUDA device, else Apple's GPU, else the CPU.
 
     Raises:
-        DeviceError: the device that was asked for is not there.
+        DeviceError: the machine does not have that device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -26,56 +96,94 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
+    if device is None or device.type not in KINDS:
         raise DeviceError(f"there is no kind of device {name!r}", "use auto, cpu, cuda, cuda:1 or mps")
-    if device.type == "cuda":
+    if KINDS[device.type].can_be_many:
         count = torch.cuda.device_count()
         if not torch.cuda.is_available() or (device.index or 0) >= count:
             raise DeviceError(
                 f"device {name} is not there: PyTorch sees {count} CUDA devices",
                 "use `device=auto` or `device=cpu`",
             )
-    if device.type == "mps" and not torch.backends.mps.is_available():
+    elif KINDS[device.type].is_gpu and not torch.backends.mps.is_available():
         raise DeviceError("device mps is not there", "use `device=auto` or `device=cpu`")
     return device
 
 
 def require_device(name: str) -> None:
-    """Raise DeviceError unless the device that a setting names is there; `auto` and `cpu` always are."""
+    """Raise DeviceError unless the machine has the device that a setting names."""
     if name not in ("auto", "cpu"):
         resolve_device(name)
 
 
 def resolve_dtype(name: str) -> torch.dtype:
-    """Raise DeviceError unless it is `bfloat16`, `float16` or `float32`."""
+    """Return a dtype by name; raise DeviceError unless it is `bfloat16`, `float16` or `float32`."""
     if name not in DTYPES:
         raise DeviceError(f"there is no number format {name!r}", f"use {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
+def device_name(device: torch.device) -> str:
+    """Return the product name of a GPU, or the kind's name."""
+    return torch.cuda.get_device_name(device) if DeviceKind.of(device).has_streams else device.type
+
+
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was asked to; what runs on a GPU only seems to be over before."""
-    if device.type == "cuda":
+    """Wait until the device has finished all work that was queued on it."""
+    kind = DeviceKind.of(device)
+    if kind.has_streams:
         torch.cuda.synchronize(device)
-    elif device.type == "mps":
+    elif kind.is_gpu:
         torch.mps.synchronize()
 
 
+def record_event(device: torch.device) -> Callable[[], None]:
+    """Return a function that waits for the work queued up to now, but for no later work."""
+    kind = DeviceKind.of(device)
+    if not kind.has_streams:
+        return torch.mps.synchronize if kind.is_gpu else lambda: None
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event.synchronize
+
+
+def new_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Return a new stream, or None on a device without streams."""
+    return torch.cuda.Stream(device) if DeviceKind.of(device).has_streams else None
+
+
+def copy_to_host(token: Tensor) -> Callable[[], int]:
+    """Start to copy a number, () int64, to the host. Return a function that waits for the number and returns it."""
+    if not DeviceKind.of(token.device).has_streams:
+        return lambda: int(token)
+    memory, _ = host_memory(token.nbytes, page_locked=True)
+    host = memory.view(torch.long)
+    host.copy_(token.view(1), non_blocking=True)
+    arrived = record_event(token.device)
+
+    def number() -> int:
+        arrived()
+        return int(host)
+
+    return number
+
+
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process could still take: of a GPU's memory, or of the host's without swapping; None where the
-    system does not tell."""
-    if device.type == "cuda":
+    """Return the bytes that this process could still allocate: on a GPU, or on the host without swapping. None where
+    the system does not report them."""
+    kind = DeviceKind.of(device)
+    if kind.has_streams:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     info = Path("/proc/meminfo")
-    if device.type == "cpu" and info.exists():
+    if not kind.is_gpu and info.exists():
         line = next(line for line in info.read_text().splitlines() if line.startswith("MemAvailable:"))
         return int(line.split()[1]) * 1024
     return None
 
 
 def usable_memory(device: torch.device, limit: int | None) -> int | None:
-    """Bytes of a device's memory that a model may take: the limit, or what is free; None if nobody knows."""
+    """Return the bytes that a model may take: the limit, or the free memory. None where neither is known."""
     free = free_memory(device)
     if free is None:
         return limit
@@ -83,33 +191,40 @@ def usable_memory(device: torch.device, limit: int | None) -> int | None:
 
 
 def avoid_fragmentation(device: torch.device) -> None:
-    """Have PyTorch's memory on a GPU grow in place, so that what it reserves is hardly more than what is used.
+    """Let PyTorch's memory on a GPU grow in place, so that it reserves hardly more than it uses.
 
-    For a process that has not used the GPU's memory yet; PYTORCH_ALLOC_CONF, or its older name, has the last word.
+    Call it before the process uses the GPU's memory. PYTORCH_ALLOC_CONF, or its older name, takes precedence.
     """
-    if device.type == "cuda" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
-        # Too late for the environment, which PyTorch has read by now; this is what its own deprecated
-        # `torch.cuda.memory._set_allocator_settings` names in its place.
+    is_set = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys()
+    if DeviceKind.of(device).has_streams and not is_set:
+        # PyTorch has read the environment by now. Its deprecated `torch.cuda.memory._set_allocator_settings` names
+        # this function as its replacement.
         torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
 def limit_memory(device: torch.device, count: int | None) -> None:
-    """Have PyTorch take no more than so many bytes of a GPU's memory, or as many as there are again."""
-    if device.type == "cuda":
+    """Limit PyTorch to `count` bytes of a GPU's memory; None removes the limit."""
+    if DeviceKind.of(device).has_streams:
         index = torch.cuda.current_device() if device.index is None else device.index
         total = torch.cuda.get_device_properties(index).total_memory
         torch.cuda.set_per_process_memory_fraction(1.0 if count is None else min(1.0, count / total), index)
 
 
+def return_free_memory(device: torch.device) -> None:
+    """Return memory that PyTorch has reserved and does not use to the device."""
+    if DeviceKind.of(device).has_streams:
+        torch.cuda.empty_cache()
+
+
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement where the device can."""
-    if device.type == "cuda":
+    """Start a new measurement of `peak_memory`, where the device can."""
+    if DeviceKind.of(device).has_streams:
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: on CUDA the most allocated since the last reset, elsewhere the process's peak resident set."""
-    if device.type == "cuda":
+    """Return bytes: on CUDA the most allocated since the last reset, elsewhere the process's peak resident set."""
+    if DeviceKind.of(device).has_streams:
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():
@@ -122,13 +237,16 @@ def peak_memory(device: torch.device) -> int:
 
 
 def host_memory(count: int, *, page_locked: bool) -> tuple[Tensor, str | None]:
-    """So many bytes to read into, and, where page-locked ones are wanted and the host gives none, what a user should
-    know about that."""
+    """Allocate `count` bytes of host memory to read into.
+
+    Returns:
+        The bytes, and a notice for the user if the host refused page-locked memory, else None.
+    """
     if page_locked:
         try:
             return torch.empty(count, dtype=torch.uint8, pin_memory=True), None
         except RuntimeError as error:  # the host's limit on locked memory
             reason = str(error).splitlines()[0]
-            note = f"the host gives no page-locked memory, so that weights come more slowly ({reason})"
+            note = f"the host gives no page-locked memory, so weights load more slowly ({reason})"
             return torch.empty(count, dtype=torch.uint8), note
     return torch.empty(count, dtype=torch.uint8), None

@@ -1,4 +1,4 @@
-"""A checkpoint's network, its weights lying where the device's memory allows."""
+"""The loaded model: the one place where network, backend and offload plan meet."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -10,12 +10,20 @@ from config.mentions import mention
 from config.settings import LoadSettings
 from config.units import format_memory
 from model.backends.select import select_backend
-from model.checkpoint.loader import change_adapters, load_checkpoint
+from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import Adapter
 from model.checkpoint.quantization import resolve_quantization
 from model.checkpoint.safetensors_files import CHUNK_BYTES
 from model.checkpoint.sharding import WHOLE, split_config
-from model.devices import avoid_fragmentation, host_memory, limit_memory, resolve_dtype, usable_memory
+from model.devices import (
+    DeviceKind,
+    avoid_fragmentation,
+    host_memory,
+    limit_memory,
+    resolve_dtype,
+    return_free_memory,
+    usable_memory,
+)
 from model.errors import DeviceError, DeviceMemoryError
 from model.events import LoadProgress
 from model.memory.estimate import (
@@ -23,7 +31,7 @@ from model.memory.estimate import (
     OffloadPlan,
     Weights,
     Workload,
-    choose,
+    choose_offload_plan,
     peak_bytes,
 )
 from model.memory.offload import Offload, load_offloaded
@@ -31,18 +39,18 @@ from model.memory.weight_stream import WeightStream
 from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
 from model.parallel.collectives import ProcessGroups
-from model.parallel.tensor_parallel import join_parts
+from model.parallel.tensor_parallel import apply_tensor_parallel
 from model.sampling.backend import Backend
 
 
 class LoadedModel:
-    """Loads a network, and loads it anew where a request needs more room than there is.
+    """A network, its backend and its offload plan. It loads the network again where a request needs more memory.
 
     Attributes:
-        network, runtime: as they are now, while `is_loaded`.
-        adapters: LoRAs that its weights hold.
-        placement: where they are.
-        is_shared: whether several ranks run it.
+        network, backend: as they are now, while `is_loaded`.
+        adapters: the LoRAs merged into the weights.
+        offload_plan: which weights are on the device.
+        is_shared: whether several ranks run the network.
     """
 
     network: SenseNovaU1
@@ -56,16 +64,16 @@ class LoadedModel:
         settings: LoadSettings,
         groups: ProcessGroups | None = None,
     ) -> None:
-        """Nothing is loaded yet.
+        """Check the settings; load nothing yet.
 
         Args:
-            groups: of the ranks that share the network; all of this one's part is on its device.
+            groups: process groups of the ranks that share the network. This rank's shard stays on its device.
 
         Raises:
-            DeviceError: weights cannot be anywhere else than on this kind of device, or cannot be quantized there.
+            DeviceError: this kind of device does not support offloading or quantization.
         """
         limit = settings.gpu_memory_bytes
-        if device.type == "mps" and (settings.offload not in ("auto", "off") or limit is not None):
+        if not DeviceKind.of(device).offloads and (settings.offload not in ("auto", "off") or limit is not None):
             setting = "`gpu_memory`" if limit is not None else f"`offload` {settings.offload}"
             raise DeviceError(f"{setting} is for NVIDIA's GPUs and for CPUs", "leave it out")
         self.folder, self.config, self.device = folder, config, device
@@ -77,8 +85,8 @@ class LoadedModel:
         self.is_loaded = False
         self._groups = groups
         self.is_shared = groups is not None
-        self._shards = groups.position.shards if groups else WHOLE
-        # What is drawn on has the heads of the gen tower's part.
+        self._shards = groups.shards if groups else WHOLE
+        # A picture's keys and values have the heads of this rank's shard of the generation tower.
         self._own_config = split_config(config, self._shards.gen.count)
         self._weights = Weights.of(config, self.dtype.itemsize, self._quantized, self._shards)
         self.budget = usable_memory(device, limit)
@@ -86,7 +94,7 @@ class LoadedModel:
         self._is_limited = limit is not None
         self._offload: Offload | None = None
         self._notes: list[str] = []
-        self._told: set[str] = set()
+        self._shown: set[str] = set()
 
     def load(
         self,
@@ -95,20 +103,20 @@ class LoadedModel:
         check_weights: bool = False,
         on_progress: Callable[[LoadProgress], None] | None = None,
     ) -> None:
-        """Place the weights so that there is room for this work; other arguments and errors as for `load_checkpoint`.
+        """Load the network with an offload plan that leaves memory for `work`; the rest as for `load_checkpoint`.
 
         Raises:
-            DeviceMemoryError: there is not, wherever they are.
+            DeviceMemoryError: no plan leaves enough memory.
         """
-        self.offload_plan = self._choice(work)
-        self._notes = list(self._remarks(work))
+        self.offload_plan = self._plan_for(work)
+        self._notes = list(self._plan_notes(work))
         if self.offload_plan.kind != "off":
             avoid_fragmentation(self.device)
         arguments = (check_weights, on_progress, self._quantized, adapters)
         if self.offload_plan.kind == "off":
             self.network = load_checkpoint(self.folder, self.device, self.dtype, *arguments, self._shards)
             if self._groups is not None:
-                join_parts(self.network, self.config.transformer.vocabulary, self._groups)
+                apply_tensor_parallel(self.network, self.config.transformer.vocabulary, self._groups)
         else:
             self._offload = load_offloaded(self.folder, self.device, self.dtype, self.offload_plan, *arguments)
             self.network = self._offload.network
@@ -117,77 +125,77 @@ class LoadedModel:
         self.is_loaded = True
 
     def fits(self, work: Workload) -> bool:
-        """Whether there is room for this work as weights are placed now, or nothing can be done about it."""
+        """Return whether `work` fits with the current plan, or no other plan would help."""
         if not self.is_loaded:
             return False
         if self.budget is None or self._settings.offload in ("off", "module"):
             return True
-        return self.peak(work) <= self.budget or self._choice(work) == self.offload_plan
+        return self.peak(work) <= self.budget or self._plan_for(work) == self.offload_plan
 
     def peak(self, work: Workload) -> int:
-        """Predicted bytes of the device's memory."""
+        """Return the estimated peak of device memory, in bytes."""
         return peak_bytes(self._own_config, self._weights, self.offload_plan, work, self.dtype.itemsize)
 
     def release(self) -> None:
-        """Let the weights go, so that `load` can place them anew. Whoever else holds the network has to do so, too."""
+        """Free the weights, so that `load` can load them again. No other object may hold the network."""
         if self._offload is not None:
-            self._offload.stream.close()  # what is on its way would be written to memory that is somebody else's
+            self._offload.stream.close()  # a load in progress would write to freed memory
         if self.is_loaded:
             del self.network, self.backend
         self.is_loaded = False
         self._offload = None
-        gc.collect()  # layers and their slots know one another
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        gc.collect()  # layers and their buffers refer to each other
+        return_free_memory(self.device)
 
-    def change_adapters(self, adapters: Sequence[Adapter]) -> None:
-        """Have other LoRAs; errors as for `checkpoint.change_adapters`. One that is cut off has to be repeated."""
+    def replace_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Replace the merged LoRAs; errors as for `loader.replace_adapters`. If interrupted, the weights are unusable
+        until a retry succeeds."""
         before, self.adapters = self.adapters, (*self.adapters, *adapters)
         if self._offload is not None:
-            self._offload.change_adapters(before, adapters)
+            self._offload.replace_adapters(before, adapters)
         elif self.is_loaded:
-            change_adapters(self.network, self.folder, before, adapters, self._shards)
+            replace_adapters(self.network, self.folder, before, adapters, self._shards)
         self.adapters = tuple(adapters)
 
     def take_notices(self) -> Iterator[str]:
-        """What a user should know that has not been told yet."""
-        telling: list[Backend | WeightStream] = [self.backend] if self.is_loaded else []
+        """Yield notices for the user that have not been shown yet."""
+        sources: list[Backend | WeightStream] = [self.backend] if self.is_loaded else []
         if self._offload is not None:
-            telling.append(self._offload.stream)
-        for note in (*self._notes, *(each.note for each in telling)):
-            if note is not None and note not in self._told:
-                self._told.add(note)
+            sources.append(self._offload.stream)
+        for note in (*self._notes, *(each.note for each in sources)):
+            if note is not None and note not in self._shown:
+                self._shown.add(note)
                 yield note
 
-    def _remarks(self, work: Workload) -> Iterator[str]:
-        """What there is to say about a placement that is going to be taken."""
+    def _plan_notes(self, work: Workload) -> Iterator[str]:
+        """Yield notices about the current plan."""
         peak = self.peak(work)
         if self._is_limited and self.budget is not None and peak > self.budget:
             needed, limit = format_memory(peak), format_memory(self.budget)
-            yield f"`offload` {self.offload_plan.kind} takes {needed} for this, more than the {limit} that were allowed"
-        if self.device.type == "cuda":
+            yield f"`offload` {self.offload_plan.kind} needs {needed} for this, more than the {limit} that are allowed"
+        if DeviceKind.of(self.device).has_streams:
             _, note = host_memory(CHUNK_BYTES, page_locked=True)
             if note is not None:
                 yield note
 
     def describe(self) -> str:
-        """Where weights are and why, as `LocalEngine.weights_summary`."""
+        """Return where the weights are and why, as `LocalEngine.weights_summary`."""
         if self.offload_plan.kind == "off":
             return ""
-        weights, offload_plan = self._weights, self.offload_plan
+        weights, plan = self._weights, self.offload_plan
         total = format_memory(weights.on_device(ALL_RESIDENT))
-        held = format_memory(weights.on_device(offload_plan))
-        if offload_plan.buffers < weights.layers:
-            how = f"{offload_plan.buffers} of {weights.layers} layers of a tower at a time"
-        elif offload_plan.whole_head:
-            how = "the towers take turns"
+        held = format_memory(weights.on_device(plan))
+        if plan.buffers < weights.layers:
+            how = f"{plan.buffers} of {weights.layers} layers of a tower at a time"
+        elif plan.whole_head:
+            how = "towers are swapped in and out"
         else:
-            how = "the towers take turns, and the output matrix comes in pieces"
+            how = "towers are swapped in and out, and lm_head is streamed"
         limit = f" in {format_memory(self.budget)}" if self.budget is not None else ""
-        return f"offload {offload_plan.kind}: {how}, {held} of {total} of weights{limit}"
+        return f"offload {plan.kind}: {how}, {held} of {total} of weights{limit}"
 
     def advice(self, work: Workload) -> str:
-        """What to set where memory ran out at this work all the same."""
+        """Return a hint for a request that ran out of memory in spite of the estimate."""
         smaller = f"ask for {work.smaller}"
         if self.budget is None or self._groups is not None:
             return smaller
@@ -195,15 +203,16 @@ class LoadedModel:
         wanted = order[min(order.index(self.offload_plan.kind) + 1, 2)]
         budget = self.budget * 9 // 10 if wanted == self.offload_plan.kind else self.budget
         try:
-            offload_plan = choose(wanted, self._own_config, self._weights, work, self.dtype.itemsize, budget)
+            plan = choose_offload_plan(wanted, self._own_config, self._weights, work, self.dtype.itemsize, budget)
         except DeviceMemoryError:
             return smaller
-        setting = mention("offload", offload_plan.kind)
+        setting = mention("offload", plan.kind)
         if wanted == self.offload_plan.kind:
             setting += f" and {mention('gpu_memory', format_memory(budget).replace(' ', ''))}"
         return f"use {setting}, or {smaller}"
 
-    def _choice(self, work: Workload) -> OffloadPlan:
+    def _plan_for(self, work: Workload) -> OffloadPlan:
         if self.budget is None:
             return ALL_RESIDENT
-        return choose(self._settings.offload, self._own_config, self._weights, work, self.dtype.itemsize, self.budget)
+        wanted, itemsize = self._settings.offload, self.dtype.itemsize
+        return choose_offload_plan(wanted, self._own_config, self._weights, work, itemsize, self.budget)

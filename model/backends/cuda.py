@@ -1,10 +1,9 @@
-"""The runtime for CUDA: towers of fused kernels, and both repeated passes as graphs."""
+"""The backend for CUDA: fused kernels between the matrix products, and CUDA graphs for steps and tokens."""
 
 import functools
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -12,38 +11,38 @@ import torch
 import triton
 from platformdirs import user_cache_path
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from model.backends.decode import DecodePass
+from model.backends.gpu import KERNELS, GpuAttention, GpuOperations
 from model.backends.graphs import CapturedPass
 from model.backends.kernels import rows as row_kernels
 from model.backends.kernels.heads import place_heads
-from model.checkpoint.quantization import Fp8Linear
-from model.memory.layer_buffers import is_settled, is_whole, settle
-from model.memory.offload import StreamedHead
-from model.network.attention import Attention, Segment, Visibility, attend
+from model.network.attention import Attention, Segment, Visibility
 from model.network.cache import LayerCache
-from model.network.layers import SPLIT_ROWS, WHOLE_ROWS, RMSNorm, SwiGLU
+from model.network.norms import RMSNorm
+from model.network.operations import RowGroup, Span
+from model.network.projection import QuantizedLinear, Rows
 from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
-from model.network.transformer import Block, Tower, split_branches, together
-from model.parallel.collectives import ProcessGroups, TowerGroup
+from model.parallel.collectives import ProcessGroups
 from model.parallel.guidance_parallel import GuidanceGroup
+from model.parallel.tensor_parallel import block_reduction
 from model.sampling.backend import Backend
 from model.sampling.prefill import Prefix
 
-Linear = torch.nn.Linear | Fp8Linear
-
 HALVES_FROM_TOKENS = 3072
-"""Tokens of a picture that are computed in two halves side by side (docs/performance.md)."""
-ROWS_STEP = 128
-"""A half is a multiple of this, a usual tile of rows in matrix products."""
+"""From this many tokens on, a picture is computed in two halves side by side, which saves 3 % of a step at 2048×2048
+(docs/performance.md)."""
+HALF_STEP = 128
+"""The first half is a multiple of this, a usual tile of rows in matrix products."""
 
 
 class CudaBackend(Backend):
-    """Runs a network by fused kernels, and its repeated passes as CUDA graphs.
+    """Runs a network with fused kernels, and repeated passes as CUDA graphs.
 
-    Which experts are needed is found out by the host, block by block: a pass through a tower that has them is neither
-    captured nor ahead. Nor is a pass captured whose weights cannot all be there at once.
+    A tower with experts is neither captured nor asynchronous: the host finds out block by block which experts it needs.
+    A pass is not captured either if the weights of its blocks do not fit the device at once.
     """
 
     def __init__(self, network: SenseNovaU1, groups: ProcessGroups | None = None) -> None:
@@ -51,250 +50,176 @@ class CudaBackend(Backend):
         cache = kernel_cache(network.device)
         if not cache.exists():
             self.note = "kernels are compiled for this GPU, which takes up to 10 s this once"
-        # Triton's own place for what it has compiled is shared with every other program.
+        # Triton's default folder for compiled kernels is shared with every other program.
         os.environ.setdefault("TRITON_CACHE_DIR", str(cache))
         und, gen = (groups.und, groups.gen) if groups else (None, None)
-        # An attribute of the instance, which hides the method.
-        network.und.forward = FusedTower(network.und, und)  # type: ignore[method-assign]
-        network.gen.forward = FusedTower(network.gen, gen)  # type: ignore[method-assign]
-        self.denoises_async, self.decodes_async = _is_dense(network.gen), _is_dense(network.und)
-        self._und_stays = is_whole(network.und) and not isinstance(network.lm_head, StreamedHead)
-        self._token_pass = DecodePass(network, und, as_graph=self._und_stays) if self.decodes_async else None
+        attention = GpuAttention(groups_heads=True)
+        network.und.operations = FusedOperations(attention, block_reduction(und))
+        network.gen.operations = FusedOperations(
+            attention, block_reduction(gen), list(KERNELS), halves=network.gen.is_dense
+        )
+        self.denoises_async, self.decodes_async = network.gen.is_dense, network.und.is_dense
+        self._und_fits = network.und.blocks.fit_together and network.lm_head.is_resident
+        self._decode_pass = DecodePass(network, und, as_graph=self._und_fits) if self.decodes_async else None
 
     def captured(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        if not self.denoises_async or not is_whole(self.network.gen):
+        """As `Backend.captured`."""
+        blocks = self.network.gen.blocks
+        if not self.denoises_async or not blocks.fit_together:
             return work
-        return CapturedPass(work, partial(settle, self.network.gen))
+        return CapturedPass(work, blocks.load_all)
 
     def logits(self, prefix: Prefix) -> Tensor:
-        return self._token_pass.logits(prefix.last_hidden) if self._token_pass else super().logits(prefix)
+        """As `Backend.logits`."""
+        return self._decode_pass.logits(prefix.last_hidden) if self._decode_pass else super().logits(prefix)
 
     def forward_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
-        if self._token_pass is None:
+        """As `Backend.forward_token`."""
+        if self._decode_pass is None:
             return super().forward_token(prefix, token)
-        if self._und_stays:
-            settle(self.network.und)
-        return self._token_pass(prefix, token)
+        if self._und_fits:
+            self.network.und.blocks.load_all()
+        return self._decode_pass(prefix, token)
 
 
-class FusedTower:
-    """`Tower.forward` for inference on CUDA: what lies between two matrix products, or a product and attention, is one
-    kernel each. Adding to the residual stream is part of the norm that follows.
+class FusedOperations(GpuOperations):
+    """`Operations` in which everything between two matrix products, or a product and attention, is one kernel.
 
-    Each cache is one sequence's, and what is visible is told by segments. Where ranks share the tower, their summands
-    are summed before they are added.
+    The norm kernel also adds the pending update to the residual stream, in place. Each cache holds one sequence.
+
+    A large picture runs in two halves, which meet only at the keys and values. While the last programs of one half's
+    kernel leave a part of the GPU idle, the other half uses it. Both halves need the same layer's weights and cache, so
+    they run in step where layers share memory.
     """
 
-    def __init__(self, tower: Tower, group: TowerGroup | None = None) -> None:
-        self._summed: Callable[[Tensor], Tensor] = group.all_reduce if group and group.shard.count > 1 else _itself
-        self._tower = tower
-        self._blocks = tower.blocks
-
-    def __call__(
+    def __init__(
         self,
-        hidden: Tensor,
-        rotaries: Sequence[Rotary],
-        caches: Sequence[LayerCache],
-        visible: Visibility,
-        layers: range | None = None,
-    ) -> Tensor:
-        assert len(hidden) == len(caches) and not isinstance(visible, Tensor)
-        with torch.cuda.device(hidden.device):  # where Triton launches
-            return self._on_device(hidden, rotaries, caches, visible, layers)
+        attention: GpuAttention,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
+        kernels: Sequence[SDPBackend] = (),
+        *,
+        halves: bool = False,
+    ) -> None:
+        """
+        Args:
+            attention, all_reduce, kernels: as for `GpuOperations`.
+            halves: run large pictures in two halves; not for ranks that share a tower.
+        """
+        super().__init__(attention, all_reduce, kernels)
+        self._halves = halves and all_reduce is None
+        self._lanes: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None
+        self._in_step = False
 
-    def _on_device(
-        self,
-        hidden: Tensor,
-        rotaries: Sequence[Rotary],
-        caches: Sequence[LayerCache],
-        visible: Visibility,
-        layers: range | None,
-    ) -> Tensor:
-        if self._goes_in_halves(hidden, caches, visible):
-            return self._in_halves(hidden, rotaries, caches, layers)
-        parts, count = split_branches(hidden, len(caches))
-        residuals = [_Residual(part.flatten(0, 1).clone()) for part in parts]
-        for layer, block in self._blocks.through(layers):
-            for cache in caches:
-                cache.begin(layer)
-            for index, residual in enumerate(residuals):
-                own = slice(index * count, (index + 1) * count)
-                _advance(residual, block, layer, rotaries[own], caches[own], visible, self._summed)
-        return torch.cat([residual.whole() for residual in residuals]).view_as(hidden)
+    def row_groups(
+        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[LayerCache], visible: Visibility
+    ) -> list[list[RowGroup]]:
+        """As `Operations.row_groups`, with a residual stream that may be written to; in halves for a large picture."""
+        batches = super().row_groups(hidden, rotaries, caches, visible)
+        for groups in batches:
+            groups[0].residual = groups[0].residual.clone()
+        if not self._halves or not self._is_large_picture(hidden, caches, visible):
+            return batches
+        lanes = torch.cuda.current_stream(hidden.device), _side_stream(hidden.device)
+        return [_halved(group, lanes) for (group,) in batches]
 
-    def _goes_in_halves(self, hidden: Tensor, caches: Sequence[LayerCache], visible: Visibility) -> bool:
-        """Of a picture that is drawn: its tokens see one another and what is before them, in whatever order."""
-        drawn = len(visible) == 1 and not cast(Segment, visible[0]).causal and caches[0].length > 0
-        alone = not together(len(caches), hidden.shape[1], hidden.device) or len(caches) == 1
-        return (
-            drawn
-            and alone
-            and hidden.shape[1] >= HALVES_FROM_TOKENS
-            and self._summed is _itself
-            and _is_dense(self._tower)
-        )
+    def _is_large_picture(self, hidden: Tensor, caches: Sequence[LayerCache], visible: Visibility) -> bool:
+        """Return whether the rows are a large picture behind a prefix, so that the order of its rows is free."""
+        tokens, first = hidden.shape[1], cast(Segment, visible[0])
+        is_picture = len(visible) == 1 and not first.causal and caches[0].length > 0
+        is_alone = len(caches) == 1 or not self.run_together(len(caches), tokens)
+        return is_picture and is_alone and tokens >= HALVES_FROM_TOKENS
 
-    def _in_halves(
-        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[LayerCache], layers: range | None
-    ) -> Tensor:
-        """The two halves of a picture's tokens go side by side and meet only where keys and values are written: while
-        the last programs of one half's kernel leave a part of the GPU idle, the other half's use it."""
-        lanes = torch.cuda.current_stream(), _side_stream(torch.cuda.current_device())
-        # What brings weights, and a cache whose layers share memory, know of one lane only: both lanes have to be done
-        # with a layer before that one goes on to the next, and it has to be there before either begins.
-        in_step = not is_settled(self._tower) or any(cache.layers_share for cache in caches)
-        halves = []
-        for rows in hidden.clone():
-            cut = -(-len(rows) // 2 // ROWS_STEP) * ROWS_STEP
-            halves.append((_Residual(rows[:cut]), _Residual(rows[cut:])))
-        lanes[1].wait_stream(lanes[0])
-        try:
-            for layer, block in self._blocks.through(layers):
-                for cache in caches:
-                    cache.begin(layer)
-                if in_step:
-                    lanes[1].wait_stream(lanes[0])
-                for both, rotary, cache in zip(halves, rotaries, caches, strict=True):
-                    _advance_halves(both, lanes, block, layer, rotary, cache)
-                if in_step:
-                    lanes[0].wait_stream(lanes[1])
-        finally:  # after an error, too: what the second lane still works on may be given back
-            lanes[0].wait_stream(lanes[1])
-        return torch.cat([half.whole() for both in halves for half in both]).view_as(hidden)
+    @contextmanager
+    def running(self, batches: Sequence[Sequence[RowGroup]], in_step: bool) -> Iterator[None]:
+        """Run the pass on the rows' device, which Triton needs, and wait for both halves at its end."""
+        device = batches[0][0].residual.device
+        with torch.cuda.device(device), super().running(batches, in_step):
+            if len(batches[0]) == 1:
+                yield
+                return
+            here, aside = self._lanes = torch.cuda.current_stream(), _side_stream(device)
+            self._in_step = in_step
+            aside.wait_stream(here)
+            try:
+                yield
+            finally:  # also after an error: memory that the second lane still uses may be freed
+                here.wait_stream(aside)
+                self._lanes = None
+
+    @contextmanager
+    def running_layer(self) -> Iterator[None]:
+        """Keep both halves in one layer where layers share memory."""
+        if self._lanes is None or not self._in_step:
+            yield
+            return
+        here, aside = self._lanes
+        aside.wait_stream(here)  # which has started to load the layer
+        yield
+        here.wait_stream(aside)
+
+    def meet(self, groups: Sequence[RowGroup]) -> None:
+        """Let each half wait for the keys and values of the other."""
+        if self._lanes is None:
+            return
+        here, aside = self._lanes
+        written = here.record_event(), aside.record_event()
+        here.wait_event(written[1])
+        aside.wait_event(written[0])
+
+    def norm(self, group: RowGroup, norm: RMSNorm, projection: QuantizedLinear | None) -> Rows:
+        """Add the pending update and return the norm, quantized if the projection asks for it."""
+        input_dtype = None if projection is None else projection.input_dtype
+        rows = row_kernels.normed(group.residual, group.update, norm.weight, norm.eps, input_dtype)
+        group.update = None
+        return rows
+
+    def project(self, projection: QuantizedLinear, rows: Rows) -> Tensor:
+        """Multiply, after quantizing rows that no kernel has quantized yet."""
+        if projection.input_dtype is not None and isinstance(rows, Tensor):
+            rows = row_kernels.quantized(rows, projection.input_dtype)
+        return projection.multiply(rows)
+
+    def project_gated(self, projection: QuantizedLinear, rows: Rows, following: QuantizedLinear) -> Rows:
+        """Multiply, then gate in one kernel."""
+        return row_kernels.gated(self.project(projection, rows), following.input_dtype)
+
+    def write_heads(self, attention: Attention, projected: Tensor, span: Span, layer: int) -> Tensor:
+        """Norm, rotate and write to the cache in one kernel; returns (1, heads, rows, head_dim)."""
+        rows = len(projected)
+        queries = projected.new_empty(rows, attention.q_width // attention.head_dim, attention.head_dim)
+        keys, values = span.cache.room(layer, span.total)
+        own = slice(span.first, span.first + rows)
+        norms = attention.q_norm.weight, attention.k_norm.weight
+        place_heads(projected, norms, attention.q_norm.eps, span.rotary, queries, keys[0][:, own], values[0][:, own])
+        return queries.transpose(0, 1)[None]
+
+    def add(self, group: RowGroup, update: Tensor) -> None:
+        """Keep the update for the next norm, which adds it."""
+        group.update = self.reduced(update)
+
+
+def _halved(group: RowGroup, lanes: tuple[torch.cuda.Stream, torch.cuda.Stream]) -> list[RowGroup]:
+    """Split the rows of one sequence into two groups, each on a lane of its own."""
+    (span,) = group.spans
+    cut = -(-span.total // 2 // HALF_STEP) * HALF_STEP
+    halves = []
+    for lane, own in zip(lanes, (slice(cut), slice(cut, span.total)), strict=True):
+        rows = group.residual[own]
+        rotary = span.rotary[0][own], span.rotary[1][own]
+        part = Span(rotary, span.cache, 1, slice(len(rows)), own.start or 0, span.total)
+        halves.append(RowGroup(rows, [part], lane=torch.cuda.stream(lane)))
+    return halves
 
 
 @functools.cache
-def _side_stream(device: int) -> torch.cuda.Stream:
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-@dataclass
-class _Residual:
-    """A residual stream, (rows, hidden_size), and what is still to be added to it."""
-
-    rows: Tensor
-    addend: Tensor | None = None
-
-    def whole(self) -> Tensor:
-        return self.rows if self.addend is None else self.rows + self.addend
-
-
-def _advance_halves(
-    halves: tuple[_Residual, _Residual],
-    lanes: tuple[torch.cuda.Stream, torch.cuda.Stream],
-    block: Block,
-    layer: int,
-    rotary: Rotary,
-    cache: LayerCache,
-) -> None:
-    """`Block.forward` of one picture's tokens in two halves, each in its own lane."""
-    attention, mlp = block.attention, cast(SwiGLU, block.mlp)
-    total = sum(len(half.rows) for half in halves)
-    queries, placed, first = [], [], 0
-    for half, lane in zip(halves, lanes, strict=True):
-        with torch.cuda.stream(lane):
-            normed = _normed(block.attention_norm, half.rows, half.addend, attention.qkv_proj)
-            projected = _product(attention.qkv_proj, normed)
-            queries.append(_place_rows(attention, projected, rotary, cache, layer, first, total))
-            placed.append(lane.record_event())
-        first += len(half.rows)
-    lanes[0].wait_event(placed[1])
-    lanes[1].wait_event(placed[0])
-    keys, values = cache.upto(layer, total)
-    for half, lane, own in zip(halves, lanes, queries, strict=True):
-        with torch.cuda.stream(lane):
-            attended = attend(own, keys, values, [Segment(len(half.rows), causal=False)])
-            addend = _product(attention.o_proj, attended.transpose(1, 2).flatten(2)[0])
-            half.addend = _swiglu(mlp, _normed(block.mlp_norm, half.rows, addend, mlp.gate_up_proj))
-
-
-def _advance(
-    residual: _Residual,
-    block: Block,
-    layer: int,
-    rotaries: Sequence[Rotary],
-    caches: Sequence[LayerCache],
-    visible: Visibility,
-    summed: Callable[[Tensor], Tensor],
-) -> None:
-    """`Block.forward`; `summed` makes a sum over ranks of a rank's summand."""
-    attention = block.attention
-    normed = _normed(block.attention_norm, residual.rows, residual.addend, attention.qkv_proj)
-    projected = _product(attention.qkv_proj, normed)
-    parts = projected.view(len(caches), -1, projected.shape[-1]).split(1)
-    attended = []
-    for part, rotary, cache in zip(parts, rotaries, caches, strict=True):
-        each = attend(*_place(attention, part, rotary, cache, layer), visible)
-        attended.append(each.transpose(1, 2).flatten(2))
-    joined = (attended[0] if len(attended) == 1 else torch.cat(attended)).flatten(0, 1)
-    addend = summed(_product(attention.o_proj, joined))
-    if isinstance(block.mlp, SwiGLU):
-        addend = _swiglu(block.mlp, _normed(block.mlp_norm, residual.rows, addend, block.mlp.gate_up_proj))
-    else:
-        addend = block.mlp(_normed(block.mlp_norm, residual.rows, addend, None))
-    residual.addend = summed(addend)
-
-
-def _itself(addend: Tensor) -> Tensor:
-    return addend
-
-
-def _normed(norm: RMSNorm, rows: Tensor, addend: Tensor | None, taken_by: Linear | None) -> row_kernels.Rows:
-    return row_kernels.normed(rows, addend, norm.weight, norm.eps, quantized=isinstance(taken_by, Fp8Linear))
-
-
-def _swiglu(mlp: SwiGLU, x: row_kernels.Rows) -> Tensor:
-    """`SwiGLU.forward`; many rows go in pieces, as they do there."""
-    count = len(x[0] if isinstance(x, tuple) else x)
-    step = count if count <= WHOLE_ROWS else SPLIT_ROWS
-    eight_bit = isinstance(mlp.down_proj, Fp8Linear)
-    results = []
-    for start in range(0, count, step):
-        piece = slice(start, start + step)
-        part = (x[0][piece], x[1][piece]) if isinstance(x, tuple) else x[piece]
-        inner = row_kernels.gated(_product(mlp.gate_up_proj, part), quantized=eight_bit)
-        results.append(_product(mlp.down_proj, inner))
-    return results[0] if len(results) == 1 else torch.cat(results)
-
-
-def _product(linear: Linear, x: row_kernels.Rows) -> Tensor:
-    if not isinstance(linear, Fp8Linear):
-        assert isinstance(x, Tensor)
-        return linear(x)
-    return linear.multiply(*(x if isinstance(x, tuple) else row_kernels.quantized(x)), torch.bfloat16)
-
-
-def _place(
-    attention: Attention, projected: Tensor, rotary: Rotary, cache: LayerCache, layer: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`Attention.place` of one sequence as one kernel."""
-    tokens = projected.shape[1]
-    queries = _place_rows(attention, projected[0], rotary, cache, layer, 0, tokens)
-    return queries, *cache.upto(layer, tokens)
-
-
-def _place_rows(
-    attention: Attention, projected: Tensor, rotary: Rotary, cache: LayerCache, layer: int, first: int, total: int
-) -> Tensor:
-    """Put keys and values of some of a sequence's `total` new tokens, from `first` on, into the cache; returns their
-    queries, (1, heads, rows, head_dim)."""
-    own = slice(first, first + len(projected))
-    queries = projected.new_empty(len(projected), attention.q_width // attention.head_dim, attention.head_dim)
-    keys, values = cache.room(layer, total)
-    norms = attention.q_norm.weight, attention.k_norm.weight
-    tables = rotary[0][own], rotary[1][own]
-    place_heads(projected, norms, attention.q_norm.eps, tables, queries, keys[0][:, own], values[0][:, own])
-    return queries.transpose(0, 1)[None]
-
-
 def kernel_cache(device: torch.device) -> Path:
-    """Where kernels compiled for a GPU are kept between processes, unless TRITON_CACHE_DIR says otherwise; the first
-    runtime of a process sets it, for all of the process."""
+    """Return the folder of kernels compiled for a GPU, unless TRITON_CACHE_DIR names another one. The first backend of
+    a process sets that variable for the whole process."""
     if "TRITON_CACHE_DIR" in os.environ:
         return Path(os.environ["TRITON_CACHE_DIR"])
     major, minor = torch.cuda.get_device_capability(device)
     return user_cache_path("sensenova") / "kernels" / f"triton-{triton.__version__}-sm{major}{minor}"
-
-
-def _is_dense(tower: Tower) -> bool:
-    return isinstance(cast(Sequence[Block], tower.blocks)[0].mlp, SwiGLU)

@@ -1,53 +1,49 @@
-"""The pass that text is written with: one token through the und tower, and the logits of the next one."""
+"""The decode pass: one token through the und tower, and the logits of the next token."""
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.backends.graphs import capture
 from model.backends.kernels import one_token
-from model.checkpoint.quantization import Fp8Linear
-from model.memory.offload import StreamedHead
+from model.network.attention import Attention, Segment, Visibility
+from model.network.cache import LayerCache
 from model.network.layers import SwiGLU
+from model.network.norms import RMSNorm
+from model.network.operations import Operations, RowGroup, Span
+from model.network.projection import QuantizedLinear, Rows
 from model.network.rope import attention_rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block
 from model.parallel.collectives import TowerGroup
-from model.parallel.tensor_parallel import SplitHead
+from model.parallel.tensor_parallel import block_reduction
 from model.sampling.prefill import Prefix
 
-LEAST_POSITIONS = 4096
-"""Of the table of rotations, which doubles when a text gets longer."""
+MIN_POSITIONS = 4096
+"""Positions in the first table of rotations. The table doubles when a text outgrows it."""
+ONE_TOKEN = [Segment(1, causal=True)]
 
 
 class DecodePass:
-    """Reads one token behind a prefix, by the kernels of `one_token`. As a graph the first call compiles and captures,
-    others replay; otherwise each call launches them, and the numbers are the same.
+    """Runs one token behind a prefix with the kernels of `one_token`.
 
-    One graph serves every prefix: it finds the token's embedding and the cache where its own tensors say, which each
-    call fills. Eight-bit weights are multiplied with inputs as they are, not with eight-bit ones, which would save
-    nothing here.
+    As a graph, the first call compiles and captures the kernels and later calls replay them; otherwise each call
+    launches them, with the same numbers. One graph serves every prefix: it reads the token's embedding and the
+    addresses of the KV cache from its own tensors, which each call fills.
     """
 
     def __init__(self, network: SenseNovaU1, group: TowerGroup | None = None, *, as_graph: bool) -> None:
         """
         Args:
-            group: the ranks that share the und tower; every one of them launches, or captures, the same operations.
-            as_graph: capture the pass, whose weights all have to stay where they are in the device's memory.
+            group: the ranks that share the und tower. Each of them launches, or captures, the same operations.
+            as_graph: capture the pass. All weights must then stay at the same addresses.
         """
         self._as_graph = as_graph
-        self._group = group if group is not None and group.shard.count > 1 else None
-        # The kernels add to the residual stream: of what the ranks sum, one has it in.
-        self._adds = self._group is None or self._group.shard.index == 0
         transformer, device, dtype = network.config.transformer, network.device, network.dtype
         self._network = network
-        self._blocks = cast(Sequence[Block], network.und.blocks)
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._state = torch.zeros(3, dtype=torch.long, device=device)  # length, capacity, position
-        self._caches = torch.zeros(transformer.layers, 2, dtype=torch.long, device=device)
-        self._addresses: list[int] = []
+        self._cache = AddressedCache(transformer.layers, device)
         self._table = attention_rotary(torch.zeros(3, 0, device=device), transformer, dtype)
 
         def vector(size: int) -> Tensor:
@@ -55,11 +51,8 @@ class DecodePass:
 
         self._rotary = vector(transformer.head_dim), vector(transformer.head_dim)
         self._hidden = vector(transformer.hidden_size)
-        self._projected = vector((transformer.heads + 2 * transformer.kv_heads) * transformer.head_dim)
-        self._attended = vector(transformer.heads * transformer.head_dim)
-        self._inner = vector(cast(SwiGLU, self._blocks[0].mlp).down_proj.in_features)
         self._logits = self._next = vector(transformer.vocabulary)
-        self._partial = one_token.partial_results(transformer.heads, transformer.head_dim, device)
+        self._operations = DecodeOperations(network, self._cache, group)
 
     def __call__(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
         """As `Backend.forward_token`."""
@@ -67,89 +60,168 @@ class DecodePass:
             return self._on_device(prefix, token)
 
     def _on_device(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
-        cache, position = prefix.cache, prefix.next_position
-        cache.room(0, 1)
-        addresses = cache.addresses()
-        if addresses != self._addresses:
-            self._caches.copy_(torch.tensor(addresses).view(-1, 2))
-            self._addresses = addresses
+        position = prefix.next_position
+        prefix.cache.room(0, 1)
         if position >= len(self._table[0]):
             self._extend_table(position)
-            self._graph = None  # it has the old table's address
-        # Nothing here waits for the device, which may still be at the token before; but an embedding that is read from
-        # a file has to know the token.
+            self._graph = None  # it contains the old table's address
+        # Nothing here waits for the device, which may still run the previous token. But an embedding that is read
+        # from a file needs the token's number.
         embedding = self._network.embed_tokens(token.view(1))[0]
         self._hidden.copy_(embedding)
-        self._state.copy_(torch.tensor([cache.length, cache.capacity, position]), non_blocking=True)
+        self._cache.point_to(prefix, position)
         if self._graph is None:
-            self._read()  # and compiles the kernels
+            self._forward()  # and compiles the kernels
             if self._as_graph:
-                self._graph = capture(self._read)
+                self._graph = capture(self._forward)
                 self._hidden.copy_(embedding)
         if self._graph is not None:
             self._graph.replay()
-        # Copies, float32 or not: the next token is written to the same memory.
+        # Copies, also in float32: the next token is written to the same memory.
         return self._hidden.clone()[None, None], self._next.to(torch.float32, copy=True)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """As `Backend.logits`, of the hidden state of a prefix's last token, (1, 1, hidden_size)."""
+        """As `Backend.logits`, for the hidden state of a prefix's last token, (1, 1, hidden_size)."""
         with torch.cuda.device(self._network.device):
             self._hidden.copy_(hidden[0, 0])
-            return self._choose().to(torch.float32, copy=True)
+            return self._next_logits().to(torch.float32, copy=True)
 
-    def _read(self) -> None:
-        hidden, eps = self._hidden, self._network.config.transformer.rms_norm_eps
+    def _forward(self) -> None:
         for row, table in zip(self._rotary, self._table, strict=True):
-            torch.index_select(table, 0, self._state[2:], out=row[None])
-        for layer, block in enumerate(self._blocks):
-            attention, mlp = block.attention, cast(SwiGLU, block.mlp)
-            _apply(attention.qkv_proj, hidden, self._projected, norm=(block.attention_norm.weight, eps))
-            one_token.attention(
-                self._projected,
-                (attention.q_norm.weight, attention.k_norm.weight),
-                eps,
-                self._rotary,
-                self._caches,
-                self._state,
-                layer,
-                self._partial,
-                self._attended,
-            )
-            self._add(attention.o_proj, self._attended)
-            _apply(mlp.gate_up_proj, hidden, self._inner, norm=(block.mlp_norm.weight, eps), gated=True)
-            self._add(mlp.down_proj, self._inner)
-        self._next = self._choose()
+            torch.index_select(table, 0, self._cache.position, out=row[None])
+        span = Span(self._rotary, self._cache, 1, slice(1), 0, 1)
+        group = RowGroup(self._hidden[None], [span])
+        self._network.und.run_blocks([[group]], [self._cache], ONE_TOKEN, self._operations)
+        self._next = self._next_logits()
 
-    def _choose(self) -> Tensor:
-        """Logits of what follows the hidden state, (vocabulary,)."""
-        network, eps = self._network, self._network.config.transformer.rms_norm_eps
-        head, first = network.lm_head, 0
-        for part in head.pieces if isinstance(head, StreamedHead) else [head]:
-            rows = slice(first, first + len(cast(Tensor, part.weight)))
-            _apply(cast(nn.Linear, part), self._hidden, self._logits[rows], norm=(network.und.norm.weight, eps))
+    def _next_logits(self) -> Tensor:
+        """Return the logits of the token after the hidden state, (vocabulary,)."""
+        head, norm, first = self._network.lm_head, self._network.und.norm, 0
+        for part in head.parts():
+            rows = slice(first, first + len(part.weight))
+            one_token.matrix_vector(part.weight, self._hidden, self._logits[rows], norm=(norm.weight, norm.eps))
             first = rows.stop
-        return self._logits if self._group is None else cast(SplitHead, head).joined(self._logits)
-
-    def _add(self, linear: nn.Linear | Fp8Linear, vector: Tensor) -> None:
-        _apply(linear, vector, self._hidden, residual=self._hidden if self._adds else None)
-        if self._group is not None:
-            self._group.all_reduce(self._hidden)
+        return head.complete(self._logits)
 
     def _extend_table(self, position: int) -> None:
-        count = max(LEAST_POSITIONS, 2 * position)
+        count = max(MIN_POSITIONS, 2 * position)
         positions = torch.zeros(3, count, dtype=torch.long, device=self._network.device)
         positions[0] = torch.arange(count, device=positions.device)
         self._table = attention_rotary(positions, self._network.config.transformer, self._network.dtype)
 
 
-def _apply(
-    linear: nn.Linear | Fp8Linear,
-    vector: Tensor,
-    out: Tensor,
-    *,
-    norm: tuple[Tensor, float] | None = None,
-    gated: bool = False,
-    residual: Tensor | None = None,
-) -> None:
-    scale = linear.scale if isinstance(linear, Fp8Linear) else None
-    one_token.matrix_vector(linear.weight, vector, out, norm=norm, gated=gated, residual=residual, scale=scale)
+class AddressedCache(LayerCache):
+    """A KV cache that kernels find by addresses in a tensor, so that a CUDA graph can use a different one each time.
+
+    Attributes:
+        addresses: of each layer's keys and values, (layers, 2) int64.
+        state: length, capacity and the token's position, int64.
+    """
+
+    def __init__(self, layers: int, device: torch.device) -> None:
+        self.state = torch.zeros(3, dtype=torch.long, device=device)
+        self.addresses = torch.zeros(layers, 2, dtype=torch.long, device=device)
+        self._current: list[int] = []
+
+    @property
+    def position(self) -> Tensor:
+        """The token's position, (1,) int64."""
+        return self.state[2:]
+
+    def point_to(self, prefix: Prefix, position: int) -> None:
+        """Make kernels use the cache of a prefix, for a token at this position."""
+        cache = prefix.cache
+        addresses = cache.addresses()
+        if addresses != self._current:
+            self.addresses.copy_(torch.tensor(addresses).view(-1, 2))
+            self._current = addresses
+        self.state.copy_(torch.tensor([cache.length, cache.capacity, position]), non_blocking=True)
+
+    def begin(self, layer: int) -> None:
+        """Do nothing: every layer has memory of its own."""
+
+    def _layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("only kernels read this cache")
+
+
+class DecodeOperations(Operations):
+    """`Operations` for one token. A norm is part of the product that follows it, and so are gate and residual sum.
+
+    Inputs of quantized weights stay in the model's dtype; quantizing one row would save nothing.
+    """
+
+    def __init__(self, network: SenseNovaU1, cache: AddressedCache, group: TowerGroup | None) -> None:
+        super().__init__(block_reduction(group))
+        transformer, device, dtype = network.config.transformer, network.device, network.dtype
+        self._cache = cache
+        # The kernels add to the residual stream. Where ranks sum it, only one of them contributes the old value.
+        self._adds_residual = group is None or group.shard.index == 0
+        self._norm: RMSNorm | None = None
+        mlp = cast(SwiGLU, cast(Block, network.und.blocks[0]).mlp)
+        self._projected = torch.zeros(
+            (transformer.heads + 2 * transformer.kv_heads) * transformer.head_dim, dtype=dtype, device=device
+        )
+        self._attended = torch.zeros(transformer.heads * transformer.head_dim, dtype=dtype, device=device)
+        self._inner = torch.zeros(mlp.down_proj.in_features, dtype=dtype, device=device)
+        self._partial = one_token.partial_results(transformer.heads, transformer.head_dim, device)
+
+    def norm(self, group: RowGroup, norm: RMSNorm, projection: QuantizedLinear | None) -> Rows:
+        """Leave the norm to the product that follows."""
+        self._norm = norm
+        return group.residual
+
+    def project(self, projection: QuantizedLinear, rows: Rows) -> Tensor:
+        """Norm and multiply."""
+        return self._product(projection, rows, self._projected)
+
+    def project_gated(self, projection: QuantizedLinear, rows: Rows, following: QuantizedLinear) -> Rows:
+        """Norm, multiply and gate."""
+        return self._product(projection, rows, self._inner, gated=True)
+
+    def write_heads(self, attention: Attention, projected: Tensor, span: Span, layer: int) -> Tensor:
+        """Leave everything to `attend`, whose kernel also norms, rotates and writes."""
+        return projected
+
+    def attend(self, attention: Attention, queries: Tensor, span: Span, layer: int, visible: Visibility) -> Tensor:
+        """Write the token's key and value, and return its attention."""
+        norms = attention.q_norm.weight, attention.k_norm.weight
+        one_token.attention(
+            queries[0],
+            norms,
+            attention.q_norm.eps,
+            span.rotary,
+            self._cache.addresses,
+            self._cache.state,
+            layer,
+            self._partial,
+            self._attended,
+        )
+        return self._attended[None]
+
+    def add_projected(self, group: RowGroup, projection: QuantizedLinear, rows: Rows) -> None:
+        """Multiply and add, in the memory of the residual stream."""
+        hidden = group.residual[0]
+        self._product(projection, rows, hidden, residual=hidden if self._adds_residual else None)
+        self.reduced(hidden)
+
+    def _product(
+        self,
+        projection: QuantizedLinear,
+        rows: Rows,
+        out: Tensor,
+        *,
+        gated: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        assert isinstance(rows, Tensor)
+        norm, self._norm = self._norm, None
+        one_token.matrix_vector(
+            projection.weight,
+            rows[0],
+            out,
+            norm=None if norm is None else (norm.weight, norm.eps),
+            gated=gated,
+            residual=residual,
+            scale=projection.scale,
+        )
+        return out[None]

@@ -1,4 +1,4 @@
-"""What makes a loaded network fast on its device, applied from outside."""
+"""The choice of a backend for a loaded network."""
 
 import importlib.util
 import os
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint.quantization import Fp8Linear
-from model.memory.layer_buffers import is_whole
+from model.backends.gpu import KERNELS, GpuAttention, GpuOperations
+from model.devices import DeviceKind
 from model.network.configuration import ModelConfig
+from model.network.operations import Operations
 from model.network.sensenova import SenseNovaU1
 from model.parallel.collectives import ProcessGroups
 from model.parallel.guidance_parallel import GuidanceGroup
-from model.parallel.tensor_parallel import sum_blocks
+from model.parallel.tensor_parallel import block_reduction
 from model.sampling.backend import Backend
 
 LEAST_CAPABILITY = (8, 0)
@@ -22,48 +23,60 @@ LEAST_CAPABILITY = (8, 0)
 
 
 def select_backend(network: SenseNovaU1, *, enforce_eager: bool, groups: ProcessGroups | None = None) -> Backend:
-    """The fastest runtime there is for a network, which may be changed in place.
+    """Return the fastest backend for a network, and set the operations of its towers.
 
-    On CUDA, unless `enforce_eager` forbids it, kernels are compiled when they first run. Elsewhere the network runs as
-    it is written; where kernels cannot be compiled it does, too, and the runtime's note says why.
+    On CUDA, unless `enforce_eager` forbids it, kernels are compiled when they first run. Elsewhere, and where kernels
+    cannot be compiled, the network runs in plain PyTorch; the backend's note says why.
 
     Args:
-        groups: of the ranks that share the network, of which this one has a part, joined by `join_parts`.
+        groups: process groups of the ranks that share the network. This rank has a shard, connected by `join_shards`.
     """
     backend = _fastest(network, enforce_eager, groups)
-    backend.layer_by_layer = not is_whole(network.gen)
+    backend.layer_by_layer = not network.gen.blocks.fit_together
     return backend
 
 
 def _fastest(network: SenseNovaU1, enforce_eager: bool, groups: ProcessGroups | None) -> Backend:
-    if network.device.type != "cuda" or enforce_eager:
+    if not DeviceKind.of(network.device).compiles_kernels or enforce_eager:
         return _plain(network, groups)
     reason = kernel_obstacle(network, torch.cuda.get_device_capability(network.device))
     if reason is not None:
         backend = _plain(network, groups)
         backend.note = f"this runs as with `enforce_eager`, which is slower: {reason}"
         return backend
-    from model.backends.cuda import CudaBackend  # needs Triton, which comes with PyTorch for CUDA alone
+    from model.backends.cuda import CudaBackend  # needs Triton, which only PyTorch for CUDA brings
 
     return CudaBackend(network, groups)
 
 
 def _plain(network: SenseNovaU1, groups: ProcessGroups | None) -> Backend:
-    if groups is None:
-        return Backend(network)
-    sum_blocks(network, groups)
-    return Backend(network, GuidanceGroup(groups, network.config.transformer))
+    set_plain_operations(network, groups)
+    return Backend(network, GuidanceGroup(groups, network.config.transformer) if groups else None)
+
+
+def set_plain_operations(network: SenseNovaU1, groups: ProcessGroups | None = None) -> None:
+    """Set PyTorch's own operations for the network's device."""
+    und, gen = (groups.und, groups.gen) if groups else (None, None)
+    kind = DeviceKind.of(network.device)
+    if not kind.is_gpu:
+        network.und.operations = Operations(block_reduction(und))
+        network.gen.operations = Operations(block_reduction(gen))
+        return
+    attention = GpuAttention(groups_heads=kind.capability(network.device) >= LEAST_CAPABILITY)
+    network.und.operations = GpuOperations(attention, block_reduction(und))
+    kernels = list(KERNELS) if kind.chooses_attention else []
+    network.gen.operations = GpuOperations(attention, block_reduction(gen), kernels)
 
 
 def kernel_obstacle(network: SenseNovaU1, capability: tuple[int, int]) -> str | None:
-    """Why kernels cannot be compiled for a network on a GPU of this compute capability, or None."""
-    if any(isinstance(module, Fp8Linear) and not module.in_hardware for module in network.modules()):
-        return "the compiled kernels multiply eight-bit numbers only as this GPU does, which has no units for them"
+    """Return why kernels cannot be compiled for a network on a GPU of this compute capability, or None."""
+    if any(projection.is_emulated for tower in (network.und, network.gen) for projection in tower.projections()):
+        return "the compiled kernels need a GPU with units for eight-bit numbers, and this one has none"
     return device_obstacle(network.config, capability)
 
 
 def device_obstacle(config: ModelConfig, capability: tuple[int, int]) -> str | None:
-    """The same for a network that is not there yet, as far as the device and this installation go."""
+    """Return why kernels cannot be compiled for a configuration on this device and installation, or None."""
     head_dim = config.transformer.head_dim
     if torch.version.cuda is None:
         return "the compiled kernels are for NVIDIA's GPUs"
@@ -73,7 +86,7 @@ def device_obstacle(config: ModelConfig, capability: tuple[int, int]) -> str | N
     if head_dim < 16 or head_dim & (head_dim - 1):
         return f"the compiled kernels need heads as wide as a power of two, these have {head_dim}"
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not there, which comes with PyTorch for CUDA: install PyTorch anew"
+        return "Triton is not installed, which PyTorch for CUDA brings: install PyTorch again"
     # Triton builds a small C library for each kernel.
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "compiling kernels needs a C compiler: install gcc"

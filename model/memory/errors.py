@@ -1,4 +1,4 @@
-"""Errors of memory that ran out, whoever found it out."""
+"""Out-of-memory errors, from whichever library they come."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,12 +16,12 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""How PyTorch says so where it has no error class for it, or where a library of the device's maker ran out."""
+"""Texts of out-of-memory errors that have no class of their own in PyTorch, or come from a CUDA library."""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of the host or of the device, was what was missing; perhaps hidden by an error that followed, as
-    at the end of a CUDA graph's capture."""
+    """Return whether the host or the device ran out of memory. Another error may hide it, for example at the end of a
+    CUDA graph's capture."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return True
     return error.__context__ is not None and ran_out_of_memory(error.__context__)
@@ -29,12 +29,12 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_errors(what: str, hint: Callable[[], str]) -> Iterator[None]:
-    """Turn the allocators' errors into a DeviceMemoryError that says what did not fit and what would help."""
+    """Turn allocators' errors into a DeviceMemoryError that names `what` does not fit, and a hint."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
-        # Whoever keeps the new error must not keep the caches and activations of the old one's frames.
+        # The old error's frames hold caches and activations, which the new error must not keep alive.
         traceback.clear_frames(error.__traceback__)
         raise DeviceMemoryError(f"out of memory: {what} does not fit", hint()) from error

@@ -1,7 +1,7 @@
-"""Where weights lie, and how much memory that takes: predicted, so that the fastest placement that fits is chosen.
+"""The memory estimate, and the choice of the fastest offload plan that fits.
 
-A prediction counts weights, slots, keys and values exactly, and the largest set of activations that a pass holds by
-their shapes. docs/memory.md holds predictions against measured peaks.
+An estimate counts weights, layer buffers, keys and values exactly, and the largest set of activations that a pass holds
+by their shapes. docs/memory.md compares estimates with measured peaks.
 """
 
 from collections.abc import Collection, Sequence
@@ -22,27 +22,28 @@ Kind = Literal["off", "module", "layers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 HEAD_CHUNK_BYTES = 64 * 2**20
-"""Of the output matrix, where it comes in pieces."""
+"""Bytes of a chunk of `lm_head`."""
 MIN_BUFFERS = 2
 USUAL_PREFIXES = 512, 16
-"""Tokens of a long prompt and of the unconditional branch: what there is room for before a request is known."""
+"""Prefix tokens to reserve memory for before a request is known: a long prompt, and the unconditional branch."""
 STATIC_BYTES = 150 * 2**20
-"""What libraries keep for themselves on a GPU: workspaces of matrix products, above all."""
+"""Bytes that libraries keep on a GPU, mainly as workspaces of matrix products."""
 SPARE_BYTES = 384 * 2**20
-"""What PyTorch may reserve and not use, at most; left free before slots beyond the fewest are taken."""
+"""Bytes that PyTorch may reserve without using them. They stay free before more than the fewest buffers are used."""
 PIXELS = 3 * 32 * 32
-"""Numbers of one token of a picture."""
+"""Numbers in one token of a picture."""
 SMALLER_SIDES = 1024, 512, 256
-"""Of square pictures, to name one that takes less memory."""
+"""Sides of square pictures, to suggest one that needs less memory."""
 
 
 @dataclass(frozen=True)
 class OffloadPlan:
-    """Where weights lie.
+    """Which weights are on the device.
 
     Attributes:
-        slots: for the towers' layers (see `buffers`), in both towers' turn; 0 with `off`.
-        whole_head: whether the output matrix stays on the device.
+        kind: `off`: all weights. `module`: one tower at a time. `layers`: some layers of a tower at a time.
+        buffers: layer buffers, which both towers use in turn; 0 with `off`.
+        whole_head: whether `lm_head` stays on the device.
     """
 
     kind: Kind
@@ -58,10 +59,11 @@ class Weights:
     """Bytes of a model's weights on a device.
 
     Attributes:
-        layer: a slot, for the largest layer of both towers.
-        layers: how many a tower has.
-        towers: all layers of both.
-        rest: what always stays on the device.
+        layer: a layer buffer, which fits the largest layer of both towers.
+        layers: number of layers of a tower (not bytes).
+        towers: all layers of both towers.
+        embedding, head: `embed_tokens` and `lm_head`.
+        rest: everything that always stays on the device.
     """
 
     layer: int
@@ -75,10 +77,10 @@ class Weights:
     def of(
         cls, config: ModelConfig, itemsize: int, quantized: Collection[str] = (), shards: Shards = WHOLE
     ) -> "Weights":
-        """Of the whole network of a configuration, or a part of it.
+        """Count the weights of a configuration's network, or of one rank's shards of it.
 
         Args:
-            itemsize: of a number.
+            itemsize: bytes of a number.
             quantized: the towers whose projections are eight-bit.
         """
         others = {"embed_tokens": 0, "lm_head": 0, "": 0}
@@ -100,17 +102,17 @@ class Weights:
         return cls(max(layers.values()), count, towers, others["embed_tokens"], others["lm_head"], others[""])
 
     def streams(self, offload_plan: OffloadPlan) -> bool:
-        """Whether a tower's layers cannot all be there at once, so that a step has some of them brought."""
+        """Return whether a tower's layers do not fit together, so that every step loads some of them."""
         return offload_plan.kind == "layers" and offload_plan.buffers < self.layers
 
     def on_device(self, offload_plan: OffloadPlan) -> int:
-        """Bytes that a placement takes."""
+        """Return the bytes of weights and buffers on the device."""
         if offload_plan.kind == "off":
             return self.towers + self.embedding + self.head + self.rest
         if offload_plan.whole_head:
             head = self.head
         elif self.streams(offload_plan):
-            head = 0  # its pieces come into the layers' slots
+            head = 0  # its chunks use the layer buffers
         else:
             head = min(self.head, RING * HEAD_CHUNK_BYTES)
         return offload_plan.buffers * self.layer + head + self.rest
@@ -118,21 +120,21 @@ class Weights:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a request needs room for.
+    """The sizes of a request that decide how much memory it needs.
 
     Attributes:
-        image_tokens: of the picture that is drawn; 0 where text is written.
-        prefixes: tokens of each branch, those still to be written included.
-        kept_states: hidden states of the picture's tokens that a step cache holds of each branch.
+        image_tokens: tokens of the picture to draw; 0 for a text.
+        prefixes: tokens of each branch's prefix, including those that are still to be generated.
+        cached_states: hidden states of the picture's tokens that a step cache holds for each branch.
     """
 
     image_tokens: int
     prefixes: tuple[int, ...]
-    kept_states: int = 0
+    cached_states: int = 0
 
     @property
     def smaller(self) -> str:
-        """What needs less room, in words."""
+        """A suggestion of a request that needs less memory, for a message."""
         less = "fewer or smaller input pictures, or fewer tokens"
         if self.image_tokens == 0:
             return less
@@ -142,14 +144,14 @@ class Workload:
 
 
 def working_bytes(config: ModelConfig, work: Workload, itemsize: int, layer_by_layer: bool) -> int:
-    """Memory besides the weights: keys and values, and activations at their peak.
+    """Return the bytes besides the weights: keys and values, and activations at their peak.
 
     Args:
-        layer_by_layer: whether a picture's own keys and values are there of one layer only (`ScratchCache`).
+        layer_by_layer: whether only one layer's keys and values of the picture are stored (`ScratchCache`).
     """
     transformer = config.transformer
     drawing = _drawing_bytes(transformer, work.image_tokens, len(work.prefixes), itemsize)
-    drawing += work.kept_states * len(work.prefixes) * work.image_tokens * transformer.hidden_size * itemsize
+    drawing += work.cached_states * len(work.prefixes) * work.image_tokens * transformer.hidden_size * itemsize
     reading = _pass_bytes(transformer, max(work.prefixes), 1, itemsize)
     with_room = _cache_bytes(transformer, work.prefixes, work.image_tokens, itemsize)
     if not layer_by_layer or not work.image_tokens:
@@ -159,48 +161,48 @@ def working_bytes(config: ModelConfig, work: Workload, itemsize: int, layer_by_l
 
 
 def _cache_bytes(transformer: TransformerConfig, prefixes: Sequence[int], room: int, itemsize: int) -> int:
-    """One layer's keys and values of all prefixes, with room behind each."""
+    """Return the bytes of one layer's keys and values for all prefixes, each with `room` positions behind it."""
     positions = sum(-(-(prefix + room) // CAPACITY_STEP) * CAPACITY_STEP for prefix in prefixes)
     return 2 * positions * transformer.kv_heads * transformer.head_dim * itemsize
 
 
 def _pass_bytes(transformer: TransformerConfig, tokens: int, branches: int, itemsize: int) -> int:
-    """A tower's pass is at its peak within a block's MLP: of one branch the normed input and the inner activations, of
-    every branch what goes into the tower, the residual stream and what is to be added to it."""
+    """Return the peak bytes of a tower's pass, which is inside a block's MLP: the normed input and inner activations of
+    one branch; the tower's input, the residual stream and its update of every branch."""
     mlp, hidden = transformer.gen_mlp, transformer.hidden_size
     rows = tokens if tokens <= WHOLE_ROWS else SPLIT_ROWS
     used = mlp.top_k if isinstance(mlp, SparseExperts) else 1
     inner = rows * 3 * mlp.intermediate_size * used
     if tokens > WHOLE_ROWS:
-        inner += 2 * tokens * hidden  # the pieces' results, and all of them joined
+        inner += 2 * tokens * hidden  # the results of the parts, and their concatenation
     return itemsize * (inner + tokens * hidden * (2 + 4 * branches))
 
 
 def _drawing_bytes(transformer: TransformerConfig, tokens: int, branches: int, itemsize: int) -> int:
-    """A step's pass, and the picture in float32 and the model's type: as it is, as each branch predicts it, the
-    velocities, and the same of the step before, which is told while this one is computed."""
+    """Return the bytes of a step: its pass, and the picture in float32 and in the model's dtype, with each branch's
+    prediction and velocity. The previous step's tensors count too, because they are yielded while this step runs."""
     pictures = tokens * PIXELS * (4 * (branches + 3) + itemsize * (branches + 5))
     return _pass_bytes(transformer, tokens, branches, itemsize) + pictures
 
 
 def peak_bytes(config: ModelConfig, weights: Weights, offload_plan: OffloadPlan, work: Workload, itemsize: int) -> int:
-    """Predicted peak of the device's memory."""
+    """Return the estimated peak of device memory, in bytes."""
     working = working_bytes(config, work, itemsize, weights.streams(offload_plan))
     return weights.on_device(offload_plan) + working + STATIC_BYTES
 
 
-def choose(
+def choose_offload_plan(
     wanted: str, config: ModelConfig, weights: Weights, work: Workload, itemsize: int, budget: int
 ) -> OffloadPlan:
-    """The fastest placement that fits, or the one that is wanted.
+    """Return the fastest offload plan that fits, or a plan of the kind that the user asked for.
 
     Args:
-        wanted: `auto` or one of `KINDS`. Whoever says `off` or `module` gets it, predicted to fit or not.
-        budget: bytes of the device's memory.
+        wanted: `auto` or one of `KINDS`. `off` and `module` are used even if they are not estimated to fit.
+        budget: bytes of device memory.
 
     Raises:
-        DeviceError: there is no such placement.
-        DeviceMemoryError: not even two layers at a time fit; the message tells what would.
+        DeviceError: `wanted` is not a kind of plan.
+        DeviceMemoryError: not even two layers at a time fit. The message says how much memory would do.
     """
     if wanted not in ("auto", *KINDS):
         raise DeviceError(f"there is no offload {wanted!r}", f"use auto, {', '.join(KINDS)}")
@@ -219,9 +221,8 @@ def choose(
     smallest = peak(least)
     if smallest > budget:
         raise DeviceMemoryError(
-            f"{format_memory(budget)} of memory are too little for this: the smallest that works is "
-            f"{format_memory(smallest)}",
-            f"give it more (`gpu_memory`), or ask for {work.smaller}",
+            f"{format_memory(budget)} of memory is too little for this: it needs at least {format_memory(smallest)}",
+            f"allow more (`gpu_memory`), or ask for {work.smaller}",
         )
     larger = (replace(least, buffers=buffers) for buffers in range(weights.layers, MIN_BUFFERS, -1))
     return next(filter(fits_well, larger), least)

@@ -1,9 +1,9 @@
-"""Memory on the device that layers take turns in: a place for each of some layers, fewer than the model has.
+"""Layer buffers: device memory that a few layers use in turn, where not all of them fit.
 
-A layer always has the same slot, and its parameters lie there even while another layer's numbers do. Both towers use
-the same slots: with as many of them as a tower has layers, going from reading to drawing brings every layer once, each
-while the ones before it are at work. With fewer, some layers of a tower stay in a slot of their own, and the others,
-spread evenly among them, go round in a few. An output matrix that comes in pieces has its turn there, too.
+A layer always uses the same buffer, and its parameters point there even while the buffer holds another layer. Both
+towers use the same buffers. With as many buffers as a tower has layers, switching from one tower to the other loads
+every layer once, while earlier layers compute. With fewer, some layers of a tower keep a buffer of their own, and the
+others, spread evenly between them, share the ring. Chunks of `lm_head` also use the ring.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,28 +12,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.checkpoint.quantization import Fp8Linear
 from model.memory.weight_stream import Load, WeightStream
-from model.network.transformer import Block, Blocks, Tower
+from model.network.transformer import Block, Blocks
 
 RING = 2
-"""Slots that layers go round in: one is computed with while the next layer comes into the other. What is read for the
-one after that waits in the host's buffers meanwhile, so that reading does not stop where a slot is not free yet. A
-third slot would keep reading ahead of computation that takes about as long; but one that a layer has for itself saves
-reading that layer, in every step."""
+"""Buffers that layers share: one layer computes from a buffer while the next layer is loaded into the other. The layer
+after that is read into the host's buffers meanwhile, so that reading does not stop while no device buffer is free. A
+third buffer would let reading run further ahead of computation, which takes about as long; but a buffer for one layer
+alone saves reading that layer in every step."""
 Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]
-"""Of a module's parameters, by their names in it."""
+"""Shape and dtype of a module's parameters, by their names in it."""
 ALIGNMENT = 256
-"""Bytes, of each parameter's start."""
+"""Bytes to which the start of each parameter is aligned."""
 
 
 @dataclass
 class LayerBuffer:
-    """Memory for one layer.
+    """Device memory for one layer.
 
     Attributes:
-        holds: the layer whose numbers are there, or on their way; None while they are of no use.
-        load: what brings them, until they are known to be there.
+        holds: the layer that the buffer contains, or is being loaded with. None: its contents are invalid.
+        load: the load in progress; None once it is known to be complete.
     """
 
     memory: Tensor
@@ -43,10 +42,10 @@ class LayerBuffer:
 
 @dataclass(eq=False)
 class StreamedLayer:
-    """A module whose parameters lie in a slot.
+    """A module whose parameters are in a layer buffer.
 
     Attributes:
-        tensors: official names of what fills them.
+        tensors: official names of the tensors to load.
     """
 
     tensors: tuple[str, ...]
@@ -54,120 +53,112 @@ class StreamedLayer:
 
 
 class StreamedBlocks(Blocks):
-    """The blocks of a tower: whoever goes through them finds each one's weights there.
+    """The blocks of a tower, or chunks of `lm_head`. Iterating loads the weights of each block before yielding it.
 
-    Where only some are gone through, the next ones are brought all the same: most often they are wanted.
+    A pass through some of the blocks still loads the blocks after them, because the next pass usually needs those.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], layers: Sequence[StreamedLayer], stream: WeightStream) -> None:
         super().__init__(blocks)
         self._layers = layers
         self._stream = stream
-        by_slot: dict[int, list[StreamedLayer]] = {}
+        by_buffer: dict[int, list[StreamedLayer]] = {}
         for layer in layers:
-            by_slot.setdefault(id(layer.buffer), []).append(layer)
-        turns = by_slot.values()
-        self._first = [turn[0] for turn in turns]
-        # Behind the last of a slot comes the first one again, for the next pass; in vain where an output matrix in
-        # pieces has its turn between two passes.
-        self._next = {layer: turn[(place + 1) % len(turn)] for turn in turns for place, layer in enumerate(turn)}
-        self.is_whole = len(turns) == len(layers)
-        """Whether all of them can be there at once."""
+            by_buffer.setdefault(id(layer.buffer), []).append(layer)
+        sharing = by_buffer.values()
+        self._first = [each[0] for each in sharing]
+        # After the last layer of a buffer its first layer is loaded again, for the next pass. That load is wasted where
+        # chunks of lm_head use the buffer between two passes.
+        self._next = {layer: each[(index + 1) % len(each)] for each in sharing for index, layer in enumerate(each)}
+        self._fit_together = len(sharing) == len(layers)
+
+    @property
+    def fit_together(self) -> bool:
+        """As `Blocks.fit_together`."""
+        return self._fit_together
+
+    @property
+    def are_loaded(self) -> bool:
+        """As `Blocks.are_loaded`."""
+        loaded = all(each.buffer.holds is each and each.buffer.load is None for each in self._layers)
+        return self._fit_together and loaded
 
     def __iter__(self) -> Iterator[nn.Module]:
         return (block for _, block in self.through())
 
     def through(self, layers: range | None = None) -> Iterator[tuple[int, Block]]:
+        """As `Blocks.through`."""
         if layers is None or layers.start == 0:
-            self.begin()
+            self._start_pass()
         for number, block in super().through(layers):
             layer = self._layers[number]
             self._require(layer)
             yield number, block
-            self._bring(self._next[layer])  # which takes its place
+            self._start_load(self._next[layer])  # which overwrites this one
 
-    def begin(self) -> None:
-        """Have the first layers brought: a pass is about to begin."""
-        for layer in self._first:
-            self._bring(layer)
-
-    def settle(self) -> None:
-        """Return when all are there, if they can be at once."""
-        self.begin()
+    def load_all(self) -> None:
+        """As `Blocks.load_all`. The weights stay until the other tower's pass begins."""
+        self._start_pass()
         for layer in self._layers:
             self._require(layer)
             if layer.buffer.load is not None:
                 layer.buffer.load.finish()
                 layer.buffer.load = None
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether all are there, and nothing is on its way."""
-        return self.is_whole and all(each.buffer.holds is each and each.buffer.load is None for each in self._layers)
-
-    def forget(self) -> None:
-        """What is there is out of date."""
+    def invalidate(self) -> None:
+        """Load every layer again when it is needed, because the weights have changed."""
         for layer in self._layers:
             if layer.buffer.holds is layer:
-                _give_up(layer.buffer)
+                _empty(layer.buffer)
 
-    def _bring(self, layer: StreamedLayer) -> None:
+    def _start_pass(self) -> None:
+        for layer in self._first:
+            self._start_load(layer)
+
+    def _start_load(self, layer: StreamedLayer) -> None:
         buffer = layer.buffer
-        failed = buffer.load is not None and buffer.load.has_failed  # which was told; perhaps it works by now
-        if buffer.holds is not layer or failed:
-            _give_up(buffer)
+        has_failed = buffer.load is not None and buffer.load.has_failed  # reported already; a retry may succeed
+        if buffer.holds is not layer or has_failed:
+            _empty(buffer)
             buffer.load = self._stream.load(layer.tensors)
             buffer.holds = layer
 
     def _require(self, layer: StreamedLayer) -> None:
-        self._bring(layer)
+        self._start_load(layer)
         buffer = layer.buffer
         if buffer.load is not None:
             buffer.load.wait()
-            if buffer.load.is_there:
+            if buffer.load.is_complete:
                 buffer.load = None
 
 
-def _give_up(buffer: LayerBuffer) -> None:
+def _empty(buffer: LayerBuffer) -> None:
     if buffer.load is not None:
         buffer.load.cancel()
     buffer.holds = buffer.load = None
 
 
-def is_whole(tower: Tower) -> bool:
-    """Whether all weights of a tower can be on the device at once."""
-    return not isinstance(tower.blocks, StreamedBlocks) or tower.blocks.is_whole
-
-
-def is_settled(tower: Tower) -> bool:
-    """Whether all weights of a tower are on the device, to stay."""
-    return not isinstance(tower.blocks, StreamedBlocks) or tower.blocks.is_settled
-
-
-def settle(tower: Tower) -> None:
-    """Return when all weights of a whole tower are on the device; they stay until the other one's pass begins."""
-    if isinstance(tower.blocks, StreamedBlocks):
-        tower.blocks.settle()
-
-
 def make_buffers(count: int, size: int, device: torch.device) -> list[LayerBuffer]:
-    """So many, of so many bytes each."""
+    """Allocate `count` buffers of `size` bytes."""
     return [LayerBuffer(torch.empty(size, dtype=torch.uint8, device=device)) for _ in range(count)]
 
 
 def buffer_numbers(layers: int, buffers: int) -> list[int]:
-    """Which slot each layer of a tower has: its own, if there are enough; otherwise those that take turns are spread
-    evenly, so that what is read for them always has the others' time, too. Their slots are the first ones."""
+    """Return the buffer of each layer of a tower.
+
+    With enough buffers each layer has its own. Otherwise the first `RING` buffers are shared by layers that are spread
+    evenly over the tower, so that the layers between them give time to load.
+    """
     if buffers >= layers:
         return list(range(layers))
     ring = min(RING, buffers)
     own = buffers - ring
-    turning = layers - own
-    numbers, next_own, next_turn = [], ring, 0
+    sharing = layers - own
+    numbers, next_own, next_shared = [], ring, 0
     for layer in range(layers):
-        if (layer + 1) * turning // layers > next_turn:
-            numbers.append(next_turn % ring)
-            next_turn += 1
+        if (layer + 1) * sharing // layers > next_shared:
+            numbers.append(next_shared % ring)
+            next_shared += 1
         else:
             numbers.append(next_own)
             next_own += 1
@@ -175,22 +166,21 @@ def buffer_numbers(layers: int, buffers: int) -> list[int]:
 
 
 def streamed_tensors(block: nn.Module, dtype: torch.dtype) -> Shapes:
-    """What of a block lies in a slot: its matrices, by their names in the block. Norms' weights are not worth it."""
+    """Return the parameters of a block that belong in a buffer: its matrices. Norms are too small to be worth it."""
     found = {name: (each.shape, dtype) for name, each in block.named_parameters() if each.dim() > 1}
     for name, module in block.named_modules():
-        if isinstance(module, Fp8Linear):
-            for buffer, tensor in module.named_buffers(recurse=False):
-                found[f"{name}.{buffer}"] = tensor.shape, tensor.dtype
+        for buffer, tensor in module.named_buffers(recurse=False):  # of a quantized projection
+            found[f"{name}.{buffer}"] = tensor.shape, tensor.dtype
     return {name: each for name, each in found.items() if "_norm." not in name}
 
 
 def buffer_bytes(tensors: Shapes) -> int:
-    """Memory that a block takes in a slot."""
+    """Return the bytes that a block takes in a buffer."""
     return sum(aligned(shape.numel() * dtype.itemsize) for shape, dtype in tensors.values())
 
 
 def bind_parameters(buffer: LayerBuffer, block: nn.Module, tensors: Shapes) -> None:
-    """Have a block's matrices lie in a slot."""
+    """Make a block's matrices views of a buffer."""
     offset = 0
     for path, (shape, dtype) in tensors.items():
         size = shape.numel() * dtype.itemsize
@@ -205,5 +195,5 @@ def bind_parameters(buffer: LayerBuffer, block: nn.Module, tensors: Shapes) -> N
 
 
 def aligned(size: int) -> int:
-    """Bytes that a parameter of so many takes in a slot."""
+    """Return the bytes that a parameter of `size` bytes takes in a buffer."""
     return -(-size // ALIGNMENT) * ALIGNMENT

@@ -1,6 +1,6 @@
-"""A network whose weights are not all on the device: they come from the checkpoint's files as they are needed."""
+"""Offloading: a network whose weights are not all on the device, but are loaded from files when they are needed."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -10,11 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
-from model.checkpoint.loader import Filling, compare, fill, give_memory, network_without_memory, require_finite
-from model.checkpoint.lora import Adapter, changed_by
+from model.checkpoint.loader import (
+    ParameterWriter,
+    allocate_parameters,
+    fill,
+    meta_network,
+    require_finite,
+    require_matching,
+)
+from model.checkpoint.lora import Adapter, updated_tensors
 from model.checkpoint.quantization import empty_quantized
 from model.checkpoint.safetensors_files import StoredTensor, read_exactly, stored_tensors
-from model.checkpoint.tensor_names import listed
+from model.checkpoint.tensor_names import format_names
 from model.errors import CheckpointError
 from model.events import LoadProgress
 from model.memory.estimate import HEAD_CHUNK_BYTES, OffloadPlan
@@ -27,12 +34,12 @@ from model.memory.layer_buffers import (
     bind_parameters,
     buffer_bytes,
     buffer_numbers,
-    is_whole,
     make_buffers,
     streamed_tensors,
 )
 from model.memory.weight_stream import WeightStream
 from model.network.configuration import read_config
+from model.network.projection import Projection, QuantizedLinear
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Tower
 
@@ -43,36 +50,37 @@ TOWERS = ("und", "gen")
 
 @dataclass(frozen=True)
 class Offload:
-    """What brings a network's weights.
+    """A network with offloaded weights, and the stream that loads them.
 
     Attributes:
-        stream: reads them.
-        elsewhere: official names of the tensors that are not on the device all the time.
+        stream: loads weights into the layer buffers.
+        layout: `checkpoint_layout` of the network, with the chunks of `lm_head`.
+        offloaded: official names of the tensors that are not on the device all the time.
     """
 
     network: SenseNovaU1
     folder: Path
     stream: WeightStream
     layout: Mapping[str, ParameterSlice]
-    elsewhere: frozenset[str]
+    offloaded: frozenset[str]
 
     @torch.inference_mode(False)
-    def change_adapters(self, before: Sequence[Adapter], after: Sequence[Adapter]) -> None:
-        """Have other LoRAs; as `checkpoint.change_adapters`."""
-        require_mergeable(after, self.elsewhere)
-        touched = {self.layout[name].parameter for name in changed_by([*before, *after])}
+    def replace_adapters(self, before: Sequence[Adapter], after: Sequence[Adapter]) -> None:
+        """Replace the merged LoRAs; as `checkpoint.loader.replace_adapters`."""
+        require_mergeable(after, self.offloaded)
+        touched = {self.layout[name].parameter for name in updated_tensors([*before, *after])}
         resident = {
             name: tensor
             for name, tensor in stored_tensors(self.folder).items()
-            if name not in self.elsewhere and self.layout[name].parameter in touched
+            if name not in self.offloaded and self.layout[name].parameter in touched
         }
         for _, tower in _towers(self.network):
-            cast(StreamedBlocks, tower.blocks).forget()
-        self.stream.filling = Filling(self.network, self.layout, after)
+            cast(StreamedBlocks, tower.blocks).invalidate()
+        self.stream.writer = ParameterWriter(self.network, self.layout, after)
         fill(self.network, self.folder, resident, self.layout, after)
 
 
-# As in `load_checkpoint`.
+# As for `load_checkpoint`.
 @torch.inference_mode(False)
 def load_offloaded(
     folder: Path,
@@ -84,52 +92,54 @@ def load_offloaded(
     quantized: Collection[str] = (),
     adapters: Sequence[Adapter] = (),
 ) -> Offload:
-    """Build the network and read what stays on the device: norms, image embeddings and the flow-matching modules. The
-    towers' matrices are read into slots when a pass comes to them, the embedding's rows when a token needs them.
+    """Build the network and read the weights that stay on the device: norms, image embeddings and flow matching.
+
+    A pass loads a block's matrices into a layer buffer when it reaches the block. The embedding's rows are read when a
+    token needs them.
 
     Args:
-        others: as for `load_checkpoint`.
+        offload_plan: the buffers to allocate, and whether `lm_head` stays on the device.
+        check_weights, on_progress, quantized, adapters: as for `load_checkpoint`.
 
     Raises:
-        CheckpointError: as `load_checkpoint`; or a LoRA changes the embedding or the output matrix, and those are
-            among what is not on the device.
+        CheckpointError: as for `load_checkpoint`; or a LoRA changes an offloaded embedding or `lm_head`.
     """
     config = read_config(folder)
     tensors, layout = stored_tensors(folder), checkpoint_layout(config)
-    compare(tensors, layout, folder)
-    network = network_without_memory(config)
+    require_matching(tensors, layout, folder)
+    network = meta_network(config)
     empty_quantized(network, quantized, device, torch.device("meta"))
     shapes = {name: [streamed_tensors(block, dtype) for block in tower.blocks] for name, tower in _towers(network)}
     layer_bytes = max(buffer_bytes(each) for blocks in shapes.values() for each in blocks)
     buffers = make_buffers(offload_plan.buffers, layer_bytes, device)
-    pieces = {} if offload_plan.whole_head else _head_chunks(tensors[HEAD], layer_bytes, dtype)
-    stream = WeightStream({**tensors, **pieces}, device)
+    chunks = {} if offload_plan.whole_head else _head_chunks(tensors[HEAD], layer_bytes, dtype)
+    stream = WeightStream({**tensors, **chunks}, device)
     streamed = _stream_towers(network, layout, shapes, buffers, stream)
     network.add_module("embed_tokens", FileEmbedding(tensors[EMBEDDING], device, dtype))
-    if pieces:
-        # Words are chosen between two passes: the pieces come to where layers take turns. Where all layers are there at
-        # once they stay there, and the pieces have slots of their own.
-        turning = None if is_whole(network.und) else buffers[:RING]
-        network.add_module("lm_head", StreamedHead(pieces, turning, stream, device, dtype))
-        for number, (name, piece) in enumerate(pieces.items()):
-            layout[name] = ParameterSlice(f"lm_head.pieces.{number}.weight", 0, piece.shape)
-    elsewhere = frozenset([*streamed, EMBEDDING, *([HEAD] if pieces else [])])
-    require_mergeable(adapters, elsewhere)
-    give_memory(network, device, dtype)
-    stream.filling = Filling(network, layout, adapters)
-    resident = {name: tensor for name, tensor in tensors.items() if name not in elsewhere}
+    if chunks:
+        # Logits are computed between two passes, so the chunks of lm_head use the ring. Where all layers fit together
+        # they stay in their buffers, and the chunks get buffers of their own.
+        ring = None if network.und.blocks.fit_together else buffers[:RING]
+        network.add_module("lm_head", StreamedHead(chunks, ring, stream, device, dtype))
+        for number, (name, chunk) in enumerate(chunks.items()):
+            layout[name] = ParameterSlice(f"lm_head.chunks.{number}.weight", 0, chunk.shape)
+    offloaded = frozenset([*streamed, EMBEDDING, *([HEAD] if chunks else [])])
+    require_mergeable(adapters, offloaded)
+    allocate_parameters(network, device, dtype)
+    stream.writer = ParameterWriter(network, layout, adapters)
+    resident = {name: tensor for name, tensor in tensors.items() if name not in offloaded}
     fill(network, folder, resident, layout, adapters, check_weights, on_progress)
     if check_weights:
-        require_finite(folder, {name: tensors[name] for name in elsewhere})
-    return Offload(network, folder, stream, layout, elsewhere)
+        require_finite(folder, {name: tensors[name] for name in offloaded})
+    return Offload(network, folder, stream, layout, offloaded)
 
 
-def require_mergeable(adapters: Sequence[Adapter], elsewhere: Collection[str]) -> None:
-    """Raise CheckpointError if LoRAs change what is read row by row or in pieces."""
-    unmergeable = sorted({EMBEDDING, HEAD} & changed_by(adapters) & set(elsewhere))
+def require_mergeable(adapters: Sequence[Adapter], offloaded: Collection[str]) -> None:
+    """Raise CheckpointError if LoRAs change tensors that are read in parts."""
+    unmergeable = sorted({EMBEDDING, HEAD} & updated_tensors(adapters) & set(offloaded))
     if unmergeable:
         raise CheckpointError(
-            f"a LoRA changes tensors that are read in parts here:\n{listed(unmergeable)}", "use `offload=off`"
+            f"a LoRA changes tensors that are read in parts here:\n{format_names(unmergeable)}", "use `offload=off`"
         )
 
 
@@ -144,10 +154,10 @@ def _stream_towers(
     buffers: Sequence[LayerBuffer],
     stream: WeightStream,
 ) -> list[str]:
-    """Have both towers' matrices, of these shapes, lie in slots; returns the official names of what fills them."""
+    """Make both towers' matrices, of these shapes, views of the buffers; return the official names of their tensors."""
     filled_by: dict[str, list[str]] = {}
-    for name, slot in layout.items():
-        filled_by.setdefault(slot.parameter, []).append(name)
+    for name, target in layout.items():
+        filled_by.setdefault(target.parameter, []).append(name)
     streamed: list[str] = []
     for name, tower in _towers(network):
         layers = []
@@ -162,7 +172,7 @@ def _stream_towers(
 
 
 class FileEmbedding(nn.Module):
-    """`nn.Embedding` whose rows are read when they are asked for."""
+    """`nn.Embedding` whose rows are read from the file for each call."""
 
     def __init__(self, tensor: StoredTensor, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
@@ -181,44 +191,58 @@ class FileEmbedding(nn.Module):
 
 
 class StreamedHead(nn.Module):
-    """The output matrix, a few rows at a time."""
+    """`lm_head` in chunks of rows, which are loaded one after another. It has the interface of `OutputHead`."""
+
+    is_resident = False
 
     def __init__(
         self,
-        pieces: Mapping[str, StoredTensor],
+        chunks: Mapping[str, StoredTensor],
         buffers: Sequence[LayerBuffer] | None,
         stream: WeightStream,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """slots: that the pieces take turns in, beside whatever else does; None for some of their own."""
+        """
+        Args:
+            chunks: rows of the tensor, by a name each.
+            buffers: the buffers to share with layers. None: allocate buffers for the chunks.
+        """
         super().__init__()
         with torch.device("meta"):
-            parts = [nn.Linear(piece.shape[1], piece.shape[0], bias=False) for piece in pieces.values()]
+            parts = [Projection(chunk.shape[1], chunk.shape[0]) for chunk in chunks.values()]
         shapes = [streamed_tensors(part, dtype) for part in parts]
         if buffers is None:
             buffers = make_buffers(min(RING, len(parts)), max(map(buffer_bytes, shapes)), device)
         layers = []
-        for number, name in enumerate(pieces):
-            slot = buffers[number % len(buffers)]
-            bind_parameters(slot, parts[number], shapes[number])
-            layers.append(StreamedLayer((name,), slot))
-        self.pieces = StreamedBlocks(parts, layers, stream)
+        for number, name in enumerate(chunks):
+            buffer = buffers[number % len(buffers)]
+            bind_parameters(buffer, parts[number], shapes[number])
+            layers.append(StreamedLayer((name,), buffer))
+        self.chunks = StreamedBlocks(parts, layers, stream)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(…, hidden_size) → (…, vocabulary)."""
-        return torch.cat([piece(hidden) for piece in self.pieces], dim=-1)
+        return torch.cat([part(hidden) for part in self.parts()], dim=-1)
+
+    def parts(self) -> Iterator[QuantizedLinear]:
+        """Yield each chunk when it is on the device."""
+        return (cast(Projection, chunk) for chunk in self.chunks)
+
+    def complete(self, logits: Tensor) -> Tensor:
+        """Return the logits as they are: the chunks cover the whole vocabulary."""
+        return logits
 
 
 def _head_chunks(head: StoredTensor, most: int, dtype: torch.dtype) -> dict[str, StoredTensor]:
-    """The output matrix as several tensors of whole rows, of at most so many bytes each on the device."""
+    """Split `lm_head` into tensors of whole rows, each of at most `most` bytes on the device."""
     rows, columns = head.shape
     row_bytes = columns * head.dtype.itemsize
     step = max(1, min(HEAD_CHUNK_BYTES // row_bytes, most // (columns * dtype.itemsize)))
-    pieces = {}
+    chunks = {}
     for first in range(0, rows, step):
         last = min(first + step, rows)
         start, stop = head.start + first * row_bytes, head.start + last * row_bytes
         name = f"{HEAD}[{first}:{last}]"
-        pieces[name] = replace(head, name=name, shape=(last - first, columns), start=start, stop=stop)
-    return pieces
+        chunks[name] = replace(head, name=name, shape=(last - first, columns), start=start, stop=stop)
+    return chunks

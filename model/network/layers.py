@@ -1,44 +1,47 @@
-"""What a transformer block is made of besides attention: RMS norm, SwiGLU, and the mixture of SwiGLU experts."""
+"""The two kinds of MLP in a transformer block: SwiGLU, and the mixture of SwiGLU experts."""
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.configuration import DenseMLP, SparseExperts
+from model.network.norms import RMSNorm
+from model.network.operations import Operations, RowGroup, gated
+from model.network.projection import Projection, QuantizedLinear
 
 WHOLE_ROWS, SPLIT_ROWS = 4096, 1024
-"""A SwiGLU takes up to so many rows whole, which a 2048×2048 picture has, and more of them in pieces: the widest
-activation of the network, six times the hidden size, is not held for all tokens of a long prefix at once."""
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension: computed in float32, cast back, then scaled."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+"""A SwiGLU computes up to 4096 rows at once, as many as a 2048×2048 picture has, and more rows in parts of 1024. The
+inner activation is the widest of the network, six times the hidden size; a long prefix would not fit as a whole."""
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)); `gate_up_proj` holds gate's rows, then up's."""
+    """down(silu(gate(x)) · up(x)). `gate_up_proj` holds gate's rows, then up's."""
+
+    is_dense = True
 
     def __init__(self, hidden_size: int, config: DenseMLP) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, hidden_size, bias=False)
+        self.gate_up_proj = Projection(hidden_size, 2 * config.intermediate_size)
+        self.down_proj = Projection(config.intermediate_size, hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(tokens, hidden_size) → the same shape."""
-        if x.shape[0] <= WHOLE_ROWS or torch.is_grad_enabled():  # training keeps all of it anyway
-            return self._rows(x)
-        return torch.cat([self._rows(rows) for rows in x.split(SPLIT_ROWS)])
+    def projections(self) -> Iterator[QuantizedLinear]:
+        """Yield the matrix products that quantization can replace."""
+        yield from (self.gate_up_proj, self.down_proj)
 
-    def _rows(self, x: Tensor) -> Tensor:
-        return self.down_proj(gated(self.gate_up_proj(x)))
+    def forward(self, group: RowGroup, norm: RMSNorm, operations: Operations) -> None:
+        """Add the MLP of the normed rows to the residual stream."""
+        x = operations.norm(group, norm, self.gate_up_proj)
+        if len(x) <= WHOLE_ROWS or torch.is_grad_enabled():  # training keeps every activation anyway
+            inner = operations.project_gated(self.gate_up_proj, x, self.down_proj)
+            operations.add_projected(group, self.down_proj, inner)
+            return
+        parts = []
+        for part in x.split(SPLIT_ROWS):
+            inner = operations.project_gated(self.gate_up_proj, part, self.down_proj)
+            parts.append(operations.project(self.down_proj, inner))
+        operations.add(group, torch.cat(parts))
 
 
 class SparseMoE(nn.Module):
@@ -48,6 +51,8 @@ class SparseMoE(nn.Module):
     experts, so that a checkpoint's many small tensors load into two large ones.
     """
 
+    is_dense = False
+
     def __init__(self, hidden_size: int, config: SparseExperts) -> None:
         super().__init__()
         self.top_k, self.norm_topk_prob = config.top_k, config.norm_topk_prob
@@ -55,7 +60,17 @@ class SparseMoE(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(config.experts, 2 * config.intermediate_size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(config.experts, hidden_size, config.intermediate_size))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def projections(self) -> Iterator[QuantizedLinear]:
+        """Yield nothing: experts stay in the model's dtype."""
+        yield from ()
+
+    def forward(self, group: RowGroup, norm: RMSNorm, operations: Operations) -> None:
+        """Add the MLP of the normed rows to the residual stream."""
+        x = operations.norm(group, norm, None)
+        assert isinstance(x, Tensor)
+        operations.add(group, self.experts(x))
+
+    def experts(self, x: Tensor) -> Tensor:
         """(tokens, hidden_size) → the same shape."""
         probabilities = self.router(x).float().softmax(dim=-1)
         weights, chosen = probabilities.topk(self.top_k, dim=-1)
@@ -70,14 +85,8 @@ class SparseMoE(nn.Module):
         return result
 
 
-def gated(gate_up: Tensor) -> Tensor:
-    """(…, 2·I), gate before up → silu(gate) · up, (…, I)."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
 def build_mlp(hidden_size: int, config: DenseMLP | SparseExperts) -> SwiGLU | SparseMoE:
-    """The MLP of one block."""
+    """Build the MLP of one block."""
     if isinstance(config, SparseExperts):
         return SparseMoE(hidden_size, config)
     return SwiGLU(hidden_size, config)

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.network.attention import Segment, fastest_kernels
+from model.network.attention import Segment
 from model.network.cache import KVCache, LayerCache
 from model.network.configuration import ModelConfig
 from model.network.flow import ConvolutionalHead, MLPHead, ScalarEmbedding, tokens_to_picture
+from model.network.operations import join_rows
+from model.network.projection import OutputHead
 from model.network.rope import Rotary
-from model.network.transformer import Tower, split_branches
+from model.network.transformer import Tower
 from model.network.vision import ImageEmbedding
 
 
@@ -33,7 +35,7 @@ class SenseNovaU1(nn.Module):
         )
         self.und_vision = ImageEmbedding(config.vision, hidden_size)
         self.und = Tower(transformer, transformer.und_mlp)
-        self.lm_head = nn.Linear(hidden_size, transformer.vocabulary, bias=False)
+        self.lm_head = OutputHead(hidden_size, transformer.vocabulary)
         self.gen_vision = ImageEmbedding(config.vision, hidden_size)
         self.timestep_embedder = ScalarEmbedding(hidden_size)
         self.noise_scale_embedder = ScalarEmbedding(hidden_size)
@@ -101,11 +103,9 @@ class SenseNovaU1(nn.Module):
         layers: range | None = None,
     ) -> Tensor:
         """Run the gen tower, or some of its layers, over a picture's tokens, (branches, L, hidden_size) → the same."""
-        with fastest_kernels(self.device):
-            return self.gen(hidden, rotaries, caches, [Segment(hidden.shape[1], causal=False)], layers)
+        return self.gen(hidden, rotaries, caches, [Segment(hidden.shape[1], causal=False)], layers)
 
     def clean(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
         """What `predict` returns, of the gen tower's hidden states."""
-        parts, _ = split_branches(hidden, len(hidden))
-        predicted = [self.fm_head(self.gen.norm(part), *grid) for part in parts]
-        return predicted[0] if len(predicted) == 1 else torch.cat(predicted)
+        parts = self.gen.operations.split_branches(hidden, len(hidden))
+        return join_rows([self.fm_head(self.gen.norm(part), *grid) for part in parts])

@@ -3,18 +3,16 @@
 from collections.abc import Iterator, Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
-from model.network.attention import Attention, Visibility, attend
+from model.network.attention import Attention, Visibility
 from model.network.cache import LayerCache
 from model.network.configuration import DenseMLP, SparseExperts, TransformerConfig
-from model.network.layers import RMSNorm, build_mlp
+from model.network.layers import build_mlp
+from model.network.norms import RMSNorm
+from model.network.operations import Operations, RowGroup, join_rows
+from model.network.projection import QuantizedLinear
 from model.network.rope import Rotary
-
-TOKENS_TOGETHER = 4096
-"""A GPU is busy with so many; at 2048×2048, which has as many in one branch, computing branches together gains nothing
-(docs/performance.md)."""
 
 
 class Block(nn.Module):
@@ -27,46 +25,87 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = build_mlp(config.hidden_size, mlp)
 
-    def forward(
-        self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[LayerCache], layer: int, visible: Visibility
-    ) -> Tensor:
-        """hidden (B, N, hidden_size) → the same shape; see `Tower.forward`."""
-        rows = hidden.flatten(0, 1)
-        parts = self.attention.qkv_proj(self.attention_norm(rows)).view(*hidden.shape[:2], -1).chunk(len(caches))
-        attended = []
-        for part, rotary, cache in zip(parts, rotaries, caches, strict=True):
-            each = attend(*self.attention.place(part, rotary, cache, layer), visible)
-            attended.append(each.transpose(1, 2).flatten(2))
-        joined = attended[0] if len(attended) == 1 else torch.cat(attended)
-        rows = rows + self.attention.o_proj(joined.flatten(0, 1))
-        return (rows + self.mlp(self.mlp_norm(rows))).view_as(hidden)
+    def forward(self, groups: Sequence[RowGroup], layer: int, visible: Visibility, operations: Operations) -> None:
+        """Update the residual streams of one batch.
+
+        Args:
+            groups: rows of the same sequences, in one group or in several that run side by side.
+            layer: number of this block in its tower.
+            visible: which tokens a row may see.
+        """
+        attention = self.attention
+        queries = []
+        for group in groups:
+            with group.lane:
+                x = operations.norm(group, self.attention_norm, attention.qkv_proj)
+                projected = operations.project(attention.qkv_proj, x)
+                queries.append(
+                    [operations.write_heads(attention, projected[span.rows], span, layer) for span in group.spans]
+                )
+        operations.meet(groups)
+        for group, own in zip(groups, queries, strict=True):
+            with group.lane:
+                attended = [
+                    operations.attend(attention, q, span, layer, visible)
+                    for q, span in zip(own, group.spans, strict=True)
+                ]
+                operations.add_projected(group, attention.o_proj, join_rows(attended))
+                self.mlp(group, self.mlp_norm, operations)
+
+    def projections(self) -> Iterator[QuantizedLinear]:
+        """Yield the matrix products that quantization can replace."""
+        yield from (self.attention.qkv_proj, self.attention.o_proj)
+        yield from self.mlp.projections()
 
 
 class Blocks(nn.ModuleList):
-    """The blocks of a tower."""
+    """The blocks of a tower. A subclass may load the weights of a block when a pass reaches it."""
+
+    @property
+    def fit_together(self) -> bool:
+        """Whether the weights of all blocks can be on the device at once."""
+        return True
+
+    @property
+    def are_loaded(self) -> bool:
+        """Whether they are, and none is being loaded."""
+        return True
 
     def through(self, layers: range | None = None) -> Iterator[tuple[int, Block]]:
-        """Some of them in order, or all, each with its number."""
+        """Yield blocks in order, each with its number: those of `layers`, or all. Their weights are on the device."""
         for layer in range(len(self)) if layers is None else layers:
             yield layer, cast(Block, self[layer])
+
+    def load_all(self) -> None:
+        """Return when the weights of all blocks are on the device; only if they `fit_together`."""
 
 
 class Tower(nn.Module):
     """The understanding or the generation tower.
 
-    The two ("mixture of transformers") have weights of their own and share the cache: what one tower leaves
-    there the other attends to. One forward pass runs one tower.
+    The two ("mixture of transformers") have weights of their own and share the KV cache: each attends to the keys and
+    values that the other has written. One forward pass runs one tower.
+
+    Attributes:
+        operations: compute the blocks; a backend sets faster ones.
     """
 
     def __init__(self, config: TransformerConfig, mlp: DenseMLP | SparseExperts) -> None:
         super().__init__()
         self.blocks = Blocks(Block(config, mlp) for _ in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.is_dense = isinstance(mlp, DenseMLP)
+        self.operations = Operations()
 
     @property
     def weight_itemsize(self) -> int:
         """Bytes of one number in the projections' weights."""
         return cast(Block, self.blocks[0]).attention.qkv_proj.weight.dtype.itemsize
+
+    def projections(self) -> Iterator[QuantizedLinear]:
+        """Yield the matrix products of all blocks that quantization can replace."""
+        for block in range(len(self.blocks)):
+            yield from cast(Block, self.blocks[block]).projections()
 
     def forward(
         self,
@@ -76,38 +115,38 @@ class Tower(nn.Module):
         visible: Visibility,
         layers: range | None = None,
     ) -> Tensor:
-        """Run new tokens on top of what the caches hold.
+        """Run new tokens behind the tokens in the caches.
 
         Args:
-            hidden: embeddings of the new tokens, or what earlier layers made of them, (B, N, hidden_size).
-            caches: one for all B sequences, or several, each for an equal part of them in order: branches whose
-                prefixes differ in length go through attention apart, and through the matrix products together where
-                `together` says so. Either way all of them are done with a block before the next one begins.
-            rotaries: tables for their positions, one pair for each cache.
-            visible: what the N tokens may see.
-            layers: those to run, all of them unless given.
+            hidden: embeddings of the new tokens, or the output of earlier layers, (B, N, hidden_size).
+            caches: one for all B sequences; or one per branch, each for an equal part of the sequences in order.
+                Branches have prefixes of different lengths, so each attends on its own. `Operations.run_together`
+                decides whether they share the matrix products. All branches finish a block before the next begins.
+            rotaries: tables for the new positions, one pair per cache.
+            visible: which tokens the N new tokens may see.
+            layers: the layers to run; None for all.
 
         Returns:
-            Hidden states before the final norm, (B, N, hidden_size): apply `norm` to the rows that are used.
+            Hidden states before the final norm, (B, N, hidden_size). Apply `norm` to the rows that are used.
         """
-        parts, count = split_branches(hidden, len(caches))
-        for layer, block in self.blocks.through(layers):
-            for cache in caches:
-                cache.begin(layer)
-            for index, part in enumerate(parts):
-                own = slice(index * count, (index + 1) * count)
-                parts[index] = block(part, rotaries[own], caches[own], layer, visible)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        batches = self.operations.row_groups(hidden, rotaries, caches, visible)
+        self.run_blocks(batches, caches, visible, self.operations, layers)
+        return join_rows([group.result() for groups in batches for group in groups]).view_as(hidden)
 
-
-def together(branches: int, tokens: int, device: torch.device) -> bool:
-    """Whether so many branches of so many tokens each go through the matrix products as one batch: on a GPU if their
-    tokens alone would leave it idle; otherwise, and on a CPU, each by itself, which needs less memory."""
-    return branches == 1 or (device.type != "cpu" and branches * tokens <= TOKENS_TOGETHER)
-
-
-def split_branches(hidden: Tensor, branches: int) -> tuple[list[Tensor], int]:
-    """(B, N, …) of all branches → what goes through the matrix products together, and how many branches that is."""
-    if together(branches, hidden.shape[1], hidden.device):
-        return [hidden], branches
-    return list(hidden.chunk(branches)), 1
+    def run_blocks(
+        self,
+        batches: Sequence[Sequence[RowGroup]],
+        caches: Sequence[LayerCache],
+        visible: Visibility,
+        operations: Operations,
+        layers: range | None = None,
+    ) -> None:
+        """Run batches of row groups through the blocks; other arguments as for `forward`."""
+        in_step = not self.blocks.are_loaded or any(cache.layers_share for cache in caches)
+        with operations.running(batches, in_step):
+            for layer, block in self.blocks.through(layers):
+                for cache in caches:
+                    cache.begin(layer)
+                with operations.running_layer():
+                    for groups in batches:
+                        block(groups, layer, visible, operations)

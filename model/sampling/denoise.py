@@ -1,4 +1,4 @@
-"""The picture loop: from noise to a picture, one Euler step of the flow at a time."""
+"""The denoising loop: from noise to a picture, one Euler step of the flow at a time."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from config.settings import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size
+from model.devices import record_event
 from model.events import Branch
 from model.network.flow import picture_to_tokens, tokens_to_picture
+from model.network.operations import join_rows
 from model.network.rope import Rotary, attention_rotary, image_positions, patch_rotary
 from model.network.sensenova import SenseNovaU1
-from model.network.transformer import together
-from model.sampling.backend import Backend, RankGroup, record_event
+from model.sampling.backend import Backend, RankGroup
 from model.sampling.guidance import Guidance
 from model.sampling.prefill import DenoiseState
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
@@ -23,15 +24,15 @@ from model.sampling.step_cache import StepCache
 
 @dataclass(frozen=True)
 class Step:
-    """What one step left behind.
+    """The result of one step.
 
     Attributes:
         time: t after the step.
-        predicted: the clean picture as predicted by the conditional branch, (1, 3, H, W).
-        velocity: of the conditional branch, as tokens, (1, L, 3·32²), float32.
-        tokens: the picture x after the step, likewise.
-        layers: of the gen tower that were computed, by branch.
-        wait: returns when the device has done the step, which it may still be at.
+        predicted: the clean picture as predicted by the condition branch, (1, 3, H, W).
+        velocity: of the condition branch, as tokens, (1, L, 3·32²), float32.
+        tokens: the picture x after the step, as tokens, (1, L, 3·32²).
+        layers: how many layers of the gen tower each branch computed.
+        wait: returns when the device has finished the step.
     """
 
     time: float
@@ -52,18 +53,18 @@ def denoise(
     settings: ImageSettings,
     cache: StepCache | None = None,
 ) -> Iterator[Step]:
-    """Take the steps one by one; the last one's `tokens` are the picture.
+    """Yield the steps one by one. The last step's `tokens` are the picture.
 
-    A branch that a step does not need is not computed. Where the device runs ahead, a step is yielded when the next
-    one has been asked for: whoever stops there lets the device finish that one.
+    A branch that a step does not need is not computed. With asynchronous steps, a step is yielded after the next one
+    has been launched. If the caller stops there, the device still finishes the next step.
 
-    The canvases' prefixes are left as they were, so that the next picture can start from them.
+    The prefixes stay unchanged, so that the next picture can start from them.
 
     Args:
-        canvases: of all branches that a step needs and this process computes.
+        denoise_states: of all branches that a step needs and this rank computes.
         seed: of the starting noise.
-        settings: steps, shift, `t_eps` and where noise is drawn.
-        cache: a new one, for layers to be skipped; without it every step runs all.
+        settings: steps, shift, `t_eps` and the device that draws the noise.
+        cache: a new step cache, which skips layers. None: every step computes all layers.
     """
     network = backend.network
     device, dtype = network.device, network.dtype
@@ -93,8 +94,8 @@ def denoise(
             branch: (each.float() - current) / max(1 - time, settings.t_eps) for branch, each in clean.items()
         }
         velocity = guidance.velocity(number, time, velocities)
-        # x goes back to the model's dtype after every step, as in the reference implementation: published
-        # seeds give the published pictures only so.
+        # x returns to the model's dtype after every step, as in the reference implementation. Otherwise published seeds
+        # would not give the published pictures.
         x = (current + (next_time - time) * velocity).to(dtype)
         shown = step_picture(clean["condition"], size)
         layers = {branch: every_layer if cache is None else cache.computed[branch] for branch in branches}
@@ -102,7 +103,7 @@ def denoise(
         if not backend.denoises_async:
             yield step
             continue
-        # The device shall not stand still while a step is told: the next one has been asked for by then.
+        # The next step has been launched by now, so the device does not idle while the caller handles this one.
         if pending is not None:
             yield pending
         pending = step
@@ -111,15 +112,16 @@ def denoise(
 
 
 def step_picture(tokens: Tensor, size: Size) -> Tensor:
-    """(1, L, 3·32²) → (1, 3, H, W)."""
+    """Turn tokens into a picture: (1, L, 3·32²) → (1, 3, H, W)."""
     return tokens_to_picture(tokens, size[1] // TOKEN_PIXELS, size[0] // TOKEN_PIXELS)
 
 
 @dataclass(frozen=True)
 class _Prediction:
-    """The clean picture in the eyes of each branch: (branches, L, 3·32²).
+    """Predicts the clean picture of each branch: (branches, L, 3·32²).
 
-    No closure, and no comprehension where memory may run out: the frames of an error would keep the prefixes.
+    This is not a closure, and it uses no comprehension where memory may run out, because the frames of an error would
+    keep the prefixes alive.
     """
 
     network: SenseNovaU1
@@ -131,47 +133,49 @@ class _Prediction:
     layer_by_layer: bool
 
     def __call__(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
-        own = self.group.own(branches)
+        own = self.group.own_branches(branches)
         return self.group.all_gather(branches, self._predict(own, x, conditioning) if own else x[:0])
 
     def _predict(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
         embeddings = self.embed("", x, conditioning)
         predicted = []
-        for portion in self.portions(branches, x):
-            rotaries = [self.rotaries[branch] for branch in portion]
-            caches = [self.denoise_states[branch].cache for branch in portion]
+        for batch in self.batches(branches, x):
+            rotaries = [self.rotaries[branch] for branch in batch]
+            caches = [self.denoise_states[branch].cache for branch in batch]
             predicted.append(self.network.predict(embeddings, self.grid, rotaries, caches))
-        return predicted[0] if len(predicted) == 1 else torch.cat(predicted)
+        return join_rows(predicted)
 
-    def portions(self, branches: tuple[Branch, ...], x: Tensor) -> list[tuple[Branch, ...]]:
-        """The branches that go through the network together."""
-        return [branches] if self.layer_by_layer else split_portions(branches, x.shape[1], x.device)
+    def batches(self, branches: tuple[Branch, ...], x: Tensor) -> list[tuple[Branch, ...]]:
+        """Split the branches into batches that run through the network together."""
+        if self.layer_by_layer or self.network.gen.operations.run_together(len(branches), x.shape[1]):
+            return [branches]
+        return [(branch,) for branch in branches]
 
-    # Its parts, each with a key for `Backend.captured`.
+    # Parts of a prediction, each with a key for `Backend.captured`.
 
     def embed(self, key: str, x: Tensor, conditioning: Tensor) -> Tensor:
-        """The gen tower's input, (1, L, hidden_size)."""
+        """Return the gen tower's input, (1, L, hidden_size)."""
         return self.network.embed_noisy(x, conditioning, self.grid, self.patches)
 
     def run_layers(self, key: tuple[tuple[Branch, ...], range], hidden: Tensor) -> Tensor:
-        """The layers of the key over the hidden states of its branches, (branches, L, hidden_size) → the same."""
+        """Run the key's layers over the hidden states of its branches, (branches, L, hidden_size) → the same."""
         branches, layers = key
         rotaries = [self.rotaries[branch] for branch in branches]
         caches = [self.denoise_states[branch].cache for branch in branches]
         return self.network.draw(hidden, rotaries, caches, layers)
 
     def clean(self, key: int, hidden: Tensor) -> Tensor:
-        """The clean picture of all `key` branches, of the gen tower's output."""
+        """Return the clean pictures of all `key` branches, given the gen tower's output."""
         return self.network.clean(hidden, self.grid)
 
 
 class _CachedPrediction:
-    """A `_Prediction` that skips layers. Which ones is decided in the middle of a step, by numbers that are there only
-    then: its parts are repeated passes of their own."""
+    """A `_Prediction` that skips layers. It decides in the middle of a step, by numbers that exist only then. Its parts
+    are therefore captured one by one."""
 
     def __init__(self, backend: Backend, prediction: _Prediction, cache: StepCache) -> None:
         self._cache = cache
-        self._portions = prediction.portions
+        self._batches = prediction.batches
         self._embed = backend.captured(prediction.embed)
         self._layers = backend.captured(prediction.run_layers)
         self._clean = backend.captured(prediction.clean)
@@ -179,18 +183,13 @@ class _CachedPrediction:
     def __call__(self, branches: tuple[Branch, ...], x: Tensor, conditioning: Tensor) -> Tensor:
         embeddings = self._embed("", x, conditioning)
         predicted = []
-        for portion in self._portions(branches, x):
-            hidden = self._cache.forward(portion, embeddings.repeat(len(portion), 1, 1), self._run)
-            predicted.append(self._clean(len(portion), hidden))
-        return predicted[0] if len(predicted) == 1 else torch.cat(predicted)
+        for batch in self._batches(branches, x):
+            hidden = self._cache.forward(batch, embeddings.repeat(len(batch), 1, 1), self._run)
+            predicted.append(self._clean(len(batch), hidden))
+        return join_rows(predicted)
 
     def _run(self, branches: tuple[Branch, ...], layers: range, hidden: Tensor) -> Tensor:
         return self._layers((branches, layers), hidden)
-
-
-def split_portions(branches: tuple[Branch, ...], tokens: int, device: torch.device) -> list[tuple[Branch, ...]]:
-    """The branches of a picture of so many tokens that go through the network together."""
-    return [branches] if together(len(branches), tokens, device) else [(branch,) for branch in branches]
 
 
 def _picture_rotary(network: SenseNovaU1, state: DenoiseState, grid: tuple[int, int]) -> Rotary:

@@ -1,7 +1,7 @@
-"""What happens to tokens, one row each, between two matrix products: in one kernel, read once and written once.
+"""Kernels between two matrix products. Each reads a token's row once and writes it once.
 
-Numbers are rounded where `model.network` rounds them. Each kernel can also write its result as float8, for a product
-that takes it so: see `model.checkpoint.quantization`.
+Numbers are rounded where `model.network` rounds them. Each kernel can also quantize its result for the next product:
+see `model.network.projection`.
 """
 
 import torch
@@ -9,10 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.checkpoint.quantization import FP8, GREATEST, LEAST_SCALE
+from model.checkpoint.quantization import LEAST_SCALE
+from model.network.projection import QuantizedRows, Rows
 
 ELEMENTS_PER_WARP = 1024
-"""Of a row; a row is held in registers by all warps of its program."""
+"""Elements of a row per warp. The warps of a program hold a whole row in registers."""
 
 
 @triton.jit
@@ -86,13 +87,13 @@ def _quantize_kernel(rows, out, scales, greatest, least, WIDTH: tl.constexpr, BL
     _store_row(out, scales, row, column, inside, x, WIDTH, greatest, least, True)
 
 
-Rows = Tensor | tuple[Tensor, Tensor]
-"""Input of a matrix product, (N, width): as it is, or as float8 with the rows' scales (N, 1), float32."""
+def normed(rows: Tensor, addend: Tensor | None, weight: Tensor, eps: float, input_dtype: torch.dtype | None) -> Rows:
+    """Add the addend, if given, to the rows (N, width), contiguous, in place. Return the RMS norm of the sum.
 
-
-def normed(rows: Tensor, addend: Tensor | None, weight: Tensor, eps: float, *, quantized: bool) -> Rows:
-    """Add the addend, if there is one, to the rows (N, width), contiguous, in place, and return their RMS norm."""
-    out, scales = _result(rows.shape, rows, quantized)
+    Args:
+        input_dtype: dtype to quantize the result to, or None.
+    """
+    out, scales = _result(rows.shape, rows, input_dtype)
     block, warps = _whole_row(rows.shape[1])
     _norm_kernel[(rows.shape[0],)](
         rows,
@@ -101,53 +102,58 @@ def normed(rows: Tensor, addend: Tensor | None, weight: Tensor, eps: float, *, q
         out,
         scales,
         eps,
-        GREATEST,
+        _greatest(input_dtype),
         LEAST_SCALE,
         WIDTH=rows.shape[1],
         BLOCK=block,
         ADDED=addend is not None,
-        QUANTIZED=quantized,
+        QUANTIZED=input_dtype is not None,
         num_warps=warps,
     )
-    return (out, scales) if quantized else out
+    return out if input_dtype is None else QuantizedRows(out, scales)
 
 
-def gated(gate_up: Tensor, *, quantized: bool) -> Rows:
-    """(N, 2·width), gate before up → silu(gate) · up, (N, width)."""
+def gated(gate_up: Tensor, input_dtype: torch.dtype | None) -> Rows:
+    """(N, 2·width), gate before up → silu(gate) · up, (N, width), quantized to `input_dtype` unless it is None."""
     count, width = gate_up.shape[0], gate_up.shape[1] // 2
-    out, scales = _result((count, width), gate_up, quantized)
-    block, warps = _whole_row(width) if quantized else (ELEMENTS_PER_WARP, 4)
+    out, scales = _result((count, width), gate_up, input_dtype)
+    block, warps = (ELEMENTS_PER_WARP, 4) if input_dtype is None else _whole_row(width)
     _gate_kernel[(count, triton.cdiv(width, block))](
         gate_up,
         out,
         scales,
-        GREATEST,
+        _greatest(input_dtype),
         LEAST_SCALE,
         WIDTH=width,
         BLOCK=block,
-        QUANTIZED=quantized,
+        QUANTIZED=input_dtype is not None,
         num_warps=warps,
     )
-    return (out, scales) if quantized else out
+    return out if input_dtype is None else QuantizedRows(out, scales)
 
 
-def quantized(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, width) → the same numbers as float8, and each row's scale."""
-    out, scales = _result(rows.shape, rows, True)
+def quantized(rows: Tensor, input_dtype: torch.dtype) -> QuantizedRows:
+    """(N, width) → the same numbers in `input_dtype`, with each row's scale."""
+    out, scales = _result(rows.shape, rows, input_dtype)
     block, warps = _whole_row(rows.shape[1])
     _quantize_kernel[(rows.shape[0],)](
-        rows, out, scales, GREATEST, LEAST_SCALE, WIDTH=rows.shape[1], BLOCK=block, num_warps=warps
+        rows, out, scales, _greatest(input_dtype), LEAST_SCALE, WIDTH=rows.shape[1], BLOCK=block, num_warps=warps
     )
-    return out, scales
+    return QuantizedRows(out, scales)
 
 
-def _result(shape: tuple[int, ...], like: Tensor, quantized: bool) -> tuple[Tensor, Tensor]:
-    """Memory for a result and, where it has them, its scales."""
-    out = like.new_empty(shape, dtype=FP8 if quantized else like.dtype)
-    return out, like.new_empty((shape[0], 1), dtype=torch.float32) if quantized else out
+def _result(shape: tuple[int, ...], like: Tensor, input_dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """Allocate a result and its scales. Without quantization the result stands for the scales, which are not used."""
+    out = like.new_empty(shape, dtype=input_dtype or like.dtype)
+    return out, out if input_dtype is None else like.new_empty((shape[0], 1), dtype=torch.float32)
+
+
+def _greatest(input_dtype: torch.dtype | None) -> float:
+    """Return the greatest number of a dtype."""
+    return 0.0 if input_dtype is None else torch.finfo(input_dtype).max
 
 
 def _whole_row(width: int) -> tuple[int, int]:
-    """Elements and warps of a program that holds a row."""
+    """Return elements and warps of a program that holds a row."""
     block = triton.next_power_of_2(width)
     return block, min(16, max(1, block // ELEMENTS_PER_WARP))

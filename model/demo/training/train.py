@@ -102,14 +102,25 @@ class TrainingCache(KVCache):
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
         self._complete = False
+        self._visible: tuple[Tensor, Tensor] | None = None
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """While the prefix is read, keep keys and values; afterwards give those of the prefix with the new behind."""
+        """Store the prefix's keys and values. Once it is complete, concatenate a picture's behind it without storing."""
         if self._complete:
-            return torch.cat([self._keys[layer], keys], dim=2), torch.cat([self._values[layer], values], dim=2)
-        self._keys.append(keys)
-        self._values.append(values)
-        return keys, values
+            keys, values = (
+                torch.cat([before, new], dim=2)
+                for before, new in ((self._keys[layer], keys), (self._values[layer], values))
+            )
+        else:
+            self._keys.append(keys)
+            self._values.append(values)
+        self._visible = keys, values
+        return self._visible
+
+    def upto(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Return what `write` has just returned for this layer."""
+        assert self._visible is not None
+        return self._visible
 
     @property
     def prefix_length(self) -> int:

@@ -22,6 +22,7 @@ from model import (
     TextSettings,
     Trace,
 )
+from model.backends.gpu import KERNELS, GpuAttention
 from model.backends.select import select_backend
 from model.checkpoint.quantization import quantize_network
 from model.checkpoint.random_weights import config_fields, random_network
@@ -29,7 +30,7 @@ from model.errors import RankError
 from model.events import Branch, DenoisingStep
 from model.inputs.image_tensors import to_preview
 from model.inputs.token_sequence import TokenSequence
-from model.network.attention import Segment, attend, fastest_kernels
+from model.network.attention import Segment, attend
 from model.network.configuration import parse_config
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
@@ -83,10 +84,10 @@ def test_one_row_goes_through_a_kernel_whose_bytes_repeat() -> None:
     k, v = (torch.randn(1, 8, 2000, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         expected = scaled_dot_product_attention(q, k, v, enable_gqa=True)
-    one = [Segment(1, causal=True)]
-    assert torch.equal(attend(q, k, v, one), expected)
-    with fastest_kernels(q.device):
-        assert torch.equal(attend(q, k, v, one), expected)
+    one, kernel = [Segment(1, causal=True)], GpuAttention(groups_heads=True)
+    assert torch.equal(attend(q, k, v, one, kernel), expected)
+    with sdpa_kernel(list(KERNELS), set_priority=True):
+        assert torch.equal(attend(q, k, v, one, kernel), expected)
 
 
 @pytest.mark.parametrize("cudnn", [True, False])
@@ -100,7 +101,7 @@ def test_no_scores_are_stored(dtype: torch.dtype, cudnn: bool, rows: int, causal
     torch.backends.cuda.enable_cudnn_sdp(cudnn)
     torch.cuda.reset_peak_memory_stats()
     held = torch.cuda.memory_allocated()
-    attend(q, k, v, [Segment(rows, causal)])
+    attend(q, k, v, [Segment(rows, causal)], GpuAttention(groups_heads=True))
     torch.backends.cuda.enable_cudnn_sdp(before)
     assert torch.cuda.max_memory_allocated() - held < 300 * 2**20
 
@@ -204,14 +205,14 @@ def test_fused_cached_steps_are_the_plain_ones(
 ) -> None:
     """Where both skip the same layers; each part of a step is a graph of its own."""
     pytest.importorskip("cache_dit")
-    from model.sampling.step_cache import StepCache, StepCaching
+    from model.sampling.step_cache import StepCache, StepCacheConfig
 
     tokens = size[0] * size[1] // 32**2
     assert settings.cache_options is not None
-    caching = StepCaching.of(settings.cache_options, _network(dtype, ()).config.transformer.layers)
+    caching = StepCacheConfig.of(settings.cache_options, _network(dtype, ()).config.transformer.layers)
     mask = [1, 1, 1, 0, 0, 1, 0]
-    decision = replace(caching.decision, steps_computation_mask=mask, steps_computation_policy="static")
-    caching = replace(caching, decision=decision)
+    decision = replace(caching.cache_config, steps_computation_mask=mask, steps_computation_policy="static")
+    caching = replace(caching, cache_config=decision)
 
     def draw(backend: Backend) -> list[Step]:
         prefixes: dict[Branch, Prefix] = {
@@ -295,7 +296,7 @@ def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[st
                 prefix.cache.reserve(1)
                 with torch.inference_mode():
                     hidden, next_logits = backend.forward_token(prefix, torch.tensor(number, device="cuda"))
-                prefix.keep([number], hidden)
+                prefix.append([number], hidden)
                 logits.append(next_logits)
             kept.append(logits)
         for plain_logits, fused_logits in kept:  # only now: what was returned must not change meanwhile
@@ -405,7 +406,7 @@ def test_two_gpus(setting: str, tiny_checkpoint: Path) -> None:
         ours = drawn.pictures[0]
         assert (ours - theirs).norm() / theirs.norm() < 2e-3
         assert next(event for event in shared.run(ask) if isinstance(event, Answer)).token_ids == words
-        (child,) = shared._ranks._processes.values()  # type: ignore[union-attr]
+        (child,) = shared._ranks._connections.processes.values()  # type: ignore[union-attr]
         began = time.monotonic()
         with pytest.raises(RankError, match="rank 1 of 2 was killed") as caught:  # and kept, with all its frames
             for event in shared.run(GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=1000))):

@@ -28,7 +28,8 @@ CPU = torch.device("cpu")
 
 def test_a_row_keeps_three_bits_of_each_number_and_its_greatest_one() -> None:
     rows = torch.randn(7, 64) * torch.tensor([1e-6, 1e-3, 0.1, 1, 10, 1e3, 1e6])[:, None]
-    numbers, scale = quantize_rows(rows)
+    quantized = quantize_rows(rows)
+    numbers, scale = quantized.values, quantized.scales
     assert numbers.dtype == FP8 and scale.shape == (7, 1)
     restored = numbers.float() * scale
     # Numbers below a thousandth of the greatest are rounded to steps of a fixed size.
@@ -38,7 +39,8 @@ def test_a_row_keeps_three_bits_of_each_number_and_its_greatest_one() -> None:
 
 
 def test_rows_of_zeros_stay_zeros() -> None:
-    numbers, scale = quantize_rows(torch.zeros(2, 16))
+    quantized = quantize_rows(torch.zeros(2, 16))
+    numbers, scale = quantized.values, quantized.scales
     assert (numbers.float() == 0).all() and torch.isfinite(scale).all()
 
 

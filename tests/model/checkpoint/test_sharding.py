@@ -9,11 +9,11 @@ import torch
 
 from model.checkpoint import safetensors_files as shards
 from model.checkpoint.layout import checkpoint_layout
-from model.checkpoint.loader import change_adapters, load_checkpoint
+from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import read_adapters
 from model.checkpoint.named_lora import NamedLora
 from model.checkpoint.quantization import Fp8Linear, quantize_rows
-from model.checkpoint.random_weights import SHAPES, config_fields, random_part
+from model.checkpoint.random_weights import SHAPES, config_fields, random_shard
 from model.checkpoint.sharding import WHOLE, Shard, Shards, possible_splits, require_split, split_config
 from model.errors import DeviceError
 from model.memory.estimate import ALL_RESIDENT, Weights
@@ -117,7 +117,7 @@ def test_a_lora_is_merged_into_parts(tmp_path: Path, tiny_checkpoint: Path) -> N
     for name, tensor in whole.items():
         torch.testing.assert_close(halves[name], tensor, rtol=0, atol=1e-5)
     for index, part in enumerate(parts):
-        change_adapters(part, tiny_checkpoint, adapters, (), Shards.equal(index, 2))
+        replace_adapters(part, tiny_checkpoint, adapters, (), Shards.equal(index, 2))
     taken_away = reassembled(parts, tiny_checkpoint)
     assert all(torch.equal(taken_away[name], tensor) for name, tensor in plain.items())
 
@@ -127,7 +127,8 @@ def test_eight_bit_parts_have_scales_of_their_own(tiny_checkpoint: Path) -> None
     part = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=("gen",), shards=Shards.equal(1, 2))
     down = part.get_submodule("gen.blocks.0.mlp.down_proj")
     assert isinstance(down, Fp8Linear)
-    numbers, scale = quantize_rows(plain.get_submodule("gen.blocks.0.mlp.down_proj").weight)
+    quantized = quantize_rows(plain.get_submodule("gen.blocks.0.mlp.down_proj").weight)
+    numbers, scale = quantized.values, quantized.scales
     assert torch.equal(down.weight.float(), numbers.float())
     assert torch.equal(down.scale, scale[:, 0])
 
@@ -150,6 +151,6 @@ def test_splits_that_are_not_possible_name_those_that_are(tiny_checkpoint: Path)
 
 def test_random_parts_make_one_network(tiny_checkpoint: Path) -> None:
     config = read_config(tiny_checkpoint)
-    whole = reassembled([random_part(config, CPU, torch.float32, WHOLE)], tiny_checkpoint)
-    halves = [random_part(config, CPU, torch.float32, Shards.equal(index, 2)) for index in range(2)]
+    whole = reassembled([random_shard(config, CPU, torch.float32, WHOLE)], tiny_checkpoint)
+    halves = [random_shard(config, CPU, torch.float32, Shards.equal(index, 2)) for index in range(2)]
     assert all(torch.equal(each, whole[name]) for name, each in reassembled(halves, tiny_checkpoint).items())

@@ -46,7 +46,7 @@ from model.memory.estimate import (
     OffloadPlan,
     Weights,
     Workload,
-    choose,
+    choose_offload_plan,
     peak_bytes,
     working_bytes,
 )
@@ -103,10 +103,10 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
     """Load the demo, or another checkpoint, placed in one way."""
 
     def load(offload_plan: OffloadPlan, model: str | Path = "demo", **options: Any) -> Engine:
-        monkeypatch.setattr(loaded_model, "choose", lambda *_: offload_plan)
+        monkeypatch.setattr(loaded_model, "choose_offload_plan", lambda *_: offload_plan)
         monkeypatch.setattr(offload, "HEAD_CHUNK_BYTES", 2**16)  # the output matrix comes in many pieces
         # As a layer does.
-        monkeypatch.setattr(offload, "WeightStream", partial(weight_stream.WeightStream, piece_bytes=500_000))
+        monkeypatch.setattr(offload, "WeightStream", partial(weight_stream.WeightStream, read_bytes=500_000))
         return Engine.load(model, **{"device": "cpu", **options})
 
     return load
@@ -277,7 +277,7 @@ def test_what_is_read_again_to_write(
         return fetched(self, tensor, first, count)
 
     monkeypatch.setattr(weight_stream.WeightStream, "_fetched", noted)
-    engine.forget()
+    engine.clear_cache()
     results(engine, TURNS[4:5])
     head = {tensor for tensor in read if tensor.startswith(offload.HEAD)}
     assert head and (read != head) == again
@@ -309,7 +309,7 @@ def test_weights_that_are_not_there_yet_are_checked(
     name = "language_model.model.layers.1.mlp_mot_gen.up_proj.weight"
     tensors[name][0, 0] = torch.nan
     save_file(tensors, file)
-    with pytest.raises(CheckpointError, match=f"1 tensors hold NaN or infinity:\n  {name}"):
+    with pytest.raises(CheckpointError, match=f"1 tensors contain NaN or infinity:\n  {name}"):
         place(OffloadPlan("module", 3, whole_head=True), folder, check_weights=True)
 
 
@@ -347,7 +347,7 @@ def test_room_is_for_the_pictures_that_are_asked_for(monkeypatch: pytest.MonkeyP
 
 
 def test_less_than_the_smallest_working_set() -> None:
-    with pytest.raises(DeviceMemoryError, match="1 MiB of memory are too little for this: the smallest that works is"):
+    with pytest.raises(DeviceMemoryError, match="1 MiB of memory is too little for this: it needs at least"):
         Engine.load("demo", device="cpu", gpu_memory="1MiB")
 
 
@@ -364,8 +364,8 @@ def test_what_needs_less_memory(tokens: int, words: str) -> None:
     """Never a size that is none smaller, nor a picture where none is drawn."""
     config = parse_config(config_fields(**SHAPES["u1-8b"]), "x")
     with pytest.raises(DeviceMemoryError) as raised:
-        choose("auto", config, Weights.of(config, 2, ()), Workload(tokens, (100,)), 2, 2**20)
-    assert raised.value.hint == f"give it more (`gpu_memory`), or ask for {words}"
+        choose_offload_plan("auto", config, Weights.of(config, 2, ()), Workload(tokens, (100,)), 2, 2**20)
+    assert raised.value.hint == f"allow more (`gpu_memory`), or ask for {words}"
 
 
 def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,7 +435,7 @@ def test_more_than_was_allowed_is_told_of() -> None:
     told = [[event.text for event in engine.run(TURNS[4]) if isinstance(event, Notice)] for _ in range(2)]
     assert [len(texts) for texts in told] == [1, 0]
     assert re.fullmatch(
-        r"`offload` module takes \d+ MiB for this, more than the 20 MiB that were allowed", told[0][0]
+        r"`offload` module needs \d+ MiB for this, more than the 20 MiB that are allowed", told[0][0]
     ), told
 
 
@@ -457,7 +457,7 @@ def test_the_fastest_that_fits_is_chosen(gib: int, expected: str) -> None:
     """An 8B at 2048×2048; peaks measured on an H100 are in docs/memory.md."""
     config = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
     weights, work = Weights.of(config, 2), Workload(4096, USUAL_PREFIXES)
-    offload_plan = choose("auto", config, weights, work, 2, gib * GIB)
+    offload_plan = choose_offload_plan("auto", config, weights, work, 2, gib * GIB)
     assert offload_plan.kind == expected
     assert peak_bytes(config, weights, offload_plan, work, 2) <= gib * GIB
     if expected == "layers":
@@ -471,8 +471,8 @@ def test_all_buffers_are_taken_where_a_picture_then_has_room_in_all_layers() -> 
     weights, work = Weights.of(config, 2), Workload(4096, USUAL_PREFIXES)
     all_buffers = OffloadPlan("layers", weights.layers, whole_head=False)
     enough = peak_bytes(config, weights, all_buffers, work, 2) + SPARE_BYTES
-    assert choose("layers", config, weights, work, 2, enough) == all_buffers
-    fewer = choose("layers", config, weights, work, 2, enough - 1)
+    assert choose_offload_plan("layers", config, weights, work, 2, enough) == all_buffers
+    fewer = choose_offload_plan("layers", config, weights, work, 2, enough - 1)
     assert fewer == OffloadPlan("layers", weights.layers - 1, whole_head=False)
     saved = peak_bytes(config, weights, all_buffers, work, 2) - peak_bytes(config, weights, fewer, work, 2)
     assert saved > weights.layer + GIB
@@ -560,7 +560,7 @@ def test_the_benchmark_of_reading(tiny_checkpoint: Path, tmp_path: Path, monkeyp
     fetched = weight_stream.WeightStream._fetched
 
     def counted(self: weight_stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
-        read.append((self._piece_bytes, self._readers, count))
+        read.append((self._read_bytes, self._readers, count))
         return fetched(self, tensor, first, count)
 
     monkeypatch.setattr(weight_stream.WeightStream, "_fetched", counted)

@@ -6,20 +6,26 @@ import torch
 from model.network import layers
 from model.network.configuration import DenseMLP, SparseExperts
 from model.network.layers import SparseMoE, SwiGLU
+from model.network.norms import RMSNorm
+from model.network.operations import Operations, RowGroup
 
 
-def test_long_sequences_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    mlp = SwiGLU(16, DenseMLP(24))
-    x = torch.randn(11, 16)
-    with torch.no_grad():
-        whole = mlp(x)
+def test_many_rows_in_parts_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp, norm, x = SwiGLU(16, DenseMLP(24)), RMSNorm(16, 1e-6), torch.randn(11, 16)
+
+    def updated() -> torch.Tensor:
+        group = RowGroup(x, [])
+        with torch.no_grad():
+            mlp(group, norm, Operations())
+        return group.result()
+
+    whole = updated()
     monkeypatch.setattr(layers, "WHOLE_ROWS", 8)
     monkeypatch.setattr(layers, "SPLIT_ROWS", 4)
-    pieces = []
-    mlp.down_proj.register_forward_hook(lambda _, inputs, __: pieces.append(len(inputs[0])))
-    with torch.no_grad():
-        torch.testing.assert_close(mlp(x), whole)
-    assert pieces == [4, 4, 3]
+    parts = []
+    mlp.down_proj.register_forward_hook(lambda _, inputs, __: parts.append(len(inputs[0])))
+    torch.testing.assert_close(updated(), whole)
+    assert parts == [4, 4, 3]
 
 
 @pytest.mark.parametrize("renormalised", [True, False])
@@ -38,4 +44,4 @@ def test_experts_are_weighted_by_the_router(renormalised: bool) -> None:
             gate, up = (moe.gate_up_proj[expert] @ token).chunk(2)
             row += weight * (moe.down_proj[expert] @ (torch.nn.functional.silu(gate) * up))
         rows.append(row)
-    torch.testing.assert_close(moe(x), torch.stack(rows), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(moe.experts(x), torch.stack(rows), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,111 @@
+"""Operations for any GPU: PyTorch's fused attention kernels, chosen by the device and the shape of the rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from model.network.attention import AttentionKernel, Segment
+from model.network.configuration import TransformerConfig
+from model.network.operations import Operations, RowGroup
+
+BATCH_ROWS = 4096
+"""Rows that keep a GPU busy. A 2048×2048 picture has as many in one branch, so that computing its branches as one batch
+gains nothing (docs/performance.md)."""
+
+KERNELS = {
+    SDPBackend.CUDNN_ATTENTION: "cuDNN",
+    SDPBackend.FLASH_ATTENTION: "FlashAttention",
+    SDPBackend.EFFICIENT_ATTENTION: "PyTorch's memory-efficient kernel",
+    SDPBackend.MATH: "PyTorch's plain kernel",
+}
+"""PyTorch's attention kernels for a picture's tokens and their names, fastest first. PyTorch skips a kernel that it
+cannot use. On Hopper cuDNN's kernel takes 0.6 of the time of FlashAttention 2, which PyTorch would choose by itself
+(docs/performance.md)."""
+ONE_ROW = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Kernels for one query row. cuDNN splits the keys there, so that equal numbers do not always give equal bytes. From
+two rows on it does not split them."""
+
+
+class GpuAttention(AttentionKernel):
+    """Attention that never stores heads × N × M scores.
+
+    PyTorch's own grouping of query heads falls back to a kernel that stores the scores wherever no fused kernel knows
+    grouped heads: in float32, with a mask, or on a GPU older than Ampere. There the query heads that share a key/value
+    head become rows of one head, which gives the same numbers.
+    """
+
+    def __init__(self, *, groups_heads: bool) -> None:
+        """
+        Args:
+            groups_heads: whether a fused kernel of the device knows grouped heads in half precision.
+        """
+        self._groups_heads = groups_heads
+
+    def causal_rows(self, q: Tensor, segment: Segment) -> int:
+        """All of the segment, where a fused causal kernel knows grouped heads."""
+        return segment.count if self._is_grouped(q) else 0
+
+    def __call__(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """As `AttentionKernel.__call__`."""
+        if mask is None and self._is_grouped(q):
+            with sdpa_kernel(ONE_ROW) if q.shape[2] == 1 else nullcontext():
+                return F.scaled_dot_product_attention(q, keys, values, enable_gqa=True)
+        batch, heads, rows, width = q.shape
+        shared = heads // keys.shape[1]
+        stacked = q.reshape(batch, keys.shape[1], shared * rows, width)
+        if mask is not None:
+            mask = torch.cat([mask] * shared, dim=-2)
+        attended = F.scaled_dot_product_attention(stacked, keys, values, attn_mask=mask)
+        return attended.reshape(batch, heads, rows, width)
+
+    def _is_grouped(self, q: Tensor) -> bool:
+        return self._groups_heads and q.dtype != torch.float32
+
+
+class GpuOperations(Operations):
+    """`Operations` with a GPU's attention kernels. Small branches go through the matrix products as one batch."""
+
+    batch_rows = BATCH_ROWS
+
+    def __init__(
+        self,
+        attention: GpuAttention,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
+        kernels: Sequence[SDPBackend] = (),
+    ) -> None:
+        """
+        Args:
+            all_reduce: as for `Operations`.
+            kernels: PyTorch's attention kernels to try, in this order. Empty: PyTorch's own order.
+        """
+        super().__init__(all_reduce)
+        self.attention_kernel = attention
+        self._kernels = list(kernels)
+
+    def kernel_name(self, config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> str:
+        """As `Operations.kernel_name`."""
+        return kernel_name(config, device, dtype) if self._kernels else super().kernel_name(config, device, dtype)
+
+    @contextmanager
+    def running(self, batches: Sequence[Sequence[RowGroup]], in_step: bool) -> Iterator[None]:
+        """Try attention kernels in the given order during the pass."""
+        with sdpa_kernel(self._kernels, set_priority=True) if self._kernels else nullcontext():
+            yield
+
+
+def kernel_name(config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> str:
+    """Return the name of the kernel in `KERNELS` that a picture's tokens use on a CUDA device."""
+    q = torch.empty(1, config.heads, 128, config.head_dim, dtype=dtype, device=device)
+    kv = torch.empty(1, config.kv_heads, 128, config.head_dim, dtype=dtype, device=device)
+    parameters = torch.backends.cuda.SDPAParams(q, kv, kv, None, 0.0, False, True)
+    usable = {
+        SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.can_use_cudnn_attention,
+        SDPBackend.FLASH_ATTENTION: torch.backends.cuda.can_use_flash_attention,
+        SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.can_use_efficient_attention,
+    }
+    chosen = next((kernel for kernel in KERNELS if kernel in usable and usable[kernel](parameters)), SDPBackend.MATH)
+    return KERNELS[chosen]
