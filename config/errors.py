@@ -16,7 +16,7 @@ class SenseNovaError(Exception):
         self.what = what
         self.hint = hint
 
-    def again(self) -> Self:
+    def fresh_copy(self) -> Self:
         """The same error anew, for one that is kept to be raised more than once: its traceback would keep what its
         frames hold."""
         return type(self)(self.what, self.hint)

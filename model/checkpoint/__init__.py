@@ -1,1 +1,1 @@
-"""Checkpoints: found, described by a layout, streamed into the network, or made of random numbers."""
+"""Checkpoints: find and download them, read their tensors into a network, merge LoRAs, write new ones."""

@@ -1,4 +1,4 @@
-"""A model's card: what it says about itself in a few kilobytes, read before its weights are fetched or loaded."""
+"""Model cards: a few kilobytes that describe a model, read before its weights are downloaded or loaded."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from config.recommended import Recommended, read_recommended
 from config.settings import LoadSettings
 from model.checkpoint.builtin import DEMO_MODEL
 from model.checkpoint.hub import find_card
-from model.checkpoint.lora_files import recommended_with
+from model.checkpoint.lora_files import recommended_with_loras
 from model.checkpoint.named_lora import parse_loras
 
 
@@ -15,8 +15,8 @@ class Card:
     """A model's description of itself.
 
     Attributes:
-        model: its name as it was asked for: a folder, a Hub id, or `demo`.
-        recommended: the settings and sizes that suit it, with those of its LoRAs above them.
+        model: the name that the user gave: a folder, a Hub id, or `demo`.
+        recommended: the model's recommended settings and sizes. Settings that its LoRAs recommend override them.
     """
 
     model: str
@@ -24,16 +24,16 @@ class Card:
 
 
 def read_card(settings: LoadSettings) -> Card:
-    """Read the card of the model that these settings name, the built-in demo where they name none.
+    """Read the card of the model that the settings name; without a name, of the built-in demo.
 
-    Of a Hub id that is not in the cache, only `config.json` and `recommended_settings.json` are downloaded.
+    For a Hub id that is not in the Hub cache, only `config.json` and `recommended_settings.json` are downloaded.
 
     Raises:
-        CheckpointError: there is no such model, it cannot be reached, or a LoRA cannot be read.
-        RecommendationError: its recommended settings are damaged.
+        CheckpointError: the model does not exist or cannot be reached, or a LoRA cannot be read.
+        RecommendationError: the recommended settings are damaged.
     """
     model = settings.model or DEMO_MODEL
     recommended, loras = read_recommended(find_card(model)), parse_loras(settings.lora)
     if loras:
-        recommended = recommended_with(recommended, loras)
+        recommended = recommended_with_loras(recommended, loras)
     return Card(model, recommended)

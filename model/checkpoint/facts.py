@@ -1,4 +1,4 @@
-"""What a checkpoint is, read from its small files."""
+"""Facts about a checkpoint, read from its small files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from model.network.configuration import SparseExperts, read_config
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What a checkpoint is.
+    """Architecture and size of a checkpoint.
 
     Attributes:
-        layers, hidden_size, heads, kv_heads: of each tower.
-        experts: tower → number of experts, for the towers that have some.
-        weight_files, weight_bytes: the safetensors files, in all.
+        layers, hidden_size, heads, kv_heads: numbers of each tower.
+        experts: tower → number of experts, for towers with experts.
+        weight_files, weight_bytes: number and total size of the safetensors files.
     """
 
     layers: int
@@ -30,11 +30,11 @@ class CheckpointFacts:
 
 
 def read_facts(folder: Path) -> CheckpointFacts:
-    """Read the facts of a checkpoint folder, without its weights.
+    """Read the facts about a checkpoint folder, without its weights.
 
     Raises:
         CheckpointError: `config.json` is missing or damaged.
-        RecommendationError: its recommended settings are damaged.
+        RecommendationError: the recommended settings are damaged.
     """
     config = read_config(folder)
     transformer = config.transformer

@@ -1,4 +1,4 @@
-"""Names of the weights' files in a checkpoint folder."""
+"""Names of weight files in a checkpoint folder."""
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"

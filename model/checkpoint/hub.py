@@ -1,5 +1,4 @@
-"""Where a checkpoint lies: the built-in demo, a folder, or a Hugging Face Hub id that is downloaded when it is not
-there yet."""
+"""Search for checkpoints: the built-in demo, a folder, or a Hugging Face Hub id, which is downloaded when needed."""
 
 import re
 from collections.abc import Callable
@@ -24,40 +23,40 @@ def find_checkpoint(
     on_plan: Callable[[DownloadPlan], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """The folder of a checkpoint, downloaded first where it must be.
+    """Return the folder of a checkpoint. Download the checkpoint first if it is not on this machine.
 
-    `demo` is the built-in one. An existing folder wins over a Hub id of the same name. With HF_HUB_OFFLINE=1 only
-    the cache is looked at. A download that was interrupted goes on where it stopped, file by file.
+    `demo` is the built-in checkpoint. An existing folder wins over a Hub id of the same name. With HF_HUB_OFFLINE=1
+    only the Hub cache is searched. An interrupted download continues with the files that are missing.
 
     Args:
-        model: `demo`, a folder, or a Hub id `owner/name`, or `owner/name@revision`.
-        on_plan: called with what will be downloaded, before anything is; not called when nothing has to be.
-        on_progress: called with (bytes done, bytes to fetch) during the download, from the thread that downloads.
+        model: `demo`, a folder, or a Hub id `owner/name` or `owner/name@revision`.
+        on_plan: called before a download starts; not called if nothing has to be downloaded.
+        on_progress: called during the download with (bytes done, bytes to fetch). What it raises ends the download.
 
     Returns:
         A folder that holds `config.json`.
 
     Raises:
-        CheckpointError: there is no such folder or model, it is not a checkpoint, the Hub cannot be reached or
+        CheckpointError: the folder or model does not exist or is not a checkpoint, the Hub cannot be reached or
             refuses, the model is not in the cache while offline, or the disk is too small.
     """
-    place = _locate(model)
-    return place if isinstance(place, Path) else download_checkpoint(*place, on_plan, on_progress)
+    found = _locate(model)
+    return found if isinstance(found, Path) else download_checkpoint(*found, on_plan, on_progress)
 
 
 def find_card(model: str) -> Path:
-    """A folder that holds what a checkpoint says about itself, without its weights.
+    """Return a folder that holds a checkpoint's small descriptions, perhaps without its weights.
 
-    For a Hub id this downloads only `config.json` and the recommended settings, a few kilobytes. Arguments and
-    errors as for `find_checkpoint`.
+    For a Hub id only `config.json` and the recommended settings are downloaded, a few kilobytes. Arguments and errors
+    as for `find_checkpoint`.
     """
-    place = _locate(model)
-    return place if isinstance(place, Path) else download_card(*place)
+    found = _locate(model)
+    return found if isinstance(found, Path) else download_card(*found)
 
 
 def _locate(model: str) -> Path | tuple[str, str]:
-    """The folder of a checkpoint on this machine, or the name and revision of one on the Hub. While offline, a Hub id
-    is looked up in the cache."""
+    """Return a checkpoint's folder on this machine, or the name and revision of a model on the Hub. While offline, look
+    a Hub id up in the Hub cache."""
     if model == DEMO_MODEL:
         return DEMO_CHECKPOINT
     try:
@@ -77,7 +76,7 @@ def _locate(model: str) -> Path | tuple[str, str]:
         raise CheckpointError(f"there is no checkpoint folder {model}", _similar_folder(folder))
     if hub_id is None:
         raise CheckpointError(
-            f"there is no folder {model!r} here, and it is no Hub id of the form owner/name", _similar_folder(folder)
+            f"there is no folder {model!r} here, and it is not a Hub id of the form owner/name", _similar_folder(folder)
         )
     from huggingface_hub import constants
 
@@ -86,14 +85,14 @@ def _locate(model: str) -> Path | tuple[str, str]:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether it has the form `owner/name` or `owner/name@revision`."""
+    """Return whether a name has the form `owner/name` or `owner/name@revision`."""
     return _HUB_ID.fullmatch(name) is not None
 
 
 def local_checkpoint(model: str) -> Path | None:
-    """The folder of a checkpoint that is on this machine already, in a folder or the Hub's cache, or None.
+    """Return a checkpoint's folder if it is on this machine already, as a folder or in the Hub cache, else None.
 
-    It need not be complete: what it says about itself can be read all the same.
+    The checkpoint may be incomplete: its small descriptions can be read all the same.
     """
     if model == DEMO_MODEL:
         return DEMO_CHECKPOINT
@@ -110,22 +109,22 @@ def local_checkpoint(model: str) -> Path | None:
 def _checked_folder(folder: Path) -> Path:
     if (folder / CONFIG_FILE).is_file():
         return folder
-    # People often name the folder above: a collection of checkpoints, or the Hub cache's own layout.
+    # People often name the parent folder: a collection of checkpoints, or a model in the Hub cache.
     inner = sorted([*folder.glob(f"*/{CONFIG_FILE}"), *folder.glob(f"snapshots/*/{CONFIG_FILE}")])
     if inner:
         raise CheckpointError(
-            f"the folder {folder} holds no {CONFIG_FILE}, but a folder in it does", f"try {inner[0].parent}"
+            f"the folder {folder} has no {CONFIG_FILE}, but a folder in it does", f"try {inner[0].parent}"
         )
     names = sorted(path.name for path in folder.iterdir())
-    there = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    contents = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     raise CheckpointError(
-        f"the folder {folder} is no checkpoint: it holds no {CONFIG_FILE} ({there or 'it is empty'})",
+        f"the folder {folder} is not a checkpoint: it has no {CONFIG_FILE} ({contents or 'it is empty'})",
         f"name the folder of a whole checkpoint, or a Hub id such as {OFFICIAL_MODEL}",
     )
 
 
 def _similar_folder(folder: Path) -> str:
-    """The hint for a folder that is missing: one of nearly that name beside it."""
+    """Return a hint for a missing folder: a folder with a similar name beside it."""
     if folder.parent.is_dir():
         names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
         for near in get_close_matches(folder.name, names, n=1):

@@ -1,4 +1,4 @@
-"""Checkpoints of the Hugging Face Hub that were downloaded before, found without a word to the network."""
+"""The Hub cache: checkpoints that were downloaded before, found without the network."""
 
 import json
 from pathlib import Path
@@ -9,21 +9,21 @@ from model.network.configuration import CONFIG_FILE
 
 
 def cached_checkpoint(model: str, revision: str) -> Path:
-    """The folder of the cached copy.
+    """Return the folder of the cached copy.
 
     Raises:
-        CheckpointError: there is none, or files of weights are missing in it.
+        CheckpointError: there is no cached copy, or it lacks weight files.
     """
     folder = cached_folder(model, revision)
     if folder is None:
         raise CheckpointError(
-            f"{called(model, revision)} is not in the cache, and HF_HUB_OFFLINE forbids downloading it",
+            f"{display_name(model, revision)} is not in the cache, and HF_HUB_OFFLINE forbids downloading it",
             "unset HF_HUB_OFFLINE, or name a checkpoint folder",
         )
     missing = _missing_weights(folder)
     if missing:
         raise CheckpointError(
-            f"the copy of {called(model, revision)} in the cache is incomplete: {missing} is missing, "
+            f"the copy of {display_name(model, revision)} in the cache is incomplete: {missing} is missing, "
             "and HF_HUB_OFFLINE forbids downloading it",
             "unset HF_HUB_OFFLINE to fetch the rest",
         )
@@ -31,19 +31,19 @@ def cached_checkpoint(model: str, revision: str) -> Path:
 
 
 def cached_folder(model: str, revision: str) -> Path | None:
-    """The folder of the cached copy, complete or not, or None."""
+    """Return the folder of the cached copy, complete or not; None if there is no copy."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
         config = try_to_load_from_cache(model, CONFIG_FILE, revision=revision)
-    except HFValidationError:  # not every owner/name is a possible id
+    except HFValidationError:  # some names of the form owner/name are not valid ids
         return None
     return Path(config).parent if isinstance(config, str) else None
 
 
 def _missing_weights(folder: Path) -> str | None:
-    """The first file of weights that a cached checkpoint lacks, or None."""
+    """Return the first weight file that a cached checkpoint lacks, or None."""
     index = folder / INDEX_FILE
     if not index.is_file():
         return None if any(folder.glob("*.safetensors")) else "model.safetensors"
@@ -52,10 +52,10 @@ def _missing_weights(folder: Path) -> str | None:
         return next((shard for shard in sorted(shards) if not (folder / shard).is_file()), None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{index} is damaged ({error})", "remove it from the cache and download it again"
+            f"{index} is damaged ({error})", "remove it from the Hub cache and download it again"
         ) from error
 
 
-def called(model: str, revision: str) -> str:
-    """How messages name a model of the Hub."""
+def display_name(model: str, revision: str) -> str:
+    """Return the name of a Hub model as messages show it."""
     return model if revision == "main" else f"{model}@{revision}"

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from model.checkpoint.hub_cache import cached_checkpoint, called
+from model.checkpoint.hub_cache import cached_checkpoint, display_name
 from model.errors import CheckpointError
 
 OFFICIAL_MODEL = "SenseNova/SenseNova-U1-8B-MoT"
@@ -54,7 +54,7 @@ def _explain(error: Exception, model: str, revision: str) -> CheckpointError:
         )
     reason = f"HTTP {status}" if status is not None else (str(error).splitlines() or [type(error).__name__])[0]
     return CheckpointError(
-        f"{called(model, revision)} could not be fetched from the Hub: {reason}",
+        f"{display_name(model, revision)} could not be fetched from the Hub: {reason}",
         _hint_when_cached(model, revision),
     )
 

@@ -1,4 +1,4 @@
-"""Where each tensor of the official layout goes: its name in the files → a range of one of our parameters."""
+"""Checkpoint layout: the official name of each tensor → a range of one of our parameters."""
 
 import math
 from dataclasses import dataclass
@@ -11,10 +11,15 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ParameterSlice:
-    """`shape` as stored in the files; the numbers fill our parameter from flat index `offset` on.
+    """The range of a parameter that one official tensor fills.
 
-    Fused projections and stacked experts are several slots of one parameter. Convolution kernels as large as
+    Fused projections and stacked experts consist of several slices of one parameter. Convolution kernels as large as
     their stride become matrices: the numbers are the same, in the same order.
+
+    Attributes:
+        parameter: name of our parameter.
+        offset: flat index of the slice's first element in the parameter.
+        shape: shape of the official tensor.
     """
 
     parameter: str
@@ -23,6 +28,7 @@ class ParameterSlice:
 
     @property
     def numel(self) -> int:
+        """Number of elements."""
         return math.prod(self.shape)
 
 
@@ -31,20 +37,20 @@ class _Layout:
         self.slices: dict[str, ParameterSlice] = {}
 
     def put(self, parameter: str, *parts: tuple[str, Shape]) -> None:
-        """Lay tensors one behind the other into a parameter."""
+        """Fill a parameter with tensors, one after another."""
         offset = 0
         for name, shape in parts:
             self.slices[name] = ParameterSlice(parameter, offset, shape)
             offset += math.prod(shape)
 
     def affine(self, parameter: str, name: str, weight: Shape) -> None:
-        """A weight and a bias."""
+        """Add a weight and a bias."""
         self.put(f"{parameter}.weight", (f"{name}.weight", weight))
         self.put(f"{parameter}.bias", (f"{name}.bias", weight[:1]))
 
 
 def checkpoint_layout(config: ModelConfig) -> dict[str, ParameterSlice]:
-    """All tensors a checkpoint of this configuration consists of, by their official names."""
+    """Return the parameter slice of each tensor in a checkpoint of this configuration, by its official name."""
     layout = _Layout()
     transformer, vision = config.transformer, config.vision
     hidden, matrix = transformer.hidden_size, (transformer.vocabulary, transformer.hidden_size)

@@ -1,4 +1,4 @@
-"""Load a checkpoint: compare what its files hold with what the network needs, then stream it in."""
+"""Loading of checkpoints: compare the stored tensors with the configuration, then read them into a network."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -8,21 +8,21 @@ import torch
 from torch import nn
 
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
-from model.checkpoint.lora import Adapter, Merging, changed_by
+from model.checkpoint.lora import Adapter, AdapterMerger, updated_tensors
 from model.checkpoint.quantization import Fp8Linear, Staging, empty_quantized
 from model.checkpoint.safetensors_files import Chunk, StoredTensor, TensorPart, read_chunks, stored_tensors
 from model.checkpoint.sharding import WHOLE, Shards, shard_layout, shard_of, split_config
-from model.checkpoint.tensor_names import listed
+from model.checkpoint.tensor_names import format_names
 from model.errors import CheckpointError
 from model.events import LoadProgress
 from model.network.configuration import ModelConfig, read_config
 from model.network.sensenova import SenseNovaU1
 
 REPORT_BYTES = 64 * 2**20
-"""Progress is reported each time this much has been read."""
+"""Progress is reported after each 64 MiB."""
 
 
-# The weights are plain tensors wherever this is called: the threads that fill them are not in the caller's mode.
+# Not in inference mode, even if the caller is: the threads that write the weights are not in that mode.
 @torch.inference_mode(False)
 def load_checkpoint(
     folder: Path,
@@ -34,93 +34,94 @@ def load_checkpoint(
     adapters: Sequence[Adapter] = (),
     shards: Shards = WHOLE,
 ) -> SenseNovaU1:
-    """Build the network and fill it from `folder`, fusing, casting and placing each block of numbers as it is read.
+    """Build a network and read its weights from `folder`. Fuse, cast and copy each chunk as it is read.
 
-    Beside the parameters themselves only a few blocks of 4 MiB are held, whatever type the files store, and of those
-    that become eight-bit a few whole ones.
+    Beside the parameters, only a few chunks of 4 MiB are in memory, and a few whole weights that are being quantized.
 
     Args:
-        check_weights: look at every number and refuse NaN and infinity.
-        quantized: towers, `gen` or `und`, whose projections are turned into eight bits as they arrive.
-        adapters: LoRAs that are merged on the way.
-        shares: the part of the network that is built, and read; `require_split` has allowed it.
+        check_weights: refuse weights with NaN or infinity.
+        quantized: towers, `gen` or `und`, whose projections are quantized while they are read.
+        adapters: LoRAs to merge while their tensors are read.
+        shards: the rank's part of the network; `require_split` must allow it.
 
     Raises:
-        CheckpointError: the folder is no usable checkpoint. Missing, unexpected and misshapen tensors are listed
-            together; so are tensors with NaN.
+        CheckpointError: the folder is not a usable checkpoint. One message lists all missing, unexpected and misshapen
+            tensors, another one all tensors with NaN or infinity.
     """
     config = read_config(folder)
     tensors = stored_tensors(folder)
-    compare(tensors, checkpoint_layout(config), folder)
+    require_matching(tensors, checkpoint_layout(config), folder)
     network = empty_network(config, device, dtype, quantized, shards)
     fill(network, folder, tensors, shard_layout(config, shards), adapters, check_weights, on_progress, shards)
     return network
 
 
 @torch.inference_mode(False)
-def change_adapters(
+def replace_adapters(
     network: SenseNovaU1, folder: Path, before: Sequence[Adapter], after: Sequence[Adapter], shards: Shards = WHOLE
 ) -> None:
-    """Have a loaded network with other LoRAs: the matrices that any of them changes are read from the files anew.
+    """Replace the merged LoRAs of a loaded network. Reload the tensors that the old and new LoRAs update.
 
     Raises:
-        CheckpointError: the files cannot be read any more. The network is then not to be used until this succeeds.
+        CheckpointError: the files cannot be read any more. The weights are unusable until a retry succeeds.
     """
     layout = shard_layout(read_config(folder), shards)
-    # Whole parameters: an eight-bit one is made anew from all its parts.
-    touched = {layout[name].parameter for name in changed_by([*before, *after])}
+    # Whole parameters: a quantized one is computed from all its slices.
+    touched = {layout[name].parameter for name in updated_tensors([*before, *after])}
     tensors = {name: tensor for name, tensor in stored_tensors(folder).items() if layout[name].parameter in touched}
     fill(network, folder, tensors, layout, after, shards=shards)
 
 
-class Filling:
-    """Puts numbers from a checkpoint's files where they belong in a network: merged, cast, or turned into eight bits.
-    Made for several threads."""
+class ParameterWriter:
+    """Writes chunks of a checkpoint's tensors into a network's parameters: merged with LoRAs, cast or quantized.
+
+    Several threads may use it.
+    """
 
     def __init__(
         self,
         network: SenseNovaU1,
         layout: Mapping[str, ParameterSlice],
         adapters: Sequence[Adapter],
-        pieces: Mapping[str, TensorPart] | None = None,
+        parts: Mapping[str, TensorPart] | None = None,
     ) -> None:
-        """The network has memory for what will be placed, and keeps it where it is.
-
+        """
         Args:
-            pieces: what comes of each tensor, where it is not all of it.
+            network: has memory for the parameters to write, and does not move it.
+            parts: the part of each tensor that is read; whole tensors if None.
         """
         self._layout = layout
         self._dtype = network.dtype
         self._device = network.device
-        self._merging = Merging(adapters, network.device, pieces or {})
+        self._merger = AdapterMerger(adapters, network.device, parts or {})
         self._parameters = {
             name: parameter.detach().flatten()
             for name, parameter in network.named_parameters()
             if not parameter.is_meta
         }
-        eight_bit = {name: module for name, module in network.named_modules() if isinstance(module, Fp8Linear)}
-        self._eight_bit = {f"{name}.weight": module for name, module in eight_bit.items()}
+        quantized = {name: module for name, module in network.named_modules() if isinstance(module, Fp8Linear)}
+        self._quantized = {f"{name}.weight": module for name, module in quantized.items()}
 
     def staging(self) -> Staging:
-        """Where numbers wait that become eight-bit, of tensors that are read together."""
-        return Staging(self._eight_bit, self._dtype)
+        """Return a new staging area for the weights to quantize, for tensors that are read together."""
+        return Staging(self._quantized, self._dtype)
 
-    def place(self, chunk: Chunk, staging: Staging, *, non_blocking: bool = False) -> None:
-        """Take in a block.
+    def write(self, chunk: Chunk, staging: Staging, *, non_blocking: bool = False) -> None:
+        """Write a chunk.
 
         Args:
-            non_blocking: return when the current stream has been asked to copy the data, which must then stay as they
-                are until it has.
+            non_blocking: enqueue the copy on the current stream and return. The chunk's data must not change before
+                the copy is done.
         """
-        place = self._layout[chunk.tensor.name]
-        first = place.offset + chunk.first
-        numbers = self._merging.merged(chunk.tensor.name, chunk.first, chunk.data)
-        if place.parameter not in self._parameters:
-            staging.place(place.parameter, first, numbers, non_blocking=non_blocking)
+        destination = self._layout[chunk.tensor.name]
+        first = destination.offset + chunk.first
+        numbers = self._merger.merge(chunk.tensor.name, chunk.first, chunk.data)
+        if destination.parameter not in self._parameters:
+            staging.place(destination.parameter, first, numbers, non_blocking=non_blocking)
             return
-        if numbers.dtype != self._dtype:  # the device casts faster than the host, and without a second copy there
+        if numbers.dtype != self._dtype:  # the device casts faster than the host, which then needs no second copy
             numbers = numbers.to(self._device, non_blocking=non_blocking)
-        target = self._parameters[place.parameter][first : first + numbers.numel()]
+        target = self._parameters[destination.parameter][first : first + numbers.numel()]
         target.copy_(numbers, non_blocking=non_blocking)
 
 
@@ -134,56 +135,56 @@ def fill(
     on_progress: Callable[[LoadProgress], None] | None = None,
     shards: Shards = WHOLE,
 ) -> None:
-    """Stream tensors into a network that has memory for them; arguments and errors as for `load_checkpoint`."""
-    pieces = {name: shard_of(tensor, layout[name], shards) for name, tensor in tensors.items()}
-    filling = Filling(network, layout, adapters, pieces)
-    staging = filling.staging()
+    """Read tensors into a network that has memory for them; arguments and errors as for `load_checkpoint`."""
+    parts = {name: shard_of(tensor, layout[name], shards) for name, tensor in tensors.items()}
+    writer = ParameterWriter(network, layout, adapters, parts)
+    staging = writer.staging()
     damaged: set[str] = set()
 
-    def place(chunk: Chunk) -> None:
+    def write(chunk: Chunk) -> None:
         if check_weights and not torch.isfinite(chunk.data).all():
             damaged.add(chunk.tensor.name)
-        filling.place(chunk, staging)
+        writer.write(chunk, staging)
 
-    _read(pieces.values(), place, network.device, on_progress)
+    _read(parts.values(), write, network.device, on_progress)
     staging.require_empty()
     require_undamaged(damaged, folder)
 
 
 def require_finite(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Read tensors only to see whether they hold NaN or infinity, and raise CheckpointError if they do."""
+    """Read tensors and raise CheckpointError if any of them contains NaN or infinity."""
     damaged: set[str] = set()
 
-    def look(chunk: Chunk) -> None:
+    def check(chunk: Chunk) -> None:
         if not torch.isfinite(chunk.data).all():
             damaged.add(chunk.tensor.name)
 
-    _read(map(TensorPart.whole, tensors.values()), look, torch.device("cpu"), None)
+    _read(map(TensorPart.whole, tensors.values()), check, torch.device("cpu"), None)
     require_undamaged(damaged, folder)
 
 
 def _read(
-    pieces: Iterable[TensorPart],
+    parts: Iterable[TensorPart],
     use: Callable[[Chunk], None],
     device: torch.device,
     on_progress: Callable[[LoadProgress], None] | None,
 ) -> None:
-    pieces = list(pieces)
-    total = sum(piece.nbytes for piece in pieces)
+    parts = list(parts)
+    total = sum(part.nbytes for part in parts)
     done = reported = 0
-    with closing(read_chunks(pieces, use, pinned=device.type == "cuda")) as counts:
-        for count in counts:
-            done += count
+    with closing(read_chunks(parts, use, pinned=device.type == "cuda")) as chunk_sizes:
+        for size in chunk_sizes:
+            done += size
             if on_progress and (done - reported >= REPORT_BYTES or done == total):
                 reported = done
                 on_progress(LoadProgress(done, total))
 
 
 def require_undamaged(damaged: Collection[str], folder: Path) -> None:
-    """Raise CheckpointError if there are tensors with NaN or infinity."""
+    """Raise CheckpointError if `damaged` names tensors: those with NaN or infinity."""
     if damaged:
         raise CheckpointError(
-            f"{folder}: {len(damaged)} tensors hold NaN or infinity:\n{listed(sorted(damaged))}",
+            f"{folder}: {len(damaged)} tensors contain NaN or infinity:\n{format_names(sorted(damaged))}",
             "fetch the checkpoint again",
         )
 
@@ -195,28 +196,26 @@ def empty_network(
     quantized: Collection[str] = (),
     shards: Shards = WHOLE,
 ) -> SenseNovaU1:
-    """The network of a configuration, or a part of it, with memory for its weights, but no numbers in it yet;
-    `quantized` as for `load_checkpoint`."""
-    network = network_without_memory(config, shards)
+    """Build a network, or a rank's part of it, with uninitialized weights; `quantized` as for `load_checkpoint`."""
+    network = meta_network(config, shards)
     empty_quantized(network, quantized, device)
-    give_memory(network, device, dtype)
+    allocate_parameters(network, device, dtype)
     return network
 
 
-def network_without_memory(config: ModelConfig, shards: Shards = WHOLE) -> SenseNovaU1:
-    """The network of a configuration, or a part of it, on PyTorch's meta device; its own configuration is that of the
-    und tower's part."""
+def meta_network(config: ModelConfig, shards: Shards = WHOLE) -> SenseNovaU1:
+    """Build a network, or a rank's part of it, on PyTorch's meta device. Its `config` is that of the und shard."""
     with torch.device("meta"):
         network = SenseNovaU1(split_config(config, shards.und.count))
         if shards.gen.count != shards.und.count:
-            drawing = SenseNovaU1(split_config(config, shards.gen.count))
-            network.gen, network.fm_head = drawing.gen, drawing.fm_head
+            gen_shard = SenseNovaU1(split_config(config, shards.gen.count))
+            network.gen, network.fm_head = gen_shard.gen, gen_shard.fm_head
     return network.eval()
 
 
-def give_memory(network: SenseNovaU1, device: torch.device, dtype: torch.dtype) -> None:
-    """Give the parameters memory that have none."""
-    # Not `to_empty`: on the meta device it goes through code that imports sympy, a third of a second.
+def allocate_parameters(network: SenseNovaU1, device: torch.device, dtype: torch.dtype) -> None:
+    """Allocate memory for the parameters that are on the meta device."""
+    # Not `to_empty`: on the meta device it imports sympy, which takes a third of a second.
     for module in network.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta:
@@ -224,8 +223,8 @@ def give_memory(network: SenseNovaU1, device: torch.device, dtype: torch.dtype) 
                 module.register_parameter(name, nn.Parameter(memory, requires_grad=False))
 
 
-def compare(tensors: dict[str, StoredTensor], layout: dict[str, ParameterSlice], folder: Path) -> None:
-    """Raise CheckpointError unless the files hold exactly the tensors that the configuration asks for."""
+def require_matching(tensors: dict[str, StoredTensor], layout: dict[str, ParameterSlice], folder: Path) -> None:
+    """Raise CheckpointError unless the files contain exactly the tensors of the layout."""
     missing = [name for name in layout if name not in tensors]
     unexpected = [name for name in tensors if name not in layout]
     misshapen = [
@@ -238,5 +237,5 @@ def compare(tensors: dict[str, StoredTensor], layout: dict[str, ParameterSlice],
     parts = [f"{folder}: the weights do not fit config.json"]
     for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if names:
-            parts.append(f"{len(names)} {title}:\n{listed(names)}")
+            parts.append(f"{len(names)} {title}:\n{format_names(names)}")
     raise CheckpointError("\n".join(parts), "fetch the checkpoint again; config.json and weights must belong together")

@@ -1,7 +1,7 @@
-"""LoRA files: small changes to a checkpoint's matrices, merged into them in float32 while they are read from its files.
+"""LoRAs: low-rank updates of a checkpoint's matrices, merged in float32 while the matrices are read.
 
-W + strength · alpha/rank · up · down (Hu et al. 2021, arXiv:2106.09685). A resident model gets and loses LoRAs in the
-same way: the matrices that one touches are read anew, so that what is left is exactly what the files hold.
+W + strength · alpha/rank · up · down (Hu et al. 2021, arXiv:2106.09685). To replace the LoRAs of a loaded model, the
+matrices that they update are reloaded. So without LoRAs the weights are exactly those of the files again.
 """
 
 import math
@@ -16,43 +16,43 @@ from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.lora_files import find_lora, opened_lora, recommended_settings
 from model.checkpoint.named_lora import NamedLora
 from model.checkpoint.safetensors_files import TensorPart
-from model.checkpoint.tensor_names import listed
+from model.checkpoint.tensor_names import format_names
 from model.errors import CheckpointError
 from model.network.configuration import ModelConfig
 
 PREFIX = "diffusion_model."
-"""Some files put it before every name."""
+"""Prefix of every name in some files."""
 PARTS = (".lora_down.weight", ".lora_up.weight", ".alpha")
 
 
 @dataclass(frozen=True)
-class Change:
-    """Of one matrix: down (rank, in), up (out, rank), and what their product is multiplied by."""
+class LowRankUpdate:
+    """The update scale · up · down of one matrix, with down (rank, in) and up (out, rank)."""
 
     down: Tensor
     up: Tensor
     scale: float
 
-    def of(self, piece: TensorPart) -> "Change":
-        """The change of a part of the matrix."""
-        kept = slice(piece.start, piece.start + piece.count)
-        if piece.axis == 1:
-            each = math.prod(piece.tensor.shape[2:])  # of a convolution, numbers of one input channel
-            return Change(self.down[:, kept.start * each : kept.stop * each], self.up, self.scale)
-        return Change(self.down, self.up[kept], self.scale)
+    def of(self, part: TensorPart) -> "LowRankUpdate":
+        """Return the update of a part of the matrix."""
+        start, stop = part.start, part.start + part.count
+        if part.axis == 1:
+            width = math.prod(part.tensor.shape[2:])  # elements per input channel of a convolution
+            return LowRankUpdate(self.down[:, start * width : stop * width], self.up, self.scale)
+        return LowRankUpdate(self.down, self.up[start:stop], self.scale)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One LoRA that has been read.
+    """A LoRA that has been read.
 
     Attributes:
-        changes: by the official name of the tensor that is changed.
-        settings: that it is made for, as its metadata say; empty where they say nothing.
+        updates: official name of a tensor → its update.
+        settings: the settings that the LoRA's metadata recommend.
     """
 
     lora: NamedLora
-    changes: Mapping[str, Change] = field(repr=False)
+    updates: Mapping[str, LowRankUpdate] = field(repr=False)
     settings: Mapping[str, Any]
 
 
@@ -60,36 +60,36 @@ def read_adapter(lora: NamedLora, layout: Mapping[str, ParameterSlice]) -> Adapt
     """Read a LoRA and compare it with the tensors of a checkpoint.
 
     Args:
-        slots: `checkpoint_layout` of the checkpoint's configuration.
+        layout: `checkpoint_layout` of the checkpoint's configuration.
 
     Raises:
-        CheckpointError: the file cannot be read, is no LoRA, or does not belong to the checkpoint in every part.
+        CheckpointError: the file cannot be read, is not a LoRA, or has tensors that do not fit the checkpoint.
     """
     file = find_lora(lora.name)
     with opened_lora(file, "pt") as stored:
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         settings = recommended_settings(stored.metadata() or {}, file)
     groups: dict[str, dict[str, Tensor]] = {}
-    others = []
+    other_keys = []
     for key, tensor in tensors.items():
         part = next((part for part in PARTS if key.endswith(part)), None)
         if part is None:
-            others.append(key)
+            other_keys.append(key)
         else:
             groups.setdefault(key.removesuffix(part).removeprefix(PREFIX), {})[part] = tensor
-    problems = _problems(groups, others, layout)
+    problems = _problems(groups, other_keys, layout)
     if problems:
         raise CheckpointError(
             f"{file} does not fit this model\n" + "\n".join(problems),
             "use a LoRA that was made for this model, in the layout of the official ones (docs/checkpoints.md)",
         )
-    changes = {}
+    updates = {}
     for layer, parts in groups.items():
         down, up = (parts[part].flatten(1) for part in PARTS[:2])
         rank = down.shape[0]
         alpha = float(parts[PARTS[2]]) if PARTS[2] in parts else float(rank)
-        changes[f"{layer}.weight"] = Change(down, up, lora.strength * alpha / rank)
-    return Adapter(lora, changes, settings)
+        updates[f"{layer}.weight"] = LowRankUpdate(down, up, lora.strength * alpha / rank)
+    return Adapter(lora, updates, settings)
 
 
 def read_adapters(loras: Sequence[NamedLora], config: ModelConfig) -> tuple[Adapter, ...]:
@@ -98,52 +98,61 @@ def read_adapters(loras: Sequence[NamedLora], config: ModelConfig) -> tuple[Adap
     return tuple(read_adapter(lora, layout) for lora in loras)
 
 
-def changed_by(adapters: Sequence[Adapter]) -> set[str]:
-    """The official names of the tensors that some of these change."""
-    return {name for adapter in adapters for name in adapter.changes}
+def updated_tensors(adapters: Sequence[Adapter]) -> set[str]:
+    """Return the official names of the tensors that adapters update."""
+    return {name for adapter in adapters for name in adapter.updates}
 
 
-class Merging:
-    """Adds what adapters change to numbers on their way from the files. Made for several threads."""
+class AdapterMerger:
+    """Merges adapters into tensors while they are read, chunk by chunk. Several threads may use it."""
 
-    def __init__(self, adapters: Sequence[Adapter], device: torch.device, pieces: Mapping[str, TensorPart]) -> None:
-        """pieces: what is read of each tensor that is changed, where it is not all of it."""
-        self._changes: dict[str, list[Change]] = {}
+    def __init__(self, adapters: Sequence[Adapter], device: torch.device, parts: Mapping[str, TensorPart]) -> None:
+        """
+        Args:
+            device: where updates are computed.
+            parts: the part of each tensor that is read; a tensor that is not in it is read as a whole.
+        """
+        self._updates: dict[str, list[LowRankUpdate]] = {}
         for adapter in adapters:
-            for name, whole in adapter.changes.items():
-                change = whole.of(pieces[name]) if name in pieces else whole
-                on_device = Change(change.down.to(device).float(), change.up.to(device).float(), change.scale)
-                self._changes.setdefault(name, []).append(on_device)
+            for name, whole in adapter.updates.items():
+                update = whole.of(parts[name]) if name in parts else whole
+                on_device = LowRankUpdate(update.down.to(device).float(), update.up.to(device).float(), update.scale)
+                self._updates.setdefault(name, []).append(on_device)
 
-    def merged(self, name: str, first: int, numbers: Tensor) -> Tensor:
-        """A run of a piece's elements that begins at `first`, on any device → float32 with the changes; the same
-        tensor where there are none."""
-        changes = self._changes.get(name)
-        if not changes:
+    def merge(self, name: str, first: int, numbers: Tensor) -> Tensor:
+        """Return a chunk with the updates added, in float32 on the device; the chunk itself if there are none.
+
+        Args:
+            name: official name of the tensor.
+            first: number of the chunk's first element in the tensor, or in the part of it that is read.
+        """
+        updates = self._updates.get(name)
+        if not updates:
             return numbers
-        columns = changes[0].down.shape[1]
-        last = first + numbers.numel()
-        rows = slice(first // columns, math.ceil(last / columns))
+        columns = updates[0].down.shape[1]
+        end = first + numbers.numel()
+        rows = slice(first // columns, math.ceil(end / columns))
         skipped = first - rows.start * columns
-        result = numbers.to(changes[0].up.device).float()
-        for change in changes:
-            product = (change.up[rows] @ change.down).flatten()[skipped : skipped + numbers.numel()]
-            result = result + change.scale * product
+        result = numbers.to(updates[0].up.device).float()
+        for update in updates:
+            product = (update.up[rows] @ update.down).flatten()[skipped : skipped + numbers.numel()]
+            result = result + update.scale * product
         return result
 
 
 def _problems(
-    groups: Mapping[str, Mapping[str, Tensor]], others: Sequence[str], layout: Mapping[str, ParameterSlice]
+    groups: Mapping[str, Mapping[str, Tensor]], other_keys: Sequence[str], layout: Mapping[str, ParameterSlice]
 ) -> list[str]:
-    """Everything that keeps a file from fitting, as lines of text."""
+    """Return all reasons why a LoRA does not fit a checkpoint, as lines of text."""
     if not groups:
-        return [f"no part of a LoRA in it ({', '.join(part for part in PARTS)}), but:", listed(others) or "  nothing"]
+        ends = ", ".join(PARTS)
+        return [f"it has no LoRA tensors (names that end in {ends}); it has:", format_names(other_keys) or "  nothing"]
     unknown = [layer for layer in groups if f"{layer}.weight" not in layout]
-    halves = [layer for layer, parts in groups.items() if not {*PARTS[:2]} <= set(parts)]
+    incomplete = [layer for layer, parts in groups.items() if not {*PARTS[:2]} <= set(parts)]
     misshapen = []
     for layer, parts in groups.items():
         target = layout.get(f"{layer}.weight")
-        if target is None or layer in halves:
+        if target is None or layer in incomplete:
             continue
         down, up = (parts[part] for part in PARTS[:2])
         wanted = target.shape[0], math.prod(target.shape[1:])
@@ -152,11 +161,11 @@ def _problems(
             misshapen.append(f"{layer}: up {list(up.shape)}, down {list(down.shape)}, matrix {list(wanted)}")
     lines = []
     for title, names in (
-        ("of layers that the model has not", unknown),
-        ("without lora_down or lora_up", halves),
+        ("of layers that the model does not have", unknown),
+        ("without lora_down or lora_up", incomplete),
         ("of another shape", misshapen),
-        ("that are no part of a LoRA", others),
+        ("that do not belong to a LoRA", other_keys),
     ):
         if names:
-            lines += [f"{len(names)} {title}:", listed(names)]
+            lines += [f"{len(names)} {title}:", format_names(names)]
     return lines

@@ -1,4 +1,4 @@
-"""Where a LoRA's file is, and which settings its metadata recommend. Read without PyTorch."""
+"""LoRA files: find them, and read the settings that their metadata recommend, without PyTorch."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from model.errors import CheckpointError
 
 
 def find_lora(name: str) -> Path:
-    """The file of a LoRA; one from the Hub is downloaded when it is not in the cache.
+    """Return the file of a LoRA. Download one from the Hub if it is not in the Hub cache.
 
     Args:
         name: a file, a folder with one safetensors file, or a Hub id `owner/name` or `owner/name@revision` of such a
             folder.
 
     Raises:
-        CheckpointError: there is none, or several files could be meant.
+        CheckpointError: there is no such file, or several files match.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -38,34 +38,34 @@ def find_lora(name: str) -> Path:
 def _only_one(names: Sequence[str], where: str) -> str:
     files = sorted(name for name in names if name.endswith(".safetensors"))
     if len(files) != 1:
-        there = ", ".join(files) or "none"
-        raise CheckpointError(f"{where} holds {len(files)} safetensors files ({there})", "name the file of the LoRA")
+        listed = ", ".join(files) or "none"
+        raise CheckpointError(f"{where} has {len(files)} safetensors files ({listed})", "name the file of the LoRA")
     return files[0]
 
 
-def recommended_with(recommended: Recommended, loras: Sequence[NamedLora]) -> Recommended:
-    """A checkpoint's recommendations, overridden by what the LoRAs' metadata say; errors as for `read_adapter`."""
-    return overridden(recommended, [read_settings(find_lora(lora.name)) for lora in loras])
+def recommended_with_loras(recommended: Recommended, loras: Sequence[NamedLora]) -> Recommended:
+    """Return a checkpoint's recommendations, overridden by those of LoRAs; errors as for `find_lora`."""
+    return override_settings(recommended, [read_lora_settings(find_lora(lora.name)) for lora in loras])
 
 
-def overridden(recommended: Recommended, others: Sequence[Mapping[str, Any]]) -> Recommended:
-    """Recommendations with other settings above them, later ones on top."""
-    settings = {name: value for each in (recommended.settings, *others) for name, value in each.items()}
+def override_settings(recommended: Recommended, others: Sequence[Mapping[str, Any]]) -> Recommended:
+    """Return recommendations with other settings above them. Later ones win."""
+    settings = {name: value for layer in (recommended.settings, *others) for name, value in layer.items()}
     return recommended.model_copy(update={"settings": settings})
 
 
-def read_settings(file: Path) -> dict[str, Any]:
-    """Settings that a LoRA is made for, as its metadata say; empty where they say nothing."""
+def read_lora_settings(file: Path) -> dict[str, Any]:
+    """Read the settings that a LoRA's metadata recommend."""
     with opened_lora(file, "np") as stored:
         return recommended_settings(stored.metadata() or {}, file)
 
 
 @contextmanager
 def opened_lora(file: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
-    """A LoRA file, open for reading: its tensors as PyTorch's, or without PyTorch.
+    """Open a LoRA file, with tensors of NumPy or of PyTorch.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     try:
         with safe_open(file, framework=framework) as stored:
@@ -76,7 +76,7 @@ def opened_lora(file: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
 
 
 def recommended_settings(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
-    """What a file's metadata say about steps and guidance, in the words of diffusers or as JSON of our settings."""
+    """Return recommended settings from a file's metadata: keys of diffusers, or JSON with our settings."""
     found: dict[str, Any] = {}
     readers: dict[str, tuple[str, Callable[[str], Any]]] = {
         "num_inference_steps": ("num_steps", int),

@@ -1,4 +1,4 @@
-"""LoRAs as users name them; read without PyTorch."""
+"""LoRAs as users name them. This module works without PyTorch."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ NO_LORA = "off"
 
 @dataclass(frozen=True)
 class NamedLora:
-    """A LoRA by its file, folder or Hub id, and what it is multiplied by."""
+    """A LoRA's file, folder or Hub id, and the factor that its update is multiplied by."""
 
     name: str
     strength: float = 1.0
@@ -20,19 +20,19 @@ class NamedLora:
 
 
 def parse_loras(text: str | None) -> tuple[NamedLora, ...]:
-    """`style.safetensors:0.8, owner/name` → two of them; none for None and `off`."""
+    """Parse a list of LoRAs like `style.safetensors:0.8, owner/name`. None and `off` mean no LoRA."""
     if text is None or text.strip() == NO_LORA:
         return ()
     return tuple(_parse(part.strip()) for part in text.split(",") if part.strip())
 
 
 def format_loras(loras: Iterable[NamedLora]) -> str | None:
-    """The inverse of `parse_loras`, files with their whole path."""
-    whole = []
+    """Write LoRAs as `parse_loras` reads them, with absolute paths of files; None if there are none."""
+    absolute = []
     for lora in loras:
         path = Path(lora.name).expanduser()
-        whole.append(NamedLora(str(path.absolute()) if path.exists() else lora.name, lora.strength))
-    return ", ".join(map(str, whole)) or None
+        absolute.append(NamedLora(str(path.absolute()) if path.exists() else lora.name, lora.strength))
+    return ", ".join(map(str, absolute)) or None
 
 
 def _parse(text: str) -> NamedLora:

@@ -1,4 +1,4 @@
-"""Checkpoints of random numbers in the official layout: to try the program, to test it and to measure loading."""
+"""Random weights in the official layout, to test the program and to measure its speed."""
 
 import math
 from collections.abc import Mapping
@@ -37,12 +37,12 @@ EIGHT_B: dict[str, Any] = {
     "vocabulary": 151936,
     "vision_hidden": 1024,
 }
-"""Arguments of `config_fields` for the published 8B models: U1 with `convolutional_head` False, U1.5 with True."""
+"""Arguments of `config_fields` that the published 8B models share."""
 SHAPES: dict[str, dict[str, Any]] = {
     "u1-8b": {**EIGHT_B, "convolutional_head": False},
     "u1.5-8b": {**EIGHT_B, "convolutional_head": True},
 }
-"""Models whose shape is known without a checkpoint, as arguments of `config_fields`."""
+"""Published models by name, as arguments of `config_fields`."""
 
 
 def config_fields(
@@ -57,7 +57,7 @@ def config_fields(
     vision_hidden: int,
     convolutional_head: bool = True,
 ) -> dict[str, Any]:
-    """The contents of a `config.json` of the U1 (MLP head) or U1.5 (convolutional head) architecture."""
+    """Return the contents of `config.json` for the U1 (MLP head) or U1.5 (convolutional head) architecture."""
     return {
         "architectures": ["NEOChatModel"],
         "model_type": "neo_chat",
@@ -102,9 +102,9 @@ def config_fields(
 
 
 def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
-    """A 3-layer U1.5 of random numbers (about 3 million parameters, 6 MB) with a byte-level tokenizer.
+    """Write a random 3-layer U1.5 (about 3 million parameters, 6 MB) with a byte-level tokenizer.
 
-    It draws noise and writes gibberish, through exactly the code that the 8B runs through.
+    It draws noise and writes gibberish, with exactly the code that runs the 8B models.
     """
     tokenizer = byte_tokenizer()
     fields = config_fields(
@@ -132,17 +132,17 @@ def write_random_checkpoint(
     tokenizer: Tokenizer | None = None,
     recommended: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint of random weights; the arguments are those of `write_checkpoint`.
+    """Write a checkpoint with random weights; arguments as for `write_checkpoint`.
 
-    Norm weights are 1, biases 0, all others normal with standard deviation 1/√fan-in.
+    Norm weights are 1, biases are 0, and all others are normal with standard deviation 1/√fan-in.
 
     Raises:
         CheckpointError: `folder` exists already.
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def numbers(name: str, slot: ParameterSlice) -> Tensor:
-        return _random(name, slot, dtype, generator)
+    def numbers(name: str, target: ParameterSlice) -> Tensor:
+        return _random(name, target, dtype, generator)
 
     write_checkpoint(
         folder,
@@ -156,7 +156,7 @@ def write_random_checkpoint(
 
 
 def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> SenseNovaU1:
-    """A network of random weights, drawn on the device: no files are read."""
+    """Build a network with random weights, which are generated on the device."""
     network = empty_network(config, device, dtype)
     for name, parameter in network.named_parameters():
         if parameter.dim() == 1 or name.endswith("norm.weight"):
@@ -166,30 +166,30 @@ def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype
     return network
 
 
-def random_part(config: ModelConfig, device: torch.device, dtype: torch.dtype, shards: Shards) -> SenseNovaU1:
-    """A rank's part of a network of random weights: the parts of all ranks make one network, however many there are.
+def random_shard(config: ModelConfig, device: torch.device, dtype: torch.dtype, shards: Shards) -> SenseNovaU1:
+    """Build a rank's shards of a random network. The whole network is the same for any number of ranks.
 
-    Each tensor of the whole network is drawn on the device, from a generator of its own.
+    Each tensor of the whole network is generated on the device with a seed of its own.
     """
     network = empty_network(config, device, dtype, shards=shards)
     parameters = {name: parameter.detach().flatten() for name, parameter in network.named_parameters()}
-    parts = shard_layout(config, shards)
-    for number, (name, slot) in enumerate(checkpoint_layout(config).items()):
-        part = parts[name]
-        piece = shard_of(StoredTensor(Path(), name, dtype, slot.shape, 0, 0), part, shards)
+    layout = shard_layout(config, shards)
+    for number, (name, whole_slice) in enumerate(checkpoint_layout(config).items()):
+        shape, target = whole_slice.shape, layout[name]
+        part = shard_of(StoredTensor(Path(), name, dtype, shape, 0, 0), target, shards)
         generator = torch.Generator(device).manual_seed(number)
-        whole = torch.empty(slot.shape, dtype=dtype, device=device)
-        if len(slot.shape) == 1:
+        whole = torch.empty(shape, dtype=dtype, device=device)
+        if len(shape) == 1:
             whole.fill_(0 if name.endswith(".bias") else 1)
         else:
-            whole.normal_(std=math.prod(slot.shape[1:]) ** -0.5, generator=generator)
-        own = whole.narrow(piece.axis, piece.start, piece.count).flatten()
-        parameters[part.parameter][part.offset : part.offset + own.numel()].copy_(own)
+            whole.normal_(std=math.prod(shape[1:]) ** -0.5, generator=generator)
+        shard = whole.narrow(part.axis, part.start, part.count).flatten()
+        parameters[target.parameter][target.offset : target.offset + shard.numel()].copy_(shard)
     return network
 
 
 def byte_tokenizer() -> Tokenizer:
-    """One token a byte, plus the special tokens of the model's prompts; 264 in all."""
+    """Return a tokenizer with one token per byte and the special tokens of the prompts, 264 tokens in all."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -199,9 +199,9 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _random(name: str, slot: ParameterSlice, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    if len(slot.shape) == 1:
+def _random(name: str, target: ParameterSlice, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    if len(target.shape) == 1:
         value = torch.zeros if name.endswith(".bias") else torch.ones
-        return value(slot.shape, dtype=dtype)
-    fan_in = math.prod(slot.shape[1:])
-    return torch.randn(slot.shape, generator=generator).mul_(fan_in**-0.5).to(dtype)
+        return value(target.shape, dtype=dtype)
+    fan_in = math.prod(target.shape[1:])
+    return torch.randn(target.shape, generator=generator).mul_(fan_in**-0.5).to(dtype)

@@ -1,7 +1,7 @@
-"""The safetensors files of a checkpoint folder: which there are, what they hold, and their bytes, block by block.
+"""Safetensors files of a checkpoint folder: find them, read their headers, and read their tensors in chunks.
 
-Reading is plain file I/O into a few reused buffers rather than a memory map: mapped pages count towards the
-process's resident memory until the map is closed, and a checkpoint is larger than most hosts.
+Tensors are read with plain file I/O into a few reused buffers, not through a memory map: mapped pages count towards
+the process's resident memory until the map is closed, and a checkpoint is larger than the memory of most hosts.
 """
 
 import json
@@ -22,8 +22,11 @@ from model.devices import host_memory
 from model.errors import CheckpointError
 
 CHUNK_BYTES = 4 * 2**20
+"""Size of the chunks in which tensors are read."""
 READERS = min(4, os.cpu_count() or 1)
+"""Number of threads that read."""
 _SHORT_RUNS = threading.Lock()
+"""Held while a part with short runs is read."""
 STORED_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -34,7 +37,7 @@ STORED_DTYPES = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor in a file; `start` and `stop` are byte positions in it."""
+    """A tensor in a file, which holds its data from byte `start` to byte `stop`."""
 
     file: Path
     name: str
@@ -45,62 +48,63 @@ class StoredTensor:
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint folder by name, from the headers of its files; no weights are read.
+    """Return all tensors of a checkpoint folder by name. Only the headers of its files are read.
 
     Raises:
-        CheckpointError: there are no weights, the index is damaged or names a missing shard, a shard is
-            truncated or no safetensors file, or a tensor is of a type that cannot be loaded or stands in two shards.
+        CheckpointError: there are no weights, the index is damaged or names a missing file, a file is truncated or not
+            in the safetensors format, or a tensor has an unsupported dtype or is stored in two files.
     """
     tensors: dict[str, StoredTensor] = {}
-    for file in _shards(folder):
+    for file in _weight_files(folder):
         for tensor in _read_header(file):
             if tensor.name in tensors:
                 raise CheckpointError(
-                    f"{tensor.name} stands in two files: {tensors[tensor.name].file} and {file}",
+                    f"{tensor.name} is stored in two files: {tensors[tensor.name].file} and {file}",
                     "fetch the checkpoint again",
                 )
             tensors[tensor.name] = tensor
     return tensors
 
 
-def _shards(folder: Path) -> list[Path]:
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files that the index names, or the single file of a checkpoint without an index."""
     index = folder / INDEX_FILE
     if not index.exists():
         single = folder / SINGLE_FILE
         if single.exists():
             return [single]
         raise CheckpointError(
-            f"{folder} holds no weights: neither {INDEX_FILE} nor {SINGLE_FILE} is there",
-            "fetch the checkpoint again, or give the folder that holds the weights",
+            f"{folder} has no weights: neither {INDEX_FILE} nor {SINGLE_FILE} exists",
+            "fetch the checkpoint again, or name the folder that has the weights",
         )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if not all(isinstance(name, str) for name in names):
-            raise TypeError("weight_map holds something else than file names")
+            raise TypeError("weight_map must hold file names only")
     except OSError as error:
         raise CheckpointError(f"{index} cannot be read: {error.strerror}", "check its permissions") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{index} is damaged: it is no JSON object with a weight_map of tensor and file names",
+            f"{index} is damaged: it is not a JSON object with a weight_map of tensor and file names",
             "fetch the file again",
         ) from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{index} names {len(missing)} of {len(names)} shards that are not there: {', '.join(missing)}",
-            "fetch the missing files; a download that was cut off goes on where it stopped",
+            f"{index} names {len(names)} files, of which {len(missing)} are missing: {', '.join(missing)}",
+            "fetch the missing files; an interrupted download continues where it stopped",
         )
     return [folder / name for name in names]
 
 
 def _read_header(file: Path) -> list[StoredTensor]:
-    """Format: 8 bytes little-endian length, that much JSON, then the data (huggingface/safetensors, README)."""
+    """Read a file's header: its length in 8 bytes, little-endian, and JSON (huggingface/safetensors, README)."""
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > size - 8:
-                raise ValueError("its header is cut off")
+                raise ValueError("its header is incomplete")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         base = 8 + length
@@ -109,31 +113,31 @@ def _read_header(file: Path) -> list[StoredTensor]:
             start, stop = entry["data_offsets"]
             if entry["dtype"] not in STORED_DTYPES:
                 raise CheckpointError(
-                    f"{file}: tensor {name} is stored as {entry['dtype']}, which cannot be loaded",
+                    f"{file}: tensor {name} is stored as {entry['dtype']}, which is not supported",
                     f"convert it to one of {', '.join(STORED_DTYPES)}",
                 )
             dtype, shape = STORED_DTYPES[entry["dtype"]], tuple(entry["shape"])
             if stop - start != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"tensor {name} has {stop - start} bytes, which do not make {shape}")
+                raise ValueError(f"tensor {name} has {stop - start} bytes, which do not match shape {shape}")
             tensors.append(StoredTensor(file, name, dtype, shape, base + start, base + stop))
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror}", "check its permissions") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is no readable safetensors file: {error}", "fetch the file again") from error
+        raise CheckpointError(f"{file} is not a readable safetensors file: {error}", "fetch the file again") from error
     expected = max((tensor.stop for tensor in tensors), default=base)
     if size < expected:
         raise CheckpointError(
             f"{file} is truncated: {size:,} of {expected:,} bytes",
-            "fetch the file again: the download was cut off",
+            "fetch the file again: its download was interrupted",
         )
     return tensors
 
 
 @dataclass(frozen=True)
 class TensorPart:
-    """The part of a tensor that is read: `count` of its rows (axis 0) or of its columns (axis 1) from `start` on.
+    """The part of a tensor to read: `count` rows (axis 0) or columns (axis 1), from `start` on.
 
-    Its elements are numbered as those of a tensor of its own.
+    Its elements are numbered from 0, like those of a whole tensor.
     """
 
     tensor: StoredTensor
@@ -143,20 +147,23 @@ class TensorPart:
 
     @classmethod
     def whole(cls, tensor: StoredTensor) -> "TensorPart":
+        """Return a part that covers the whole tensor."""
         return cls(tensor, 0, 0, tensor.shape[0])
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Shape of the part."""
         return tuple(self.count if axis == self.axis else side for axis, side in enumerate(self.tensor.shape))
 
     @property
     def nbytes(self) -> int:
+        """Size of the part in bytes."""
         return math.prod(self.shape) * self.tensor.dtype.itemsize
 
     @property
     def runs(self) -> tuple[int, int, int]:
-        """How its bytes lie in the file: position and length of the first run, and the distance from one run to the
-        next. Rows are one run; columns are one for each row."""
+        """The part's contiguous runs of bytes in the file: position of the first run, length of each, and distance
+        between the starts of two. Rows form one run; columns form one run per row."""
         shape, itemsize = self.tensor.shape, self.tensor.dtype.itemsize
         inner = math.prod(shape[self.axis + 1 :]) * itemsize
         return self.tensor.start + self.start * inner, self.count * inner, shape[self.axis] * inner
@@ -164,79 +171,83 @@ class TensorPart:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of a tensor's elements, or of a piece of it: `data` (1-D, valid while it is being used) begins at
-    `first`."""
+    """Consecutive elements of a tensor, or of a part of it, that are read at once.
+
+    Attributes:
+        first: number of the first element.
+        data: the elements, 1-D; valid until `read_chunks`'s callback returns.
+    """
 
     tensor: StoredTensor
     first: int
     data: Tensor
 
 
-def read_chunks(pieces: Iterable[TensorPart], use: Callable[[Chunk], None], pinned: bool = False) -> Generator[int]:
-    """Read pieces in the order of the files, several threads at a time; yield the bytes of each block done.
+def read_chunks(parts: Iterable[TensorPart], use: Callable[[Chunk], None], pinned: bool = False) -> Generator[int]:
+    """Read parts of tensors in file order with several threads; yield the size in bytes of each chunk that is done.
 
-    The thread that read a block also uses it: writing to new memory takes longer than reading from the page cache,
-    and so is shared among the threads as well. Closing the iterator ends the reading.
+    The thread that reads a chunk also calls `use`: writing to new memory takes longer than reading from the page
+    cache, so several threads write, too. Closing the iterator ends the reading.
 
     Args:
-        use: called for each block, from several threads at once.
-        pinned: read into page-locked memory, from which copies to a GPU are fast, if the host gives any.
+        use: called with each chunk, from several threads at once.
+        pinned: read into page-locked memory, which is copied faster to a GPU, if the host provides some.
 
     Raises:
         CheckpointError: a file cannot be read, or ends early.
     """
-    ordered = sorted(pieces, key=lambda piece: (str(piece.tensor.file), piece.tensor.start))
-    own = threading.local()
+    ordered = sorted(parts, key=lambda part: (str(part.tensor.file), part.tensor.start))
+    thread = threading.local()
 
-    def read(part: tuple[TensorPart, int, int]) -> int:
-        piece, first, count = part
-        tensor = piece.tensor
-        if not hasattr(own, "buffer"):
-            own.buffer, _ = host_memory(CHUNK_BYTES, page_locked=pinned)
-        data = own.buffer[:count]
-        _read_part(descriptors[tensor.file], piece, first, data)
+    def read(byte_range: tuple[TensorPart, int, int]) -> int:
+        part, first, count = byte_range
+        tensor = part.tensor
+        if not hasattr(thread, "buffer"):
+            thread.buffer, _ = host_memory(CHUNK_BYTES, page_locked=pinned)
+        data = thread.buffer[:count]
+        _read_part(descriptors[tensor.file], part, first, data)
         use(Chunk(tensor, first // tensor.dtype.itemsize, data.view(tensor.dtype)))
         return count
 
     with ExitStack() as opened:
-        files = {piece.tensor.file: None for piece in ordered}
+        files = {part.tensor.file: None for part in ordered}
         descriptors = {file: opened.enter_context(file.open("rb", buffering=0)).fileno() for file in files}
         pool = opened.enter_context(ThreadPoolExecutor(READERS, "read weights"))
-        opened.callback(pool.shutdown, cancel_futures=True)  # also where `map` was stopped while handing out the work
-        yield from pool.map(read, _chunks_of(ordered))
+        opened.callback(pool.shutdown, cancel_futures=True)  # also if `map` is interrupted while it submits
+        yield from pool.map(read, _byte_ranges(ordered))
 
 
-def _chunks_of(pieces: Iterable[TensorPart]) -> Iterator[tuple[TensorPart, int, int]]:
-    """(piece, first byte within it, bytes) of each block."""
-    for piece in pieces:
-        for start in range(0, piece.nbytes, CHUNK_BYTES):
-            yield piece, start, min(CHUNK_BYTES, piece.nbytes - start)
+def _byte_ranges(parts: Iterable[TensorPart]) -> Iterator[tuple[TensorPart, int, int]]:
+    """Yield each chunk's part, first byte within the part, and size in bytes."""
+    for part in parts:
+        for start in range(0, part.nbytes, CHUNK_BYTES):
+            yield part, start, min(CHUNK_BYTES, part.nbytes - start)
 
 
-def _read_part(descriptor: int, piece: TensorPart, first: int, target: Tensor) -> None:
-    """Fill `target` with a piece's bytes from `first` on, run by run."""
-    begin, length, distance = piece.runs
+def _read_part(descriptor: int, part: TensorPart, first: int, target: Tensor) -> None:
+    """Fill `target` with a part's bytes from byte `first` on, run by run."""
+    begin, length, distance = part.runs
     view = memoryview(target.numpy().data)
     done = 0
-    # Thousands of short runs: threads that read them at the same time would spend it on handing over the interpreter.
-    with _SHORT_RUNS if length < piece.nbytes else nullcontext():
+    # A part with thousands of short runs is read by one thread at a time: several would wait for the interpreter lock.
+    with _SHORT_RUNS if length < part.nbytes else nullcontext():
         while done < len(view):
             run, skipped = divmod(first + done, length)
             count = min(length - skipped, len(view) - done)
-            _read_at(descriptor, piece.tensor, begin + run * distance + skipped, view[done : done + count])
+            _read_at(descriptor, part.tensor, begin + run * distance + skipped, view[done : done + count])
             done += count
 
 
-def parts_of(tensors: Iterable[StoredTensor], most: int) -> Iterator[tuple[StoredTensor, int, int]]:
-    """(tensor, index of the first element, bytes) of each block of at most so many bytes."""
+def chunk_ranges(tensors: Iterable[StoredTensor], chunk_bytes: int) -> Iterator[tuple[StoredTensor, int, int]]:
+    """Yield each chunk's tensor, number of its first element, and size in bytes, which is at most `chunk_bytes`."""
     for tensor in tensors:
         size = tensor.stop - tensor.start
-        for start in range(0, size, most):
-            yield tensor, start // tensor.dtype.itemsize, min(most, size - start)
+        for start in range(0, size, chunk_bytes):
+            yield tensor, start // tensor.dtype.itemsize, min(chunk_bytes, size - start)
 
 
 def read_exactly(descriptor: int, tensor: StoredTensor, first: int, target: Tensor) -> None:
-    """Read as many bytes as `target` (uint8, in the host's memory) has, from element `first` of a tensor on.
+    """Fill `target` (uint8, in host memory) with the bytes of a tensor from element `first` on.
 
     Raises:
         CheckpointError: the file cannot be read, or ends early.
@@ -244,14 +255,14 @@ def read_exactly(descriptor: int, tensor: StoredTensor, first: int, target: Tens
     _read_at(descriptor, tensor, tensor.start + first * tensor.dtype.itemsize, memoryview(target.numpy().data))
 
 
-def _read_at(descriptor: int, tensor: StoredTensor, place: int, view: memoryview) -> None:
+def _read_at(descriptor: int, tensor: StoredTensor, position: int, view: memoryview) -> None:
     while view:
         try:
-            count = os.preadv(descriptor, [view], place)
+            count = os.preadv(descriptor, [view], position)
         except OSError as error:
             raise CheckpointError(
                 f"{tensor.file} cannot be read: {error.strerror}", "check the disk, or fetch the file again"
             ) from error
         if not count:
             raise CheckpointError(f"{tensor.file} ends in the middle of {tensor.name}", "fetch the file again")
-        view, place = view[count:], place + count
+        view, position = view[count:], position + count

@@ -1,10 +1,10 @@
-"""The part of a network that one of several ranks holds, and the part of each stored tensor that it reads for it.
+"""Shards of a network, one per rank, and the part of each stored tensor that a shard needs.
 
-Attention is split by whole heads, a SwiGLU by matching rows of gate and up, each expert like a SwiGLU, the head that
-predicts pictures like an MLP, and the vocabulary by tokens (Shoeybi et al. 2019, arXiv:1909.08053). So a rank's
-network is one of the same kind with fewer heads, narrower MLPs and fewer tokens, and a tensor's slice follows from the
-two shapes: of a projection into heads or into an MLP a rank has rows, of one out of them columns, and all of whatever
-is the same size in both. What writes text and what draws may be split into different numbers of parts.
+Attention is split by whole heads, a SwiGLU by matching rows of gate and up, each expert like a SwiGLU, the flow-
+matching head like an MLP, and the vocabulary by tokens (Shoeybi et al. 2019, arXiv:1909.08053). So a shard is a network
+of the same architecture with fewer heads, narrower MLPs and fewer tokens, and the two shapes of a tensor determine its
+part: rows of a projection into heads or into an MLP, columns of a projection out of them, and the whole tensor if the
+shapes are equal. The two towers may be split into different numbers of shards.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from model.network.configuration import DenseMLP, ModelConfig, SparseExperts
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count` equal ones."""
+    """Shard number `index` (from 0) of `count` equal ones."""
 
     index: int = 0
     count: int = 1
@@ -25,11 +25,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Shards:
-    """What a rank holds of a network.
+    """One rank's shards of a network.
 
     Attributes:
-        und: its part of the und tower and of the vocabulary.
-        gen: its part of the gen tower and of the head that predicts pictures.
+        und: shard of the und tower and of the vocabulary.
+        gen: shard of the gen tower and of the flow-matching head.
     """
 
     und: Shard = Shard()
@@ -37,34 +37,34 @@ class Shards:
 
     @classmethod
     def equal(cls, index: int, count: int) -> "Shards":
-        """Part `index` of `count` of everything."""
+        """Return shard `index` of `count` of both towers."""
         return cls(Shard(index, count), Shard(index, count))
 
     def of(self, parameter: str) -> Shard:
-        """The part of one of the network's parameters, by its name."""
-        return self.gen if _draws(parameter) else self.und
+        """Return the shard that a parameter belongs to."""
+        return self.gen if _is_gen(parameter) else self.und
 
 
 WHOLE = Shards()
 
 
 def shard_layout(config: ModelConfig, shards: Shards) -> dict[str, ParameterSlice]:
-    """`checkpoint_layout` of a rank's part of a network; `config` is that of the whole one."""
+    """Return `checkpoint_layout` of a rank's shards; `config` describes the whole network."""
     und = checkpoint_layout(split_config(config, shards.und.count))
     if shards.gen.count == shards.und.count:
         return und
     gen = checkpoint_layout(split_config(config, shards.gen.count))
-    return {name: (gen if _draws(slot.parameter) else und)[name] for name, slot in und.items()}
+    return {name: (gen if _is_gen(target.parameter) else und)[name] for name, target in und.items()}
 
 
-def _draws(parameter: str) -> bool:
+def _is_gen(parameter: str) -> bool:
     return parameter.startswith(("gen.", "fm_head."))
 
 
 def split_config(config: ModelConfig, count: int) -> ModelConfig:
-    """The configuration of one of `count` parts; `possible_splits` says which counts there are.
+    """Return the configuration of one of `count` shards; `possible_splits` lists the counts.
 
-    The last part of a vocabulary is filled up to the size of the others.
+    The last shard of a vocabulary is padded to the size of the others.
     """
     if count == 1:
         return config
@@ -88,17 +88,17 @@ def _split_mlp(mlp: DenseMLP | SparseExperts, count: int) -> DenseMLP | SparseEx
 
 
 def possible_splits(config: ModelConfig) -> list[int]:
-    """The counts that divide heads, key/value heads and the widths of the MLPs."""
+    """Return the numbers of shards that divide heads, key/value heads and the widths of the MLPs."""
     transformer, flow = config.transformer, config.flow
-    # Four channels of a convolutional head become one for its second convolution.
+    # The second convolution of a convolutional head reads a quarter of the first one's channels.
     head = flow.head_width // 4 if flow.convolutional_head else flow.head_width
     widths = transformer.und_mlp.intermediate_size, transformer.gen_mlp.intermediate_size
-    divided = transformer.heads, transformer.kv_heads, head, *widths
-    return [count for count in range(1, transformer.kv_heads + 1) if not any(each % count for each in divided)]
+    sizes = transformer.heads, transformer.kv_heads, head, *widths
+    return [count for count in range(1, transformer.kv_heads + 1) if not any(size % count for size in sizes)]
 
 
 def require_split(config: ModelConfig, count: int) -> None:
-    """Raise DeviceError unless the network can be split into so many parts."""
+    """Raise DeviceError unless the network can be split into `count` shards."""
     possible = possible_splits(config)
     if count not in possible:
         transformer = config.transformer
@@ -109,15 +109,15 @@ def require_split(config: ModelConfig, count: int) -> None:
         )
 
 
-def shard_of(tensor: StoredTensor, slot: ParameterSlice, shards: Shards) -> TensorPart:
-    """What a rank reads of a tensor.
+def shard_of(tensor: StoredTensor, target: ParameterSlice, shards: Shards) -> TensorPart:
+    """Return the part of a tensor that a rank reads.
 
     Args:
-        slot: of the rank's own part, from `shard_layout`.
+        target: the tensor's parameter slice in the rank's shard, from `shard_layout`.
     """
-    shard = shards.of(slot.parameter)
-    for axis, (ours, all_of_it) in enumerate(zip(slot.shape, tensor.shape, strict=True)):
-        if ours != all_of_it:
-            start = shard.index * ours
-            return TensorPart(tensor, axis, start, min(ours, all_of_it - start))
+    shard = shards.of(target.parameter)
+    for axis, (size, whole_size) in enumerate(zip(target.shape, tensor.shape, strict=True)):
+        if size != whole_size:
+            start = shard.index * size
+            return TensorPart(tensor, axis, start, min(size, whole_size - start))
     return TensorPart.whole(tensor)

@@ -1,14 +1,15 @@
-"""Lists of tensor names that a person can read."""
+"""Lists of tensor names in messages, kept short."""
 
 import re
 from collections.abc import Iterable, Sequence
 
 NUMBERED = re.compile(r"(?<=layers\.|xperts\.)\d+")
-"""A layer's or an expert's number in a tensor's name."""
+"""The number of a layer or an expert in a tensor's name."""
 
 
-def listed(names: Iterable[str]) -> str:
-    """All names, one line for those that differ only in layer and expert numbers: `layers.{0-4,7}.mlp…`."""
+def format_names(names: Iterable[str]) -> str:
+    """List names, one per line. Names that differ only in layer and expert numbers share a line, like
+    `layers.{0-4,7}.mlp…`."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(NUMBERED.sub("*", name), []).append(name)
@@ -17,7 +18,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _collapsed(pattern: str, members: Sequence[str]) -> str:
-    """One line for names of the same pattern: each `*` becomes the numbers that stand there."""
+    """Return one line for names of the same pattern, with the numbers in place of each `*`."""
     columns = zip(*(NUMBERED.findall(name) for name in members), strict=True)
     for column in columns:
         pattern = pattern.replace("*", f"{{{_ranges(sorted({int(number) for number in column}))}}}", 1)
@@ -25,11 +26,11 @@ def _collapsed(pattern: str, members: Sequence[str]) -> str:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """[0, 1, 2, 5] → '0-2,5'."""
-    parts: list[list[int]] = []
+    """Write sorted numbers as ranges: [0, 1, 2, 5] → '0-2,5'."""
+    ranges: list[list[int]] = []
     for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1].append(number)
         else:
-            parts.append([number])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+            ranges.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in ranges)

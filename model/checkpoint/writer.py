@@ -1,4 +1,4 @@
-"""Write a checkpoint in the official layout: configuration, sharded weights with their index, tokenizer, settings."""
+"""Writing of checkpoints in the official layout: configuration, weight files with their index, tokenizer, settings."""
 
 import json
 import shutil
@@ -29,14 +29,15 @@ def write_checkpoint(
     tokenizer: Tokenizer | None = None,
     recommended: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `config.json`, the weights and, where given, a tokenizer and the contents of
-    `recommended_settings.json`.
+    """Write `config.json`, the weights and, if given, a tokenizer and `recommended_settings.json`.
 
-    One shard is held at a time. The folder appears under its name only when it is complete.
+    One weight file is in memory at a time. The folder gets its name when it is complete.
 
     Args:
         fields: contents of `config.json`.
-        numbers: gives the tensor of an official name, in its slot's shape and in `dtype`.
+        numbers: official name and parameter slice → the tensor, in the slice's shape and in `dtype`.
+        shard_bytes: largest size of a weight file.
+        recommended: contents of `recommended_settings.json`.
 
     Raises:
         CheckpointError: `folder` exists already.
@@ -46,14 +47,14 @@ def write_checkpoint(
     if folder.exists():
         raise CheckpointError(f"{folder} exists already", "name a folder that does not exist yet")
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    partial = scratch / folder.name  # a folder of its own, with the permissions of the user's umask
+    partial = scratch / folder.name  # unlike mkdtemp's folder, it has the permissions of the user's umask
     partial.mkdir()
     try:
-        shards = _split(layout, shard_bytes, dtype)
+        files = _split(layout, shard_bytes, dtype)
         weight_map = {}
-        for number, names in enumerate(shards, start=1):
-            file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-            # Not save_file: whatever the user's umask, its files are for nobody else to read.
+        for number, names in enumerate(files, start=1):
+            file = f"model-{number:05}-of-{len(files):05}.safetensors"
+            # Not save_file: it ignores the user's umask, and other users could not read the files.
             tensors = {name: numbers(name, layout[name]).contiguous() for name in names}
             (partial / file).write_bytes(save(tensors, {"format": "pt"}))
             weight_map.update(dict.fromkeys(names, file))
@@ -71,7 +72,7 @@ def write_checkpoint(
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """Save in the form that transformers reads."""
+    """Save a tokenizer in the format that transformers reads."""
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -83,12 +84,13 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def _split(layout: Mapping[str, ParameterSlice], shard_bytes: int, dtype: torch.dtype) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
+    """Return the names of the tensors of each weight file."""
+    files: list[list[str]] = [[]]
     size = 0
     for name, target in layout.items():
-        if shards[-1] and size + target.numel * dtype.itemsize > shard_bytes:
-            shards.append([])
+        if files[-1] and size + target.numel * dtype.itemsize > shard_bytes:
+            files.append([])
             size = 0
-        shards[-1].append(name)
+        files[-1].append(name)
         size += target.numel * dtype.itemsize
-    return shards
+    return files

@@ -13,7 +13,7 @@ from model import Engine, GenerateRequest, ImageSettings, Notice, Picture
 from model.checkpoint import safetensors_files as shards
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint
-from model.checkpoint.lora import PREFIX, Merging, read_adapters
+from model.checkpoint.lora import PREFIX, AdapterMerger, read_adapters
 from model.checkpoint.named_lora import NamedLora, format_loras, parse_loras
 from model.errors import CheckpointError
 from model.network.configuration import read_config
@@ -140,7 +140,7 @@ def test_what_does_not_fit_changes_nothing(tiny_checkpoint: Path, tmp_path: Path
     engine = Engine.load(tiny_checkpoint, device="cpu", lora=str(good))
     before = picture(engine)
     with pytest.raises(
-        CheckpointError, match=r"1 of layers that the model has not:\n  language_model.model.layers.77.x"
+        CheckpointError, match=r"1 of layers that the model does not have:\n  language_model.model.layers.77.x"
     ):
         engine.use_loras([bad])
     assert engine.loras == (good,) and picture(engine) == before
@@ -154,16 +154,16 @@ def test_a_change_that_is_cut_off_is_not_used(
     before = picture(engine)
     count = 0
 
-    def interrupted(self: Merging, *arguments: Any) -> torch.Tensor:
+    def interrupted(self: AdapterMerger, *arguments: Any) -> torch.Tensor:
         nonlocal count
         count += 1
         if count > 3:
             raise KeyboardInterrupt
         return merged(self, *arguments)
 
-    merged = Merging.merged
+    merged = AdapterMerger.merge
     with monkeypatch.context() as patched:
-        patched.setattr(Merging, "merged", interrupted)
+        patched.setattr(AdapterMerger, "merge", interrupted)
         with pytest.raises(KeyboardInterrupt):
             engine.use_loras([lora])
     with pytest.raises(CheckpointError, match="an earlier change of LoRAs was interrupted"):
@@ -176,12 +176,12 @@ def test_a_change_that_is_cut_off_is_not_used(
     ("edit", "said"),
     [
         (lambda t: t.pop(f"{LAYER}.self_attn.q_proj.lora_up.weight"), "1 without lora_down or lora_up:"),
-        (lambda t: t.update({"stray.weight": torch.ones(2)}), "1 that are no part of a LoRA:\n  stray.weight"),
+        (lambda t: t.update({"stray.weight": torch.ones(2)}), "1 that do not belong to a LoRA:\n  stray.weight"),
         (
             lambda t: t.update({f"{LAYER}.self_attn.q_proj.lora_up.weight": torch.ones(3, 2)}),
             "1 of another shape:\n  language_model.model.layers.1.self_attn.q_proj: up [3, 2]",
         ),
-        (lambda t: [t.pop(key) for key in list(t)] and t.update({"x": torch.ones(1)}), "no part of a LoRA in it"),
+        (lambda t: [t.pop(key) for key in list(t)] and t.update({"x": torch.ones(1)}), "it has no LoRA tensors"),
     ],
 )
 def test_a_file_that_fits_in_part_is_refused_with_names(
@@ -200,8 +200,8 @@ def test_a_file_that_fits_in_part_is_refused_with_names(
     ("name", "said"),
     [
         ("missing.safetensors", "there is no LoRA file missing.safetensors"),
-        ("empty", "empty holds 0 safetensors files"),
-        ("two", "two holds 2 safetensors files (a.safetensors, b.safetensors)"),
+        ("empty", "empty has 0 safetensors files"),
+        ("two", "two has 2 safetensors files (a.safetensors, b.safetensors)"),
         ("text.safetensors", "text.safetensors cannot be read as a LoRA"),
     ],
 )
