@@ -1,6 +1,6 @@
-"""How fast a model runs here, and how far that is from what the device could do.
+"""Benchmarks: how fast a model runs on this machine, and how close that is to the limits of the device.
 
-Public names, resolved on first use: importing this package does not import torch.
+Public names are imported on first use, so importing this package does not import PyTorch.
 """
 
 from importlib import import_module
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from model.bench.bench import BenchPart, BenchPlan, Figure, describe_bench, measure
     from model.bench.ceilings import Ceilings
     from model.bench.doctor import Examination, examine
-    from model.bench.forecast import Forecast, Supply
+    from model.bench.forecast import Bandwidth, Forecast
     from model.bench.machine import Machine
     from model.memory.estimate import OffloadPlan
 
@@ -18,13 +18,14 @@ _HOMES = {
     "model.bench.bench": ["BenchPlan", "BenchPart", "Figure", "describe_bench", "measure"],
     "model.bench.ceilings": ["Ceilings"],
     "model.bench.doctor": ["Examination", "examine"],
-    "model.bench.forecast": ["Forecast", "Supply"],
+    "model.bench.forecast": ["Bandwidth", "Forecast"],
     "model.bench.machine": ["Machine"],
     "model.memory.estimate": ["OffloadPlan"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Bandwidth",
     "BenchPart",
     "BenchPlan",
     "Ceilings",
@@ -33,7 +34,6 @@ __all__ = [
     "Forecast",
     "Machine",
     "OffloadPlan",
-    "Supply",
     "describe_bench",
     "examine",
     "measure",

@@ -1,6 +1,5 @@
-"""The measurements of `sensenova bench`: denoising steps, writing, loading."""
+"""The measurements of `sensenova bench`: denoising steps, decoding and loading."""
 
-import platform
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ from config.settings import ImageSettings, LoadSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size
 from model.backends.select import select_backend
 from model.bench.ceilings import Ceilings, measure_ceilings, median_seconds
+from model.bench.machine import device_name
 from model.checkpoint.layout import ParameterSlice
 from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.quantization import quantize_network, resolve_quantization
@@ -34,7 +34,7 @@ from model.network.counts import prediction_flops, token_bytes
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
 from model.sampling.backend import Backend
-from model.sampling.decode import CACHE_STEP, decode, greedy
+from model.sampling.decode import CACHE_GROWTH, decode, greedy
 from model.sampling.denoise import Step, denoise
 from model.sampling.guidance import generate_guidance
 from model.sampling.prefill import DenoiseState, Prefix, prefill
@@ -42,15 +42,15 @@ from model.sampling.prefill import DenoiseState, Prefix, prefill
 BenchPart = Literal["denoise", "decode", "load"]
 
 PROMPT_TOKENS, UNCONDITIONAL_TOKENS = 500, 12
-"""Lengths of the prefixes: a long prompt, and about what the unconditional branch has."""
+"""Lengths of the prefixes: a long prompt, and about that of the unconditional branch."""
 PROMPT_IDS = 256
-"""Tokens of the prompts are among so many first ones, which every vocabulary has."""
+"""Prompts use token ids below this number, which every vocabulary has."""
 WARM_UP_TOKENS = 8
 FIRST_STEPS = 5
 SHAPE_SIZES: tuple[Size, ...] = ((1024, 1024), (2048, 2048))
-"""Sizes of pictures that are measured for a built-in shape where none is named."""
+"""Picture sizes measured for a built-in shape if no size is named."""
 LOAD_LAYERS = 4
-"""Layers of the checkpoint that is written where there is none to load: 5.6 GB of an 8B model."""
+"""Layers of the checkpoint that is written to be loaded for a built-in shape: 5.6 GB of an 8B model."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,13 @@ class Figure:
     """One measurement.
 
     Attributes:
-        work: what was done, such as `guided step 2048x2048`.
-        seconds: the median of one such thing: a step, a token, a whole loading.
-        rate: floating-point operations or bytes a second, or 0 where neither says anything.
-        unit: of `rate`.
-        ceiling: what the device reached by itself, in the same unit, or 0 where nothing like it was measured.
-        peak_memory: bytes; on CUDA the most allocated during the work, elsewhere the process's peak resident set.
+        work: the name of the measured work, such as `guided step 2048x2048`.
+        seconds: the median time of one step, one token or one load.
+        rate: floating-point operations or bytes per second; 0 if neither is meaningful.
+        unit: the unit of `rate`.
+        ceiling: the device's own rate in the same unit, from `measure_ceilings`; 0 if none compares.
+        peak_memory: bytes; on CUDA the peak of allocated memory during the work, elsewhere the process's peak resident
+            set.
     """
 
     work: str
@@ -75,20 +76,20 @@ class Figure:
 
     @property
     def share(self) -> float | None:
-        """Of the ceiling, 0 to 1; None where there is none."""
+        """The rate as a fraction of the ceiling, 0 to 1; None without a ceiling."""
         return self.rate / self.ceiling if self.ceiling else None
 
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """What is to be measured.
+    """The model and the work to measure.
 
     Attributes:
-        model: a checkpoint folder, or the name of a built-in shape (`SHAPES`) that gets random weights.
-        works: in the order in which they are done.
-        sizes: of pictures; if empty, the first one the model was trained on.
-        steps, tokens: how many are timed.
-        settings: the device, the number format, the quantization, and whether kernels are compiled.
+        model: a checkpoint folder, or the name of a built-in shape (`SHAPES`), which gets random weights.
+        works: the parts to measure, in this order.
+        sizes: picture sizes; if empty, the first size that the model was trained on.
+        steps, tokens: the numbers of timed steps and tokens.
+        settings: the device, number format, quantization, and whether kernels are compiled.
     """
 
     model: Path | str
@@ -100,12 +101,12 @@ class BenchPlan:
 
 
 def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
-    """Measure the device, then the works one by one.
+    """Measure the device, then each part of the plan; yield each result as soon as it is known.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        DeviceError: there is no such quantization in this number format.
-        DeviceMemoryError: the weights or the work do not fit.
+        DeviceError: the device does not exist, or the quantization is not supported with it or the number format.
+        DeviceMemoryError: the weights or the work do not fit in the device's memory.
     """
     device, dtype = resolve_device(plan.settings.device), resolve_dtype(plan.settings.dtype)
     usual = read_recommended(plan.model).trained_sizes[:1] if isinstance(plan.model, Path) else SHAPE_SIZES
@@ -136,13 +137,12 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
 
 
 def describe_bench(plan: BenchPlan) -> dict[str, Any]:
-    """Facts that belong beside every figure: device, number format, PyTorch's version, and so on."""
+    """Return the conditions of the measurements: device, number format, PyTorch's version and so on."""
     device = resolve_device(plan.settings.device)
-    on_cuda = device.type == "cuda"
     return {
         "weights": "random" if isinstance(plan.model, str) else "its own",
-        "device": torch.cuda.get_device_name(device) if on_cuda else f"{platform.machine()} {device}",
-        "threads": None if on_cuda else torch.get_num_threads(),
+        "device": device_name(device),
+        "threads": None if device.type == "cuda" else torch.get_num_threads(),
         "dtype": plan.settings.dtype,
         "quantization": plan.settings.quantization,
         "enforce_eager": plan.settings.enforce_eager,
@@ -153,15 +153,15 @@ def describe_bench(plan: BenchPlan) -> dict[str, Any]:
 
 
 def shape_config(shape: str) -> ModelConfig:
-    """The configuration of a built-in shape."""
+    """Return the configuration of a built-in shape."""
     return parse_config(config_fields(**SHAPES[shape]), shape)
 
 
 def bench_denoise(backend: Backend, size: Size, steps: int, ceilings: Ceilings) -> Iterator[Figure]:
-    """Steps of one picture with guidance (two branches), without, and the time from a prompt to the first step.
+    """Measure guided steps (two branches), unguided steps, prefill, and the time from a prompt to the first step.
 
     Args:
-        steps: how many are taken in a row; the first one does not count.
+        steps: the number of timed steps. One more step runs before them and is not timed.
     """
     network = backend.network
     tokens = size[0] * size[1] // TOKEN_PIXELS**2
@@ -174,12 +174,12 @@ def bench_denoise(backend: Backend, size: Size, steps: int, ceilings: Ceilings) 
         ("unguided step", 1.0, flops["condition"]),
     ):
         reset_peak_memory(network.device)
-        median = _step_seconds(backend, size, ImageSettings(num_steps=steps + 1, cfg_scale=scale))
+        median = median_step_seconds(backend, size, ImageSettings(num_steps=steps + 1, cfg_scale=scale))
         title = f"{name} {format_size(size)}"
         yield Figure(title, median, work / median, "FLOP/s", ceilings.gemm, peak_memory(network.device))
     reset_peak_memory(network.device)
     settings = ImageSettings()
-    median = median_seconds(lambda: _prefixes(network, tokens), network.device)
+    median = median_seconds(lambda: prefill_prompts(network, tokens), network.device)
     title = f"{PROMPT_TOKENS}-token prompt read, both branches"
     yield Figure(title, median, 0.0, "FLOP/s", 0.0, peak_memory(network.device))
     median = statistics.median(_first_step_seconds(backend, size, settings) for _ in range(FIRST_STEPS))
@@ -187,14 +187,14 @@ def bench_denoise(backend: Backend, size: Size, steps: int, ceilings: Ceilings) 
     yield Figure(title, median, 0.0, "FLOP/s", 0.0, peak_memory(network.device))
 
 
-def _step_seconds(backend: Backend, size: Size, settings: ImageSettings) -> float:
-    """The median of a picture's steps but the first."""
+def median_step_seconds(backend: Backend, size: Size, settings: ImageSettings) -> float:
+    """Return the median time of a picture's steps, without the first step."""
     drawing = denoise(backend, denoise_states(backend, size), generate_guidance(settings), size, 42, settings)
-    return statistics.median(list(_seconds_each(drawing))[1:])
+    return statistics.median(list(seconds_of_each(drawing))[1:])
 
 
 def _first_step_seconds(backend: Backend, size: Size, settings: ImageSettings) -> float:
-    """From a prompt until the first step is told."""
+    """Return the time from a prompt to the end of the first step."""
     synchronize(backend.network.device)
     clock = time.perf_counter()
     drawing = denoise(backend, denoise_states(backend, size), generate_guidance(settings), size, 42, settings)
@@ -203,11 +203,11 @@ def _first_step_seconds(backend: Backend, size: Size, settings: ImageSettings) -
 
 
 def bench_decode(backend: Backend, tokens: int, ceilings: Ceilings) -> Figure:
-    """Greedy writing behind a text of 500 tokens, one token after another."""
+    """Measure greedy decoding behind a prompt of `PROMPT_TOKENS` tokens."""
     network, device = backend.network, backend.network.device
     reset_peak_memory(device)
-    prefix = text_prefix(network, PROMPT_TOKENS, min(tokens, CACHE_STEP))
-    seconds = list(_seconds_each(decode(backend, prefix, greedy, tokens + WARM_UP_TOKENS, ())))
+    prefix = text_prefix(network, PROMPT_TOKENS, min(tokens, CACHE_GROWTH))
+    seconds = list(seconds_of_each(decode(backend, prefix, greedy, tokens + WARM_UP_TOKENS, ())))
     median = statistics.median(seconds[WARM_UP_TOKENS:])
     itemsizes = network.dtype.itemsize, network.und.weight_itemsize
     read = token_bytes(network.config, PROMPT_TOKENS + tokens // 2, *itemsizes)
@@ -215,7 +215,7 @@ def bench_decode(backend: Backend, tokens: int, ceilings: Ceilings) -> Figure:
 
 
 def bench_load(checkpoint: Path, device: torch.device, dtype: torch.dtype) -> Figure:
-    """Load a checkpoint twice and take the second time, when its files are in memory already."""
+    """Load a checkpoint twice and time the second load, when its files are in the page cache."""
     total = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
     reset_peak_memory(device)
     seconds = 0.0
@@ -229,16 +229,15 @@ def bench_load(checkpoint: Path, device: torch.device, dtype: torch.dtype) -> Fi
 
 
 def bench_load_of_shape(shape: str, device: torch.device, dtype: torch.dtype) -> Figure:
-    """The same with a checkpoint of zeros that is written to a temporary folder: of a built-in model's shape, with
-    fewer layers.
+    """Measure loading for a built-in shape, with a checkpoint of zeros and fewer layers in a temporary folder.
 
     Raises:
-        SenseNovaError: there is no room for it.
+        SenseNovaError: the checkpoint cannot be written.
     """
     fields = config_fields(**{**SHAPES[shape], "layers": LOAD_LAYERS})
 
-    def zeros(name: str, slot: ParameterSlice) -> Tensor:
-        return torch.zeros(slot.shape, dtype=torch.bfloat16)
+    def zeros(name: str, place: ParameterSlice) -> Tensor:
+        return torch.zeros(place.shape, dtype=torch.bfloat16)
 
     with tempfile.TemporaryDirectory(prefix="sensenova-bench-") as scratch:
         folder = Path(scratch) / shape
@@ -253,33 +252,34 @@ def bench_load_of_shape(shape: str, device: torch.device, dtype: torch.dtype) ->
         return bench_load(folder, device, dtype)
 
 
-def _prefixes(network: SenseNovaU1, room: int) -> dict[Branch, Prefix]:
+def prefill_prompts(network: SenseNovaU1, reserve: int) -> dict[Branch, Prefix]:
+    """Prefill the prompts of both branches, with `reserve` more positions in the KV cache."""
     return {
-        "condition": text_prefix(network, PROMPT_TOKENS, room),
-        "unconditional": text_prefix(network, UNCONDITIONAL_TOKENS, room),
+        "condition": text_prefix(network, PROMPT_TOKENS, reserve),
+        "unconditional": text_prefix(network, UNCONDITIONAL_TOKENS, reserve),
     }
 
 
 def denoise_states(backend: Backend, size: Size) -> Mapping[Branch, DenoiseState]:
-    """Both prefixes, read, and ready for a picture to be drawn on."""
+    """Prefill the prompts of both branches and return their denoise states."""
     tokens = size[0] * size[1] // TOKEN_PIXELS**2
-    prefixes = _prefixes(backend.network, backend.room_behind(tokens))
+    prefixes = prefill_prompts(backend.network, backend.room_behind(tokens))
     with torch.inference_mode():
         return backend.denoise_states(prefixes, tokens)
 
 
-def text_prefix(network: SenseNovaU1, tokens: int, room: int) -> Prefix:
-    """A text of random tokens that has been read."""
+def text_prefix(network: SenseNovaU1, tokens: int, reserve: int) -> Prefix:
+    """Prefill a text of random tokens, with `reserve` more positions in the KV cache."""
     device = network.device
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, PROMPT_IDS, (tokens,), generator=generator).to(device)
     sequence = TokenSequence(ids, text_positions(0, tokens, device), (Segment(tokens, causal=True),), tokens)
     with torch.inference_mode():
-        return prefill(network, sequence, [], room)
+        return prefill(network, sequence, [], reserve)
 
 
-def _seconds_each(stream: Iterable[object]) -> Iterator[float]:
-    """How long each item of a stream took, a step waited for."""
+def seconds_of_each(stream: Iterable[object]) -> Iterator[float]:
+    """Yield the seconds that each item of a stream takes. A step ends when the device has finished it."""
     clock = time.perf_counter()
     for item in stream:
         if isinstance(item, Step):

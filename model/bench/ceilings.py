@@ -1,4 +1,4 @@
-"""What the device can do at best, measured: a large matrix product and a large copy."""
+"""Ceilings of the device's speed: the rates of a large matrix product and of a large copy."""
 
 import math
 import statistics
@@ -11,12 +11,12 @@ import torch
 from model.devices import synchronize
 
 GEMM_SIDE = {"cuda": 8192, "mps": 4096, "cpu": 2048}
-"""Rows and columns of the matrices that are multiplied."""
+"""Rows and columns of the multiplied matrices."""
 COPY_BYTES = {"cuda": 2 * 2**30, "mps": 2**29, "cpu": 2**28}
-"""More than any cache holds."""
+"""Larger than any cache of the device."""
 REPEATS, WARM_UPS = 10, 3
 ENOUGH = 4.0
-"""Seconds after which slow work is not repeated: a CPU without bfloat16 instructions takes 7 s for one product."""
+"""Seconds after which slow work is not repeated. A CPU without bfloat16 instructions takes 7 s for one product."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Ceilings:
     """Rates of one device in one number format.
 
     Attributes:
-        gemm: floating-point operations a second in a square matrix product.
-        copy: bytes a second, read and written bytes both counted, in a copy within the device's memory.
+        gemm: floating-point operations per second in a square matrix product.
+        copy: bytes per second in a copy within the device's memory. Each byte counts twice: read and written.
     """
 
     gemm: float
@@ -34,7 +34,7 @@ class Ceilings:
 
 @torch.inference_mode()
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    """Measure both; takes 1 to 12 s, and on CUDA 4 GiB for a moment."""
+    """Measure both rates. This takes 1 to 12 s, and on CUDA 4 GiB of device memory."""
     side = GEMM_SIDE[device.type]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
@@ -46,7 +46,11 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, enough: float = math.inf) -> float:
-    """Median time of one run, in seconds. The first runs do not count, unless all of them together took `enough`."""
+    """Return the median time of one run, in seconds.
+
+    Args:
+        enough: seconds after which no further run starts. The first `WARM_UPS` runs count only if there are no others.
+    """
     seconds: list[float] = []
     while len(seconds) < WARM_UPS + REPEATS and sum(seconds) < enough:
         synchronize(device)

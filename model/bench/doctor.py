@@ -9,7 +9,7 @@ from config.settings import LoadSettings
 from config.sizes import Size
 from model.bench.bench import SHAPE_SIZES, shape_config
 from model.bench.ceilings import Ceilings, measure_ceilings
-from model.bench.forecast import Forecast, Supply, forecasts, measure_supply
+from model.bench.forecast import Bandwidth, Forecast, forecasts, measure_bandwidth
 from model.bench.machine import Machine, describe_machine
 from model.checkpoint.quantization import resolve_quantization
 from model.devices import resolve_device, resolve_dtype, usable_memory
@@ -22,14 +22,14 @@ class Examination:
     """The result of `examine`.
 
     Attributes:
-        ceilings, supply: rates that the device, the link to it and the files reach.
-        budget: bytes of the device's memory that a model may take; None where the system does not say.
-        forecasts: of each way to place the model at each size; empty without a budget.
+        ceilings, bandwidth: measured rates of the device, of the link to it and of the files.
+        budget: bytes of the device's memory that a model may take; None if the system does not report them.
+        forecasts: one for each offload plan at each size; empty without a budget.
     """
 
     machine: Machine
     ceilings: Ceilings
-    supply: Supply
+    bandwidth: Bandwidth
     budget: int | None
     forecasts: tuple[Forecast, ...]
 
@@ -40,23 +40,22 @@ def examine(
     sizes: Sequence[Size] = (),
     *,
     ceilings: Ceilings | None = None,
-    supply: Supply | None = None,
+    bandwidth: Bandwidth | None = None,
     on_machine: Callable[[Machine], None] = lambda machine: None,
 ) -> Examination:
-    """Find out which pictures a model would draw on this machine, and how fast.
+    """Predict which picture sizes a model can make on this machine, and how fast.
 
     Args:
-        model: a checkpoint's folder, or the name of a built-in shape (`SHAPES`), which needs no files.
-        settings: the device, the number format, the quantization and the memory.
-        sizes: of pictures, in pixels; if empty, the first one the model was trained on.
-        ceilings: rates of the device; None measures them.
-        supply: rates at which weights are loaded; None measures them.
-        on_machine: called with the machine before the measurements, which take a while.
+        model: a checkpoint folder, or the name of a built-in shape (`SHAPES`), which needs no files.
+        settings: the device, the number format, the quantization and the memory limit.
+        sizes: picture sizes in pixels; if empty, the first size that the model was trained on.
+        ceilings, bandwidth: known rates; None measures them.
+        on_machine: called with the machine before the measurements, which take some seconds.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        DeviceError: the device is not there, or has no such quantization.
-        DeviceMemoryError: the device has no memory left to measure with.
+        DeviceError: the device does not exist, or does not support the quantization.
+        DeviceMemoryError: the device has too little free memory for the measurements.
     """
     device, dtype = resolve_device(settings.device), resolve_dtype(settings.dtype)
     towers = resolve_quantization(settings.quantization, device, dtype)
@@ -68,8 +67,8 @@ def examine(
     on_machine(machine)
     with memory_errors("measuring this device", lambda: "end other programs that use it, and try again"):
         ceilings = ceilings or measure_ceilings(device, dtype)
-        supply = supply or measure_supply(device, folder)
+        bandwidth = bandwidth or measure_bandwidth(device, folder)
     found: tuple[Forecast, ...] = ()
     if budget is not None:
-        found = tuple(forecasts(config, sizes or usual, device, dtype.itemsize, towers, budget, ceilings, supply))
-    return Examination(machine, ceilings, supply, budget, found)
+        found = tuple(forecasts(config, sizes or usual, device, dtype.itemsize, towers, budget, ceilings, bandwidth))
+    return Examination(machine, ceilings, bandwidth, budget, found)

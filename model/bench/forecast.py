@@ -1,4 +1,4 @@
-"""What placements of a model would take on a device, without loading it: memory, and seconds of a guided step."""
+"""Forecasts for a model that is not loaded: the memory of each offload plan, and the seconds of a guided step."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from model.memory.estimate import (
     OffloadPlan,
     Weights,
     Workload,
-    choose,
+    choose_offload_plan,
     peak_bytes,
 )
 from model.memory.layer_buffers import RING
@@ -29,19 +29,19 @@ from model.network.configuration import ModelConfig
 from model.network.counts import prediction_flops
 
 SHARE_OF_CEILING = {"cuda": 0.75, "cpu": 0.8, "mps": 0.5}
-"""How much of a large matrix product's rate a step reaches (docs/performance.md; for a CPU docs/memory.md)."""
+"""Share of a large matrix product's rate that a step reaches (docs/performance.md; for a CPU docs/memory.md)."""
 LINK_BYTES, READ_BYTES = 256 * 2**20, 2 * 2**30
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One placement at one size.
+    """The forecast for one offload plan at one picture size.
 
     Attributes:
-        peak: predicted bytes of the device's memory.
-        fits: whether that is within the budget.
-        seconds: of a guided step, predicted.
-        chosen: whether `offload=auto` would take it.
+        peak: predicted peak of the device's memory, in bytes.
+        fits: whether the peak is within the budget.
+        seconds: predicted seconds of a guided step.
+        chosen: whether `offload=auto` would choose this plan.
     """
 
     size: Size
@@ -53,13 +53,13 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Supply:
-    """How fast weights come, bytes a second; None where it was not measured.
+class Bandwidth:
+    """The rates at which weights reach the device, in bytes per second; None if not measured.
 
     Attributes:
         link: from the host's memory to the device.
-        files: from the checkpoint's files to the host's memory, from its page cache where they are there.
-        note: what a user should know about these, or None.
+        files: from the checkpoint's files, or from the page cache if it contains them, to the host's memory.
+        note: a warning about the measurement, or None.
     """
 
     link: float | None
@@ -68,17 +68,17 @@ class Supply:
 
     @property
     def rate(self) -> float | None:
-        """The slower of the two."""
+        """The slower of the two rates; None if neither was measured."""
         known = [each for each in (self.link, self.files) if each is not None]
         return min(known) if known else None
 
 
-def measure_supply(device: torch.device, folder: Path | None) -> Supply:
-    """Copy 256 MiB, and read the first 2 GiB of a checkpoint."""
+def measure_bandwidth(device: torch.device, folder: Path | None) -> Bandwidth:
+    """Time a copy of 256 MiB to the device, and reading the first 2 GiB of a checkpoint."""
     link, note = None, None
     if device.type == "cuda":
         source, note = host_memory(LINK_BYTES, page_locked=True)
-        source.zero_()  # memory that nobody has written to need not be there yet
+        source.zero_()  # the system may not have allocated memory that was never written to
         target = torch.empty_like(source, device=device)
         target.copy_(source)
         synchronize(device)
@@ -95,7 +95,7 @@ def measure_supply(device: torch.device, folder: Path | None) -> Supply:
         files = stream.measure()
         stream.close()
         note = note or stream.note
-    return Supply(link, files, note)
+    return Bandwidth(link, files, note)
 
 
 def forecasts(
@@ -106,35 +106,36 @@ def forecasts(
     quantized: Sequence[str],
     budget: int,
     ceilings: Ceilings,
-    supply: Supply,
+    bandwidth: Bandwidth,
 ) -> Iterator[Forecast]:
-    """Everything on the device, the towers in turn, as many layers as fit, and two layers at a time."""
+    """Yield forecasts for each size: all weights, one tower, as many layers as fit, and two layers on the device."""
     weights = Weights.of(config, itemsize, quantized)
     module = OffloadPlan("module", weights.layers, whole_head=True)
-    least = OffloadPlan("layers", MIN_BUFFERS, whole_head=False)
+    smallest = OffloadPlan("layers", MIN_BUFFERS, whole_head=False)
     for size in sizes:
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
         work = Workload(tokens, USUAL_PREFIXES)
         candidates = [ALL_RESIDENT, module]
         chosen = None
         try:
-            chosen = choose("auto", config, weights, work, itemsize, budget)
-            layers = choose("layers", config, weights, work, itemsize, budget)
+            chosen = choose_offload_plan("auto", config, weights, work, itemsize, budget)
+            layers = choose_offload_plan("layers", config, weights, work, itemsize, budget)
             candidates += [layers] if MIN_BUFFERS < layers.buffers < weights.layers else []
         except DeviceMemoryError:
-            pass  # which the lines show
+            pass  # no plan fits, which `fits` of the forecasts shows
         flops = sum(prediction_flops(config, tokens, prefix) for prefix in USUAL_PREFIXES)
-        computing = flops / (ceilings.gemm * SHARE_OF_CEILING[device.type])
-        for offload_plan in [*candidates, least]:
+        compute_seconds = flops / (ceilings.gemm * SHARE_OF_CEILING[device.type])
+        for offload_plan in [*candidates, smallest]:
             peak = peak_bytes(config, weights, offload_plan, work, itemsize)
-            moved = _bytes_each_step(weights, offload_plan)
-            coming = moved / supply.rate if moved and supply.rate else 0.0
-            yield Forecast(size, offload_plan, peak, peak <= budget, max(computing, coming), offload_plan == chosen)
+            streamed = _streamed_bytes(weights, offload_plan)
+            stream_seconds = streamed / bandwidth.rate if streamed and bandwidth.rate else 0.0
+            seconds = max(compute_seconds, stream_seconds)
+            yield Forecast(size, offload_plan, peak, peak <= budget, seconds, offload_plan == chosen)
 
 
-def _bytes_each_step(weights: Weights, offload_plan: OffloadPlan) -> int:
-    """Of layers that take turns; each is read once for all branches."""
+def _streamed_bytes(weights: Weights, offload_plan: OffloadPlan) -> int:
+    """Return the bytes of layers that a step streams. Each layer is streamed once for all branches."""
     if not weights.streams(offload_plan):
         return 0
-    own = offload_plan.buffers - min(RING, offload_plan.buffers)
-    return (weights.layers - own) * weights.towers // (2 * weights.layers)
+    resident = offload_plan.buffers - min(RING, offload_plan.buffers)
+    return (weights.layers - resident) * weights.towers // (2 * weights.layers)

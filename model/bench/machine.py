@@ -1,4 +1,4 @@
-"""What this machine is: the facts that decide how a model runs on it."""
+"""Facts about this machine that decide how a model runs on it."""
 
 import os
 import platform
@@ -13,11 +13,14 @@ from model.network.configuration import ModelConfig
 
 @dataclass(frozen=True)
 class Machine:
-    """Attributes:
-    device: its name.
-    memory: bytes of the device's memory in all, and free; None where the system does not tell.
-    host_memory: the host's free memory, in bytes, likewise.
-    kernel_obstacle: why compiled kernels cannot be used on a GPU, or None; also None on a CPU, which has none.
+    """This machine and one of its devices.
+
+    Attributes:
+        python, torch: versions.
+        device: the device's name.
+        memory: total and free bytes of the device's memory; None if the system does not report them.
+        host_memory: free bytes of the host's memory; None if the system does not report them.
+        kernel_obstacle: why compiled kernels cannot be used on the GPU; None if they can, and on a CPU.
     """
 
     python: str
@@ -31,8 +34,13 @@ class Machine:
     kernel_obstacle: str | None
 
 
+def device_name(device: torch.device) -> str:
+    """Return a GPU's product name, or the processor's architecture and the kind of device, such as `x86_64 cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
+
+
 def describe_machine(device: torch.device, config: ModelConfig) -> Machine:
-    """As it is now."""
+    """Return the facts, with the memory that is free now."""
     on_cuda = device.type == "cuda"
     memory = None
     if on_cuda:
@@ -43,7 +51,7 @@ def describe_machine(device: torch.device, config: ModelConfig) -> Machine:
     return Machine(
         platform.python_version(),
         torch.__version__,
-        torch.cuda.get_device_name(device) if on_cuda else f"{platform.machine()} {device.type}",
+        device_name(device),
         memory,
         free_memory(torch.device("cpu")),
         os.cpu_count() or 1,
