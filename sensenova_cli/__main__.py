@@ -1,4 +1,4 @@
-"""The console script, and `python -m sensenova_cli`."""
+"""The entry point of the console script and of `python -m sensenova_cli`."""
 
 import contextlib
 import os
@@ -8,16 +8,16 @@ import threading
 from pathlib import Path
 
 INTERRUPTED = 130
-"""As in `sensenova_cli.errors`, which takes a moment to import."""
+"""The same value as in `sensenova_cli.errors`, whose import takes a while."""
 
 
 def main() -> None:
-    """Run the program and leave with its exit code."""
+    """Run the program and exit with its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Importing takes a while, and nothing has begun that would have to be tidied up.
-        signal.signal(number, lambda number, frame: _leave_interrupted())
-    _forget_current_folder()
-    _share_cores()
+        # Importing takes a while. Until then an interrupt can exit at once, because nothing needs cleanup.
+        signal.signal(number, lambda number, frame: _exit_interrupted())
+    _remove_current_folder()
+    _limit_spinning()
     rank = _rank()
     if rank > 0:
         from model import run_rank
@@ -31,16 +31,16 @@ def main() -> None:
     try:
         handle_signals()
         app()
-    except KeyboardInterrupt:  # outside of what `app` looks after
-        _leave_interrupted()
+    except KeyboardInterrupt:  # raised outside of `app`, which handles its own
+        _exit_interrupted()
     except SystemExit as end:
         if rank == 0:
             from model import release_rank_processes
 
             release_rank_processes()
-        flush_stdout()  # where it fails, that has had its say by now
-        # Threads of libraries, or a session's model that is still loading, may be in the middle of something long. The
-        # program does not wait for them, and the interpreter cannot shut down around them.
+        flush_stdout()  # an earlier write has already reported a failing stdout
+        # A thread of a library or of a loading model may still be busy for a long time. The interpreter would wait for
+        # it at shutdown, so the process exits without a shutdown.
         if end.code == INTERRUPTED or _is_loading():
             sys.stderr.flush()
             os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
@@ -48,22 +48,24 @@ def main() -> None:
 
 
 def _is_loading() -> bool:
-    """Whether a session has ended while its model was loading."""
+    """Return whether a session ended while its model was still loading."""
     return any(thread.name == "loading" for thread in threading.enumerate())
 
 
-def _share_cores() -> None:
-    """Let PyTorch's CPU threads, which begin later, wait for one another asleep after a moment (GNU OpenMP's default is
-    300,000 turns). Where another program of this kind wants the same cores, the threads of both hold up one another
-    otherwise: with 1,000 turns a picture of the demo took 1.1 s beside one, instead of 12 to 25 s. Where the cores are
-    free, more than 2,000 turns gain nothing that could be measured."""
+def _limit_spinning() -> None:
+    """Limit how long PyTorch's CPU threads spin while they wait for each other.
+
+    GNU OpenMP spins 300,000 iterations by default, which blocks the cores for other programs of this kind: two demos at
+    once took 12 to 25 s for a picture, and 1.1 s with 1,000 iterations. On free cores, more than 2,000 iterations gave
+    no measurable gain.
+    """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def _rank() -> int:
-    """This process's number among those that torchrun has started, or -1."""
-    if "RANK" not in os.environ:  # nearly always: without importing anything
+    """Return this process's rank if torchrun started it, else -1."""
+    if "RANK" not in os.environ:  # the usual case needs no import
         return -1
     from model import launched
 
@@ -71,33 +73,33 @@ def _rank() -> int:
     return world[0] if world else -1
 
 
-def _leave_interrupted() -> None:
+def _exit_interrupted() -> None:
     with contextlib.suppress(OSError):
         os.write(2, b"interrupted\n")
     os._exit(INTERRUPTED)
 
 
-def _forget_current_folder() -> None:
-    """Keep `model/`, `config.py` or `torch.py` of the user's folder from being imported instead of ours.
+def _remove_current_folder() -> None:
+    """Remove the current folder from the module search path, so that its `model/` or `torch.py` is not imported.
 
-    `python -m` and an empty part in PYTHONPATH put the current folder on the module search path.
+    `python -m` and an empty entry in PYTHONPATH put the current folder on the path.
     """
     home = Path(__file__).resolve().parent.parent
     try:
         here = Path.cwd()
-    except FileNotFoundError:  # it was deleted, and nothing can be imported from it
+    except FileNotFoundError:  # the folder was deleted, so nothing can be imported from it
         return
     if here != home and here not in _library_folders():
         sys.path[:] = [entry for entry in sys.path if entry and Path(entry).absolute() != here]
 
 
 def _library_folders() -> set[Path]:
-    """Folders that are on the module search path whatever the current folder is."""
+    """Return the folders that are on the module search path in any current folder."""
     import site
     import sysconfig
 
     folders = [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
-    # Compiled modules of the standard library have a folder of their own on some systems.
+    # On some systems, compiled modules of the standard library have their own folder.
     return {Path(folder) for folder in (*folders, sysconfig.get_config_var("DESTSHARED") or "")}
 
 

@@ -1,4 +1,4 @@
-"""The Typer app: its commands, and one place where every failure becomes a message and an exit code."""
+"""The Typer app: all commands, and the only place that turns failures into messages and exit codes."""
 
 import os
 import sys
@@ -21,14 +21,14 @@ INSTEAD = {
     ("generate", "--image"): 'to change a picture: sensenova edit --image FILE "…"',
     ("profile show", "--profile"): "the profile is a bare word here: sensenova profile show draft",
 }
-"""What to type where an option is looked for at a command that has none of that name."""
+"""Hints by command and option, for options that users expect at a command without them."""
 
 DASHED_TEXT = {
     "generate": 'generate -- "-…"',
     "chat": 'chat -- "-…"',
     "edit": 'edit --image FILE -- "-…"',
 }
-"""How a bare text is typed that starts with a dash."""
+"""How to type a text that starts with a dash, by command."""
 
 TOO_MANY_WORDS = {
     "generate": "put the prompt in quotes",
@@ -36,34 +36,34 @@ TOO_MANY_WORDS = {
     "edit": 'put the prompt in quotes, and pictures after --image: sensenova edit --image FILE "…"',
     "run": 'the prompt goes after --prompt, in quotes: sensenova run --prompt "…"',
 }
-"""What to type where a command was given more bare words than it takes."""
+"""Hints by command, for more words than the command takes."""
 
 
 class Program(TyperGroup):
-    """All commands. What they raise ends as a message on stderr and an exit code, under CliRunner, too."""
+    """The group of all commands. Their errors become a message on stderr and an exit code, also under CliRunner."""
 
-    def main(  # type: ignore[override]  # every further argument of Typer's is passed on
+    def main(  # type: ignore[override]  # Typer's other arguments are passed on
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> Any:
         """Run one command line and raise SystemExit with its code."""
         words = list(sys.argv[1:] if args is None else args)
         options = before_dashes(words)
         if "--no-color" in options:
-            # Set here, so that it holds for help and usage errors, too.
+            # Set before parsing, so that help and usage errors have no colours, too.
             os.environ["NO_COLOR"] = "1"
         extra["standalone_mode"] = False
         try:
             if not wants_help(words) and "--version" not in options:
                 _require_current_folder()
             result = super().main(spread_values(words) or ["--help"], prog_name="sensenova", **extra)
-            # A command returns None; typer.Exit and Ctrl-C come back as their exit code.
+            # A command returns None; typer.Exit and Ctrl-C return their exit code.
             code = result if isinstance(result, int) else DONE
             if code == INTERRUPTED:
-                _say_interrupted()
+                _print_interrupted()
         except Exception as error:
             code = self._report(error, options)
         except KeyboardInterrupt:
-            _say_interrupted()
+            _print_interrupted()
             code = INTERRUPTED
         sys.exit(code)
 
@@ -71,7 +71,7 @@ class Program(TyperGroup):
         from sensenova_cli.render.errors import print_error
 
         if isinstance(error, BrokenPipeError):
-            # Whatever read the results has gone, as `head -1` does; what was made stays.
+            # The reader of stdout has ended, as `head -1` does. Files that were made stay.
             discard_stdout()
             return FAILED
         if "--debug" in words:
@@ -79,7 +79,7 @@ class Program(TyperGroup):
         if isinstance(error, StdoutError):
             print_error(
                 f"stdout cannot be written: {error.strerror}",
-                "make room, or send the results elsewhere; pictures made so far stay where they are",
+                "make room, or redirect the results elsewhere; pictures made so far are kept",
             )
             return FAILED
         if isinstance(error, SenseNovaError):
@@ -92,14 +92,14 @@ class Program(TyperGroup):
             return FAILED
         hint = "" if "--debug" in words else "run again with --debug for the traceback"
         if isinstance(error, OSError) and error.strerror:
-            # Trouble with files is dealt with where they are used; this is the rest.
+            # Code that uses files reports their errors itself; this handles the rest.
             print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, hint)
             return FAILED
         print_error(f"unexpected {type(error).__name__}: {error or 'no message'}", hint)
         return FAILED
 
     def _report_usage(self, error: typer.TyperException, words: Sequence[str]) -> None:
-        """An error of the parser, in our words."""
+        """Print an error of the parser in the style of our own errors."""
         from sensenova_cli.render.errors import print_error
 
         command, before, known = self._command_of(words)
@@ -108,7 +108,7 @@ class Program(TyperGroup):
             print_error(f"{command} has no option {option}", instead)
             return
         what = error.format_message().strip().rstrip(".")
-        if not what:  # a group of commands without a command: its help has been printed
+        if not what:  # a group of commands was typed without a command, and the parser has printed its help
             return
         hints = [f"see: sensenova {command} --help" if command else "see: sensenova --help"]
         if "unexpected extra argument" in what and command in TOO_MANY_WORDS:
@@ -120,7 +120,7 @@ class Program(TyperGroup):
         print_error(what[0].lower() + what[1:], "; ".join(hints))
 
     def _command_of(self, words: Sequence[str]) -> tuple[str, set[str], set[str]]:
-        """The command that was typed, with its subcommand; the options before it; and the options it has."""
+        """Return the typed command with its subcommand, the options before it, and the options that it has."""
         for index, word in enumerate(words):
             if word in self.commands:
                 command, name = self.commands[word], word
@@ -153,7 +153,7 @@ def sensenova(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True, metavar=" ")
     ] = False,
     no_color: Annotated[
-        bool, typer.Option("--no-color", help="No colours, as with NO_COLOR set.", metavar=" ")
+        bool, typer.Option("--no-color", help="Use no colours, as with NO_COLOR set.", metavar=" ")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", metavar=" ")] = False,
 ) -> None:
@@ -195,14 +195,14 @@ _register()
 
 
 def _require_current_folder() -> None:
-    """Where it was deleted meanwhile, libraries fail in ways that nobody understands."""
+    """Raise UsageError if the current folder was deleted: libraries would fail with obscure errors."""
     try:
         Path.cwd()
     except FileNotFoundError:
         raise UsageError("the current folder does not exist any more", "go to another one: cd") from None
 
 
-def _say_interrupted() -> None:
+def _print_interrupted() -> None:
     from sensenova_cli.render.console import stderr_console
 
     stderr_console().print("interrupted", style="dim")

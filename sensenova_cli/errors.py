@@ -1,4 +1,4 @@
-"""Errors of the command line itself, and the exit code of every error."""
+"""Errors of the command line, and the exit code of every error."""
 
 from config.errors import SenseNovaError, SettingsError
 from config.recommended import RecommendationError
@@ -13,27 +13,27 @@ INTERRUPTED = 130
 
 
 class UsageError(SenseNovaError):
-    """The arguments contradict each other, one is missing, or one is not supported."""
+    """An error in the arguments: a contradiction, a missing one or an unsupported one."""
 
 
 class OutputError(SenseNovaError):
-    """Pictures cannot go where the user wants them; found before anything runs."""
+    """An unusable output, found before anything runs."""
 
 
 class OutputWriteError(OutputError):
-    """A finished picture could not be written to its place."""
+    """A failed write of a finished picture or document."""
 
 
 class SessionError(SenseNovaError):
-    """There is no such session, it cannot be read or opened, or what was asked of it is not possible."""
+    """An error of a session: it does not exist, cannot be opened, or does not allow the operation."""
 
 
 class SessionWriteError(SenseNovaError):
-    """What happened in a session could not be written down."""
+    """A failed write to a session's folder."""
 
 
 def exit_code(error: SenseNovaError) -> int:
-    """The exit code that tells a script what kind of failure this was."""
+    """Return the exit code for an error; scripts distinguish kinds of failure by it."""
     match error:
         case OutputWriteError():
             return FAILED

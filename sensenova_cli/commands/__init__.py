@@ -1,1 +1,1 @@
-"""The commands: each turns its arguments into requests and hands them to sensenova_cli.turn."""
+"""The commands. Each checks its arguments and runs turns, a session or a measurement."""

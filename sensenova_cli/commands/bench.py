@@ -1,4 +1,4 @@
-"""`sensenova bench`: how fast a model runs on this machine."""
+"""`sensenova bench`: measures how fast a model runs on this machine."""
 
 import shlex
 import sys
@@ -18,26 +18,27 @@ if TYPE_CHECKING:
     from model.bench import BenchPart, BenchPlan
     from sensenova_cli.render.turn_view import TurnView
 
-WORKS = ("denoise", "decode", "load")
+PARTS = ("denoise", "decode", "load")
 LOAD_FORMATS = ("auto", "dummy")
-DUMMY_MODELS = ("u1-8b", "u1.5-8b")
+SHAPES = ("u1-8b", "u1.5-8b")
+"""Built-in models that need no files: only their parameter shapes are known."""
 
 
 @with_options("model", "device", "dtype", "quantization", "enforce_eager", *COMMON_OPTIONS)
 def bench(
     flags: Flags,
-    works: Annotated[
+    parts: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[denoise|decode|load]...",
-            help="What to measure; everything if nothing is named.",
+            help="Parts to measure; all of them if none is named.",
             show_default=False,
         ),
     ] = None,
     load_format: Annotated[
         str,
         typer.Option(
-            help="auto reads the model's weights; dummy takes random ones for --model u1-8b or u1.5-8b, without files.",
+            help="auto reads the model's weights; dummy uses random weights for --model u1-8b or u1.5-8b, not files.",
             metavar="NAME",
         ),
     ] = "auto",
@@ -49,23 +50,23 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps that are timed.", min=1, max=999, metavar="N")] = 10,
-    tokens: Annotated[int, typer.Option(help="Written tokens that are timed.", min=1, metavar="N")] = 64,
+    steps: Annotated[int, typer.Option(help="Number of denoising steps to time.", min=1, max=999, metavar="N")] = 10,
+    tokens: Annotated[int, typer.Option(help="Number of text tokens to time.", min=1, metavar="N")] = 64,
 ) -> None:
-    """Measure how fast a model runs here, and what the device could do.
+    """Measure how fast a model runs here, and how fast the device could be.
 
     [bold]Examples[/bold]
       sensenova bench
       sensenova bench --model u1-8b --load-format dummy --json > u1-8b.json
       sensenova bench denoise --size 2048x2048 --steps 50 --model ./SenseNova-U1-8B-MoT
 
-    Two ceilings are measured in the same run, a large matrix product and a
-    large copy: a step's arithmetic and a token's memory traffic are given as
-    shares of them. Seconds are medians.
+    The same run measures two ceilings: a large matrix product and a large
+    copy. A step's arithmetic and a token's memory traffic are shown as
+    percentages of them. Seconds are medians.
     """
-    for work in works or ():
-        if work not in WORKS:
-            raise UsageError(f"there is no measurement {work!r}", f"name some of {', '.join(WORKS)}, or none for all")
+    for part in parts or ():
+        if part not in PARTS:
+            raise UsageError(f"there is no measurement {part!r}", f"name some of {', '.join(PARTS)}, or none for all")
     if load_format not in LOAD_FORMATS:
         raise UsageError(f"there is no load format {load_format!r}", f"use {' or '.join(LOAD_FORMATS)}")
     sizes = parse_sizes(size)
@@ -73,36 +74,34 @@ def bench(
     from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.model_source import find_weights, model_name
 
-    renderer = TurnView(quiet=flags.quiet)
+    view = TurnView(quiet=flags.quiet)
     name = model_name(settings)
     model: Path | str
     if load_format == "dummy":
-        if name not in DUMMY_MODELS:
+        if name not in SHAPES:
             named = f"for {settings.model}" if settings.model else "without a model"
             raise UsageError(
                 f"there are no random weights {named}",
-                f"with --load-format dummy, use --model {' or '.join(DUMMY_MODELS)}",
+                f"with --load-format dummy, use --model {' or '.join(SHAPES)}",
             )
         model = name
     else:
-        model = find_weights(settings, renderer)
-    from model.bench import BenchPlan  # imports PyTorch: nothing that was typed can be wrong any more
+        model = find_weights(settings, view)
+    from model.bench import BenchPlan  # imports PyTorch, so all arguments are checked before
 
-    wanted = [cast("BenchPart", work) for work in WORKS if work in (works or WORKS)]
-    _measure(BenchPlan(model, wanted, sizes, steps, tokens, settings), name, renderer, as_json=flags.json)
+    chosen = [cast("BenchPart", part) for part in PARTS if part in (parts or PARTS)]
+    _measure(BenchPlan(model, chosen, sizes, steps, tokens, settings), name, view, as_json=flags.json)
 
 
-def _measure(plan: "BenchPlan", name: str, renderer: "TurnView", *, as_json: bool) -> None:
-    """Print each figure when it is there, or all of them as one JSON object."""
+def _measure(plan: "BenchPlan", name: str, view: "TurnView", *, as_json: bool) -> None:
+    """Print each figure as soon as it is measured, or all of them as one JSON object."""
     from model.bench import Figure, describe_bench, measure
     from sensenova_cli.render.bench import ceilings_line, figure_row, measurements_json
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.table import print_table
 
     about = {"command": shlex.join(["sensenova", *sys.argv[1:]]), "model": name, **describe_bench(plan)}
-    renderer.muted(
-        f"{about['device']} · {about['dtype']} · torch {about['torch']} · {name}, {about['weights']} weights"
-    )
+    view.muted(f"{about['device']} · {about['dtype']} · torch {about['torch']} · {name}, {about['weights']} weights")
     figures: list[Figure] = []
     ceilings = None
     for result in measure(plan):
@@ -120,10 +119,10 @@ def _measure(plan: "BenchPlan", name: str, renderer: "TurnView", *, as_json: boo
 
 
 def parse_sizes(texts: Sequence[str] | None) -> list[Size]:
-    """What was typed after --size.
+    """Parse the values of --size.
 
     Raises:
-        SettingsError: one is no size, or an impossible one.
+        SettingsError: a value is not a size, or the models cannot draw the size.
     """
     sizes = []
     for text in texts or ():

@@ -1,4 +1,4 @@
-"""`sensenova chat`: one message, one answer; without a message, in a terminal, a conversation."""
+"""`sensenova chat`: answers one message, or starts a conversation in a terminal."""
 
 import sys
 from typing import Annotated
@@ -20,7 +20,7 @@ def chat(
     flags: Flags,
     message: Annotated[
         str | None,
-        typer.Argument(metavar="MESSAGE", help="What to say, in quotes; - reads standard input.", show_default=False),
+        typer.Argument(metavar="MESSAGE", help="The message, in quotes; - reads standard input.", show_default=False),
     ] = None,
     system: Annotated[
         str,
@@ -33,7 +33,7 @@ def chat(
         ),
     ] = "",
 ) -> None:
-    """Say something to the model, and print its answer. Without a message: talk, turn by turn.
+    """Send a message to the model, and print its answer. Without a message, start a conversation.
 
     [bold]Examples[/bold]
       sensenova chat "What is the capital of France?"
@@ -42,7 +42,7 @@ def chat(
       sensenova chat --image cat.png "Write a story about this animal"
       sensenova chat
     """
-    # Imported here, not above: they bring Pillow, which `--help` does not need.
+    # Imported here because these modules import Pillow, which `--help` does not need.
     from model import Conversation
     from sensenova_cli.inputs.pictures import read_inputs
     from sensenova_cli.inputs.prompts import given_prompts, refuse_stdin_twice
@@ -57,7 +57,7 @@ def chat(
         start_session(flags, "chat", system=system, images=flags.image)
         return
     if not prompts:
-        raise UsageError("there is no message", 'say something: sensenova chat "Hello"')
-    images = tuple(each.image for each in read_inputs(flags.image))
+        raise UsageError("there is no message", 'add one: sensenova chat "Hello"')
+    images = tuple(picture.image for picture in read_inputs(flags.image))
     task = AnswerTask("chat", prompts[0].text, images, Conversation(system=system))
     answer(task, flags.layers(), flags)

@@ -1,4 +1,4 @@
-"""`sensenova describe`: questions about pictures."""
+"""`sensenova describe`: describes pictures and answers questions about them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +33,7 @@ def describe(
       sensenova describe a.png b.png -p "What changed from Image-1 to Image-2?"
       sensenova describe cat.png --json | jq -r .text
     """
-    # Imported here, not above: they bring Pillow, which `--help` does not need.
+    # Imported here because these modules import Pillow, which `--help` does not need.
     from sensenova_cli.errors import UsageError
     from sensenova_cli.inputs.argv import PICTURE_ENDINGS, is_picture
     from sensenova_cli.inputs.pictures import read_inputs
@@ -53,5 +53,5 @@ def describe(
     question = ONE_PICTURE if len(names) == 1 else SEVERAL_PICTURES
     if flags.prompt is not None:
         question = read_text(flags.prompt)
-    shown = tuple(each.image for each in read_inputs(names))
-    answer(AnswerTask("describe", question, shown), flags.layers(), flags)
+    pictures = tuple(picture.image for picture in read_inputs(names))
+    answer(AnswerTask("describe", question, pictures), flags.layers(), flags)

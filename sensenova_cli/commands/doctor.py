@@ -1,10 +1,10 @@
-"""`sensenova doctor`: what this machine is, and which pictures a model would draw on it, how and how fast."""
+"""`sensenova doctor`: describes this machine and predicts which pictures a model can draw on it, and how fast."""
 
 from typing import Annotated
 
 import typer
 
-from sensenova_cli.commands.bench import DUMMY_MODELS, parse_sizes
+from sensenova_cli.commands.bench import SHAPES, parse_sizes
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
 
@@ -21,38 +21,38 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Tell what this machine is, and which pictures a model would draw on it.
+    """Describe this machine, and predict which pictures a model can draw on it.
 
     [bold]Examples[/bold]
       sensenova doctor
       sensenova doctor --model u1-8b              # the 8B's shape; no files needed
       sensenova doctor --model u1-8b --gpu-memory 8GiB --size 2048x2048
 
-    No weights are loaded. Memory is predicted, and so are the seconds of a
-    guided step, from what the device, the link to it and the files reach now.
-    * marks what is taken where nothing else is set (--offload auto).
+    No weights are loaded. Memory and seconds per guided step are predicted
+    from the measured speed of the device, of its link and of the files.
+    * marks the choice of --offload auto, the default.
     """
     sizes = parse_sizes(size)
     settings = flags.layers().load
-    from sensenova_cli.render.doctor import forecast_json, machine_lines, print_forecasts, supply_line
+    from sensenova_cli.render.doctor import bandwidth_line, forecast_json, machine_lines, print_forecasts
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.model_source import find_weights, model_name
 
-    renderer = TurnView(quiet=flags.quiet)
+    view = TurnView(quiet=flags.quiet)
     name = model_name(settings)
-    model = name if name in DUMMY_MODELS else find_weights(settings, renderer)
-    from model.bench import Machine, examine  # imports PyTorch: nothing that was typed can be wrong any more
+    model = name if name in SHAPES else find_weights(settings, view)
+    from model.bench import Machine, examine  # imports PyTorch, so all arguments are checked before
 
     def print_machine(machine: Machine) -> None:
         for line in machine_lines(machine):
             typer.echo(line)
 
     found = examine(model, settings, sizes, on_machine=(lambda machine: None) if flags.json else print_machine)
-    if found.supply.note is not None:
-        renderer.notice(found.supply.note)
+    if found.bandwidth.note is not None:
+        view.notice(found.bandwidth.note)
     if flags.json:
         print_json(forecast_json(found, name, settings.dtype))
         return
-    typer.echo(supply_line(found))
+    typer.echo(bandwidth_line(found))
     print_forecasts(found, name, settings.dtype)

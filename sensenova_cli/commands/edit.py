@@ -1,4 +1,4 @@
-"""`sensenova edit`: pictures and an instruction to pictures."""
+"""`sensenova edit`: changes pictures as a prompt says."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from sensenova_cli.inputs.options import (
     "image",
     "prompt_text",
     "prompt_file",
-    "again",
+    "replay_file",
     *IMAGE_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
@@ -43,11 +43,11 @@ def edit(
       sensenova generate "A cat" -o - | sensenova edit --image - "Add a hat"
       sensenova edit --from smile.png --num-steps 20
 
-    The result has the first picture's aspect unless a size is given. After
-    --image FILE, further words are pictures where they are existing files or
-    look like picture files; the first other word is the prompt.
+    Unless a size is given, the result has the aspect ratio of the first
+    picture. After --image FILE, more words are pictures if they are existing
+    files or look like picture files; the first other word is the prompt.
     """
-    # Imported here, not above: they bring Pillow, which `--help` does not need.
+    # Imported here because these modules import Pillow, which `--help` does not need.
     from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, refuse_stdin_twice
     from sensenova_cli.inputs.replay import read_replay
@@ -56,21 +56,21 @@ def edit(
 
     refuse_stdin_twice(prompt, flags.prompt, flags.prompt_file, *flags.image)
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
-    again = read_replay(flags.again, "edit") if flags.again is not None else None
-    if not prompts and again is not None:
-        prompts = [Prompt(again.record.prompt)]
+    replay = read_replay(flags.replay_file, "edit") if flags.replay_file is not None else None
+    if not prompts and replay is not None:
+        prompts = [Prompt(replay.record.prompt)]
     if not prompts:
         raise UsageError("there is no prompt", 'say what to change: sensenova edit --image FILE "Make it blue"')
     inputs = read_inputs(flags.image)
-    if not inputs and again is not None and not all(each.images for each in prompts):
-        inputs = recorded_inputs(again.record, again.file)
-    layers = flags.layers(again.settings, again.label) if again else flags.layers()
+    if not inputs and replay is not None and not all(each.images for each in prompts):
+        inputs = recorded_inputs(replay.record, replay.file)
+    layers = flags.layers(replay.settings, replay.label) if replay else flags.layers()
     tasks = [
         PictureTask(
             "edit",
             each,
             read_inputs(each.images) if each.images else inputs,
-            replay=again,
+            replay=replay,
             width=flags.width,
             height=flags.height,
         )

@@ -1,4 +1,4 @@
-"""`sensenova generate`: text to pictures."""
+"""`sensenova generate`: makes pictures from a prompt."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from sensenova_cli.inputs.options import (
 @with_options(
     "prompt_text",
     "prompt_file",
-    "again",
+    "replay_file",
     *(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY),
     *OUTPUT_OPTIONS,
     "force",
@@ -44,21 +44,21 @@ def generate(
       sensenova generate --prompt-file prompts.txt -o pictures/
       sensenova generate --from cat.png --num-steps 20
     """
-    # Imported here, not above: they bring Pillow, which `--help` does not need.
+    # Imported here because these modules import Pillow, which `--help` does not need.
     from sensenova_cli.inputs.prompts import Prompt, given_prompts
     from sensenova_cli.inputs.replay import read_replay
     from sensenova_cli.turns.one_shot import make_pictures
     from sensenova_cli.turns.tasks import PictureTask
 
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
-    again = read_replay(flags.again, "generate") if flags.again is not None else None
-    if not prompts and again is not None:
-        prompts = [Prompt(again.record.prompt)]
+    replay = read_replay(flags.replay_file, "generate") if flags.replay_file is not None else None
+    if not prompts and replay is not None:
+        prompts = [Prompt(replay.record.prompt)]
     if not prompts:
         raise UsageError("there is no prompt", 'say what to draw: sensenova generate "A cute cat"')
     for each in prompts:
         if each.images:
             raise UsageError(f"{each.place}generate takes no input pictures", "use: sensenova edit --prompt-file …")
-    layers = flags.layers(again.settings, again.label) if again else flags.layers()
-    tasks = [PictureTask("generate", each, replay=again, width=flags.width, height=flags.height) for each in prompts]
+    layers = flags.layers(replay.settings, replay.label) if replay else flags.layers()
+    tasks = [PictureTask("generate", each, replay=replay, width=flags.width, height=flags.height) for each in prompts]
     make_pictures(tasks, layers, flags)

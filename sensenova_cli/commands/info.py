@@ -1,4 +1,4 @@
-"""`sensenova info`: how a picture was made, or what a checkpoint is, without loading a model."""
+"""`sensenova info`: prints how a picture was made or what a checkpoint is, without loading a model."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from sensenova_cli.system.unicode import json_text
 
 
 class NoRecordError(SenseNovaError):
-    """A picture says nothing about how it was made."""
+    """An error for a picture without a record."""
 
 
 @with_options("json", "debug", "no_color")
@@ -37,8 +37,8 @@ def info(
       sensenova info a-cute-cat-42.png
       sensenova info --json *.png | jq .settings.seed
 
-    Exits with 1 where a picture carries no record, 2 where it cannot be read,
-    3 for a damaged checkpoint; the other files are printed all the same.
+    The exit code is 1 if a picture has no record, 2 if it cannot be read, and
+    3 if a checkpoint is damaged. The other files are printed in any case.
     """
     problems: list[SenseNovaError] = []
     printed = 0
@@ -66,8 +66,8 @@ def _facts(file: str) -> dict[str, Any]:
     record = read_record(read_stdin("name a picture file") if file == STDIN else file, name)
     if record is None:
         raise NoRecordError(
-            f"{name} says nothing about how it was made",
-            "only PNG files written by sensenova do, unless --no-metadata was given or another tool removed it",
+            f"{name} has no record of how it was made",
+            "only PNG files written by sensenova have one, unless --no-metadata was given or another tool removed it",
         )
     return {"picture": name, **record.model_dump(mode="json")}
 
@@ -87,7 +87,7 @@ def _checkpoint_facts(folder: Path) -> dict[str, Any]:
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
-    """`key: value` lines; the settings of a picture stand between its other facts, under their own names."""
+    """Return `key: value` lines; the settings of a picture are listed under their own names."""
     lines = []
     for key, value in facts.items():
         if value is None or value in ([], ()):
@@ -114,14 +114,14 @@ def _text(value: Any) -> str:
 
 
 def _printable(text: str) -> str:
-    """Control characters made visible: pictures come from strangers, and terminals obey escape sequences."""
+    """Make control characters visible: pictures may come from strangers, and terminals obey escape sequences."""
     return "".join(
         repr(char)[1:-1] if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" else char for char in text
     )
 
 
 def _joined(problems: Sequence[SenseNovaError]) -> SenseNovaError:
-    """One error for all files, of the kind with the highest exit code."""
+    """Join the errors of all files into one error of the type with the highest exit code."""
     from sensenova_cli.errors import exit_code
 
     worst = max(problems, key=exit_code)

@@ -1,4 +1,4 @@
-"""`sensenova profile`: settings files, and which value comes from where."""
+"""`sensenova profile`: lists, shows, makes and checks settings files."""
 
 import re
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def profile(flags: Flags) -> None:
 @app.command("list")
 @with_options("json", "debug", "no_color")
 def list_profiles(flags: Flags) -> None:
-    """List the profiles that --profile knows by name: what for, and where they are.
+    """List the profiles that --profile finds by name: their purpose and place.
 
     [bold]Examples[/bold]
       sensenova profile list
@@ -79,13 +79,13 @@ def show(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Checkpoint folder or Hub id, to include what it recommends.",
+            help="Checkpoint folder or Hub id whose recommended settings are included.",
             metavar="FOLDER|HUB_ID",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Show every setting, its value and the layer the value comes from.
+    """Show every setting with its value and the layer that sets it.
 
     [bold]Examples[/bold]
       sensenova profile show
@@ -113,7 +113,7 @@ def path(
         str | None, typer.Argument(metavar="NAME|PATH", help="Profile, by name or path.", show_default=False)
     ] = None,
 ) -> None:
-    """Print the file of a profile; without a name, where the settings files are or would be.
+    """Print the file of a profile; without a name, the places of all settings files.
 
     [bold]Examples[/bold]
       sensenova profile path
@@ -128,7 +128,9 @@ def path(
         "user profiles": user_folder() / "profiles",
         "built-in profiles": BUILT_IN_FOLDER,
     }
-    _print_columns([(kind, str(place), "" if place.exists() else "not there yet") for kind, place in places.items()])
+    _print_columns(
+        [(kind, str(place), "" if place.exists() else "does not exist yet") for kind, place in places.items()]
+    )
 
 
 @app.command()
@@ -139,7 +141,7 @@ def init(
         str | None,
         typer.Argument(
             metavar="NAME|PATH",
-            help="A name makes a profile of your own, a path that file; without either, the user file.",
+            help="A name creates your own profile, a path creates that file; the default is the user file.",
             show_default=False,
         ),
     ] = None,
@@ -151,8 +153,7 @@ def init(
       sensenova profile init ./sensenova.toml
       sensenova profile init mine && $EDITOR "$(sensenova profile path mine)"
 
-    The name of a built-in profile makes your own copy of it, which takes its
-    place.
+    The name of a built-in profile creates your own copy, which replaces it.
     """
     file = _target_file(target)
     built_in = BUILT_IN_FOLDER / f"{target}.toml"
@@ -161,7 +162,7 @@ def init(
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if flags.force:
-            # The file itself, not a link to it that a user keeps elsewhere.
+            # Replace the file that a link leads to, not the link.
             replace_file(file.resolve(), text.encode())
             created: Path | None = file
         else:
@@ -169,7 +170,7 @@ def init(
     except OSError as error:
         raise SenseNovaError(f"{show_path(file)} cannot be written: {error.strerror}", "name another place") from None
     if created is None:
-        raise SettingsError(f"{show_path(file)} is there already", "add -f to replace it")
+        raise SettingsError(f"{show_path(file)} exists already", "add -f to replace it")
     typer.echo(created)
 
 
@@ -181,7 +182,7 @@ def check(
         list[str], typer.Argument(metavar="NAME|PATH...", help="Profiles, by name or path.", show_default=False)
     ],
 ) -> None:
-    """Check settings files; the exit code is 2 when one has a mistake.
+    """Check settings files; the exit code is 2 if a file has a mistake.
 
     [bold]Examples[/bold]
       sensenova profile check sensenova.toml
@@ -200,20 +201,20 @@ def check(
 
 
 def _resolve_with_checkpoint(profile: str | None, model: str | None) -> Resolved:
-    """All layers; with the checkpoint's where it is on this machine, as the built-in demo is."""
+    """Resolve all layers, including the checkpoint's recommendations if the checkpoint is on this machine."""
     from model import DEMO_MODEL, local_checkpoint
 
     resolved = resolve({"model": model}, profile=profile)
     checkpoint = resolved.settings.model or DEMO_MODEL
     folder = local_checkpoint(checkpoint)
     if folder is None:
-        typer.echo(f"note: {checkpoint} is not on this machine, so what it recommends is not shown", err=True)
+        typer.echo(f"note: {checkpoint} is not on this machine, so its recommended settings are not shown", err=True)
         return resolved
     return resolve({"model": model}, profile=profile, recommended=read_recommended(folder))
 
 
 def _checked_file(name: str) -> Path:
-    """A file, whatever its name, or else the profile of that name."""
+    """Return the file with this name, or else the profile with this name."""
     path = Path(name).expanduser()
     return path if is_profile_path(name) or path.is_file() else find_profile(name)
 
@@ -225,7 +226,7 @@ def _target_file(target: str | None) -> Path:
         return Path(target).expanduser()
     if not re.fullmatch(r"\w[\w.-]*", target):
         raise SettingsError(
-            f"{target!r} is no name for a profile",
+            f"{target!r} is not allowed as the name of a profile",
             "use letters, digits, - and _, or give a path ending in .toml",
         )
     return user_profile(target)

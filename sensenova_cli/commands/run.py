@@ -1,4 +1,4 @@
-"""`sensenova run`: the options, defaults and file names of vLLM-Omni's example script `end2end.py`."""
+"""`sensenova run`: accepts the arguments of vLLM-Omni's example script `end2end.py`."""
 
 import re
 from dataclasses import replace
@@ -48,14 +48,14 @@ def run(
         str,
         typer.Option(
             "--modality",
-            help="What to do; auto is img2img with --image, else text2img.",
+            help="Kind of task; auto is img2img with --image, else text2img.",
             metavar="|".join(MODALITIES),
             rich_help_panel="Input",
             autocompletion=lambda incomplete: [word for word in MODALITIES if word.startswith(incomplete)],
         ),
     ] = "auto",
 ) -> None:
-    """Stand in for vLLM-Omni's example script: put `sensenova run` for `python end2end.py`.
+    """Replace vLLM-Omni's example script: type `sensenova run` instead of `python end2end.py`.
 
     [bold]Examples[/bold]
       sensenova run --prompt "A cute cat" --think
@@ -63,12 +63,12 @@ def run(
       sensenova run --modality img2text --prompt "What is this?" --image a.jpg
       sensenova run --modality text2text --prompt "What is the capital of France?"
 
-    As in that script --output is a folder (the current one unless set), the
-    model is SenseNova/SenseNova-U1-8B-MoT unless set, and an edit is 2048x2048
-    unless told. Pictures are named sensenova_u1_output_0.png and so on, going on
-    after those that are there; -f starts at 0 and replaces them.
+    As in that script, --output is a folder; the defaults are the current
+    folder, the model SenseNova/SenseNova-U1-8B-MoT, and 2048x2048 for an edit.
+    Pictures are named sensenova_u1_output_0.png and so on, after the existing
+    ones; -f starts at 0 and replaces them.
     """
-    # Imported here, not above: they bring Pillow, which `--help` does not need.
+    # Imported here because these modules import Pillow, which `--help` does not need.
     from sensenova_cli.inputs.pictures import read_inputs
     from sensenova_cli.inputs.prompts import Prompt, read_text, refuse_stdin_twice
     from sensenova_cli.turns.one_shot import answer, make_pictures
@@ -90,9 +90,9 @@ def run(
     layers = _with_default_model(flags.layers())
     prompt = DEFAULT_PROMPT if flags.prompt is None else read_text(flags.prompt)
     inputs = read_inputs(flags.image)
-    _note_idle_options(flags, TextSettings if modality.endswith("2img") else ImageSettings, modality)
+    _note_unused_options(flags, TextSettings if modality.endswith("2img") else ImageSettings, modality)
     if modality.endswith("2text"):
-        images = tuple(each.image for each in inputs)
+        images = tuple(picture.image for picture in inputs)
         answer(AnswerTask("describe" if inputs else "chat", prompt, images), layers, flags)
         return
     task = PictureTask(
@@ -103,7 +103,7 @@ def run(
         height=flags.height,
         auto_is_default=True,
     )
-    make_pictures([task], layers, flags, _place(layers, flags))
+    make_pictures([task], layers, flags, _name_template(layers, flags))
 
 
 def _with_default_model(layers: Layers) -> Layers:
@@ -114,19 +114,19 @@ def _with_default_model(layers: Layers) -> Layers:
     return replace(layers, values={**layers.values, "model": OFFICIAL_MODEL})
 
 
-def _note_idle_options(flags: Flags, idle: type[SettingsGroup], modality: str) -> None:
-    """The script takes all options for every modality; those that do nothing are named, so that nobody wonders."""
+def _note_unused_options(flags: Flags, unused: type[SettingsGroup], modality: str) -> None:
+    """Print a notice that names the typed options without an effect: the script accepts all of them in any modality."""
     from sensenova_cli.render.turn_view import TurnView
 
-    of_pictures = ("enable_cache_dit_summary",) if idle is ImageSettings else ()
-    names = [name for name in flags.settings if name in (*idle.model_fields, *of_pictures) and name != "seed"]
+    output_options = ("enable_cache_dit_summary",) if unused is ImageSettings else ()
+    names = [name for name in flags.settings if name in (*unused.model_fields, *output_options) and name != "seed"]
     if names:
         options = ", ".join("--" + name.replace("_", "-") for name in names)
         TurnView(quiet=flags.quiet).notice(f"{options}: no effect with {modality}")
 
 
-def _place(layers: Layers, flags: Flags) -> "NameTemplate | None":
-    """The output folder with the script's file names, going on after the pictures that are there."""
+def _name_template(layers: Layers, flags: Flags) -> "NameTemplate | None":
+    """Return the output folder with the script's file names, numbered after the existing pictures; None for stdout."""
     from sensenova_cli.turns.one_shot import NameTemplate
 
     output = layers.output.output or "."
@@ -134,14 +134,16 @@ def _place(layers: Layers, flags: Flags) -> "NameTemplate | None":
         return None
     folder = Path(output).expanduser()
     if "output" not in flags.settings and not folder.is_dir() and folder.suffix.lower() == ".png":
-        # A settings file names pictures for the other commands, too; here only the folder of that name counts.
+        # A settings file names pictures for the other commands, too. Only the folder of such a name applies here.
         folder = folder.parent
         if "{" in str(folder):
-            raise UsageError(f"output = {output!r} in the settings names no folder", "give one with --output FOLDER")
+            raise UsageError(
+                f"output = {output!r} in the settings does not name a folder", "give one with --output FOLDER"
+            )
     numbers = [
         int(found[1])
         for path in (folder.iterdir() if folder.is_dir() else ())
         if (found := re.fullmatch(r"sensenova_u1_output_(\d+)\.png", path.name))
     ]
-    plain = str(folder).replace("{", "{{").replace("}", "}}")
-    return NameTemplate(str(Path(plain) / NAME), 0 if flags.force else max(numbers, default=-1) + 1)
+    escaped = str(folder).replace("{", "{{").replace("}", "}}")
+    return NameTemplate(str(Path(escaped) / NAME), 0 if flags.force else max(numbers, default=-1) + 1)

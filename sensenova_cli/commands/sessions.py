@@ -1,4 +1,4 @@
-"""`sensenova sessions`: what the REPL has kept."""
+"""`sensenova sessions`: lists, shows, exports and removes the sessions of the REPL."""
 
 import os
 import sys
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from sensenova_cli.sessions.entries import Entry
     from sensenova_cli.sessions.saved import SavedSession
 
-# Reading sessions brings pydantic's models of them, and exporting brings Pillow: imported where it is done.
+# Functions import what they use, because reading sessions defines many pydantic models and exporting imports Pillow.
 
 COLUMNS = {"name": 0, "used": 0, "turns": 60, "pictures": 60, "first prompt": 80, "model": 120}
-"""The columns of the list, and the narrowest screen on which each is shown."""
+"""Columns of the list, and the narrowest screen in columns that shows each of them."""
 MAX_PROMPT = 100
-"""Characters of a prompt in the list."""
+"""Longest prompt in the list, in characters."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -44,7 +44,7 @@ def sessions(flags: Flags) -> None:
 @app.command("list")
 @with_options("json", "debug", "no_color")
 def list_sessions(flags: Flags) -> None:
-    """List the sessions, the one used last first.
+    """List the sessions, the most recently used one first.
 
     [bold]Examples[/bold]
       sensenova sessions list
@@ -70,8 +70,7 @@ def list_sessions(flags: Flags) -> None:
         typer.echo("note: there are no sessions yet", err=True)
     for saved in readable:
         if saved.problems:
-            text = f"{saved.name} is damaged in parts: `sensenova sessions show` names them"
-            typer.echo(f"note: {text}", err=True)
+            typer.echo(f"note: parts of {saved.name} are damaged: `sensenova sessions show` lists them", err=True)
     if problems:
         hints = dict.fromkeys(problem.hint for problem in problems)
         raise SessionError("\n".join(problem.what for problem in problems), "\n".join(hints))
@@ -92,7 +91,7 @@ def show(flags: Flags, name: Name) -> None:
         problems = [str(problem) for problem in saved.problems]
         typer.echo(json_text({**_summary(saved), "entries": entries, "problems": problems}))
         return
-    typer.echo("\n".join(_text(saved)))
+    typer.echo("\n".join(_session_lines(saved)))
     _note_problems(saved)
 
 
@@ -106,7 +105,7 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="File to write: .html for one page that holds the pictures, .md for Markdown with the pictures in "
+            help="File to write: .html for one page that includes the pictures, .md for Markdown with the pictures in "
             "a folder beside it. \\[NAME.html]",
             metavar="FILE",
             rich_help_panel="Output",
@@ -114,7 +113,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a session as a page to read and to share, and print the page's path.
+    """Write a session as a page to read and share, and print the page's path.
 
     [bold]Examples[/bold]
       sensenova sessions export 2026-07-31-a-cute-cat
@@ -137,9 +136,9 @@ def export(
 def rm(
     flags: Flags,
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The sessions.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", metavar=" ")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.", metavar=" ")] = False,
 ) -> None:
-    """Remove sessions with their pictures, and print their names.
+    """Remove sessions and their pictures, and print their names.
 
     [bold]Examples[/bold]
       sensenova sessions rm 2026-07-31-a-cute-cat
@@ -149,20 +148,20 @@ def rm(
 
     folders = list(dict.fromkeys(find_session(name) for name in names))
     if not yes:
-        what = f"the session {folders[0].name}" if len(folders) == 1 else f"{len(folders)} sessions"
-        _require_yes(f"Remove {what} with all pictures?")
+        target = f"the session {folders[0].name}" if len(folders) == 1 else f"{len(folders)} sessions"
+        _require_yes(f"Remove {target} with all pictures?")
     for folder in folders:
         remove_session(folder)
         typer.echo(folder.name)
 
 
 def _require_yes(question: str) -> None:
-    """Ask on stderr, where questions do not mix with results."""
+    """Ask a question on stderr; stdout is for results."""
     typer.echo(f"{question} [y/N] ", nl=False, err=True)
     reply = sys.stdin.readline() if sys.stdin is not None else ""
     if not reply:
         typer.echo(err=True)
-        raise UsageError("nobody answers, so nothing was removed", "add -y to remove without being asked")
+        raise UsageError("standard input gave no answer, so nothing was removed", "add -y to remove without asking")
     if reply.strip().lower() not in ("y", "yes"):
         typer.echo("nothing was removed", err=True)
         raise typer.Exit(FAILED)
@@ -236,7 +235,7 @@ def _print_sessions(readable: Sequence["SavedSession"]) -> None:
 
 
 def _row(saved: "SavedSession", with_time: bool) -> dict[str, str]:
-    """The cells of a session, by the titles of COLUMNS."""
+    """Return the cells of a session by the titles of COLUMNS."""
     from sensenova_cli.render.console import printable
     from sensenova_cli.sessions.summary import format_time
 
@@ -252,8 +251,8 @@ def _row(saved: "SavedSession", with_time: bool) -> dict[str, str]:
     }
 
 
-def _text(saved: "SavedSession") -> list[str]:
-    """The session as lines: a head, then every entry."""
+def _session_lines(saved: "SavedSession") -> list[str]:
+    """Return the lines of `sensenova sessions show`: a header, then every entry."""
     from sensenova_cli.render.console import printable
     from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn
     from sensenova_cli.sessions.summary import counted, describe_entry, format_time, turn_facts
@@ -289,5 +288,5 @@ def _picture_lines(saved: "SavedSession", entry: "Entry") -> list[str]:
 
 
 def _indented(text: str) -> list[str]:
-    """The lines of a text, all but the first set in."""
+    """Split a text into lines, and indent all but the first."""
     return text.replace("\n", "\n  ").split("\n")

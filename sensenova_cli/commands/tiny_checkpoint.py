@@ -1,4 +1,4 @@
-"""`sensenova tiny-checkpoint`: a checkpoint of random numbers, to try the program without 35 GB of weights."""
+"""`sensenova tiny-checkpoint`: writes a checkpoint of random numbers, for trials without 35 GB of weights."""
 
 import contextlib
 import os
@@ -27,8 +27,8 @@ def tiny_checkpoint(
       sensenova tiny-checkpoint ./tiny
       sensenova generate "A cute cat" --model ./tiny -o cat.png
 
-    It draws noise and writes gibberish, but through exactly the code that the
-    real weights run through: for a first try on any machine, and for tests.
+    It draws noise and writes gibberish, but it runs the same code as the real
+    weights. Use it for a first try on any machine, and for tests.
     """
     if os.path.lexists(folder):
         raise UsageError(f"{folder} exists already", "name a folder that does not exist yet")
@@ -44,5 +44,5 @@ def tiny_checkpoint(
             with contextlib.suppress(OSError):  # it was not created, or another program uses it
                 parent.rmdir()
         reason = getattr(error, "strerror", None) or error
-        raise SenseNovaError(f"{folder} cannot be written: {reason}", "make room, or name another place") from error
+        raise SenseNovaError(f"{folder} cannot be written: {reason}", "make room, or name another folder") from error
     typer.echo(folder)

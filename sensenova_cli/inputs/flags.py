@@ -1,4 +1,4 @@
-"""What the user typed, checked as far as that goes without the settings' own checks."""
+"""Flags of a command: the options that the user typed, merged and checked against each other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from config.step_cache import DEFAULT_PRESET
 from sensenova_cli.errors import UsageError
 
 SIZE_OPTIONS = ("size", "aspect", "width", "height")
-"""Four ways to set the one setting `size`."""
+"""The options that all set `size`."""
 
 UNSUPPORTED_OPTIONS = ("deploy_config", "step_execution")
 """Options of the vLLM-Omni example script that only `sensenova run` accepts, to refuse them with a reason."""
@@ -19,16 +19,17 @@ UNSUPPORTED_OPTIONS = ("deploy_config", "step_execution")
 
 @dataclass(frozen=True)
 class Flags:
-    """What the user typed.
+    """The options that the user typed.
 
     Attributes:
-        settings: settings by name, as text or flags; only those that were typed, size options merged.
-        width, height: the one side that was typed alone; the other is what the picture's size would be without it.
-        prompt: the value of --prompt, where a command has it besides a bare word.
-        again: the picture file of --from.
+        settings: the typed settings by name, as text or bool; size options are merged into `size`.
+        width, height: a side in pixels that was typed without the other one. The other side keeps its value.
+        prompt: the value of --prompt.
+        replay_file: the picture file of --from.
+        image: the picture files of --image.
         force: replace existing files.
         json: print results as JSON.
-        quiet: no progress and no notices.
+        quiet: show no progress and no notices.
     """
 
     settings: Mapping[str, Any]
@@ -37,32 +38,32 @@ class Flags:
     profile: str | None = None
     prompt: str | None = None
     prompt_file: str | None = None
-    again: str | None = None
+    replay_file: str | None = None
     image: Sequence[str] = ()
     force: bool = False
     json: bool = False
     quiet: bool = False
 
     def layers(self, record: Mapping[str, Any] | None = None, record_label: str = "picture") -> Layers:
-        """Read all layers of settings with these flags; arguments and errors as for config.sources.read_layers."""
+        """Read all layers of settings and these flags; arguments and errors as for config.sources.read_layers."""
         return read_layers(self.settings, profile=self.profile, record=record, record_label=record_label)
 
 
 def off_option(name: str) -> str:
-    """Name of the option that turns the flag `name` off."""
+    """Return the name of the option that turns the setting `name` off."""
     return f"no_{name}"
 
 
 def collect_flags(typed: dict[str, Any]) -> Flags:
-    """Make flags of the parser's values, by the names of the options.
+    """Build Flags from the parser's values by option name.
 
     Raises:
-        UsageError: options contradict each other, or one is not supported.
+        UsageError: options contradict each other, or an option is not supported.
     """
     if typed.get("deploy_config") is not None:
-        raise _not_there_yet("--deploy-config", "use --tensor-parallel-size and --cfg-parallel-size")
+        raise _unsupported("--deploy-config", "use --tensor-parallel-size and --cfg-parallel-size")
     if typed.get("step_execution"):
-        raise _not_there_yet("--step-execution", "one request runs at a time")
+        raise _unsupported("--step-execution", "one request runs at a time")
     settings = {name: typed[name] for name in SETTING_NAMES if name != "size" and typed.get(name) not in (None, False)}
     if typed.get("enable_cpu_offload"):
         other = "off" if typed.get(off_option("offload")) else settings.setdefault("offload", "module")
@@ -86,7 +87,7 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         profile=typed.get("profile"),
         prompt=typed.get("prompt_text"),
         prompt_file=typed.get("prompt_file"),
-        again=typed.get("again"),
+        replay_file=typed.get("replay_file"),
         image=tuple(typed.get("image") or ()),
         force=typed.get("force", False),
         json=typed.get("json", False),
@@ -95,9 +96,9 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
 
 
 def _preset_of_backend(backend: str, preset: str | None) -> str:
-    """What --cache-backend means for the setting `cache`, if that one's own flag says no preset."""
+    """Return the value of the setting `cache` for --cache-backend, given the preset of --cache or None."""
     if backend == "tea_cache":
-        raise _not_there_yet("--cache-backend tea_cache", "steps are cached by cache_dit")
+        raise _unsupported("--cache-backend tea_cache", "steps are cached by cache_dit")
     if backend not in ("cache_dit", "off"):
         raise UsageError(f"--cache-backend {backend} is unknown", "it is cache_dit or off")
     if preset is not None and (preset == "off") != (backend == "off"):
@@ -108,16 +109,16 @@ def _preset_of_backend(backend: str, preset: str | None) -> str:
 def _size(
     size: str | None, aspect: str | None, width: str | None, height: str | None
 ) -> tuple[str | None, int | None, int | None]:
-    """Merge the size options: into the setting, or into a side that stands alone."""
-    given = [
+    """Merge the size options into (size, width, height). A side is returned only if the other side is not given."""
+    typed = [
         f"--{name}"
         for name, value in zip(SIZE_OPTIONS, (size, aspect, width, height), strict=True)
         if value is not None
     ]
-    if len(given) > 1 and given != ["--width", "--height"]:
-        raise UsageError(f"{' and '.join(given)} cannot be combined", "give --size WxH alone, or --width and --height")
+    if len(typed) > 1 and typed != ["--width", "--height"]:
+        raise UsageError(f"{' and '.join(typed)} cannot be combined", "give --size WxH alone, or --width and --height")
     if aspect is not None and parse_aspect(aspect) is None:
-        raise UsageError(f"--aspect {aspect} is no ratio", "write it like --aspect 16:9")
+        raise UsageError(f"--aspect {aspect} is not a ratio", "write it like --aspect 16:9")
     wide = _whole_number("--width", width, "of pixels", "2048")
     high = _whole_number("--height", height, "of pixels", "2048")
     if wide is not None and high is not None:
@@ -134,5 +135,5 @@ def _whole_number(flag: str, text: str | None, unit: str, example: str) -> int |
         raise UsageError(f"{flag} {text}: must be a whole number {unit}", f"try {flag} {example}") from None
 
 
-def _not_there_yet(option: str, instead: str) -> UsageError:
-    return UsageError(f"{option} is not there yet: {instead}", f"leave {option.split()[0]} out")
+def _unsupported(option: str, instead: str) -> UsageError:
+    return UsageError(f"{option} is not supported yet: {instead}", f"leave {option.split()[0]} out")

@@ -1,6 +1,6 @@
-"""Every option once. Those that are settings take names, help and bounds from config.settings.
+"""Declarations of all options. Options that are settings get their names and help from config.settings.
 
-A command names the options it has, and gets what the user typed as one value:
+A command lists the names of its options and receives the typed values as one `Flags`:
 
     @with_options(*IMAGE_OPTIONS, *ENGINE_OPTIONS, "profile")
     def generate(prompt: str, flags: Flags) -> None: ...
@@ -39,7 +39,7 @@ _PANELS = (
 )
 _SHORT = {"output": ("-o",), "num_images": ("-n",)}
 _KINDS: dict[str, Any] = {"cfg_interval": tuple[str, str], "lora": list[str]}
-"""What the parser makes of an option that is more than one word, or may be repeated."""
+"""Parser types of options that take several words or may be repeated."""
 _METAVARS = {
     "size": "WxH",
     "cfg_interval": "LO HI",
@@ -54,10 +54,10 @@ _METAVARS = {
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the named options; what was typed of them arrives as its argument `flags`.
+    """Give a command the named options. It receives their values as its argument `flags`.
 
     Raises (when the command runs):
-        UsageError: options contradict each other, or one is not supported.
+        UsageError: options contradict each other, or an option is not supported.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -72,7 +72,7 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
             typed = {option.name: values.pop(option.name) for option in options}
             command(**values, flags=collect_flags(typed))
 
-        # Typer asks a command for its parameters through inspect.signature.
+        # Typer reads the parameters of a command through inspect.signature.
         run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
         return run
 
@@ -80,11 +80,10 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
 
 
 def _parameters(names: Iterable[str]) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
-    """Parameter name, and type, default and typer.Option of each option.
+    """Yield (parameter name, (type, default, typer.Option)) for each option.
 
-    What a profile turned on a flag can take back: each flag that is a setting has a form with --no-. It is hidden
-    where the setting is off by default, and shown instead of the plain one where it is on. A setting with the value
-    `off` among others has it, too.
+    A bool setting also gets a --no- form, so that a flag can undo a profile. Help shows the form that changes the
+    default and hides the other one. A setting with a value `off` gets a --no- form, too.
     """
     for name in names:
         if name not in Settings.model_fields or Settings.model_fields[name].annotation is not bool:
@@ -108,7 +107,7 @@ def _panel(name: str) -> str:
 
 
 def _option(name: str) -> tuple[Any, Any, Any]:
-    """Type, default and typer.Option of one option."""
+    """Return type, default and typer.Option of one option."""
     if name in _EXTRA:
         return _EXTRA[name]
     field = Settings.model_fields[name]
@@ -159,7 +158,7 @@ def _value(*names: str, help: str, panel: str, metavar: str, kind: Any = str) ->
     return kind | None, None, option
 
 
-_UNSUPPORTED = "Of the example script, not supported yet"
+_UNSUPPORTED = "Options of the example script that are not supported yet"
 
 _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "prompt_text": _value("--prompt", "-p", help="The prompt; - reads standard input.", panel="Input", metavar="TEXT"),
@@ -170,9 +169,9 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         panel="Input",
         metavar="FILE",
     ),
-    "again": _value(
+    "replay_file": _value(
         "--from",
-        help="Make this picture again from its own metadata; other options change what they name.",
+        help="Make this picture again from its metadata; other options override single settings.",
         panel="Input",
         metavar="FILE",
     ),
@@ -186,13 +185,13 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "aspect": _value("--aspect", help="Picture size by its ratio, like --size 16:9.", panel="Picture", metavar="W:H"),
     "width": _value(
         "--width",
-        help="Picture width in pixels; alone, the height stays as it is set.",
+        help="Picture width in pixels; without --height, the height stays as it is set.",
         panel="Picture",
         metavar="N",
     ),
     "height": _value(
         "--height",
-        help="Picture height in pixels; alone, the width stays as it is set.",
+        help="Picture height in pixels; without --width, the width stays as it is set.",
         panel="Picture",
         metavar="N",
     ),
@@ -205,9 +204,9 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         panel="Model",
         metavar="NAME|PATH",
     ),
-    # These two are acted on before the parser runs (see app.py), and stand here to be accepted and explained.
+    # app.py acts on these two before the parser runs. They are declared here so that the parser accepts them.
     "debug": _flag("--debug", help="Show the traceback of an error.", panel="Output"),
-    "no_color": _flag("--no-color", help="No colours, as with NO_COLOR set.", panel="Output"),
+    "no_color": _flag("--no-color", help="Use no colours, as with NO_COLOR set.", panel="Output"),
     "enable_cpu_offload": _flag("--enable-cpu-offload", help="The same as --offload module.", panel="Model"),
     "cache_backend": _value(
         "--cache-backend",

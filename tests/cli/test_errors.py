@@ -49,7 +49,7 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("generate x --size 100000x100000", "the limit is"),
         ("generate x --aspect 0:1", "aspect 0:1: both sides must be positive"),
         ("generate x --aspect 300:1", "sides may differ by a factor of 200 at most\nhint: the longest is 200:1"),
-        ("generate x --aspect 16:9:1", "--aspect 16:9:1 is no ratio"),
+        ("generate x --aspect 16:9:1", "--aspect 16:9:1 is not a ratio"),
         ("generate x --size 99999999999999999999x32", "the limit is"),
         ("generate x --aspect 16x9", "hint: write it like --aspect 16:9"),
         ("generate x --size 64x64 --width 64", "--size and --width cannot be combined"),
@@ -73,19 +73,19 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("describe a.png -p <image><image>", "2 <image> placeholders for 1 picture"),
         ("describe missing.png", "there is no file missing.png"),
         ("generate", "there is no prompt"),
-        ("generate x --prompt y", "the bare prompt and --prompt are given"),
+        ("generate x --prompt y", "the prompt is given more than once: as an argument and with --prompt"),
         ("generate x y", "hint: put the prompt in quotes; see: sensenova generate --help"),
         ("generate --prompt-file missing.txt", "the prompt file missing.txt cannot be read"),
         ("generate x --device cpu0", "--device cpu0"),
         ("generate x --dtype int8", "--dtype int8: must be"),
         ("generate x --quantization int4", "--quantization int4: must be"),
         ("generate x -o a.jpg", "PNG"),
-        ("generate x -o - -n 2", "2 pictures cannot share stdout"),
+        ("generate x -o - -n 2", "stdout cannot take 2 pictures"),
         ("generate x -o - --json", "both want stdout"),
         ("generate x -o - --print-think", "both want stdout"),
         ("generate x --from a.png", "does not say how it was made"),
-        ("edit - --image -", "can be read for one thing only"),
-        ("edit --prompt-file - --image -", "can be read for one thing only"),
+        ("edit - --image -", "can be used only once"),
+        ("edit --prompt-file - --image -", "can be used only once"),
         ("chat", "there is no message"),
         ("generate x --profile nonesuch", "nonesuch"),
         ("generate x --tensor-parallel-size 0", "--tensor-parallel-size 0: must be a whole number from 1 to 64"),
@@ -121,7 +121,7 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("--bogus generate x", "hint: see: sensenova generate --help"),
         ("-q profile show", "hint: see: sensenova profile show --help"),
         ("profile show -q", "hint: see: sensenova profile show --help"),
-        ("edit x --image", "--image names no file"),
+        ("edit x --image", "--image needs a file"),
         ("generate x --cfg-interval 0.1 -o a.png", "--cfg-interval takes two numbers"),
         ("generate x --image a.png", "generate has no option --image\nhint: to change a picture: sensenova edit"),
         ("generate x --image=a.png", "sensenova edit --image FILE"),
@@ -163,16 +163,16 @@ def test_a_near_miss_is_suggested(program: Program, words: list[str], suggestion
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "p.jsonl:2: no JSON"),
-        ('{"seed": 1}', "p.jsonl:2: no object with a prompt"),
-        ('{"promt": "a"}', 'hint: write "prompt" for "promt"'),
+        ("{", "p.jsonl:2: this is not JSON"),
+        ('{"seed": 1}', 'p.jsonl:2: this is not a JSON object with a "prompt"'),
+        ('{"promt": "a"}', 'hint: write "prompt" instead of "promt"'),
         ('{"prompt": "x", "seed": null}', 'p.jsonl:2: "seed": null: must be'),
         ('{"prompt": "x", "num_stps": 3}', 'hint: did you mean "num_steps"?'),
         ('{"prompt": "x", "num_steps": 0}', 'p.jsonl:2: "num_steps": 0: must be'),
         ('{"prompt": "x", "size": "100x100"}', "both sides must be multiples of 32"),
         ('{"prompt": "x", "model": "m"}', 'p.jsonl:2: "model" may not be set here'),
         ('{"prompt": "x", "images": ["a.png"]}', "hint: did you mean image?"),
-        ('{"prompt": "x", "image": 3}', "p.jsonl:2: image must be a file name"),
+        ('{"prompt": "x", "image": 3}', 'p.jsonl:2: "image" must be a file name'),
         ('{"prompt": "x", "image": "a.png"}', "p.jsonl:2: generate takes no input pictures"),
         ('{"prompt": " "}', "p.jsonl:2: the prompt is empty"),
     ],
@@ -255,7 +255,7 @@ def test_a_full_disk_ends_with_1_and_keeps_the_picture(
     assert outcome.code == 1
     assert "No space left on device" in outcome.stderr
     (kept,) = tmp_path.glob("x-42-*.png")
-    assert f"the picture is kept in {kept}" in outcome.stderr
+    assert f"the picture was saved in {kept}" in outcome.stderr
 
 
 def test_an_output_folder_that_is_a_file(program: Program) -> None:
@@ -285,7 +285,7 @@ def test_an_unreadable_record_of_an_input_is_told(program: Program, home: Path) 
     Image.new("RGB", (64, 64)).save(home / "new.png", pnginfo=chunks)
     outcome = program("edit", "x", "--image", "new.png")
     assert outcome.code == 0
-    assert "its seed is not known" in outcome.stderr
+    assert "its seed is unknown" in outcome.stderr
 
 
 def test_a_device_that_is_not_there_is_noticed_before_a_download(

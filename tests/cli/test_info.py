@@ -150,7 +150,7 @@ def test_escape_sequences_do_not_reach_the_terminal() -> None:
 def test_picture_without_a_record() -> None:
     done = run(picture("plain.png", None))
     assert isinstance(done.exception, NoRecordError)
-    assert "plain.png says nothing" in done.exception.what
+    assert "plain.png has no record" in done.exception.what
     assert done.exception.hint
     assert exit_code(done.exception) == 1
 

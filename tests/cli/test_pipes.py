@@ -90,7 +90,7 @@ def test_a_full_disk_behind_stdout(home: Path) -> None:
     assert done.returncode == 1
     what, hint = done.stderr.splitlines()
     assert what == "error: stdout cannot be written: No space left on device"
-    assert "pictures made so far stay where they are" in hint
+    assert "pictures made so far are kept" in hint
     assert (home / "x-42.png").exists()
 
 

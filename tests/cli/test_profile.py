@@ -133,7 +133,7 @@ def test_show_knows_the_checkpoint_of_the_settings_files(tmp_path: Path) -> None
 
 def test_show_says_where_it_cannot_look() -> None:
     result = run("show", "--model", "SenseNova/SenseNova-U1-8B-MoT")
-    assert "what it recommends is not shown" in result.stderr
+    assert "its recommended settings are not shown" in result.stderr
     assert "note" not in result.stdout
 
 
@@ -150,9 +150,9 @@ def test_path_of_a_profile_is_a_file() -> None:
 def test_path_without_a_name_tells_all_places(user_folder: Path) -> None:
     Path("sensenova.toml").touch()
     rows = {cells[0]: cells[1:] for cells in map(columns, succeed("path").splitlines())}
-    assert rows["user file"] == [str(user_folder / "config.toml"), "not there yet"]
+    assert rows["user file"] == [str(user_folder / "config.toml"), "does not exist yet"]
     assert rows["project file"] == [str(Path("sensenova.toml").absolute())]
-    assert rows["user profiles"] == [str(user_folder / "profiles"), "not there yet"]
+    assert rows["user profiles"] == [str(user_folder / "profiles"), "does not exist yet"]
 
 
 def test_init_writes_the_user_file_and_changes_nothing_yet(user_folder: Path) -> None:
@@ -210,11 +210,11 @@ def test_init_where_nothing_can_be_written() -> None:
 def test_init_refuses_names_that_would_hide() -> None:
     error = fail("init", "two words")
     assert exit_code(error) == 2
-    assert "no name for a profile" in error.what
+    assert "not allowed as the name of a profile" in error.what
 
 
 def test_init_wants_an_ending() -> None:
-    assert "no name for a profile" in fail("init", "some/where").what
+    assert "not allowed as the name of a profile" in fail("init", "some/where").what
 
 
 def test_check_knows_profiles_by_name() -> None:

@@ -128,7 +128,7 @@ def test_a_picture_that_the_modality_would_ignore(program: Program) -> None:
 def test_a_cache_that_is_not_there_is_refused(program: Program, command: list[str]) -> None:
     outcome = program(*command, "--cache-backend", "tea_cache")
     assert outcome.code == 2
-    assert "--cache-backend tea_cache is not there yet: steps are cached by cache_dit" in outcome.stderr
+    assert "--cache-backend tea_cache is not supported yet: steps are cached by cache_dit" in outcome.stderr
     assert program.engines == []
 
 
@@ -136,7 +136,7 @@ def test_a_cache_that_is_not_there_is_refused(program: Program, command: list[st
 def test_unsupported_options_of_the_script_are_refused_with_a_reason(program: Program, words: list[str]) -> None:
     outcome = program("run", *words)
     assert outcome.code == 2
-    assert f"{words[0]} is not there yet" in outcome.stderr
+    assert f"{words[0]} is not supported yet" in outcome.stderr
     assert program.engines == []
 
 

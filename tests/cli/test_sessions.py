@@ -148,7 +148,7 @@ def test_list_shows_the_good_sessions_beside_damaged_and_newer_ones(program: Pro
     outcome = program("sessions", "list")
     assert outcome.code == 2
     assert sorted(row.split()[0] for row in outcome.stdout.splitlines()) == ["good", "hurt", "name"]
-    assert "hurt is damaged in parts" in outcome.stderr
+    assert "parts of hurt are damaged" in outcome.stderr
     assert "the session newer was written by a newer version" in outcome.stderr
 
 
