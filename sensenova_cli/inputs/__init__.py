@@ -1,1 +1,1 @@
-"""What a user typed or piped: options, prompts and input pictures."""
+"""User input: options, prompts, input pictures, and records of pictures to make again."""

@@ -1,13 +1,13 @@
-"""Words as typed, before the parser sees them: options that take several values after one flag.
+"""Rewriting of the command line before the parser sees it: options that take several values after one flag.
 
     edit --image a.png b.png --prompt "swap them"    becomes    edit --image a.png --image b.png --prompt …
 
-The values end at the next word that starts with a dash (`-` alone means standard input and is a value). Where the
-command takes a prompt as a bare word too, a word after the first value is one more picture only if it is `-`, an
-existing file, or one word with a picture's ending; so `edit --image a.png "make it red"` reads as people mean it.
+The values end at the next word that starts with a dash; `-` alone means standard input and is a value. If the command
+also takes its prompt as a bare word, a word after the first value is another picture only if it is `-`, an existing
+file, or one word with a picture's ending. So `edit --image a.png "make it red"` reads as people expect.
 
-An option that lacks its values would take the options behind it for them; that is refused here, where it can be seen.
-`--cfg-interval 0.1,0.6`, as the environment variable is written, is `--cfg-interval 0.1 0.6`.
+The parser would take the next option as the value of an option that lacks its values, so this is refused here.
+`--cfg-interval 0.1,0.6`, which is how the environment variable is written, means `--cfg-interval 0.1 0.6`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ PICTURE_ENDINGS = frozenset(
 )
 
 WITHOUT_BARE_PROMPT = frozenset(("describe", "run"))
-"""Commands whose bare words are pictures, or that take none: every word after `--image` is a picture."""
+"""Commands that take no prompt as a bare word: after `--image` every word is a picture."""
 
 
 def spread_values(words: Sequence[str]) -> list[str]:
@@ -30,18 +30,18 @@ def spread_values(words: Sequence[str]) -> list[str]:
         UsageError: `--image` or `--cfg-interval` lacks its values.
     """
     if wants_help(words):
-        return list(words)  # however unfinished the rest is
+        return list(words)  # help is shown even if the rest is unfinished
     command = next((word for word in words if not word.startswith("-")), "")
     return list(_spread(words, all_pictures=command in WITHOUT_BARE_PROMPT))
 
 
 def before_dashes(words: Sequence[str]) -> Sequence[str]:
-    """The words that may be options: those before a bare `--`."""
+    """Return the words that can be options: those before a bare `--`."""
     return words[: words.index("--")] if "--" in words else words
 
 
 def wants_help(words: Sequence[str]) -> bool:
-    """Whether a command line asks for help."""
+    """Return whether a command line asks for help."""
     return not {"-h", "--help"}.isdisjoint(before_dashes(words))
 
 
@@ -57,26 +57,26 @@ def _spread(words: Sequence[str], all_pictures: bool) -> Iterator[str]:
             yield from rest
             return
         if word == "--cfg-interval":
-            yield from _two_numbers(rest)
+            yield from _pop_two_numbers(rest)
         if word != "--image":
             continue
         if not rest or not _is_value(rest[0]):
-            raise UsageError("--image names no file", "for example: --image cat.png")
+            raise UsageError("--image needs a file", "for example: --image cat.png")
         yield rest.pop(0)
         while rest and _is_value(rest[0]) and (all_pictures or is_picture(rest[0])):
             yield from ("--image", rest.pop(0))
 
 
-def _two_numbers(rest: list[str]) -> list[str]:
-    """Take the two values of an interval from the words that follow it."""
+def _pop_two_numbers(rest: list[str]) -> list[str]:
+    """Remove the two values of an interval from the words that follow it, and return them."""
     if rest and "," in rest[0]:
         rest[:1] = filter(None, rest[0].split(","))
-    taken = rest[:2]
+    numbers = rest[:2]
     del rest[:2]
-    if len(taken) < 2 or not all(map(_is_number, taken)):
-        found = f", not {' '.join(taken)}" if taken else ""
+    if len(numbers) < 2 or not all(map(_is_number, numbers)):
+        found = f", not {' '.join(numbers)}" if numbers else ""
         raise UsageError(f"--cfg-interval takes two numbers{found}", "for example: --cfg-interval 0.1 0.6")
-    return taken
+    return numbers
 
 
 def _is_number(word: str) -> bool:
@@ -92,12 +92,12 @@ def _is_value(word: str) -> bool:
 
 
 def is_picture(word: str) -> bool:
-    """Whether a bare word means a picture: `-`, an existing file, or one word with a picture's ending."""
+    """Return whether a bare word means a picture: `-`, an existing file, or one word with a picture's ending."""
     if word == "-":
         return True
     try:
         if Path(word).expanduser().is_file():
             return True
-    except (OSError, ValueError, RuntimeError):  # a long prompt is no possible file name; ~nobody has no home
+    except (OSError, ValueError, RuntimeError):  # a long prompt is too long for a file name; ~nobody has no home
         return False
     return Path(word).suffix.lower() in PICTURE_ENDINGS and not any(letter.isspace() for letter in word)

@@ -1,4 +1,4 @@
-"""Input pictures: read once, remembered by path and checksum, with the seed they were made with."""
+"""Input pictures: read once, identified by path and checksum, with the seed that made them."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -19,10 +19,10 @@ class InputImage:
 
     Attributes:
         image: RGB.
-        source: where it lies, and its checksum.
-        name: what messages call it: its path as typed, or `standard input`.
-        seed: the seed it was made with, if it says so itself.
-        problem: why its own record cannot be read; empty where it can, or where there is none.
+        source: path and checksum of its file.
+        name: its name in messages: the path as the user wrote it, or `standard input`.
+        seed: the seed in its record; None without a record.
+        problem: why its record cannot be read; empty if it can, or if there is none.
     """
 
     image: Image.Image
@@ -33,72 +33,72 @@ class InputImage:
 
 
 def read_inputs(names: Sequence[str]) -> tuple[InputImage, ...]:
-    """Read pictures by file name, `-` from standard input.
+    """Read pictures by file name; `-` stands for standard input.
 
     Raises:
-        PictureError: one of them cannot be read.
+        PictureError: a picture cannot be read.
         UsageError: standard input is closed.
     """
     return tuple(_read(name, read_content(name)) for name in names)
 
 
 def read_content(name: str) -> bytes:
-    """The bytes of a picture file, `-` for standard input; errors as for `read_inputs`."""
+    """Return the bytes of a picture file; `-` stands for standard input. Errors as for `read_inputs`."""
     if name == STDIN:
-        return read_stdin("name a picture file")
+        return read_stdin("give the name of a picture file")
     if not name:
-        raise PictureError("the name of an input picture is empty", "name a picture file")
+        raise PictureError("the name of an input picture is empty", "give the name of a picture file")
     try:
         return Path(name).expanduser().read_bytes()
     except (OSError, ValueError, RuntimeError):  # RuntimeError: ~nobody
-        read_picture(name)  # says what is the matter
+        read_picture(name)  # raises an error that explains the problem
         raise
 
 
 def recorded_inputs(record: PictureRecord, made: Path) -> tuple[InputImage, ...]:
-    """The pictures that `made` was edited from, looked for where they lay, then beside `made`.
+    """Read the pictures that `made` was edited from, at their recorded paths or beside `made`.
 
     Raises:
-        PictureError: one of them is missing, or is not the same file any more.
+        PictureError: one of them is missing, or its content has changed.
     """
     return tuple(_read_recorded(source, made) for source in record.inputs)
 
 
 def free_seed(seed: int, count: int, taken: Collection[int]) -> int:
-    """The first seed from `seed` on with which none of seed, …, seed + count - 1 is taken."""
+    """Return the first seed ≥ `seed` such that none of the `count` seeds from it on is in `taken`."""
     while clashing := [other for other in taken if seed <= other < seed + count]:
         seed = max(clashing) + 1
     return seed
 
 
 def _read(name: str, content: bytes) -> InputImage:
-    called = "standard input" if name == STDIN else name
-    image = read_picture(content, called)
+    shown_name = "standard input" if name == STDIN else name
+    image = read_picture(content, shown_name)
     source = InputFile.of(name, content)
     try:
-        record = read_record(content, called)
+        record = read_record(content, shown_name)
     except SenseNovaError as error:
-        return InputImage(image, source, called, problem=error.what)
-    return InputImage(image, source, called, record.settings.seed if record else None)
+        return InputImage(image, source, shown_name, problem=error.what)
+    return InputImage(image, source, shown_name, record.settings.seed if record else None)
 
 
 def _read_recorded(source: InputFile, made: Path) -> InputImage:
-    again = "give the pictures with `images=FILE`"
+    replacement = "give the pictures with `images=FILE`"
     if source.path == STDIN:
-        raise PictureError(f"{made} was edited from standard input, which is gone", again)
+        raise PictureError(f"{made} was edited from standard input, which cannot be read again", replacement)
     recorded = Path(source.path).absolute()
-    # Beside the picture it is looked for, too: whole folders are moved, and sent to others.
-    beside = made.expanduser().absolute().parent
-    places = dict.fromkeys((recorded, beside / source.path, beside / recorded.name))
-    # os.path: a record may name what no file can be called, at which pathlib raises an error.
-    found = [place for place in places if os.path.isfile(place)]  # noqa: PTH113
-    for place in found:
+    # People move whole folders and send them to others, so the folder of `made` is searched, too.
+    folder = made.expanduser().absolute().parent
+    places = dict.fromkeys((recorded, folder / source.path, folder / recorded.name))
+    # os.path: the record may contain an impossible file name, for which pathlib raises an error.
+    existing = [place for place in places if os.path.isfile(place)]  # noqa: PTH113
+    for place in existing:
         content = read_content(str(place))
         if checksum(content) == source.sha256:
             return _read(str(place), content)
-    if recorded in found:
+    if recorded in existing:
         what = f"{recorded} has changed since {made} was edited from it"
     else:
-        other = f", and {found[0]} is another picture" if found else ""
-        what = f"{recorded}, from which {made} was edited, is not there{other}"
-    raise PictureError(what, f"bring it back, or {again}")
+        other = f", and {existing[0]} is another picture" if existing else ""
+        what = f"{recorded}, from which {made} was edited, does not exist{other}"
+    raise PictureError(what, f"restore it, or {replacement}")

@@ -1,4 +1,4 @@
-"""Where prompts come from: the command line, standard input, or a file of many."""
+"""Prompts from the command line, standard input or a prompt file."""
 
 import json
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from sensenova_cli.system.streams import STDIN, read_stdin
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt with what it alone is made with.
+    """One prompt with the pictures and settings that belong to it alone.
 
     Attributes:
-        images: input pictures named beside it in a prompt file; empty where none are.
-        settings: checked settings given beside it, by name.
-        place: `prompts.jsonl:3: ` before messages about it; empty for a prompt of the command line.
+        images: input pictures that its line in a prompt file names.
+        settings: checked settings of its line, by name.
+        place: prefix of messages about it, such as `prompts.jsonl:3: `; empty for a prompt of the command line.
     """
 
     text: str
@@ -29,16 +29,16 @@ class Prompt:
 
 
 def given_prompts(argument: str | None, option: str | None, file: str | None) -> list[Prompt]:
-    """The prompts of a command, from its bare word, `--prompt` or `--prompt-file`; empty if none is given.
+    """Return the prompts of a command, from its argument, `--prompt` or `--prompt-file`; empty if none is given.
 
     Raises:
-        UsageError: more than one of the three is given, or the file cannot be read or holds no prompt.
+        UsageError: more than one of the three is given, or the file cannot be read or contains no prompt.
         SettingsError: a line of the file has a setting with a wrong name, type or value.
     """
-    ways = {"the bare prompt": argument, "--prompt": option, "--prompt-file": file}
-    given = [name for name, value in ways.items() if value is not None]
+    sources = {"as an argument": argument, "with --prompt": option, "with --prompt-file": file}
+    given = [name for name, value in sources.items() if value is not None]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} are given: where is the prompt?", "give one of them")
+        raise UsageError(f"the prompt is given more than once: {' and '.join(given)}", "give it once")
     if file is not None:
         return read_prompt_file(file)
     text = argument if argument is not None else option
@@ -46,29 +46,29 @@ def given_prompts(argument: str | None, option: str | None, file: str | None) ->
 
 
 def read_text(text: str) -> str:
-    """The text itself, or standard input for `-`, without the line end it closes with."""
+    """Return the text itself, or for `-` the text on standard input without its final line end."""
     return _read_stdin().rstrip("\r\n") if text == STDIN else text
 
 
 def refuse_stdin_twice(*values: str | None) -> None:
-    """Raise UsageError when `-` stands in more than one place: standard input can be read once."""
+    """Raise UsageError if more than one value is `-`: standard input can be read only once."""
     if values.count(STDIN) > 1:
-        raise UsageError("standard input (-) can be read for one thing only", "name files for the others")
+        raise UsageError("standard input (-) can be used only once", "use files for the other values")
 
 
 def read_prompt_file(file: str) -> list[Prompt]:
-    """Read a prompt a line; `#` starts a comment line. Lines of a .jsonl file are objects with settings, and those of
-    standard input where the first one starts with a brace.
+    """Read one prompt per line; `#` starts a comment line. Lines are JSON objects with settings if the file ends in
+    .jsonl, or if the first prompt on standard input starts with a brace.
 
     Raises:
-        UsageError: the file cannot be read, a line is no JSON object with a prompt, or there is no prompt.
+        UsageError: the file cannot be read, a line is not a JSON object with a prompt, or there is no prompt.
         SettingsError: a setting has a wrong name, type or value.
     """
     name = "standard input" if file == STDIN else file
     numbered = ((f"{name}:{number}: ", line.strip()) for number, line in enumerate(_read_lines(file), start=1))
     lines = [(place, line) for place, line in numbered if line and not line.startswith("#")]
     if not lines:
-        raise UsageError(f"{name} holds no prompt", "write one prompt a line")
+        raise UsageError(f"{name} contains no prompt", "write one prompt per line")
     is_json = lines[0][1].startswith("{") if file == STDIN else Path(file).suffix.lower() == ".jsonl"
     return [_parse_object(line, place) if is_json else Prompt(line, place=place) for place, line in lines]
 
@@ -77,35 +77,37 @@ def _read_lines(file: str) -> list[str]:
     if file == STDIN:
         return _read_stdin().split("\n")
     try:
-        # Written by some editors on Windows, a byte-order mark would be part of the first prompt.
+        # utf-8-sig: some editors on Windows write a byte-order mark, which would be part of the first prompt.
         return Path(file).expanduser().read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(f"the prompt file {file} cannot be read: {error.strerror}", "check its name") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"the prompt file {file} is no UTF-8 text", "save it as UTF-8") from error
+        raise UsageError(f"the prompt file {file} is not UTF-8 text", "save it as UTF-8") from error
 
 
 def _read_stdin() -> str:
     try:
         return read_stdin("give the prompt as an argument").decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError("the text on standard input is no UTF-8", "convert it, for example with iconv") from error
+        raise UsageError("the text on standard input is not UTF-8", "convert it, for example with iconv") from error
 
 
 def _parse_object(line: str, place: str) -> Prompt:
     try:
         content = json.loads(line)
     except ValueError as error:
-        raise UsageError(f"{place}no JSON: {error}", 'write it like {"prompt": "a cat", "seed": 7}') from error
+        raise UsageError(f"{place}this is not JSON: {error}", 'write it like {"prompt": "a cat", "seed": 7}') from error
     if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
         meant = near_miss("prompt", content) if isinstance(content, dict) and "prompt" not in content else None
-        hint = f'write "prompt" for "{meant}"' if meant else 'write it like {"prompt": "a cat", "seed": 7}'
-        raise UsageError(f"{place}no object with a prompt", hint)
+        hint = f'write "prompt" instead of "{meant}"' if meant else 'write it like {"prompt": "a cat", "seed": 7}'
+        raise UsageError(f'{place}this is not a JSON object with a "prompt"', hint)
     text = content.pop("prompt")
     images = content.pop("image", [])
     images = [images] if isinstance(images, str) else images
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise UsageError(f"{place}image must be a file name or a list of them", 'write it like "image": ["a.png"]')
+        raise UsageError(
+            f'{place}"image" must be a file name or a list of file names', 'write it like "image": ["a.png"]'
+        )
     for key in content:
         if key not in ImageSettings.model_fields and near_miss(key, ("prompt", "image"), cutoff=0.8):
             raise UsageError(f"{place}unknown key {key}", f"did you mean {near_miss(key, ('prompt', 'image'))}?")

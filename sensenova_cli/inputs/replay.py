@@ -1,4 +1,4 @@
-"""`--from FILE`: make a picture again from what it says about itself."""
+"""`--from FILE`: make a picture again from the record in its file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,35 +14,39 @@ PictureKind = Literal["generate", "edit"]
 
 @dataclass(frozen=True)
 class Replay:
-    """A picture that is made again."""
+    """A picture to make again, with its record."""
 
     file: Path
     record: PictureRecord
 
     @property
     def label(self) -> str:
-        """How settings name the picture as the layer they come from."""
+        """The name of this layer of settings, for messages."""
         return f"picture {self.file}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its settings as a layer."""
+        """The recorded settings, as a layer."""
         loaded = self.record.loaded
         recorded = {name: getattr(loaded, name) for name in RECORDED_LOAD_SETTINGS}
         return {**self.record.settings.model_dump(), **recorded, "lora": loaded.lora or NO_LORA}
 
 
 def read_replay(file: str, kind: PictureKind) -> Replay:
-    """Read how a picture was made.
+    """Read the record of a picture.
+
+    Args:
+        file: the file of a picture.
+        kind: the command that must have made it.
 
     Raises:
-        PictureError: it is missing, no picture, or its record is damaged.
-        UsageError: it says nothing about how it was made, or another command made it.
+        PictureError: the file is missing or not a picture, or its record is damaged.
+        UsageError: the picture has no record, or another command made it.
     """
     path = Path(file).expanduser()
     record = read_record(path, file)
     if record is None:
-        raise UsageError(f"{file} does not say how it was made", "only PNG files made by sensenova with metadata do")
+        raise UsageError(f"{file} does not say how it was made", "only PNG files of sensenova with metadata do")
     if record.task != kind:
         hint = f"to make it again: sensenova {record.task} --from {file}"
         if kind == "edit":

@@ -1,1 +1,1 @@
-"""Picture files, and what a PNG records about how it was made."""
+"""Picture files, and the record in a PNG of how it was made."""

@@ -1,4 +1,4 @@
-"""Where pictures go: their names, and what happens when a name is taken or a write fails."""
+"""The writer of picture files: it chooses names, never overwrites unasked, and saves pictures if a write fails."""
 
 import io
 import os
@@ -24,42 +24,42 @@ MAX_SLUG = 40
 
 
 class PictureWriter:
-    """Names and writes the pictures of one run. Built by `plan`, before the model loads.
+    """Names and writes the pictures of one run. `prepare` makes one, before the model is loaded.
 
-    A picture never replaces one that the same run has written, and without `force` no file at all.
+    A picture never replaces another picture of the same run. Without `force` it replaces no file at all.
     """
 
     def __init__(self, template: str | None, *, force: bool, numbered: bool) -> None:
         self._template = template
-        """Path with fields in braces; None stands for stdout."""
+        """Path with fields in braces; None for stdout."""
         self._force = force
         self._numbered = numbered
-        """Whether a taken name gets -2, -3, … appended; else it is an error."""
+        """Whether -2, -3, … is appended to a name that is taken; otherwise that is an error."""
         self._written: set[Path] = set()
 
     @classmethod
     def prepare(
         cls, output: str | None, *, force: bool = False, stdout_is_terminal: bool, count: int = 1
     ) -> "PictureWriter":
-        """Decide on the names and make sure that files can be written there; missing folders are created.
+        """Choose the names, create missing folders, and check that files can be written there.
 
         Args:
             output: None for `{slug}-{seed}.png` in the current folder; a folder (existing, or with a trailing
                 slash) for that name in it; a PNG file, or a template of one with the fields slug, seed, index
-                (from 0), count, width and height; `-` for PNG bytes on stdout. A file without seed and index
-                gets `-{index}` appended to its name when several pictures are made.
+                (from 0), count, width and height; `-` for PNG bytes on stdout. If a run makes several pictures,
+                `-{index}` is appended to a name without the fields seed and index.
             force: replace existing files.
-            stdout_is_terminal: whether bytes on stdout would end up on a screen.
-            count: how many pictures the run will make.
+            stdout_is_terminal: whether bytes on stdout would appear on a screen.
+            count: number of pictures that the run will make.
 
         Raises:
-            OutputError: none of these forms, an existing file without `force`, a folder that cannot be written,
-                or a stdout that is a terminal, is closed, or would get several pictures.
+            OutputError: `output` has none of these forms, the file exists and `force` is False, the folder cannot be
+                written, or stdout is a terminal, is closed, or would get several pictures.
         """
         if output == "-":
             if stdout_is_terminal:
                 raise OutputError(
-                    "PNG bytes would garble the terminal", "redirect them (-o - > picture.png), or name a file"
+                    "PNG bytes would garble the terminal", "redirect them (-o - > picture.png), or name a file with -o"
                 )
             if stdout_is_closed():
                 raise OutputError("stdout is closed, so the picture would go nowhere", "name a file with -o")
@@ -92,16 +92,16 @@ class PictureWriter:
         Args:
             image: RGB, 8 bits a channel.
             index, count: this is picture `index` (from 0) of the `count` that the run makes.
-            record: what to note in the file about how it was made; None for nothing.
+            record: how the picture was made, to be stored in the file; None to store nothing.
 
         Returns:
-            The file, relative where the output was given so; None when the bytes went to stdout.
+            The file, relative if the output was given as a relative path; None if the bytes went to stdout.
 
         Raises:
-            OutputWriteError: the write failed, and the message says where the picture was kept instead; or the
-                picture was written, but not its record.
+            OutputWriteError: the write failed, and the message says where the picture was saved instead; or the
+                picture was written without its record.
             OutputError: stdout would get several pictures.
-            BrokenPipeError: whatever read stdout has gone.
+            BrokenPipeError: the reader of stdout has ended.
         """
         png, problem = _encode(image, record)
         if self._template is None:
@@ -116,13 +116,13 @@ class PictureWriter:
             written = self._place(png, path)
         except OSError as error:
             raise OutputWriteError(
-                f"{path} cannot be written: {error.strerror or error}; {_keep(png, path.stem)}",
-                "make room or choose another place with -o",
+                f"{path} cannot be written: {error.strerror or error}; {_save_elsewhere(png, path.stem)}",
+                "make room, or choose another place with -o",
             ) from error
         self._written.add(written.absolute())
         if written != path and not self._numbered and path.absolute() not in self._written:
             raise OutputWriteError(
-                f"{path} was created by another program meanwhile and is left alone; the picture is in {written}",
+                f"another program has created {path} meanwhile, so the picture was written to {written}",
                 "use -f to replace existing files",
             )
         _require_record(str(written), problem)
@@ -137,16 +137,16 @@ class PictureWriter:
             replace_file(path, png)
             return path
         written = create_file(_candidates(path), png)
-        assert written is not None  # there is no end of candidates
+        assert written is not None  # the candidates never end
         return written
 
 
 def slug(prompt: str) -> str:
-    """The first words of a prompt as part of a file name: letters and digits of any script joined by hyphens."""
+    """Return the first words of a prompt for a file name: letters and digits of any script, joined by hyphens."""
     text = unicodedata.normalize("NFKC", prompt.replace("<image>", " ")).lower()
-    # Marks (category M) are parts of letters in many scripts; without them words would fall apart.
-    kept = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text)
-    words = kept.split()
+    # Marks (category M) are parts of letters in many scripts; words must not be split at them.
+    letters = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text)
+    words = letters.split()
     if not words:
         return "picture"
     short = words[0][:MAX_SLUG]
@@ -161,19 +161,21 @@ def _template(output: str | None) -> str:
     if output is None:
         return DEFAULT_NAME
     if not output.strip():
-        raise OutputError("the output name is empty", "leave -o out to write into the current folder")
+        raise OutputError("the output name is empty", "omit -o to write into the current folder")
     try:
         path = Path(output).expanduser()
         is_folder = path.is_dir()
-    except (OSError, RuntimeError) as error:  # a name that is too long, a home that is not known
-        raise OutputError(f"the output name {output} is not possible: {error}", "choose another one with -o") from error
+    except (OSError, RuntimeError) as error:  # the name is too long, or the user of ~user is unknown
+        raise OutputError(
+            f"the output name {output} is not possible: {error}", "choose another name with -o"
+        ) from error
     if is_folder:
         return str(path).replace("{", "{{").replace("}", "}}") + f"/{DEFAULT_NAME}"
     if output.endswith(("/", os.sep)):
         return f"{path}/{DEFAULT_NAME}"
     if path.suffix.lower() != ".png":
         raise OutputError(
-            f"pictures are written as PNG files, and {output} is no name ending in .png",
+            f"pictures are written as PNG files, and {output} does not end in .png",
             f"name it {path.with_name((path.stem.strip('.') or 'picture') + '.png')}, or write {output}/ for a folder",
         )
     return str(path)
@@ -188,7 +190,7 @@ def _fields(template: str) -> set[str]:
             template.format(**FIELDS)
     except (ValueError, KeyError, IndexError, AttributeError) as error:
         raise OutputError(
-            f"the output name {template} is no valid template: {error}",
+            f"the output name {template} is not a valid template: {error}",
             f"the fields are {names}; write {{{{ and }}}} for plain braces",
         ) from error
     if unknown:
@@ -200,7 +202,7 @@ def _fields(template: str) -> set[str]:
 
 
 def _fixed_folder(template: str) -> Path:
-    """The part of the template's folder that is the same for all pictures."""
+    """Return the part of the template's folder that is the same for all pictures."""
     fixed = Path()
     for part in Path(template).parent.parts:
         if _fields(part):
@@ -211,12 +213,12 @@ def _fixed_folder(template: str) -> Path:
 
 def _require_single(count: int) -> None:
     if count > 1:
-        raise OutputError(f"{count} pictures cannot share stdout", "make one picture, or name a folder or file with -o")
+        raise OutputError(f"stdout cannot take {count} pictures", "make one picture, or name a folder or file with -o")
 
 
 def _require_free(path: Path, force: bool) -> None:
     if path.is_dir():
-        raise OutputError(f"{path} is a folder", f"write {path}/ to put the picture into it")
+        raise OutputError(f"{path} is a folder", f"write {path}/ to write the picture into it")
     if os.path.lexists(path) and not force:
         raise OutputError(f"{path} exists already", "use -f to replace it, or choose another name")
 
@@ -229,7 +231,7 @@ def _require_writable(folder: Path) -> None:
         blocking = next((part for part in (folder, *folder.parents) if part.is_file()), None)
         reason = f"{blocking} is a file" if blocking else error.strerror or error
         raise OutputError(
-            f"nothing can be written into the folder {folder}: {reason}", "choose another place with -o"
+            f"no file can be written in the folder {folder}: {reason}", "choose another place with -o"
         ) from error
 
 
@@ -240,11 +242,11 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 
 def _encode(image: Image.Image, record: PictureRecord | None) -> tuple[bytes, Exception | None]:
-    """The picture as PNG, and why its record is not in it where that is so."""
+    """Return the picture as PNG, and the error that prevented its record, if any."""
     chunks, problem = None, None
     try:
         chunks = png_info(record) if record is not None else None
-    except Exception as error:  # the picture took long to make, and no slip in what is said about it may cost it
+    except Exception as error:  # a fault in the record must not lose a picture that took long to make
         problem = error
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=chunks)
@@ -254,8 +256,8 @@ def _encode(image: Image.Image, record: PictureRecord | None) -> tuple[bytes, Ex
 def _require_record(written: str, problem: Exception | None) -> None:
     if problem is not None:
         raise OutputWriteError(
-            f"{written} is whole, but does not say how it was made: {type(problem).__name__}: {problem}",
-            "this is a fault of the program, please report it; `metadata=false` makes pictures without",
+            f"{written} is complete, but does not say how it was made: {type(problem).__name__}: {problem}",
+            "this is a fault of the program, please report it; `metadata=false` makes pictures without a record",
         ) from problem
 
 
@@ -266,16 +268,16 @@ def _write_stdout(png: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What is left in Python's buffer would fail once more, and noisily, when the program ends.
+        # At exit Python would write the rest of its buffer, fail again, and print a traceback.
         discard_stdout()
         raise OutputWriteError(
-            f"stdout cannot be written: {error.strerror or error}; {_keep(png, 'picture')}",
+            f"stdout cannot be written: {error.strerror or error}; {_save_elsewhere(png, 'picture')}",
             "make room, or name a file with -o",
         ) from error
 
 
-def _keep(png: bytes, stem: str) -> str:
-    """Save what took long to make in the system's temporary folder, and say where it is."""
+def _save_elsewhere(png: bytes, stem: str) -> str:
+    """Save the picture in the system's temporary folder; return a sentence that names the file."""
     path: Path | None = None
     try:
         handle, name = tempfile.mkstemp(prefix=f"{stem[:MAX_SLUG]}-", suffix=".png")
@@ -285,5 +287,5 @@ def _keep(png: bytes, stem: str) -> str:
     except OSError as error:
         if path is not None:
             path.unlink(missing_ok=True)
-        return f"nor could the picture be kept in the temporary folder ({error.strerror or error})"
-    return f"the picture is kept in {path}"
+        return f"the temporary folder cannot be written either ({error.strerror or error}), so the picture is lost"
+    return f"the picture was saved in {path}"

@@ -1,7 +1,7 @@
-"""What a PNG says about how it was made: written into it, and read back by `info` and `--from`.
+"""The record in a PNG of how it was made; `info` and `--from` read it.
 
-Two text chunks: `sensenova` holds a PictureRecord as JSON, from which the picture can be made again;
-`parameters` holds the line that other picture tools show. Nothing in them differs between two identical runs.
+A PNG gets two text chunks: `sensenova` holds a PictureRecord as JSON, from which the picture can be made again;
+`parameters` holds the line that other picture tools show. Two identical runs write identical chunks.
 """
 
 import hashlib
@@ -28,17 +28,17 @@ from sensenova_cli.system.unicode import json_text, valid_unicode
 
 KEYWORD = "sensenova"
 FORMAT = 1
-"""Raised when a record can no longer be understood by programs that know an older format only."""
+"""Version of the format. Increase it after a change that older programs would misread."""
 
 ALWAYS_RECORDED = ("model", "dtype")
-"""Load settings that every version has recorded."""
+"""Load settings that the records of every version contain."""
 
 
 class InputFile(BaseModel):
-    """A picture an edit started from.
+    """A picture file that an edit started from.
 
     Attributes:
-        path: where it lay: absolute, since a record outlives the current folder; `-` for standard input.
+        path: absolute, because a record outlives the current folder; `-` for standard input.
         sha256: checksum of the file, in hexadecimal digits.
     """
 
@@ -49,27 +49,27 @@ class InputFile(BaseModel):
 
     @classmethod
     def of(cls, path: str | Path, data: bytes | None = None) -> "InputFile":
-        """Describe a file by its bytes, which are read from `path` unless given.
+        """Make one from the content of a file: `data`, or the bytes that are read from `path`.
 
         Raises:
             OSError: the file cannot be read.
         """
-        place = Path(path).expanduser()
-        content = place.read_bytes() if data is None else data
-        return cls(path=STDIN if path == STDIN else str(place.absolute()), sha256=checksum(content))
+        file = Path(path).expanduser()
+        content = file.read_bytes() if data is None else data
+        return cls(path=STDIN if path == STDIN else str(file.absolute()), sha256=checksum(content))
 
 
 class PictureRecord(BaseModel):
-    """Everything it takes to make a picture again.
+    """All values that are needed to make a picture again.
 
-    In the file each recorded load setting is a top-level entry. Missing entries take their defaults.
+    In the file, each recorded load setting is a top-level entry. Missing entries have their default values.
 
     Attributes:
         settings: explicit size, the picture's own seed, one image.
         loaded: the load settings that are declared as recorded. `model` is an absolute folder or a Hub id.
-        inputs: the pictures an edit started from, in order.
-        think_text: the think text it was drawn from, or None.
-        version: of the program that made it.
+        inputs: the pictures that an edit started from, in order.
+        think_text: the think text that precedes the picture, or None.
+        version: version of the program that made it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -89,14 +89,14 @@ class PictureRecord(BaseModel):
             return content
         missing = [name for name in ALWAYS_RECORDED if name not in content]
         if missing:
-            raise ValueError(f"there is no {missing[0]}")
+            raise ValueError(f"{missing[0]} is missing")
         loaded = {name: content[name] for name in RECORDED_LOAD_SETTINGS if name in content}
         return {**content, "loaded": loaded}
 
     @field_validator("loaded")
     @classmethod
     def _only_recorded(cls, loaded: LoadSettings) -> LoadSettings:
-        """Settings that are not recorded do not make two records differ."""
+        """Reset the settings that are not recorded, so that they do not make two records differ."""
         return LoadSettings.model_validate({name: getattr(loaded, name) for name in RECORDED_LOAD_SETTINGS})
 
     @model_serializer(mode="wrap")
@@ -108,53 +108,52 @@ class PictureRecord(BaseModel):
 
 
 def checksum(content: bytes) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def png_info(record: PictureRecord) -> PngInfo:
-    """The text chunks for `Image.save(..., pnginfo=...)`."""
+    """Return the text chunks for `Image.save(..., pnginfo=...)`."""
     chunks = PngInfo()
     content = {"format": FORMAT, **record.model_dump(mode="json")}
-    # Uncompressed: any viewer shows it, and a long think text passes Pillow's limit for inflated chunks.
+    # Uncompressed: every viewer can show it, and Pillow limits the size of compressed text.
     chunks.add_itxt(KEYWORD, json_text(content), zip=False)
     chunks.add_text("parameters", valid_unicode(_parameters(record)))
     return chunks
 
 
 def read_record(source: str | Path | bytes, name: str | None = None) -> PictureRecord | None:
-    """The record a picture carries, or None.
+    """Return the record in a picture, or None if it has none.
 
-    Settings that this version does not know are an error, since the picture could not be made again; other
-    unknown entries are left aside.
+    Unknown settings are an error, because the picture could not be made again. Other unknown entries are ignored.
 
     Args:
         source, name: as for `model.read_picture`.
 
     Raises:
-        PictureError: the file is missing, no picture or damaged, or its record is damaged or written by a
-            newer version of the program.
+        PictureError: the file is missing, damaged or not a picture, or its record is damaged or was written by a newer
+            version of the program.
     """
     with open_picture(source, name) as image:
-        # Decodes the picture: some tools move text behind it, and a truncated file must not pass.
+        # Reading `text` decodes the picture: some tools store text after it, and a truncated file must be an error.
         text = image.text.get(KEYWORD) if isinstance(image, PngImageFile) else None
     if text is None:
         return None
-    called = name if name is not None else "the picture" if isinstance(source, bytes) else str(source)
+    shown_name = name if name is not None else "the picture" if isinstance(source, bytes) else str(source)
     try:
         content = json.loads(text)
         if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-            raise ValueError("no record of this program")
+            raise ValueError("it is not a record of sensenova")
         if content["format"] > FORMAT:
             raise PictureError(
-                f"{called} was made by a newer version of sensenova ({content.get('version', 'unknown')})",
+                f"{shown_name} was made by a newer version of sensenova ({content.get('version', 'unknown')})",
                 "update sensenova to read how it was made",
             )
         return PictureRecord.model_validate(content)
     except (ValueError, RecursionError, SettingsError) as error:
         raise PictureError(
-            f"{called}: how it was made cannot be read ({_reason(error)})",
-            "the picture itself may still be fine",
+            f"the record in {shown_name} cannot be read ({_reason(error)})",
+            "the picture itself may still be intact",
         ) from error
 
 
@@ -168,7 +167,7 @@ def _reason(error: Exception) -> str:
 
 
 def _parameters(record: PictureRecord) -> str:
-    """The prompt, then one line of `Key: value` pairs, in the form that A1111's web UI introduced."""
+    """Return the prompt, then one line of `Key: value` pairs, in the form that A1111's web UI introduced."""
     settings = record.settings
     model = (record.loaded.model or DEMO_MODEL).replace("\\", "/").rstrip("/").rpartition("/")[2]
     pairs = {

@@ -1,4 +1,4 @@
-"""Everything a command shows: one renderer for the loading of the model and the events of its requests."""
+"""The view of a turn: how the model loads, and every event of a request."""
 
 import sys
 from collections.abc import Iterator
@@ -25,24 +25,25 @@ from model import (
 from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
 from sensenova_cli.render.console import is_animated, printable, stderr_console
 from sensenova_cli.render.preview import LIVE_SIZE, Preview
-from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView, gigabytes
+from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView
 from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
+from sensenova_cli.render.turn_summary import turn_summary
 
 
 class TurnView:
-    """Shows what happens on stderr, and streams answers to stdout.
+    """Shows progress and notices on stderr, and streams answers to stdout.
 
     Args:
         quiet: show nothing on stderr.
-        stream_answers: write answer tokens to stdout as they come.
-        show_think: write think text to stderr; where False only its length is told.
-        print_think: write think text to stdout when it is complete.
-        preview: how pictures are shown, forming and finished.
-        cache_summary: tell of every picture what was reused between its steps.
-        show_each: show every finished picture; else only one that is made alone.
-        spelling: how the settings that notices mention are spelled.
+        stream_answers: write each answer token to stdout at once.
+        show_think: write the think text to stderr; otherwise show only its length.
+        print_think: write the think text to stdout when it is complete.
+        preview: how forming and finished pictures are shown.
+        cache_summary: show for each picture how much the step cache reused.
+        show_each: show every finished picture; otherwise only a picture that is made alone.
+        spelling: how notices spell the settings that they mention.
 
     Raises:
         UsageError: pictures cannot be shown in this way; see Preview.choose.
@@ -78,21 +79,21 @@ class TurnView:
         self._noticed: set[str] = set()
 
     def notice(self, text: str) -> None:
-        """Something worth knowing that is no error."""
+        """Print a notice: something worth knowing that is not an error."""
         if not self._quiet:
             self._console.print(
                 Text.assemble(("note:", "yellow"), " ", printable(self._spelling(text))), soft_wrap=True
             )
 
     def muted(self, text: str) -> None:
-        """A line that may be overlooked."""
+        """Print a dim line of little importance."""
         if not self._quiet:
             self._console.print(Text(self._spelling(text), style="dim"), soft_wrap=True)
 
     @contextmanager
     def bytes_progress(self, title: str) -> Iterator[ProgressView]:
-        """Show how reading or downloading advances."""
-        view: ProgressView = _Unseen()
+        """Show a bar for reading or downloading while the context is open."""
+        view: ProgressView = _NoProgress()
         if not self._quiet:
             view = (LiveBytes if self._animated else PlainBytes)(self._console, title)
         try:
@@ -102,7 +103,7 @@ class TurnView:
 
     @contextmanager
     def showing(self, request: Request) -> Iterator[None]:
-        """Around the events of one request; leaves a tidy screen however it ends."""
+        """Show the events of one request inside this context; at its end, remove the bars and end the answer's line."""
         self._request, self._answered = request, ""
         try:
             yield
@@ -111,29 +112,28 @@ class TurnView:
             self._end_answer_line()
 
     def preview_request(self) -> tuple[int, int]:
-        """The previews that this screen shows while a picture forms, as a request's `preview_every` and
-        `preview_size`; (0, 0) where it shows none."""
+        """Return a request's `preview_every` and `preview_size` for this screen; (0, 0) if it shows no previews."""
         is_shown = self._animated and not self._quiet and self._preview.live() is not None
         return (1, LIVE_SIZE) if is_shown else (0, 0)
 
     @property
     def is_live(self) -> bool:
-        """Whether something is redrawn in place: the cursor then stands on its last row."""
+        """Whether something is redrawn in place. The cursor is then on its last row."""
         views = (self._steps, self._think, self._answer)
         return any(isinstance(view, LiveSteps | LiveThink | MarkdownAnswer) for view in views)
 
     def event(self, event: Event) -> None:
-        """Show one event. Finished pictures and JSON are the caller's business."""
+        """Show one event. Finished pictures are shown by `after_sinks`."""
         match event:
             case Notice():
                 self._notice_once(event.text)
             case PrefixRead() if not self._will_think:
-                self._show_steps_to_come(0)
+                self._show_first_bar(0)
             case ThinkToken() if not self._quiet:
                 self._thinking().add(event.text)
             case ThinkText():
                 self._end_thinking(event)
-                self._show_steps_to_come(0)
+                self._show_first_bar(0)
             case DenoisingStep() if not self._quiet:
                 self._steps_view(event.index, event.count).update(event.step, event.steps, event.preview)
             case Picture():
@@ -144,32 +144,32 @@ class TurnView:
                 self._end_answer(event)
             case Statistics():
                 self._close_views()
-                self.muted(_summary(event))
+                self.muted(turn_summary(event))
 
-    def dealt_with(self, event: Event) -> None:
-        """The caller has written what it writes of this event: what comes next may be shown."""
+    def after_sinks(self, event: Event) -> None:
+        """Show a finished picture below the path that a sink has printed for it."""
         if isinstance(event, Picture):
             if self._show_each or event.count == 1:
                 self._preview.show(event.image)
             if self._cache_summary and not self._quiet:
-                self._summarize(event)
+                self._show_cache_summary(event)
             if event.index + 1 < event.count:
-                self._show_steps_to_come(event.index + 1)
+                self._show_first_bar(event.index + 1)
 
-    def _summarize(self, picture: Picture) -> None:
+    def _show_cache_summary(self, picture: Picture) -> None:
         if picture.caching is not None:
             self._console.print(cache_table(picture.caching))
         else:
-            self._notice_once("there is no cache to summarize: `cache` is off")
+            self._notice_once("no cache summary: `cache` is off")
 
     def _notice_once(self, text: str) -> None:
-        """However many prompts or pictures it concerns."""
+        """Print a notice once, even if several pictures cause it."""
         if text not in self._noticed:
             self._noticed.add(text)
             self.notice(text)
 
-    def _show_steps_to_come(self, index: int) -> None:
-        """A bar at 0 while a picture's first step runs, which can take long."""
+    def _show_first_bar(self, index: int) -> None:
+        """Show a bar at 0 while a picture's first step runs, which can take long."""
         if isinstance(self._request, GenerateRequest | EditRequest) and not self._quiet:
             settings = self._request.settings
             self._steps_view(index, settings.num_images).update(0, settings.num_steps)
@@ -200,16 +200,16 @@ class TurnView:
         if self._print_think:
             print(event.text.strip(), flush=True)
         if event.finish == "length":
-            self.notice("the think text was cut off at its limit; raise it with `max_think_tokens`")
+            self.notice("the think text reached its limit and was cut off; raise the limit with `max_think_tokens`")
 
     def _end_answer(self, event: Answer) -> None:
         if self._stream_answers:
-            # The tokens hold back the bytes of a character that never became whole.
+            # Tokens hold back an incomplete character; only the answer contains its bytes.
             if event.text.startswith(self._answered):
                 self._write(event.text[len(self._answered) :])
             self._end_answer_line()
         if event.finish == "length":
-            self.notice("the answer was cut off at its limit; raise it with `max_tokens`")
+            self.notice("the answer reached its limit and was cut off; raise the limit with `max_tokens`")
 
     def _write(self, text: str) -> None:
         if self._answer is None:
@@ -232,24 +232,9 @@ class TurnView:
         self._steps = self._think = None
 
 
-class _Unseen:
-    """The progress of someone who asked for quiet."""
+class _NoProgress:
+    """A progress view that shows nothing."""
 
     def update(self, done: int, total: int) -> None: ...
 
     def close(self) -> None: ...
-
-
-def _summary(statistics: Statistics) -> str:
-    """`12.3 s · 50 steps, 4.21 steps/s · 120 tokens, 35.0 tok/s · peak 34.9 GB on cuda`."""
-    parts = [f"{statistics.seconds:.1f} s"]
-    if statistics.steps:
-        parts.append(f"{statistics.steps} steps" + _rate(statistics.steps, statistics.denoise_seconds, "steps/s"))
-    if statistics.new_tokens:
-        parts.append(f"{statistics.new_tokens} tokens" + _rate(statistics.new_tokens, statistics.text_seconds, "tok/s"))
-    parts.append(f"peak {gigabytes(statistics.peak_memory)} on {statistics.device}")
-    return " · ".join(parts)
-
-
-def _rate(count: int, seconds: float, unit: str) -> str:
-    return f", {count / seconds:.2f} {unit}" if seconds > 0 else ""

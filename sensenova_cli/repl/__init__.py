@@ -1,1 +1,1 @@
-"""The prompt that stays: lines typed or piped become turns of one session with one resident model."""
+"""Sessions: typed or piped lines become turns and slash commands, while one model stays loaded."""

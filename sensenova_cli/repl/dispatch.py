@@ -1,4 +1,4 @@
-"""Which command a line runs."""
+"""The choice of the command that runs a line."""
 
 from typing import Literal
 
@@ -9,12 +9,14 @@ from sensenova_cli.repl.slash_commands import COMMANDS, Command
 from sensenova_cli.sessions.state import State
 
 Mode = Literal["pictures", "chat"]
-"""What plain words do: make and edit pictures, or talk."""
+"""Effect of a plain prompt: to make and edit pictures, or to talk."""
 
 
 def command_name(line: Line, mode: Mode, state: State) -> str:
-    """The name of the command that a line runs: its slash command, which may not exist; `describe` for a question; else
-    `edit`, `generate` or `chat`."""
+    """Return the name of the command that runs a line.
+
+    That is its slash command, which may not exist; `describe` for a question; else `edit`, `generate` or `chat`.
+    """
     if line.kind == "command":
         return line.command
     if line.kind == "question":
@@ -25,7 +27,7 @@ def command_name(line: Line, mode: Mode, state: State) -> str:
 
 
 def find_command(name: str) -> Command:
-    """The command of a name.
+    """Return the command of this name.
 
     Raises:
         UsageError: there is no such command.

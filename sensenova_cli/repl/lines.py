@@ -1,4 +1,4 @@
-"""What a line at the prompt is: a command, a question or words, with pictures named first and flags last."""
+"""The parser of a session's lines: a slash command, a question or a prompt, with picture files first and flags last."""
 
 import re
 import shlex
@@ -11,23 +11,23 @@ from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.argv import PICTURE_ENDINGS
 
 _FLAG = re.compile(r"(?:^|\s)(?=--[a-z]|-[nof](?:\s|$))")
-"""Where the flags of a line begin: two dashes and a letter, or one of the short options."""
+"""The start of a line's flags: two dashes and a letter, or one of the short options."""
 _WORD = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|(?:\\.|[^\s\\])+)""")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line, taken apart.
+    """A parsed line.
 
     Attributes:
-        kind: `command` for one with a slash, `question` for one with a question mark in front, else `words`.
+        kind: `command` for a line with a slash, `question` for one with a question mark in front, else `prompt`.
+        text: the line without its command, files and flags.
         command: the command's name without its slash.
-        files: pictures named at the beginning, which go with the line or, alone, with the next one.
-        text: the rest without the flags.
-        flags: the flags at the end, as a shell would split them.
+        files: picture files at the beginning. They belong to this line, or to the next one if nothing follows them.
+        flags: the flags at the end, split as by a shell.
     """
 
-    kind: Literal["command", "question", "words"]
+    kind: Literal["command", "question", "prompt"]
     text: str
     command: str = ""
     files: tuple[str, ...] = ()
@@ -35,25 +35,26 @@ class Line:
 
     @property
     def is_empty(self) -> bool:
+        """Whether the line contains nothing."""
         return not (self.command or self.text or self.files or self.flags)
 
 
 def parse_line(typed: str) -> Line:
-    """Take a line apart.
+    """Parse a line.
 
     Raises:
-        UsageError: a quote among its flags is not closed, or it begins with the name of a picture that is not there.
+        UsageError: a quote among its flags is not closed, or it begins with the name of a picture that does not exist.
     """
     typed = typed.strip()
     first = _first_word(typed)
     if typed.startswith("/") and not _is_picture(first):
-        name, *behind = re.split(r"[ \n]", typed[1:], maxsplit=1)
-        text, flags = _split_flags("".join(behind))
+        name, *rest_of_line = re.split(r"[ \n]", typed[1:], maxsplit=1)
+        text, flags = _split_flags("".join(rest_of_line))
         return Line("command", text, command=name, flags=flags)
     if Path(first).suffix.lower() in PICTURE_ENDINGS and not _is_picture(first):
         raise UsageError(f"there is no picture file {first}", "check its name, or begin with another word")
     files, rest = _leading_pictures(typed)
-    kind: Literal["question", "words"] = "words"
+    kind: Literal["question", "prompt"] = "prompt"
     if rest.startswith("?"):
         kind, rest = "question", rest[1:]
     text, flags = _split_flags(rest)
@@ -61,7 +62,7 @@ def parse_line(typed: str) -> Line:
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a command's text, quotes and backslashes as in a shell.
+    """Split text into words, with quotes and backslashes as in a shell.
 
     Raises:
         UsageError: a quote is not closed.
@@ -73,7 +74,10 @@ def split_words(text: str) -> list[str]:
 
 
 def looks_like_path(word: str) -> bool:
-    """Whether a word with a slash in front is more likely a file than a command: it has another slash or an ending."""
+    """Return whether a word that starts with a slash is more likely a file than a command.
+
+    A file has another slash or a picture's ending.
+    """
     return "/" in word[1:] or Path(word).suffix.lower() in PICTURE_ENDINGS
 
 
@@ -83,7 +87,7 @@ def _first_word(text: str) -> str:
 
 
 def _leading_pictures(text: str) -> tuple[tuple[str, ...], str]:
-    """Files that are there and have a picture's ending, as many as stand at the beginning; and the rest."""
+    """Return the existing picture files at the beginning of the text, and the rest of the text."""
     files: list[str] = []
     while found := _WORD.match(text):
         word = _unquoted(found[1])
@@ -98,12 +102,12 @@ def _is_picture(word: str) -> bool:
     try:
         path = Path(word).expanduser()
         return path.suffix.lower() in PICTURE_ENDINGS and path.is_file()
-    except (OSError, RuntimeError, ValueError):  # too long for a file's name, ~nobody, a NUL
+    except (OSError, RuntimeError, ValueError):  # too long for a file name, ~nobody, a NUL
         return False
 
 
 def _unquoted(word: str) -> str:
-    """As a terminal pastes the name of a file that was dropped on it: in quotes, or with backslashes."""
+    """Return a file name without the quotes or backslashes with which a terminal pastes a dropped file."""
     if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'":
         word = word[1:-1] if word[0] == "'" else re.sub(r"\\(.)", r"\1", word[1:-1])
     else:

@@ -1,4 +1,4 @@
-"""A session, line by line: each line runs a command, and whatever goes wrong, the session lives."""
+"""A session, line by line: each line runs a command, and no error ends the session."""
 
 import gc
 import traceback
@@ -12,17 +12,18 @@ from sensenova_cli.render.errors import print_error
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.repl.dispatch import Mode, command_name, find_command
 from sensenova_cli.repl.lines import Line, parse_line
-from sensenova_cli.repl.slash_commands import Leave
+from sensenova_cli.repl.slash_commands import EndSession
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.session import Session
+from sensenova_cli.sessions.summary import counted
 from sensenova_cli.system.interrupts import exit_requested, handle_signals
 
 
 class Repl(Workspace):
-    """Runs the command of each line, one after the other.
+    """A workspace that runs the command of each line, one after the other.
 
     Args:
-        mode: what plain words do: make and edit pictures, or talk.
+        mode: effect of a plain prompt: to make and edit pictures, or to talk.
         debug: print the traceback of an error.
         Others as for `Workspace`.
 
@@ -38,75 +39,73 @@ class Repl(Workspace):
         self.was_interrupted = False
         self._debug = debug
 
-    def do(self, typed: str) -> bool:
-        """Do what a line says; whether it went well. Whatever goes wrong, the session lives.
+    def run_line(self, typed: str) -> bool:
+        """Run the command of a line, and print its error if it fails; return whether it succeeded.
 
         Raises:
-            Leave: the line says so.
+            EndSession: the line ends the session.
         """
         self.was_interrupted = False
         try:
-            self._do(parse_line(typed))
+            self._run(parse_line(typed))
         except SenseNovaError as error:
             if self._debug:
                 traceback.print_exception(error)
             print_error(error.what, error.hint, as_session)
         except KeyboardInterrupt:
             self.was_interrupted = True
-            handle_signals()  # the next one interrupts again, instead of leaving at once
+            handle_signals()  # so that the next signal interrupts again, instead of ending the program
             self.say("interrupted")
-        except Leave:
+        except EndSession:
             raise
         except BrokenPipeError:
-            raise Leave from None  # whoever read the results has gone
+            raise EndSession from None  # the reader of the results has ended
         except Exception as error:
             if self._debug:
                 traceback.print_exception(error)
             print_error(
                 f"unexpected {type(error).__name__}: {error or 'no message'}",
-                "" if self._debug else "start again with --debug for the traceback; this session goes on",
+                "" if self._debug else "this session continues; to see the traceback, start one with --debug",
             )
         else:
-            if exit_requested():  # a signal came when there was nothing left to interrupt
-                raise Leave
+            if exit_requested():  # a signal that found nothing to interrupt
+                raise EndSession
             return True
-        # What the turn had in memory hangs on its frames, which only a collection frees where they form a circle.
+        # The frames of the error hold the turn's memory; if they form a cycle, only the collector frees them.
         gc.collect()
         if exit_requested():
-            raise Leave
+            raise EndSession
         return False
 
     def greet(self, notice: str) -> None:
-        """Say what this is, and what was found of a session that is continued."""
+        """Print a notice, the problems of a continued session, and where it stands."""
         if notice and not self._quiet:
             self._console.print(Text.assemble(("note:", "yellow"), " ", as_session(notice)), soft_wrap=True)
         for problem in self.session.problems:
             print_error(str(problem))
-        if self.turns.problem is not None:
-            print_error(
-                self.turns.problem.what,
-                f"{self.turns.problem.hint}; or /set, /unset or /profile none".lstrip("; "),
-                as_session,
-            )
+        if self.turns.settings_error is not None:
+            error = self.turns.settings_error
+            print_error(error.what, f"{error.hint}; or use /set, /unset or /profile none".lstrip("; "), as_session)
         state = self.session.state
         if state.turns:
-            self.say(f"session {self.session.name}: {len(state.turns)} turns, {len(state.pictures)} pictures")
+            turns, pictures = counted(len(state.turns), "turn"), counted(len(state.pictures), "picture")
+            self.say(f"session {self.session.name}: {turns}, {pictures}")
             self.say_selected()
         elif self._interactive:
             self.say("type what to draw, or /help")
 
-    def leave(self) -> None:
-        """Say where the session is kept."""
+    def say_goodbye(self) -> None:
+        """Print how to continue the session."""
         if self.session.name:
-            self.say(f"kept: sensenova repl --session {self.session.name}")
+            self.say(f"to continue this session: sensenova repl --session {self.session.name}")
 
-    def _do(self, line: Line) -> None:
+    def _run(self, line: Line) -> None:
         if line.is_empty:
             return
-        if line.kind == "words" and not line.text and not line.flags:
+        if line.kind == "prompt" and not line.text and not line.flags:
             self.stage_files(line.files)
             return
         command = find_command(command_name(line, self.mode, self.session.state))
         if line.flags and not command.options:
-            raise UsageError(f"/{command.name} takes no flags", f"see: /help {command.name}")
+            raise UsageError(f"/{command.name} takes no options", f"see: /help {command.name}")
         command.run(self, line)

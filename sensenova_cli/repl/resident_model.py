@@ -1,4 +1,4 @@
-"""The model of a session: it loads in the background while the prompt is there already, and stays loaded."""
+"""The model of a session: a thread loads it while the prompt is already usable, and it stays loaded."""
 
 import threading
 import time
@@ -18,7 +18,12 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it is: `title` names what happens; `total` 0 is not known yet."""
+    """Progress of a download or of loading.
+
+    Attributes:
+        title: what is happening, such as `loading demo`.
+        total: 0 if it is not known yet.
+    """
 
     title: str
     done: int = 0
@@ -26,25 +31,26 @@ class Progress:
 
 
 class ResidentModel:
-    """One model, loaded by a thread of its own from the moment this is made. A `ModelSource`.
+    """A `ModelSource` with one model. Creating it starts a thread that loads the model.
 
     Attributes:
-        settings: what it is loaded with; `use_loras` changes them.
-        progress: how far it is.
+        settings: the settings that it is loaded with; `use_loras` changes them.
+        progress: progress of loading.
     """
 
     _thread: threading.Thread
 
     def __init__(self, settings: LoadSettings, size: str, after: "ResidentModel | None" = None) -> None:
-        """Start loading after the previous model's thread has ended; two at once would not fit into memory.
+        """Start loading.
 
         Args:
-            size: of the pictures to have room for.
+            size: size of the pictures that must fit into memory.
+            after: the previous model. Loading waits for the end of its thread, because two models would not fit.
         """
         self.settings = settings
         self.progress = Progress(f"loading {self.name}")
         self._size = size
-        self._before = after._thread if after is not None else None
+        self._previous_thread = after._thread if after is not None else None
         self._engine: Engine | None = None
         self._card: Card | None = None
         self._error: BaseException | None = None
@@ -52,35 +58,35 @@ class ResidentModel:
         self._cancelled = False
         self._error_shown = False
         self._done = threading.Event()
-        # A daemon thread: the program can end while 35 GB are being read.
+        # A daemon thread: the program may end while 35 GB are being read.
         self._thread = threading.Thread(target=self._load, name="loading", daemon=True)
         self._thread.start()
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """The name of the model."""
         return model_name(self.settings)
 
     @property
     def is_done(self) -> bool:
-        """Whether it is loaded, or has failed to."""
+        """Whether loading has ended, with success or not."""
         return self._done.is_set()
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has to be loaded again: its error was shown, it was given up, or a process it needs was lost."""
+        """Whether it must be loaded again: its error was shown, it was discarded, or one of its processes was lost."""
         return self._error_shown or self._cancelled or (self._engine is not None and self._engine.is_lost)
 
     @property
     def recommended(self) -> Recommended | None:
-        """What the model and its LoRAs say about settings, as soon as its card is read."""
+        """Settings that the model and its LoRAs recommend; None until the card is read."""
         card = self._engine.card if self._engine is not None else self._card
         return card.recommended if card is not None else None
 
     def card(self, view: TurnView) -> Card:
-        """As `ModelSource.card`; waits for it."""
+        """Wait for the card, and return it as `ModelSource.card`."""
         while self._card is None and not self._done.wait(POLL_SECONDS):
-            pass  # a card is a few kilobytes: progress is shown while the weights are waited for
+            pass  # a card is a few kilobytes; `open` shows the progress of the weights
         if self._engine is not None:
             return self._engine.card
         if self._card is None:
@@ -89,10 +95,10 @@ class ResidentModel:
         return self._card
 
     def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
-        """As `ModelSource.open`; waits for it.
+        """Wait for the engine, and return it as `ModelSource.open`.
 
         Raises:
-            KeyboardInterrupt: the user did not want to wait; it goes on loading.
+            KeyboardInterrupt: the user did not want to wait; loading continues.
         """
         self._wait(view)
         for notice in self._notices:
@@ -103,20 +109,20 @@ class ResidentModel:
         return self._engine
 
     def use_loras(self, text: str | None, view: TurnView) -> None:
-        """Replace the merged LoRAs, once the model is loaded.
+        """Replace the merged LoRAs; waits until the model is loaded.
 
         Args:
-            text: as the setting `lora`.
+            text: a value of the setting `lora`.
 
         Raises:
-            SenseNovaError: one cannot be read or does not fit: all stays as it was.
+            SenseNovaError: a LoRA cannot be read or does not fit. The merged LoRAs are unchanged.
             KeyboardInterrupt: the user did not want to wait for the model.
         """
         self.open((), view).use_loras(parse_loras(text))
         self.settings = self.settings.model_copy(update={"lora": text})
 
     def discard(self) -> None:
-        """Another model is wanted: end at the next report of progress, and free the memory."""
+        """Close the engine and free its memory; loading that still runs ends at its next report of progress."""
         self._cancelled = True
         engine, self._engine = self._engine, None
         if engine is not None:
@@ -135,9 +141,9 @@ class ResidentModel:
             raise self._error
 
     def _load(self) -> None:
-        if self._before is not None:
-            self._before.join()
-            self._before = None
+        if self._previous_thread is not None:
+            self._previous_thread.join()
+            self._previous_thread = None
         began = time.perf_counter()
         try:
             self._card = read_card(self.settings)
@@ -151,8 +157,8 @@ class ResidentModel:
             self._notices.append(f"{self.name} loaded in {time.perf_counter() - began:.1f} s: {engine.description}")
             if not self._cancelled:
                 self._engine = engine
-        except BaseException as error:  # raised again where it is waited for
-            traceback.clear_frames(error.__traceback__)  # they hold the weights that were read
+        except BaseException as error:  # `open` and `card` raise it in the thread that waits
+            traceback.clear_frames(error.__traceback__)  # the frames hold the weights that were read
             self._error = error
         finally:
             self._done.set()

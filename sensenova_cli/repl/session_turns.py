@@ -1,4 +1,4 @@
-"""What a session works on: its state on disk, the resident model, and the turns that are made of both."""
+"""The turns of a session: they run with the resident model and are logged on disk."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from config.errors import SenseNovaError
 from config.sources import Layers, Resolved
-from model import Conversation, Event, Picture, PrefixRead, Statistics
+from config.validation import check_values
+from model import Conversation, Picture
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.prompts import Prompt
@@ -15,111 +16,82 @@ from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.render.turn_view import TurnView
-from sensenova_cli.repl.line_options import merged
 from sensenova_cli.repl.resident_model import ResidentModel
+from sensenova_cli.repl.session_notation import SESSION_NOTATION
 from sensenova_cli.sessions.entries import SessionPicture
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.one_shot_sinks import PictureFileSink
-from sensenova_cli.turns.run_turn import Frontend, Outcome, Sink, run_turns
-from sensenova_cli.turns.session_sinks import SessionAnswerSink, SessionPictureSink
+from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
+from sensenova_cli.turns.session_sinks import MeasurementSink, SessionAnswerSink, SessionPictureSink
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask, Task
 
-
-class MeasurementSink:
-    """A sink that remembers what the last request measured.
-
-    Attributes:
-        statistics: of the last request, or None.
-        prefix_tokens, reused_tokens: of the last request's prefixes, and those that earlier requests had computed.
-    """
-
-    def __init__(self) -> None:
-        self.statistics: Statistics | None = None
-        self.prefix_tokens = self.reused_tokens = 0
-
-    def begin(self, turn: Turn) -> None:
-        """A new request: nothing is measured yet."""
-        self.statistics = None
-        self.prefix_tokens = self.reused_tokens = 0
-
-    def take(self, event: Event) -> None:
-        """As `Sink.take`."""
-        if isinstance(event, PrefixRead):
-            self.prefix_tokens += event.tokens
-            self.reused_tokens += event.reused
-        if isinstance(event, Statistics):
-            self.statistics = event
-
-    def end(self, outcome: Outcome) -> None:
-        """Nothing is left to be done."""
+NO_PROFILE = "none"
+"""The profile of a session that uses no profile, even if the program was started with one."""
+NO_OPTIONS = Flags({})
 
 
 class SessionTurns:
-    """A session as a face: its lines become turns with the resident model, recorded on disk.
+    """Runs the turns of a session and manages its resident model.
 
     Args:
-        session: where turns are recorded.
+        session: where turns are logged.
         start: the flags that the program was started with.
-        made: called with each finished picture and its file.
+        on_picture: called with each finished picture and its file.
         system: system message of answers.
-        interactive: whether answers are read on a screen.
+        interactive: whether a person reads the answers on a screen.
 
     Attributes:
-        resident_model: the resident model.
-        measurements: what the last request measured.
-        set_by_commands: settings that commands of this session have changed: model and LoRAs.
-        problem: why the settings of a session that is continued cannot be used; every turn says so until they are
-            mended.
+        resident_model: the model that is loaded or being loaded.
+        measurements: measurements of the last request.
+        set_by_commands: settings that commands other than /set have changed: model and LoRAs.
+        settings_error: why the settings of a continued session are invalid. Every turn raises it until the user
+            corrects the settings.
     """
 
     def __init__(
         self,
         session: Session,
         start: Flags,
-        made: Callable[[SessionPicture, str], None],
+        on_picture: Callable[[SessionPicture, str], None],
         *,
         system: str,
         interactive: bool,
     ) -> None:
         self.session = session
         self.measurements = MeasurementSink()
-        self.problem: SenseNovaError | None = None
+        self.settings_error: SenseNovaError | None = None
         self.set_by_commands: set[str] = set()
         self._start = start
-        self._made = made
+        self._on_picture = on_picture
         self._system = system
         self._interactive = interactive
         self._current: tuple[object, Resolved] | None = None
         try:
-            layers = self._merged(Flags({})).layers()
-        except SenseNovaError as problem:
-            self.problem = problem
+            layers = self._flags().layers()
+        except SenseNovaError as error:
+            self.settings_error = error
             layers = start.layers()
         self.resident_model = self._load(layers)
 
     @property
-    def model(self) -> str:
-        """The name of the model."""
-        return self.resident_model.name
-
-    @property
     def profile(self) -> str | None:
-        """The profile that turns are made with, unless their line names another one."""
-        return self._merged(Flags({})).profile
+        """The profile of turns whose line names no other."""
+        return _choose_profile(self._start, self.session.state.profile)
 
-    def check(self, settings: Mapping[str, Any], profile: str | None) -> Resolved:
-        """All settings as they would be if the session had these; errors as for config.sources.resolve."""
-        return merged(self._start, settings, profile, Flags({})).layers().resolve(self.resident_model.recommended)
+    def resolve_with(self, settings: Mapping[str, Any], profile: str | None) -> Resolved:
+        """Merge all settings as if the session had these; errors as for config.sources.resolve."""
+        layers = merge_flags(self._start, settings, profile, NO_OPTIONS).layers()
+        return layers.resolve(self.resident_model.recommended)
 
     def resolve(self) -> Resolved:
-        """All settings of a turn whose line has no flags; errors as for config.sources.resolve."""
+        """Merge all settings for a line without options; errors as for config.sources.resolve."""
         state = self.session.state
-        return self.check(state.settings, state.profile)
+        return self.resolve_with(state.settings, state.profile)
 
-    def current(self) -> Resolved:
-        """As `resolve`, but read again only after the session or the model has changed: for what is drawn often."""
+    def current_settings(self) -> Resolved:
+        """Return the result of `resolve`, cached until the session or the model changes. The toolbar calls it often."""
         state = self.session.state
         known = (state.settings, state.profile, self._start, self.resident_model.recommended)
         if self._current is None or self._current[0] != known:
@@ -127,20 +99,20 @@ class SessionTurns:
         return self._current[1]
 
     def use_model(self, name: str) -> None:
-        """Let the model go, and load another one in the background."""
+        """Discard the model, and load another one in the background."""
         self._start = replace(self._start, settings={**self._start.settings, "model": name})
         self.set_by_commands.add("model")
         self.reload()
 
     def use_loras(self, text: str) -> None:
-        """Replace the model's LoRAs, or load the model with them if it could not be loaded before.
+        """Replace the model's LoRAs; if the model could not be loaded before, load it with them.
 
         Errors as for `ResidentModel.use_loras`.
         """
         start = replace(self._start, settings={**self._start.settings, "lora": text})
         state = self.session.state
-        layers = merged(start, state.settings, state.profile, Flags({})).layers()
-        if self.resident_model.has_failed:  # perhaps because of a LoRA
+        layers = merge_flags(start, state.settings, state.profile, NO_OPTIONS).layers()
+        if self.resident_model.has_failed:  # a LoRA may be the reason
             self._start = start
             self.reload()
         else:
@@ -148,34 +120,34 @@ class SessionTurns:
             self._start = start
         self.set_by_commands.add("lora")
 
-    def follow_settings(self) -> bool:
-        """Load the model again if the session's load settings have changed; returns whether they have.
+    def reload_if_changed(self) -> bool:
+        """Reload the model if the session's load settings have changed; return whether they have.
 
         Raises:
-            SettingsError: the session's settings cannot be used.
+            SettingsError: the session's settings are invalid.
         """
-        if self._merged(Flags({})).layers().load == self.resident_model.settings:
+        if self._flags().layers().load == self.resident_model.settings:
             return False
         self.reload()
         return True
 
     def reload(self) -> None:
-        """Let the model go, and load the one that the session's settings name; errors as for `follow_settings`."""
-        layers = self._merged(Flags({})).layers()
+        """Discard the model, and load the one that the settings name; errors as for `reload_if_changed`."""
+        layers = self._flags().layers()
         self.resident_model.discard()
         self.resident_model = self._load(layers, after=self.resident_model)
 
-    def draw(self, kind: PictureKind, text: str, inputs: Sequence[int], line: Flags) -> None:
+    def draw(self, kind: PictureKind, text: str, inputs: Sequence[int], line_options: Flags) -> None:
         """Make pictures, and select the first one.
 
         Args:
             inputs: numbers of the pictures that are edited.
 
         Raises:
-            SenseNovaError: the turn failed; it is recorded all the same if it began.
-            KeyboardInterrupt: it was cancelled, likewise.
+            SenseNovaError: the turn failed. It is logged if it had begun.
+            KeyboardInterrupt: the turn was cancelled. It is logged if it had begun.
         """
-        flags = self._merged(line)
+        flags = self._flags(line_options)
         layers = flags.layers()
         view = self._view(layers)
         task = PictureTask(
@@ -184,56 +156,66 @@ class SessionTurns:
             tuple(self.session.read(number) for number in inputs),
             width=flags.width,
             height=flags.height,
-            # Edits that follow one another take the next seed each. A chosen seed is warned about instead.
+            # Each edit of an edit takes the next seed. Only a seed that the user chose deserves a warning.
             replaces_seed_silently="seed" not in flags.settings,
         )
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
             loaded = self.resident_model.settings
-            kept = SessionPictureSink(self.session, kind, loaded, line, inputs, self._made)
-            if not line.settings.get("output"):
-                return [kept]
+            sink = SessionPictureSink(self.session, kind, loaded, line_options, inputs, self._on_picture)
+            if not line_options.settings.get("output"):
+                return [sink]
 
-            def note(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
-                view.notice(f"picture {kept.pictures[-1].number} is in {path}, too")
+            def report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
+                view.notice(f"picture {sink.pictures[-1].number} was also written to {path}")
 
             count = turns[0].settings.num_images
-            return [kept, PictureFileSink(_output(layers.output.output, count, line), loaded, count, 0, note)]
+            writer = _picture_writer(layers.output.output, count, line_options)
+            return [sink, PictureFileSink(writer, loaded, count, 0, report)]
 
         self._run(task, layers, view, open_sinks)
 
     def answer(
-        self, kind: Literal["describe", "chat"], text: str, images: Sequence[int], line: Flags, *, continues: bool
+        self,
+        kind: Literal["describe", "chat"],
+        text: str,
+        images: Sequence[int],
+        line_options: Flags,
+        *,
+        continues: bool,
     ) -> None:
         """Answer a question; errors as for `draw`.
 
         Args:
-            images: numbers of the pictures that are shown with it, besides those of the conversation.
+            images: numbers of the pictures shown with it, in addition to those of the conversation.
             continues: whether it follows the conversation so far.
         """
-        layers = self._merged(line).layers()
+        layers = self._flags(line_options).layers()
         conversation = self._conversation() if continues else Conversation(system=self._system)
         shown = tuple(self.session.read(number).image for number in images)
         system = conversation.system
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
             loaded = self.resident_model.settings
-            return [SessionAnswerSink(self.session, kind, loaded, line, images, system=system, continues=continues)]
+            return [
+                SessionAnswerSink(self.session, kind, loaded, line_options, images, system=system, continues=continues)
+            ]
 
         self._run(AnswerTask(kind, text, shown, conversation), layers, self._view(layers), open_sinks)
 
     def _run(
         self, task: Task, layers: Layers, view: TurnView, open_sinks: Callable[[Sequence[Turn]], list[Sink]]
     ) -> None:
-        self._reload_after_failure()
+        if self.resident_model.has_failed:
+            self.reload()
 
-        def with_measured(turns: Sequence[Turn]) -> list[Sink]:
+        def with_measurements(turns: Sequence[Turn]) -> list[Sink]:
             return [self.measurements, *open_sinks(turns)]
 
-        run_turns([task], layers, self.resident_model, Frontend(view, with_measured, SignalStop()))
+        run_turns([task], layers, self.resident_model, Frontend(view, with_measurements, SignalStop()))
 
     def _conversation(self) -> Conversation:
-        """The conversation so far, its pictures read from the session."""
+        """Return the conversation so far, with its pictures."""
         answered = self.session.state.now.conversation
         conversation = Conversation(system=answered[0].system if answered else self._system)
         for each in answered:
@@ -241,34 +223,50 @@ class SessionTurns:
             conversation = Conversation.after(conversation.ask(each.prompt, images), each.answer)
         return conversation
 
-    def _merged(self, line: Flags) -> Flags:
+    def _flags(self, line_options: Flags = NO_OPTIONS) -> Flags:
         state = self.session.state
-        return merged(self._start, state.settings, state.profile, line)
+        return merge_flags(self._start, state.settings, state.profile, line_options)
 
     def _view(self, layers: Layers) -> TurnView:
-        shown = layers.output
+        output = layers.output
         return TurnView(
             quiet=self._start.quiet,
             stream_answers=True,
-            show_think=not (shown.hide_think or shown.print_think),
-            print_think=shown.print_think,
-            preview=shown.preview if self._interactive else "off",
-            cache_summary=shown.enable_cache_dit_summary,
+            show_think=not (output.hide_think or output.print_think),
+            print_think=output.print_think,
+            preview=output.preview if self._interactive else "off",
+            cache_summary=output.enable_cache_dit_summary,
             show_each=False,
             spelling=as_session,
         )
-
-    def _reload_after_failure(self) -> None:
-        """A model that could not be loaded before, or was lost, is tried once more."""
-        if self.resident_model.has_failed:
-            self.reload()
 
     def _load(self, layers: Layers, after: ResidentModel | None = None) -> ResidentModel:
         return ResidentModel(layers.load, layers.values.get("size", "auto"), after)
 
 
-def _output(output: str | None, count: int, line: Flags) -> PictureWriter:
-    """Where a line wants its pictures besides the session."""
+def merge_flags(start: Flags, session: Mapping[str, Any], profile: str | None, line_options: Flags) -> Flags:
+    """Merge the flags of one turn; later ones win: the start of the program, the session, the line.
+
+    Args:
+        session: settings of the session, by name.
+        profile: the session's profile; None if it chose none.
+
+    Raises:
+        SettingsError: a setting of the session is invalid, as after an edit of its file.
+    """
+    in_effect = {name: value for name, value in session.items() if name not in line_options.settings}
+    settings = {**start.settings, **check_values(in_effect, SESSION_NOTATION), **line_options.settings}
+    if not (line_options.width or line_options.height or "size" in session or "size" in line_options.settings):
+        line_options = replace(line_options, width=start.width, height=start.height)
+    return replace(line_options, settings=settings, profile=line_options.profile or _choose_profile(start, profile))
+
+
+def _choose_profile(start: Flags, profile: str | None) -> str | None:
+    return None if profile == NO_PROFILE else profile or start.profile
+
+
+def _picture_writer(output: str | None, count: int, line_options: Flags) -> PictureWriter:
+    """Return the writer for pictures that a line also wants outside of the session."""
     if output == "-":
-        raise UsageError("a session's stdout is for paths and answers", "name a file with -o")
-    return PictureWriter.prepare(output, force=line.force, stdout_is_terminal=True, count=count)
+        raise UsageError("stdout of a session is for paths and answers", "name a file with -o")
+    return PictureWriter.prepare(output, force=line_options.force, stdout_is_terminal=True, count=count)

@@ -1,4 +1,4 @@
-"""What commands of a session work on: its pictures, its turns, and the screen."""
+"""The workspace of slash commands: a session's pictures, its turns, and the screen."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +18,16 @@ from sensenova_cli.sessions.session import Session
 
 
 class Workspace:
-    """A session as its commands see it.
+    """A session with the operations that slash commands share.
 
     Args:
         session: new or continued.
         start: the flags that the program was started with.
         system: system message of answers.
-        interactive: whether a person sits in front of it; else results go to stdout, one a line, for a script.
+        interactive: whether a person reads the screen; otherwise results go to stdout, one per line, for a script.
 
     Attributes:
-        turns: the model, and the turns that are made with it.
+        turns: runs turns with the session's model.
     """
 
     def __init__(self, session: Session, start: Flags, *, system: str = "", interactive: bool) -> None:
@@ -36,21 +36,21 @@ class Workspace:
         self._interactive = interactive
         self._quiet = start.quiet
         self._console = stderr_console()
-        self._made: list[SessionPicture] = []
+        self._new_pictures: list[SessionPicture] = []
 
     # Pictures
 
-    def draw(self, task: PictureKind, text: str, inputs: Sequence[int], flags: Flags) -> None:
-        """Make pictures; arguments and errors as for Desk.draw. Several are shown together, too."""
-        self._made.clear()
+    def draw(self, kind: PictureKind, text: str, inputs: Sequence[int], line_options: Flags) -> None:
+        """Make pictures, and show several of them together; arguments and errors as for SessionTurns.draw."""
+        self._new_pictures.clear()
         try:
-            self.turns.draw(task, text, inputs, flags)
+            self.turns.draw(kind, text, inputs, line_options)
         finally:
-            if len(self._made) > 1:
-                self.show_candidates([picture.number for picture in self._made])
+            if len(self._new_pictures) > 1:
+                self.show_candidates([picture.number for picture in self._new_pictures])
 
     def number(self, word: str) -> int:
-        """The picture's number that a word is.
+        """Return the picture number that a word contains.
 
         Raises:
             SenseNovaError: it is not a number, or the session has no such picture.
@@ -59,99 +59,101 @@ class Workspace:
             raise UsageError(f"{word!r} is not the number of a picture", "for example: /use 3")
         return self.session.state.picture(int(word)).number
 
-    def bring(self, files: Sequence[str]) -> tuple[int, ...]:
-        """Copy picture files into the session; their numbers. Errors as for Session.bring."""
-        return tuple(self.session.bring(file).number for file in files)
+    def import_pictures(self, files: Sequence[str]) -> tuple[int, ...]:
+        """Copy picture files into the session, and return their numbers; errors as for Session.import_picture."""
+        return tuple(self.session.import_picture(file).number for file in files)
 
     def stage(self, numbers: Sequence[int]) -> None:
-        """Add pictures to those that go with the next turn."""
+        """Add pictures to those that the next turn will use."""
         staged = tuple(dict.fromkeys((*self.session.state.staged, *numbers)))
         self.session.append(Stage(staged=staged))
-        names = ", ".join(map(self._called, staged))
-        self.say(f"staged: {names}; goes with the next line" if staged else "nothing is staged")
+        names = ", ".join(map(self._name, staged))
+        self.say(f"staged for the next line: {names}" if staged else "nothing is staged")
 
     def stage_files(self, files: Sequence[str]) -> None:
-        """Stage picture files; errors as for Session.bring."""
-        self.stage(self.bring(files))
+        """Stage picture files; errors as for Session.import_picture."""
+        self.stage(self.import_pictures(files))
 
-    def turn_inputs(self, brought: Sequence[int] = (), *, asking: bool = False) -> tuple[int, ...]:
-        """Numbers of the pictures that a turn is about: those that are staged or named with it, else the one in hand.
+    def turn_inputs(self, imported: Sequence[int] = (), *, asking: bool = False) -> tuple[int, ...]:
+        """Return the numbers of a turn's pictures: the staged and imported ones, else the selected one.
 
         Args:
-            brought: numbers of those named with it.
-            asking: whether it is a question; without any of these pictures, it is about those of the conversation.
+            imported: pictures that the line names.
+            asking: whether the turn is a question. Without any of these, it is about the conversation's pictures.
 
         Raises:
             UsageError: there is no picture.
         """
         state = self.session.state
-        numbers = tuple(dict.fromkeys((*state.staged, *brought)))
+        numbers = tuple(dict.fromkeys((*state.staged, *imported)))
         if numbers:
             return numbers
         if state.selected is not None:
             return (state.selected.number,)
         if asking and state.now.shown:
             return state.now.shown
-        raise UsageError("there is no picture in hand", "make one, or name a file: /load FILE")
+        raise UsageError("no picture is selected", "make one, or load a file: /load FILE")
 
     def select(self, number: int) -> None:
-        """Take a picture in hand, and show it; errors as for Session.read."""
-        picture = self.session.read(number)  # first, so that one that cannot be read is not in hand
+        """Select a picture, and show it; errors as for Session.read."""
+        picture = self.session.read(number)  # first, so that an unreadable picture is not selected
         self.session.append(Use(picture=number))
         self._preview().show(picture.image)
         self.say_selected()
 
     def show_candidates(self, numbers: Sequence[int]) -> None:
-        """Show several pictures as one, each with its number."""
+        """Show several pictures on one sheet, each with its number."""
         preview = self._preview()
-        if preview.method is not None and _are_neighbours(numbers):
+        if preview.method is not None and _are_consecutive(numbers):
             preview.show_several([self.session.read(number).image for number in numbers], first=numbers[0])
-        self.say(f"pictures {', '.join(map(str, numbers))}: /use N takes one in hand")
+        self.say(f"pictures {', '.join(map(str, numbers))}: /use N selects one")
 
     def _on_picture(self, picture: SessionPicture, path: str) -> None:
-        self._made.append(picture)
+        self._new_pictures.append(picture)
         if self._interactive:
             place = show_path(Path(path))
             self._console.print(Text.assemble((f"picture {picture.number}", "bold"), f"  {place}"), soft_wrap=True)
         else:
-            self.result(path)
+            self.print_result(path)
 
     def _preview(self) -> Preview:
-        shown = self._interactive and not self._quiet
-        return Preview.choose(self._console, self.turns.current().settings.preview if shown else "off")
+        is_shown = self._interactive and not self._quiet
+        return Preview.choose(self._console, self.turns.current_settings().settings.preview if is_shown else "off")
 
-    def _called(self, number: int) -> str:
+    def _name(self, number: int) -> str:
         return f"picture {number} ({self.session.state.picture(number).file})"
 
-    def follow_load_settings(self) -> None:
-        """Load the model again if the session's load settings have changed; errors as for Desk.follow_settings."""
-        if self.turns.follow_settings():
-            self.say(f"loading {self.turns.model}")
+    # Model
 
-    # Telling
+    def reload_if_changed(self) -> None:
+        """Reload the model if the load settings have changed; errors as for SessionTurns.reload_if_changed."""
+        if self.turns.reload_if_changed():
+            self.say(f"loading {self.turns.resident_model.name}")
+
+    # Output
 
     def say(self, text: str) -> None:
         """Print a remark about the session, unless it is quiet."""
         if not self._quiet:
-            self.tell(text)
+            self.print_text(text)
 
     def say_selected(self) -> None:
-        """Say which picture is in hand."""
-        hand = self.session.state.selected
-        self.say(f"in hand: {self._called(hand.number)}" if hand else "no picture in hand")
+        """Print which picture is selected, unless the session is quiet."""
+        selected = self.session.state.selected
+        self.say(f"selected: {self._name(selected.number)}" if selected else "no picture is selected")
 
-    def tell(self, text: str) -> None:
-        """Print text that was asked for."""
+    def print_text(self, text: str) -> None:
+        """Print text that the user asked for."""
         self._console.print(Text(printable(text), style="dim"), soft_wrap=True)
 
-    def print(self, shown: RenderableType) -> None:
-        """Print a table or text that was asked for, wrapped at the width of the screen."""
-        self._console.print(shown)
+    def print(self, renderable: RenderableType) -> None:
+        """Print a table or text that the user asked for, wrapped at the width of the screen."""
+        self._console.print(renderable)
 
-    def result(self, text: str) -> None:
+    def print_result(self, text: str) -> None:
         """Print a result on stdout, for a script."""
         print(text, flush=True)
 
 
-def _are_neighbours(numbers: Sequence[int]) -> bool:
+def _are_consecutive(numbers: Sequence[int]) -> bool:
     return list(numbers) == list(range(numbers[0], numbers[0] + len(numbers)))

@@ -1,1 +1,1 @@
-"""The operating system's side: streams, signals, atomic files and file names."""
+"""The interface to the operating system: standard streams, signals, atomic files, and text from file names."""

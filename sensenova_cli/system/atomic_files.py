@@ -1,4 +1,4 @@
-"""Files that appear under their name whole or not at all, even when the disk is full or Ctrl-C is pressed."""
+"""Atomic writes: a file appears complete or not at all, even if the disk is full or Ctrl-C is pressed."""
 
 import errno
 import os
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
-"""How file systems without hard links (FAT, some network shares, Android) answer `os.link`."""
+"""Errors of `os.link` on file systems without hard links (FAT, some network shares, Android)."""
 
 
 def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write `data`, whole or in parts, to `path`, in place of what is there.
+    """Write `data`, whole or in parts, to `path`; an existing file is replaced.
 
     Raises:
-        OSError: the write failed, and `path` is as it was.
+        OSError: the write failed, and `path` is unchanged.
     """
     temporary = _temporary(path.parent)
     try:
@@ -25,10 +25,10 @@ def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 
 def create_file(candidates: Iterable[Path], data: bytes | Iterable[bytes]) -> Path | None:
-    """Write `data`, whole or in parts, to the first of `candidates`, all in one folder, that does not exist yet.
+    """Write `data`, whole or in parts, to the first of `candidates` that does not exist. All are in one folder.
 
     Returns:
-        The file, or None when all of them exist.
+        The file, or None if all of them exist.
 
     Raises:
         OSError: the write failed, and no file was created.
@@ -51,10 +51,10 @@ def create_file(candidates: Iterable[Path], data: bytes | Iterable[bytes]) -> Pa
 
 
 def check_writable(folder: Path) -> None:
-    """Raise OSError unless a file can be created in `folder` and holds what is written to it.
+    """Raise OSError unless a file can be created and written in `folder`.
 
-    Permission bits tell too little (root ignores them, read-only mounts and full disks do not show in them), so
-    a small file is written and removed.
+    Writes a small file and removes it. Permission bits are not enough: root ignores them, and they do not show
+    read-only mounts and full disks.
     """
     probe = _temporary(folder)
     try:
@@ -68,7 +68,7 @@ def _temporary(folder: Path) -> Path:
 
 
 def _write_synced(path: Path, data: bytes | Iterable[bytes]) -> None:
-    # Opened by hand instead of with tempfile, so that the file gets the permissions of the user's umask.
+    # Not `tempfile`: the file must get the permissions of the user's umask.
     with path.open("xb") as file:
         file.writelines([data] if isinstance(data, bytes) else data)
         file.flush()
@@ -76,7 +76,7 @@ def _write_synced(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 
 def _rename_to_free(temporary: Path, path: Path) -> None:
-    """Give the file its name unless the name is taken: FileExistsError. `temporary` may remain as a second name."""
+    """Rename the file, or raise FileExistsError if the name is taken. `temporary` may remain as a second name."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -84,7 +84,7 @@ def _rename_to_free(temporary: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise
-        with path.open("xb"):  # claims the name
+        with path.open("xb"):  # reserves the name
             pass
         try:
             temporary.replace(path)

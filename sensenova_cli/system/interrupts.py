@@ -1,5 +1,7 @@
-"""Ctrl-C, SIGTERM and a closed terminal: while a turn runs, the first one asks it to stop and the second one leaves at
-once. Handlers belong to the program, so that a turn can run on any thread."""
+"""Ctrl-C, SIGTERM and a closed terminal: the first signal asks a running turn to stop, the second one ends the program.
+
+The signal handlers belong to the program, not to a turn, so a turn can run on any thread.
+"""
 
 import os
 import shutil
@@ -17,37 +19,37 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPING = "stopping after this step; Ctrl-C again leaves at once"
 
 _last: int | None = None
-"""The signal that came last."""
+"""The last signal that was received."""
 
 
 def exit_requested() -> bool:
-    """Whether the signal that came last was more than Ctrl-C: the program is to end, not only what it is doing."""
+    """Return whether the last signal asks to end the program; Ctrl-C only ends what the program is doing."""
     return _last is not None and _last != signal.SIGINT
 
 
 def clear_signals() -> None:
-    """What came before does not count."""
+    """Forget the last signal."""
     global _last
     _last = None
 
 
 def _handled() -> list[signal.Signals]:
-    """The signals that are not ignored on purpose, as nohup has it for a closed terminal."""
+    """Return the signals that are not ignored on purpose; nohup ignores the one of a closed terminal."""
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def exit_now() -> NoReturn:
-    """Leave without waiting for anything; no file is ever half-written, since they are renamed into place."""
+    """End the program at once. No file is left half-written, because files are renamed into place."""
     if sys.stderr.isatty():
         os.write(2, b"\x1b[?25h\x1b[0m\n")  # a progress bar may have hidden the cursor or left a colour
     os._exit(INTERRUPTED)
 
 
 class Stop:
-    """Asks a turn to stop between two events. Can be asked from any thread.
+    """A request to stop a turn between two events. Any thread may make it.
 
     Attributes:
-        requested: whether the turn shall stop at the next event.
+        requested: whether the turn must stop at the next event.
     """
 
     def __init__(self) -> None:
@@ -58,28 +60,30 @@ class Stop:
         self.requested = True
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if the turn shall stop."""
+        """Raise KeyboardInterrupt if the turn must stop."""
         if self.requested:
             raise KeyboardInterrupt
 
     @contextmanager
     def listening(self, is_live: Callable[[], bool]) -> Iterator[None]:
-        """Around a turn, which calls `check` after every event.
+        """Enclose a turn, which calls `check` after every event.
 
         Args:
-            is_live: whether the cursor stands on the last row of something that is redrawn in place.
+            is_live: whether the cursor is on the last row of something that is redrawn in place.
         """
         yield
 
     @contextmanager
     def shielding(self) -> Iterator[None]:
-        """Around the recording of a turn that has ended: a signal that comes now is not a second one."""
+        """Enclose the recording of a turn that has ended: a signal during it does not end the program."""
         yield
 
 
 class SignalStop(Stop):
-    """A stop that the first signal requests while a turn listens. `handle_signals` has to have been called, on the main
-    thread; the turn may run on another one."""
+    """A stop that the first signal requests while a turn listens.
+
+    Needs a call of `handle_signals` on the main thread; the turn may run on another thread.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +91,7 @@ class SignalStop(Stop):
 
     @contextmanager
     def listening(self, is_live: Callable[[], bool]) -> Iterator[None]:
-        """As `Stop.listening`."""
+        """Enclose a turn, as `Stop.listening`."""
         self._is_live = is_live
         _listeners.append(self)
         try:
@@ -97,7 +101,7 @@ class SignalStop(Stop):
 
     @contextmanager
     def shielding(self) -> Iterator[None]:
-        """As `Stop.shielding`."""
+        """Enclose the recording of a turn, as `Stop.shielding`."""
         with SignalStop().listening(lambda: False):
             yield
 
@@ -105,13 +109,13 @@ class SignalStop(Stop):
         """Ask the turn to stop, and say so on a terminal."""
         super().request()
         if sys.stderr.isatty():
-            # Not through sys.stderr: the signal may have come in the middle of a write to it.
+            # Not through sys.stderr: the signal may have interrupted a write to it.
             os.write(2, self._message())
 
     def _message(self) -> bytes:
         if not self._is_live():
             return f"\n{STOPPING}\n".encode()
-        # On a line of its own it would move the cursor, and what is taken away afterwards would be the wrong rows.
+        # A line of its own would move the cursor, and the wrong rows would be erased afterwards.
         width = shutil.get_terminal_size().columns
         return f"\r\x1b[0m\x1b[2K{STOPPING[: width - 1]}".encode()
 
@@ -121,10 +125,10 @@ _listeners: list[SignalStop] = []
 
 
 def handle_signals() -> None:
-    """From now on the first signal asks a running turn to stop, and elsewhere raises KeyboardInterrupt in the main
-    thread. A second one ends the program."""
+    """Install the signal handlers. The first signal asks a running turn to stop; without a turn it raises
+    KeyboardInterrupt in the main thread. A second signal ends the program."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         global _last
         _last = number
         if not _listeners:
@@ -138,4 +142,4 @@ def handle_signals() -> None:
             listener.request()
 
     for number in _handled():
-        signal.signal(number, stop)
+        signal.signal(number, handle)

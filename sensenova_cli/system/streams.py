@@ -1,4 +1,4 @@
-"""The three standard streams where they are not what a program expects: closed, full, or left by their reader."""
+"""Standard streams that are closed, full, or abandoned by their reader."""
 
 import contextlib
 import io
@@ -10,37 +10,37 @@ from typing import Any
 from sensenova_cli.errors import UsageError
 
 STDIN = "-"
-"""What stands for standard input where a prompt or a file is named."""
+"""The word that means standard input in place of a prompt or a file."""
 
 
 class StdoutError(OSError):
-    """Results cannot be written to stdout, because of a full disk for example."""
+    """Results cannot be written to stdout, for example because the disk is full."""
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr safe to write to, whatever they are connected to.
+    """Make stdout and stderr safe to write to, even if they are closed or broken.
 
-    Afterwards nothing that is written to stderr fails, and what is written to stdout fails with a StdoutError, or
-    a BrokenPipeError where its reader has gone.
+    Afterwards writing to stderr never fails. Writing to stdout raises StdoutError, or BrokenPipeError if the reader
+    has ended.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            # Closed by whoever started the program: what is printed goes nowhere. See also `stdout_is_closed`.
+            # The stream was closed before the program started; discard the output. See also `stdout_is_closed`.
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # stays open
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names may hold bytes that are no text; they leave as they came.
-        sys.stdout = _rewired(sys.stdout, _Results, errors="surrogateescape")
+        # File names may contain bytes that are not text; print them unchanged.
+        sys.stdout = _rewired(sys.stdout, _ResultWriter, errors="surrogateescape")
     if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = _rewired(sys.stderr, _Messages, errors="backslashreplace")
+        sys.stderr = _rewired(sys.stderr, _MessageWriter, errors="backslashreplace")
 
 
 def stdout_is_closed() -> bool:
-    """Whether the program was started with its stdout closed, as `>&-` does."""
+    """Return whether the program was started with a closed stdout, as by `>&-`."""
     return sys.__stdout__ is None
 
 
 def flush_stdout() -> None:
-    """Flush stdout at the end; where that fails, give up what could not be written."""
+    """Flush stdout at the end of the program; if that fails, discard the rest."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -48,35 +48,35 @@ def flush_stdout() -> None:
 
 
 def discard_stdout() -> None:
-    """Point stdout elsewhere: the interpreter flushes it once more while it ends, and would complain."""
-    with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    """Redirect stdout to the null device: at exit the interpreter flushes it again and would print an error."""
+    with contextlib.suppress(OSError), Path(os.devnull).open("wb") as null:
+        os.dup2(null.fileno(), sys.stdout.fileno())
 
 
-def read_stdin(instead: str) -> bytes:
-    """All of standard input.
+def read_stdin(hint: str) -> bytes:
+    """Read all of standard input.
 
     Args:
-        instead: the hint where there is none: what to give in its place.
+        hint: hint of the error: what to give instead of standard input.
 
     Raises:
-        UsageError: it is closed or cannot be read.
+        UsageError: standard input is closed or cannot be read.
     """
     if sys.stdin is None:
-        raise UsageError("standard input is closed", instead)
+        raise UsageError("standard input is closed", hint)
     try:
         return sys.stdin.buffer.read()
     except OSError as error:
-        raise UsageError(f"standard input cannot be read: {error.strerror or error}", instead) from error
+        raise UsageError(f"standard input cannot be read: {error.strerror or error}", hint) from error
 
 
 class _Writer(io.RawIOBase):
-    """Bytes on their way to a standard stream."""
+    """A raw stream that writes to a standard stream."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
-        # Where Python's own buffering is off there is one layer less.
+        # `python -u` leaves out the buffer.
         self._raw: Any = getattr(stream.buffer, "raw", stream.buffer)
-        self._stream = stream  # would close the file if it went away
+        self._stream = stream  # keeps the file open
 
     def writable(self) -> bool:
         return True
@@ -88,7 +88,9 @@ class _Writer(io.RawIOBase):
         return int(self._raw.fileno())
 
 
-class _Results(_Writer):
+class _ResultWriter(_Writer):
+    """A writer for stdout: a failed write raises StdoutError."""
+
     def write(self, data: Any) -> int | None:
         try:
             written: int | None = self._raw.write(data)
@@ -99,19 +101,19 @@ class _Results(_Writer):
         return written
 
 
-class _Messages(_Writer):
-    """What cannot be written is lost: no progress bar or notice is worth the picture that it is about."""
+class _MessageWriter(_Writer):
+    """A writer for stderr: a failed write is ignored, because a message must never cost the picture it is about."""
 
     def write(self, data: Any) -> int:
         try:
-            # None where the terminal is set not to wait, and is busy.
+            # `write` returns None if the terminal is non-blocking and busy.
             return self._raw.write(data) or len(data)
         except OSError:
             return len(data)
 
 
 def _rewired(stream: io.TextIOWrapper, writer: type[_Writer], errors: str) -> io.TextIOWrapper:
-    """The stream once more, on a writer of ours."""
+    """Return a copy of the stream that writes through `writer`."""
     return io.TextIOWrapper(
         io.BufferedWriter(writer(stream)),
         encoding=stream.encoding,

@@ -1,4 +1,4 @@
-"""From a task to a checked request: the one place where a turn's settings are merged."""
+"""The step from a task to a checked request: the one place where a turn's settings are merged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Turn:
     Attributes:
         settings: all settings; seed and size are those of the request.
         origins: setting name → label of the layer that won.
-        warnings: what the user should know before the request runs.
+        warnings: notices to show before the request runs.
     """
 
     task: Task
@@ -31,13 +31,13 @@ class Turn:
 
     @property
     def prompt(self) -> str:
-        """What was asked."""
+        """The prompt or question as the user wrote it."""
         return self.task.prompt.text if isinstance(self.task, PictureTask) else self.task.question
 
 
 @dataclass(frozen=True)
 class Previews:
-    """Which predicted pictures the face wants to show.
+    """The predicted pictures that the frontend shows while a picture forms.
 
     Attributes:
         every: a preview after every N-th step; 0 for none.
@@ -52,10 +52,10 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
     """Merge the settings of a task and build its request.
 
     Args:
-        recommended: what the model says about itself.
+        recommended: the model's recommended settings and trained sizes.
 
     Raises:
-        SettingsError, RequestError: the settings or the prompt cannot work; names the line of a prompt file.
+        SettingsError, RequestError: the settings or the prompt are invalid; names the line of a prompt file.
     """
     if not isinstance(task, PictureTask):
         resolved = layers.resolve(recommended)
@@ -84,7 +84,11 @@ def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommen
 
 
 def _choose_size(task: PictureTask, size: str, recommended: Recommended) -> str:
-    """The size setting, once a side that was typed alone has found its other one; refuses an impossible size."""
+    """Return the size setting; a side that was given alone gets its other side from `size`.
+
+    Raises:
+        SettingsError: a picture cannot have this size.
+    """
     trained = recommended.trained_sizes
     first = task.inputs[0].image.size if task.inputs else None
     if size == "auto" and task.auto_is_default:
@@ -103,22 +107,24 @@ def _choose_size(task: PictureTask, size: str, recommended: Recommended) -> str:
 
 
 def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]:
-    """The seed, and warnings about it: the model collapses when it edits a picture with that picture's own seed."""
+    """Return the seed, and warnings about it. An edit never gets the seed of one of its input pictures: with that seed
+    the model's output collapses."""
     seed, count = resolved.settings.seed, resolved.settings.num_images
     if task.replay is not None and resolved.origins["seed"] == task.replay.label:
-        return seed, []  # the same picture is wanted again
-    warnings = [f"{each.problem}; its seed is not known" for each in task.inputs if each.problem]
+        return seed, []  # a replay must reproduce the picture
+    warnings = [f"{each.problem}; its seed is unknown" for each in task.inputs if each.problem]
     chosen = free_seed(seed, count, {each.seed for each in task.inputs if each.seed is not None})
     if chosen == seed:
         return seed, warnings
     if chosen + count - 1 > MAX_SEED:
         raise SettingsError(
-            f"from seed {seed} on too few seeds are left that made none of the input pictures", "take a smaller `seed`"
+            f"from seed {seed} upwards there are not enough seeds that made none of the input pictures",
+            "use a smaller `seed`",
         )
     if not task.replaces_seed_silently:
         names = [each.name for each in task.inputs if each.seed is not None and seed <= each.seed < chosen]
-        made = "was made with a seed" if len(names) == 1 else "were made with seeds"
+        has = "has a seed" if len(names) == 1 else "have seeds"
         warnings.append(
-            f"{' and '.join(names)} {made} that would be used again, which ruins an edit: taking seed {chosen}"
+            f"{' and '.join(names)} {has} that this edit would use again, which would ruin it; using seed {chosen}"
         )
     return chosen, warnings

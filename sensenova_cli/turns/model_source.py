@@ -1,4 +1,4 @@
-"""Where a turn's engine comes from."""
+"""The source of a turn's engine: loads a model and shows the progress."""
 
 import time
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from model import (
     find_checkpoint,
     read_card,
 )
-from sensenova_cli.render.progress import ProgressView, gigabytes
+from sensenova_cli.render.progress import ProgressView, format_bytes
 from sensenova_cli.render.turn_view import TurnView
 
 DEMO_NOTICE = (
-    "no model is configured: this is the built-in demo, which knows 8 shapes and 64 everyday things; "
-    f"the real one is {mention('model', OFFICIAL_MODEL)} (35 GB)"
+    "no model is configured: using the built-in demo, which draws 8 shapes and 64 everyday things; "
+    f"the real model is {mention('model', OFFICIAL_MODEL)} (35 GB)"
 )
 
 
@@ -32,14 +32,14 @@ class ModelSource(Protocol):
     """A model that can be opened, or is open already."""
 
     def card(self, view: TurnView) -> Card:
-        """What it says about itself, without its weights.
+        """Read the model's card, without its weights.
 
         Raises:
             SenseNovaError: as for `model.read_card`.
         """
 
     def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
-        """The engine, with room for these requests; how loading advances is shown.
+        """Return the engine, with enough memory for these requests, and show how loading advances.
 
         Raises:
             SenseNovaError: as for `model.open_engine`.
@@ -53,61 +53,61 @@ class ModelOnDemand:
         self.settings = settings
 
     def card(self, view: TurnView) -> Card:
-        """As `ModelSource.card`."""
+        """Read the card, as `ModelSource.card`."""
         return read_card(self.settings)
 
     def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
-        """As `ModelSource.open`."""
+        """Load the model, as `ModelSource.open`."""
         if self.settings.model is None:
             view.notice(DEMO_NOTICE)
         start = time.perf_counter()
-        with closing(_OpeningView(view, model_name(self.settings))) as shown:
-            shown.show("loading")
+        with closing(_OpeningProgress(view, model_name(self.settings))) as progress:
+            progress.show("loading")
             engine = model.open_engine(
                 self.settings,
                 requests=requests,
-                on_plan=shown.on_plan,
-                on_download=lambda done, total: shown.show("downloading", done, total),
-                on_progress=lambda now: shown.show("loading", now.done_bytes, now.total_bytes),
+                on_plan=progress.on_plan,
+                on_download=lambda done, total: progress.show("downloading", done, total),
+                on_progress=lambda now: progress.show("loading", now.done_bytes, now.total_bytes),
             )
         view.muted(f"loaded in {time.perf_counter() - start:.1f} s: {engine.description}")
         return engine
 
 
 def find_weights(settings: LoadSettings, view: TurnView) -> Path:
-    """The folder of a model's checkpoint, downloaded where it must be, for a command that needs no engine.
+    """Return the folder of a model's checkpoint for a command that needs no engine; download it if necessary.
 
     Raises:
-        DeviceError: the device is not there. This is checked before a download.
+        DeviceError: the device does not exist. This is checked before a download.
         SenseNovaError: as for `model.find_checkpoint`.
     """
     if settings.model is None:
         view.notice(DEMO_NOTICE)
-    if settings.device not in ("auto", "cpu"):  # for these two, PyTorch need not be imported
+    if settings.device not in ("auto", "cpu"):  # these two always exist; the check would import PyTorch
         model.require_device(settings.device)
-    with closing(_OpeningView(view, model_name(settings))) as shown:
+    with closing(_OpeningProgress(view, model_name(settings))) as progress:
         return find_checkpoint(
             model_name(settings),
-            on_plan=shown.on_plan,
-            on_progress=lambda done, total: shown.show("downloading", done, total),
+            on_plan=progress.on_plan,
+            on_progress=lambda done, total: progress.show("downloading", done, total),
         )
 
 
 def model_name(settings: LoadSettings) -> str:
-    """The model's name, also where it is the built-in one."""
+    """Return the model's name; the built-in demo has one, too."""
     return settings.model or DEMO_MODEL
 
 
 def download_notice(plan: DownloadPlan) -> str:
-    """What a download will fetch, and into which folder."""
+    """Return a sentence about a download: its size, its folder and the free space there."""
     return (
-        f"downloading {plan.model}: {gigabytes(plan.bytes_to_fetch)} of {gigabytes(plan.bytes_total)} "
-        f"into {plan.cache_folder}, where {gigabytes(plan.free_disk_bytes)} are free"
+        f"downloading {plan.model}: {format_bytes(plan.bytes_to_fetch)} of {format_bytes(plan.bytes_total)} "
+        f"into {plan.cache_folder}, where {format_bytes(plan.free_disk_bytes)} are free"
     )
 
 
-class _OpeningView:
-    """One progress bar at a time: of a download, then of loading."""
+class _OpeningProgress:
+    """Progress bars, one at a time: of a download, then of loading."""
 
     def __init__(self, view: TurnView, name: str) -> None:
         self._view = view
@@ -117,7 +117,7 @@ class _OpeningView:
         self._bar: ProgressView | None = None
 
     def on_plan(self, plan: DownloadPlan) -> None:
-        """A download begins."""
+        """Announce a download."""
         self.close()
         self._view.notice(download_notice(plan))
         self.show("downloading")
@@ -132,7 +132,7 @@ class _OpeningView:
             self._bar.update(done, total)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._verb = ""
         self._bar = None
         self._shown.close()

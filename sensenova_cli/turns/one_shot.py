@@ -1,4 +1,4 @@
-"""One-shot commands as a face: progress on stderr, results on stdout, then the end."""
+"""One-shot commands: progress on stderr, results on stdout, then the program ends."""
 
 import sys
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelOnDemand
-from sensenova_cli.turns.one_shot_sinks import AnswerJsonSink, PictureFileSink, print_path, print_picture_json
+from sensenova_cli.turns.one_shot_sinks import AnswerJsonSink, PictureFileSink, json_report, print_path
 from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 
 
 @dataclass(frozen=True)
 class NameTemplate:
-    """Where pictures go, in place of the setting `output`.
+    """Names for picture files, used instead of the setting `output`.
 
     Attributes:
-        template: a name template with the field `index`.
-        first_index: the number of the first picture.
+        template: a file name with the field `{index}`.
+        first_index: number of the first picture.
     """
 
     template: str
@@ -32,29 +32,29 @@ class NameTemplate:
 
 
 def make_pictures(
-    tasks: Sequence[PictureTask], layers: Layers, flags: Flags, place: NameTemplate | None = None
+    tasks: Sequence[PictureTask], layers: Layers, flags: Flags, names: NameTemplate | None = None
 ) -> None:
     """Make the pictures of all tasks, and print the path of each on stdout, or JSON; errors as for `run_turns`."""
-    shown = layers.output
-    _require_one_use_of_stdout(shown, flags, place)
+    output = layers.output
+    _require_one_use_of_stdout(output, flags, names)
     view = TurnView(
         quiet=flags.quiet,
-        show_think=not (shown.hide_think or shown.print_think),
-        print_think=shown.print_think and not flags.json,
-        preview="off" if flags.json else shown.preview,
-        cache_summary=shown.enable_cache_dit_summary,
+        show_think=not (output.hide_think or output.print_think),
+        print_think=output.print_think and not flags.json,
+        preview="off" if flags.json else output.preview,
+        cache_summary=output.enable_cache_dit_summary,
     )
 
     def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
         count = sum(turn.settings.num_images for turn in turns)
-        output = PictureWriter.prepare(
-            place.template if place else shown.output,
+        writer = PictureWriter.prepare(
+            names.template if names else output.output,
             force=flags.force,
             stdout_is_terminal=sys.stdout.isatty(),
             count=count,
         )
-        report = print_picture_json(layers.load) if flags.json else print_path
-        return [PictureFileSink(output, layers.load, count, place.first_index if place else 0, report)]
+        report = json_report(layers.load) if flags.json else print_path
+        return [PictureFileSink(writer, layers.load, count, names.first_index if names else 0, report)]
 
     run_turns(tasks, layers, ModelOnDemand(layers.load), Frontend(view, open_sinks, SignalStop()))
 
@@ -66,9 +66,9 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     run_turns([task], layers, ModelOnDemand(layers.load), Frontend(view, lambda turns: sinks, SignalStop()))
 
 
-def _require_one_use_of_stdout(shown: OutputSettings, flags: Flags, place: NameTemplate | None) -> None:
-    if place is None and shown.output == "-":
+def _require_one_use_of_stdout(output: OutputSettings, flags: Flags, names: NameTemplate | None) -> None:
+    if names is None and output.output == "-":
         if flags.json:
             raise UsageError("-o - and --json both want stdout", "write the picture to a file")
-        if shown.print_think:
+        if output.print_think:
             raise UsageError("-o - and --print-think both want stdout", "write the picture to a file")

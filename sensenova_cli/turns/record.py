@@ -1,4 +1,4 @@
-"""What a finished picture says about how it was made."""
+"""The record of a finished picture: how it was made."""
 
 from pathlib import Path
 
@@ -11,16 +11,18 @@ from sensenova_cli.turns.model_source import model_name
 from sensenova_cli.turns.tasks import PictureTask
 
 
-def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> PictureRecord:
-    """The record of a picture that this turn made.
+def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> PictureRecord | None:
+    """Return the record of a picture that `turn` made, or None if the setting `metadata` is off.
 
     Args:
-        loaded: the settings that the model was loaded with; folders and files get their whole path.
+        loaded: the settings that the model was loaded with. The record stores folders and files as absolute paths.
     """
+    if not turn.settings.metadata:
+        return None
     task = turn.task
     assert isinstance(task, PictureTask)
     model = model_name(loaded)
-    # A record outlives the current folder; a Hub id stays as it is.
+    # A record outlives the current folder; a Hub id is not a path.
     if model != DEMO_MODEL and Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().absolute())
     lora = format_loras(parse_loras(loaded.lora))

@@ -1,10 +1,10 @@
-"""The one road for every face: prepare the turns, open the model, run each request, record what it made."""
+"""The one path that every turn takes: prepare the turns, open the model, run each request, store the results."""
 
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 from config.errors import SenseNovaError
 from config.sources import Layers
@@ -18,11 +18,11 @@ from sensenova_cli.turns.tasks import Task
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a turn ended.
+    """The end of a turn.
 
     Attributes:
-        reason: why it did not come to its end; empty for `done`.
-        seconds: from the request to its end.
+        reason: why the turn did not finish; empty for `done`.
+        seconds: time from the start of the request to its end.
     """
 
     status: Literal["done", "failed", "cancelled"]
@@ -30,28 +30,38 @@ class Outcome:
     seconds: float
 
 
-class Sink(Protocol):
-    """Keeps what turns make: files, JSON lines, a session on disk."""
+class Sink:
+    """A consumer that stores what turns make: in files, as JSON lines, in a session. This base class stores nothing.
+
+    Attributes:
+        turn: the turn that is running.
+        started: value of `time.perf_counter` when it began.
+    """
+
+    turn: Turn
+    started: float
 
     def begin(self, turn: Turn) -> None:
-        """The following events belong to this turn."""
+        """Begin a turn: the following events belong to it."""
+        self.turn = turn
+        self.started = time.perf_counter()
 
     def take(self, event: Event) -> None:
-        """Keep what an event brings, before the next one is asked for."""
+        """Store what an event contains. The engine waits until this returns."""
 
     def end(self, outcome: Outcome) -> None:
-        """The turn has ended, however it did. What was made until then was taken."""
+        """End the turn. Also called after a failure; `take` has received everything that was made until then."""
 
 
 @dataclass(frozen=True)
 class Frontend:
-    """The parts of a turn that differ between one-shots, sessions and servers.
+    """The parts of a turn that differ between one-shot commands, sessions and servers.
 
     Attributes:
         view: shows progress, text and pictures.
-        open_sinks: gives the sinks of the prepared turns. It is called before the model is opened, so that a place
-            that cannot be written is found before weights are fetched.
-        stop: asked after every event whether to stop.
+        open_sinks: returns the sinks for the prepared turns. It runs before the model is opened, so that a place that
+            cannot be written is found before weights are downloaded.
+        stop: checked after every event.
     """
 
     view: TurnView
@@ -59,32 +69,31 @@ class Frontend:
     stop: Stop
 
 
-def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, face: Frontend) -> None:
-    """Prepare all tasks, open the model once, and run one turn after the other.
-
-    Works on any thread.
+def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, frontend: Frontend) -> None:
+    """Prepare all tasks, open the model once, and run one turn after the other. Works on any thread.
 
     Raises:
         SenseNovaError: of any kind; see sensenova_cli.errors.exit_code.
-        KeyboardInterrupt: the stop signal came, and the turn was ended between two events.
+        KeyboardInterrupt: a stop was requested, and the turn ended between two events.
     """
-    recommended = model.card(face.view).recommended
-    previews = Previews(*face.view.preview_request())
+    view = frontend.view
+    recommended = model.card(view).recommended
+    previews = Previews(*view.preview_request())
     turns = [build_turn(task, layers, recommended, previews) for task in tasks]
-    sinks = face.open_sinks(turns)
+    sinks = frontend.open_sinks(turns)
     for warning in dict.fromkeys(warning for turn in turns for warning in turn.warnings):
-        face.view.notice(warning)
-    engine = model.open([turn.request for turn in turns], face.view)
+        view.notice(warning)
+    engine = model.open([turn.request for turn in turns], view)
     for turn in turns:
-        run_turn(engine, turn, face.view, sinks, face.stop)
+        run_turn(engine, turn, view, sinks, frontend.stop)
 
 
 def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:
-    """Run one request: every event is shown, then given to the sinks; they learn in any case how it ended.
+    """Run one request: show every event, then give it to the sinks. The sinks always learn how the turn ended.
 
     Raises:
-        KeyboardInterrupt: the stop signal came; the event during which it came was still dealt with.
-        SenseNovaError: whatever the engine or a sink raises.
+        KeyboardInterrupt: a stop was requested. The sinks still received the event during which it was requested.
+        SenseNovaError: an error of the engine or of a sink.
     """
     began = time.perf_counter()
     with stop.listening(lambda: view.is_live):
@@ -98,8 +107,8 @@ def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], 
             raise
         finally:
             outcome = _outcome(failure, time.perf_counter() - began)
-            del failure  # its frames hold what the request had in memory
-            with stop.shielding():  # what was made is recorded, whenever a signal comes
+            del failure  # its frames hold the memory of the request
+            with stop.shielding():  # a signal at this moment must not lose the results
                 for sink in sinks:
                     sink.end(outcome)
 
@@ -112,7 +121,7 @@ def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop
             for sink in sinks:
                 sink.take(event)
             stop.check()
-            view.dealt_with(event)
+            view.after_sinks(event)
 
 
 def _outcome(failure: BaseException | None, seconds: float) -> Outcome:

@@ -1,10 +1,10 @@
-"""Sinks of a session: what a turn makes goes into the session's folder, and how it ended into its log."""
+"""Sinks of a session: pictures go into the session's folder, each finished turn into its log."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from config.settings import ImageSettings, LoadSettings, SettingsGroup, TextSettings
-from model import Answer, Event, Picture, TextToken, ThinkText
+from model import Answer, Event, Picture, PrefixRead, Statistics, TextToken, ThinkText
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.render.spelling import as_session
@@ -12,21 +12,49 @@ from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, SessionPictu
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
-from sensenova_cli.turns.one_shot_sinks import optional_record
-from sensenova_cli.turns.run_turn import Outcome
+from sensenova_cli.turns.record import picture_record
+from sensenova_cli.turns.run_turn import Outcome, Sink
 
 
-class SessionPictureSink:
-    """Keeps the pictures of a turn in the session, and notes the turn when it has ended.
+class _SessionSink(Sink):
+    """A sink that logs its turn in the session.
 
     Args:
         loaded: the settings that the model is loaded with.
-        line: flags that were typed with this turn.
-        inputs: numbers of the pictures that are edited.
-        made: called with each picture of the session and its file.
+        line_options: the flags at the end of the turn's line.
+        inputs: numbers of the pictures that the turn is about.
+    """
+
+    def __init__(self, session: Session, loaded: LoadSettings, line_options: Flags, inputs: Sequence[int]) -> None:
+        self._session = session
+        self._loaded = loaded
+        self._line_options = line_options
+        self._inputs = tuple(inputs)
+
+    def _entry_fields(self, outcome: Outcome, group: type[SettingsGroup]) -> dict[str, Any]:
+        """Return the fields that entries of all turns have; `group` holds the settings of the request."""
+        turn = self.turn
+        return {
+            "turn": self._session.state.next_turn,
+            "prompt": turn.prompt,
+            "inputs": self._inputs,
+            "settings": _plain({name: getattr(turn.settings, name) for name in group.model_fields}),
+            "model": model_name(self._loaded),
+            "status": outcome.status,
+            "reason": as_session(outcome.reason),
+            "seconds": outcome.seconds,
+        }
+
+
+class SessionPictureSink(_SessionSink):
+    """Stores the pictures of a turn in the session, and logs the turn at its end.
+
+    Args:
+        on_picture: called with each stored picture and its file.
+        Others as for the base class.
 
     Attributes:
-        pictures: those of this turn that the session has got so far.
+        pictures: pictures of this turn that are stored so far.
     """
 
     def __init__(
@@ -34,66 +62,51 @@ class SessionPictureSink:
         session: Session,
         kind: PictureKind,
         loaded: LoadSettings,
-        line: Flags,
+        line_options: Flags,
         inputs: Sequence[int],
-        made: Callable[[SessionPicture, str], None],
+        on_picture: Callable[[SessionPicture, str], None],
     ) -> None:
-        self._session = session
+        super().__init__(session, loaded, line_options, inputs)
         self._kind = kind
-        self._loaded = loaded
-        self._line = line
-        self._inputs = tuple(inputs)
-        self._made = made
+        self._on_picture = on_picture
         self.pictures: list[SessionPicture] = []
         self._think_text: str | None = None
-        self._turn: Turn
-
-    def begin(self, turn: Turn) -> None:
-        """As `Sink.begin`."""
-        self._turn = turn
 
     def take(self, event: Event) -> None:
-        """Keep a picture or a think text."""
+        """Store a picture or a think text."""
         if isinstance(event, ThinkText):
             self._think_text = event.text
         if isinstance(event, Picture):
             picture = self._session.add_picture(
                 event.image,
-                prompt=self._turn.prompt,
+                prompt=self.turn.prompt,
                 seed=event.settings.seed,
-                record=optional_record(event, self._turn, self._loaded),
+                record=picture_record(event, self.turn, self._loaded),
             )
             self.pictures.append(picture)
-            self._made(picture, str(self._session.path(picture.number)))
+            self._on_picture(picture, str(self._session.path(picture.number)))
 
     def end(self, outcome: Outcome) -> None:
-        """Note the turn."""
-        turn = self._turn
+        """Log the turn."""
         self._session.append(
             PictureTurn(
                 kind=self._kind,
-                turn=self._session.state.next_turn,
-                prompt=turn.prompt,
-                inputs=self._inputs,
-                typed=_typed(self._line, turn),
-                settings=_group(turn, ImageSettings),
-                model=model_name(self._loaded),
-                status=outcome.status,
-                reason=as_session(outcome.reason),
-                seconds=outcome.seconds,
+                typed=_replayable_options(self._line_options, self.turn),
                 pictures=tuple(self.pictures),
                 think_text=self._think_text,
+                **self._entry_fields(outcome, ImageSettings),
             )
         )
 
 
-class SessionAnswerSink:
-    """Notes a question and its answer, as far as it was written, when the turn has ended.
+class SessionAnswerSink(_SessionSink):
+    """Logs a question at its end, with the answer as far as it was written.
 
     Args:
-        images: numbers of the pictures shown with the question.
-        continues: whether it follows the conversation so far.
-        Others as for `SessionPictureSink`.
+        inputs: numbers of the pictures shown with the question.
+        system: the system message.
+        continues: whether the question follows the conversation so far.
+        Others as for the base class.
     """
 
     def __init__(
@@ -101,71 +114,81 @@ class SessionAnswerSink:
         session: Session,
         kind: Literal["describe", "chat"],
         loaded: LoadSettings,
-        line: Flags,
-        images: Sequence[int],
+        line_options: Flags,
+        inputs: Sequence[int],
         *,
         system: str,
         continues: bool,
     ) -> None:
-        self._session = session
+        super().__init__(session, loaded, line_options, inputs)
         self._kind = kind
-        self._loaded = loaded
-        self._line = line
-        self._images = tuple(images)
         self._system = system
         self._continues = continues
-        self._written: list[str] = []
+        self._tokens: list[str] = []
         self._answer: Answer | None = None
-        self._turn: Turn
-
-    def begin(self, turn: Turn) -> None:
-        """As `Sink.begin`."""
-        self._turn = turn
 
     def take(self, event: Event) -> None:
-        """Keep the text that is written."""
+        """Store the text that is written."""
         if isinstance(event, TextToken):
-            self._written.append(event.text)
+            self._tokens.append(event.text)
         if isinstance(event, Answer):
             self._answer = event
 
     def end(self, outcome: Outcome) -> None:
-        """Note the turn."""
+        """Log the turn."""
         self._session.append(
             AnswerTurn(
                 kind=self._kind,
-                turn=self._session.state.next_turn,
-                prompt=self._turn.prompt,
-                inputs=self._images,
-                typed=_plain(self._line.settings),
-                settings=_group(self._turn, TextSettings),
-                model=model_name(self._loaded),
-                status=outcome.status,
-                reason=as_session(outcome.reason),
-                seconds=outcome.seconds,
-                answer=self._answer.text if self._answer else "".join(self._written),
+                typed=_plain(self._line_options.settings),
+                answer=self._answer.text if self._answer else "".join(self._tokens),
                 finish=self._answer.finish if self._answer else None,
                 system=self._system,
                 continues=self._continues,
+                **self._entry_fields(outcome, TextSettings),
             )
         )
 
 
-def _typed(line: Flags, turn: Turn) -> dict[str, Any]:
-    """What a line asked for, to be asked for again: its flags, a size of which it named one side, its profile."""
-    typed = {name: value for name, value in line.settings.items() if name != "output"}
-    if line.width or line.height:
-        typed["size"] = turn.settings.size
-    if line.profile:
+class MeasurementSink(Sink):
+    """Stores the measurements of the last request, for `/stats`.
+
+    Attributes:
+        statistics: of the last request; None before its end.
+        prefix_tokens: length of the last request's prefixes.
+        reused_tokens: the part of them that the prefix cache supplied.
+    """
+
+    def __init__(self) -> None:
+        self.statistics: Statistics | None = None
+        self.prefix_tokens = self.reused_tokens = 0
+
+    def begin(self, turn: Turn) -> None:
+        """Begin a turn: drop the measurements of the one before."""
+        super().begin(turn)
+        self.statistics = None
+        self.prefix_tokens = self.reused_tokens = 0
+
+    def take(self, event: Event) -> None:
+        """Store measurements."""
+        if isinstance(event, PrefixRead):
+            self.prefix_tokens += event.tokens
+            self.reused_tokens += event.reused
+        if isinstance(event, Statistics):
+            self.statistics = event
+
+
+def _replayable_options(line_options: Flags, turn: Turn) -> dict[str, Any]:
+    """Return the settings that `/again` has to repeat: a line's flags, its profile, and a size of which it named one
+    side. `output` is left out: a replay must not write to the same file."""
+    options = {name: value for name, value in line_options.settings.items() if name != "output"}
+    if line_options.width or line_options.height:
+        options["size"] = turn.settings.size
+    if line_options.profile:
         of_profile = (name for name, origin in turn.origins.items() if origin.startswith("profile "))
-        typed = {**{name: getattr(turn.settings, name) for name in of_profile}, **typed}
-    return _plain(typed)
-
-
-def _group(turn: Turn, group: type[SettingsGroup]) -> dict[str, Any]:
-    return _plain({name: getattr(turn.settings, name) for name in group.model_fields})
+        options = {**{name: getattr(turn.settings, name) for name in of_profile}, **options}
+    return _plain(options)
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON has it: lists for tuples."""
+    """Return the settings as JSON has them: lists for tuples."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

@@ -1,4 +1,4 @@
-"""What a face is asked to do, before settings are merged: plain values."""
+"""Tasks: plain values that say what a user asked for, before settings are merged."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,13 +13,14 @@ from sensenova_cli.inputs.replay import PictureKind, Replay
 
 @dataclass(frozen=True)
 class PictureTask:
-    """One prompt that becomes one or more pictures, and the pictures that an edit starts from.
+    """One prompt that becomes one or more pictures.
 
     Attributes:
-        replay: the picture that is made again, whose settings are a layer below the flags.
-        width, height: a side that was typed without the other one, which then comes from the setting `size`.
-        auto_is_default: size `auto` is the model's default size for an edit, too, not the first picture's aspect.
-        replaces_seed_silently: an edit takes a free seed without a warning, because the seed is a default.
+        inputs: the pictures that an edit starts from.
+        replay: the picture to make again. Its settings are a layer below the flags.
+        width, height: a side that was given alone; the setting `size` supplies the other one.
+        auto_is_default: for an edit, size `auto` means the model's default size, not the first picture's aspect.
+        replaces_seed_silently: an edit replaces a used seed without a warning, because the seed is a default.
     """
 
     kind: PictureKind
@@ -34,11 +35,11 @@ class PictureTask:
 
 @dataclass(frozen=True)
 class AnswerTask:
-    """One question, about pictures or not.
+    """One question, with or without pictures.
 
     Attributes:
         images: pictures shown with this question.
-        conversation: what was said before, and the system message.
+        conversation: the earlier questions and answers, and the system message.
     """
 
     kind: Literal["describe", "chat"]

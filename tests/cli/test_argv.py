@@ -53,8 +53,8 @@ def test_a_prompt_too_long_for_a_file_name_is_a_prompt() -> None:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("edit red --image", "--image names no file"),
-        ("edit red --image --num-steps 1", "--image names no file"),
+        ("edit red --image", "--image needs a file"),
+        ("edit red --image --num-steps 1", "--image needs a file"),
         ("generate x --cfg-interval 0.1 -o a.png", "--cfg-interval takes two numbers"),
         ("generate x --cfg-interval", "--cfg-interval takes two numbers"),
         ("generate x --cfg-interval --seed 3", "--cfg-interval takes two numbers, not --seed 3"),

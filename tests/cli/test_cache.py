@@ -90,7 +90,7 @@ def test_nobody_is_told_who_did_not_ask(program: Program, words: tuple[str, ...]
 def test_a_summary_without_a_cache_says_so_once(program: Program) -> None:
     outcome = program("generate", "x", "--enable-cache-dit-summary", "-n", "2")
     assert outcome.code == 0
-    assert outcome.stderr.count("there is no cache to summarize: --cache is off") == 1
+    assert outcome.stderr.count("no cache summary: --cache is off") == 1
 
 
 def test_the_same_as_json(program: Program) -> None:

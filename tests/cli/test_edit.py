@@ -77,7 +77,7 @@ def test_a_seed_that_is_typed_is_still_not_that_of_an_input(program: Program, ho
     program("generate", "a cat", "--seed", "7", "-o", "cat.png")
     program("edit", "a hat", "--image", "cat.png", "-o", "hat.png")
     outcome = program("edit", "--from", "hat.png", "--seed", "7", "-o", "again.png")
-    assert "taking seed 8" in outcome.stderr
+    assert "using seed 8" in outcome.stderr
 
 
 def test_edit_options_reach_the_engine(program: Program, photo: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_seed_of_an_input_is_not_used_again(program: Program, home: Path) ->
     program("generate", "A cat", "-o", "cat.png")
     outcome = program("edit", "add a hat", "--image", "cat.png")
     assert outcome.stdout == "add-a-hat-43.png\n"
-    assert "taking seed 43" in outcome.stderr
+    assert "using seed 43" in outcome.stderr
 
 
 def test_none_of_several_seeds_is_that_of_an_input(program: Program, home: Path) -> None:
@@ -109,8 +109,8 @@ def test_only_pictures_whose_seed_would_be_used_again_are_named(program: Program
     for name, seed in (("a.png", 7), ("b.png", 42), ("c.png", 43)):
         program("generate", "x", "--seed", str(seed), "-o", name)
     outcome = program("edit", "x", "--image", "a.png", "b.png", "c.png")
-    assert "note: b.png and c.png were made with seeds that would be used again" in outcome.stderr
-    assert "taking seed 44" in outcome.stderr
+    assert "note: b.png and c.png have seeds that this edit would use again" in outcome.stderr
+    assert "using seed 44" in outcome.stderr
 
 
 @pytest.mark.parametrize(("seed", "count"), [(MAX_SEED, 1), (MAX_SEED - 1, 2)])
@@ -118,7 +118,7 @@ def test_where_no_seed_is_left(program: Program, home: Path, seed: int, count: i
     program("generate", "A cat", "-o", "cat.png", "--seed", str(MAX_SEED))
     outcome = program("edit", "x", "--image", "cat.png", "--seed", str(seed), "-n", str(count))
     assert outcome.code == 2
-    assert "hint: take a smaller --seed" in outcome.stderr
+    assert "hint: use a smaller --seed" in outcome.stderr
 
 
 def test_an_edit_is_made_again_from_itself(program: Program, home: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_changed_or_missing_input_is_refused(program: Program, photo: Path, ho
     photo.unlink()
     outcome = program("edit", "--from", "a.png")
     assert outcome.code == 2
-    assert "photo.jpg, from which a.png was edited, is not there" in outcome.stderr
+    assert "photo.jpg, from which a.png was edited, does not exist" in outcome.stderr
     Image.new("RGB", (64, 64)).save("other.png")
     assert program("edit", "--from", "a.png", "--image", "other.png").code == 0
 

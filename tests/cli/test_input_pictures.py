@@ -51,10 +51,10 @@ def test_the_picture_is_found_from_any_folder(edited: Path, home: Path, program:
 
 def test_a_namesake_is_not_taken_for_it(edited: Path, home: Path) -> None:
     (home / "A" / "in.png").unlink()
-    assert refused(edited) == f"{home}/A/in.png, from which {edited} was edited, is not there"
+    assert refused(edited) == f"{home}/A/in.png, from which {edited} was edited, does not exist"
     shutil.copy("in.png", edited.parent)
     beside = home / "B" / edited.parent / "in.png"
-    assert refused(edited).endswith(f"is not there, and {beside} is another picture")
+    assert refused(edited).endswith(f"does not exist, and {beside} is another picture")
 
 
 def test_one_that_was_moved_beside_the_result_is_found(edited: Path, home: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_changed_one_is_named(edited: Path, home: Path) -> None:
 def test_a_record_with_a_name_that_no_file_can_have(edited: Path, path: str) -> None:
     known = record(edited)
     odd = known.model_copy(update={"inputs": (known.inputs[0].model_copy(update={"path": path}),)})
-    with pytest.raises(PictureError, match="is not there"):
+    with pytest.raises(PictureError, match="does not exist"):
         recorded_inputs(odd, edited)
 
 

@@ -157,9 +157,9 @@ def test_bad_templates() -> None:
     assert "{seed}" in refused("{sed}.png", "{sed}").hint
     refused("{}.png", "{}")
     refused("{seed.__class__}.png", "{seed.__class__}")
-    refused("{seed.png", "no valid template")
-    refused("{slug:d}.png", "no valid template")
-    refused("{seed:{sed}}.png", "no valid template")
+    refused("{seed.png", "not a valid template")
+    refused("{slug:d}.png", "not a valid template")
+    refused("{seed:{sed}}.png", "not a valid template")
     assert files() == set()
 
 
@@ -287,7 +287,7 @@ def test_full_disk_and_no_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_
     output = plan("cat.png", force=True)
     fill_disk(monkeypatch)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
-    with pytest.raises(OutputWriteError, match="nor could the picture be kept"):
+    with pytest.raises(OutputWriteError, match="the temporary folder cannot be written either"):
         write(output)
     assert files() == set()
 
@@ -392,7 +392,7 @@ output = PictureWriter.prepare("-", stdout_is_terminal=False)
 try:
     output.write(Image.effect_noise((256, 256), 50), prompt="a", seed=1, index=0, count=1, record=None)
 except OutputWriteError as error:
-    raise SystemExit(f"told: {error.what}")
+    raise SystemExit(f"error: {error.what}")
 """
 
 
@@ -411,5 +411,6 @@ def test_stdout_on_a_full_disk(tmp_path: Path) -> None:
     (kept,) = tmp_path.iterdir()
     assert done.returncode == 1
     assert (
-        done.stderr.strip() == f"told: stdout cannot be written: No space left on device; the picture is kept in {kept}"
+        done.stderr.strip()
+        == f"error: stdout cannot be written: No space left on device; the picture was saved in {kept}"
     )

@@ -145,8 +145,8 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 def test_damaged_record() -> None:
     refused(with_chunk("{"), "cat.png", "cannot be read")
-    refused(with_chunk("[]"), "no record of this program")
-    refused(with_chunk('{"seed": 3}'), "no record of this program")
+    refused(with_chunk("[]"), "not a record of sensenova")
+    refused(with_chunk('{"seed": 3}'), "not a record of sensenova")
     refused(with_chunk("[" * 100_000), "cannot be read")
     refused(changed(prompt=None), "prompt")
     refused(changed(settings={"num_steps": 0}), "num_steps")

@@ -8,11 +8,11 @@ import pytest
 from config.settings import SESSION_SETTINGS, SETTING_NAMES
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.lines import Line, parse_line
-from sensenova_cli.repl.repl import Repl
-from sensenova_cli.repl.slash_commands import COMMANDS, command
-from sensenova_cli.repl.slash_commands.completion_sources import words
+from sensenova_cli.repl.slash_commands import COMMANDS, slash_command
+from sensenova_cli.repl.slash_commands.completion_sources import fixed_words
 from sensenova_cli.repl.slash_commands.line_options import parse_line_options
 from sensenova_cli.repl.slash_commands.session_settings import hint_instead_of_set
+from sensenova_cli.repl.workspace import Workspace
 from tests.repl.script import Script
 from tests.repl.test_completion import Prompt, offers, prompt
 
@@ -70,18 +70,18 @@ def greet() -> Iterator[list[Line]]:
     """A command that only this test has; the lines that ran it."""
     ran: list[Line] = []
 
-    @command(
+    @slash_command(
         "greet",
-        "[WHO] [FLAGS]",
+        "[WHO] [OPTIONS]",
         more=("/greet world",),
         options=("noise",),
-        first=(words({"world": ""}),),
+        first=(fixed_words({"world": ""}),),
         setting="noise",
     )
-    def greet(repl: Repl, line: Line) -> None:
+    def greet(workspace: Workspace, line: Line) -> None:
         """Say hello."""
         ran.append(line)
-        repl.result(f"hello {line.text}")
+        workspace.print_result(f"hello {line.text}")
 
     yield ran
     del COMMANDS["greet"]
@@ -91,10 +91,10 @@ def test_a_command_is_one_decorated_function(greet: list[Line], script: Script) 
     outcome = script("/greet you --noise cpu", "/help", "/help greet", "/greets", "/set noise cpu")
     assert outcome.stdout == "hello you\n"
     assert [line.flags for line in greet] == [("--noise", "cpu")]
-    assert re.search(r"/greet \[WHO\] \[FLAGS\] +say hello", outcome.stderr)
+    assert re.search(r"/greet \[WHO\] \[OPTIONS\] +say hello", outcome.stderr)
     assert "  /greet world" in outcome.stderr
     assert "did you mean /greet?" in outcome.stderr
-    assert "use /greet [WHO] [FLAGS]" in outcome.stderr
+    assert "use /greet [WHO] [OPTIONS]" in outcome.stderr
 
 
 def test_a_command_completes_and_takes_flags_by_its_declaration(greet: list[Line], prompt: Prompt) -> None:
@@ -109,7 +109,7 @@ def test_a_command_completes_and_takes_flags_by_its_declaration(greet: list[Line
 
 def test_two_commands_of_one_name_are_refused(greet: list[Line]) -> None:
     with pytest.raises(ValueError, match="registered twice"):
-        command("greet")(lambda repl, line: None)
+        slash_command("greet")(lambda workspace, line: None)
 
 
 def test_the_command_is_gone_after_that_test() -> None:

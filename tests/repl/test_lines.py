@@ -20,28 +20,28 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        ("a cat at dusk", Line("words", "a cat at dusk")),
-        ("  a cat  ", Line("words", "a cat")),
-        ("", Line("words", "")),
-        ("a cat --seed 7 -n 4", Line("words", "a cat", flags=("--seed", "7", "-n", "4"))),
-        ("a cat -- a cute one", Line("words", "a cat -- a cute one")),
-        ("a well-known cat - with a hat", Line("words", "a well-known cat - with a hat")),
-        ('a cat -o "my cat.png"', Line("words", "a cat", flags=("-o", "my cat.png"))),
-        ("--seed 7", Line("words", "", flags=("--seed", "7"))),
+        ("a cat at dusk", Line("prompt", "a cat at dusk")),
+        ("  a cat  ", Line("prompt", "a cat")),
+        ("", Line("prompt", "")),
+        ("a cat --seed 7 -n 4", Line("prompt", "a cat", flags=("--seed", "7", "-n", "4"))),
+        ("a cat -- a cute one", Line("prompt", "a cat -- a cute one")),
+        ("a well-known cat - with a hat", Line("prompt", "a well-known cat - with a hat")),
+        ('a cat -o "my cat.png"', Line("prompt", "a cat", flags=("-o", "my cat.png"))),
+        ("--seed 7", Line("prompt", "", flags=("--seed", "7"))),
         ("? which animal is this?", Line("question", "which animal is this?")),
         ("?", Line("question", "")),
         ("/undo", Line("command", "", command="undo")),
         ("/set size 16:9", Line("command", "size 16:9", command="set")),
         ("/again --seed 3", Line("command", "", command="again", flags=("--seed", "3"))),
         ("/generate\na cat", Line("command", "a cat", command="generate")),
-        ("cat.png", Line("words", "", files=("cat.png",))),
-        ("cat.png make it red", Line("words", "make it red", files=("cat.png",))),
+        ("cat.png", Line("prompt", "", files=("cat.png",))),
+        ("cat.png make it red", Line("prompt", "make it red", files=("cat.png",))),
         ("cat.png ? what is this", Line("question", "what is this", files=("cat.png",))),
-        ("'my cat.png' cat.png", Line("words", "", files=("my cat.png", "cat.png"))),
-        ("my\\ cat.png", Line("words", "", files=("my cat.png",))),
-        ("a picture like gone.png", Line("words", "a picture like gone.png")),
-        ("a cat -f -o x.png", Line("words", "a cat", flags=("-f", "-o", "x.png"))),
-        ("Katze im Hut --size 1:1", Line("words", "Katze im Hut", flags=("--size", "1:1"))),
+        ("'my cat.png' cat.png", Line("prompt", "", files=("my cat.png", "cat.png"))),
+        ("my\\ cat.png", Line("prompt", "", files=("my cat.png",))),
+        ("a picture like gone.png", Line("prompt", "a picture like gone.png")),
+        ("a cat -f -o x.png", Line("prompt", "a cat", flags=("-f", "-o", "x.png"))),
+        ("Katze im Hut --size 1:1", Line("prompt", "Katze im Hut", flags=("--size", "1:1"))),
     ],
 )
 def test_a_line_is_taken_apart(typed: str, line: Line) -> None:
@@ -50,7 +50,7 @@ def test_a_line_is_taken_apart(typed: str, line: Line) -> None:
 
 def test_the_whole_path_of_a_picture_is_no_command(folder: Path) -> None:
     path = str(folder / "cat.png")
-    assert parse_line(path) == Line("words", "", files=(path,))
+    assert parse_line(path) == Line("prompt", "", files=(path,))
     assert parse_line(f"{path} make it red").text == "make it red"
 
 

@@ -35,16 +35,16 @@ def test_twelve_turns_and_a_day_between_them(tmp_path: Path) -> None:
 
     screen.type("a cat on a blue background")  # 1: typed while the model may still be loading
     screen.wait_for("picture 1  ")
-    screen.wait_for_toolbar("edit · demo · in hand 1 · auto · 6 steps · seed 42")
+    screen.wait_for_toolbar("edit · demo · selected 1 · auto · 6 steps · seed 42")
     screen.type("change the background to green")  # 2
     screen.wait_for("picture 2  ")
-    screen.wait_for_toolbar("in hand 2")
+    screen.wait_for_toolbar("selected 2")
     screen.type("make it black and white")  # 3
     screen.wait_for("picture 3  ")
-    screen.wait_for_toolbar("in hand 3")
+    screen.wait_for_toolbar("selected 3")
     screen.type("/undo")  # 4
-    screen.wait_for("in hand: picture 2")
-    screen.wait_for_toolbar("in hand 2")
+    screen.wait_for("selected: picture 2")
+    screen.wait_for_toolbar("selected 2")
     screen.type("? what color is the background?")  # 5
     screen.wait_for("The background is green.")
     screen.wait_for("5 tokens")
@@ -55,24 +55,24 @@ def test_twelve_turns_and_a_day_between_them(tmp_path: Path) -> None:
     screen.wait_for("I will draw a fox on a pink background.")
     screen.wait_for("thought for ")
     screen.wait_for("picture 4  ")
-    screen.wait_for_toolbar("in hand 4")
+    screen.wait_for_toolbar("selected 4")
     screen.type("/again -n 2")  # 8
-    screen.wait_for("pictures 5, 6: /use N takes one in hand")
-    screen.wait_for_toolbar("in hand 5")
+    screen.wait_for("pictures 5, 6: /use N selects one")
+    screen.wait_for_toolbar("selected 5")
     screen.type("/use 6")  # 9
-    screen.wait_for("in hand: picture 6")
-    screen.wait_for_toolbar("in hand 6")
+    screen.wait_for("selected: picture 6")
+    screen.wait_for_toolbar("selected 6")
     screen.type("/save fox.png")  # 10
     screen.wait_for("fox.png", count=2)
     assert (tmp_path / "fox.png").read_bytes() == pictures(tmp_path)[5].read_bytes()
     assert screen.leave() == 0  # 11
-    assert "kept: sensenova repl --session" in screen.text
+    assert "to continue this session: sensenova repl --session" in screen.text
     assert "Traceback" not in screen.raw
 
     screen = Terminal("repl", "--continue", *QUICK, folder=tmp_path)
     screen.wait_for("6 turns, 6 pictures")
-    screen.wait_for("in hand: picture 6")
-    screen.wait_for_toolbar("in hand 6")
+    screen.wait_for("selected: picture 6")
+    screen.wait_for_toolbar("selected 6")
     screen.type("? which animal is this?")  # 12
     screen.wait_for("It is a fox.")
     assert screen.leave() == 0
@@ -85,12 +85,12 @@ def test_ctrl_c_ends_the_turn_and_keeps_the_session(tmp_path: Path) -> None:
     screen.wait_for_toolbar("draw")
     screen.type("a cat on a blue background --num-steps 6")
     screen.wait_for("picture 1  ")
-    screen.wait_for_toolbar("in hand 1")
+    screen.wait_for_toolbar("selected 1")
     screen.type("change the background to green --num-steps 1000")
     screen.wait_for("/1000")
     screen.child.sendintr()
     screen.wait_for("interrupted")
-    screen.wait_for_toolbar("in hand 1")
+    screen.wait_for_toolbar("selected 1")
     screen.type("? which animal is this?")
     screen.wait_for("It is a cat.")
     screen.child.sendintr()  # at the prompt it gives up the line, and nothing else
@@ -107,15 +107,15 @@ def test_a_signal_at_the_prompt_leaves(tmp_path: Path, number: signal.Signals) -
     screen.wait_for_toolbar("draw")
     screen.type("a cat")
     screen.wait_for("picture 1  ")
-    screen.wait_for_toolbar("in hand 1")
+    screen.wait_for_toolbar("selected 1")
     screen.child.sendintr()  # and not only the first signal of all
     screen.wait_for("›", count=3)
     os.kill(screen.child.pid, number)
     assert screen.end() == 0
     assert "Traceback" not in screen.raw
     resumed = fake_session(tmp_path, "--continue")
-    resumed.wait_for("1 turns, 1 pictures")
-    resumed.wait_for_toolbar("in hand 1")
+    resumed.wait_for("1 turn, 1 picture")
+    resumed.wait_for_toolbar("selected 1")
     assert resumed.leave() == 0
 
 
@@ -139,14 +139,14 @@ def test_kill_9_in_the_middle_of_turn_five_loses_that_turn_alone(tmp_path: Path)
     for number, line in enumerate(("a cat", "make it black and white", "/generate a dog", "/generate a fox"), start=1):
         screen.type(line)
         screen.wait_for(f"picture {number}  ")
-        screen.wait_for_toolbar(f"in hand {number}")
+        screen.wait_for_toolbar(f"selected {number}")
     screen.type("/generate a pig --num-steps 1000")
     screen.wait_for("/1000")
     os.kill(screen.child.pid, signal.SIGKILL)
     screen.end()
     resumed = fake_session(tmp_path, "--continue")
     resumed.wait_for("4 turns, 4 pictures")
-    resumed.wait_for_toolbar("in hand 4")
+    resumed.wait_for_toolbar("selected 4")
     resumed.type("/history")
     resumed.wait_for("4. generate: a fox")
     assert "pig" not in resumed.text
@@ -172,7 +172,7 @@ def test_completion_of_commands_and_settings(tmp_path: Path) -> None:
     screen.child.send("/hist\t")
     screen.wait_for("/history")
     screen.type("")
-    screen.wait_for("no picture in hand")
+    screen.wait_for("no picture is selected")
     screen.child.send("/set num_st\t")
     screen.wait_for("/set num_steps")
     screen.type(" 3")

@@ -81,25 +81,27 @@ def test_a_line_may_end_with_flags(script: Script) -> None:
         ("/use it", "'it' is not the number of a picture"),
         ("/set cfg_scal 3", "did you mean /set cfg_scale?"),
         ("/set num_steps 0", "/set num_steps 0: must be"),
-        ("/set num_steps", "there is no value\nhint: it is a whole number from 1 to 1000"),
+        ("/set num_steps", "the value is missing\nhint: it is a whole number from 1 to 1000"),
         ("/set offlod", "did you mean /set offload?"),
         ("/set cfg_interval 1 0", "the default is /set cfg_interval 0.0 1.0"),
+        ("/set width 96", "use /set size 96xHEIGHT, or end a line with --width 96"),
+        ("/set aspect 16:9", "use /set size 16:9"),
         ("/set model x", "use /model [FOLDER|HUB_ID|demo]"),
         ("/set lora x", "use /lora [FILE[:STRENGTH]|off]"),
         ("/set output x.png", "use /save [N] [FILE] [-f]"),
         ("/set gpu-memory much", "write it like 8GiB or 7.5GB; or all"),
         ("/unset seed", "seed is not set in this session"),
         ("/profile drft", "did you mean draft?"),
-        ("/save", "there is no picture in hand"),
+        ("/save", "no picture is selected"),
         ("/load gone.png", "gone.png"),
-        ("/edit make it red", "there is no picture in hand"),
-        ("/describe", "there is no picture in hand"),
-        ("/again", "no picture was made yet"),
-        ("/stats", "nothing was measured yet"),
+        ("/edit make it red", "no picture is selected"),
+        ("/describe", "no picture is selected"),
+        ("/again", "there are no pictures yet"),
+        ("/stats", "there are no measurements yet"),
         ("/help undp", "did you mean /undo?"),
-        ("/undo --seed 7", "/undo takes no flags"),
-        ("/generate", "there is nothing to draw"),
-        ("/chat", "there is nothing to say"),
+        ("/undo --seed 7", "/undo takes no options"),
+        ("/generate", "there is no prompt"),
+        ("/chat", "there is no message"),
         ('a cat -o "x', "a quote is not closed"),
     ],
 )
@@ -147,7 +149,7 @@ def test_undo_takes_the_picture_before_in_hand_and_redo_the_one_after(script: Sc
     blue = script.requests[-1]
     assert isinstance(blue, EditRequest)
     assert blue.images[0].tobytes() == Image.open(paths[0]).convert("RGB").tobytes()
-    assert "in hand: picture 1" in outcome.stderr.splitlines()[-1]
+    assert "selected: picture 1" in outcome.stderr.splitlines()[-1]
 
 
 def test_again_takes_the_next_seed_and_the_same_pictures(script: Script) -> None:
@@ -202,7 +204,7 @@ def test_a_file_is_staged_and_goes_with_the_next_line(script: Script, home: Path
     Image.new("RGB", (64, 64), "red").save(home / "mine.png")
     outcome = script("mine.png", "make it blue", "make it green")
     assert outcome.code == 0, outcome.stderr
-    assert "staged: picture 1" in outcome.stderr
+    assert "staged for the next line: picture 1" in outcome.stderr
     first, second = script.requests
     assert first.images[0].getpixel((0, 0)) == (255, 0, 0)
     assert second.images[0].tobytes() != first.images[0].tobytes()
@@ -340,7 +342,7 @@ def test_a_lora_comes_and_goes(script: Script, home: Path, data: Path) -> None:
 
 def test_statistics_tell_what_was_kept(script: Script) -> None:
     outcome = script("a cat", "? what is this?", "/stats")
-    assert re.search(r"prefix +\d+ tokens read, \d+ of \d+ kept from before", outcome.stderr)
+    assert re.search(r"prefix +\d+ tokens computed, \d+ of \d+ reused", outcome.stderr)
 
 
 def test_help_names_every_command_and_more_of_each(script: Script) -> None:
@@ -361,7 +363,7 @@ def test_quiet_says_nothing_but_errors(script: Script) -> None:
 
 def test_a_broken_pipe_ends_the_session(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "sensenova_cli.repl.repl.Repl.result", lambda self, text: (_ for _ in ()).throw(BrokenPipeError)
+        "sensenova_cli.repl.repl.Repl.print_result", lambda self, text: (_ for _ in ()).throw(BrokenPipeError)
     )
     outcome = script("a cat", "a dog")
     assert len(script.requests) == 1
@@ -412,7 +414,7 @@ def test_again_does_not_write_the_same_file_again(script: Script, home: Path) ->
     assert "cat.png exists already" in outcome.stderr
     assert outcome.stdout == ""
     assert script("a cat -o cat.png -f").code == 0
-    assert "a session's stdout is for paths" in script("a cat -o -").stderr
+    assert "stdout of a session is for paths" in script("a cat -o -").stderr
 
 
 def test_what_was_asked_about_again_is_not_staged_any_more(script: Script, home: Path) -> None:
@@ -462,7 +464,7 @@ def test_a_session_folder_that_cannot_be_written(script: Script, data: Path) -> 
     data.write_text("in the way")
     outcome = script("a cat")
     assert outcome.code == 2
-    assert "set SENSENOVA_DATA_DIR to a folder that can be written" in outcome.stderr
+    assert "set SENSENOVA_DATA_DIR to a writable folder" in outcome.stderr
 
 
 def test_a_damaged_session_loads_its_good_turns(script: Script, data: Path) -> None:
@@ -480,18 +482,18 @@ def test_a_damaged_session_loads_its_good_turns(script: Script, data: Path) -> N
 def test_a_turn_reads_and_merges_its_settings_once(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     merges: dict[str, int] = {}
     begun: list[str] = []
-    do, resolve = Repl.do, Layers.resolve
+    run_line, resolve = Repl.run_line, Layers.resolve
 
-    def counted_do(self: Repl, typed: str) -> bool:
+    def counted_run_line(self: Repl, typed: str) -> bool:
         begun.append(typed)
-        return do(self, typed)
+        return run_line(self, typed)
 
     def counted(self: Layers, *arguments: object) -> object:
         if begun:
             merges[begun[-1]] = merges.get(begun[-1], 0) + 1
         return resolve(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Repl, "do", counted_do)
+    monkeypatch.setattr(Repl, "run_line", counted_run_line)
     monkeypatch.setattr(Layers, "resolve", counted)
     lines = ("a cat", "make it red --seed 9", "make it blue -n 2 -o blue.png", "? what is this?", "/chat hello")
     outcome = script(*lines)
@@ -543,14 +545,14 @@ def test_the_record_names_the_model_that_drew(script: Script, home: Path, monkey
     checkpoint = os.environ["SENSENOVA_MODEL"]
     monkeypatch.delenv("SENSENOVA_MODEL")
     (home / "sensenova.toml").write_text('model = "./gone"\n')
-    do = Repl.do
+    run_line = Repl.run_line
 
     def mend_then_do(self: Repl, typed: str) -> bool:
         if typed == "a dog":
             (home / "sensenova.toml").write_text(f'model = "{checkpoint}"\n')
-        return do(self, typed)
+        return run_line(self, typed)
 
-    monkeypatch.setattr(Repl, "do", mend_then_do)
+    monkeypatch.setattr(Repl, "run_line", mend_then_do)
     outcome = script("a cat", "a dog")
     assert "there is no checkpoint folder ./gone" in outcome.stderr
     record = read_record(Path(outcome.stdout.strip()))

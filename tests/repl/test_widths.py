@@ -18,7 +18,7 @@ TYPED = (
     ("a cat at dusk", "picture 1"),
     ("? which animal is this?", "It is a cat."),
     ("make it red --seed 7 -n 2", "pictures 2, 3"),
-    ("/use 3", "in hand: picture 3"),
+    ("/use 3", "selected: picture 3"),
     ("/set cfg_scale 3", "cfg_scale = 3"),
     ("/sett x", "did you mean /set?"),
     ("/history", "2. describe"),

@@ -8,6 +8,16 @@ from sensenova_cli.repl.slash_commands import files
 from sensenova_cli.repl.slash_commands import session
 
 # isort: on
-from sensenova_cli.repl.slash_commands.registry import COMMANDS, Command, Leave, command
+from sensenova_cli.repl.slash_commands.registry import COMMANDS, Command, EndSession, slash_command
 
-__all__ = ["COMMANDS", "Command", "Leave", "command", "files", "pictures", "session", "settings", "turns"]
+__all__ = [
+    "COMMANDS",
+    "Command",
+    "EndSession",
+    "files",
+    "pictures",
+    "session",
+    "settings",
+    "slash_command",
+    "turns",
+]

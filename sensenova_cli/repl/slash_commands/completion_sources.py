@@ -1,4 +1,4 @@
-"""Sources of completions: each offers what one word of a command can be."""
+"""Completion sources: each returns the possible values of one word of a command."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,86 +11,87 @@ from prompt_toolkit.document import Document
 from config.profiles import profile_files
 from config.settings import SESSION_SETTINGS, Settings
 from sensenova_cli.inputs.argv import PICTURE_ENDINGS
-from sensenova_cli.repl.slash_commands.registry import COMMANDS, Source, Typed
+from sensenova_cli.repl.slash_commands.registry import COMMANDS, Arguments, CompletionSource
 
 
-def words(meanings: Mapping[str, str]) -> Source:
-    """A source of fixed words: word → meaning, which may be empty."""
-    return lambda typed: matching(typed.word, meanings.items())
+def fixed_words(meanings: Mapping[str, str]) -> CompletionSource:
+    """Return a source of fixed words: word → meaning, which may be empty."""
+    return lambda arguments: matching(arguments.word, meanings.items())
 
 
-def pictures(typed: Typed) -> Iterator[Completion]:
-    """Numbers of the session's pictures, newest first."""
-    newest_first = reversed(list(typed.state.pictures.values()))
-    return matching(typed.word, [(str(picture.number), picture.file) for picture in newest_first])
+def pictures(arguments: Arguments) -> Iterator[Completion]:
+    """Complete numbers of the session's pictures, newest first."""
+    newest_first = reversed(list(arguments.state.pictures.values()))
+    return matching(arguments.word, [(str(picture.number), picture.file) for picture in newest_first])
 
 
-def picture_files(typed: Typed) -> Iterator[Completion]:
-    """Picture files and folders."""
-    return complete_picture_files(typed.word)
+def picture_files(arguments: Arguments) -> Iterator[Completion]:
+    """Complete picture files and folders."""
+    return complete_picture_files(arguments.word)
 
 
-def lora_files(typed: Typed) -> Iterator[Completion]:
-    """LoRA files and folders."""
-    return _complete_files(PathCompleter(expanduser=True, file_filter=_may_be_lora), typed.word)
+def lora_files(arguments: Arguments) -> Iterator[Completion]:
+    """Complete LoRA files and folders."""
+    return _complete_files(PathCompleter(expanduser=True, file_filter=_may_be_lora), arguments.word)
 
 
-def all_files(typed: Typed) -> Iterator[Completion]:
-    """Files of any kind and folders."""
-    return _complete_files(PathCompleter(expanduser=True), typed.word)
+def all_files(arguments: Arguments) -> Iterator[Completion]:
+    """Complete files of any kind and folders."""
+    return _complete_files(PathCompleter(expanduser=True), arguments.word)
 
 
-def folders(typed: Typed) -> Iterator[Completion]:
-    """Folders."""
-    return _complete_files(PathCompleter(expanduser=True, only_directories=True), typed.word)
+def folders(arguments: Arguments) -> Iterator[Completion]:
+    """Complete folders."""
+    return _complete_files(PathCompleter(expanduser=True, only_directories=True), arguments.word)
 
 
-def profiles(typed: Typed) -> Iterator[Completion]:
-    """Names of profiles; files once the word is a path."""
-    yield from matching(typed.word, [(name, "") for name in (*profile_files(), "none")])
-    if "/" in typed.word:
-        yield from all_files(typed)
+def profiles(arguments: Arguments) -> Iterator[Completion]:
+    """Complete names of profiles; also files if the word is a path."""
+    yield from matching(arguments.word, [(name, "") for name in (*profile_files(), "none")])
+    if "/" in arguments.word:
+        yield from all_files(arguments)
 
 
-def settable(typed: Typed) -> Iterator[Completion]:
-    """Settings that a session can set."""
-    return matching(typed.word, [(name, Settings.model_fields[name].description or "") for name in SESSION_SETTINGS])
+def setting_names(arguments: Arguments) -> Iterator[Completion]:
+    """Complete names of settings that a session can set."""
+    described = [(name, Settings.model_fields[name].description or "") for name in SESSION_SETTINGS]
+    return matching(arguments.word, described)
 
 
-def values(typed: Typed) -> Iterator[Completion]:
-    """Values of the setting that the first word names."""
-    return matching(typed.word, [(value, "") for value in choices(typed.text.split()[0])])
+def setting_values(arguments: Arguments) -> Iterator[Completion]:
+    """Complete values of the setting that the first word names."""
+    return matching(arguments.word, [(value, "") for value in choices(arguments.text.split()[0])])
 
 
-def set_in_session(typed: Typed) -> Iterator[Completion]:
-    """Settings that this session has set, with their values."""
-    return matching(typed.word, [(name, str(value)) for name, value in typed.state.settings.items()])
+def names_set_in_session(arguments: Arguments) -> Iterator[Completion]:
+    """Complete names of settings that this session has set, and show their values."""
+    return matching(arguments.word, [(name, str(value)) for name, value in arguments.state.settings.items()])
 
 
-def command_names(typed: Typed) -> Iterator[Completion]:
-    """Names of commands."""
-    return complete_commands(typed.word)
+def command_names(arguments: Arguments) -> Iterator[Completion]:
+    """Complete names of commands."""
+    return complete_commands(arguments.word)
 
 
 def complete_commands(word: str) -> Iterator[Completion]:
-    """The commands that begin with a word, which has no slash."""
+    """Yield the commands that begin with a word, which has no slash."""
     return matching(word, [(name, command.help) for name, command in COMMANDS.items()])
 
 
 def complete_picture_files(word: str) -> Iterator[Completion]:
-    """The picture files and folders whose path begins with a word, written as a line takes them."""
+    """Yield the picture files and folders whose path begins with a word, quoted or escaped as in a line."""
     return _complete_files(PathCompleter(expanduser=True, file_filter=_may_be_picture), word)
 
 
 def matching(word: str, offered: Iterable[tuple[str, str]]) -> Iterator[Completion]:
-    """Completions of a word, from pairs of a text and its meaning."""
+    """Yield completions of a word, from pairs of a text and its meaning."""
     for text, meaning in offered:
         if text.startswith(word):
             yield Completion(text, start_position=-len(word), display_meta=meaning)
 
 
 def choices(name: str) -> list[str]:
-    """The values of a setting, where these are words to choose from; else none."""
+    """Return the values of a setting that has a fixed list of words; otherwise an empty list."""
     field = Settings.model_fields.get(name.replace("-", "_"))
     if field is None:
         return []
@@ -101,10 +102,10 @@ def choices(name: str) -> list[str]:
 
 
 def _complete_files(completer: PathCompleter, word: str) -> Iterator[Completion]:
-    """Paths as a line takes them: with backslashes where a shell needs them, or inside the quote that is open."""
+    """Yield paths as a line contains them: inside the open quote, or with backslashes as in a shell."""
     quote = word[:1] if word[:1] in ("'", '"') else ""
-    typed = word[1:] if quote else re.sub(r"\\(.)", r"\1", word)
-    for found in completer.get_completions(Document(typed), CompleteEvent()):
+    path = word[1:] if quote else re.sub(r"\\(.)", r"\1", word)
+    for found in completer.get_completions(Document(path), CompleteEvent()):
         text = found.text if quote else re.sub(r"([\s'\"\\])", r"\\\1", found.text)
         yield Completion(text, start_position=0, display=found.display)
 

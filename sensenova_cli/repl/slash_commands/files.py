@@ -1,16 +1,16 @@
-"""Commands that copy pictures out of a session, and into it."""
+"""Slash commands that copy pictures out of a session and into it: /save, /load."""
 
 from pathlib import Path
 
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.slash_commands.completion_sources import all_files, picture_files, pictures
-from sensenova_cli.repl.slash_commands.registry import command
+from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.system.atomic_files import create_file, replace_file
 
 
-@command(
+@slash_command(
     "save",
     "[N] [FILE] [-f]",
     more=("/save 3 cat.png",),
@@ -19,48 +19,48 @@ from sensenova_cli.system.atomic_files import create_file, replace_file
     later=(all_files,),
     setting="output",
 )
-def save(repl: Workspace, line: Line) -> None:
-    """Copy a picture out of the session."""
+def save(workspace: Workspace, line: Line) -> None:
+    """Copy the selected picture, or picture N, out of the session."""
     words = [*split_words(line.text), *line.flags]
     force = "-f" in words or "--force" in words
     words = [word for word in words if word not in ("-f", "--force")]
-    number = repl.number(words.pop(0)) if words and words[0].isdecimal() else repl.turn_inputs()[0]
+    number = workspace.number(words.pop(0)) if words and words[0].isdecimal() else workspace.turn_inputs()[0]
     if len(words) > 1:
         raise UsageError("/save takes a picture's number and a file", "for example: /save 3 cat.png")
-    source = repl.session.path(number)
-    place = Path(words[0] if words else source.name).expanduser()
-    if place.is_dir():
-        place /= source.name
+    source = workspace.session.path(number)
+    target = Path(words[0] if words else source.name).expanduser()
+    if target.is_dir():
+        target /= source.name
     try:
-        written = _copy(source, place, force=force)
+        is_written = _copy(source, target, force=force)
     except OSError as error:
         raise OutputWriteError(
-            f"picture {number} cannot be saved: {error.filename or place}: {error.strerror or error}",
-            "name another place: /save FILE",
+            f"picture {number} cannot be saved: {error.filename or target}: {error.strerror or error}",
+            "choose another place: /save FILE",
         ) from error
-    if not written:
-        raise OutputError(f"{place} exists already", f"use /save {number} {place} -f, or another name")
-    repl.result(str(place))
+    if not is_written:
+        raise OutputError(f"{target} exists already", f"use /save {number} {target} -f, or another name")
+    workspace.print_result(str(target))
 
 
-def _copy(source: Path, place: Path, *, force: bool) -> bool:
-    """Copy a file; false if `place` exists and is not to be replaced.
+def _copy(source: Path, target: Path, *, force: bool) -> bool:
+    """Copy a file; return False if `target` exists and `force` is False.
 
     Raises:
         OSError: the file cannot be read or written.
     """
     content = source.read_bytes()
-    place.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     if force:
-        replace_file(place, content)
+        replace_file(target, content)
         return True
-    return create_file([place], content) is not None
+    return create_file([target], content) is not None
 
 
-@command("load", "FILE", first=(picture_files,))
-def load(repl: Workspace, line: Line) -> None:
-    """Take a picture from a file in hand."""
+@slash_command("load", "FILE", first=(picture_files,))
+def load(workspace: Workspace, line: Line) -> None:
+    """Select a picture from a file."""
     words = split_words(line.text)
     if len(words) != 1:
         raise UsageError("/load takes one picture file", "for example: /load cat.png")
-    repl.select(repl.session.bring(words[0]).number)
+    workspace.select(workspace.session.import_picture(words[0]).number)

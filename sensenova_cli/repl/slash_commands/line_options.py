@@ -1,4 +1,4 @@
-"""Flags at the end of a line: the same ones, with the same checks, as those of the shell commands."""
+"""Line options: the flags at the end of a line. They are the flags of the shell commands, with the same checks."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -29,14 +29,14 @@ _SHELL_OPTIONS = frozenset(
 
 
 def parse_line_options(name: str, words: Sequence[str]) -> Flags:
-    """Parse the flags of a line as the shell does.
+    """Parse the flags at the end of a line as the shell does.
 
     Args:
         name: the slash command whose options the line may end with.
         words: the flags and their values.
 
     Raises:
-        UsageError: there is no such flag, a value is missing, or the command does not have the flag's option.
+        UsageError: a flag is unknown, its value is missing, or the command does not have this option.
     """
     if not words:
         return Flags({})
@@ -58,13 +58,13 @@ def parse_line_options(name: str, words: Sequence[str]) -> Flags:
         what = error.format_message().strip().rstrip(".")
         raise UsageError(what[0].lower() + what[1:], help_hint) from None
     if rest := context.params.pop("rest"):
-        raise UsageError(f"{' '.join(rest)!r} stands behind a flag", "flags go last on a line")
+        raise UsageError(f"{' '.join(rest)!r} follows an option", "options go at the end of a line")
     return collect_flags(context.params)
 
 
 @cache
 def _parser(options: tuple[str, ...]) -> typer.core.TyperCommand:
-    """A command that takes these options, and words where none should be."""
+    """Return a parser for these options. It also accepts other words, so that the caller can name them in an error."""
     app = typer.Typer(add_completion=False)
 
     @app.command()

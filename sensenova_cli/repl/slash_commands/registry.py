@@ -1,7 +1,7 @@
-"""A slash command is one decorated function, with its usage, help, flags and completion beside it.
+"""The registry of slash commands. One decorated function is a command, with its usage, help, options and completion:
 
-@command("use", "[N|none]", first=(pictures, words({"none": "put the picture down"})))
-def use(repl: Workspace, line: Line) -> None: ...
+@slash_command("use", "[N|none]", first=(pictures, fixed_words({"none": "select no picture"})))
+def use(workspace: Workspace, line: Line) -> None: ...
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,18 +16,18 @@ from sensenova_cli.sessions.state import State
 Run = Callable[[Workspace, Line], None]
 
 
-class Leave(Exception):  # not an error: the user wants to go
-    """A command raises it to end the session."""
+class EndSession(Exception):  # not an error: the user wants to leave
+    """Raised by a command to end the session."""
 
 
 @dataclass(frozen=True)
-class Typed:
+class Arguments:
     """The part of a line between the name of its command and the cursor.
 
     Attributes:
-        state: where the session stands.
+        state: the state of the session.
         text: the part itself.
-        word: the last word of `text`, with its quotes and backslashes; empty behind a space.
+        word: the last word of `text`, with its quotes and backslashes; empty after a space.
     """
 
     state: State
@@ -35,13 +35,13 @@ class Typed:
     word: str
 
 
-Source = Callable[[Typed], Iterable[Completion]]
-"""Completions for one word of a command."""
+CompletionSource = Callable[[Arguments], Iterable[Completion]]
+"""Returns completions for one word of a command."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
+    """A slash command.
 
     Attributes:
         name: without the slash.
@@ -50,9 +50,9 @@ class Command:
         more: lines that only `/help NAME` shows.
         options: names of the options (sensenova_cli.inputs.options) that its line may end with. A command without
             options takes no flags.
-        first, later: sources of completions for its first word, and for every word behind that.
-        setting: the setting that a session changes through this command, because `/set` cannot change it.
-        run: does what a line says. It may raise UsageError, any other SenseNovaError, and Leave.
+        first, later: completion sources for its first word, and for every other word.
+        setting: the setting that this command changes in a session, because `/set` cannot change it.
+        run: runs a line. It may raise UsageError, any other SenseNovaError, and EndSession.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Command:
     help: str
     more: Sequence[str]
     options: tuple[str, ...]
-    first: Sequence[Source]
-    later: Sequence[Source]
+    first: Sequence[CompletionSource]
+    later: Sequence[CompletionSource]
     setting: str | None
     run: Run
 
@@ -70,22 +70,22 @@ COMMANDS: dict[str, Command] = {}
 """Name → command, in the order of /help, which is the order of registration."""
 
 
-def command(
+def slash_command(
     name: str,
     usage: str = "",
     *,
     more: Sequence[str] = (),
     options: Iterable[str] = (),
-    first: Sequence[Source] = (),
-    later: Sequence[Source] = (),
+    first: Sequence[CompletionSource] = (),
+    later: Sequence[CompletionSource] = (),
     setting: str | None = None,
 ) -> Callable[[Run], Run]:
     """Register the decorated function as the command `name`; arguments as for Command.
 
-    The first line of the function's docstring becomes the command's help, without its capital and its full stop.
+    The first line of the function's docstring becomes the command's help, in lower case and without its full stop.
 
     Raises:
-        ValueError: there is a command of that name already.
+        ValueError: a command of that name exists already.
     """
 
     def register(run: Run) -> Run:

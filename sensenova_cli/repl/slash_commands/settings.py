@@ -1,4 +1,4 @@
-"""Commands that change settings, the profile, the model and its LoRAs."""
+"""Slash commands that change settings, the profile, the model and its LoRAs: /set, /unset, /profile, /model, /lora."""
 
 from rich.table import Table
 from rich.text import Text
@@ -8,120 +8,123 @@ from config.settings import SESSION_SETTINGS, SETTING_NAMES
 from config.validation import expected, near_miss
 from model import OFFICIAL_MODEL, parse_loras
 from sensenova_cli.errors import UsageError
-from sensenova_cli.repl.line_options import NO_PROFILE
 from sensenova_cli.repl.lines import Line, split_words
+from sensenova_cli.repl.session_notation import format_value
+from sensenova_cli.repl.session_turns import NO_PROFILE
 from sensenova_cli.repl.slash_commands.completion_sources import (
+    fixed_words,
     folders,
     lora_files,
+    names_set_in_session,
     profiles,
-    set_in_session,
-    settable,
-    values,
-    words,
+    setting_names,
+    setting_values,
 )
-from sensenova_cli.repl.slash_commands.registry import command
-from sensenova_cli.repl.slash_commands.session_settings import format_value, set_session_settings
+from sensenova_cli.repl.slash_commands.registry import slash_command
+from sensenova_cli.repl.slash_commands.session_settings import set_session_settings
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import Unset, UseProfile
 
 
-@command(
+@slash_command(
     "set",
     "[NAME VALUE]",
     more=("/set num_steps 30", "/set size 16:9", "/set cfg_interval 0.1 0.9"),
-    first=(settable,),
-    later=(values,),
+    first=(setting_names,),
+    later=(setting_values,),
 )
-def set_setting(repl: Workspace, line: Line) -> None:
-    """Set a setting for the turns to come; alone, list what is set."""
-    typed = split_words(line.text)
-    if not typed:
-        _list_settings(repl)
+def set_setting(workspace: Workspace, line: Line) -> None:
+    """Set a setting for the following turns; without arguments, list settings that are not defaults."""
+    words = split_words(line.text)
+    if not words:
+        _list_settings(workspace)
         return
-    if len(typed) == 1 and "=" in typed[0]:
-        typed = typed[0].split("=", 1)
-    name = typed[0].replace("-", "_")
-    if len(typed) < 2 and name in SESSION_SETTINGS:
-        raise UsageError(f"/set {typed[0]}: there is no value", f"it is {expected(name)}")
-    set_session_settings(repl, {name: " ".join(typed[1:])})
+    if len(words) == 1 and "=" in words[0]:
+        words = words[0].split("=", 1)
+    name = words[0].replace("-", "_")
+    if len(words) < 2 and name in SESSION_SETTINGS:
+        raise UsageError(f"/set {words[0]}: the value is missing", f"it is {expected(name)}")
+    set_session_settings(workspace, {name: " ".join(words[1:])})
 
 
-def _list_settings(repl: Workspace) -> None:
-    resolved = repl.turns.resolve()
+def _list_settings(workspace: Workspace) -> None:
+    resolved = workspace.turns.resolve()
     table = Table.grid(padding=(0, 2))
     for name in SETTING_NAMES:
-        of_session = name in repl.session.state.settings or name in repl.turns.set_by_commands
+        of_session = name in workspace.session.state.settings or name in workspace.turns.set_by_commands
         origin = "this session" if of_session else resolved.origins[name]
         if origin != "default":
             table.add_row(name, format_value(getattr(resolved.settings, name)), Text(origin, style="dim"))
-    repl.print(table)
+    workspace.print(table)
 
 
-@command("unset", "[NAME…|all]", first=(set_in_session, words({"all": ""})), later=(set_in_session,))
-def unset(repl: Workspace, line: Line) -> None:
-    """Take settings of this session back."""
-    known = tuple(repl.session.state.settings)
-    typed = [word.replace("-", "_") for word in split_words(line.text)]
-    names = known if typed in ([], ["all"]) else tuple(typed)
+@slash_command(
+    "unset", "[NAME…|all]", first=(names_set_in_session, fixed_words({"all": ""})), later=(names_set_in_session,)
+)
+def unset(workspace: Workspace, line: Line) -> None:
+    """Remove settings of this session."""
+    known = tuple(workspace.session.state.settings)
+    words = [word.replace("-", "_") for word in split_words(line.text)]
+    names = known if words in ([], ["all"]) else tuple(words)
     for name in names:
         if name not in known:
             meant = near_miss(name, known)
-            hint = f"did you mean {meant}?" if meant else f"set are: {', '.join(known) or 'none'}"
+            hint = f"did you mean {meant}?" if meant else f"this session sets: {', '.join(known) or 'nothing'}"
             raise UsageError(f"{name} is not set in this session", hint)
     if not names:
-        repl.say("nothing is set in this session")
+        workspace.say("nothing is set in this session")
         return
-    repl.session.append(Unset(names=names))
-    resolved = repl.turns.resolve()
+    workspace.session.append(Unset(names=names))
+    resolved = workspace.turns.resolve()
     for name in names:
-        repl.say(f"{name} = {format_value(getattr(resolved.settings, name))} ({resolved.origins[name]})")
-    repl.follow_load_settings()
+        workspace.say(f"{name} = {format_value(getattr(resolved.settings, name))} ({resolved.origins[name]})")
+    workspace.reload_if_changed()
 
 
-@command("profile", "[NAME|PATH|none]", first=(profiles,))
-def profile(repl: Workspace, line: Line) -> None:
-    """Use a profile."""
+@slash_command("profile", "[NAME|PATH|none]", first=(profiles,))
+def profile(workspace: Workspace, line: Line) -> None:
+    """Use a profile for the following turns."""
     word = line.text.strip()
     if not word:
-        repl.tell(f"profile: {repl.turns.profile or 'none'}; there are: {', '.join(profile_files())}")
+        workspace.print_text(f"profile: {workspace.turns.profile or 'none'}; available: {', '.join(profile_files())}")
         return
     if word != NO_PROFILE:
         find_profile(word)
-    repl.turns.check(repl.session.state.settings, word)
-    repl.session.append(UseProfile(profile=word))
-    repl.say(f"profile: {word}")
-    repl.follow_load_settings()
+    workspace.turns.resolve_with(workspace.session.state.settings, word)
+    workspace.session.append(UseProfile(profile=word))
+    workspace.say(f"profile: {word}")
+    workspace.reload_if_changed()
 
 
-@command(
+@slash_command(
     "model",
     "[FOLDER|HUB_ID|demo]",
-    first=(words({"demo": "built in", OFFICIAL_MODEL: "35 GB"}), folders),
+    first=(fixed_words({"demo": "built in", OFFICIAL_MODEL: "35 GB"}), folders),
     setting="model",
 )
-def model(repl: Workspace, line: Line) -> None:
+def model(workspace: Workspace, line: Line) -> None:
     """Load another model."""
-    typed = split_words(line.text)
-    if not typed:
-        repl.tell(f"model: {repl.turns.model}")
+    words = split_words(line.text)
+    if not words:
+        workspace.print_text(f"model: {workspace.turns.resident_model.name}")
         return
-    if len(typed) > 1:
+    if len(words) > 1:
         raise UsageError("/model takes one name", "a folder, a Hub id, or demo")
-    repl.turns.use_model(typed[0])
-    repl.say(f"loading {typed[0]}")
+    workspace.turns.use_model(words[0])
+    workspace.say(f"loading {words[0]}")
 
 
-@command(
+@slash_command(
     "lora",
     "[FILE[:STRENGTH]|off]",
     more=("/lora style.safetensors:0.8", "/lora owner/name", "/lora one.safetensors, two.safetensors", "/lora off"),
-    first=(words({"off": "the model alone"}), lora_files),
+    first=(fixed_words({"off": "the model alone"}), lora_files),
     setting="lora",
 )
-def lora(repl: Workspace, line: Line) -> None:
+def lora(workspace: Workspace, line: Line) -> None:
     """Merge a LoRA into the model, or remove it."""
     text = line.text.strip()
     if text:
-        repl.turns.use_loras(text)
-    loras = parse_loras(repl.turns.resident_model.settings.lora)
-    repl.say(f"LoRA: {', '.join(map(str, loras)) or 'none'}")
+        workspace.turns.use_loras(text)
+    loras = parse_loras(workspace.turns.resident_model.settings.lora)
+    workspace.say(f"LoRA: {', '.join(map(str, loras)) or 'none'}")

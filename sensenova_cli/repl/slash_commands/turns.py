@@ -1,4 +1,4 @@
-"""Commands that make a turn: a picture or an answer. Plain words and questions run them, too."""
+"""Slash commands that run a turn: /generate, /edit, /describe, /chat, /think, /again. Plain prompts run them, too."""
 
 from dataclasses import replace
 
@@ -7,9 +7,9 @@ from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, TEXT_OPTIONS
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.repl.lines import Line
-from sensenova_cli.repl.slash_commands.completion_sources import words
+from sensenova_cli.repl.slash_commands.completion_sources import fixed_words
 from sensenova_cli.repl.slash_commands.line_options import parse_line_options
-from sensenova_cli.repl.slash_commands.registry import command
+from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.slash_commands.session_settings import set_session_settings
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import PictureTurn, Stage
@@ -20,102 +20,104 @@ EDIT_OPTIONS = (*IMAGE_OPTIONS, *_OUTPUT)
 ANSWER_OPTIONS = (*TEXT_OPTIONS, "profile")
 
 
-@command(
+@slash_command(
     "generate",
-    "WORDS [FLAGS]",
-    more=("/generate a cat at dusk --aspect 16:9 --seed 7 -n 4", "flags: those of `sensenova generate --help`"),
+    "PROMPT [OPTIONS]",
+    more=("/generate a cat at dusk --aspect 16:9 --seed 7 -n 4", "options: see `sensenova generate --help`"),
     options=GENERATE_OPTIONS,
 )
-def generate(repl: Workspace, line: Line) -> None:
-    """Make a new picture, whatever is in hand."""
+def generate(workspace: Workspace, line: Line) -> None:
+    """Make a new picture, even if one is selected."""
     if not line.text:
-        raise UsageError("there is nothing to draw", "say what: a cat at dusk")
-    repl.draw("generate", line.text, (), parse_line_options("generate", line.flags))
+        raise UsageError("there is no prompt", "say what to draw: /generate a cat at dusk")
+    workspace.draw("generate", line.text, (), parse_line_options("generate", line.flags))
 
 
-@command(
+@slash_command(
     "edit",
-    "WORDS [FLAGS]",
-    more=("/edit make it an oil painting --cfg-scale 5", "flags: those of `sensenova edit --help`"),
+    "PROMPT [OPTIONS]",
+    more=("/edit make it an oil painting --cfg-scale 5", "options: see `sensenova edit --help`"),
     options=EDIT_OPTIONS,
 )
-def edit(repl: Workspace, line: Line) -> None:
-    """Change the picture in hand, or the staged ones."""
-    brought = repl.bring(line.files)
+def edit(workspace: Workspace, line: Line) -> None:
+    """Change the selected picture, or the staged ones."""
+    imported = workspace.import_pictures(line.files)
     if not line.text:
-        raise UsageError("there is nothing to change", "say what: make it an oil painting")
-    repl.draw("edit", line.text, repl.turn_inputs(brought), parse_line_options("edit", line.flags))
+        raise UsageError("there is no prompt", "say what to change: /edit make it an oil painting")
+    workspace.draw("edit", line.text, workspace.turn_inputs(imported), parse_line_options("edit", line.flags))
 
 
-@command(
+@slash_command(
     "describe",
-    "[QUESTION] [FLAGS]",
+    "[QUESTION] [OPTIONS]",
     more=(
         "/describe which animal is this?",
         "? which animal is this?",
-        "flags: those of `sensenova describe --help`",
+        "options: see `sensenova describe --help`",
     ),
     options=ANSWER_OPTIONS,
 )
-def describe(repl: Workspace, line: Line) -> None:
-    """Ask about the picture in hand, as ? in front of a line does."""
-    about = repl.turn_inputs(repl.bring(line.files), asking=True)
-    question = line.text or (ONE_PICTURE if len(about) == 1 else SEVERAL_PICTURES)
-    continues = about == repl.session.state.now.shown
-    flags = parse_line_options("describe", line.flags)
-    repl.turns.answer("describe", question, () if continues else about, flags, continues=continues)
-    if repl.session.state.staged:
-        repl.session.append(Stage(staged=()))  # the question was about them, even where it did not show them again
+def describe(workspace: Workspace, line: Line) -> None:
+    """Ask about the selected picture; a line that starts with ? does the same."""
+    images = workspace.turn_inputs(workspace.import_pictures(line.files), asking=True)
+    question = line.text or (ONE_PICTURE if len(images) == 1 else SEVERAL_PICTURES)
+    continues = images == workspace.session.state.now.shown
+    options = parse_line_options("describe", line.flags)
+    workspace.turns.answer("describe", question, () if continues else images, options, continues=continues)
+    if workspace.session.state.staged:
+        # The question was about the staged pictures, even if the conversation had shown them before.
+        workspace.session.append(Stage(staged=()))
 
 
-@command(
+@slash_command(
     "chat",
-    "WORDS [FLAGS]",
-    more=("/chat what can you do?", "flags: those of `sensenova chat --help`"),
+    "MESSAGE [OPTIONS]",
+    more=("/chat what can you do?", "options: see `sensenova chat --help`"),
     options=ANSWER_OPTIONS,
 )
-def chat(repl: Workspace, line: Line) -> None:
+def chat(workspace: Workspace, line: Line) -> None:
     """Talk; the model sees the pictures of the conversation."""
-    brought = repl.bring(line.files)
+    imported = workspace.import_pictures(line.files)
     if not line.text:
-        raise UsageError("there is nothing to say", "for example: /chat what can you do?")
-    images = (*repl.session.state.staged, *brought)
-    continues = bool(repl.session.state.now.conversation)
-    repl.turns.answer("chat", line.text, images, parse_line_options("chat", line.flags), continues=continues)
+        raise UsageError("there is no message", "for example: /chat what can you do?")
+    images = (*workspace.session.state.staged, *imported)
+    continues = bool(workspace.session.state.now.conversation)
+    options = parse_line_options("chat", line.flags)
+    workspace.turns.answer("chat", line.text, images, options, continues=continues)
 
 
-@command(
+@slash_command(
     "think",
-    "on|off|WORDS",
+    "on|off|PROMPT",
     more=("/think on", "/think a cat reading a newspaper"),
     options=GENERATE_OPTIONS,
-    first=(words({"on": "", "off": ""}),),
+    first=(fixed_words({"on": "", "off": ""}),),
 )
-def think(repl: Workspace, line: Line) -> None:
-    """Plan in words before each picture, or before this one."""
+def think(workspace: Workspace, line: Line) -> None:
+    """Write a think text before each picture, or only before the picture of this prompt."""
     word = line.text.strip().lower()
     if word in ("", "on", "off"):
         if line.flags:
-            raise UsageError("/think on and off take no flags", "for example: /think a cat --seed 7")
-        set_session_settings(repl, {"think": word != "off"})
+            raise UsageError("/think on and off take no options", "for example: /think a cat --seed 7")
+        set_session_settings(workspace, {"think": word != "off"})
         return
-    state = repl.session.state
-    task: PictureKind = "edit" if state.selected or state.staged else "generate"
-    flags = parse_line_options(task, line.flags)
-    thinking = replace(flags, settings={**flags.settings, "think": True})
-    repl.draw(task, line.text, repl.turn_inputs() if task == "edit" else (), thinking)
+    state = workspace.session.state
+    kind: PictureKind = "edit" if state.selected or state.staged else "generate"
+    options = parse_line_options(kind, line.flags)
+    with_think = replace(options, settings={**options.settings, "think": True})
+    workspace.draw(kind, line.text, workspace.turn_inputs() if kind == "edit" else (), with_think)
 
 
-@command("again", "[FLAGS]", more=("/again -n 4",), options=GENERATE_OPTIONS)
-def again(repl: Workspace, line: Line) -> None:
-    """Make the last picture again, with the next seed."""
+@slash_command("again", "[OPTIONS]", more=("/again -n 4",), options=GENERATE_OPTIONS)
+def again(workspace: Workspace, line: Line) -> None:
+    """Repeat the last picture turn with the next seed."""
     if line.text:
-        raise UsageError("/again takes flags only", "for example: /again --seed 7")
-    turns = [turn for turn in repl.session.state.turns if isinstance(turn, PictureTurn)]
+        raise UsageError("/again takes only options", "for example: /again --seed 7")
+    turns = [turn for turn in workspace.session.state.turns if isinstance(turn, PictureTurn)]
     if not turns:
-        raise UsageError("no picture was made yet", "say what to draw: a cat at dusk")
+        raise UsageError("there are no pictures yet", "type what to draw: a cat at dusk")
     last = turns[-1]
-    flags = parse_line_options(last.kind, line.flags)
+    options = parse_line_options(last.kind, line.flags)
     next_seed = int(str(last.settings["seed"])) + int(str(last.settings["num_images"]))
-    settings = {**last.typed, "seed": next_seed, **flags.settings}
-    repl.draw(last.kind, last.prompt, last.inputs, replace(flags, settings=settings))
+    settings = {**last.typed, "seed": next_seed, **options.settings}
+    workspace.draw(last.kind, last.prompt, last.inputs, replace(options, settings=settings))

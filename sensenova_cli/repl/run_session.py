@@ -1,0 +1,74 @@
+"""The two loops of a session: lines that a person types at a prompt, and lines of a script on standard input."""
+
+import sys
+from collections.abc import Callable, Iterator
+
+from sensenova_cli.render.console import is_animated
+from sensenova_cli.repl.prompt import make_prompt, prompt_word
+from sensenova_cli.repl.repl import Repl
+from sensenova_cli.repl.slash_commands import EndSession
+from sensenova_cli.system.interrupts import exit_requested, handle_signals
+
+
+def run_interactive(repl: Repl) -> None:
+    """Prompt for lines and run them until the user leaves, the terminal is closed, or SIGTERM arrives."""
+    read_line: Callable[[], str] = make_prompt(repl) if is_animated() else lambda: _read_plainly(repl)
+    while True:
+        try:
+            typed = read_line()
+        except KeyboardInterrupt:
+            if exit_requested():
+                return
+            handle_signals()
+            continue  # Ctrl-C drops the line, as in a shell
+        except EOFError:
+            return
+        try:
+            repl.run_line(typed)
+        except EndSession:
+            return
+
+
+def run_script(repl: Repl) -> bool:
+    """Run the lines of standard input; return whether all of them succeeded. `#` starts a comment line.
+
+    Raises:
+        KeyboardInterrupt: a signal was received.
+    """
+    success = True
+    for line in _joined(sys.stdin):
+        if line.lstrip().startswith("#"):
+            continue
+        try:
+            success &= repl.run_line(line)
+        except EndSession:
+            if exit_requested():
+                raise KeyboardInterrupt from None
+            break
+        if repl.was_interrupted:
+            raise KeyboardInterrupt
+    return success
+
+
+def _read_plainly(repl: Repl) -> str:
+    """Read a line from a terminal that cannot redraw."""
+    sys.stderr.write(f"{prompt_word(repl)} › ")
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\r\n")
+
+
+def _joined(lines: Iterator[str]) -> Iterator[str]:
+    """Yield lines; a line that ends with a backslash is joined with the next one."""
+    begun = ""
+    for line in lines:
+        line = line.rstrip("\r\n")
+        if line.endswith("\\"):
+            begun += line[:-1] + "\n"
+            continue
+        yield begun + line
+        begun = ""
+    if begun:
+        yield begun
