@@ -1,25 +1,26 @@
-"""Ctrl-C at random moments of turns, many times in one process, on the built-in demo.
+"""Interrupt turns at random moments with Ctrl-C, many times in one process, on the built-in demo.
 
-    python -m benchmarks.repl_interrupts --json benchmarks/results/repl_interrupts.json
+    python -m benchmarks.repl_interrupts --output benchmarks/results/repl_interrupts.json
 
-After each one the session must stand as before, and no stray file be left. Prints how much the memory in use has
-grown between the first tenth and the end, and exits with 1 where anything is wrong or it has grown by more than 3 %.
+After each Ctrl-C the session must be what it was before, without a stray file. The growth of the resident set is
+measured from the end of the first tenth of the turns. Exits with 1 if the bar is missed.
 """
 
-import argparse
-import os
 import random
 import signal
-import tempfile
-import time
 from pathlib import Path
 
 import psutil
 
-from benchmarks.report import write_report
+from benchmarks import harness
+from benchmarks.harness import Bar
+from benchmarks.sessions import open_session, run_with_alarm
+from sensenova_cli.sessions.saved import read_session
+from sensenova_cli.sessions.session import Session
+from sensenova_cli.system.interrupts import handle_signals
 
 BAR_GROWTH = 0.03
-TURNS = (
+LINES = (
     "/generate a cat on a blue background --num-steps 40",
     "/edit make it black and white --num-steps 40",
     "/generate a fox on a pink background --think --num-steps 40",
@@ -27,70 +28,60 @@ TURNS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", type=int, default=200)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["SENSENOVA_DATA_DIR"] = os.environ["SENSENOVA_CONFIG_DIR"] = folder
-        interrupted, memory = interrupt(arguments.times, Path(folder))
-    settled = max(1, len(memory) // 10)
-    growth = memory[-1] / memory[settled] - 1
-    print(f"{arguments.times} turns, {interrupted} of them interrupted; memory grew by {100 * growth:.1f} % (bar 3 %)")
-    report = {"turns": arguments.times, "interrupted": interrupted, "rss_bytes": memory, "growth": growth}
-    write_report(report, arguments.json)
-    raise SystemExit(growth > BAR_GROWTH)
+def interrupt(turns: int) -> tuple[int, list[int]]:
+    """Run turns, each with a Ctrl-C after a random time.
 
-
-def interrupt(times: int, folder: Path) -> tuple[int, list[int]]:
-    """Run turns that a signal ends somewhere; how many it ended, and the memory in use after each.
+    Returns:
+        How many turns it ended, and the resident set in bytes after each turn.
 
     Raises:
-        AssertionError: the session does not stand as it should after one of them.
+        AssertionError: the session is damaged after a turn.
     """
-    from sensenova_cli.inputs.flags import Flags
-    from sensenova_cli.repl.repl import Repl
-    from sensenova_cli.sessions.saved import read_session
-    from sensenova_cli.sessions.session import Session
-    from sensenova_cli.system.interrupts import handle_signals
-
     handle_signals()
-    # A timer of the system's, not a thread: threads have memory of their own, which would count.
     signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGINT))
-    draw = random.Random(0)
+    moments = random.Random(0)
     process, memory, interrupted = psutil.Process(), [], 0
-    with Session.start("demo") as session:
-        repl = Repl(session, Flags({}, quiet=True), "pictures", interactive=True, debug=False)
-        assert repl.do("a cat --num-steps 4")
-        for number in range(times):
+    with open_session("demo", {}) as (session, repl):
+        assert repl.run_line("a cat --num-steps 4")
+        for number in range(turns):
             before = session.state
-            good = True
-            signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.001, 0.5))
-            try:
-                good = repl.do(TURNS[number % len(TURNS)])
-                while signal.getitimer(signal.ITIMER_REAL)[0] > 0:
-                    time.sleep(0.01)  # the turn was over before
-            except KeyboardInterrupt:  # at a prompt this gives up a line
-                handle_signals()
-            interrupted += not good
+            succeeded = run_with_alarm(repl, LINES[number % len(LINES)], moments.uniform(0.001, 0.5))
+            interrupted += succeeded is False
             after = session.state
             assert len(after.turns) in (len(before.turns), len(before.turns) + 1)
-            if not good and len(after.turns) > len(before.turns):
+            if succeeded is False and len(after.turns) > len(before.turns):
                 assert after.turns[-1].status == "cancelled", after.turns[-1]
                 assert after.selected == before.selected
             if after.now.conversation != before.now.conversation:
-                assert repl.do("/undo")  # a conversation that grows takes memory rightly
+                assert repl.run_line("/undo")  # otherwise the conversation, and with it the memory, would grow
             memory.append(process.memory_info().rss)
-        assert session.folder is not None
-        saved = read_session(session.folder)
-        assert saved.problems == (), saved.problems
-        assert saved.state == session.state
-        stray = [path for path in folder.rglob("*") if path.name.endswith(".part")]
-        assert not stray, stray
-        files = {path.name for path in (session.folder / "pictures").iterdir()}
-        assert files == {picture.file for picture in session.state.pictures.values()}
+        check_files(session)
     return interrupted, memory
+
+
+def check_files(session: Session) -> None:
+    """Raise AssertionError unless the folder holds the session's state and pictures and nothing else."""
+    assert session.folder is not None
+    saved = read_session(session.folder)
+    assert saved.problems == (), saved.problems
+    assert saved.state == session.state
+    stray = [path for path in Path(session.folder).parent.rglob("*") if path.name.endswith(".part")]
+    assert not stray, stray
+    files = {path.name for path in (session.folder / "pictures").iterdir()}
+    assert files == {picture.file for picture in session.state.pictures.values()}
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--turns", type=int, default=200)
+    options = parser.parse_args()
+    interrupted, memory = interrupt(options.turns)
+    growth = memory[-1] / memory[max(1, len(memory) // 10)] - 1
+    bar = Bar("growth of memory", growth, BAR_GROWTH)
+    result = {"turns": options.turns, "interrupted": interrupted, "rss_bytes": memory, "growth": growth}
+    title = f"{options.turns} turns, {interrupted} of them interrupted"
+    harness.finish(options, result, harness.bars_table([bar], title))
+    raise SystemExit(not bar.met)
 
 
 if __name__ == "__main__":

@@ -1,66 +1,53 @@
-"""How long after Enter a turn of a resident session takes its first denoising step, on the built-in demo.
+"""Measure the time from Enter to the first denoising step in a session whose model is loaded, on the built-in demo.
 
-    python -m benchmarks.repl_latency --json benchmarks/results/repl_latency.json
+    python -m benchmarks.repl_latency --output benchmarks/results/repl_latency.json
 
-One session in this process, as `sensenova repl` runs it. Prints the median of the turns after the first, which loads
-the model, and exits with 1 above the bar.
+The session runs in this process, as `sensenova repl` runs it. The figure is the median of all turns but the first one,
+which loads the model. Exits with 1 if the bar is missed.
 """
 
-import argparse
-import os
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
-from benchmarks.report import write_report
+from benchmarks import harness
+from benchmarks.harness import Bar
+from benchmarks.sessions import open_session
+from model.events import DenoisingStep, Event
+from sensenova_cli.render.turn_view import TurnView
 
 BAR_SECONDS = 0.2
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["SENSENOVA_DATA_DIR"] = os.environ["SENSENOVA_CONFIG_DIR"] = folder
-        seconds = first_steps(arguments.turns + 1)
-    median = statistics.median(seconds[1:])
-    print(
-        f"first step {median * 1000:.0f} ms after Enter (bar {BAR_SECONDS * 1000:.0f} ms), median of {arguments.turns}"
-    )
-    report = {"median_seconds": median, "seconds": seconds[1:], "with_loading_seconds": seconds[0]}
-    write_report({"cores": os.cpu_count(), **report}, arguments.json)
-    raise SystemExit(median > BAR_SECONDS)
-
-
 def first_steps(turns: int) -> list[float]:
-    """Seconds from a line to the first step of its picture, for each of so many turns."""
-    from model.events import DenoisingStep, Event
-    from sensenova_cli.inputs.flags import Flags
-    from sensenova_cli.render.turn_view import TurnView
-    from sensenova_cli.repl.repl import Repl
-    from sensenova_cli.sessions.session import Session
-
+    """Return each turn's seconds from its line to the first step of its picture."""
     seconds: list[float] = []
     began = 0.0
     show = TurnView.event
 
-    def timed(renderer: TurnView, event: Event) -> None:
+    def timed(view: TurnView, event: Event) -> None:
         if isinstance(event, DenoisingStep) and event.step == 1:
             seconds.append(time.perf_counter() - began)
-        show(renderer, event)
+        show(view, event)
 
     TurnView.event = timed  # type: ignore[method-assign, assignment]
-    flags = Flags({"num_steps": "6"}, quiet=True)
-    with Session.start("demo") as session:
-        repl = Repl(session, flags, "pictures", interactive=True, debug=True)
+    with open_session("demo", {"num_steps": "6"}, debug=True) as (_, repl):
         for number in range(turns):
             began = time.perf_counter()
-            assert repl.do(f"/generate a cat on a blue background --seed {number}")
+            assert repl.run_line(f"/generate a cat on a blue background --seed {number}")
     TurnView.event = show  # type: ignore[method-assign]
     return seconds
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--turns", type=int, default=10)
+    options = parser.parse_args()
+    with_loading, *seconds = first_steps(options.turns + 1)
+    median = statistics.median(seconds)
+    bar = Bar("first step after Enter", median, BAR_SECONDS, "s")
+    result = {"median_seconds": median, "seconds": seconds, "with_loading_seconds": with_loading}
+    harness.finish(options, result, harness.bars_table([bar]))
+    raise SystemExit(not bar.met)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`sensenova repl`: a session with a resident model."""
+"""`sensenova repl`: runs a session; the model stays loaded between its turns."""
 
 import sys
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ REPL_OPTIONS = (*IMAGE_OPTIONS, *(name for name in TEXT_OPTIONS if name != "seed
 def repl(
     flags: Flags,
     resume: Annotated[
-        bool, typer.Option("--continue", help="Go on with the last session.", metavar=" ", rich_help_panel="Session")
+        bool, typer.Option("--continue", help="Continue the last session.", metavar=" ", rich_help_panel="Session")
     ] = False,
     session: Annotated[
         str | None,
         typer.Option(
             "--session",
-            help="Go on with the session of this name, or begin it.",
+            help="Continue the session with this name, or start it.",
             metavar="NAME",
             rich_help_panel="Session",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Make, change and talk about pictures, turn by turn; the model stays loaded.
+    """Make, change and discuss pictures, turn by turn; the model stays loaded.
 
     [bold]Examples[/bold]
       sensenova repl
@@ -41,9 +41,9 @@ def repl(
       sensenova repl --session holiday
       printf 'a cat\\nmake it black and white\\n' | sensenova repl
 
-    Words make a picture; with a picture in hand they change it. ? in front of
-    a line asks about it. /help lists the commands. Piped lines are a script:
-    results go to stdout, and the exit code is 1 if a line failed.
+    Words make a picture, or change the selected one. A line that starts with ?
+    asks about it. /help lists the commands. Piped lines are a script: results
+    go to stdout, and the exit code is 1 if a line fails.
     """
     start_session(flags, "pictures", resume=resume, name=session)
 
@@ -57,42 +57,43 @@ def start_session(
     system: str = "",
     images: Sequence[str] = (),
 ) -> None:
-    """Run a session in the terminal, or the lines of standard input as a script.
+    """Run a session in the terminal, or run the lines of standard input as a script.
 
     Args:
-        mode: what plain words do.
-        resume, name: which session is continued; a new one where neither is given.
+        mode: whether plain words make pictures or are chat messages.
+        resume: continue the last session.
+        name: continue the session with this name, or start it. Without `resume` and `name`, a new session starts.
         system: system message of answers.
-        images: picture files that go with the first line.
+        images: picture files for the first line.
 
     Raises:
-        SenseNovaError: settings, model or session cannot be used.
+        SenseNovaError: settings, model or session are not usable.
         typer.Exit: a line of a script failed.
     """
     if resume and name is not None:
         raise UsageError("--continue and --session contradict each other", "give one of them")
-    # Imported here, not above: they bring prompt-toolkit and Pillow, which `--help` does not need.
+    # Imported here because these modules import prompt-toolkit and Pillow, which `--help` does not need.
     from model import DEMO_MODEL
     from sensenova_cli.repl.repl import Repl
-    from sensenova_cli.repl.shell import run_interactive, run_script
+    from sensenova_cli.repl.run_session import run_interactive, run_script
     from sensenova_cli.sessions.session import Session
     from sensenova_cli.sessions.store import latest_session
     from sensenova_cli.system.interrupts import clear_signals
     from sensenova_cli.turns.model_source import DEMO_NOTICE
 
     clear_signals()
-    settings = flags.layers().load  # what is wrong is said before anything begins
+    settings = flags.layers().load  # reports wrong settings before the session starts
     model = settings.model or DEMO_MODEL
     if resume:
         name = latest_session().name
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with Session.open(name, model) if name is not None else Session.start(model) as session:
-        shown = Repl(session, flags, mode, system=system, interactive=interactive, debug="--debug" in sys.argv)
-        shown.greet(DEMO_NOTICE if settings.model is None else "")
+        repl = Repl(session, flags, mode, system=system, interactive=interactive, debug="--debug" in sys.argv)
+        repl.greet(DEMO_NOTICE if settings.model is None else "")
         if images:
-            shown.stage_files(images)
+            repl.stage_files(images)
         if interactive:
-            run_interactive(shown)
-            shown.leave()
-        elif not run_script(shown):
+            run_interactive(repl)
+            repl.say_goodbye()
+        elif not run_script(repl):
             raise typer.Exit(1)
