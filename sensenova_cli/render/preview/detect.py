@@ -1,6 +1,6 @@
-"""Which way of showing pictures a terminal has, as far as its environment tells.
+"""Detection of the way in which a terminal can show pictures, from environment variables.
 
-The terminal itself is never asked: its answer comes on standard input, between the keys that a user types ahead.
+The program never queries the terminal: the reply would arrive on standard input, mixed with keys that the user types.
 """
 
 import fcntl
@@ -18,16 +18,16 @@ from sensenova_cli.errors import UsageError
 Method = Literal["kitty", "iterm2", "sixel", "blocks"]
 
 DEFAULT_CELL = (10, 20)
-"""Width and height of a character cell in pixels where the terminal does not tell: twice as high as wide."""
+"""Width and height of a character cell in pixels if the terminal does not report them."""
 
 _BY_TERM: tuple[tuple[str, Method], ...] = (("kitty", "kitty"), ("ghostty", "kitty"), ("wezterm", "iterm2"))
 _BY_PROGRAM: Mapping[str, Method] = {"iTerm.app": "iterm2", "WezTerm": "iterm2", "ghostty": "kitty"}
 
 
 def choose_method(setting: PreviewChoice, console: Console, environment: Mapping[str, str]) -> Method | None:
-    """How pictures are shown on a console; None where they are not.
+    """Return how a console shows pictures; None if it does not show them.
 
-    Nothing is shown, whatever the setting says, where the console is no terminal, a dumb one, or without colours.
+    A console that is not a terminal, is a dumb terminal, or has no colours shows none, even if the setting asks for it.
 
     Raises:
         UsageError: the setting names a protocol whose package is not installed.
@@ -41,13 +41,13 @@ def choose_method(setting: PreviewChoice, console: Console, environment: Mapping
     if setting == "sixel" and find_spec("textual_image") is None:
         raise UsageError(
             "preview sixel needs the package textual-image, which is not installed",
-            "pip install 'sensenova[sixel]', or take `preview=blocks`",
+            "run pip install 'sensenova[sixel]', or use `preview=blocks`",
         )
     return setting
 
 
 def has_blocks(console: Console) -> bool:
-    """Whether half blocks come out well: with 256 colours or more, and a character set that has them.
+    """Return whether the console can show half blocks: it needs 256 colours and Unicode.
 
     With 16 colours a picture is unrecognisable.
     """
@@ -55,21 +55,21 @@ def has_blocks(console: Console) -> bool:
 
 
 def cell_size(console: Console) -> tuple[int, int]:
-    """Width and height of a character cell in pixels, as the kernel knows them from the terminal, or the default."""
+    """Return width and height of a character cell in pixels, as the kernel reports them, or the default."""
     try:
         answer = fcntl.ioctl(console.file.fileno(), termios.TIOCGWINSZ, bytes(8))
-    except (OSError, ValueError):  # no terminal, or no file at all
+    except (OSError, ValueError):  # not a terminal, or not a file
         return DEFAULT_CELL
     rows, columns, width, height = struct.unpack("HHHH", answer)
     if not (rows and columns):
         return DEFAULT_CELL
     cell = (width // columns, height // rows)
-    # Some terminals tell nonsense, or nothing, and no font is wider than high or four times as high.
+    # Some terminals report nothing or wrong values. Every real cell is at least as high as wide, at most 4 times.
     return cell if 0 < cell[0] <= cell[1] <= 4 * cell[0] else DEFAULT_CELL
 
 
 def _is_colour_screen(console: Console) -> bool:
-    # Rich believes FORCE_COLOR and the like; a picture in a pipe would be rubbish even so.
+    # With FORCE_COLOR Rich treats a pipe as a terminal, but a picture in a pipe would be useless.
     is_screen = console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
     return is_screen and not console.no_color and console.color_system is not None
 
@@ -79,24 +79,24 @@ def _has_unicode(console: Console) -> bool:
 
 
 def _detect(environment: Mapping[str, str]) -> Method | None:
-    """The protocol of the terminal that is nearest to the program, as far as it is known to have one."""
+    """Return the protocol of the innermost terminal; None if it is not known to have one."""
     term = environment.get("TERM", "").lower()
     if any(environment.get(name) for name in ("TMUX", "STY", "ZELLIJ")) or term.startswith(("screen", "tmux")):
-        # The variables of the outer terminal are still there, but what it understands is swallowed here. tmux can be
-        # told to pass it through; the picture then knows nothing of panes and scrolling: it stands where the outer
-        # cursor happens to be, stays when the window is changed, and covers other panes.
+        # A multiplexer inherits the variables of the outer terminal but swallows its sequences. tmux can be set to pass
+        # them through, but then the picture ignores panes and scrolling: it appears at the outer cursor, remains after
+        # a change of the window, and covers other panes.
         return None
-    # A terminal that was started from another one inherits its variables, but nearly every one sets TERM.
+    # A terminal inherits the variables of the terminal from which it was started, but nearly every one sets TERM.
     for part, method in _BY_TERM:
         if part in term:
             return method
     if program := environment.get("TERM_PROGRAM"):
-        # Not those of VS Code and Konsole: the one has pictures off by default, the other draws only parts of them.
+        # VS Code and Konsole are left out: VS Code disables pictures by default, Konsole draws only parts of them.
         return _BY_PROGRAM.get(program)
     if not term.startswith("xterm") or environment.get("VTE_VERSION") or environment.get("KONSOLE_VERSION"):
-        return None  # what follows would be inherited
+        return None  # in these terminals the following variables are inherited
     if environment.get("KITTY_WINDOW_ID"):  # kitty's TERM can be configured
         return "kitty"
-    if environment.get("WEZTERM_PANE") or environment.get("LC_TERMINAL") == "iTerm2":  # the latter goes through ssh
+    if environment.get("WEZTERM_PANE") or environment.get("LC_TERMINAL") == "iTerm2":  # ssh forwards LC_TERMINAL
         return "iterm2"
     return None

@@ -1,4 +1,4 @@
-"""What Rich prints of a picture: half blocks, or the escape sequences of a graphics protocol."""
+"""Rich renderables of a picture: half blocks, or the escape sequences of a graphics protocol."""
 
 import base64
 import functools
@@ -14,25 +14,25 @@ from rich.style import Style
 from sensenova_cli.render.preview.detect import Method
 
 CHUNK = 4096
-"""Most characters of a picture in one of kitty's escape sequences."""
+"""Maximum number of payload characters in one of kitty's escape sequences."""
 
 HALF_BLOCKS = (1, 2)
-"""Width and height in pixels of a cell of half blocks."""
+"""Width and height in pixels of a character cell of half blocks."""
 
 FIRST_COMMON = 16
-"""The first colour that is the same in all terminals; those before it are the user's to choose."""
+"""First colour that is the same in all terminals; users choose the colours before it."""
 
 _RAW = [(ControlType.CURSOR_FORWARD, 0)]
-"""Marks a segment as one that takes no room and is printed as it is; which control it names does not matter."""
+"""Marks a segment that has no width and is printed unchanged. Any control code would do."""
 
 
 def fit(size: tuple[int, int], cell: tuple[int, int], columns: int, rows: int) -> tuple[int, int]:
-    """Columns and rows of a picture, as large as there is room for, but with no pixel of it enlarged.
+    """Return the columns and rows of a picture: as large as the room allows, but never enlarged.
 
     Args:
         size: the picture's width and height in pixels.
         cell: width and height of a character cell in the same pixels.
-        columns, rows: the room, at least 1 each.
+        columns, rows: available room, at least 1 each.
     """
     width, height = size[0] / cell[0], size[1] / cell[1]
     scale = min(columns / width, rows / height, 1)
@@ -40,11 +40,11 @@ def fit(size: tuple[int, int], cell: tuple[int, int], columns: int, rows: int) -
 
 
 class HalfBlocks:
-    """A picture of characters that are half one colour and half another: two pixels a cell, taken for squares.
+    """A picture made of characters with two colours each: an upper and a lower pixel, which count as squares.
 
     Args:
         image: RGB.
-        columns, rows: the room; where it is printed may have fewer columns.
+        columns, rows: available room; the console may have fewer columns.
     """
 
     def __init__(self, image: Image.Image, columns: int, rows: int) -> None:
@@ -64,16 +64,16 @@ class HalfBlocks:
 
 
 def _full_colours(image: Image.Image) -> list[Color]:
-    """The colour of each pixel, row by row."""
+    """Return the colour of each pixel, row by row."""
     pixels = image.tobytes()
     return [Color.from_rgb(*pixels[start : start + 3]) for start in range(0, len(pixels), 3)]
 
 
 def _palette_colours(image: Image.Image) -> list[Color]:
-    """The same from the 240 colours that terminals with 256 have in common.
+    """Return the nearest of the 240 colours that all terminals with 256 colours share, for each pixel.
 
-    The nearest one of all: Rich keeps to the colour cube, where dark green becomes bright. Dots of dithering would be
-    as large as the things in the picture.
+    Rich uses only the colour cube, in which dark green becomes bright green. Dithering is off because its dots would be
+    as large as the objects in the picture.
     """
     nearest = image.quantize(palette=_common_palette(), dither=Image.Dither.NONE)
     return [Color.from_ansi(FIRST_COMMON + index) for index in nearest.tobytes()]
@@ -88,12 +88,12 @@ def _common_palette() -> Image.Image:
 
 
 class PlacedPicture:
-    """A picture that the terminal itself draws, on rows that are kept free for it.
+    """A picture that the terminal draws, on rows that are reserved for it.
 
-    The cursor is put below the picture without relying on where the terminal leaves it, in which they differ.
+    The cursor is moved below the picture explicitly, because terminals differ in where they leave it.
 
     Args:
-        sequences: what draws the picture with its upper left corner at the cursor.
+        sequences: escape sequences that draw the picture with its upper left corner at the cursor.
     """
 
     def __init__(self, sequences: list[str], rows: int) -> None:
@@ -102,15 +102,15 @@ class PlacedPicture:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for _ in range(self._rows):
-            yield Segment.line()  # scrolls where there is no room left
+            yield Segment.line()  # scrolls if there is no room left
         drawing = "".join(self._sequences)
         yield Segment(f"\x1b[{self._rows}A\r\x1b7{drawing}\x1b8\x1b[{self._rows}B", None, _RAW)
 
 
 def placed_picture(image: Image.Image, method: Method, cell: tuple[int, int], columns: int, rows: int) -> PlacedPicture:
-    """The picture in a graphics protocol (any method but blocks), within so many columns and rows."""
+    """Return the picture in a graphics protocol (any method but blocks) that fits into these columns and rows."""
     columns, rows = fit(image.size, cell, columns, rows)
-    # More pixels than are shown would only take long to send.
+    # More pixels than the terminal shows would only slow down the transfer.
     small = image.resize((columns * cell[0], rows * cell[1]), Image.Resampling.LANCZOS)
     match method:
         case "kitty":
@@ -120,38 +120,38 @@ def placed_picture(image: Image.Image, method: Method, cell: tuple[int, int], co
         case "sixel":
             sequences = [_sixel(small)]
         case _:
-            raise ValueError(f"{method} is no graphics protocol")
+            raise ValueError(f"{method} is not a graphics protocol")
     return PlacedPicture(sequences, rows)
 
 
 def _kitty(image: Image.Image, columns: int, rows: int) -> Iterator[str]:
-    """https://sw.kovidgoyal.net/kitty/graphics-protocol: transmit a PNG and show it, in chunks."""
+    """Yield sequences that transmit a PNG in chunks and show it: https://sw.kovidgoyal.net/kitty/graphics-protocol."""
     text = _png(image)
     for start in range(0, len(text), CHUNK):
         more = int(start + CHUNK < len(text))
-        # q: say neither that it worked nor that it did not, which would be read as typed keys. C: leave the cursor.
+        # q=2: send no reply, which would be read as typed keys. C=1: do not move the cursor.
         keys = f"a=T,f=100,q=2,C=1,c={columns},r={rows},m={more}" if start == 0 else f"q=2,m={more}"
         yield f"\x1b_G{keys};{text[start : start + CHUNK]}\x1b\\"
 
 
 def _iterm2(image: Image.Image, columns: int, rows: int) -> str:
-    """https://iterm2.com/documentation-images.html: a PNG file, shown inline."""
+    """Return a sequence that shows a PNG file inline: https://iterm2.com/documentation-images.html."""
     text = _png(image)
     size = len(base64.b64decode(text))
     return f"\x1b]1337;File=inline=1;size={size};width={columns};height={rows};preserveAspectRatio=1:{text}\x07"
 
 
 def _sixel(image: Image.Image) -> str:
-    # The package's public classes ask the terminal for its size and abilities as they are imported and used, which
-    # can lose typed keys and fails where standard input is a pipe. Its encoder does neither; it is private, which is
-    # why pyproject.toml admits only versions that were tried.
+    # The package's public classes query the terminal when they are imported and used, which can lose typed keys and
+    # fails if standard input is a pipe. Its encoder does not, but it is private, so pyproject.toml accepts only tested
+    # versions.
     from textual_image._sixel import image_to_sixels
 
     return image_to_sixels(image)
 
 
 def _png(image: Image.Image) -> str:
-    """The picture as PNG in base64, without the settings that finished files carry."""
+    """Return the picture as PNG in base64, without a record."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""A contact sheet: several pictures as one, each with its number."""
+"""Contact sheets: several numbered pictures in one."""
 
 import math
 from collections.abc import Sequence
@@ -14,22 +14,21 @@ DIGITS = (
     "# #  #  #     #   #   # # #   # # #   #",
     "### ### ### ###   # ### ###   # ### ###",
 )
-"""The digits 0 to 9, four columns each: a font's digits are no longer legible where a tile is 20 half blocks high."""
+"""The digits 0 to 9, four columns each. Digits of a font are illegible on a tile that is 20 half blocks high."""
 LARGE = 0.1
-"""Height of a number as part of its tile, where there is room for so small a one."""
+"""Height of a number as a fraction of its tile; small tiles have larger numbers."""
 
 
 def contact_sheet(images: Sequence[Image.Image], room: tuple[int, int], first: int = 1) -> Image.Image:
-    """Pictures side by side in rows, scaled to tiles of one size, numbers in their upper left corners.
+    """Arrange pictures in rows of equal tiles, with their numbers in the upper left corners.
 
     Args:
-        images: RGB, at least one; all of them whole, on black where their shapes differ.
-        room: width and height in pixels of the sheet, which is as large as fits; numbers are sharp only where it is
-            shown at its own size.
-        first: the number of the first one; the others count on.
+        images: RGB, at least one. Each is scaled to fit its tile, on a black background.
+        room: maximum width and height of the sheet in pixels. Numbers are sharp only if it is shown at its own size.
+        first: the number of the first picture; the others follow.
 
     Returns:
-        An RGB picture, of even height as half blocks need it.
+        An RGB picture with an even height, which half blocks need.
     """
     widest = max(image.width / image.height for image in images)
     gap = max(1, min(room) // 100)
@@ -56,7 +55,7 @@ def contact_sheet(images: Sequence[Image.Image], room: tuple[int, int], first: i
 
 
 def _write_number(sheet: Image.Image, number: int, corner: tuple[int, int], dot: int) -> None:
-    """White on a black box, whatever the picture is there; `dot` is the size in pixels of a digit's dots."""
+    """Draw a number in white on a black box; `dot` is the side of a digit's dots in pixels."""
     rows = [" ".join(line[4 * int(digit) : 4 * int(digit) + 3] for digit in str(number)) for line in DIGITS]
     draw = ImageDraw.Draw(sheet)
     right, bottom = (len(rows[0]) + 2) * dot, (len(rows) + 2) * dot

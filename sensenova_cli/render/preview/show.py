@@ -1,4 +1,4 @@
-"""Finished pictures below the cursor, and a forming one inside a Live display."""
+"""Printing of finished pictures, and a forming picture for a Live display."""
 
 import os
 import time
@@ -13,43 +13,43 @@ from sensenova_cli.render.preview.renderables import HALF_BLOCKS, HalfBlocks, pl
 from sensenova_cli.render.preview.sheet import contact_sheet
 
 MAX_COLUMNS, MAX_ROWS = 96, 32
-"""Most room that a finished picture takes."""
+"""Maximum size of a finished picture."""
 MAX_LIVE_ROWS = 20
-"""Most rows of a forming picture, which are sent again and again: about 30 kB each time in 24-bit colours."""
+"""Maximum rows of a forming picture. They are sent repeatedly: about 30 kB each time in 24-bit colours."""
 LIVE_SIZE = 4 * MAX_LIVE_ROWS
-"""Pixels of a forming picture's longer side: twice what is shown, so that scaling to the exact size can average."""
+"""Pixels of a forming picture's longer side: twice the shown number, so that scaling can average."""
 MIN_COLUMNS, MIN_ROWS = 8, 4
-"""Room below which nothing can be made out."""
+"""Minimum size: a smaller picture would be unrecognisable."""
 PROMPT_ROWS = 3
-"""Rows that are left for what stands above and below a picture."""
+"""Rows that stay free for the text above and below a picture."""
 PER_SHEET = 9
-"""Most pictures on one contact sheet: with more of them none is large enough on a screen of 24 rows."""
+"""Maximum number of pictures on a contact sheet: with more, they are too small on a screen of 24 rows."""
 INTERVAL = 0.25
-"""Least seconds between two drawings of a forming picture."""
+"""Minimum seconds between two drawings of a forming picture."""
 REST = 20
-"""After each drawing, so many times what it took, so that a slow terminal or machine loses at most 5 %."""
+"""Pause after a drawing as a multiple of its duration, so that drawing takes at most 5 % of the time."""
 
 
 class Preview:
-    """Shows pictures on one console, in one way or not at all. Made by `choose`."""
+    """Shows pictures on one console, or does nothing if the console cannot show them. `choose` makes one."""
 
     def __init__(self, console: Console, method: Method | None) -> None:
         self._console = console
         self.method = method
-        """`kitty`, `iterm2`, `sixel`, `blocks`, or None: nothing is shown."""
+        """`kitty`, `iterm2`, `sixel` or `blocks`; None shows nothing."""
 
     @classmethod
     def choose(cls, console: Console, setting: PreviewChoice, environment: Mapping[str, str] = os.environ) -> "Preview":
-        """Decide how pictures are shown; `detect.choose_method` says how, and which errors are raised."""
+        """Return a preview with the method of `detect.choose_method`; errors as there."""
         return cls(console, choose_method(setting, console, environment))
 
     def show(self, image: Image.Image) -> None:
-        """Print a picture where the cursor is, at the start of a line, and leave the cursor below it.
+        """Print a picture at the cursor, which must be at the start of a line, and leave the cursor below it.
 
-        Nothing is printed where the screen is too small for anything to be made out.
+        Nothing is printed if the screen is too small.
 
         Args:
-            image: RGB; it is made smaller to fit, never larger.
+            image: RGB. It is scaled down to fit, never up.
         """
         room = _room(self._console, MAX_ROWS)
         if self.method is None or room is None:
@@ -60,11 +60,11 @@ class Preview:
             self._console.print(placed_picture(image, self.method, cell_size(self._console), *room))
 
     def show_several(self, images: Sequence[Image.Image], first: int = 1) -> None:
-        """Print pictures as contact sheets, as `show` would print one.
+        """Print pictures as contact sheets, as `show` prints a picture.
 
         Args:
             images: RGB.
-            first: the number of the first one; the others count on.
+            first: the number of the first picture; the others follow.
         """
         room = _room(self._console, MAX_ROWS)
         if self.method is None or room is None:
@@ -75,11 +75,11 @@ class Preview:
             self.show(contact_sheet(page, (room[0] * cell[0], room[1] * cell[1]), first + start))
 
     def live(self) -> "LivePreview | None":
-        """A picture that forms, for a Live display on this console; None where it cannot be shown.
+        """Return a forming picture for a Live display on this console; None if it cannot be shown.
 
-        It consists of half blocks whatever the finished one is shown with. A Live display takes its lines away and
-        writes them again: a picture of iTerm2's or sixel cannot be taken away, and one of kitty's, though it has a
-        number by which it can be replaced, is no part of those lines: it would stay where it is while they scroll.
+        A forming picture always consists of half blocks. A Live display erases its lines and writes them again, but a
+        picture of iTerm2 or sixel cannot be erased. A picture of kitty can be replaced by its number, but it would not
+        scroll with the lines.
         """
         if self.method == "blocks" or (self.method and has_blocks(self._console)):
             return LivePreview(self._console)
@@ -87,7 +87,7 @@ class Preview:
 
 
 class LivePreview:
-    """A Rich renderable: the last picture that was offered, in half blocks; nothing before the first."""
+    """A Rich renderable of the latest picture in half blocks; empty before the first one."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -101,15 +101,15 @@ class LivePreview:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last drawing was long enough ago for another one."""
+        """Whether enough time has passed since the last drawing."""
         return time.monotonic() >= self._due
 
     def draw(self, image: Image.Image, refresh: Callable[[], None]) -> None:
-        """Take a picture and draw the display; ask `is_due` first.
+        """Replace the picture and draw the display. Check `is_due` before.
 
         Args:
-            image: RGB; `LIVE_SIZE` pixels suffice for its longer side.
-            refresh: draws the Live display that this is a part of.
+            image: RGB; `LIVE_SIZE` pixels are enough for its longer side.
+            refresh: draws the Live display that contains this picture.
         """
         self._image = image
         start = time.monotonic()
@@ -120,12 +120,12 @@ class LivePreview:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         room = _room(self._console, MAX_LIVE_ROWS)
         if self._image is not None and room is not None:
-            # Behind its last row the terminal writes ^C when the user gives up: wrapped to a row of its own it would
-            # have the wrong rows taken away afterwards.
+            # If the user presses Ctrl-C, the terminal writes ^C after the last row. If that wrapped to a new row, the
+            # display would erase the wrong rows afterwards.
             yield HalfBlocks(self._image, min(room[0], self._console.width - 3), room[1])
 
 
 def _room(console: Console, most_rows: int) -> tuple[int, int] | None:
-    """Columns and rows for a picture, or None where the screen is too small for one."""
+    """Return columns and rows for a picture, or None if the screen is too small."""
     columns, rows = min(console.width, MAX_COLUMNS), min(console.height - PROMPT_ROWS, most_rows)
     return (columns, rows) if columns >= MIN_COLUMNS and rows >= MIN_ROWS else None
