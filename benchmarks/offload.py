@@ -140,7 +140,7 @@ def edit_two(engine: LocalEngine, size: str, device: torch.device) -> dict[str, 
 def run_pictures(
     engine: LocalEngine, request: GenerateRequest | EditRequest, size: str, device: torch.device
 ) -> dict[str, Any]:
-    engine.forget()
+    engine.clear_cache()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

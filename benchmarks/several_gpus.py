@@ -194,24 +194,25 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     from model.checkpoint.random_weights import config_fields, random_part
     from model.devices import peak_memory, reset_peak_memory, synchronize
     from model.network.configuration import parse_config
-    from model.parallel.collectives import Position, ProcessGroups
+    from model.parallel.collectives import ProcessGroups
     from model.parallel.launch import threads_each
-    from model.parallel.tensor_parallel import join_parts
+    from model.parallel.layout import ParallelLayout
+    from model.parallel.tensor_parallel import apply_tensor_parallel
     from model.sampling.denoise import denoise
     from model.sampling.guidance import generate_guidance
 
     tensor, guidance, splits_und, quantization, eager = parse_spec(spec)
-    position = Position(rank, tensor, guidance, splits_und)
+    layout = ParallelLayout(tensor, guidance, splits_und)
     if options.device == "cpu":
-        torch.set_num_threads(threads_each(position.size))
+        torch.set_num_threads(threads_each(layout.size))
         device = torch.device("cpu")
     else:
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
     groups = None
-    if position.size > 1:
-        store = TCPStore("127.0.0.1", port, position.size, is_master=rank == 0)
-        groups = ProcessGroups(position, device, store)
+    if layout.size > 1:
+        store = TCPStore("127.0.0.1", port, layout.size, is_master=rank == 0)
+        groups = ProcessGroups(layout, rank, device, store)
     yield "device", torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     yield "torch", torch.__version__
     if groups is not None:
@@ -219,10 +220,10 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     config = parse_config(config_fields(**TINY), "tiny") if options.model == "tiny" else shape_config(options.model)
     clock = time.perf_counter()
     with torch.inference_mode(False):
-        network = random_part(config, device, torch.bfloat16, position.shards)
+        network = random_part(config, device, torch.bfloat16, layout.shards(rank))
     quantize_network(network, QUANTIZED_TOWERS[quantization])
     if groups is not None:
-        join_parts(network, config.transformer.vocabulary, groups)
+        apply_tensor_parallel(network, config.transformer.vocabulary, groups)
     synchronize(device)
     yield "seconds to make the weights", round(time.perf_counter() - clock, 1)
     stored = {each.data_ptr(): each.nbytes for each in (*network.parameters(), *network.buffers())}
@@ -241,7 +242,7 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
             yield f"{name} step {text} peak GiB", round(peak_memory(device) / 2**30, 2)
         reading = median_seconds(partial(_prefixes, network, tokens), device)
         yield "500-token prompt read, both branches s", round(reading, 4)
-        if backend.group.split_heads:
+        if backend.group.splits_heads:
             reading = median_seconds(partial(denoise_states, backend, size), device)
             yield "the same, and its heads brought together s", round(reading, 4)
         for name, scale in (("guided", 4.0), ("unguided", 1.0)):
@@ -268,9 +269,9 @@ def collectives(groups: Any, device: Any) -> Any:
     from model.bench.ceilings import median_seconds
 
     large = torch.zeros(4096, 4096, dtype=torch.bfloat16, device=device)
-    if groups.gen.share.count > 1:
+    if groups.gen.shard.count > 1:
         yield "sum of 4096×4096 ms", round(1e3 * median_seconds(lambda: groups.gen.all_reduce(large), device), 3)
-    if groups.und.share.count > 1 and device.type == "cuda":
+    if groups.und.shard.count > 1 and device.type == "cuda":
         from model.backends.graphs import capture
 
         small, repeats = torch.zeros(4096, dtype=torch.bfloat16, device=device), 84
@@ -283,7 +284,7 @@ def collectives(groups: Any, device: Any) -> Any:
             sums()
             graph = capture(sums)
         yield "84 sums of 4096 in a graph ms", round(1e3 * median_seconds(graph.replay, device), 3)
-    if groups.position.guidance > 1:
+    if groups.layout.guidance > 1:
         picture = torch.zeros(1, 4096, 3072, dtype=torch.bfloat16, device=device)
         yield "exchange of 4096×3072 ms", round(1e3 * median_seconds(lambda: groups.all_gather(picture), device), 3)
     token = torch.zeros((), dtype=torch.long, device=device)

@@ -1,4 +1,4 @@
-"""SenseNova-U1: the network and how to run it.
+"""SenseNova-U1 as a library: requests in, events out.
 
     from model import Engine, GenerateRequest, Picture
 
@@ -7,8 +7,8 @@
         if isinstance(event, Picture):
             event.image.save("cat.png")
 
-These are the library's public names, with those of `model.bench`; the rooms behind them may change. Everything here is
-resolved on first use, so that importing the package does not import torch.
+The names below and those of `model.bench` are public; the modules that define them may move. A name's module is
+imported when the name is first used, so `import model` does not import PyTorch.
 """
 
 from importlib import import_module
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
         ThinkToken,
     )
     from model.image_files import open_picture, read_picture
+    from model.parallel.connections import release_rank_processes
     from model.parallel.launch import launched
-    from model.parallel.processes import release_rank_processes
     from model.rank_main import run_rank
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
     from model.trace import Trace
@@ -91,7 +91,7 @@ _HOMES = {
     "model.image_files": ["open_picture", "read_picture"],
     "model.devices": ["require_device"],
     "model.parallel.launch": ["launched"],
-    "model.parallel.processes": ["release_rank_processes"],
+    "model.parallel.connections": ["release_rank_processes"],
     "model.rank_main": ["run_rank"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
     "model.trace": ["Trace"],

@@ -1,4 +1,4 @@
-"""Loading a model into this process, shared with other ranks where there are several."""
+"""Loading a model into this process and, with several ranks, into the other rank processes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from model.checkpoint.sharding import require_split
 from model.devices import resolve_device, resolve_dtype
 from model.events import LoadProgress
 from model.network.configuration import read_config
+from model.parallel.choose_layout import ExpectedUse, choose_model_layout, count_gpus
 from model.parallel.collectives import ProcessGroups
 from model.parallel.commands import Load
 from model.parallel.launch import SIZES, require_ranks
-from model.parallel.layout import ExpectedUse, ParallelLayout, choose_model_layout, count_gpus
+from model.parallel.layout import ParallelLayout
 from model.parallel.processes import RankProcesses
 from model.requests import AnswerRequest, Request
 from model.runner import Runner, image_tokens
@@ -26,17 +27,17 @@ class LocalModel:
     """A model in this process.
 
     Attributes:
-        name: as the settings name it.
-        worker: runs requests on this rank.
+        name: its name in the settings.
+        runner: runs requests on this rank.
         ranks, groups: the other ranks and the process groups; None without other ranks.
-        layout: the parallel layout in words, where it was chosen here; else empty.
+        chosen_layout: the parallel layout if `gpus` asked for a choice, else None.
     """
 
     name: str
     runner: Runner
-    ranks: RankProcesses | None
-    groups: ProcessGroups | None
-    layout: str
+    ranks: RankProcesses | None = None
+    groups: ProcessGroups | None = None
+    chosen_layout: ParallelLayout | None = None
 
 
 def load_model(
@@ -48,44 +49,43 @@ def load_model(
     on_plan: Callable[[DownloadPlan], None] | None = None,
     on_download: Callable[[int, int], None] | None = None,
 ) -> LocalModel:
-    """Load a model into this process and its ranks; arguments and errors as for `model.engine.open_engine`."""
-    # First what costs nothing: a mistake here should not come after a download or minutes of reading.
+    """Load a model into this process and its ranks. Arguments and errors as for `model.engine.open_engine`."""
+    # Cheap checks first: a mistake must not be reported after a download or minutes of loading.
     require_compatible(settings)
-    where, number_format = resolve_device(settings.device), resolve_dtype(settings.dtype)
-    towers = resolve_quantization(settings.quantization, where, number_format)
-    counted = count_gpus(settings.gpus, where)
-    drawn = [request.settings for request in requests or () if not isinstance(request, AnswerRequest)]
+    device, dtype = resolve_device(settings.device), resolve_dtype(settings.dtype)
+    quantized = resolve_quantization(settings.quantization, device, dtype)
+    gpus = count_gpus(settings.gpus, device)
+    image_settings = [request.settings for request in requests or () if not isinstance(request, AnswerRequest)]
     if settings.gpus == "all":
-        cache = next((each.cache for each in drawn if each.cache != "off"), "off")
-        require_compatible(settings.model_copy(update={"gpus": counted}), cache)
-    ranks_wanted = counted or settings.tensor_parallel_size * settings.cfg_parallel_size
-    require_ranks(ranks_wanted, where, "gpus" if counted else SIZES)
+        cache = next((each.cache for each in image_settings if each.cache != "off"), "off")
+        require_compatible(settings.model_copy(update={"gpus": gpus}), cache)
+    ranks_wanted = gpus or settings.tensor_parallel_size * settings.cfg_parallel_size
+    require_ranks(ranks_wanted, device, "gpus" if gpus else SIZES)
     model = settings.model or DEMO_MODEL
     folder = find_checkpoint(model, on_plan=on_plan, on_progress=on_download)
     recommended = read_recommended(folder)
-    sizes = [each.size for each in drawn] or [size]
+    sizes = [each.size for each in image_settings] or [size]
     largest = max(sizes, key=lambda each: image_tokens(each, recommended))
     if ranks_wanted == 1:
-        runner = Runner.load(Load(folder, settings, largest), where, None, on_progress)
-        return LocalModel(model, runner, None, None, "")
-    order = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
+        return LocalModel(model, Runner.load(Load(folder, settings, largest), device, None, on_progress))
+    command = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
     config = read_config(folder)
-    way = ParallelLayout(settings.tensor_parallel_size, settings.cfg_parallel_size)
-    if counted:
-        demand = ExpectedUse.of(requests, image_tokens(largest, recommended))
-        way = choose_model_layout(counted, demand, config, where, number_format.itemsize, towers)
-    require_split(config, way.tensor)
-    ranks = RankProcesses(way.tensor, way.guidance, way.splits_und, where)
+    layout = ParallelLayout(settings.tensor_parallel_size, settings.cfg_parallel_size)
+    if gpus:
+        use = ExpectedUse.of(requests, image_tokens(largest, recommended))
+        layout = choose_model_layout(gpus, use, config, device, dtype.itemsize, quantized)
+    require_split(config, layout.tensor)
+    ranks = RankProcesses(layout, device)
 
-    def watched(now: LoadProgress) -> None:
-        ranks.require_all_ranks()  # nobody waits for the end of what will not be used
+    def check_and_report(progress: LoadProgress) -> None:
+        ranks.require_all_ranks()  # after a loss, loading on would waste minutes
         if on_progress is not None:
-            on_progress(now)
+            on_progress(progress)
 
     try:
-        groups = ranks.groups()
-        runner = ranks.run_on_all(order, lambda: Runner.load(order, groups.device, groups, watched))
+        groups = ranks.join_groups()
+        runner = ranks.run_on_all(command, lambda: Runner.load(command, groups.device, groups, check_and_report))
     except BaseException:
         ranks.close()
         raise
-    return LocalModel(model, runner, ranks, groups, way.describe() if counted else "")
+    return LocalModel(model, runner, ranks, groups, layout if gpus else None)

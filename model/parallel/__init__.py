@@ -1,1 +1,1 @@
-"""Several ranks: how they share a model, and how their processes are started, controlled and ended."""
+"""Several ranks that share a model: the parallel layout, the collectives, and the rank processes."""

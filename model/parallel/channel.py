@@ -1,112 +1,76 @@
-"""What rank 0 and the others say to one another, beside the orders (`model.parallel.commands`)."""
+"""The control channel: a rank's connection to rank 0. `model.parallel.connections` is rank 0's end of it."""
 
 import json
 import os
 import queue
 import threading
 import traceback
-from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Client, Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from config.errors import SenseNovaError
-from model.errors import CheckpointError, NumericsError, RankError, RequestError
+from model.parallel.commands import CONTINUE, EXIT
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-GO, STOP, END, HERE = "go", "stop", "end", "here"
-COMMON = (RequestError, CheckpointError, NumericsError)
-"""Errors that follow from the request: they leave the ranks in step."""
-RELOAD = "load the model again; in a session the next turn does"
-RENDEZVOUS_KEY, NO_RANKS = "sensenova/ranks", b"nobody"
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """Where a rank finds the others: the first thing it is told. A port of 0 is torchrun's store.
-
-    Attributes:
-        tensor, guidance, splits_und: as of `model.parallel.collectives.Position`.
-    """
-
-    tensor: int
-    guidance: int
-    splits_und: bool
-    device: str
-    host: str
-    port: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """An order was carried out."""
-
-    result: Any
-
-
-@dataclass(frozen=True)
-class Failed:
-    """An order was not. The error's own type is one of `model.errors`, or RankError for all others."""
-
-    kind: type[SenseNovaError]
-    what: str
-    hint: str
-
-    @classmethod
-    def by(cls, error: BaseException) -> "Failed":
-        if isinstance(error, SenseNovaError):
-            return cls(type(error), error.what, error.hint)
-        return cls(RankError, f"{type(error).__name__}: {error}", RELOAD)
-
-    def error(self, rank: int) -> SenseNovaError:
-        return self.kind(f"rank {rank}: {self.what}", self.hint)
+RENDEZVOUS_KEY = "sensenova/ranks"
+"""Key in a launcher's store under which rank 0 publishes the address of its listener."""
+NO_RANKS = b"nobody"
+"""Value of that key if rank 0 needs no other ranks."""
 
 
 class ControlChannel:
-    """Another rank's view of rank 0."""
+    """A rank's connection to rank 0.
 
-    def __init__(self, link: Connection) -> None:
-        self._link = link
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, name="leader", daemon=True).start()
+    A thread receives the messages, so that this process exits at once when rank 0 sends EXIT or is gone, even in the
+    middle of a computation.
+    """
 
-    def next(self) -> Any:
-        """The next order, however long it takes to come."""
-        return self._inbox.get()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._received: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._receive, name="control channel", daemon=True).start()
 
-    def goes_on(self) -> bool:
-        """Whether the request does, after an event."""
-        return bool(self._inbox.get() == GO)
+    def next_command(self) -> Any:
+        """Wait for the next command and return it."""
+        return self._received.get()
 
-    def answer(self, answer: object) -> None:
-        self._link.send(answer)
+    def may_continue(self) -> bool:
+        """Wait for rank 0 after an event; return False if the request was cancelled."""
+        return bool(self._received.get() == CONTINUE)
 
-    def _listen(self) -> NoReturn:
-        """In a thread of its own: whatever this process is doing, it leaves when rank 0 says so or is gone."""
+    def reply(self, reply: object) -> None:
+        """Send a reply to rank 0."""
+        self._connection.send(reply)
+
+    def _receive(self) -> NoReturn:
         while True:
             try:
-                message = self._link.recv()
+                message = self._connection.recv()
             except (EOFError, OSError):
                 os._exit(1)
-            except BaseException:  # what cannot be understood cannot be followed
+            except BaseException:  # a message that cannot be unpickled: this rank can no longer stay in step
                 traceback.print_exc()
                 os._exit(1)
-            if message == END:
+            if message == EXIT:
                 os._exit(0)
-            self._inbox.put(message)
+            self._received.put(message)
 
 
 def connect_to_rank_zero() -> tuple[ControlChannel, "Store"]:
-    """Rank 0's connection and the store, under torchrun. Leaves where rank 0 needs no other ranks."""
+    """Connect to rank 0 under a launcher; return the control channel and the launcher's store.
+
+    Raises:
+        SystemExit: rank 0 needs no other ranks.
+    """
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, _ = next(iter(rendezvous("env://", timeout=timedelta(days=1))))
-    place = store.get(RENDEZVOUS_KEY)
-    if place == NO_RANKS:
+    address = store.get(RENDEZVOUS_KEY)
+    if address == NO_RANKS:
         raise SystemExit(0)
-    host, port, key = json.loads(place)
-    link = Client((host, port), authkey=bytes.fromhex(key))
-    link.send(rank)
-    return ControlChannel(link), store
+    host, port, key = json.loads(address)
+    connection = Client((host, port), authkey=bytes.fromhex(key))
+    connection.send(rank)
+    return ControlChannel(connection), store

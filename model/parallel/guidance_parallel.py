@@ -1,8 +1,8 @@
-"""Guidance parallelism: the branches of a step on different ranks, and one exchange of what they predict.
+"""Guidance parallelism: ranks compute different branches of a step and all-gather the predictions.
 
-Where the und tower is split over more ranks than the gen tower, a rank has of each prefix the keys and values of its
-part of the heads. Before a picture is begun, the ranks with the same part of the gen tower, one of each copy, give one
-another theirs; each keeps those of its own branches, with all heads that it draws with.
+If the und tower is split over more ranks than the gen tower, a rank's prefix holds the keys and values of only some of
+the heads that the rank denoises with. Before a picture starts, the copies of the gen tower all-gather these heads. Each
+rank keeps the heads of its own branches.
 """
 
 from collections.abc import Mapping
@@ -20,42 +20,44 @@ from model.sampling.prefill import DenoiseState, Prefix
 
 
 class GuidanceGroup(RankGroup):
-    """The other ranks, as the picture loop and the text loop see them."""
+    """The ranks of a parallel layout, as denoising and decoding use them."""
 
     def __init__(self, groups: ProcessGroups, config: TransformerConfig) -> None:
-        """config: of the part of the und tower that this rank has."""
+        """config: the configuration of this rank's shard of the und tower."""
         self._groups = groups
-        self.split_heads = groups.und.shard.count > groups.gen.shard.count
-        self._drawing = replace(config, kv_heads=config.kv_heads * groups.und.shard.count // groups.gen.shard.count)
+        self.splits_heads = groups.und.shard.count > groups.gen.shard.count
+        self._gen_config = replace(config, kv_heads=config.kv_heads * groups.und.shard.count // groups.gen.shard.count)
 
-    def broadcast(self, numbers: Tensor) -> Tensor:
-        return self._groups.broadcast(numbers.clone())  # not onto a view that something else looks at
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        return self._groups.broadcast(tensor.clone())  # the tensor may be a view of something that must not change
 
-    def own(self, branches: tuple[Branch, ...]) -> tuple[Branch, ...]:
-        return branches[self._groups.position.branches]
+    def own_branches(self, branches: tuple[Branch, ...]) -> tuple[Branch, ...]:
+        return branches[self._groups.layout.branches(self._groups.rank)]
 
     def denoise_states(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, DenoiseState]:
-        if not self.split_heads:
+        if not self.splits_heads:
             return super().denoise_states(prefixes, image_tokens)
-        own = self.own(tuple(prefixes))
+        own = self.own_branches(tuple(prefixes))
         denoise_states: dict[Branch, DenoiseState] = {}
-        # No comprehension: the frames of an error would keep the prefixes.
+        # Not a comprehension: its frame would keep the prefixes alive in an error's traceback.
         for branch, prefix in prefixes.items():
             if branch in own:
-                room = prefix.cache.length + image_tokens
-                cache = KVCache(self._drawing, room, prefix.last_hidden.dtype, prefix.last_hidden.device)
+                capacity = prefix.cache.length + image_tokens
+                cache = KVCache(self._gen_config, capacity, prefix.last_hidden.dtype, prefix.last_hidden.device)
                 denoise_states[branch] = DenoiseState(cache, prefix.next_position)
-                self._gather(prefix.cache, cache)
+                self._gather_heads(prefix.cache, cache)
             else:
-                self._gather(prefix.cache, None)
+                self._gather_heads(prefix.cache, None)
         return denoise_states
 
-    def _gather(self, part: KVCache, whole: KVCache | None) -> None:
-        """Bring what all copies have of a prefix together in a new cache, layer by layer; every rank takes part, also
-        those that have no use for it."""
-        for layer in range(self._drawing.layers):
+    def _gather_heads(self, part: KVCache, whole: KVCache | None) -> None:
+        """All-gather the heads of a prefix from all copies, layer by layer, and write them into a new cache.
+
+        Ranks that do not need the prefix take part with `whole=None`.
+        """
+        for layer in range(self._gen_config.layers):
             keys, values = part.upto(layer, 0)
-            # Of all copies in order, whose heads are neighbours: see `Position.shards`. (heads, 2, length, head_dim)
+            # The copies' heads are neighbours (`ParallelLayout.shards`). Shape: (heads, 2, length, head_dim).
             heads = self._groups.all_gather(torch.stack((keys[0], values[0]), dim=1))
             if whole is not None:
                 whole.write(layer, heads[None, :, 0], heads[None, :, 1])
@@ -63,14 +65,15 @@ class GuidanceGroup(RankGroup):
             whole.advance(part.length)
 
     def all_gather(self, branches: tuple[Branch, ...], predicted: Tensor) -> Tensor:
-        groups = self._groups.position.guidance
-        if groups == 1:
+        copies = self._groups.layout.guidance
+        if copies == 1:
             return predicted
-        most = -(-len(branches) // groups)
-        if len(predicted) < most:  # an exchange is of equal parts
-            missing = predicted.new_zeros(most - len(predicted), *predicted.shape[1:])
-            predicted = torch.cat([predicted, missing])
-        every = self._groups.all_gather(predicted)
-        # Branch i is number i // groups of network i % groups. Slices, which a CUDA graph can hold, not an index.
-        places = [number % groups * most + number // groups for number in range(len(branches))]
-        return every if places == list(range(len(every))) else torch.cat([every[place, None] for place in places])
+        most = -(-len(branches) // copies)
+        if len(predicted) < most:  # all ranks must gather equal shapes
+            padding = predicted.new_zeros(most - len(predicted), *predicted.shape[1:])
+            predicted = torch.cat([predicted, padding])
+        gathered = self._groups.all_gather(predicted)
+        # Branch i is prediction i // copies of copy i % copies. Slices, because a CUDA graph cannot capture indexing by
+        # a list.
+        rows = [number % copies * most + number // copies for number in range(len(branches))]
+        return gathered if rows == list(range(len(gathered))) else torch.cat([gathered[row, None] for row in rows])

@@ -1,6 +1,8 @@
-"""How many ranks there may be, and where: on this machine's devices, or as processes that torchrun has started.
+"""The number of ranks and their devices, in this program's own processes or in those of a launcher.
 
-Nothing here imports PyTorch before it has to.
+A launcher (torchrun, accelerate launch) starts one process for each rank and describes the ranks in the environment.
+
+Importing this module does not import PyTorch.
 """
 
 import os
@@ -12,51 +14,57 @@ from model.errors import DeviceError
 if TYPE_CHECKING:
     import torch
 
+LAUNCHERS = "torchrun or accelerate launch"
+"""The launchers, for messages. Their environments hardly differ: accelerate runs torchrun's code."""
 SIZES = "tensor_parallel_size × cfg_parallel_size"
-"""The settings that say how many, where `gpus` does not."""
-MOST_ON_A_CPU = 8
-"""Ranks that a CPU of fewer cores may have, to try things out."""
+"""The settings that ask for a number of ranks, if `gpus` does not."""
+MOST_CPU_RANKS = 8
+"""Ranks that are allowed on a CPU with fewer cores."""
 
 
 def launched() -> tuple[int, int] | None:
-    """Rank and number of ranks where torchrun, or something like it, has started this process as one of several."""
+    """Return this process's rank and the number of ranks if a launcher has started several, else None."""
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ):
         return None
     if not (os.environ["RANK"].isdecimal() and os.environ["WORLD_SIZE"].isdecimal()):
-        return None  # somebody else's variables
+        return None  # variables of some other program
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     return (rank, size) if size > 1 else None
 
 
-def require_ranks(size: int, device: "torch.device", asked: str = SIZES) -> None:
-    """Raise DeviceError unless there is a device for each of so many ranks, and a process, where torchrun has started
-    them; `asked` names the settings that say how many."""
+def require_ranks(size: int, device: "torch.device", setting: str = SIZES) -> None:
+    """Raise DeviceError unless `size` ranks can run: each needs a device, and under a launcher a process.
+
+    Args:
+        setting: the settings that ask for this number, for messages.
+    """
     world = launched()
     if world is not None and world[1] != size:
         raise DeviceError(
-            f"torchrun has started {world[1]} ranks; {asked} is {size}",
+            f"{LAUNCHERS} has started {world[1]} ranks; {setting} is {size}",
             f"give sizes whose product is {world[1]}, such as {mention('tensor_parallel_size', world[1])}; "
             f"or {mention('gpus', world[1])}",
         )
-    if device.type == "cpu" and size > max(MOST_ON_A_CPU, cores()):
+    if device.type == "cpu" and size > max(MOST_CPU_RANKS, cores()):
         raise DeviceError(
-            f"{asked} is {size}: too many processes for {cores()} cores",
-            f"ask for at most {max(MOST_ON_A_CPU, cores())} in all",
+            f"{setting} is {size}: too many processes for {cores()} cores",
+            f"ask for at most {max(MOST_CPU_RANKS, cores())} in all",
         )
     if size == 1 or device.type != "cuda":
         return
     import torch
 
-    there = torch.cuda.device_count()
-    if (int(os.environ.get("LOCAL_WORLD_SIZE", size)) if world is not None else size) > there:
+    gpus = torch.cuda.device_count()
+    local_size = size if world is None else int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    if local_size > gpus:
         raise DeviceError(
-            f"{asked} is {size}, but PyTorch sees {there} GPU{'s' * (there != 1)}",
-            f"ask for {there} in all" if there > 1 else "leave the number of GPUs out",
+            f"{setting} is {size}, but PyTorch sees {gpus} GPU{'s' * (gpus != 1)}",
+            f"ask for {gpus} in all" if gpus > 1 else "leave the number of GPUs out",
         )
 
 
 def own_device(kind: str, rank: int) -> "torch.device":
-    """The device of a rank."""
+    """Return the device of a rank, of this kind (`cpu` or `cuda`)."""
     import torch
 
     if kind == "cpu":
@@ -65,10 +73,10 @@ def own_device(kind: str, rank: int) -> "torch.device":
 
 
 def threads_each(size: int) -> int:
-    """CPU threads of each rank."""
+    """Return the number of CPU threads for each of `size` ranks."""
     return max(1, cores() // size)
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

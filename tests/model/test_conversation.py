@@ -63,7 +63,7 @@ def pair(
             folder = parity_checkpoint(name) if name != "tiny" else unlimited(tiny_checkpoint, tmp_path_factory)
             first, second = (Engine.load(folder, device="cpu", dtype="float32") for _ in range(2))
             engines[name] = first, second
-        engines[name][0].forget()
+        engines[name][0].clear_cache()
         return engines[name]
 
     return load
@@ -115,7 +115,7 @@ def ask(engine: Engine, request: AnswerRequest) -> tuple[Answered, PrefixRead]:
 
 def require_fresh(answer: Answered, fresh: Engine, request: AnswerRequest) -> None:
     """The answer is the one that an engine gives that has read everything for it."""
-    fresh.forget()
+    fresh.clear_cache()
     expected, read = ask(fresh, request)
     assert read.reused == 0
     assert answer.token_ids == expected.token_ids
@@ -310,9 +310,9 @@ def test_a_turn_cancelled_at_any_event_leaves_no_trace_in_later_ones(engines: tu
     engine, fresh = engines
     request = requests_to_cancel()[kind]
     question = Conversation().ask("What is it?", (drawing((64, 96), 1),), SHORT)
-    fresh.forget()
+    fresh.clear_cache()
     expected = results(list(fresh.run(request)))
-    fresh.forget()
+    fresh.clear_cache()
     expected_answer = results(list(fresh.run(question)))
     count = len(list(fresh.run(request)))
     list(engine.run(question))
@@ -432,7 +432,7 @@ def test_only_the_last_request_is_kept(engines: tuple[Engine, Engine], monkeypat
             assert engine.cached_bytes <= (engine.cached_tokens + spare) * token_bytes
             gc.collect()
             assert sum(cache() is not None for cache in caches) == len(branches)
-    engine.forget()
+    engine.clear_cache()
     gc.collect()
     assert not any(cache() for cache in caches)
     assert engine.cached_tokens == engine.cached_bytes == 0
@@ -474,7 +474,7 @@ def test_another_seed_reads_nothing_and_draws_the_same_bytes(
     drawing_engines: tuple[Engine, Engine], edit: bool, think: bool
 ) -> None:
     engine, fresh = drawing_engines
-    engine.forget()
+    engine.clear_cache()
     settings = SMALL.model_copy(update={"cfg_scale": 4.0, "img_cfg_scale": 2.0, "think": think, "max_think_tokens": 9})
     branches: set[Branch] = {"condition", "images", "unconditional"} if edit else {"condition", "unconditional"}
     for number, changes in enumerate([{}, {"seed": 6}, {"seed": 7, "size": "96x128", "num_images": 2}]):
@@ -488,20 +488,20 @@ def test_another_seed_reads_nothing_and_draws_the_same_bytes(
         pictures, read = drawn(engine, request)
         assert set(read) == branches
         assert not number or not any(read.values())
-        fresh.forget()
+        fresh.clear_cache()
         assert pictures == drawn(fresh, request)[0]
 
 
 def test_another_instruction_reads_only_the_branch_that_sees_it(drawing_engines: tuple[Engine, Engine]) -> None:
     engine, fresh = drawing_engines
-    engine.forget()
+    engine.clear_cache()
     settings = SMALL.model_copy(update={"cfg_scale": 4.0, "img_cfg_scale": 2.0})
     first, second = (EditRequest(text, (drawing((64, 96), 1),), settings) for text in ("make it red", "make it blue"))
     drawn(engine, first)
     pictures, read = drawn(engine, second)
     assert read["images"] == read["unconditional"] == 0
     assert read["condition"] == drawn(fresh, second)[1]["condition"], "part of a prefix would round otherwise"
-    fresh.forget()
+    fresh.clear_cache()
     assert pictures == drawn(fresh, second)[0]
 
 

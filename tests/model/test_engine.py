@@ -312,7 +312,7 @@ def test_where_the_noise_is_drawn(engine: Engine, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_cancelled_request_frees_its_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.forget()
+    engine.clear_cache()
     caches = watch_caches(monkeypatch)
     stream = engine.run(GenerateRequest("a cat", SMALL))
     for event in stream:
@@ -322,7 +322,7 @@ def test_a_cancelled_request_frees_its_memory(engine: Engine, monkeypatch: pytes
     stream.close()  # type: ignore[attr-defined]
     capacities = [cache().capacity for cache in caches]  # type: ignore[union-attr]
     assert sum(capacities) < engine.cached_tokens + 2 * CAPACITY_STEP, "the picture's room is given back"
-    engine.forget()
+    engine.clear_cache()
     assert [cache() for cache in caches] == [None, None]
 
 
@@ -339,7 +339,7 @@ def test_a_cancelled_request_frees_its_memory(engine: Engine, monkeypatch: pytes
 def test_running_out_of_memory_says_what_to_do_and_keeps_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    engine.forget()
+    engine.clear_cache()
     caches = watch_caches(monkeypatch)
 
     def full(*_: Any) -> None:

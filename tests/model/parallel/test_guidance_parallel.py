@@ -101,13 +101,13 @@ def test_a_chat_after_a_picture_that_was_given_up(apart: Engine, alone: Engine) 
 
 
 def test_each_rank_has_a_part_of_what_reads_and_writes(apart: Engine, alone: Engine) -> None:
-    position = apart._runner.model._groups.position  # type: ignore[union-attr]
+    layout = apart._runner.model._groups.layout  # type: ignore[union-attr]
     ours, theirs = (
         {name: sum(each.nbytes for each in part.parameters()) for name, part in network.named_children()}
         for network in (apart._runner.model.network, alone._runner.model.network)
     )
-    for name, count in (("und", position.size), ("lm_head", position.size), ("gen", position.tensor)):
+    for name, count in (("und", layout.size), ("lm_head", layout.size), ("gen", layout.tensor)):
         assert ours[name] == pytest.approx(theirs[name] / count, rel=0.02), name
     pair = [next(event for event in engine.run(ask("hello")) if isinstance(event, Answer)) for engine in (apart, alone)]
     assert pair[0].token_ids == pair[1].token_ids
-    assert apart.cached_bytes == alone.cached_bytes / position.size
+    assert apart.cached_bytes == alone.cached_bytes / layout.size

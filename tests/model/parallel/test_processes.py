@@ -31,9 +31,9 @@ from model.checkpoint.hub import find_checkpoint
 from model.checkpoint.named_lora import NamedLora
 from model.errors import DeviceError, DeviceMemoryError, RankError, RequestError
 from model.events import Picture, PrefixRead, ThinkText
-from model.parallel.channel import Rendezvous
+from model.parallel.commands import Rendezvous
+from model.parallel.connections import RankConnections
 from model.parallel.launch import require_ranks
-from model.parallel.processes import RankProcesses
 from tests.model.checkpoint.test_lora import matrices, write_lora
 
 pytestmark = pytest.mark.slow
@@ -142,7 +142,7 @@ def test_what_is_kept_is_kept_on_all_ranks(shared: Engine) -> None:
     list(shared.run(ask("one two three")))
     second = [event for event in shared.run(ask("one two four")) if isinstance(event, PrefixRead)]
     assert second[0].reused > 5
-    shared.forget()
+    shared.clear_cache()
     third = [event for event in shared.run(ask("one two five")) if isinstance(event, PrefixRead)]
     assert third[0].reused == 0
 
@@ -226,7 +226,7 @@ def test_a_lost_rank_s_error_may_be_kept(
                 if arbitrary:
                     monkeypatch.setattr(
                         type(engine._runner.model.backend.group),
-                        "exchange",
+                        "all_gather",
                         lambda group, branches, predicted: predicted.expand(len(branches), -1, -1),
                     )
     ranks = engine._ranks
@@ -237,15 +237,15 @@ def test_a_lost_rank_s_error_may_be_kept(
 
 
 def test_a_rank_lost_before_it_has_joined(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = RankProcesses._tell
+    send = RankConnections.send
 
-    def lose(ranks: RankProcesses, message: object) -> None:
+    def kill_and_send(connections: RankConnections, message: object) -> None:
         if isinstance(message, Rendezvous):
             for child in children():
                 child.kill()
-        tell(ranks, message)
+        send(connections, message)
 
-    monkeypatch.setattr(RankProcesses, "_tell", lose)
+    monkeypatch.setattr(RankConnections, "send", kill_and_send)
     clock = time.monotonic()
     with pytest.raises(RankError, match=r"rank 1 of 2 was killed \(SIGKILL\)"):
         Engine.load(tiny_checkpoint, device="cpu", tensor_parallel_size=2)
@@ -309,7 +309,8 @@ def test_torchrun_with_another_number_of_ranks(monkeypatch: pytest.MonkeyPatch) 
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     with pytest.raises(
-        DeviceError, match=r"torchrun has started 2 ranks; .* is 1\n.*`tensor_parallel_size=2`; or `gpus=2`"
+        DeviceError,
+        match=r"torchrun or accelerate launch has started 2 ranks; .* is 1\n.*`tensor_parallel_size=2`; or `gpus=2`",
     ):
         Engine.load(find_checkpoint(DEMO_MODEL), device="cpu")
 

@@ -1,0 +1,162 @@
+"""How GPUs are shared where that is not told: on CPU processes, and by the shape of the published models."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from config.errors import SettingsError
+from model import AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
+from model.checkpoint.random_weights import SHAPES, config_fields
+from model.errors import DeviceError
+from model.network.configuration import parse_config
+from model.parallel import choose_layout as choose_layout_module
+from model.parallel.choose_layout import ExpectedUse, choose_layout, choose_model_layout, count_gpus
+from model.parallel.layout import ParallelLayout
+from model.requests import Request
+
+CUDA = torch.device("cuda")
+EIGHT_B = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
+GIB = 2**30
+CAT = GenerateRequest("a cat", ImageSettings(size="64x64", num_steps=2))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "branches", "sizes"),
+    [
+        (2, 1, (2, 1)),  # text, or a picture without guidance
+        (2, 2, (1, 2)),
+        (2, 3, (1, 2)),
+        (3, 3, (1, 3)),
+        (4, 1, (4, 1)),
+        (4, 2, (2, 2)),
+        (6, 3, (2, 3)),
+        (8, 2, (4, 2)),
+        (16, 2, (8, 2)),
+        (3, 2, None),
+        (6, 1, None),
+        (16, 1, None),
+    ],
+)
+def test_branches_are_drawn_apart_and_all_else_by_parts(
+    gpus: int, branches: int, sizes: tuple[int, int] | None
+) -> None:
+    for writes in (True, False):
+        found = choose_layout(gpus, ExpectedUse(branches, writes, 0), [1, 2, 4, 8], lambda way: True)
+        assert found == (
+            ParallelLayout(*sizes, splits_und=writes and sizes[1] > 1 and gpus in (2, 4, 8)) if sizes else None
+        )
+
+
+@pytest.mark.parametrize(("gpus", "most", "sizes"), [(2, 1, (2, 1)), (4, 1, (4, 1)), (6, 2, (2, 3)), (16, 1, (8, 2))])
+def test_where_copies_do_not_fit_there_are_fewer(gpus: int, most: int, sizes: tuple[int, int]) -> None:
+    """Or as few as there can be: loading then says what does not fit."""
+    assert choose_layout(
+        gpus, ExpectedUse(3, False, 0), [1, 2, 4, 8], lambda way: way.guidance <= most
+    ) == ParallelLayout(*sizes)
+
+
+@pytest.mark.parametrize(
+    ("gib", "writing", "drawing"),
+    [
+        (79, ParallelLayout(1, 2, splits_und=True), ParallelLayout(1, 2)),
+        (32, ParallelLayout(1, 2, splits_und=True), ParallelLayout(1, 2, splits_und=True)),
+        (24, ParallelLayout(2, 1), ParallelLayout(2, 1)),
+        (10, ParallelLayout(2, 1), ParallelLayout(2, 1)),
+    ],
+)
+def test_an_8b_on_two_gpus(
+    gib: int, writing: ParallelLayout, drawing: ParallelLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it takes 32.7 GiB, what draws with half of what reads and writes 24.0, half of both 16.4 GiB."""
+    monkeypatch.setattr(choose_layout_module, "usable_memory", lambda device, limit: gib * GIB)
+    assert choose_model_layout(2, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ()) == writing
+    assert choose_model_layout(2, ExpectedUse(2, False, 4096), EIGHT_B, CUDA, 2, ()) == drawing
+
+
+def test_numbers_that_an_8b_cannot_be_shared_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose_layout_module, "usable_memory", lambda device, limit: 79 * GIB)
+    with pytest.raises(DeviceError, match=r"gpus 3: 32 heads and 8 key/value .*\nfor this it can be 1, 2, 4, 8, 16$"):
+        choose_model_layout(3, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ())
+    with pytest.raises(DeviceError, match=r"\nfor this it can be 1, 2, 4, 8$"):
+        choose_model_layout(3, ExpectedUse(1, True, 0), EIGHT_B, CUDA, 2, ())
+
+
+def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert count_gpus("all", CUDA) == 4
+    assert count_gpus(2, CUDA) == 2
+    with pytest.raises(DeviceError, match=r"gpus all: .*PyTorch sees no GPU here\n.*`gpus=2` and `device=cpu`"):
+        count_gpus("all", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("requests", "told"),
+    [
+        ([AnswerRequest("hello")], "`tensor_parallel_size` 2 `cfg_parallel_size` 1"),
+        (
+            [replace(CAT, settings=CAT.settings.model_copy(update={"cfg_scale": 1.0}))],
+            "`tensor_parallel_size` 2 `cfg_parallel_size` 1",
+        ),
+        ([CAT], "`tensor_parallel_size` 1 `cfg_parallel_size` 2"),
+        ([AnswerRequest("hello"), CAT], "`tensor_parallel_size` 1 `cfg_parallel_size` 2, text by all 2"),
+        (None, "`tensor_parallel_size` 1 `cfg_parallel_size` 2, text by all 2"),
+    ],
+)
+@pytest.mark.slow
+def test_the_model_is_loaded_for_what_is_asked(
+    requests: list[Request] | None, told: str, tiny_checkpoint: Path
+) -> None:
+    engine = Engine.load(tiny_checkpoint, device="cpu", gpus=2, requests=requests)
+    try:
+        assert engine.weights_summary == f"shared as by {told}"
+        assert engine.device == "cpu, 2 ranks"
+        assert any(isinstance(event, Picture) for event in engine.run(CAT))
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"offload": "layers"}, "gpus 2: with several GPUs all weights stay on them; `offload` layers is for one"),
+        ({"gpu_memory": "1GiB"}, "gpus 2: `gpu_memory` is for one GPU"),
+        (
+            {"requests": [replace(CAT, settings=CAT.settings.model_copy(update={"cache": "balanced"}))]},
+            "gpus 2: `cache` balanced is for one GPU",
+        ),
+    ],
+)
+def test_what_is_for_one_gpu_when_all_are_two(
+    setting: dict[str, Any], message: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.loading.count_gpus", lambda gpus, device: 2)
+    with pytest.raises(SettingsError, match=message):
+        Engine.load(tiny_checkpoint, device="cpu", gpus="all", **setting)
+
+
+@pytest.mark.parametrize("gpus", ["2", "some", -1, True])
+def test_no_number_of_gpus(gpus: Any, tiny_checkpoint: Path) -> None:
+    with pytest.raises(SettingsError, match=f"gpus={gpus!r}: must be all or a whole number from 0 to 64"):
+        Engine.load(tiny_checkpoint, device="cpu", gpus=gpus)
+
+
+def test_the_largest_picture_counts(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def arrange_for(gpus: int, demand: ExpectedUse, *rest: object) -> ParallelLayout:
+        asked.append(demand)
+        raise DeviceError("enough", "")
+
+    monkeypatch.setattr("model.loading.choose_model_layout", arrange_for)
+    large = replace(CAT, settings=CAT.settings.model_copy(update={"size": "2048x1024", "think": True}))
+    with pytest.raises(DeviceError, match="enough"):
+        Engine.load(tiny_checkpoint, device="cpu", gpus=2, size="64x64", requests=[CAT, large])
+    assert asked == [ExpectedUse(branches=2, writes=True, image_tokens=2048)]
+
+
+def test_one_gpu_needs_nothing_to_be_shared(tiny_checkpoint: Path) -> None:
+    engine = Engine.load(tiny_checkpoint, device="cpu", gpus=1)
+    assert (engine.device, engine.weights_summary) == ("cpu", "")
