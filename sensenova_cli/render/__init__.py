@@ -1,1 +1,1 @@
-"""What people see: progress, think text, answers and errors on a terminal or in a pipe."""
+"""Display of progress, think text, answers, tables and errors, on a terminal or in a pipe."""

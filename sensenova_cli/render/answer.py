@@ -1,4 +1,4 @@
-"""Answers while they are written: Markdown on a screen, plain text elsewhere; always on stdout."""
+"""Display of answers on stdout while the model writes them: Markdown on a screen, plain text in a pipe."""
 
 import sys
 import time
@@ -13,26 +13,27 @@ from rich.segment import Segment
 from sensenova_cli.render.console import printable
 
 BLOCKS = MarkdownIt().enable("table").disable("inline")
-"""Finds blocks as Rich does, but does not look into them."""
+"""Finds the same blocks as Rich, without parsing the text inside them."""
 MOST_LIVE_ROWS = 12
-"""Rows of the unfinished end that are redrawn; what is above them waits for the block to be finished."""
+"""Rows of an unfinished block that are redrawn. Rows above them appear when the block is finished."""
 
 SECONDS_BETWEEN_REDRAWS = 0.1
 
 
 class PlainAnswer:
-    """Text as it comes."""
+    """An answer as plain text, printed token by token."""
 
     def __init__(self) -> None:
         self._text = ""
 
     def add(self, text: str) -> None:
+        """Print the text of one more token."""
         self._text += text
         sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
         sys.stdout.flush()
 
     def close(self) -> None:
-        """End the line; nothing follows."""
+        """End the last line of the answer."""
         if self._text and not self._text.endswith("\n"):
             sys.stdout.write("\n")
             sys.stdout.flush()
@@ -40,9 +41,9 @@ class PlainAnswer:
 
 
 class MarkdownAnswer:
-    """Blocks of Markdown that are finished scroll away; only the end of the last one is redrawn.
+    """An answer as Markdown. Finished blocks are printed once; only the end of the last block is redrawn.
 
-    A whole answer inside one live region would freeze or repeat itself once it is taller than the screen.
+    A live region with the whole answer would freeze or repeat rows once it is taller than the screen.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,7 @@ class MarkdownAnswer:
         self._redraw_at = 0.0
 
     def add(self, text: str) -> None:
+        """Show the text of one more token."""
         self._tail += printable(text)
         finished: list[str] = []
         if "\n" in text:
@@ -62,20 +64,20 @@ class MarkdownAnswer:
                 console=self._console,
                 transient=True,
                 auto_refresh=False,
-                get_renderable=lambda: _End(self._tail),
+                get_renderable=lambda: _BlockEnd(self._tail),
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
             self._live.start()
         for block in finished:
             self._print(block)
-        # Not by a thread of Rich's: it may redraw in the middle of a print, and rows are repeated or lost.
+        # Rich's own refresh thread could redraw in the middle of a print, which repeats or loses rows.
         if (now := time.monotonic()) >= self._redraw_at:
             self._live.refresh()
             self._redraw_at = now + SECONDS_BETWEEN_REDRAWS
 
     def close(self) -> None:
-        """Print what is left; nothing follows."""
+        """Print the rest of the answer."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -85,7 +87,7 @@ class MarkdownAnswer:
         self._tail = ""
 
     def _print(self, block: str) -> None:
-        """Every block alone, so that it looks the same whatever came in one piece with it."""
+        """Print a block by itself, so that its look does not depend on the other text of the same token."""
         if not block.strip():
             return
         if self._printed:
@@ -94,8 +96,8 @@ class MarkdownAnswer:
         self._printed = True
 
 
-class _End:
-    """The last rows of unfinished Markdown."""
+class _BlockEnd:
+    """A renderable of the last rows of an unfinished block."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -109,15 +111,15 @@ class _End:
 
 
 def split_blocks(text: str) -> tuple[list[str], str]:
-    """The blocks of Markdown that are finished, and the rest: no text that comes can become part of them.
+    """Split Markdown into finished blocks, which later text cannot change, and the rest.
 
-    A block is finished when another one has begun below it, which only a whole line tells: `2` after a list may
-    become `2.`, and then it is the list that goes on. Joined, blocks and rest are the text.
+    A block is finished when another block has begun below it, and only a complete line shows this: `2` below a list may
+    become `2.`, which continues the list. The blocks and the rest, joined, are the text.
     """
-    *whole, partial = text.split("\n")
-    lines = [line + "\n" for line in whole]
+    *complete, partial = text.split("\n")
+    lines = [line + "\n" for line in complete]
     starts = [token.map[0] for token in BLOCKS.parse("".join(lines)) if token.level == 0 and token.map]
-    # What stands between two blocks, as an empty line does, goes with the upper one.
+    # Text between two blocks, such as an empty line, belongs to the upper block.
     cuts = [0, *starts[1:]]
     blocks = ["".join(lines[begin:end]) for begin, end in pairwise(cuts)]
     return blocks, "".join(lines[cuts[-1] :]) + partial

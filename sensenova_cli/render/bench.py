@@ -1,11 +1,11 @@
-"""Measurements as lines of text and as JSON."""
+"""Measurements of `sensenova bench` as text and as JSON."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from sensenova_cli.render.progress import gigabytes, rate
+from sensenova_cli.render.progress import format_bytes, format_rate
 from sensenova_cli.render.table import plain_table
 
 if TYPE_CHECKING:
@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
 
 def ceilings_line(ceilings: "Ceilings") -> str:
-    """`this device alone: matrix product 735 TFLOP/s · copy 3.0 TB/s`."""
-    return f"this device alone: matrix product {rate(ceilings.gemm, 'FLOP/s')} · copy {rate(ceilings.copy, 'B/s')}"
+    """Return a line such as `this device alone: matrix product 735 TFLOP/s · copy 3.0 TB/s`."""
+    gemm, copy = format_rate(ceilings.gemm, "FLOP/s"), format_rate(ceilings.copy, "B/s")
+    return f"this device alone: matrix product {gemm} · copy {copy}"
 
 
 def figure_row(figure: "Figure") -> Table:
-    """Return one figure as a table of one row, so that it can be printed as soon as it is measured.
+    """Return a figure as a table of one row, so that it can be printed as soon as it is measured.
 
-    `guided step 2048x2048    0.262 s   3.82 /s   603 TFLOP/s   82 %   peak 34.9 GB`; minimum widths align the rows.
+    A row looks like `guided step 2048x2048   0.2620 s   3.82 /s   603 TFLOP/s   82 %  peak 34.9 GB`. Minimum widths
+    align the rows of several tables.
     """
     table = plain_table()
     table.add_column(min_width=42)
@@ -31,15 +33,15 @@ def figure_row(figure: "Figure") -> Table:
         figure.work,
         f"{figure.seconds:.4f} s",
         f"{1 / figure.seconds:.2f} /s",
-        rate(figure.rate, figure.unit) if figure.rate else "",
+        format_rate(figure.rate, figure.unit) if figure.rate else "",
         f"{100 * figure.share:.0f} %" if figure.share is not None else "",
-        f"peak {gigabytes(figure.peak_memory)}",
+        f"peak {format_bytes(figure.peak_memory)}",
     )
     return table
 
 
 def measurements_json(about: Mapping[str, Any], ceilings: "Ceilings", figures: "list[Figure]") -> dict[str, Any]:
-    """Everything of one run, rates in units without prefixes."""
+    """Return all measurements of a run. Rates are in FLOP/s or B/s, without prefixes."""
     return {
         **about,
         "ceilings": {"gemm_flops_per_second": ceilings.gemm, "copy_bytes_per_second": ceilings.copy},

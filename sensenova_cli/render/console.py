@@ -1,4 +1,4 @@
-"""The console on stderr, and what a terminal can do."""
+"""The console on stderr, and properties of the terminal."""
 
 import os
 import sys
@@ -7,15 +7,15 @@ from rich.console import Console
 
 
 def stderr_console() -> Console:
-    """A console that writes to stderr, without guessing at numbers and paths to colour."""
+    """Return a console that writes to stderr and does not colour numbers and paths by itself."""
     return Console(stderr=True, highlight=False)
 
 
 def is_animated() -> bool:
-    """Whether stderr is a screen on which lines can be redrawn."""
+    """Return whether stderr is a screen that can redraw lines."""
     return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
 def printable(text: str) -> str:
-    """Text of a model without control characters, which could move the cursor or change the screen."""
+    """Remove control characters, with which a model's text could move the cursor or change the screen."""
     return "".join(letter for letter in text if letter in "\n\t" or letter.isprintable() or ord(letter) >= 0xA0)

@@ -1,4 +1,4 @@
-"""What `sensenova doctor` found, as lines of text and as JSON."""
+"""Findings of `sensenova doctor` as text and as JSON."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from config.sizes import format_size
 from config.units import format_memory
 from sensenova_cli.render.bench import ceilings_line
-from sensenova_cli.render.progress import rate
+from sensenova_cli.render.progress import format_rate
 from sensenova_cli.render.table import plain_table, print_table
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ GIB = 2**30
 
 
 def machine_lines(machine: "Machine") -> list[str]:
-    """A few lines about the machine."""
+    """Return lines about Python, PyTorch, the device and its kernels."""
     lines = [f"python {machine.python} · torch {machine.torch} · {machine.cores} cores"]
-    about = f"device {machine.device}"
+    device = f"device {machine.device}"
     if machine.memory is not None:
         total, free = machine.memory
-        about += f" · {total / GIB:.1f} GiB, {free / GIB:.1f} GiB free"
-    lines.append(about + (f" · {machine.gpus} GPUs" if machine.gpus > 1 else ""))
+        device += f" · {total / GIB:.1f} GiB, {free / GIB:.1f} GiB free"
+    lines.append(device + (f" · {machine.gpus} GPUs" if machine.gpus > 1 else ""))
     if machine.kernel_obstacle is not None:
         lines.append(f"kernels: plain, which is slower: {machine.kernel_obstacle}")
     elif machine.on_gpu:
@@ -30,13 +30,13 @@ def machine_lines(machine: "Machine") -> list[str]:
     return lines
 
 
-def supply_line(found: "Examination") -> str:
-    """The measured rates."""
+def bandwidth_line(found: "Examination") -> str:
+    """Return a line with all measured rates."""
     parts = [ceilings_line(found.ceilings)]
-    if found.supply.link is not None:
-        parts.append(f"link {rate(found.supply.link, 'B/s')}")
-    if found.supply.files is not None:
-        parts.append(f"files {rate(found.supply.files, 'B/s')}")
+    if found.bandwidth.link is not None:
+        parts.append(f"link {format_rate(found.bandwidth.link, 'B/s')}")
+    if found.bandwidth.files is not None:
+        parts.append(f"files {format_rate(found.bandwidth.files, 'B/s')}")
     return " · ".join(parts)
 
 
@@ -64,18 +64,18 @@ def print_forecasts(found: "Examination", model: str, dtype: str) -> None:
 
 
 def plan_name(offload_plan: "OffloadPlan") -> str:
-    """Like `layers, 14 at a time`."""
+    """Return a description such as `layers, 14 at a time`."""
     return f"layers, {offload_plan.buffers} at a time" if offload_plan.kind == "layers" else offload_plan.kind
 
 
 def forecast_json(found: "Examination", model: str, dtype: str) -> dict[str, Any]:
-    """Everything, in bytes and seconds."""
+    """Return all findings, in bytes and seconds."""
     return {
         "machine": asdict(found.machine),
         "gemm_flops_per_second": found.ceilings.gemm,
         "copy_bytes_per_second": found.ceilings.copy,
-        "link_bytes_per_second": found.supply.link,
-        "files_bytes_per_second": found.supply.files,
+        "link_bytes_per_second": found.bandwidth.link,
+        "files_bytes_per_second": found.bandwidth.files,
         "model": model,
         "dtype": dtype,
         "usable_bytes": found.budget,

@@ -1,4 +1,4 @@
-"""Errors on stderr: what is wrong, then what to type next."""
+"""Printing of errors on stderr: the problem, then what to type next."""
 
 from rich.text import Text
 
@@ -7,7 +7,7 @@ from sensenova_cli.render.spelling import Spelling, as_flags
 
 
 def print_error(what: str, hint: str = "", spelling: Spelling = as_flags) -> None:
-    """Print `error: …`, and `hint: …` where there is one; the settings they mention are spelled in this way."""
+    """Print `error: …` and, if not empty, `hint: …`; `spelling` spells the settings that they mention."""
     console = stderr_console()
     for label, style, text in (("error", "bold red", what), ("hint", "cyan", hint)):
         if text:

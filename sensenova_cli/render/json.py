@@ -1,4 +1,4 @@
-"""Results as JSON: one object a line, for scripts."""
+"""Results as JSON for scripts: one object per line."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from sensenova_cli.system.unicode import json_text
 def picture_result(
     picture: Picture, *, path: Path, task: str, prompt: str, model: str, seconds: float
 ) -> dict[str, Any]:
-    """What `--json` prints of a picture."""
+    """Return the object that `--json` prints for a picture."""
     return {
         "task": task,
         "path": str(path),
@@ -27,7 +27,7 @@ def picture_result(
 
 
 def answer_result(answer: Answer, *, task: str, request: AnswerRequest, model: str, seconds: float) -> dict[str, Any]:
-    """What `--json` prints of an answer."""
+    """Return the object that `--json` prints for an answer."""
     return {
         "task": task,
         "text": answer.text,
@@ -41,5 +41,5 @@ def answer_result(answer: Answer, *, task: str, request: AnswerRequest, model: s
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """Print one result as one line on stdout, at once."""
+    """Print a result as one line on stdout, and flush it."""
     print(json_text(result), flush=True)

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a screen, a few lines elsewhere."""
+"""Progress on stderr: bars on a screen, a few lines in a pipe."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -23,26 +23,26 @@ from rich.text import Text
 from sensenova_cli.render.preview import LivePreview
 
 NARROW = 60
-"""Columns below which there is no room for a bar beside the figures."""
+"""Width in columns below which a bar does not fit beside the figures."""
 
 
 class ProgressView(Protocol):
-    """One thing that advances from 0 to `total`."""
+    """The display of one task that advances from 0 to `total`."""
 
     def update(self, done: int, total: int) -> None:
-        """So much of it is done; `total` 0 is not known yet."""
+        """Show the progress; `total` is 0 while it is unknown."""
 
     def close(self) -> None:
-        """It has ended, or was given up."""
+        """End the display; the task is finished or cancelled."""
 
 
 class _LiveBar:
-    """A bar that is redrawn in place and goes away when it is closed, with a forming picture below it or none."""
+    """A bar that is redrawn in place and removed when it is closed, with a forming picture below it or none."""
 
     def __init__(
         self, console: Console, title: str, figures: Sequence[ProgressColumn], picture: LivePreview | None = None
     ) -> None:
-        # Cut off rather than wrapped where there is little room, and the bar is left out.
+        # On a narrow screen the title is cut rather than wrapped, and the bar is left out.
         name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
         bar = [BarColumn()] if console.width >= NARROW else []
         self._progress = _ProgressAbove(
@@ -53,9 +53,9 @@ class _LiveBar:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            # A picture is drawn when there is a new one, and not ten times a second all the same.
+            # A picture is redrawn only when it changes, not ten times a second.
             auto_refresh=picture is None,
-            # Rich would send results that are printed meanwhile to stderr, even those that go to a file.
+            # With redirection, Rich would print results to stderr, even results that go to a file.
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -70,10 +70,10 @@ class _LiveBar:
 
 
 class _ProgressAbove(Progress):
-    """A bar above something else."""
+    """A bar above a forming picture."""
 
     def __init__(self, below: LivePreview | None, *columns: ProgressColumn, **options: Any) -> None:
-        self._below = below  # the first look at it is while the bar is set up
+        self._below = below  # set first, because Rich's constructor already renders
         super().__init__(*columns, **options)
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -83,14 +83,14 @@ class _ProgressAbove(Progress):
 
 
 class LiveSteps(_LiveBar):
-    """Denoising steps of one picture, with rate and remaining time, and the picture as it forms."""
+    """A bar for the denoising steps of one picture, with rate, remaining time and the forming picture."""
 
     def __init__(self, console: Console, title: str, picture: LivePreview | None = None) -> None:
         super().__init__(console, title, [MofNCompleteColumn(), _Rate()], picture)
         self._picture = picture
 
     def update(self, done: int, total: int, preview: Image.Image | None = None) -> None:
-        """So many steps are done; `preview` is the picture as predicted after them."""
+        """Show the progress in steps; `preview` is the picture as predicted after these steps."""
         super().update(done, total)
         if self._picture is None:
             return
@@ -101,14 +101,14 @@ class LiveSteps(_LiveBar):
 
 
 class LiveBytes(_LiveBar):
-    """Bytes read or downloaded, with rate and remaining time."""
+    """A bar for bytes read or downloaded, with rate and remaining time."""
 
     def __init__(self, console: Console, title: str) -> None:
         super().__init__(console, title, [_Bytes(), TransferSpeedColumn()])
 
 
 class _PlainLines:
-    """A line at the start, at each quarter and at the end."""
+    """Progress as lines: at the start, at each quarter and at the end."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console = console
@@ -122,28 +122,28 @@ class _PlainLines:
         quarters = 4 * done // total if total else 0
         if quarters > self._quarters:
             self._quarters = quarters
-            self._say(f": {self._figures(done, total, time.perf_counter() - self._start)}")
+            self._print(f": {self._figures(done, total, time.perf_counter() - self._start)}")
 
     def close(self) -> None:
-        """Nothing to take away."""
+        """Do nothing: nothing is redrawn."""
 
     def _figures(self, done: int, total: int, seconds: float) -> str:
         raise NotImplementedError
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(f"{self._title}{text}", soft_wrap=True, markup=False)
 
 
 class PlainSteps(_PlainLines):
-    """Denoising steps of one picture, with rate and remaining time."""
+    """Lines about the denoising steps of one picture, with rate and remaining time."""
 
     _announced = False
 
     def update(self, done: int, total: int, preview: Image.Image | None = None) -> None:
-        """So many steps are done; no picture is shown here."""
+        """Show the progress in steps; lines do not show the preview."""
         if not self._announced:
             self._announced = True
-            self._say(f": {total} steps")
+            self._print(f": {total} steps")
         super().update(done, total)
 
     def _figures(self, done: int, total: int, seconds: float) -> str:
@@ -153,32 +153,32 @@ class PlainSteps(_PlainLines):
 
 
 class PlainBytes(_PlainLines):
-    """Bytes read or downloaded."""
+    """Lines about bytes read or downloaded."""
 
     def __init__(self, console: Console, title: str) -> None:
         super().__init__(console, title)
         self._first: tuple[int, float] | None = None
-        self._say(" …")
+        self._print(" …")
 
     def update(self, done: int, total: int) -> None:
         if self._first is None and done:
-            self._first = done, time.perf_counter()  # before, nothing was read: PyTorch was imported, for example
+            self._first = done, time.perf_counter()  # the time before, such as PyTorch's import, is not reading time
         super().update(done, total)
 
     def _figures(self, done: int, total: int, seconds: float) -> str:
-        figures = f"{gigabytes(done)} of {gigabytes(total)}"
+        figures = f"{format_bytes(done)} of {format_bytes(total)}"
         first, since = self._first or (done, 0.0)
         passed = time.perf_counter() - since
-        return f"{figures}, {rate((done - first) / passed, 'B/s')}" if done > first and passed else figures
+        return f"{figures}, {format_rate((done - first) / passed, 'B/s')}" if done > first and passed else figures
 
 
-def gigabytes(count: int) -> str:
-    """Bytes for people: `16.3 GB`, `512 MB`."""
+def format_bytes(count: int) -> str:
+    """Format a number of bytes: `16.3 GB`, `512 MB`."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def rate(per_second: float, unit: str) -> str:
-    """For people: `603 TFLOP/s`, `2.62 GB/s`."""
+def format_rate(per_second: float, unit: str) -> str:
+    """Format a rate with its prefix: `603 TFLOP/s`, `2.62 GB/s`."""
     for prefix, factor in (("T", 1e12), ("G", 1e9)):
         if per_second >= factor:
             return f"{per_second / factor:.3g} {prefix}{unit}"
@@ -186,14 +186,14 @@ def rate(per_second: float, unit: str) -> str:
 
 
 class _Bytes(DownloadColumn):
-    """So many of so many bytes; nothing while it is not known of how many."""
+    """A column with bytes done and total; empty while the total is unknown."""
 
     def render(self, task: Task) -> Text:
         return super().render(task) if task.total is not None else Text("")
 
 
 class _Rate(ProgressColumn):
-    """Steps a second; seconds a step where it takes longer."""
+    """A column with steps per second, or seconds per step if a step takes longer than a second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

@@ -1,29 +1,35 @@
-"""How a command and a session spell the settings that a message mentions (see config.mentions)."""
+"""Spelling of the settings that a message mentions: as flags, or as commands of a session (see config.mentions)."""
 
 from collections.abc import Callable, Mapping
 
-from config.mentions import INPUT_PICTURES, respell
+from config.mentions import INPUT_IMAGES, respell
 from config.settings import Settings
 
 Spelling = Callable[[str], str]
-"""Takes a text with marks, returns it with the marks spelled out."""
+"""Replaces the marks in a text by settings spelled out."""
 
-COMMANDS: Mapping[str, str] = {"model": "/model", "lora": "/lora", INPUT_PICTURES: "/load"}
-"""Commands of a session that set something; every other setting is set by `/set`."""
+COMMANDS: Mapping[str, str] = {"model": "/model", "lora": "/lora", INPUT_IMAGES: "/load"}
+"""Commands of a session that set one setting. `/set` sets all others."""
 
 
 def as_flags(text: str) -> str:
-    """For a shell command: `offload=auto` → --offload auto, `offload` → --offload, `metadata=false` → --no-metadata."""
+    """Spell settings for a shell.
+
+    `offload=auto` → --offload auto, `offload` → --offload, `metadata=false` → --no-metadata.
+    """
     return respell(text, _flag)
 
 
 def as_session(text: str) -> str:
-    """For a session: `offload=auto` → /set offload auto, `offload` → offload, `model=demo` → /model demo."""
+    """Spell settings for a session.
+
+    `offload=auto` → /set offload auto, `offload` → offload, `model=demo` → /model demo.
+    """
     return respell(text, _slash_command)
 
 
 def _flag(name: str, value: str | None) -> str:
-    flag = "image" if name == INPUT_PICTURES else name.replace("_", "-")
+    flag = "image" if name == INPUT_IMAGES else name.replace("_", "-")
     if name in Settings.model_fields and Settings.model_fields[name].annotation is bool:
         return f"--no-{flag}" if value == "false" else f"--{flag}"
     return f"--{flag}" if value is None else f"--{flag} {value}"

@@ -1,4 +1,4 @@
-"""What a cached picture computed and reused, as a table and as JSON."""
+"""Summary of the step cache for one picture, as a table and as JSON."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from model import CacheSummary
 
 
 def cache_table(summary: CacheSummary) -> Table:
-    """One row for each guidance branch; below it what all of them saved."""
+    """Return a table with one row per guidance branch, and the time that all of them saved below it."""
     share = summary.layers_computed / summary.layers
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -27,7 +27,7 @@ def cache_table(summary: CacheSummary) -> Table:
 
 
 def cache_json(summary: CacheSummary) -> dict[str, Any]:
-    """The same numbers, and every difference."""
+    """Return the same numbers, and every difference between steps."""
     return {
         "branches": {
             branch.branch: {

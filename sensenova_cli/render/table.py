@@ -1,4 +1,4 @@
-"""Tables on stdout: plain columns, as wide as their cells. Pipes and narrow terminals cut nothing."""
+"""Tables of plain columns on stdout. Neither pipes nor narrow terminals cut their cells."""
 
 from rich.console import Console
 from rich.table import Table

@@ -1,4 +1,4 @@
-"""Think text while it is written: dim, on stderr, with a token counter."""
+"""Display of think text while the model writes it: dim, on stderr, with a token counter."""
 
 import time
 
@@ -10,9 +10,9 @@ from sensenova_cli.render.console import printable
 
 
 class LiveThink:
-    """On a screen: finished rows scroll away, only the last row and the counter are redrawn.
+    """Think text on a screen. Finished rows are printed once; only the last row and the counter are redrawn.
 
-    A whole text inside one live region would freeze or repeat itself once it is taller than the screen.
+    A live region with the whole text would freeze or repeat rows once it is taller than the screen.
     """
 
     def __init__(self, console: Console, *, hidden: bool) -> None:
@@ -46,7 +46,7 @@ class LiveThink:
             self._row = rows[-1].plain
 
     def close(self, tokens: int, seconds: float) -> None:
-        """The text has ended: show what is left of it, and its length."""
+        """Show the rest of the text and its length."""
         if self._row:
             self._print(self._row)
             self._row = ""
@@ -54,7 +54,7 @@ class LiveThink:
         self._console.print(Text(f"thought for {tokens} tokens, {seconds:.1f} s", style="dim"))
 
     def stop(self) -> None:
-        """Take the live rows away."""
+        """Remove the live rows."""
         self._live.stop()
 
     def _print(self, row: str) -> None:
@@ -68,7 +68,7 @@ class LiveThink:
 
 
 class PlainThink:
-    """Elsewhere: finished lines as they come, and the count at the end."""
+    """Think text in a pipe: each line when it is finished, and the number of tokens at the end."""
 
     def __init__(self, console: Console, *, hidden: bool) -> None:
         self._console = console
@@ -86,7 +86,7 @@ class PlainThink:
         self._console.print(f"thought for {tokens} tokens, {seconds:.1f} s", soft_wrap=True)
 
     def stop(self) -> None:
-        """Nothing to take away."""
+        """Do nothing: nothing is redrawn."""
 
     def _print(self, line: str) -> None:
         if not self._hidden:
