@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from config.settings import SETTING_NAMES
 
-INPUT_PICTURES = "images"
+INPUT_IMAGES = "images"
 """The pictures that an edit starts from: not a setting, but messages mention them in the same way."""
 
-_MARK = re.compile(rf"`({'|'.join((*SETTING_NAMES, INPUT_PICTURES))})(?:=([^`]+))?`")
+_MARK = re.compile(rf"`({'|'.join((*SETTING_NAMES, INPUT_IMAGES))})(?:=([^`]+))?`")
 
 
 def mention(name: str, value: object = None) -> str:

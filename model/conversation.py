@@ -1,4 +1,4 @@
-"""A conversation as a value: what was asked, about which pictures, and what was answered."""
+"""Conversations: finished questions and answers, and the images that they are about."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from model.requests import AnswerRequest, Message
 
 @dataclass(frozen=True)
 class Conversation:
-    """Questions and answers so far; gives the request of the next question.
+    """The finished turns of a conversation. `ask` builds the request of the next question.
 
     >>> conversation = Conversation(system="Be brief.")
     >>> request = conversation.ask("What is this?", (picture,))
@@ -19,14 +19,14 @@ class Conversation:
     >>> conversation = Conversation.after(request, answer.text)
     >>> request = conversation.ask("And which colour has it?")
 
-    Requests that follow one another so begin with the same tokens, up to the last answer, and an engine reads only
-    what is new. An answer is read as its text, as in any other request with this history: where the tokenizer writes
-    that text with other tokens than the model chose, the answer is read once more from there on.
+    Consecutive requests begin with the same tokens, up to the last answer, so an engine only processes new tokens. A
+    request contains an answer's text, not its tokens. If the tokenizer splits that text into other tokens than the
+    model generated, the engine processes the answer again from the first different token on.
 
     Attributes:
-        turns: finished ones, oldest first. Each picture has its `<image>` placeholder in a question.
-        images: the pictures, in the order of their placeholders.
-        system: a system message; none is written when it is empty.
+        turns: the finished turns, oldest first. Each image has an `<image>` placeholder in a question.
+        images: the images, in the order of their placeholders.
+        system: a system message; none is written if it is empty.
     """
 
     turns: tuple[Message, ...] = ()
@@ -35,10 +35,10 @@ class Conversation:
 
     @classmethod
     def after(cls, request: AnswerRequest, answer: str) -> "Conversation":
-        """The conversation that a request and its answer make; the answer may have been cut short.
+        """Return the conversation after a request and its answer, which may be incomplete.
 
         Raises:
-            RequestError: the request has more placeholders than pictures.
+            RequestError: the request has more placeholders than images.
         """
         asked = write_placeholders([*request.history, Message("user", request.prompt)], len(request.images))
         return cls((*asked, Message("assistant", answer)), request.images, request.system)
@@ -46,12 +46,13 @@ class Conversation:
     def ask(
         self, question: str, images: tuple[Image.Image, ...] = (), settings: TextSettings | None = None
     ) -> AnswerRequest:
-        """The next question, about new pictures or those there are.
+        """Build the request of the next question, about new images or earlier ones.
 
         Args:
-            question: may hold an `<image>` placeholder for each of the new pictures; else they come before it.
+            question: may contain an `<image>` placeholder for each new image. Images without one precede the question.
+            images: the new images.
 
         Raises:
-            RequestError: the question is empty, is no text, or has more placeholders than there are new pictures.
+            RequestError: the question is empty or not text, or has more placeholders than there are new images.
         """
         return AnswerRequest(question, (*self.images, *images), self.turns, self.system, settings or TextSettings())

@@ -1,35 +1,35 @@
-"""What can go wrong in the library, by who has to act on it."""
+"""Errors of the library."""
 
 from config.errors import SenseNovaError
 
 
 class RequestError(SenseNovaError):
-    """The request cannot be carried out as it was asked: empty prompt, too many placeholders, …"""
+    """A request that cannot run: its prompt is empty, it has too many placeholders, …"""
 
 
 class PictureError(RequestError):
-    """An input picture is missing, unreadable or of an impossible shape."""
+    """An input picture that is missing, unreadable or of an unsupported shape."""
 
 
 class WireError(SenseNovaError):
-    """A request or an event in JSON cannot be read: a field is missing or has the wrong type, …"""
+    """A request or an event in JSON that cannot be read: a field is missing or has the wrong type, …"""
 
 
 class CheckpointError(SenseNovaError):
-    """Weights are missing, unreadable or not what the network needs."""
+    """A checkpoint that is missing, unreadable or does not fit the network."""
 
 
 class DeviceError(RequestError):
-    """The device that was asked for is not there."""
+    """A device that does not exist or does not support a setting."""
 
 
 class DeviceMemoryError(SenseNovaError):
-    """The device ran out of memory while loading or working."""
+    """Not enough memory on the device to load a model or run a request."""
 
 
 class NumericsError(SenseNovaError):
-    """The arithmetic ended in NaN or infinity."""
+    """A result that is NaN or infinity."""
 
 
 class RankError(SenseNovaError):
-    """One of the processes that share a model is lost, and with it the model: it has to be loaded again."""
+    """A lost rank process. The model that it shared is lost, too, and must be loaded again."""

@@ -1,6 +1,6 @@
-"""What the engine tells while it works: a stream of immutable values, in the order things happen.
+"""Events of an engine: a stream of immutable values in the order in which things happen.
 
-Events are plain data. They hold no tensors and no functions, and `model.wire` writes each of them as JSON.
+Events are plain data without tensors and functions, and `model.wire` writes each of them as JSON.
 """
 
 import statistics
@@ -11,12 +11,12 @@ from config.settings import ImageSettings
 from model.png import PNGImage
 
 Branch = Literal["condition", "images", "unconditional"]
-"""A guidance branch, by what it sees: text and pictures, pictures only, or neither."""
+"""A guidance branch: with text and images, with images only, or without both."""
 
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """Bytes of the checkpoint read so far; passed to `Engine.load`'s callback, not part of a request's stream."""
+    """Bytes of the checkpoint that have been read. `Engine.load` passes it to a callback; no request yields it."""
 
     done_bytes: int
     total_bytes: int
@@ -24,18 +24,20 @@ class LoadProgress:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something the user should know that is no error, such as a size the model was not trained on."""
+    """A note for the user that is not an error, such as one about a size that the model was not trained on."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class PrefixRead:
-    """The words and pictures before the answer have been read.
+    """The prefill of a branch is done.
 
     Attributes:
-        tokens: length of the prefix, image tokens included.
-        reused: those of its tokens, from the first on, that an earlier request had read already.
+        tokens: length of the prefix, with image tokens.
+        image_tokens: number of its image tokens.
+        seconds: time of the prefill.
+        reused: number of tokens at the start of the prefix whose keys and values came from the prefix cache.
     """
 
     branch: Branch
@@ -47,7 +49,7 @@ class PrefixRead:
 
 @dataclass(frozen=True)
 class ThinkToken:
-    """One more token of think text; `text` may be empty while a character is incomplete."""
+    """A token of think text; `text` is empty while a character is incomplete."""
 
     token_id: int
     text: str
@@ -58,7 +60,7 @@ class ThinkText:
     """The whole think text, after its last token.
 
     Attributes:
-        finish: `end` when the model closed it, `length` when the budget ran out.
+        finish: `end` if the model ended it, `length` if `max_think_tokens` was reached.
     """
 
     text: str
@@ -69,12 +71,12 @@ class ThinkText:
 
 @dataclass(frozen=True)
 class DenoisingStep:
-    """Step `step` of `steps` (from 1) of picture `index` of `count` (from 0) is done.
+    """A denoising step is done: step `step` (from 1) of `steps`, of picture `index` (from 0) of `count`.
 
     Attributes:
-        time: t after this step, 0 noise … 1 picture.
-        preview: the clean picture as predicted at this step, RGB, 8 bits a channel; None unless the request asks
-            for a preview of this step (`preview_every`, `preview_size`).
+        time: t after this step, from 0 (noise) to 1 (picture).
+        preview: the clean picture that this step predicts, RGB, 8 bits per channel; None unless the request asks for a
+            preview of this step (`preview_every`, `preview_size`).
     """
 
     index: int
@@ -87,12 +89,12 @@ class DenoisingStep:
 
 @dataclass(frozen=True)
 class BranchCaching:
-    """What one guidance branch of a cached picture computed.
+    """The step cache's work in one guidance branch of a picture.
 
     Attributes:
-        computed_steps, reused_steps: steps in which all layers were computed, and in which the middle ones were not.
-        differences: of what the first layers added from the last full step, where it was asked for: the mean absolute
-            difference by the mean absolute value.
+        computed_steps, reused_steps: numbers of steps that computed all layers, and that skipped the middle ones.
+        differences: for each comparison, how much the first layers' residual differs from that of the last full step:
+            mean absolute difference / mean absolute value.
     """
 
     branch: Branch
@@ -102,7 +104,7 @@ class BranchCaching:
 
     @property
     def quartiles(self) -> tuple[float, ...]:
-        """Of `differences`: the least, the three quartiles, and the most; nothing where there are none."""
+        """Minimum, quartiles and maximum of `differences`; empty if there are none."""
         if len(self.differences) < 2:
             return self.differences * 5
         middle = statistics.quantiles(self.differences, method="inclusive")
@@ -111,13 +113,12 @@ class BranchCaching:
 
 @dataclass(frozen=True)
 class CacheSummary:
-    """What a cached picture computed.
+    """The step cache's work in a whole picture.
 
     Attributes:
-        layers_computed, layers: forward passes of one layer for one branch, those that ran and those of a picture
-            without a cache.
-        seconds: that its steps took.
-        seconds_saved: about what the skipped layers would have taken, told from the steps that computed more and fewer.
+        layers_computed, layers: forward passes of one layer for one branch, with and without the cache.
+        seconds: time of the denoising steps.
+        seconds_saved: estimated time of the skipped layers, from steps that computed more and fewer layers.
     """
 
     branches: tuple[BranchCaching, ...]
@@ -132,11 +133,11 @@ class Picture:
     """A finished picture.
 
     Attributes:
-        index, count: this is picture `index` (from 0) of `count`.
-        image: RGB, 8 bits a channel.
-        settings: what made it, resolved: explicit size, this picture's own seed, one image.
-        think_text: the think text it was drawn from, or None.
-        caching: what was reused between its steps, or None where nothing could be.
+        index, count: number of the picture (from 0), and number of pictures of the request.
+        image: RGB, 8 bits per channel.
+        settings: the resolved settings: explicit size, this picture's seed, `num_images` 1.
+        think_text: the think text before the picture, or None.
+        caching: the step cache's work, or None without a step cache.
     """
 
     index: int
@@ -149,7 +150,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class TextToken:
-    """One more token of an answer; `text` may be empty while a character is incomplete."""
+    """A token of an answer; `text` is empty while a character is incomplete."""
 
     token_id: int
     text: str
@@ -160,8 +161,8 @@ class Answer:
     """The whole answer.
 
     Attributes:
-        token_ids: the new tokens, without the one that ended the turn.
-        finish: `end` when the model ended its turn, `length` when `max_tokens` was reached.
+        token_ids: the generated tokens, without the one that ends the turn.
+        finish: `end` if the model ended its turn, `length` if `max_tokens` was reached.
     """
 
     text: str
@@ -174,14 +175,14 @@ class Statistics:
     """The last event of every request.
 
     Attributes:
-        prefix_tokens: tokens read before generating, all branches together; without those that were reused.
-        new_tokens: think or answer tokens written.
-        steps: denoising steps done, all pictures together.
-        text_seconds, denoise_seconds, seconds: spent writing tokens, denoising, and in all.
-        peak_memory: bytes; on CUDA the most allocated on the device, elsewhere the process's peak resident set.
-        text_bytes: what had to be read to write the tokens, by `model.network.counts`.
-        denoise_flops: floating-point operations of the steps, likewise.
-        attention: the kernel that a step's attention takes.
+        prefix_tokens: prefilled tokens of all branches, without reused ones.
+        new_tokens: generated tokens of think text and answers.
+        steps: denoising steps of all pictures.
+        text_seconds, denoise_seconds, seconds: time of text generation, of denoising, and of the whole request.
+        peak_memory: bytes; on CUDA the most memory allocated on the device, elsewhere the process's peak resident set.
+        text_bytes: bytes that text generation reads from memory, according to `model.network.counts`.
+        denoise_flops: floating-point operations of the denoising steps, also from `model.network.counts`.
+        attention: name of the attention kernel of a denoising step.
     """
 
     prefix_tokens: int

@@ -1,4 +1,4 @@
-"""`<image>` placeholders mark pictures in a user's text. The model's own picture tokens are refused."""
+"""`<image>` placeholders in a user's text. The model's own image tokens are refused."""
 
 from collections.abc import Sequence
 
@@ -7,23 +7,23 @@ from model.errors import RequestError
 PLACEHOLDER = "<image>"
 
 IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
-"""The model's own words for a picture."""
+"""The model's own tokens for an image."""
 
 
-def require_placeholders(texts: Sequence[str], pictures: int) -> None:
-    """Check the placeholders of a user's texts.
+def require_placeholders(texts: Sequence[str], images: int) -> None:
+    """Check the placeholders in a user's texts.
 
     Args:
         texts: the user's turns, oldest first.
-        pictures: how many pictures there are for them.
+        images: number of images for them.
 
     Raises:
-        RequestError: more placeholders than pictures, or one of `IMAGE_TOKENS` as plain text.
+        RequestError: there are more placeholders than images, or a text contains one of `IMAGE_TOKENS`.
     """
     written = sum(text.count(PLACEHOLDER) for text in texts)
-    if written > pictures:
+    if written > images:
         raise RequestError(
-            f"the prompt has {written} {PLACEHOLDER} placeholders for {pictures} picture(s)",
+            f"the prompt has {written} {PLACEHOLDER} placeholders for {images} picture(s)",
             f"add pictures, or remove {PLACEHOLDER} from the prompt",
         )
     for text in texts:
@@ -31,10 +31,10 @@ def require_placeholders(texts: Sequence[str], pictures: int) -> None:
 
 
 def refuse_image_tokens(text: str, name: str) -> None:
-    """Raise RequestError if a text holds one of the model's own words for a picture; `name` is what it is called."""
+    """Raise RequestError if a text contains one of `IMAGE_TOKENS`; `name` is the text's name in the message."""
     for token in IMAGE_TOKENS:
         if token in text:
             raise RequestError(
-                f"the {name} contains {token}, which stands for a picture in the model's own language",
-                f"write {PLACEHOLDER} where a picture belongs, or leave it out",
+                f"the {name} contains {token}, which is one of the model's own tokens for a picture",
+                f"write {PLACEHOLDER} in place of a picture, or remove {token}",
             )

@@ -1,4 +1,4 @@
-"""Images as PNG files beside a JSON value: the type of every image field of a request or an event."""
+"""PNG files beside a JSON value, and the type of image fields in requests and events."""
 
 import io
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class PNGFiles:
-    """The PNG files that go with one JSON value. This is pydantic's context, in both directions.
+    """The PNG files beside one JSON value. Pydantic gets them as context when it writes and when it reads.
 
     Attributes:
-        files: encoded pictures, RGB without metadata where `add` wrote them.
+        files: encoded images; those from `add` are RGB without metadata.
     """
 
     def __init__(self, files: Sequence[bytes] = ()) -> None:
@@ -26,19 +26,19 @@ class PNGFiles:
         self._images: dict[int, Image.Image] = {}
 
     def add(self, image: Image.Image) -> int:
-        """Encode an image as RGB without metadata, in the way `model.image_files.as_rgb` does; returns its index."""
+        """Encode an image as RGB without metadata and return its index. Errors as for `model.image_files.as_rgb`."""
         plain = as_rgb(image)
-        plain.info.clear()  # Pillow would write some of it, such as a colour profile
+        plain.info.clear()  # Pillow would write some metadata, such as a colour profile
         file = io.BytesIO()
-        plain.save(file, "PNG", compress_level=1)  # level 6 takes four times as long for a seventh fewer bytes
+        plain.save(file, "PNG", compress_level=1)  # level 6 takes four times as long and saves a seventh of the bytes
         self.files.append(file.getvalue())
         return len(self.files) - 1
 
     def image(self, index: int) -> Image.Image:
-        """Decode a file. Later calls return the same image.
+        """Decode a file. Further calls with its index return the same image.
 
         Raises:
-            ValueError: there is no such file, or it is not a PNG file that `model.image_files.read_picture` can read.
+            ValueError: there is no file with this index, or `model.image_files.read_picture` cannot read it as PNG.
         """
         if index not in self._images:
             if not 0 <= index < len(self.files):
@@ -55,7 +55,7 @@ class PNGFiles:
 
 
 class _AsPNG:
-    """Writes an image as `{"png": 0}`, its index among the context's `PNGFiles`, and reads it from there."""
+    """Pydantic annotation that writes an image as `{"png": 0}`, its index in the context's `PNGFiles`, and reads it."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
@@ -64,7 +64,7 @@ class _AsPNG:
 
 
 PNGImage = Annotated[Image.Image, _AsPNG()]
-"""An image, which goes over a wire as a PNG file beside the JSON (`model.wire`)."""
+"""An image, which `model.wire` writes as a PNG file beside the JSON."""
 
 
 def _read(value: Any, info: ValidationInfo[PNGFiles]) -> Image.Image:

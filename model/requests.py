@@ -1,4 +1,4 @@
-"""What can be asked of the engine: plain, validated, immutable values."""
+"""Requests to an engine: plain, validated, immutable values."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,15 +12,15 @@ from model.step_cache_library import require_cache_library
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """Make `settings.num_images` pictures that show what the prompt says.
+    """A request for `settings.num_images` pictures that show what the prompt says.
 
     Attributes:
-        preview_every: a `DenoisingStep` holds a preview after every N-th step; 0 makes no previews.
+        preview_every: every N-th `DenoisingStep` has a preview; 0 makes no previews.
         preview_size: the longer side of a preview in pixels. A preview is never larger than the picture; 0 is the
             picture's own size.
 
     Raises:
-        RequestError: the prompt is empty, not text, or holds a placeholder; the seeds go beyond the largest one;
+        RequestError: the prompt is empty, not text, or contains a placeholder; a seed exceeds the largest one;
             `settings.cache` needs a library that is not installed; or a number for previews is negative or not whole.
     """
 
@@ -39,16 +39,15 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class EditRequest:
-    """Make pictures from one or more given ones, as the instruction says.
-
-    `prompt` may hold `<image>` placeholders, one a picture at most; see model.inputs.prompts.
+    """A request to change one or more images as an instruction says.
 
     Attributes:
+        prompt: the instruction. It may contain one `<image>` placeholder per image; see model.inputs.prompts.
         preview_every, preview_size: as for `GenerateRequest`.
 
     Raises:
-        RequestError: as for `GenerateRequest`; there is no picture, there are fewer than placeholders, or `cfg_norm`
-            is `cfg_zero_star`.
+        RequestError: as for `GenerateRequest`; there are no images or fewer than placeholders; or `cfg_norm` is
+            `cfg_zero_star`.
     """
 
     prompt: str
@@ -73,7 +72,7 @@ class EditRequest:
 
 @dataclass(frozen=True)
 class Message:
-    """One finished turn of a conversation, as it was said."""
+    """The text of one turn of a conversation."""
 
     role: Literal["user", "assistant"]
     text: str
@@ -81,16 +80,17 @@ class Message:
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """Answer a question in text, about pictures or not: describe and chat.
+    """A question to answer in text, with or without images: describe and chat.
 
     Attributes:
-        prompt: the question; may hold `<image>` placeholders for pictures of this turn.
-        images: the pictures, those that placeholders in `history` stand for first.
+        prompt: the question. It may contain `<image>` placeholders for images of this turn.
+        images: all images, in the order of their placeholders; those of `history` come first.
         history: earlier turns, oldest first.
-        system: a system message; none is written when it is empty.
+        system: a system message; none is written if it is empty.
 
     Raises:
-        RequestError: the prompt is empty, something is not text, or there are fewer pictures than placeholders.
+        RequestError: the prompt is empty, a text contains bytes that are not text, or there are fewer images than
+            placeholders.
     """
 
     prompt: str
@@ -122,9 +122,9 @@ def _require_characters(text: str, name: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise RequestError(f"the {name} holds bytes that are no UTF-8 text", "write it in UTF-8") from None
+        raise RequestError(f"the {name} contains bytes that are not UTF-8 text", "write it in UTF-8") from None
     if "\0" in text:
-        raise RequestError(f"the {name} holds a NUL character", "remove it")
+        raise RequestError(f"the {name} contains a NUL character", "remove it")
 
 
 def _require_previews(request: GenerateRequest | EditRequest) -> None:
@@ -142,6 +142,6 @@ def _require_library(settings: ImageSettings) -> None:
 def _require_seeds(settings: ImageSettings) -> None:
     if settings.seed + settings.num_images - 1 > MAX_SEED:
         raise RequestError(
-            f"{settings.num_images} pictures from seed {settings.seed} on go beyond the largest seed, {MAX_SEED}",
-            "take a smaller seed",
+            f"{settings.num_images} pictures from seed {settings.seed} on exceed the largest seed, {MAX_SEED}",
+            "use a smaller seed",
         )

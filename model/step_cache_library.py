@@ -1,4 +1,4 @@
-"""Where cache-dit comes from, the optional library that decides which steps of a picture reuse an earlier one's."""
+"""Import of cache-dit, the optional library of the step cache."""
 
 import importlib.util
 from typing import Any
@@ -7,30 +7,30 @@ from model.errors import RequestError
 
 
 def require_cache_library() -> None:
-    """Look whether cache-dit is installed, without importing it.
+    """Check that cache-dit is installed, without importing it.
 
     Raises:
-        RequestError: it is not.
+        RequestError: it is not installed.
     """
     if importlib.util.find_spec("cache_dit") is None:
         raise RequestError(
             "`cache` needs the library cache-dit, which is not installed",
-            "install it with: pip install 'sensenova[cache]' (or take `cache=off`)",
+            "install it with: pip install 'sensenova[cache]' (or use `cache=off`)",
         )
 
 
-def cache_library() -> Any:
-    """The library's `caching.cache_contexts`, imported; it brings PyTorch and all of diffusers, which takes 2 s.
+def import_cache_library() -> Any:
+    """Import cache-dit's `caching.cache_contexts`. It imports PyTorch and all of diffusers, which takes 2 s.
 
     Raises:
-        RequestError: it is not installed, or cannot be imported.
+        RequestError: the library is not installed or cannot be imported.
     """
     require_cache_library()
     try:
         from cache_dit.caching import cache_contexts
-    except Exception as error:  # whatever goes wrong in the hundreds of modules that it brings
+    except Exception as error:  # any error in the hundreds of modules that it imports
         raise RequestError(
             f"the library cache-dit cannot be imported: {type(error).__name__}: {error}",
-            "install it anew with: pip install -U 'sensenova[cache]' (or take `cache=off`)",
+            "install it again with: pip install -U 'sensenova[cache]' (or use `cache=off`)",
         ) from error
     return cache_contexts

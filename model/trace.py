@@ -1,4 +1,4 @@
-"""The tensors of a request, for those who check its numbers: parity tests and benchmarks."""
+"""Traces: tensors of a request, for parity tests and benchmarks."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Trace:
-    """Tensors that `LocalEngine.run(request, trace)` collects, before the event of the same step, picture or answer.
+    """Tensors that `LocalEngine.run(request, trace)` adds before it yields the event of the same step or picture.
 
-    Without a trace nothing of this is kept. Use a new one for every request: another run appends to the lists.
+    Without a trace these tensors are discarded. Use a new trace for each request: a run appends to the lists.
 
     Attributes:
-        predicted: the clean picture as predicted at each step, (1, 3, H, W), about −1..1, on the device.
-        velocities: of the conditional branch at each step, (1, L, 3·32²), patches channel-last, on the device. Both
-            together take 72 MiB a step for a 2048×2048 picture.
-        pictures: the values of each picture before clamping, (1, 3, H, W), about −1..1, float32 on the CPU.
-        first_logits: of the first token of an answer or a think text, (vocabulary,), float32 on the CPU; None before.
+        predicted: the clean picture that each step predicts, (1, 3, H, W), about −1..1, on the device.
+        velocities: velocity of the conditional branch at each step, (1, L, 3·32²), channels last in a patch, on the
+            device. Both lists together take 72 MiB per step of a 2048×2048 picture.
+        pictures: pixels of each picture before clamping, (1, 3, H, W), about −1..1, float32 on the CPU.
+        first_logits: logits of the first token of an answer or a think text, (vocabulary,), float32 on the CPU.
     """
 
     predicted: list["Tensor"] = field(default_factory=list)

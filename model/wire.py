@@ -1,8 +1,8 @@
-"""Requests and events as JSON, with pictures as PNG files beside it.
+"""Wire form of requests and events: JSON, with images as PNG files beside it.
 
-`pack` writes a value, `unpack_request` and `unpack_event` read it back. An image field holds `{"png": 0}`, an index
-among the pictures. Pictures are RGB without metadata: packing converts an image of another mode as the engine would
-(`model.image_files.as_rgb`), so a request gives the same result on either side.
+`pack` writes a value, `unpack_request` and `unpack_event` read it. The value of an image field is `{"png": 0}`, the
+index of a PNG file. The files are RGB without metadata: `pack` converts other images as an engine does
+(`model.image_files.as_rgb`), so a request has the same result on both sides.
 """
 
 import json
@@ -30,10 +30,10 @@ from model.png import PNGFiles
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
 
 VERSION = 1
-"""Of the wire form. It rises when a reader of the version before would misunderstand; new fields do not raise it."""
+"""Version of the wire form. It increases if older readers would misunderstand a value; new fields do not count."""
 
 REQUESTS: dict[str, type[Request]] = {"generate": GenerateRequest, "edit": EditRequest, "answer": AnswerRequest}
-"""Requests by their tag, the value of the field `request`."""
+"""Request classes by tag, the value of the field `request`."""
 
 EVENTS: dict[str, type[Event]] = {
     "notice": Notice,
@@ -46,14 +46,14 @@ EVENTS: dict[str, type[Event]] = {
     "answer": Answer,
     "statistics": Statistics,
 }
-"""Events by their tag, the value of the field `event`."""
+"""Event classes by tag, the value of the field `event`."""
 
 _KINDS: dict[str, dict[str, Any]] = {"request": REQUESTS, "event": EVENTS}
 _TAGS: dict[type, tuple[str, str]] = {
     kind: (field, tag) for field, kinds in _KINDS.items() for tag, kind in kinds.items()
 }
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-"""Pydantic's names for a field that a dataclass or a settings group does not have."""
+"""Pydantic's error types for a field that a dataclass or a settings group does not have."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Packed:
     """A request or an event, ready to be sent.
 
     Attributes:
-        content: a JSON object: the tag (`request` or `event`), `version` and the fields.
-        pictures: PNG files, to which `content` refers by index.
+        content: a JSON object with the tag (`request` or `event`), `version` and the fields.
+        pictures: PNG files, which `content` refers to by index.
     """
 
     content: dict[str, JsonValue]
@@ -71,10 +71,10 @@ class Packed:
 
 @dataclass(frozen=True)
 class UnpackedRequest:
-    """A request that was read.
+    """A request that has been read.
 
     Attributes:
-        ignored: fields that this version does not know, such as `settings.colour`.
+        ignored: names of fields that this version does not know, such as `settings.colour`.
     """
 
     request: Request
@@ -85,7 +85,7 @@ def pack(value: Request | Event) -> Packed:
     """Write a request or an event.
 
     Raises:
-        PictureError: an image of a request cannot be used; see `model.image_files.as_rgb`.
+        PictureError: an image cannot be converted to RGB; see `model.image_files.as_rgb`.
     """
     field, tag = _TAGS[type(value)]
     pictures = PNGFiles()
@@ -94,14 +94,14 @@ def pack(value: Request | Event) -> Packed:
 
 
 def unpack_request(packed: Packed) -> UnpackedRequest:
-    """Read a request. Fields that this version does not know are ignored, and named in the result.
+    """Read a request. Fields that this version does not know are ignored; the result names them.
 
     Raises:
-        WireError: the content is not that of a request, a newer version wrote it, a field is missing or has a wrong
-            type or value, or a picture cannot be read.
-        RequestError, SettingsError: the request is complete but cannot be carried out; see `model.requests`.
+        WireError: the content is not a request, a newer version wrote it, a field is missing or has a wrong type or
+            value, or a picture cannot be read.
+        RequestError, SettingsError: the request is complete but not valid; see `model.requests`.
     """
-    tag, text = _opened(packed, "request")
+    tag, text = _open(packed, "request")
     adapter, pictures = _adapter("request", tag), PNGFiles(packed.pictures)
     ignored: tuple[str, ...] = ()
     try:
@@ -120,7 +120,7 @@ def unpack_event(packed: Packed) -> Event:
     Raises:
         WireError: as for `unpack_request`.
     """
-    tag, text = _opened(packed, "event")
+    tag, text = _open(packed, "event")
     try:
         return _read(_adapter("event", tag), text, PNGFiles(packed.pictures), "ignore")
     except ValidationError as error:
@@ -129,15 +129,15 @@ def unpack_event(packed: Packed) -> Event:
 
 @cache
 def _adapter(field: str, tag: str) -> TypeAdapter[Any]:
-    """Built on first use, so that importing this module costs nothing."""
+    """Return the reader and writer of a class. It is built on first use, so that importing this module is fast."""
     return TypeAdapter(_KINDS[field][tag])
 
 
-def _opened(packed: Packed, field: Literal["request", "event"]) -> tuple[str, str]:
-    """Check tag and version; returns the tag and the fields as JSON text. Pydantic reads text, because its strict mode
-    takes a list for a tuple only there."""
+def _open(packed: Packed, field: Literal["request", "event"]) -> tuple[str, str]:
+    """Check tag and version, and return the tag and the fields as JSON text. Pydantic's strict mode accepts a list for
+    a tuple in text only."""
     if not isinstance(packed.content, dict):
-        raise WireError(f"this {field} is no JSON object", 'it begins like {"version": 1, …}')
+        raise WireError(f"this {field} is not a JSON object", 'write it like {"version": 1, …}')
     fields = dict(packed.content)
     version, tag = fields.pop("version", None), fields.pop(field, None)
     if type(version) is not int or version < 1:
@@ -145,7 +145,7 @@ def _opened(packed: Packed, field: Literal["request", "event"]) -> tuple[str, st
     if version > VERSION:
         raise WireError(
             f"this {field} has version {version}, and this program knows version {VERSION}",
-            "it comes from a newer sensenova: install that one here, too",
+            "a newer sensenova wrote it: install that version here, too",
         )
     if not isinstance(tag, str) or tag not in _KINDS[field]:
         known = ", ".join(_KINDS[field])
@@ -165,7 +165,7 @@ def _unreadable(error: ValidationError, what: str) -> WireError:
 
 
 def _problem(problem: ErrorDetails) -> str:
-    """`settings.num_steps: input should be a valid integer`."""
+    """Describe a problem, like `settings.num_steps: input should be a valid integer`."""
     name = _name(problem)
     if problem["type"] == "missing":
         return f"{name} is missing"
@@ -175,5 +175,5 @@ def _problem(problem: ErrorDetails) -> str:
 
 
 def _name(problem: ErrorDetails) -> str:
-    """The dotted name of a field."""
+    """Return a field's name with dots."""
     return ".".join(map(str, problem["loc"]))

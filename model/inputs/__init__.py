@@ -1,1 +1,1 @@
-"""Words and pictures in, token sequences out."""
+"""Inputs of the network: prompts and images → token sequences and tensors."""

@@ -1,4 +1,4 @@
-"""A prefix as the network reads it: token ids, pictures in their places, positions and segments."""
+"""Token sequences: a prompt and its images as token ids, positions and segments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.inputs.prompts import PICTURE_SLOT
+from model.inputs.prompts import IMAGE_SLOT
 from model.inputs.tokenizer import Tokenizer
 from model.network.attention import Segment
 from model.network.rope import image_positions, text_positions
@@ -14,13 +14,13 @@ from model.network.rope import image_positions, text_positions
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """One sequence before it is read.
+    """A sequence of N tokens before its prefill.
 
     Attributes:
-        ids: token ids, (N,); picture tokens hold `<IMG_CONTEXT>`.
+        ids: token ids, (N,); image tokens are `<IMG_CONTEXT>`.
         positions: (3, N), rows t, h, w.
-        segments: text runs and pictures, in order; their counts sum to N.
-        next_position: t of the token that follows.
+        segments: runs of text and images, in order; their counts sum to N.
+        next_position: t of the token that follows the sequence.
     """
 
     ids: Tensor
@@ -33,23 +33,25 @@ class TokenSequence:
 
     @property
     def image_tokens(self) -> int:
+        """Number of image tokens."""
         return sum(segment.count for segment in self.segments if not segment.causal)
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
+        """Number of images."""
         return sum(not segment.causal for segment in self.segments)
 
     def after(self, tokens: int) -> "TokenSequence":
-        """What follows its first `tokens` tokens.
+        """Return the sequence without its first `tokens` tokens.
 
         Raises:
-            ValueError: they end inside a picture, whose tokens have to be read together.
+            ValueError: they end inside an image, whose tokens must be processed together.
         """
         segments: list[Segment] = []
         skipped = tokens
         for segment in self.segments:
             if 0 < skipped < segment.count and not segment.causal:
-                raise ValueError(f"{tokens} tokens end inside a picture")
+                raise ValueError(f"{tokens} tokens end inside an image")
             if skipped < segment.count:
                 segments.append(Segment(segment.count - skipped, segment.causal))
             skipped = max(0, skipped - segment.count)
@@ -59,30 +61,30 @@ class TokenSequence:
 def build_sequence(
     text: str, grids: Sequence[tuple[int, int]], tokenizer: Tokenizer, device: torch.device
 ) -> TokenSequence:
-    """Tokenize a prompt whose picture slots stand for the pictures.
+    """Tokenize a prompt with image slots.
 
-    A text token advances t by one. All tokens of a picture share the t after its `<img>` and have their row and
-    column as h and w; `</img>` gets the t after that.
+    A text token advances t by one. All tokens of an image share the t after its `<img>`; their h and w are their row
+    and column. `</img>` has the next t.
 
     Args:
-        grids: rows and columns of each picture's tokens, as many as there are slots.
+        grids: rows and columns of each image's tokens, one pair per slot.
     """
-    texts = text.split(PICTURE_SLOT)
+    texts = text.split(IMAGE_SLOT)
     if len(texts) != len(grids) + 1:
-        raise ValueError(f"{len(texts) - 1} slots for {len(grids)} pictures")
+        raise ValueError(f"{len(texts) - 1} slots for {len(grids)} images")
     ids: list[int] = []
     positions: list[Tensor] = []
     segments: list[Segment] = []
     t = 0
     for number, part in enumerate(texts):
-        opened, closed = number < len(grids), number > 0
-        run = tokenizer.encode(("</img>" if closed else "") + part + ("<img>" if opened else ""))
+        starts_image, follows_image = number < len(grids), number > 0
+        run = tokenizer.encode(("</img>" if follows_image else "") + part + ("<img>" if starts_image else ""))
         if run:
             ids += run
             positions.append(text_positions(t, len(run), device))
             segments.append(Segment(len(run), causal=True))
             t += len(run)
-        if opened:
+        if starts_image:
             rows, columns = grids[number]
             ids += [tokenizer.image_context] * (rows * columns)
             positions.append(image_positions(t, rows, columns, device))

@@ -1,4 +1,4 @@
-"""The checkpoint's tokenizer, its special tokens, and text that streams token by token."""
+"""The checkpoint's tokenizer with its special tokens, and a decoder for tokens that arrive one by one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +8,14 @@ from model.errors import CheckpointError
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CONTEXT_TOKENS = 8
-"""Tokens decoded again before a new one: some tokenizers write a token differently at the start of a text."""
+"""Tokens that are decoded again with a new one: some tokenizers decode a token differently at the start of a text."""
 
 
 class Tokenizer:
-    """Text ↔ token ids. Ids of special tokens are the tokenizer's own; they differ between checkpoints.
+    """A checkpoint's tokenizer. The ids of special tokens differ between checkpoints.
 
     Raises:
-        CheckpointError: no tokenizer in the folder, or one of the model's special tokens is not in it.
+        CheckpointError: the folder has no tokenizer, or the tokenizer lacks one of the model's special tokens.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,15 +28,15 @@ class Tokenizer:
             self._id(token)
 
     def __len__(self) -> int:
-        """How many different ids there are."""
+        """Return the number of different ids."""
         return len(self._tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """Special tokens written in the text become their ids; nothing is added."""
+        """Encode a text. Special tokens in it become their ids; none are added."""
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Special tokens stay visible; incomplete characters become U+FFFD."""
+        """Decode ids. Special tokens stay visible; incomplete characters become U+FFFD."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _id(self, token: str) -> int:
@@ -49,51 +49,51 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Turns tokens into pieces of text as they come; the pieces join to what `Tokenizer.decode` gives for all.
+    """Decodes tokens one by one. The texts that it returns join to the text of `Tokenizer.decode` for all tokens.
 
-    A character may be spread over several tokens. While it is incomplete it decodes to one U+FFFD at the very end,
-    which is held back until more tokens have come.
+    A character may consist of several tokens. An incomplete character decodes to one U+FFFD at the end of the text,
+    which the decoder holds back until it gets more tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []  # a little of what has been given out, and all that has not
-        self._given = 0  # characters of their text that have been given out
+        self._ids: list[int] = []  # the last tokens whose text has been returned, and all whose text has not
+        self._returned = 0  # number of characters of their text that have been returned
 
     def push(self, token_id: int) -> str:
-        """The new text, or nothing while a character is incomplete."""
+        """Add a token and return the new text, which is empty while a character is incomplete."""
         self._ids.append(token_id)
         text = self._tokenizer.decode(self._ids)
         if text.endswith(REPLACEMENT):
-            return self._give(text[:-1])
-        piece = self._give(text)
+            return self._new_text(text[:-1])
+        new = self._new_text(text)
         self._ids = self._ids[-CONTEXT_TOKENS:]
-        self._given = len(self._tokenizer.decode(self._ids))
-        return piece
+        self._returned = len(self._tokenizer.decode(self._ids))
+        return new
 
     def flush(self) -> str:
-        """What is left when no more tokens come."""
-        return self._give(self._tokenizer.decode(self._ids))
+        """Return the text that was held back, after the last token."""
+        return self._new_text(self._tokenizer.decode(self._ids))
 
-    def _give(self, text: str) -> str:
-        piece = text[self._given :]
-        self._given = max(self._given, len(text))
-        return piece
+    def _new_text(self, text: str) -> str:
+        new = text[self._returned :]
+        self._returned = max(self._returned, len(text))
+        return new
 
 
 def _load(folder: Path) -> Any:
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
-    # `neo_chat` is no class of transformers, which it would remark on stderr; only the tokenizer is asked for.
+    # Transformers does not know `neo_chat` and would warn about it on stderr. The tokenizer does not need that class.
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises whatever its parsers raise
+    except Exception as error:  # the library raises any error of its parsers
         if not (folder / "tokenizer.json").exists() and not (folder / "vocab.json").exists():
             raise CheckpointError(
-                f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json is there",
+                f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json exists",
                 "fetch the tokenizer's files, too",
             ) from None
         raise CheckpointError(

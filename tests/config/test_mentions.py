@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from config.mentions import INPUT_PICTURES, mention, respell
+from config.mentions import INPUT_IMAGES, mention, respell
 from config.settings import SETTING_NAMES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_every_mark_in_the_sources_names_a_setting() -> None:
     text = "\n".join(path.read_text() for path in SOURCES)
     marked = re.findall(r"`([a-z_]+)=[^`\n]+`|mention\([\"'](\w+)", text)
     assert marked
-    assert {first or second for first, second in marked} <= {*SETTING_NAMES, INPUT_PICTURES, "name"}
+    assert {first or second for first, second in marked} <= {*SETTING_NAMES, INPUT_IMAGES, "name"}
 
 
 def test_the_library_spells_no_flag() -> None:

@@ -86,12 +86,12 @@ def test_truncated_is_called_damaged() -> None:
 def test_not_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
     path.write_text("these are words")
-    assert "PNG" in refused(path, "notes.png", "no picture in a format that is read").hint
+    assert "PNG" in refused(path, "notes.png", "not a picture in a supported format").hint
 
 
 def test_postscript_is_not_run() -> None:
     """Pillow hands EPS files to Ghostscript, a program that would run what is in them."""
-    refused(encode(gradient(), "EPS"), "no picture in a format that is read")
+    refused(encode(gradient(), "EPS"), "not a picture in a supported format")
 
 
 def test_decompression_bomb() -> None:

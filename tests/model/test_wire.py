@@ -200,7 +200,7 @@ def test_fields_with_a_default_may_be_missing() -> None:
 @pytest.mark.parametrize(
     ("packed", "message"),
     [
-        (Packed([]), "this request is no JSON object"),  # type: ignore[arg-type]
+        (Packed([]), "this request is not a JSON object"),  # type: ignore[arg-type]
         (Packed({}), "this request has no version"),
         (changed(REQUESTS[0], version="1"), "this request has no version"),
         (changed(REQUESTS[0], version=True), "this request has no version"),

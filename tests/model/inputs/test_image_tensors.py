@@ -6,7 +6,7 @@ from PIL import Image
 
 from config.recommended import PixelRange, Recommended
 from model.errors import PictureError
-from model.inputs.image_tensors import fit_size, fit_to_budget, prepare_picture, to_preview
+from model.inputs.image_tensors import fit_size, fit_to_budget, prepare_image, to_preview
 
 ANSWER = Recommended().answer_input
 
@@ -38,7 +38,7 @@ def test_several_edit_pictures_share_the_pixels() -> None:
 
 
 def test_prepared_pictures_are_normalised() -> None:
-    pixels = prepare_picture(Image.new("RGB", (320, 256), (255, 0, 128)), ANSWER)
+    pixels = prepare_image(Image.new("RGB", (320, 256), (255, 0, 128)), ANSWER)
     assert pixels.shape == (1, 3, 256, 320)
     assert pixels[0, :, 0, 0].tolist() == pytest.approx([2.2489, -2.0357, 0.4265], abs=1e-3)
 

@@ -7,11 +7,11 @@ from PIL import Image
 
 from model.errors import RequestError
 from model.inputs.prompts import (
-    PICTURE_SLOT,
+    IMAGE_SLOT,
     answer_prompt,
     edit_prompt,
     generate_prompt,
-    pictures_prompt,
+    images_prompt,
     system_message,
     unconditional_prompt,
 )
@@ -19,7 +19,7 @@ from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message
 
 
 def slots(text: str) -> str:
-    return text.replace(PICTURE_SLOT, "[P]")
+    return text.replace(IMAGE_SLOT, "[P]")
 
 
 def test_system_message_is_byte_for_byte() -> None:
@@ -39,7 +39,7 @@ def test_unconditional_keeps_the_empty_turn() -> None:
 
 
 def test_pictures_only() -> None:
-    assert slots(pictures_prompt(2)) == "<|im_start|>user\n[P][P]<|im_end|>\n<|im_start|>assistant\n<img>"
+    assert slots(images_prompt(2)) == "<|im_start|>user\n[P][P]<|im_end|>\n<|im_start|>assistant\n<img>"
 
 
 @pytest.mark.parametrize(

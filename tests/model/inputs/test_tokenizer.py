@@ -45,7 +45,7 @@ def test_ids_are_the_tokenizers_own(tiny_checkpoint: Path) -> None:
 
 def test_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"holds no tokenizer: neither tokenizer\.json nor vocab\.json"):
+    with pytest.raises(CheckpointError, match=r"has no tokenizer: neither tokenizer\.json nor vocab\.json"):
         Tokenizer(tmp_path)
 
 
