@@ -132,7 +132,7 @@ def _shorten(size: Size) -> Size:
     return min(size[0], limit), min(size[1], limit)
 
 
-def resolve_size(setting: str, trained: Sequence[Size], first_picture: Size | None = None) -> Size:
+def resolve_size(setting: str, trained: Sequence[Size], first_image: Size | None = None) -> Size:
     """Turn the `size` setting into pixels.
 
     `WxH` is taken as it is. `W:H` gives the trained size of that aspect, or, where none comes close, a size
@@ -144,9 +144,9 @@ def resolve_size(setting: str, trained: Sequence[Size], first_picture: Size | No
     """
     default_pixels = trained[0][0] * trained[0][1]
     if setting == "auto":
-        if first_picture is None:
+        if first_image is None:
             return trained[0]
-        return size_for_aspect(first_picture[0] / first_picture[1], default_pixels)
+        return size_for_aspect(first_image[0] / first_image[1], default_pixels)
     size = parse_size(setting)
     if size is not None:
         return size

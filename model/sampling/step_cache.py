@@ -21,7 +21,7 @@ from torch import Tensor
 from config.step_cache import CacheOptions
 from model.errors import RequestError
 from model.events import Branch, BranchCaching
-from model.step_cache_library import cache_library
+from model.step_cache_library import import_cache_library
 
 RunLayers = Callable[[tuple[Branch, ...], range, Tensor], Tensor]
 """Runs some layers over the hidden states of some branches, (branches, L, hidden_size) → same shape."""
@@ -61,7 +61,7 @@ class StepCacheConfig:
                 f"to skip: this model has {layers}",
                 f"set them so that their sum is at most {layers - 1}",
             )
-        library = cache_library()
+        library = import_cache_library()
         cache_config = library.DBCacheConfig(
             Fn_compute_blocks=options.first_layers,
             Bn_compute_blocks=options.last_layers,

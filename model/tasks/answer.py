@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from model.events import Answer, Branch, Event, TextToken
 from model.image_files import as_rgb
 from model.inputs import prompts
-from model.inputs.image_tensors import prepare_picture
+from model.inputs.image_tensors import prepare_image
 from model.memory.estimate import Workload
 from model.requests import AnswerRequest, Message
 from model.sampling.decode import CACHE_GROWTH, make_sampler
@@ -18,7 +18,7 @@ from model.tasks.text import write_text
 def answer(context: TaskContext, request: AnswerRequest) -> Iterator[Event]:
     """Run a describe or chat request: prefill the conversation, then write the answer."""
     settings, model = request.settings, context.model
-    pixels = [prepare_picture(as_rgb(image), context.recommended.answer_input) for image in request.images]
+    pixels = [prepare_image(as_rgb(image), context.recommended.answer_input) for image in request.images]
     turns = [*request.history, Message("user", request.prompt)]
     texts: dict[Branch, str] = {"condition": prompts.answer_prompt(turns, len(pixels), request.system)}
     sample = make_sampler(settings, model.device)

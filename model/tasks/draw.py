@@ -13,7 +13,7 @@ from model.errors import RequestError
 from model.events import Branch, DenoisingStep, Event, Picture
 from model.image_files import as_rgb
 from model.inputs import prompts
-from model.inputs.image_tensors import fit_to_budget, prepare_picture, to_image, to_preview
+from model.inputs.image_tensors import fit_to_budget, prepare_image, to_image, to_preview
 from model.inputs.token_sequence import TokenSequence
 from model.memory.estimate import Workload
 from model.requests import EditRequest, GenerateRequest
@@ -158,7 +158,7 @@ def _input_pixels(
     if not images:
         return []
     limits = context.recommended.edit_limits(len(images))
-    return [prepare_picture(image, limits) for image in fit_to_budget(images, settings.input_pixels, size)]
+    return [prepare_image(image, limits) for image in fit_to_budget(images, settings.input_pixels, size)]
 
 
 def _branches(request: GenerateRequest | EditRequest, images: int) -> tuple[dict[Branch, str], Guidance]:
@@ -171,7 +171,7 @@ def _branches(request: GenerateRequest | EditRequest, images: int) -> tuple[dict
         condition = prompts.generate_prompt(request.prompt, settings.think)
     texts: dict[Branch, str] = {
         "condition": condition,
-        "images": prompts.pictures_prompt(images),
+        "images": prompts.images_prompt(images),
         "unconditional": prompts.unconditional_prompt(),
     }
     starts = time_grid(settings.num_steps, settings.timestep_shift)[:-1]

@@ -24,7 +24,7 @@ def build_sequences(
     """Tokenize the branches' texts with the input images in them; the unconditional branch has no images.
 
     Args:
-        pixels: the input images, from `prepare_picture`.
+        pixels: the input images, from `prepare_image`.
     """
     grids = [(image.shape[-2] // TOKEN_PIXELS, image.shape[-1] // TOKEN_PIXELS) for image in pixels]
     return {
@@ -90,7 +90,7 @@ def prefill_branches(
         images = identities if branch != "unconditional" else []
         prefills[branch] = Prefill(sequence, images, cached.pop(branch, None), allow_partial=allow_partial)
     cached.clear()  # free what cannot be reused before new memory is allocated
-    most = max((prefill.rest.pictures for branch, prefill in prefills.items() if branch in local), default=0)
+    most = max((prefill.rest.images for branch, prefill in prefills.items() if branch in local), default=0)
     with torch.inference_mode():
         embedded = [embed_image(model.network, image) for image in pixels[len(pixels) - most :]]
     for branch, prefill in prefills.items():
@@ -99,7 +99,7 @@ def prefill_branches(
             yield PrefixRead(branch, len(whole), whole.image_tokens, 0.0)
             continue
         with torch.inference_mode():
-            unread = embedded[len(embedded) - prefill.rest.pictures :]
+            unread = embedded[len(embedded) - prefill.rest.images :]
             prefixes[branch] = prefill.run(model.network, unread, reserve)
         synchronize(model.device)
         recorder.prefix_tokens += len(prefill.rest)

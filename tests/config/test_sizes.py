@@ -113,11 +113,11 @@ def test_aspect_without_trained_size_keeps_ratio_and_pixels() -> None:
 def test_auto_is_the_default_size_or_the_first_pictures_aspect() -> None:
     assert resolve_size("auto", TRAINED_SIZES) == (2048, 2048)
     assert resolve_size("auto", [(64, 96), (96, 64)]) == (64, 96)
-    assert resolve_size("auto", TRAINED_SIZES, first_picture=(400, 300)) == (2368, 1760)
+    assert resolve_size("auto", TRAINED_SIZES, first_image=(400, 300)) == (2368, 1760)
 
 
 def test_explicit_size_wins_over_the_picture() -> None:
-    assert resolve_size("512x256", TRAINED_SIZES, first_picture=(400, 300)) == (512, 256)
+    assert resolve_size("512x256", TRAINED_SIZES, first_image=(400, 300)) == (512, 256)
 
 
 @pytest.mark.parametrize("pixels", [64 * 64, 674 * 674, 2048 * 2048])

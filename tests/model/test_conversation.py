@@ -37,7 +37,7 @@ from model import (
     Trace,
 )
 from model.events import Branch
-from model.inputs.image_tensors import prepare_picture
+from model.inputs.image_tensors import prepare_image
 from model.inputs.prompts import answer_prompt
 from model.inputs.token_sequence import TokenSequence, build_sequence
 from model.network.attention import Segment
@@ -184,7 +184,7 @@ def conversation_about(*pictures: Image.Image, answer: str = "A cat.", system: s
 
 
 def picture_tokens(engine: Engine, picture: Image.Image) -> int:
-    prepared = prepare_picture(picture, engine.card.recommended.answer_input)
+    prepared = prepare_image(picture, engine.card.recommended.answer_input)
     return prepared.shape[2] * prepared.shape[3] // 32**2
 
 
@@ -380,7 +380,7 @@ def test_running_out_of_memory_before_reading_drops_what_is_kept(
         raise MemoryError
 
     with monkeypatch.context() as patched, pytest.raises(DeviceMemoryError):
-        patched.setattr("model.tasks.answer.prepare_picture", full)
+        patched.setattr("model.tasks.answer.prepare_image", full)
         list(engine.run(request))
     assert engine.cached_bytes == 0
 
@@ -508,7 +508,7 @@ def test_another_instruction_reads_only_the_branch_that_sees_it(drawing_engines:
 def read_in_parts(engine: Engine, sequence: TokenSequence, pictures: list[torch.Tensor], cut: int) -> torch.Tensor:
     """Logits behind a sequence of which the first `cut` tokens are read first."""
     network, rest = engine._runner.model.network, sequence.after(cut)
-    seen = len(pictures) - rest.pictures
+    seen = len(pictures) - rest.images
     segments: list[Segment] = []
     for segment in sequence.segments:
         left = cut - sum(each.count for each in segments)
@@ -527,7 +527,7 @@ def read_in_parts(engine: Engine, sequence: TokenSequence, pictures: list[torch.
 def test_what_is_left_of_a_sequence_may_hold_pictures(pair: Callable[[str], tuple[Engine, Engine]], name: str) -> None:
     engine, _ = pair(name)
     prepared = [
-        prepare_picture(drawing(size, 1), engine.card.recommended.answer_input) for size in ((256, 256), (288, 320))
+        prepare_image(drawing(size, 1), engine.card.recommended.answer_input) for size in ((256, 256), (288, 320))
     ]
     text = answer_prompt([Message("user", "a <image> and <image>?")], 2, "")
     sequence = build_sequence(text, [(8, 8), (10, 9)], engine._runner._tokenizer, torch.device("cpu"))
@@ -538,7 +538,7 @@ def test_what_is_left_of_a_sequence_may_hold_pictures(pair: Callable[[str], tupl
     context, tried = engine._runner._tokenizer.image_context, 0
     for cut in range(1, len(sequence)):
         if context == sequence.ids[cut - 1] == sequence.ids[cut]:
-            with pytest.raises(ValueError, match="inside a picture"):
+            with pytest.raises(ValueError, match="inside an image"):
                 sequence.after(cut)
             continue
         torch.testing.assert_close(read_in_parts(engine, sequence, pictures, cut), whole, rtol=1e-4, atol=1e-4)

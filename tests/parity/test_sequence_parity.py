@@ -9,7 +9,7 @@ import torch
 from config.recommended import Recommended
 from config.sizes import TOKEN_PIXELS
 from model.image_files import read_picture
-from model.inputs.image_tensors import prepare_picture
+from model.inputs.image_tensors import prepare_image
 from model.inputs.prompts import answer_prompt
 from model.inputs.token_sequence import build_sequence
 from model.inputs.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ from tests.parity.cases import DATA, Case, case_id, cases, golden, turns_of
 @pytest.mark.parametrize("case", cases("describe", "chat"), ids=case_id)
 def test_input_ids(case: Case, parity_checkpoint: Callable[[str], Path]) -> None:
     pictures = [
-        prepare_picture(read_picture(DATA / name), Recommended().answer_input) for name in case.get("images", [])
+        prepare_image(read_picture(DATA / name), Recommended().answer_input) for name in case.get("images", [])
     ]
     text = answer_prompt(turns_of(case), len(pictures), "")
     tokenizer = Tokenizer(parity_checkpoint(case["checkpoint"]))
@@ -31,7 +31,7 @@ def test_input_ids(case: Case, parity_checkpoint: Callable[[str], Path]) -> None
 
 @pytest.mark.parametrize("case", cases("describe"), ids=case_id)
 def test_pixel_values(case: Case) -> None:
-    pictures = [prepare_picture(read_picture(DATA / name), Recommended().answer_input) for name in case["images"]]
+    pictures = [prepare_image(read_picture(DATA / name), Recommended().answer_input) for name in case["images"]]
     grids = [[side // 16 for side in picture.shape[-2:]] for picture in pictures]
     assert grids == golden(case, "grid_hw").tolist()
     torch.testing.assert_close(
