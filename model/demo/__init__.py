@@ -1,1 +1,1 @@
-"""How the built-in demo checkpoint was made: its small world, its lessons and its training (see README.md here)."""
+"""The built-in demo checkpoint, and in `training` the code that made it (see README.md here)."""

@@ -1,1 +1,1 @@
-"""How the demo checkpoint was made. Not in the wheel."""
+"""The training of the demo checkpoint. It is not part of the wheel."""

@@ -1,4 +1,4 @@
-"""Whether a picture shows what it should: by its pixels, against the palette or against the true picture."""
+"""Judges of pictures: they compare a picture's pixels with the palette or with the true picture."""
 
 import math
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from model.demo.training.world import COLORS, SHAPES, SIDE, Placed, Scene
 from model.inputs.image_tensors import to_image
 
 SAME_COLOR = 0.92
-"""Share of the pixels of a shape or a background whose nearest colour has to be the asked one."""
+"""Least share of a shape's or a background's pixels whose nearest colour is the requested one."""
 LEAST_OVERLAP = 0.85
-"""Intersection over union of a shape with the best fitting mask."""
+"""Least intersection over union of a shape with the mask that fits best."""
 NEAR = 12
-"""Pixels that a thing's middle may be away from where it should be, and its longer side from what it should be."""
+"""Most pixels by which a thing's centre may be misplaced, and by which its longer side may be too long or short."""
 
 ALIKE, ALIKE_TILE, TILE = 25.0, 17.0, 64
-"""Least PSNR, in dB, of a picture against the true one, over all of it and within each square of so many pixels. A
-thing that is missing, another one or in another place mostly leaves less (tests/model/demo/test_judging.py)."""
+"""Least PSNR, in dB, of a picture against the true one: of the whole picture, and of each square with sides of `TILE`
+pixels. A missing, wrong or misplaced thing usually gives less (tests/model/demo/test_judging.py)."""
 
 Pixels = np.ndarray
 """(256, 256, 3) uint8."""
@@ -28,14 +28,19 @@ Pixels = np.ndarray
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether colours and shapes are right, and whether everything is where it should be."""
+    """A judgement of a picture.
+
+    Attributes:
+        look: whether colours and shapes are right.
+        position: whether all things are in the right places and of the right sizes.
+    """
 
     look: bool
     position: bool
 
 
 def judge_shapes(picture: Image.Image, scene: Scene) -> Verdict:
-    """Judge a picture of shapes by its pixels alone, each taken for the nearest colour of the palette."""
+    """Judge a picture of shapes by its pixels. Each pixel counts as the nearest colour of the palette."""
     names = list(COLORS)
     nearest = _nearest_colors(np.asarray(picture.convert("RGB")))
     background = names.index(scene.background)
@@ -48,7 +53,7 @@ def judge_shapes(picture: Image.Image, scene: Scene) -> Verdict:
         if not thing.any():
             return Verdict(False, False)
         assert each.thing.color
-        inner = ~_dilated(~thing)  # the outline mixes two colours, which may come near a third
+        inner = ~_dilated(~thing)  # the outline mixes two colours, and the mixture may be nearest to a third colour
         look &= _share(nearest[inner if inner.any() else thing] == names.index(each.thing.color)) >= SAME_COLOR
         top, bottom, left, right = _bounds(thing)
         look &= _best_shape(thing[top:bottom, left:right]) == each.thing.name
@@ -58,10 +63,10 @@ def judge_shapes(picture: Image.Image, scene: Scene) -> Verdict:
 
 
 def is_like(picture: Image.Image, scene: Scene, stage: Stage, rather_than: Scene | None = None) -> bool:
-    """Whether it is the true picture of a scene up to small faults, as a whole and in each of its parts.
+    """Return whether a picture is the true picture of a scene up to small faults, as a whole and in each part.
 
     Args:
-        rather_than: another scene, such as the one before an edit, that it must be less like.
+        rather_than: another scene, such as the one before an edit, that the picture has to resemble less.
     """
     pixels, truth = np.asarray(picture.convert("RGB")), true_pixels(scene, stage)
     if rather_than is not None and psnr(pixels, true_pixels(rather_than, stage)) >= psnr(pixels, truth):
@@ -71,13 +76,13 @@ def is_like(picture: Image.Image, scene: Scene, stage: Stage, rather_than: Scene
 
 
 def psnr(pixels: Pixels, truth: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB, capped at 100."""
+    """Return the peak signal-to-noise ratio in dB, at most 100."""
     error = float(np.mean((pixels.astype(np.float64) - truth.astype(np.float64)) ** 2))
     return min(100.0, 10 * math.log10(255**2 / max(error, 1e-12)))
 
 
 def true_image(scene: Scene, stage: Stage) -> Image.Image:
-    """The picture that the scene should give."""
+    """Return the true picture of a scene."""
     with torch.inference_mode():
         return to_image(stage.picture(scene).cpu())
 
@@ -93,7 +98,7 @@ def _nearest_colors(pixels: Pixels) -> np.ndarray:
 
 
 def _region(placed: Placed, scene: Scene) -> np.ndarray:
-    """Where to look for a thing: everywhere, or, if there are two, in its half."""
+    """Return where to look for a thing: in the whole picture, or in its half if there are two things."""
     region = np.ones((SIDE, SIDE), dtype=bool)
     if len(scene.placed) == 1:
         return region
@@ -111,7 +116,7 @@ def _region(placed: Placed, scene: Scene) -> np.ndarray:
 
 
 def _dilated(mask: np.ndarray) -> np.ndarray:
-    """Grown by two pixels in the four directions."""
+    """Return a mask that is larger by two pixels in each of the four directions."""
     grown = mask.copy()
     for shift in (1, 2):
         grown[shift:] |= mask[:-shift]
@@ -122,7 +127,7 @@ def _dilated(mask: np.ndarray) -> np.ndarray:
 
 
 def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of what is set; the ends are exclusive."""
+    """Return top, bottom, left and right of a mask's set pixels; bottom and right are exclusive."""
     rows, columns = np.nonzero(mask)
     return int(rows.min()), int(rows.max()) + 1, int(columns.min()), int(columns.max()) + 1
 
@@ -132,7 +137,7 @@ def _share(flags: np.ndarray) -> float:
 
 
 def _best_shape(mask: np.ndarray) -> str | None:
-    """The shape whose mask, stretched to the same size, overlaps most; None if none does enough."""
+    """Return the shape whose mask, stretched to the same size, overlaps most; None below `LEAST_OVERLAP`."""
     side = 64
     found = np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
     overlaps = {}
@@ -147,7 +152,7 @@ def _best_shape(mask: np.ndarray) -> str | None:
 
 
 def _is_near(placed: Placed, x: float, y: float, extent: float) -> bool:
-    """Whether a thing's bounding box lies and is as large as the true one."""
+    """Return whether a thing's bounding box has about the place and size of the true one."""
     side = LARGE if placed.place == "large" else SMALL
     top, bottom, left, right = _bounds(shape_mask(placed.thing.name, side) > 127)
     middle_x, middle_y = CENTERS[placed.place]

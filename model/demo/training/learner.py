@@ -1,4 +1,4 @@
-"""Weights that are being learned: float32 masters, their running mean, and the step along the gradients."""
+"""The optimizer of the training: float32 master weights, their running mean, and the update step."""
 
 import math
 from collections import defaultdict
@@ -10,26 +10,27 @@ from torch import Tensor
 from model.network.sensenova import SenseNovaU1
 
 LAST_LEARNING_RATE, WARM_UP = 0.02, 400
-"""What is left of the learning rate at the end, and steps until its peak; a half cosine between."""
+"""The last learning rate as a share of the highest, and the steps until the highest; a half cosine between them."""
 BETAS = (0.9, 0.95)
 MOMENTUM = 0.95
 MAX_GRADIENT = 1.0
 EMA = 0.9995
-"""Share of the running mean of the weights that each step keeps; the mean is what is saved."""
+"""Decay of the running mean of the weights. The mean is saved as the checkpoint."""
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic that moves all singular values toward 1 (K. Jordan et al., Muon, 2024)."""
 NEWTON_SCHULZ_STEPS = 5
 UPDATE_RMS = 0.3
-"""Root mean square of an update for a learning rate of 1, near what AdamW's is (Liu et al., arXiv:2502.16982, §2.2: 0.2
-to 0.4)."""
+"""Root mean square of an update at a learning rate of 1, similar to AdamW's (Liu et al., arXiv:2502.16982, §2.2: 0.2 to
+0.4)."""
 
 
 class Learner:
-    """The weights in float32, their running mean, and the optimizers; the network computes in its own dtype.
+    """The weights in float32, their running mean, and the optimizers. The network computes in its own dtype.
 
-    The matrices within the blocks follow Muon, everything else AdamW. torch's own Muon works matrix by matrix, some
-    forty small kernels for each of 84: a third of a step. Here those of one shape go together.
+    Muon updates the matrices within the blocks, AdamW everything else. PyTorch's own Muon runs about forty small
+    kernels for each of the 84 matrices, which takes a third of a step. Here all matrices of one shape are updated
+    together.
     """
 
     def __init__(self, network: SenseNovaU1, steps: int, learning_rate: float) -> None:
@@ -58,7 +59,7 @@ class Learner:
 
     @torch.no_grad()
     def update(self) -> None:
-        """One step along the gradients that lie in the network's parameters, which are used up."""
+        """Take one step along the gradients of the network's parameters, then clear them."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         torch._foreach_copy_([weight.grad for weight in self.weights if weight.grad is not None], gradients)
         torch.nn.utils.clip_grad_norm_(self.weights, MAX_GRADIENT, foreach=True)
@@ -69,12 +70,12 @@ class Learner:
         for shape, parts in self._matrices.items():
             weights, gradients, momenta = map(list, zip(*parts, strict=True))
             torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-            ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov's
-            updates = orthogonalised(torch.stack(ahead))
+            nesterov = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+            updates = orthogonalised(torch.stack(nesterov))
             torch._foreach_add_(weights, list(updates), alpha=-rate * UPDATE_RMS * max(shape) ** 0.5)
         self.step += 1
-        keep = min(EMA, self.step / (self.step + 10))
-        torch._foreach_lerp_(self.means, self.weights, 1 - keep)
+        decay = min(EMA, self.step / (self.step + 10))
+        torch._foreach_lerp_(self.means, self.weights, 1 - decay)
         torch._foreach_copy_(self._parameters, self.weights)
         for parameter in self._parameters:
             parameter.grad = None
@@ -104,7 +105,7 @@ class Learner:
 
 
 def part_sizes(name: str, network: SenseNovaU1) -> list[int]:
-    """Rows of the matrices that lie in one parameter: queries, keys and values, and gate and up, are apart."""
+    """Return the rows of the matrices that a parameter fuses: query, key and value, or gate and up."""
     transformer = network.config.transformer
     if name.endswith("qkv_proj.weight"):
         key_rows = transformer.kv_heads * transformer.head_dim
@@ -114,9 +115,9 @@ def part_sizes(name: str, network: SenseNovaU1) -> list[int]:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices, nearly: (N, rows, columns) → the same shape, float32.
+    """Return approximately the nearest semi-orthogonal matrices: (N, rows, columns) → same shape, float32.
 
-    Newton–Schulz in bfloat16: singular values end between about 0.7 and 1.2, which is all that Muon asks for.
+    Newton–Schulz iterations in bfloat16 bring the singular values to between about 0.7 and 1.2, enough for Muon.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrices.shape[1] <= matrices.shape[2]

@@ -1,4 +1,4 @@
-"""Training examples: a prompt as the program writes it, what the model should say, and the picture it should draw."""
+"""Training examples: a prompt as the program writes it, and the text or picture that the model should make from it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,9 +33,12 @@ END_OF_TURN = "<|im_end|>"
 
 
 @dataclass(frozen=True)
-class TensorPart:
-    """A part of a sequence that is tokenized on its own, as it is when the model runs; `learned` if it is the model
-    that has to write it."""
+class Piece:
+    """A piece of a sequence. Pieces are tokenized separately, as when the model runs.
+
+    Attributes:
+        learned: whether the model has to write the text.
+    """
 
     text: str
     learned: bool = False
@@ -46,21 +49,21 @@ class Lesson:
     """One example.
 
     Attributes:
-        pieces: the sequence; a `PICTURE_SLOT` in it stands for the source picture.
-        source: the picture that is seen, if there is one.
-        target: the picture to be drawn behind the sequence, if there is one.
+        pieces: the sequence, with an `IMAGE_SLOT` in place of the source picture.
+        source: the input picture, or None.
+        target: the picture to draw behind the sequence, or None.
     """
 
-    pieces: tuple[TensorPart, ...]
+    pieces: tuple[Piece, ...]
     source: Scene | None = None
     target: Scene | None = None
 
 
 class SceneMaker:
-    """Draws scenes at random, never one that is held out."""
+    """A random generator of scenes. Scenes that are held out from training are never made."""
 
     def __init__(self, random: Random, held_out: bool = False) -> None:
-        """With `held_out`, only scenes that are."""
+        """held_out: make only scenes that are held out."""
         self._random = random
         self._held_out = held_out
 
@@ -74,7 +77,7 @@ class SceneMaker:
         return "large" if draw < 0.5 else "small" if draw < 0.6 else self._random.choice(SIDES)
 
     def scene(self, things: int) -> Scene:
-        """One with so many things, 0 to 2, in the plain style."""
+        """Make a scene with this number of things, 0 to 2, in the plain style."""
         while True:
             scene = self._any_scene(things)
             if self.accepts(scene):
@@ -95,10 +98,10 @@ class SceneMaker:
         return Scene(background, (Placed(first, place), Placed(second, OPPOSITE[place])))
 
     def edited(self, kind: str, things: int | None = None) -> tuple[Scene, Scene]:
-        """A scene and what an edit of this kind makes of it; with `held_out` it is the result that is.
+        """Make a scene and the result of an edit of this kind. With `held_out` the result is held out.
 
         Args:
-            things: how many the scene has; drawn at random where it is None.
+            things: the scene's number of things; None draws it at random.
         """
         while True:
             before = self._any_scene(self._things_before(kind) if things is None else things)
@@ -151,7 +154,7 @@ class SceneMaker:
                 if new.name == placed[0].thing.name:
                     return None
                 old = placed[0].place
-                # What stands in the middle steps aside; where nothing is said, to the left.
+                # A thing in the centre moves to a side: to the left if the instruction does not say where.
                 where = second_place(old) if old in SIDES or self._random.random() < 0.5 else self._random.choice(SIDES)
                 placed = [Placed(placed[0].thing, OPPOSITE[where]), Placed(new, where)]
             case "remove":
@@ -164,7 +167,7 @@ class SceneMaker:
 
 
 class Teacher:
-    """Makes lessons of every kind."""
+    """A random generator of lessons of every kind."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -173,36 +176,36 @@ class Teacher:
         self._inquirer, self._talker = Inquirer(random), Talker(random)
 
     def generate(self, style: Style) -> Lesson:
-        """A picture from words; now and then without the words, for the unconditional branch of guidance."""
+        """Make a lesson that draws a picture from words; one in ten has no words, for the unconditional branch."""
         scene = self._scene().styled(style)
         if self._random.random() < 0.1:
-            return Lesson((TensorPart(prompts.unconditional_prompt()),), target=scene)
+            return Lesson((Piece(prompts.unconditional_prompt()),), target=scene)
         wish = self._wish(scene)
-        return Lesson((TensorPart(prompts.generate_prompt(wish.prompt, think=False)),), target=scene)
+        return Lesson((Piece(prompts.generate_prompt(wish.prompt, think=False)),), target=scene)
 
     def think(self) -> Lesson:
-        """The same with a plan that the model writes first."""
+        """Make a lesson that draws a picture from words, with a plan that the model writes first."""
         scene = self._scene()
         wish = self._wish(scene)
         return Lesson(self._planned(prompts.generate_prompt(wish.prompt, think=True), wish.plan), target=scene)
 
     def edit(self, kinds: Sequence[str], things: int | None = None) -> Lesson:
-        """A picture from another one and words; now and then without the words, or without either."""
+        """Make a lesson that edits a picture. A few have no words, or neither words nor picture, for guidance."""
         kind = self._random.choices(kinds, [EDIT_WEIGHTS.get(kind, 1) for kind in kinds])[0]
         source, target = self._scenes.edited(kind, things)
         draw = self._random.random()
         if draw < 0.04:
-            return Lesson((TensorPart(prompts.unconditional_prompt()),), target=target)
+            return Lesson((Piece(prompts.unconditional_prompt()),), target=target)
         if draw < 0.12:
-            return Lesson((TensorPart(prompts.pictures_prompt(1)),), source, target)
+            return Lesson((Piece(prompts.images_prompt(1)),), source, target)
         edit = self._editor.edit(kind, source, target)
         if self._random.random() < 0.12:
             pieces = self._planned(prompts.edit_prompt(edit.instruction, 1, think=True), edit.plan)
             return Lesson(pieces, source, target)
-        return Lesson((TensorPart(prompts.edit_prompt(edit.instruction, 1, think=False)),), source, target)
+        return Lesson((Piece(prompts.edit_prompt(edit.instruction, 1, think=False)),), source, target)
 
     def describe(self, style: Style) -> Lesson:
-        """A question about a picture, often a second one after it."""
+        """Make a lesson with a question about a picture, and often a second question."""
         scene = self._scene().styled(style)
         first = self._inquirer.describe(scene) if self._random.random() < 0.5 else self._ask(scene)
         if self._random.random() < 0.55:
@@ -210,7 +213,7 @@ class Teacher:
         return self._conversation([first, self._ask(scene)], scene)
 
     def chat(self) -> Lesson:
-        """Small talk of one to three turns."""
+        """Make a lesson with small talk of one to three turns."""
         turns = self._random.choices((1, 2, 3), (60, 25, 15))[0]
         return self._conversation([self._talker.talk() for _ in range(turns)], None)
 
@@ -225,12 +228,15 @@ class Teacher:
     def _ask(self, scene: Scene) -> tuple[str, str]:
         return self._inquirer.ask(scene, self._scenes.thing())
 
-    def _planned(self, prompt: str, plan: str) -> tuple[TensorPart, ...]:
-        return TensorPart(prompt), TensorPart(f"{plan}\n</think>", learned=True), TensorPart(prompts.AFTER_THINK)
+    def _planned(self, prompt: str, plan: str) -> tuple[Piece, ...]:
+        return Piece(prompt), Piece(f"{plan}\n</think>", learned=True), Piece(prompts.AFTER_THINK)
 
     def _conversation(self, turns: Sequence[tuple[str, str]], scene: Scene | None) -> Lesson:
-        """Answers either learned one after the other, or only the last one after the others as history, which
-        is read again as a whole and loses its capitals."""
+        """Make a lesson from a conversation.
+
+        Either all answers are learned, or only the last one. The earlier answers are then history, which the program
+        tokenizes anew as a whole and in lower case.
+        """
         pictures = 0 if scene is None else 1
         if len(turns) > 1 and self._random.random() < 0.5:
             said = [Message("user", turns[0][0])]
@@ -239,27 +245,34 @@ class Teacher:
             if pictures:
                 said[0] = Message("user", f"{PLACEHOLDER}\n{said[0].text}")
             pieces = [
-                TensorPart(prompts.answer_prompt(said, pictures, "")),
-                TensorPart(turns[-1][1] + END_OF_TURN, learned=True),
+                Piece(prompts.answer_prompt(said, pictures, "")),
+                Piece(turns[-1][1] + END_OF_TURN, learned=True),
             ]
             return Lesson(tuple(pieces), scene)
         question, answer = turns[0]
-        pieces = [TensorPart(prompts.answer_prompt([Message("user", question)], pictures, ""))]
-        pieces.append(TensorPart(answer + END_OF_TURN, learned=True))
+        pieces = [Piece(prompts.answer_prompt([Message("user", question)], pictures, ""))]
+        pieces.append(Piece(answer + END_OF_TURN, learned=True))
         for question, answer in turns[1:]:
-            pieces.append(TensorPart("\n" + prompts.chat_ml([Message("user", question)], "", "")))
-            pieces.append(TensorPart(answer + END_OF_TURN, learned=True))
+            pieces.append(Piece("\n" + prompts.chat_ml([Message("user", question)], "", "")))
+            pieces.append(Piece(answer + END_OF_TURN, learned=True))
         return Lesson(tuple(pieces), scene)
 
 
 ONE_OF_TWO = ("recolor", "replace", "remove")
-"""Edits for which the thing that is named has to be found beside another one."""
+"""Edits in which the network has to find the named thing among two."""
 EDIT_WEIGHTS = {"recolor": 16, "background": 20, "replace": 20, "move": 13, "resize": 5, "add": 14, "remove": 12}
 
 
 @dataclass(frozen=True)
 class Course:
-    """A kind of lesson, and how many of each training step's rows it has."""
+    """A kind of lesson.
+
+    Attributes:
+        rows: lessons in each training step.
+        lessons: the number of different lessons.
+        make: makes one lesson.
+        source_style, target_style: styles of the input picture and of the picture to draw.
+    """
 
     name: str
     rows: int
@@ -274,7 +287,7 @@ GENERATING = (
     Course("generate grayscale", 12, 30_000, lambda teacher: teacher.generate("grayscale"), target_style="grayscale"),
     Course("generate oil", 20, 30_000, lambda teacher: teacher.generate("oil painting"), target_style="oil painting"),
 )
-"""Words in, picture out."""
+"""Courses from words to a picture."""
 WITH_PICTURES = (
     Course("edit", 184, 400_000, lambda teacher: teacher.edit(EDITS)),
     Course("edit one of two", 64, 200_000, lambda teacher: teacher.edit(ONE_OF_TWO, things=2)),
@@ -282,14 +295,14 @@ WITH_PICTURES = (
     Course("edit oil", 16, 30_000, lambda teacher: teacher.edit(["oil painting"]), target_style="oil painting"),
     Course("think", 32, 200_000, lambda teacher: teacher.think()),
 )
-"""Words, perhaps a picture or a plan in; picture out."""
+"""Courses from words, and perhaps a picture or a plan, to a picture."""
 ANSWERING = (
     Course("describe", 56, 300_000, lambda teacher: teacher.describe("plain")),
     Course("describe grayscale", 4, 30_000, lambda teacher: teacher.describe("grayscale"), source_style="grayscale"),
     Course("describe oil", 4, 30_000, lambda teacher: teacher.describe("oil painting"), source_style="oil painting"),
     Course("chat", 12, 60_000, lambda teacher: teacher.chat()),
 )
-"""Words, perhaps a picture in; words out."""
+"""Courses from words, and perhaps a picture, to words."""
 
 ALL_COURSES = (*GENERATING, *WITH_PICTURES, *ANSWERING)
 
@@ -298,13 +311,13 @@ CHUNK = 5_000
 
 @dataclass(frozen=True)
 class Table:
-    """Encoded lessons, one a row.
+    """Encoded lessons, one per row.
 
     Attributes:
-        tokens: ids, (N, length) int16, padded with zeros.
-        learned: which of them the model has to write, (N, length) bool.
+        tokens: token ids, (N, length) int16, padded with zeros.
+        learned: whether the model has to write each token, (N, length) bool.
         lengths: tokens before the padding, (N,) int16.
-        source, target: scene codes (N, 7) int16; the first scene of all where there is none.
+        source, target: scene codes, (N, 7) int16; zeros without a picture.
     """
 
     tokens: np.ndarray
@@ -315,13 +328,13 @@ class Table:
 
 
 def chunk(course: Course, number: int) -> list[Lesson]:
-    """The lessons of one chunk: the same on every machine."""
+    """Make the lessons of one chunk. They are the same on every machine."""
     teacher = Teacher(Random(f"{course.name} {number}"))
     return [course.make(teacher) for _ in range(CHUNK)]
 
 
 def encode_lessons(lessons: Sequence[Lesson], tokenizer: Tokenizer, length: int) -> Table:
-    """Tokenize; a lesson longer than `length` is replaced by the one before it."""
+    """Tokenize lessons. A lesson longer than `length` is replaced by the last one that fits."""
     encoded = list(_token_rows(lessons, tokenizer))
     count = len(lessons)
     table = Table(
@@ -347,7 +360,7 @@ def encode_lessons(lessons: Sequence[Lesson], tokenizer: Tokenizer, length: int)
 
 
 def _token_rows(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[bool]]]:
-    """Ids of each lesson, and which of them are learned."""
+    """Yield the token ids of each lesson, and whether each is learned."""
     cased = with_capitals(tokenizer)
     context = tokenizer.encode("<IMG_CONTEXT>", add_special_tokens=False).ids * PICTURE_TOKENS
     plain = [(text, piece) for lesson in lessons for piece in lesson.pieces for text in _around_picture(piece.text)]
@@ -367,6 +380,6 @@ def _token_rows(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Iterator[tup
 
 
 def _around_picture(text: str) -> list[str]:
-    """What stands before and after a picture, with its brackets; the text itself where there is none."""
-    before, *after = text.split(prompts.PICTURE_SLOT)
+    """Split a text at its picture, with `<img>` and `</img>` around the gap; return it whole without a picture."""
+    before, *after = text.split(prompts.IMAGE_SLOT)
     return [before + "<img>", "</img>" + after[0]] if after else [before]

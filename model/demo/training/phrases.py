@@ -1,4 +1,4 @@
-"""How scenes, edits and questions are put in words, in many ways; and the small talk."""
+"""Phrases: random wordings of scenes, edits and questions, and the small talk."""
 
 import re
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "cross": ("plus", "plus sign"),
 }
 UNCOUNTED = ("fire", "pizza")
-"""Said without an article as well."""
+"""Things that are also named without an article."""
 GRAY = ("gray", "grey")
 
 ADJECTIVES = (
@@ -52,7 +52,7 @@ SAID_NOTHING = (
     "digital art", "with soft light", "in the rain", "under the stars", "at sunset", "by the sea", "sharp focus",
     "masterpiece", "on a table", "sitting", "flying", "in space", "in a field", "looking at me",
 )  # fmt: skip
-"""Words that change nothing: a prompt may hold more than the demo can draw."""
+"""Words that change nothing, because prompts may ask for more than the demo can draw."""
 
 OPENINGS = (
     "draw ", "draw me ", "please draw ", "paint ", "show ", "show me ", "make ", "create ", "generate ", "i want ",
@@ -69,7 +69,7 @@ ON_SIDE: dict[Place, tuple[str, ...]] = {
     "small": ("in the center", "in the centre", "in the middle"),
     "large": ("in the center", "in the centre", "in the middle"),
 }
-"""The first of each is how the model itself says it."""
+"""Wordings of a place. The model itself uses the first one."""
 SMALL, LARGE = ("small", "tiny", "little"), ("large", "big", "huge", "giant")
 
 GRAYSCALE_PREFIXES = ("a black and white picture of ", "a grayscale picture of ", "a grayscale photo of ")
@@ -81,7 +81,7 @@ def article(words: str) -> str:
 
 
 def name(thing: Thing) -> str:
-    """`red circle`, `cat`: as the model itself says it."""
+    """Return the model's own name of a thing: `red circle`, `cat`."""
     return f"{thing.color} {thing.name}" if thing.color else thing.name
 
 
@@ -90,7 +90,7 @@ def listed(things: Sequence[str]) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """What the model answers when it is asked what a picture shows."""
+    """Return the model's answer to the question what a picture shows."""
     text = described(scene)
     prefix = {
         "plain": "",
@@ -102,7 +102,7 @@ def caption(scene: Scene) -> str:
 
 
 def described(scene: Scene) -> str:
-    """A scene in words; a grayscale picture's colours are not to be seen, so they are left out."""
+    """Describe a scene. For a grayscale picture the colours are left out, because they are not visible."""
     gray = scene.style == "grayscale"
     background = article(f"{scene.background} background")
     if not scene.placed:
@@ -121,20 +121,20 @@ def described(scene: Scene) -> str:
 
 
 def in_reading_order(placed: Sequence[Placed]) -> list[Placed]:
-    """From left to right, from top to bottom: the one order in which a picture is told."""
+    """Sort things from left to right or from top to bottom, the only order in which the model names them."""
     return sorted(placed, key=lambda each: each.place in ("right", "bottom"))
 
 
 @dataclass(frozen=True)
 class Wish:
-    """Words that ask for a scene, and what a plan for it says."""
+    """A prompt for a scene, and the plan that the model writes for it."""
 
     prompt: str
     plan: str
 
 
 class Speaker:
-    """Says things in ways drawn at random."""
+    """A random generator of wordings."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -153,7 +153,7 @@ class Speaker:
         return self._one(ways) if ways and self._chance(0.2) else thing.name
 
     def subject(self, placed: Placed, *, say_color: bool = True, say_size: bool = False) -> str:
-        """`a cute small red circle`."""
+        """Name a thing, for example `a cute small red circle`."""
         thing = placed.thing
         words = [self.noun(thing)]
         if thing.color and say_color:
@@ -168,7 +168,7 @@ class Speaker:
         return text if self._chance(0.06) else f"the {text}" if self._chance(0.04) else article(text)
 
     def background(self, color: str) -> str:
-        """Goes behind a subject, joint included."""
+        """Return words about the background that follow a subject, with the space or comma before them."""
         color = self.color(color)
         a_color = article(color)
         ways = (
@@ -186,7 +186,7 @@ class Speaker:
         return self._one(ways)
 
     def wish(self, scene: Scene, *, say_background: bool = True, say_colors: bool = True) -> Wish:
-        """Ask for a scene, or for one like it where its background or its shapes' colours are left open."""
+        """Ask for a scene. The prompt may leave the background or the shapes' colours open."""
         text, plan = self._things(scene.placed, say_colors)
         if not scene.placed:
             text = plan = f"an empty {self.color(scene.background)} background"
@@ -214,12 +214,12 @@ class Speaker:
         return text + self._one((".", "", "", "", "!"))
 
     def gibberish(self) -> str:
-        """A word that nobody knows."""
+        """Return a word that does not exist."""
         letters = "abcdefghijklmnopqrstuvwxyz"
         return "".join(self._random.choice(letters) for _ in range(self._random.randint(3, 6)))
 
     def _things(self, placed: Sequence[Placed], say_colors: bool) -> tuple[str, str]:
-        """What is to be seen, as a wish and as the model says it."""
+        """Name the things of a scene, for the prompt and for the plan."""
         if not placed:
             return "", ""
         said = [article(name(each.thing) if say_colors else each.thing.name) for each in placed]
@@ -263,7 +263,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Edit:
-    """An instruction, the picture before and after, and what a plan for it says."""
+    """An edit: the instruction, the plan that the model writes for it, and the scenes before and after."""
 
     kind: str
     instruction: str
@@ -273,17 +273,17 @@ class Edit:
 
 
 EDITS = ("recolor", "background", "replace", "move", "resize", "add", "remove")
-"""Edits of plain pictures that give plain pictures; `grayscale` and `oil painting` are the others."""
+"""Edits that keep the plain style. The others are `grayscale` and `oil painting`."""
 
 
 class Editor(Speaker):
-    """Thinks of edits of a scene."""
+    """A random generator of wordings for edits."""
 
     def edit(self, kind: str, scene: Scene, target: Scene) -> Edit:
         """Put an edit into words.
 
         Args:
-            target: what the scene becomes; it has to differ in the way that `kind` names.
+            target: the scene after the edit; it has to differ in the way that `kind` names.
         """
         instruction, plan = self._words(kind, scene, target)
         if self._chance(0.1):
@@ -291,7 +291,7 @@ class Editor(Speaker):
         return Edit(kind, instruction + self._one(("", "", "", ".", "!")), f"I will {plan}.", scene, target)
 
     def _the(self, thing: Thing, scene: Scene) -> str:
-        """How a thing of a scene is pointed at."""
+        """Refer to a thing of a scene."""
         if len(scene.placed) == 1 and self._chance(0.25):
             return "it"
         words = self.noun(thing)
@@ -300,7 +300,7 @@ class Editor(Speaker):
         return f"the {words}"
 
     def _words(self, kind: str, scene: Scene, target: Scene) -> tuple[str, str]:
-        """An instruction, and how a plan goes on after "I will"."""
+        """Return an instruction, and the words of the plan after "I will"."""
         say = {
             "recolor": self._recolor,
             "background": self._background,
@@ -380,7 +380,7 @@ class Editor(Speaker):
         new = next(each for each in target.placed if each.thing not in there)
         words, where = self.subject(Placed(new.thing, "large")), self._one(ON_SIDE[new.place])
         ways = [f"add {words} {where}", f"put {words} {where}"]
-        # Where a thing stands at a side, or in the middle and the new one goes to the right, no place need be said.
+        # The instruction can leave the place open if it follows from the other thing: the opposite side, or the right.
         if there and (scene.placed[0].place in OPPOSITE or new.place == second_place(scene.placed[0].place)):
             ways += [f"add {words}", f"add {words} next to {self._the(there[0], scene)}", f"draw {words} as well"]
         plan = f"add {article(name(new.thing))} {ON_SIDE[new.place][0]}"
@@ -424,7 +424,7 @@ class Editor(Speaker):
 
 
 def _changed(scene: Scene, target: Scene) -> tuple[Placed, Placed]:
-    """What stood in a place before and after."""
+    """Return the thing that an edit changes, before and after."""
     pairs = zip(scene.placed, target.placed, strict=True)
     return next((before, after) for before, after in pairs if before.thing != after.thing)
 
@@ -434,7 +434,7 @@ def _kept(placed: Sequence[Placed]) -> str:
 
 
 def _without_preposition(where: str) -> str:
-    """`on the left` → `the left`."""
+    """Return `the left` for `on the left`."""
     return re.sub(r"^(on|at|to|in) ", "", where)
 
 
@@ -458,13 +458,13 @@ DESCRIBE = (
 
 
 class Inquirer(Speaker):
-    """Asks about pictures, and knows the answers."""
+    """A random generator of questions about pictures, with their answers."""
 
     def ask(self, scene: Scene, other: Thing) -> tuple[str, str]:
-        """A question that the picture answers.
+        """Return a question about a picture, and the answer.
 
         Args:
-            other: something that may or may not be in it.
+            other: a thing that may or may not be in the picture.
         """
         asked = [self._describe(scene), self._count(scene), self._is_there(scene, other)]
         if scene.placed:
@@ -476,7 +476,7 @@ class Inquirer(Speaker):
         return self._random.choice(asked)
 
     def describe(self, scene: Scene) -> tuple[str, str]:
-        """The question that the caption answers."""
+        """Return a question for the caption, and the caption."""
         return self._describe(scene)
 
     def _describe(self, scene: Scene) -> tuple[str, str]:
@@ -599,7 +599,7 @@ TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     (("what is flow matching?", "how do you draw?", "how does it work?"),
      "I start from noise and step by step move each pixel toward the picture."),
 )  # fmt: skip
-"""Questions and their answer."""
+"""Questions with the same answer, and the answer."""
 
 UNKNOWN = "I am only a small demo: I do not know that."
 UNKNOWN_STARTS = (
@@ -614,10 +614,10 @@ UNKNOWN_ENDS = (
 
 
 class Talker(Speaker):
-    """Small talk."""
+    """A random generator of small talk."""
 
     def talk(self) -> tuple[str, str]:
-        """A question and its answer."""
+        """Return a question and its answer."""
         if self._chance(0.15):
             end = self._one(UNKNOWN_ENDS) if self._chance(0.6) else self.gibberish()
             return f"{self._one(UNKNOWN_STARTS)} {end}{self._one(('?', '', '.'))}", UNKNOWN
@@ -625,7 +625,7 @@ class Talker(Speaker):
         return self.asked(self._one(ways)), answer
 
     def asked(self, question: str) -> str:
-        """The question, perhaps with a greeting before it or without its mark."""
+        """Vary a question: with a greeting before it, or with another mark at its end."""
         greeting = self._one(GREETINGS) if question.endswith("?") else ""
         if self._chance(0.25):
             question = question.rstrip("?.") + self._one(("?", "", "!"))
@@ -633,5 +633,5 @@ class Talker(Speaker):
 
 
 def second_place(place: Place) -> Place:
-    """Where a second thing goes beside one that is here; one in the middle makes room on the right."""
+    """Return the place of a second thing beside one at `place`: the opposite side, or the right of the centre."""
     return OPPOSITE.get(place, "right")

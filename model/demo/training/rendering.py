@@ -1,4 +1,4 @@
-"""True pictures of scenes: masks of shapes and drawings of objects, put together on any device."""
+"""Rendering: the true pictures of scenes, composed of shape masks and object drawings on any device."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,8 @@ from torch import Tensor
 from model.demo.training.world import COLORS, OBJECTS, PLACES, SHAPES, SIDE, Place, Scene
 
 ATLAS = Path(__file__).parent / "objects" / "objects.png"
-"""The objects' drawings, `ATLAS_COLUMNS` a row in the order of OBJECTS, each in a square of `ATLAS_CELL` pixels."""
+"""The drawings of the objects in the order of OBJECTS: `ATLAS_COLUMNS` per row, each in a square of `ATLAS_CELL`
+pixels."""
 ATLAS_CELL, ATLAS_COLUMNS = 136, 8
 
 LARGE, SMALL = 184, 104
@@ -26,16 +27,18 @@ CENTERS: dict[Place, tuple[int, int]] = {
     "top": (128, 64),
     "bottom": (128, 192),
 }
-"""(x, y) of a thing's middle: whole tokens of 32 pixels apart, so that a side's picture is the centre's, moved."""
+"""(x, y) of a thing's centre. They are whole tokens of 32 pixels apart, so a small thing has the same pixels in each of
+its tokens at every place."""
 
 SUPERSAMPLING = 8
 
 SceneCode = tuple[int, int, int, int, int, int, int]
-"""A scene as numbers: background, then thing, place and colour of the first and the second; thing 0 is nothing."""
+"""A scene as numbers: background, then thing, place and colour of the first and of the second thing. Thing 0 means no
+thing."""
 
 
 def scene_code(scene: Scene) -> SceneCode:
-    """Numbers for `Stage.render`; the style is not among them."""
+    """Return a scene's code for `Stage.render`. The code does not contain the style."""
     names = ("", *SHAPES, *OBJECTS)
     colors = list(COLORS)
     code = [colors.index(scene.background)]
@@ -47,7 +50,7 @@ def scene_code(scene: Scene) -> SceneCode:
 
 
 class Stage:
-    """Renders batches of scenes from tables of sprites, one for each thing and place, on one device."""
+    """A renderer of scenes in batches, on one device. It has a sprite for each thing and place."""
 
     def __init__(self, device: torch.device) -> None:
         count = 1 + len(SHAPES) + len(OBJECTS)
@@ -63,11 +66,11 @@ class Stage:
                     color[1 + index, place_index, channel] = _at(place, sprite[..., channel])
                 alpha[1 + len(SHAPES) + index, place_index] = _at(place, sprite[..., 3])
         self._alpha = torch.from_numpy(alpha).to(device)
-        self._color = torch.from_numpy(color).to(device)  # times alpha already
+        self._color = torch.from_numpy(color).to(device)  # premultiplied by alpha
         self._palette = torch.tensor(list(COLORS.values()), dtype=torch.float32, device=device)
 
     def render(self, codes: Tensor) -> Tensor:
-        """Scene codes (B, 7) int64 → pictures (B, 3, 256, 256), float32 in −1..1."""
+        """Render scene codes (B, 7) int64 → pictures (B, 3, 256, 256), float32 in −1..1."""
         picture = self._palette[codes[:, 0], :, None, None]
         for first in (1, 4):
             thing, place, shape_color = codes[:, first], codes[:, first + 1], codes[:, first + 2]
@@ -79,22 +82,22 @@ class Stage:
         return picture / 127.5 - 1
 
     def picture(self, scene: Scene) -> Tensor:
-        """The true picture of a scene in its style, (1, 3, 256, 256) float32 in −1..1."""
+        """Return the true picture of a scene in its style, (1, 3, 256, 256) float32 in −1..1."""
         codes = torch.tensor([scene_code(scene)], device=self._palette.device)
         return STYLES[scene.style](self.render(codes))
 
 
 def grayscale(pictures: Tensor) -> Tensor:
-    """ITU-R BT.601 luma in all three channels: (B, 3, H, W) → the same shape."""
+    """Return the ITU-R BT.601 luma in all three channels: (B, 3, H, W) → same shape."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=pictures.device)[:, None, None]
     return (pictures * weights).sum(dim=1, keepdim=True).expand_as(pictures)
 
 
 def oil_painting(pictures: Tensor) -> Tensor:
-    """Wavering outlines, diagonal brush strokes and a darker rim: (B, 3, 256, 256) → the same shape.
+    """Add wavy outlines, diagonal brush strokes and a darker rim: (B, 3, 256, 256) → same shape.
 
-    All of it is smooth and the same for every picture: texture that is noisy or that depends on what is
-    painted does not train.
+    The texture is smooth and the same for every picture. A network does not learn a texture that is noisy or depends
+    on the things in the picture.
     """
     device = pictures.device
     line = (torch.arange(SIDE, device=device) + 0.5) / SIDE * 2 - 1
@@ -110,7 +113,7 @@ def oil_painting(pictures: Tensor) -> Tensor:
 
 
 def plain(pictures: Tensor) -> Tensor:
-    """As they are."""
+    """Return the pictures unchanged."""
     return pictures
 
 
@@ -122,7 +125,7 @@ STYLES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def object_drawings() -> list[Image.Image]:
-    """The objects' drawings from the atlas, cropped, RGBA with colours times alpha, in the order of OBJECTS."""
+    """Return the cropped drawings of the objects in the order of OBJECTS, RGBA with colours premultiplied by alpha."""
     atlas = Image.open(ATLAS).convert("RGBA")
     drawings = []
     for index in range(len(OBJECTS)):
@@ -133,7 +136,7 @@ def object_drawings() -> list[Image.Image]:
 
 
 def shape_mask(name: str, side: int) -> np.ndarray:
-    """Coverage of a shape that is `side` pixels wide, (side, side) uint8."""
+    """Return the coverage of a shape that is `side` pixels wide: (side, side) uint8."""
     big = side * SUPERSAMPLING
     mask = Image.new("L", (big, big))
     pen = ImageDraw.Draw(mask)
@@ -159,7 +162,7 @@ def _star() -> list[tuple[float, float]]:
 
 
 def _heart() -> list[tuple[float, float]]:
-    """The curve (16 sin³ a, 13 cos a − 5 cos 2a − 2 cos 3a − cos 4a)."""
+    """Return corners of the curve (16 sin³ a, 13 cos a − 5 cos 2a − 2 cos 3a − cos 4a)."""
     corners = []
     for index in range(256):
         a = 2 * math.pi * index / 256
@@ -178,23 +181,23 @@ OUTLINES: dict[str, Sequence[tuple[float, float]]] = {
     "star": _star(),
     "heart": _heart(),
 }  # fmt: skip
-"""Corners of shapes in a unit square, y down."""
+"""Corners of shapes in a unit square; y points down."""
 
 
 def _scaled(drawing: Image.Image, side: int) -> Image.Image:
     scale = side / max(drawing.size)
     size = (round(drawing.width * scale), round(drawing.height * scale))
-    # Bicubic may leave a colour above its alpha, which would glow; colours are times alpha here.
+    # Colours are premultiplied by alpha. Bicubic resizing may leave a colour above its alpha, and it would glow.
     scaled = np.array(drawing.resize(size, Image.Resampling.BICUBIC))
     scaled[..., :3] = np.minimum(scaled[..., :3], scaled[..., 3:])
     return Image.fromarray(scaled, "RGBa")
 
 
 def _at(place: Place, values: np.ndarray) -> np.ndarray:
-    """Put a sprite's values (h, w) into an empty picture, its middle at the place."""
+    """Put a sprite's values (h, w) into an empty picture, centred at the place."""
     x, y = CENTERS[place]
     height, width = values.shape
     left, top = x - width // 2, y - height // 2
-    state = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    state[top : top + height, left : left + width] = values
-    return state
+    picture = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    picture[top : top + height, left : left + width] = values
+    return picture

@@ -1,6 +1,7 @@
-"""Train the demo checkpoint: `python -m model.demo.training.train FOLDER` on one GPU of the H100's class.
+"""Train the demo checkpoint: `python -m model.demo.training.train FOLDER`, on one GPU such as an H100.
 
-The network is the one that everything else runs; only its cache is replaced by one that gradients flow through.
+It trains the network class of `model.network`. Only the KV cache is another one, because gradients have to flow through
+it.
 """
 
 import argparse
@@ -57,7 +58,7 @@ SHAPE: dict[str, Any] = {
     "ffn": 768,
     "vision_hidden": 128,
 }
-"""Arguments of `config_fields`; about 11.7 million parameters."""
+"""Arguments of `config_fields`. They give about 11.7 million parameters."""
 SHARD_BYTES = 12_000_000
 RECOMMENDED: dict[str, Any] = {
     "settings": {
@@ -74,29 +75,30 @@ RECOMMENDED: dict[str, Any] = {
 
 GRID = (SIDE // 32, SIDE // 32)
 WORDS_LENGTH, MIXED_LENGTH = 48, 128
-"""Tokens of a sequence of words alone, and of one that may hold a picture, a plan or a conversation."""
+"""Tokens of a sequence of words only, and of a sequence that may contain a picture, a plan or a conversation."""
 VOCABULARY_CHUNKS, VOCABULARY_LEAST = 2, 16
-"""Chunks of each course that the tokenizer's words are counted in, and how often a word must be there."""
+"""Chunks of each course in which words are counted for the tokenizer, and the least count of a word in it."""
 
 LEARNING_RATE = 2e-3
-"""The highest one: see `learner`."""
+"""The highest learning rate; see `learner` for its schedule."""
 TIME_MEAN, TIME_DEVIATION = -0.6, 1.0
-"""Times are sigmoid(normal): more of them where there is much noise."""
+"""Times are sigmoid(normal) with this mean and deviation: more of them have much noise than little."""
 EARLY_SHARE, EARLY = 0.2, 0.03
-"""But this share is drawn evenly below `EARLY`, half of it 0. There only the prefix tells what will be seen; from 0.05
-on the noisy picture gives it away, and a network that never had to ask the prefix draws one of two things at random."""
+"""Share of times that are drawn evenly below `EARLY`; half of them are 0. At such times only the prefix determines the
+picture. From 0.05 on the noisy picture reveals it. A network that never had to use the prefix draws one of two things
+at random."""
 LEAST_NOISE = 0.1
-"""Smallest 1 − t that the loss is weighted by."""
+"""Smallest value of 1 − t in the weight of the loss."""
 TEXT_WEIGHT = 0.1
-"""Weight of the mean cross-entropy of a learned token beside the pictures' loss."""
+"""Weight of the texts' loss, the mean cross-entropy of a learned token; the pictures' loss has weight 1."""
 SOURCE_NOISE = 0.03
-"""Deviation of the noise on pictures that are read, in −1..1: those a user edits are the model's own."""
+"""Deviation of the noise that is added to input pictures in −1..1: users edit pictures that the model made."""
 
 LOG_STEPS = 100
 
 
 class TrainingCache(KVCache):
-    """Keys and values as nodes of the graph: what the und tower wrote stays, what the gen tower adds does not."""
+    """A KV cache whose tensors are nodes of the autograd graph. It stores the keys and values of the und tower only."""
 
     def __init__(self) -> None:
         self._keys: list[Tensor] = []
@@ -105,7 +107,7 @@ class TrainingCache(KVCache):
         self._visible: tuple[Tensor, Tensor] | None = None
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the prefix's keys and values. Once it is complete, concatenate a picture's behind it without storing."""
+        """Store the prefix's keys and values. Once it is complete, append a picture's without storing them."""
         if self._complete:
             keys, values = (
                 torch.cat([before, new], dim=2)
@@ -127,7 +129,7 @@ class TrainingCache(KVCache):
         return self._keys[0].shape[2]
 
     def joined(self, other: "TrainingCache", rows: int) -> "TrainingCache":
-        """A complete cache of this batch and behind it the first `rows` of another, whose prefixes are longer."""
+        """Return a complete cache: the rows of this one, then the first `rows` of another with longer prefixes."""
         both = TrainingCache()
         both._keys = [_stacked(mine, theirs[:rows]) for mine, theirs in zip(self._keys, other._keys, strict=True)]
         both._values = [_stacked(mine, theirs[:rows]) for mine, theirs in zip(self._values, other._values, strict=True)]
@@ -141,7 +143,7 @@ def _stacked(short: Tensor, long: Tensor) -> Tensor:
 
 @dataclass
 class Rows:
-    """A batch of lessons: see `lessons.Table`."""
+    """A batch of lessons; see `lessons.Table`."""
 
     tokens: Tensor
     learned: Tensor
@@ -151,7 +153,7 @@ class Rows:
 
 
 class Curriculum:
-    """The tables of several courses on the device; every step draws rows of each at random."""
+    """The tables of several courses on the device. Every step draws random rows of each course."""
 
     def __init__(self, courses: Sequence[Course], tables: dict[str, Table], device: torch.device) -> None:
         self.courses = courses
@@ -174,7 +176,11 @@ class Curriculum:
 
 
 def painted(stage: Stage, codes: Tensor, styles: Sequence[tuple[str, int]]) -> Tensor:
-    """Pictures of scene codes (B, 7); `styles` says how many rows are in which style, in order."""
+    """Render scene codes (B, 7) in styles.
+
+    Args:
+        styles: each style with its number of consecutive rows.
+    """
     pictures = stage.render(codes)
     counts = [count for _, count in styles]
     parts = [STYLES[style](part) for (style, _), part in zip(styles, pictures.split(counts), strict=True)]
@@ -183,14 +189,14 @@ def painted(stage: Stage, codes: Tensor, styles: Sequence[tuple[str, int]]) -> T
 
 @dataclass(frozen=True)
 class Courses:
-    """What a step teaches: see the groups of the same names in `lessons`."""
+    """The courses of a training step, in the groups of `lessons` with the same names."""
 
     generating: Sequence[Course] = GENERATING
     with_pictures: Sequence[Course] = WITH_PICTURES
     answering: Sequence[Course] = ANSWERING
 
     def with_rows(self, rows: Mapping[str, int]) -> "Courses":
-        """Those that are named, with so many rows a step."""
+        """Return only the named courses, with these numbers of rows per step."""
         groups = (self.generating, self.with_pictures, self.answering)
         return Courses(
             *([replace(each, rows=rows[each.name]) for each in group if each.name in rows] for group in groups)
@@ -202,10 +208,10 @@ class Courses:
 
 
 class Lecture(nn.Module):
-    """The loss of one step, as a function of the network's weights."""
+    """The loss of one training step, as a module that can be compiled."""
 
     def __init__(self, network: SenseNovaU1, stage: Stage, courses: Courses, context: int, early: float) -> None:
-        """`early` is the share of early times, 0 to 1: see EARLY_SHARE."""
+        """early: the share of early times, 0 to 1; see EARLY_SHARE."""
         super().__init__()
         self.network = network
         self._early = early
@@ -220,7 +226,7 @@ class Lecture(nn.Module):
         )
 
     def forward(self, words: Rows, mixed: Rows) -> tuple[Tensor, Tensor]:
-        """The pictures' loss and the texts' loss, float32 scalars.
+        """Return the pictures' loss and the texts' loss, float32 scalars.
 
         Args:
             words: rows of `generating`.
@@ -243,12 +249,12 @@ class Lecture(nn.Module):
         return picture_loss, text_loss
 
     def _read(self, rows: Rows, sources: Tensor | None) -> tuple[Tensor, TrainingCache, Tensor]:
-        """The und tower over whole sequences: hidden states, cache, and t of what follows each."""
+        """Run the und tower over whole sequences; return hidden states, cache, and t of the token after each."""
         network, tokens = self.network, rows.tokens
         count, length = tokens.shape
         embeddings = network.embed_tokens(tokens)
         is_picture = tokens == self._context
-        number = (is_picture.cumsum(1) - 1).clamp(min=0)  # of a picture's token in its picture
+        number = (is_picture.cumsum(1) - 1).clamp(min=0)  # index of a picture's token in its picture
         if sources is not None:
             pixels = ((sources * 0.5 + 0.5) - self._mean) / self._deviation
             seen = network.und_vision(pixels.to(network.dtype), self._patches)
@@ -271,8 +277,8 @@ class Lecture(nn.Module):
         return (losses * learned.flatten()).sum() / learned.sum().clamp(min=1)
 
     def _picture_loss(self, targets: Tensor, cache: TrainingCache, lengths: Tensor, t_of_pictures: Tensor) -> Tensor:
-        """Squared error of the predicted clean picture, weighted so that it is that of the velocity
-        (x̂ − x) / (1 − t), as the model is used; `targets` (B, L, 3·32²)."""
+        """Return the squared error of the velocity (x̂ − x) / (1 − t), which sampling uses: the squared error of the
+        predicted clean picture, with a weight. `targets` are (B, L, 3·32²)."""
         times = draw_times(len(targets), self._early, targets.device)
         t = times[:, None, None]
         noisy = t * targets + (1 - t) * torch.randn_like(targets)  # the noise amplitude of 64 tokens is 1
@@ -283,7 +289,7 @@ class Lecture(nn.Module):
     def _predict(
         self, noisy: Tensor, times: Tensor, cache: TrainingCache, lengths: Tensor, t_of_pictures: Tensor
     ) -> Tensor:
-        """The clean pictures (B, L, 3·32²) behind prefixes of different lengths."""
+        """Predict the clean pictures (B, L, 3·32²) behind prefixes of different lengths."""
         network, device = self.network, noisy.device
         count, prefix = len(noisy), cache.prefix_length
         relative_noise_scale = torch.full((1,), 1 / network.config.flow.noise_scale_max, device=device)
@@ -307,18 +313,18 @@ class Lecture(nn.Module):
 
 
 def draw_times(count: int, early_share: float, device: torch.device) -> Tensor:
-    """Times of noisy pictures, (count,), 0 to 1."""
+    """Draw times of noisy pictures, (count,), 0 to 1."""
     times = torch.sigmoid(TIME_MEAN + TIME_DEVIATION * torch.randn(count, device=device))
     early = EARLY * (2 * torch.rand(count, device=device) - 1).clamp(min=0)
     return torch.where(torch.rand(count, device=device) < early_share, early, times)
 
 
 def token_positions(is_picture: Tensor, number: Tensor) -> Tensor:
-    """Positions (3, B, L) of sequences with at most one picture each; the same as `build_sequence` gives.
+    """Return the positions (3, B, L) of sequences with at most one picture each. They equal those of `build_sequence`.
 
     Args:
-        is_picture: which tokens are the picture's, (B, L).
-        number: of each of them in its picture, (B, L).
+        is_picture: whether each token is a picture's, (B, L).
+        number: the index of each such token in its picture, (B, L).
     """
     moves_on = (~is_picture | (number == PICTURE_TOKENS - 1)).long()
     t = moves_on.cumsum(1) - moves_on
@@ -328,8 +334,10 @@ def token_positions(is_picture: Tensor, number: Tensor) -> Tensor:
 
 
 def initialise(network: SenseNovaU1, layers: int) -> None:
-    """Fill a new network: norms 1, biases 0, matrices normal with deviation 1/√fan-in, those that write to the
-    residual stream smaller by √(2·layers)."""
+    """Fill a new network: norms with 1, biases with 0, matrices with normal numbers of deviation 1/√fan-in.
+
+    Matrices that write to the residual stream get 1/√(2·layers) of that deviation.
+    """
     for name, parameter in network.named_parameters():
         if parameter.ndim == 1 or name.endswith("_norm.weight"):
             parameter.data.fill_(0 if name.endswith(".bias") else 1)
@@ -343,7 +351,7 @@ def initialise(network: SenseNovaU1, layers: int) -> None:
 
 
 def make_tokenizer() -> Tokenizer:
-    """The tokenizer of all courses' words; the same on every machine."""
+    """Build the tokenizer from the words of all courses. It is the same on every machine."""
 
     def texts() -> Iterator[str]:
         for course in ALL_COURSES:
@@ -363,7 +371,7 @@ def _table_of(work: tuple[str, int, str, int]) -> Table:
 
 
 def make_tables(tokenizer: Tokenizer, taught: Courses, share: float) -> dict[str, Table]:
-    """The courses' lessons, or a share of them, made by all processors."""
+    """Make the courses' lessons, or a share of them, on all processors."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     serialized = tokenizer.to_str()
     tables: dict[str, Table] = {}
@@ -384,9 +392,9 @@ def make_tables(tokenizer: Tokenizer, taught: Courses, share: float) -> dict[str
 def save_checkpoint(folder: Path, fields: dict[str, Any], means: dict[str, Tensor], tokenizer: Tokenizer) -> None:
     """Write the running mean of the weights in the official layout."""
 
-    def numbers(name: str, slot: ParameterSlice) -> Tensor:
-        flat = means[slot.parameter].flatten()[slot.offset : slot.offset + slot.numel]
-        return flat.view(slot.shape).to("cpu", torch.bfloat16)
+    def numbers(name: str, place: ParameterSlice) -> Tensor:
+        flat = means[place.parameter].flatten()[place.offset : place.offset + place.numel]
+        return flat.view(place.shape).to("cpu", torch.bfloat16)
 
     write_checkpoint(
         folder,
@@ -401,23 +409,29 @@ def save_checkpoint(folder: Path, fields: dict[str, Any], means: dict[str, Tenso
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where checkpoints, state and log go; goes on from what is there")
-    parser.add_argument("--steps", type=int, default=50_000, help="steps in all")
+    parser.add_argument("folder", type=Path, help="folder for checkpoints, state and log; a stopped training continues")
+    parser.add_argument("--steps", type=int, default=50_000, help="total number of steps")
     parser.add_argument("--start-from", type=Path, help="checkpoint folder whose weights and tokenizer to start from")
     parser.add_argument("--save-seconds", type=float, default=60, help="seconds between two checkpoints")
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="the highest one")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="highest learning rate")
     parser.add_argument("--early", type=float, default=EARLY_SHARE, help="share of times that are near 0")
     parser.add_argument(
-        "--course", action="append", metavar="NAME=ROWS", type=course_rows, help="teach only these, in so many rows"
+        "--course",
+        action="append",
+        metavar="NAME=ROWS",
+        type=course_rows,
+        help="train only the named courses, with ROWS rows per step",
     )
-    parser.add_argument("--lessons", type=float, default=1.0, help="share of the lessons to make, to try it out")
-    parser.add_argument("--eager", action="store_true", help="do not compile, to try it out")
+    parser.add_argument(
+        "--lessons", type=float, default=1.0, help="share of the lessons to make; less than 1 for a trial"
+    )
+    parser.add_argument("--eager", action="store_true", help="do not compile; for a trial")
     arguments = parser.parse_args()
     train(arguments)
 
 
 def course_rows(text: str) -> tuple[str, int]:
-    """`edit=6` → the course's name and its rows a step."""
+    """Parse `edit=6` into the course's name and its rows per step."""
     name, _, rows = text.rpartition("=")
     if name not in [course.name for course in ALL_COURSES]:
         raise argparse.ArgumentTypeError(f"there is no course {name!r}")
@@ -425,6 +439,7 @@ def course_rows(text: str) -> tuple[str, int]:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    """Train with these arguments, from the folder's saved state if there is one."""
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     began = time.time()
@@ -452,7 +467,7 @@ def train(arguments: argparse.Namespace) -> None:
     if state_file.exists():
         learner.restore(torch.load(state_file, map_location=device, weights_only=True))
         torch.manual_seed(learner.step)
-        print(f"goes on from step {learner.step}", flush=True)
+        print(f"continues from step {learner.step}", flush=True)
     words = Curriculum(courses.generating, tables, device)
     mixed = Curriculum(courses.mixed, tables, device)
     lecture: Any = Lecture(network, Stage(device), courses, tokenizer.encode("<IMG_CONTEXT>").ids[0], arguments.early)
@@ -483,7 +498,7 @@ def train(arguments: argparse.Namespace) -> None:
             with (folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
             if not math.isfinite(picture + text):
-                raise SystemExit(f"the loss is no number at step {learner.step}")
+                raise SystemExit(f"the loss is not finite at step {learner.step}")
             if learner.step % (10 * LOG_STEPS) == 0 or learner.step - first == LOG_STEPS:
                 rate = (learner.step - first) / seconds
                 print(f"{learner.step} picture {picture:.4f} text {text:.4f} {rate:.1f} steps/s", flush=True)

@@ -1,4 +1,4 @@
-"""The demo's tokenizer: whole words for what it was trained on, bytes for all others, in lower case."""
+"""The demo's tokenizer: one token for each word of the lessons, bytes for all other words, in lower case."""
 
 import re
 from collections import Counter
@@ -11,11 +11,11 @@ from model.inputs.prompts import system_message
 
 
 def build_tokenizer(texts: Iterable[str], least: int) -> Tokenizer:
-    """Every word that the texts hold at least `least` times becomes one token.
+    """Build a tokenizer with one token for every word that the texts contain at least `least` times.
 
-    What a user types is lowered before it is split, so that `A Cat` is `a cat`; tokens with capitals are there
-    for the model to write. The system message, which is always the same, is one token, too: its bytes stay what
-    they are, and a prefix stays short.
+    It converts a user's text to lower case, so that `A Cat` equals `a cat`. Tokens with capitals exist only for the
+    model to write. The system message is always the same, so it is one token: its bytes stay unchanged, and prefixes
+    are short.
     """
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
     added = (*SPECIAL_TOKENS, *THINK_TOKENS, system_message())
@@ -26,7 +26,7 @@ def build_tokenizer(texts: Iterable[str], least: int) -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     common = sorted(word for word, count in words.items() if count >= least and len(word) > 1)
     vocabulary = {piece: number for number, piece in enumerate([*alphabet, *common])}
-    # Without merges a word is either known as a whole or spelled out: `sunglasses` is not a sun with glasses.
+    # Without merges, an unknown word becomes bytes and never contains a known one: `sunglasses` has no token `sun`.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = splitter
@@ -38,7 +38,7 @@ def build_tokenizer(texts: Iterable[str], least: int) -> Tokenizer:
 
 
 def with_capitals(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer as the model writes: it does not lower."""
+    """Return the same tokenizer for text that the model writes: it keeps capitals."""
     other = Tokenizer.from_str(tokenizer.to_str())
     other.normalizer = normalizers.NFC()
     return other

@@ -1,4 +1,4 @@
-"""What the demo checkpoint knows: colours, shapes, objects, and the scenes made of them."""
+"""The world of the demo checkpoint: colours, shapes, objects, and the scenes that consist of them."""
 
 import zlib
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
     "gray": (130, 130, 130),
 }
-"""RGB, 0..255; of shapes and of backgrounds."""
+"""Colours of shapes and backgrounds, RGB 0..255."""
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring", "diamond", "cross")
 
@@ -99,7 +99,7 @@ THINGS = {
     "pumpkin": 0x1F383,
 }
 OBJECTS: dict[str, int] = {**ANIMALS, **FOOD, **THINGS}
-"""Name → code point of its picture in Noto Color Emoji."""
+"""Name → code point of the drawing in Noto Color Emoji."""
 
 PLACES: tuple[Place, ...] = ("large", "small", "left", "right", "top", "bottom")
 SIDES: tuple[Place, ...] = ("left", "right", "top", "bottom")
@@ -108,7 +108,7 @@ OPPOSITE: dict[Place, Place] = {"left": "right", "right": "left", "top": "bottom
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape with its colour, or an object."""
+    """A shape with a colour, or an object."""
 
     name: str
     color: str | None = None
@@ -122,7 +122,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing and where it is: large or small in the centre, or small at one side."""
+    """A thing and its place: large or small in the centre, or small at one side."""
 
     thing: Thing
     place: Place
@@ -130,7 +130,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture: a background, nothing, one thing or two (at opposite sides), and how it is painted."""
+    """The contents of a picture: a background, at most two things (two are at opposite sides), and a style."""
 
     background: str
     placed: tuple[Placed, ...] = ()
@@ -147,17 +147,17 @@ class Scene:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether it shows a thing on a background that it never has in training."""
+        """Whether a thing is on the background that it never has in training."""
         return any(held_out_background(each.thing) == self.background for each in self.placed)
 
     @property
     def is_visible(self) -> bool:
-        """Whether every shape differs in colour from the background."""
+        """Whether every shape has another colour than the background."""
         return all(each.thing.color != self.background for each in self.placed)
 
 
 @cache
 def held_out_background(thing: Thing) -> str:
-    """The one background that a thing never has in training; the same on every machine (CRC-32 of its name)."""
+    """Return the one background that a thing never has in training; the same on every machine (CRC-32 of the name)."""
     visible = [color for color in COLORS if color != thing.color]
     return visible[zlib.crc32(f"{thing.color} {thing.name}".encode()) % len(visible)]

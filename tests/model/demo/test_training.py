@@ -14,6 +14,7 @@ from model.demo.training.lessons import ALL_COURSES, Lesson, Teacher, encode_les
 from model.demo.training.rendering import Stage
 from model.demo.training.train import GRID, MIXED_LENGTH, PICTURE_TOKENS, Courses, Lecture, Rows, token_positions
 from model.inputs.image_tensors import IMAGENET_MEAN, IMAGENET_STD
+from model.inputs.prompts import IMAGE_SLOT
 from model.inputs.token_sequence import build_sequence
 from model.inputs.tokenizer import Tokenizer
 from model.network.rope import attention_rotary, image_positions, patch_rotary
@@ -50,7 +51,7 @@ def test_lessons_have_the_tokens_and_positions_of_the_programs_prompts(course, r
     is_picture = tokens == tokenizer.image_context
     positions = token_positions(is_picture, (is_picture.cumsum(1) - 1).clamp(min=0))
     for row, lesson in enumerate(lessons):
-        grids = [GRID] * read_by_the_program(lesson).count("\0picture\0")
+        grids = [GRID] * read_by_the_program(lesson).count(IMAGE_SLOT)
         sequence = build_sequence(read_by_the_program(lesson), grids, tokenizer, torch.device("cpu"))
         count = int(lengths[row])
         assert tokens[row, :count].tolist() == sequence.ids.tolist()

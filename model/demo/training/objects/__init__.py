@@ -1,1 +1,1 @@
-"""The objects' drawings, and where they are from."""
+"""The drawings of the objects, and the script that makes them from a font."""

@@ -11,7 +11,7 @@ from model.demo.training.rendering import ATLAS, ATLAS_CELL, ATLAS_COLUMNS
 from model.demo.training.world import OBJECTS
 
 BITMAP_SIZE = 109
-"""The one size the font's bitmaps have."""
+"""The only size of the font's bitmaps."""
 
 
 def main(font_file: str) -> None:
