@@ -1,4 +1,4 @@
-"""`sensenova bench`: what it prints, and how it ends."""
+"""`sensenova bench`: its output and exit codes."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ QUICK = ("--size", "64x64", "--steps", "2", "--tokens", "3")
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small ceilings, tiny built-in shapes, and no settings from elsewhere."""
+    """Use small ceilings, tiny built-in shapes, and no settings of the user."""
     monkeypatch.setattr("model.bench.ceilings.GEMM_SIDE", {"cpu": 64})
     monkeypatch.setattr("model.bench.ceilings.COPY_BYTES", {"cpu": 2**16})
     monkeypatch.setitem(synthetic.SHAPES, "u1-8b", {**TINY_SHAPE, "convolutional_head": False})
@@ -37,7 +37,7 @@ def works(report: dict[str, Any]) -> list[str]:
     return [figure["work"] for figure in report["figures"]]
 
 
-def test_everything_of_a_checkpoint_a_line_each(tiny_checkpoint: Path) -> None:
+def test_all_measurements_of_a_checkpoint_one_per_line(tiny_checkpoint: Path) -> None:
     result = bench("--model", str(tiny_checkpoint), *QUICK)
     assert result.exit_code == 0, result.stderr
     ceilings, *lines = result.stdout.splitlines()
@@ -54,7 +54,7 @@ def test_everything_of_a_checkpoint_a_line_each(tiny_checkpoint: Path) -> None:
     assert "its own weights" in result.stderr and str(tiny_checkpoint) in result.stderr
 
 
-def test_json_is_one_object_whose_rates_are_work_by_seconds(tiny_checkpoint: Path) -> None:
+def test_json_is_one_object_with_consistent_rates(tiny_checkpoint: Path) -> None:
     result = bench("--model", str(tiny_checkpoint), *QUICK, "--json", "-q")
     assert result.exit_code == 0 and result.stderr == ""
     report = json.loads(result.stdout)
@@ -81,10 +81,10 @@ def test_random_weights_need_no_files(model: str, tmp_path: Path, monkeypatch: p
     report = json.loads(result.stdout)
     assert report["weights"] == "random" and report["model"] == model
     assert len(works(report)) == 6
-    assert not list(scratch.iterdir()), "the checkpoint that was loaded is still there"
+    assert not list(scratch.iterdir()), "the temporary checkpoint is still there"
 
 
-def test_only_what_is_named_in_a_fixed_order(tiny_checkpoint: Path) -> None:
+def test_only_the_named_parts_in_a_fixed_order(tiny_checkpoint: Path) -> None:
     result = bench("load", "decode", "--model", str(tiny_checkpoint), "--tokens", "2", "--json")
     assert [work.split()[0] for work in works(json.loads(result.stdout))] == ["token", "loading"]
 
@@ -100,7 +100,7 @@ def test_without_a_model_the_demo_is_measured_at_its_own_size() -> None:
     assert "guided step 256x256" in result.stdout and "built-in demo" in result.stderr
 
 
-@pytest.mark.parametrize(("words", "said", "code"), [
+@pytest.mark.parametrize(("words", "expected", "code"), [
     (("speed",), "there is no measurement 'speed': name some of denoise, decode, load", 2),
     (("--load-format", "fast"), "there is no load format 'fast': use auto or dummy", 2),
     (("--load-format", "dummy"), "no random weights without a model: with --load-format dummy, use --model u1-8b", 2),
@@ -111,10 +111,10 @@ def test_without_a_model_the_demo_is_measured_at_its_own_size() -> None:
     (("--device", "cuda:9"), "is not there", 2),
     (("--model", "./nowhere"), "nowhere", 3),
 ])  # fmt: skip
-def test_what_was_typed_wrong(words: tuple[str, ...], said: str, code: int) -> None:
+def test_wrong_arguments(words: tuple[str, ...], expected: str, code: int) -> None:
     result = CliRunner().invoke(app, ["bench", *words])
     message = " ".join(result.stderr.split()).replace(" hint: ", ": ")
-    assert said in message.replace("error: ", ""), message
+    assert expected in message.replace("error: ", ""), message
     assert result.exit_code == code
     assert not result.stdout
 
@@ -129,7 +129,7 @@ def test_weights_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "out of memory" in result.stderr and "--size 512x512" in result.stderr
 
 
-def test_no_room_for_the_checkpoint_that_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_disk_space_for_the_temporary_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Every failure: what is wrong and where, what to type next, and the exit code of the contract."""
+"""Every failure: the message says what is wrong, where, and what to type next; exit codes are fixed."""
 
 import os
 from pathlib import Path
@@ -254,8 +254,8 @@ def test_a_full_disk_ends_with_1_and_keeps_the_picture(
     outcome = program("generate", "x")
     assert outcome.code == 1
     assert "No space left on device" in outcome.stderr
-    (kept,) = tmp_path.glob("x-42-*.png")
-    assert f"the picture was saved in {kept}" in outcome.stderr
+    (saved,) = tmp_path.glob("x-42-*.png")
+    assert f"the picture was saved in {saved}" in outcome.stderr
 
 
 def test_an_output_folder_that_is_a_file(program: Program) -> None:
@@ -264,7 +264,7 @@ def test_an_output_folder_that_is_a_file(program: Program) -> None:
     assert program.engines == []
 
 
-def test_colours_only_where_they_are_wanted(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_can_be_turned_off(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     assert "\x1b[1;31m" in program("generate").stderr
@@ -277,7 +277,7 @@ def test_messages_are_not_cut_into_lines(program: Program, monkeypatch: pytest.M
     assert f"error: there is no file {name}\n" in program("describe", name).stderr
 
 
-def test_an_unreadable_record_of_an_input_is_told(program: Program, home: Path) -> None:
+def test_an_unreadable_record_of_an_input_is_reported(program: Program, home: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
@@ -288,9 +288,7 @@ def test_an_unreadable_record_of_an_input_is_told(program: Program, home: Path) 
     assert "its seed is unknown" in outcome.stderr
 
 
-def test_a_device_that_is_not_there_is_noticed_before_a_download(
-    program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_is_reported_before_a_download(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object, **__: object) -> None:
         raise AssertionError("nothing may be fetched")
 
@@ -312,7 +310,7 @@ def test_damaged_recommendations_are_a_damaged_checkpoint(program: Program) -> N
     assert "recommended_settings.json: unknown key trained_size; did you mean trained_sizes?" in outcome.stderr
 
 
-def test_a_question_is_no_picture(program: Program) -> None:
+def test_a_question_is_not_a_picture(program: Program) -> None:
     assert "check the name" in program("describe", "no such.png").stderr
     outcome = program("describe", "a.png", "what is it")
     assert outcome.code == 2
@@ -326,7 +324,7 @@ def test_an_empty_picture_name(program: Program) -> None:
 
 
 @pytest.mark.parametrize("words", [["generate", "x"], ["profile", "path"]])
-def test_a_current_folder_that_is_gone(program: Program, home: Path, words: list[str]) -> None:
+def test_a_deleted_current_folder(program: Program, home: Path, words: list[str]) -> None:
     gone = home / "gone"
     gone.mkdir()
     os.chdir(gone)

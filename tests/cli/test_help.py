@@ -1,4 +1,4 @@
-"""`--help` leads with examples and loads nothing heavy; how long it takes is measured in benchmarks/help_time.py."""
+"""`--help` starts with examples and imports no large libraries; benchmarks/help_time.py measures its time."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ ALL_COMMANDS = [
     *(f"profile {name}" for name in ("list", "show", "path", "init", "check")),
     *(f"sessions {name}" for name in ("list", "show", "export", "rm")),
 ]
-HEAVY = ("torch", "transformers", "huggingface_hub", "numpy", "PIL.Image", "safetensors")
+LARGE_LIBRARIES = ("torch", "transformers", "huggingface_hub", "numpy", "PIL.Image", "safetensors")
 
 EXAMPLE_FLAGS = """
     --model --output --width --height --seed --num-steps --cfg-scale --img-cfg-scale --cfg-norm
@@ -45,7 +45,7 @@ def test_examples_come_before_options(program: Program, command: str) -> None:
 
 @pytest.mark.parametrize("command", ALL_COMMANDS)
 def test_flags_are_shown_without_a_type(program: Program, command: str) -> None:
-    """Those of ours; the parser's own --help has one."""
+    """Checks our flags; the parser's own --help has a type."""
     lines = program(*command.split(), "--help").stdout.splitlines()
     assert [line for line in lines if "<bool>" in line and "--help" not in line] == []
 
@@ -53,7 +53,7 @@ def test_flags_are_shown_without_a_type(program: Program, command: str) -> None:
 @pytest.mark.parametrize("command", ALL_COMMANDS)
 @pytest.mark.parametrize("flag", ["--debug", "--no-color"])
 def test_every_command_takes_the_general_flags(program: Program, command: str, flag: str) -> None:
-    """After the command, as people type them."""
+    """Checks flags after the command, where people type them."""
     text = program(*command.split(), flag, "--help")
     assert (text.code, text.stderr) == (0, "")
     assert flag in text.stdout
@@ -89,11 +89,11 @@ def test_version_is_that_of_the_package(program: Program) -> None:
 @pytest.mark.parametrize(
     "words", [["--help"], *([command, "--help"] for command in COMMANDS), ["generate", "--sed", "1"]]
 )
-def test_nothing_heavy_is_imported(words: list[str]) -> None:
+def test_no_large_library_is_imported(words: list[str]) -> None:
     script = (
         "import sys\nfrom sensenova_cli.app import app\n"
         f"try: app({words!r})\nexcept SystemExit: pass\n"
-        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+        f"print([name for name in {LARGE_LIBRARIES!r} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"

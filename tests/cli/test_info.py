@@ -1,4 +1,4 @@
-"""`sensenova info`: what it prints for pictures and checkpoints, and how it ends."""
+"""`sensenova info`: its output for pictures and checkpoints, and its exit codes."""
 
 import json
 import os
@@ -130,7 +130,7 @@ def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
         app(["-"], standalone_mode=False)
 
 
-def test_file_names_that_are_no_utf8() -> None:
+def test_file_names_that_are_not_utf8() -> None:
     source = InputFile(path="/in/caf\udce9.png", sha256="ab" * 32)
     name = picture("caf\udce9.png", RECORD.model_copy(update={"inputs": (source,)}))
     assert "input: /in/caf\\udce9.png\n" in run(name).stdout
@@ -161,7 +161,7 @@ def test_unreadable_file_has_its_own_exit_code() -> None:
     assert exit_code(done.exception) == 2  # type: ignore[arg-type]
 
 
-def test_the_others_are_printed_all_the_same() -> None:
+def test_unreadable_files_do_not_stop_the_others() -> None:
     done = run(picture("a.png"), "none.png", picture("plain.png", None), picture("b.png"))
     assert [line for line in done.stdout.splitlines() if line.startswith("picture")] == [
         "picture: a.png",
@@ -197,7 +197,7 @@ def test_mixture_of_experts() -> None:
     assert facts["trained_sizes"][0] == "2048x2048"
 
 
-def test_folder_that_is_no_checkpoint() -> None:
+def test_folder_that_is_not_a_checkpoint() -> None:
     Path("pictures").mkdir()
     done = run("pictures")
     assert "config.json" in str(done.exception)

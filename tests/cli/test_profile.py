@@ -1,4 +1,4 @@
-"""`sensenova profile`, in-process; errors are raised to the program's one place that prints them."""
+"""`sensenova profile`, run in this process. Its errors are raised here; the whole program prints them."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from sensenova_cli.errors import exit_code
 
 @pytest.fixture(autouse=True)
 def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty user folder; the current folder is another empty one."""
+    """Use an empty user folder and an empty current folder."""
     for name in list(os.environ):
         if name.startswith("SENSENOVA_"):
             monkeypatch.delenv(name)
@@ -83,7 +83,7 @@ def test_show_lists_every_setting_with_its_layer(monkeypatch: pytest.MonkeyPatch
     assert rows["seed"] == ["7", "project file ./sensenova.toml"]
     assert rows["top_k"] == ["20", "environment SENSENOVA_TOP_K"]
     assert rows["num_steps"] == ["20", "profile draft"]
-    assert rows["cfg_scale"] == ["2.5", "checkpoint"]  # of the built-in demo, which would run
+    assert rows["cfg_scale"] == ["2.5", "checkpoint"]  # the built-in demo's recommendation
     assert rows["t_eps"] == ["0.02", "default"]
     assert rows["model"] == ["(none)", "default"]
 
@@ -107,7 +107,7 @@ def test_show_as_json() -> None:
     assert layers["model"] == {"value": None, "layer": "default"}
 
 
-def test_json_of_a_file_name_that_is_no_utf8(user_folder: Path) -> None:
+def test_json_of_a_file_name_that_is_not_utf8(user_folder: Path) -> None:
     (user_folder / "profiles").mkdir(parents=True)
     name = "caf\udce9"
     (user_folder / "profiles" / f"{name}.toml").write_text("seed = 1\n")
@@ -131,7 +131,7 @@ def test_show_knows_the_checkpoint_of_the_settings_files(tmp_path: Path) -> None
     assert json.loads(succeed("show", "--json"))["num_steps"] == {"value": 12, "layer": "checkpoint"}
 
 
-def test_show_says_where_it_cannot_look() -> None:
+def test_show_reports_a_checkpoint_that_is_not_on_this_machine() -> None:
     result = run("show", "--model", "SenseNova/SenseNova-U1-8B-MoT")
     assert "its recommended settings are not shown" in result.stderr
     assert "note" not in result.stdout
@@ -147,7 +147,7 @@ def test_path_of_a_profile_is_a_file() -> None:
     assert Path(succeed("path", "turbo").strip()).read_text().startswith("description")
 
 
-def test_path_without_a_name_tells_all_places(user_folder: Path) -> None:
+def test_path_without_a_name_lists_all_places(user_folder: Path) -> None:
     Path("sensenova.toml").touch()
     rows = {cells[0]: cells[1:] for cells in map(columns, succeed("path").splitlines())}
     assert rows["user file"] == [str(user_folder / "config.toml"), "does not exist yet"]
@@ -200,20 +200,20 @@ def test_forced_init_through_a_link_writes_the_file_it_points_to() -> None:
     assert "seed = 42" in Path("real.toml").read_text(encoding="utf-8")
 
 
-def test_init_where_nothing_can_be_written() -> None:
+def test_init_in_an_unwritable_folder() -> None:
     Path("file").touch()
     error = fail("init", "file/mine.toml")
     assert "cannot be written" in error.what
     assert exit_code(error) == 1
 
 
-def test_init_refuses_names_that_would_hide() -> None:
+def test_init_refuses_names_with_spaces() -> None:
     error = fail("init", "two words")
     assert exit_code(error) == 2
     assert "not allowed as the name of a profile" in error.what
 
 
-def test_init_wants_an_ending() -> None:
+def test_init_refuses_a_path_without_an_ending() -> None:
     assert "not allowed as the name of a profile" in fail("init", "some/where").what
 
 
@@ -224,7 +224,7 @@ def test_check_knows_profiles_by_name() -> None:
     assert succeed("check", "no-ending") == "no-ending: ok\n"
 
 
-def test_show_looks_into_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_reads_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = tmp_path / "models--someone--tiny"
     snapshot = repository / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
@@ -240,7 +240,7 @@ def test_show_looks_into_the_hub_cache(tmp_path: Path, monkeypatch: pytest.Monke
     assert "some--one/x is not on this machine" in run("show", "--model", "some--one/x").stderr
 
 
-def test_check_passes_good_files_and_names_bad_ones() -> None:
+def test_check_accepts_valid_files_and_names_bad_ones() -> None:
     Path("good.toml").write_text("seed = 7\n")
     Path("bad.toml").write_text("cfg_scal = 7\n")
     Path("worse.toml").write_text("seed = \n")

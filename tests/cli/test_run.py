@@ -1,4 +1,4 @@
-"""`sensenova run`: what the documentation of vLLM-Omni's example shows works with the name replaced."""
+"""`sensenova run`: the documented commands of vLLM-Omni's example script work with the name replaced."""
 
 from pathlib import Path
 
@@ -77,14 +77,12 @@ def test_earlier_pictures_are_kept_unless_forced(program: Program, home: Path) -
 
 
 @pytest.mark.parametrize(("output", "folder"), [("out/{slug}-{seed}.png", "out"), ("pictures/", "pictures")])
-def test_an_output_of_the_settings_file_gives_its_folder(
-    program: Program, home: Path, output: str, folder: str
-) -> None:
+def test_the_folder_of_a_configured_output_is_used(program: Program, home: Path, output: str, folder: str) -> None:
     (home / "sensenova.toml").write_text(f'output = "{output}"\n')
     assert program("run", "--prompt", "x").stdout == f"{folder}/sensenova_u1_output_0.png\n"
 
 
-def test_an_output_of_the_settings_file_without_a_fixed_folder(program: Program, home: Path) -> None:
+def test_a_configured_output_without_a_fixed_folder(program: Program, home: Path) -> None:
     (home / "sensenova.toml").write_text('output = "{slug}/{seed}.png"\n')
     outcome = program("run", "--prompt", "x")
     assert outcome.code == 2
@@ -97,15 +95,15 @@ def test_a_folder_with_braces_in_its_name(program: Program, home: Path) -> None:
 
 def test_the_official_model_is_the_default(program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SENSENOVA_MODEL")
-    asked = []
+    cards = []
     folder = tmp_path / "checkpoint"
-    monkeypatch.setattr("model.checkpoint.card.find_card", lambda model: asked.append(model) or folder)
+    monkeypatch.setattr("model.checkpoint.card.find_card", lambda model: cards.append(model) or folder)
     program.folder = folder
     assert program("run").code == 0
-    assert asked == ["SenseNova/SenseNova-U1-8B-MoT"] == [loaded.model for loaded in program.loaded]
+    assert cards == ["SenseNova/SenseNova-U1-8B-MoT"] == [loaded.model for loaded in program.loaded]
 
 
-def test_options_that_do_nothing_for_a_modality_are_named(program: Program) -> None:
+def test_options_without_effect_on_a_modality_are_named(program: Program) -> None:
     assert "note: --temperature: no effect with text2img" in program("run", "--temperature", "0.5").stderr
     outcome = program("run", "--modality", "text2text", "--num-steps", "3", "--seed", "1")
     assert "note: --num-steps: no effect with text2text" in outcome.stderr
@@ -125,7 +123,7 @@ def test_a_picture_that_the_modality_would_ignore(program: Program) -> None:
 
 
 @pytest.mark.parametrize("command", [["run"], ["generate", "x"], ["edit", "x", "--image", "input.png"]])
-def test_a_cache_that_is_not_there_is_refused(program: Program, command: list[str]) -> None:
+def test_an_unsupported_cache_is_refused(program: Program, command: list[str]) -> None:
     outcome = program(*command, "--cache-backend", "tea_cache")
     assert outcome.code == 2
     assert "--cache-backend tea_cache is not supported yet: steps are cached by cache_dit" in outcome.stderr
@@ -145,7 +143,7 @@ def test_unsupported_options_of_the_script_are_refused_with_a_reason(program: Pr
     ["generate x", "edit x --image input.png", "describe input.png", "chat x", "repl", "bench", "doctor", "info x"],
 )
 @pytest.mark.parametrize("option", ["--deploy-config", "--step-execution"])
-def test_no_other_command_has_them(program: Program, command: str, option: str) -> None:
+def test_other_commands_do_not_have_the_unsupported_options(program: Program, command: str, option: str) -> None:
     outcome = program(*command.split(), option)
     assert outcome.code == 2
     assert f"no such option: {option}" in outcome.stderr.lower()
@@ -153,14 +151,14 @@ def test_no_other_command_has_them(program: Program, command: str, option: str) 
     assert program.engines == []
 
 
-def test_options_for_several_gpus_are_taken(program: Program) -> None:
+def test_options_for_several_gpus_reach_the_loader(program: Program) -> None:
     assert program("run", "--tensor-parallel-size", "2", "--cfg-parallel-size", "3").code == 0
     loaded = program.loaded[-1]
     assert (loaded.tensor_parallel_size, loaded.cfg_parallel_size) == (2, 3)
 
 
 @pytest.mark.parametrize("words", [["--modality", "text2text"], ["--cfg-scale", "1"], []])
-def test_gpus_are_shared_for_what_is_asked(program: Program, words: list[str]) -> None:
+def test_gpus_and_request_reach_the_loader(program: Program, words: list[str]) -> None:
     assert program("run", "--gpus", "all", *words).code == 0
     assert program.loaded[-1].gpus == "all"
     assert program.loaded_for == [[program.request]]

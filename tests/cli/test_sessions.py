@@ -33,7 +33,7 @@ ANSWER = (
 
 
 def cats(name: str = "cats") -> Path:
-    """A session with a staged JPEG, an edit, an answer, a failure, an undo; its texts would like to be HTML."""
+    """Write a session with a staged JPEG, an edit, an answer, a failure and an undo. Its texts contain HTML."""
     Image.new("RGB", (40, 20), "teal").save("outside.jpg")
     Image.new("RGB", (24, 12), "navy").save("outside.tif")
     with Session.open(name, MODEL) as session:
@@ -52,8 +52,8 @@ def cats(name: str = "cats") -> Path:
         return session.folder
 
 
-def dated(folder: Path, when: datetime) -> None:
-    """Change the time of every line."""
+def set_dates(folder: Path, when: datetime) -> None:
+    """Set the time of every line to `when`."""
     file = folder / "session.jsonl"
     lines = [json.loads(line) | {"when": when.isoformat()} for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -75,7 +75,7 @@ def test_list_is_newest_first_with_counts_model_and_first_prompt(
         with Session.open(name, MODEL) as session:
             draw(session, f"A {name} cat", 1, 2)
             ask(session, "And?")
-        dated(sessions_folder() / name, now - timedelta(days=days))
+        set_dates(sessions_folder() / name, now - timedelta(days=days))
     monkeypatch.setenv("COLUMNS", "200")
     head, *rows = program("sessions", "list").stdout.splitlines()
     assert re.split(r"\s{2,}", head.strip()) == ["name", "used", "turns", "pictures", "first prompt", "model"]
@@ -101,7 +101,7 @@ def test_list_as_json_is_one_object_a_line(program: Program) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_list_fits_the_terminal(columns: int, home: Path) -> None:
-    """On a real terminal of that width, with names and prompts of letters that are two columns wide, too."""
+    """Checks a real terminal of that width. Some names and prompts have characters of two columns."""
     names = ["cats", "2026-07-31-a-cute-cat-sitting-on", "可爱的猫" * 8]
     for name in names:
         with Session.open(name, MODEL) as session:
@@ -117,7 +117,7 @@ def test_list_fits_the_terminal(columns: int, home: Path) -> None:
     )
     lines = re.sub(r"\x1b\[\d*m|\r", "", terminal.read()).splitlines()
     assert max(map(cell_len, lines)) <= columns
-    # No part of a name is missing, though it may take several rows.
+    # Names are complete, on one row or several.
     rows = [line.split("  ")[0].strip() for line in lines[1:]]
     assert all(name in "".join(rows) for name in names)
     assert ("first prompt" in lines[0], "model" in lines[0]) == (columns >= 80, columns == 200)
@@ -152,7 +152,7 @@ def test_list_shows_the_good_sessions_beside_damaged_and_newer_ones(program: Pro
     assert "the session newer was written by a newer version" in outcome.stderr
 
 
-def test_list_where_it_cannot_be_looked_into(program: Program) -> None:
+def test_list_of_an_unreadable_folder(program: Program) -> None:
     sessions_folder().parent.mkdir()
     sessions_folder().write_text("a file")
     outcome = program("sessions", "list")
@@ -164,7 +164,7 @@ def test_list_where_it_cannot_be_looked_into(program: Program) -> None:
 # show
 
 
-def test_show_tells_what_happened(program: Program) -> None:
+def test_show_lists_every_entry(program: Program) -> None:
     folder = cats()
     outcome = program("sessions", "show", "cats")
     assert (outcome.code, outcome.stderr) == (0, "")
@@ -198,7 +198,7 @@ def test_show_as_json_holds_every_entry(program: Program) -> None:
     assert (content["name"], content["turns"], content["problems"]) == ("cats", 4, [])
 
 
-def test_show_names_what_is_damaged(program: Program) -> None:
+def test_show_names_damaged_lines_and_missing_pictures(program: Program) -> None:
     folder = cats()
     with (folder / "session.jsonl").open("a") as file:
         file.write("scribble\n")
@@ -224,7 +224,7 @@ def test_an_unknown_name(program: Program, command: list[str]) -> None:
 
 
 ANSWER_TAGS = {"p", "strong", "table", "thead", "tbody", "tr", "th", "td", "pre", "code", "h1"}
-"""What the Markdown of ANSWER comes to."""
+"""Tags of the HTML that ANSWER becomes."""
 HTML_TAGS = ANSWER_TAGS | {"html", "head", "meta", "title", "style", "body", "h2", "section", "div", "a"}
 HTML_TAGS |= {"figure", "img", "figcaption", "details", "summary"}
 MARKDOWN_TAGS = ANSWER_TAGS | {"h2", "br", "img", "em", "details", "summary", "blockquote"}
@@ -255,7 +255,7 @@ $x$
 
 
 class Page(HTMLParser):
-    """What an HTML page consists of, as a browser would see it."""
+    """The tags and texts of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_html_page_holds_the_pictures_and_no_foreign_markup(program: Program) -> None:
+def test_html_page_holds_the_pictures_and_no_markup_of_others(program: Program) -> None:
     folder = cats()
     outcome = program("sessions", "export", "cats")
     assert (outcome.code, outcome.stdout, outcome.stderr) == (0, "cats.html\n", "")
@@ -314,7 +314,7 @@ def test_html_page_holds_the_pictures_and_no_foreign_markup(program: Program) ->
 
 
 @pytest.mark.parametrize("target", ["page.html", "page.md"])
-def test_a_page_to_share_names_no_folders(program: Program, home: Path, target: str) -> None:
+def test_a_page_does_not_name_folders_of_the_user(program: Program, home: Path, target: str) -> None:
     cats()
     with Session.open("cats", str(home / "weights")) as session:
         session.append(PictureTurn(turn=5, kind="generate", prompt="more", model=str(home / "weights")))
@@ -342,10 +342,10 @@ def test_markdown_has_its_pictures_beside_it(program: Program) -> None:
         with Image.open(Path("out") / source) as image:
             image.load()
     assert (Path("out") / sources[0]).read_bytes() == (folder / "pictures" / "001-a-cute-cat-7.png").read_bytes()
-    assert sources[3].endswith("004-outside.png")  # a TIFF, which no viewer shows
+    assert sources[3].endswith("004-outside.png")  # a TIFF, which viewers do not show
 
 
-def test_markdown_means_only_what_it_should(program: Program) -> None:
+def test_markdown_escapes_markup_of_prompts_and_answers(program: Program) -> None:
     cats()
     text = exported_markdown(program, "cats", "-o", "cats.md")
     page = Page(MarkdownIt("commonmark", {"html": True}).enable("table").render(text))
@@ -353,7 +353,7 @@ def test_markdown_means_only_what_it_should(program: Program) -> None:
     assert page.all("img")[-1]["src"] == "cats-pictures/005-script-alert-1-script-quoted-img-src-x-9.png"
     assert "<script>alert(1)</script>" in "".join(page.texts["strong"])
     assert page.texts["code"] == ["<p>kept</p>\n", "never closed <script>\n"]
-    # The open code block of the answer did not swallow what came after it.
+    # The text after the answer is outside of its unclosed code block.
     assert [heading.split(" · ")[:2] for heading in page.texts["h2"]] == [
         ["1", "generate"],
         ["2", "edit"],
@@ -363,7 +363,7 @@ def test_markdown_means_only_what_it_should(program: Program) -> None:
 
 
 @pytest.mark.parametrize("prompt", LIKE_MARKDOWN)
-def test_a_prompt_in_markdown_is_shown_as_it_was_typed(program: Program, prompt: str) -> None:
+def test_a_prompt_in_markdown_is_shown_as_typed(program: Program, prompt: str) -> None:
     with Session.open("cats", MODEL) as session:
         ask(session, f"{prompt}\n{prompt}", "")
     page = Page(
@@ -402,7 +402,7 @@ def test_export_does_not_mix_into_a_folder_of_pictures(program: Program) -> None
     ("target", "message"),
     [("page.txt", "end it in .html"), ("page", "end it in .html"), ("folder.md", "exists already")],
 )
-def test_export_to_what_is_no_page(program: Program, target: str, message: str) -> None:
+def test_export_to_a_file_that_is_not_a_page(program: Program, target: str, message: str) -> None:
     cats()
     Path("folder.md").mkdir()
     outcome = program("sessions", "export", "cats", "-o", target)
@@ -410,7 +410,7 @@ def test_export_to_what_is_no_page(program: Program, target: str, message: str) 
     assert message in outcome.stderr
 
 
-def test_export_to_where_nothing_can_be_written(program: Program) -> None:
+def test_export_to_an_unwritable_folder(program: Program) -> None:
     cats()
     Path("file").write_text("in the way")
     for name in ("page.html", "page.md"):
@@ -420,7 +420,7 @@ def test_export_to_where_nothing_can_be_written(program: Program) -> None:
 
 
 @pytest.mark.parametrize("target", ["page.html", "page.md"])
-def test_export_of_a_session_with_missing_pictures_says_so(program: Program, target: str) -> None:
+def test_export_of_a_session_with_missing_pictures_reports_them(program: Program, target: str) -> None:
     folder = cats()
     for path in (folder / "pictures").iterdir():
         path.unlink()
@@ -465,7 +465,7 @@ def test_rm_leaves_a_session_that_is_in_use(program: Program) -> None:
     assert len(json.loads(program("sessions", "show", "cats", "--json").stdout)["entries"]) == 9
 
 
-def test_rm_takes_away_the_link_not_what_it_leads_to(program: Program, tmp_path: Path) -> None:
+def test_rm_removes_a_link_but_not_its_target(program: Program, tmp_path: Path) -> None:
     folder = cats()
     elsewhere = tmp_path / "elsewhere"
     folder.rename(elsewhere)
