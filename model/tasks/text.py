@@ -95,7 +95,7 @@ def think(
     tokenizer = context.tokenizer
     stop = (tokenizer.think_end, tokenizer.end_of_turn)
     written = yield from write_text(context, prefix, greedy, max_tokens, stop, ThinkToken, recorder)
-    # The closing tag belongs to the prefix. The end of a turn does not: the picture would come after the turn.
+    # The closing tag belongs to the prefix. The end of a turn does not: a picture behind it would be outside the turn.
     closing = [] if written.last == tokenizer.end_of_turn else [written.last]
     unread = closing + tokenizer.encode(prompts.AFTER_THINK)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The counts that rates are told by."""
+"""The counts of operations and bytes behind the rates."""
 
 from dataclasses import replace
 
@@ -32,8 +32,8 @@ def test_a_token_reads_the_published_17_5_gb() -> None:
     assert token_bytes(config(SHAPES["u1-8b"]), 500, itemsize=2, weight_itemsize=2) == pytest.approx(17.5e9, rel=0.01)
 
 
-def test_matrix_products_are_those_that_pytorch_counts() -> None:
-    """Without its scores, a prediction's count is the number PyTorch finds in the gen tower's linear layers."""
+def test_matrix_products_are_counted_as_by_pytorch() -> None:
+    """Without attention scores, the count equals PyTorch's count for the gen tower's linear layers."""
     tiny, grid, device = config(TINY), (3, 4), torch.device("cpu")
     network = random_network(tiny, device, torch.float32)
     transformer, tokens = tiny.transformer, grid[0] * grid[1]
@@ -46,7 +46,7 @@ def test_matrix_products_are_those_that_pytorch_counts() -> None:
     assert prediction_flops(tiny, tokens, 0) - scores == counted
 
 
-def test_of_experts_only_those_that_a_token_goes_through_count() -> None:
+def test_only_the_experts_that_a_token_uses_are_counted() -> None:
     dense = config(TINY)
     experts = SparseExperts(intermediate_size=48, experts=8, top_k=2, norm_topk_prob=True)
     sparse = replace(dense, transformer=replace(dense.transformer, gen_mlp=experts, und_mlp=experts))

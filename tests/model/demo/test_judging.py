@@ -1,4 +1,4 @@
-"""The judges of pictures are right about true pictures and about wrong ones."""
+"""The judges accept true pictures and reject wrong ones."""
 
 from random import Random
 
@@ -18,7 +18,7 @@ def stage() -> Stage:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_true_shapes_are_right_and_others_wrong(shape: str, stage: Stage) -> None:
+def test_true_shapes_are_accepted_and_others_rejected(shape: str, stage: Stage) -> None:
     random = Random(shape)
     for _ in range(6):
         color, background, other = random.sample(list(COLORS), 3)
@@ -46,7 +46,7 @@ def test_two_shapes_are_judged_one_by_one(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("kind", [*EDITS, "grayscale", "oil painting"])
-def test_an_edit_that_was_not_made_is_not_like_its_result(kind: str, stage: Stage) -> None:
+def test_an_unedited_picture_is_not_like_the_result(kind: str, stage: Stage) -> None:
     scenes = SceneMaker(Random(kind), held_out=True)
     for _ in range(40):
         before, after = scenes.edited(kind)
@@ -54,7 +54,7 @@ def test_an_edit_that_was_not_made_is_not_like_its_result(kind: str, stage: Stag
         assert not is_like(true_image(before, stage), after, stage, rather_than=before), (before, after)
 
 
-def test_another_thing_is_not_like_the_one_that_was_asked_for(stage: Stage) -> None:
+def test_another_thing_is_not_like_the_requested_one(stage: Stage) -> None:
     scenes = SceneMaker(Random(5))
     mistaken = 0
     for _ in range(60):

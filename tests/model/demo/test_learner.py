@@ -1,4 +1,4 @@
-"""The steps that the demo's weights take, and how a training that was stopped goes on."""
+"""The optimizer of the demo's training, and how a stopped training continues."""
 
 import copy
 
@@ -23,8 +23,8 @@ def network() -> SenseNovaU1:
     return new.requires_grad_(True)
 
 
-def pull(learner: Learner, model: SenseNovaU1, seed: int) -> None:
-    """One step along gradients that are noise."""
+def take_step(learner: Learner, model: SenseNovaU1, seed: int) -> None:
+    """Take one step along random gradients."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
@@ -37,11 +37,11 @@ def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int,
     result = orthogonalised(matrices)
     values = torch.linalg.svdvals(result)
     assert result.shape == shape and values.min() > 0.5 and values.max() < 1.3
-    # The same directions: what a matrix stretches most, its result still points along.
+    # The directions stay: the inner product with the matrix is near the sum of its singular values, its maximum.
     assert ((result * matrices).sum(dim=(1, 2)) > 0.6 * torch.linalg.svdvals(matrices).sum(dim=1)).all()
 
 
-def test_queries_keys_and_values_are_matrices_of_their_own() -> None:
+def test_queries_keys_and_values_are_separate_matrices() -> None:
     model = network()
     assert part_sizes("und.blocks.0.attention.qkv_proj.weight", model) == [64, 32, 32]
     assert part_sizes("gen.blocks.1.mlp.gate_up_proj.weight", model) == [48, 48]
@@ -62,18 +62,18 @@ def test_every_weight_moves_against_its_gradient() -> None:
         assert after.grad is None
 
 
-def test_a_stopped_training_goes_on_as_if_it_had_not_been() -> None:
+def test_a_stopped_training_continues_as_if_it_had_not_stopped() -> None:
     whole, stopped, resumed = network(), network(), network()
     through = Learner(whole, steps=10, learning_rate=1e-3)
     for seed in range(4):
-        pull(through, whole, seed)
+        take_step(through, whole, seed)
     first = Learner(stopped, steps=10, learning_rate=1e-3)
-    pull(first, stopped, 0)
-    pull(first, stopped, 1)
+    take_step(first, stopped, 0)
+    take_step(first, stopped, 1)
     second = Learner(resumed, steps=10, learning_rate=1e-3)
     second.restore(copy.deepcopy(first.state()))
-    pull(second, resumed, 2)
-    pull(second, resumed, 3)
+    take_step(second, resumed, 2)
+    take_step(second, resumed, 3)
     assert second.step == 4
     for one, other in zip(through.means, second.means, strict=True):
         assert torch.equal(one, other)
@@ -81,7 +81,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been() -> None:
         assert torch.equal(one, other)
 
 
-def test_a_share_of_times_is_early_and_half_of_those_zero() -> None:
+def test_a_share_of_times_is_early_and_half_of_them_are_zero() -> None:
     torch.manual_seed(0)
     times = draw_times(20_000, 0.2, torch.device("cpu"))
     assert times.min() >= 0 and times.max() < 1

@@ -1,7 +1,7 @@
-"""The built-in demo draws, edits, describes and says what it is asked to, through the whole program.
+"""The built-in demo draws, edits, describes and answers as requested, through the whole program.
 
-Most tests take a third of the recommended steps, and float32: CPUs without instructions for bfloat16, the demo's own
-format, need 25 times as long in that.
+Most tests use a third of the recommended steps, and float32 instead of the demo's own bfloat16, which takes 25 times as
+long on CPUs without instructions for it.
 """
 
 import os
@@ -20,12 +20,12 @@ from sensenova_cli.app import app
 
 TOLERANCE = 10
 ALL_STEPS = ("--num-steps", "24")
-"""As many as are recommended, for what needs them."""
+"""The recommended steps, for tests that need them."""
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder and no settings from elsewhere."""
+    """Enter an empty folder, without settings from the environment or the user's files."""
     for name in [name for name in os.environ if name.startswith("SENSENOVA_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SENSENOVA_CONFIG_DIR", str(tmp_path / "settings"))
@@ -75,19 +75,19 @@ def test_shapes_have_the_form_and_colors_of_the_prompt(shape: str, color: str, b
 
 
 @pytest.mark.parametrize("name", ["cat", "rocket", "pizza", "panda"])
-def test_objects_are_the_ones_of_the_prompt(name: str, stage: Stage) -> None:
+def test_objects_are_those_of_the_prompt(name: str, stage: Stage) -> None:
     sensenova("generate", f"a {name} on a blue background", "-o", "object.png")
     assert is_like(Image.open("object.png"), one("blue", name), stage)
 
 
 def test_a_cute_cat_is_a_cat(stage: Stage) -> None:
-    """The vendor's own example prompt says no background, so any will do."""
+    """The vendor's example prompt names no background, so any background is right."""
     sensenova("generate", "A cute cat", "-o", "cat.png")
     picture = Image.open("cat.png")
     assert any(is_like(picture, one(background, "cat"), stage) for background in COLORS)
 
 
-def test_another_seed_is_another_picture_where_the_prompt_leaves_room() -> None:
+def test_another_seed_gives_another_picture_if_the_prompt_is_open() -> None:
     sensenova("generate", "A cute cat", "-n", "4", *ALL_STEPS, "-o", "cat-{index}.png")
     corners = {Image.open(f"cat-{index}.png").getpixel((5, 5)) for index in range(4)}
     assert len(corners) > 1
@@ -107,14 +107,14 @@ def test_a_plan_is_written_and_drawn(stage: Stage) -> None:
     ("move it to the left", Scene("blue", (Placed(Thing("cat"), "left"),))),
     ("remove the cat", Scene("blue")),
 ])  # fmt: skip
-def test_edits_change_what_they_should_and_keep_the_rest(instruction: str, after: Scene, stage: Stage) -> None:
+def test_edits_make_the_requested_change_and_keep_the_rest(instruction: str, after: Scene, stage: Stage) -> None:
     before = one("blue", "cat")
     save(before, stage, "before.png")
     sensenova("edit", instruction, "--image", "before.png", *ALL_STEPS, "-o", "after.png")
     assert is_like(Image.open("after.png"), after, stage, rather_than=before)
 
 
-def test_of_two_things_the_one_that_is_named_is_changed(stage: Stage) -> None:
+def test_of_two_things_the_named_one_is_changed(stage: Stage) -> None:
     cat, star = Placed(Thing("cat"), "left"), Placed(Thing("star", "yellow"), "right")
     before = Scene("purple", (cat, star))
     save(before, stage, "before.png")

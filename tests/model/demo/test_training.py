@@ -1,4 +1,4 @@
-"""What the demo is trained on is what the program feeds it: the same tokens, positions and predictions."""
+"""Training and the program agree: the same tokens, positions and predictions."""
 
 from collections.abc import Sequence
 from random import Random
@@ -33,7 +33,7 @@ def raw_tokenizer() -> RawTokenizer:
 
 
 def read_by_the_program(lesson: Lesson) -> str:
-    """A lesson's sequence up to the first word the model writes."""
+    """Return a lesson's sequence up to the first word that the model writes."""
     return lesson.pieces[0].text
 
 
@@ -60,7 +60,7 @@ def test_lessons_have_the_tokens_and_positions_of_the_programs_prompts(course, r
 
 
 def test_training_and_the_program_predict_the_same_picture(network: SenseNovaU1, raw_tokenizer: RawTokenizer) -> None:
-    """A batch of padded prefixes and a prefix alone give the same hidden states and the same predicted picture."""
+    """A prefix in a padded batch and the same prefix alone give the same predicted picture."""
     teacher = Teacher(Random(2))
     lessons = [teacher.edit(("background", "move")) for _ in range(4)]
     while any(len(lesson.pieces) > 1 or lesson.source is None for lesson in lessons):
@@ -95,7 +95,7 @@ def test_training_and_the_program_predict_the_same_picture(network: SenseNovaU1,
             torch.testing.assert_close(batched[row, None], alone, rtol=1e-3, atol=1e-3)
 
 
-def test_no_lesson_shows_what_is_held_out() -> None:
+def test_no_lesson_shows_a_held_out_scene() -> None:
     for course in ALL_COURSES:
         teacher = Teacher(Random(3))
         for lesson in (course.make(teacher) for _ in range(200)):

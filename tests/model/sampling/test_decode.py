@@ -1,4 +1,4 @@
-"""How tokens are picked from logits, and how the two loops run on a device that is asked for more than it has done."""
+"""Sampling of tokens, and the two loops with asynchronous steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,14 +27,14 @@ def test_greedy_takes_the_first_of_equals() -> None:
     assert make_sampler(TextSettings(), CPU)(torch.tensor([1.0, 3.0, 3.0]), []) == 1
 
 
-def test_the_penalty_counts_what_has_been_written() -> None:
+def test_the_penalty_counts_the_written_tokens() -> None:
     sample = make_sampler(TextSettings(repetition_penalty=1.3), CPU)
     assert sample(LOGITS, []) == 1
     assert sample(LOGITS, [1]) == 2
     assert sample(LOGITS, [0, 3]) == 1
 
 
-def test_top_p_and_top_k_bound_what_is_drawn() -> None:
+def test_top_p_and_top_k_limit_the_candidates() -> None:
     for narrow in ({"top_k": 2}, {"top_p": 0.8}):
         sample = make_sampler(TextSettings(do_sample=True, temperature=1.0, **narrow), CPU)
         assert {int(sample(LOGITS, [])) for _ in range(100)} == {1, 2}
@@ -42,15 +42,15 @@ def test_top_p_and_top_k_bound_what_is_drawn() -> None:
     assert {int(sample(LOGITS, [])) for _ in range(200)} == {0, 1, 2, 3}
 
 
-class Ahead(Backend):
-    """A device that is still at work when it is asked for more; `asked` counts the steps it was asked for."""
+class AsyncBackend(Backend):
+    """A backend with asynchronous steps. `launched` counts the denoising steps that were started."""
 
     denoises_async = decodes_async = True
-    asked = 0
+    launched = 0
 
     def captured(self, work: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def counted(*arguments: Any) -> torch.Tensor:
-            self.asked += 1
+            self.launched += 1
             return work(*arguments)
 
         return counted
@@ -70,10 +70,10 @@ def text_prefix(network: SenseNovaU1, tokens: int = 5, room: int = 1) -> Prefix:
         return prefill(network, sequence, [], room)
 
 
-def test_running_ahead_writes_the_same_text(network: SenseNovaU1) -> None:
-    """Past the cache's first memory; what was read is what was told, but for the last token."""
+def test_asynchronous_decoding_writes_the_same_text(network: SenseNovaU1) -> None:
+    """The text outgrows the cache's first capacity. The prefix contains all yielded tokens but the last one."""
     written = []
-    for backend in (Backend(network), Ahead(network)):
+    for backend in (Backend(network), AsyncBackend(network)):
         prefix = text_prefix(network)
         written.append(list(decode(backend, prefix, greedy, 200, ())))
         assert prefix.written == written[-1][:-1]
@@ -81,7 +81,7 @@ def test_running_ahead_writes_the_same_text(network: SenseNovaU1) -> None:
     assert written[0] == written[1] and len(written[0]) == 200
 
 
-@pytest.mark.parametrize("kind", [Backend, Ahead])
+@pytest.mark.parametrize("kind", [Backend, AsyncBackend])
 def test_the_token_that_ends_a_text_is_not_read(network: SenseNovaU1, kind: type[Backend]) -> None:
     whole = list(decode(kind(network), text_prefix(network), greedy, 30, ()))
     end = whole.index(whole[9])
@@ -90,23 +90,23 @@ def test_the_token_that_ends_a_text_is_not_read(network: SenseNovaU1, kind: type
     assert prefix.written == whole[:end] and prefix.cache.length == 5 + end
 
 
-def test_a_text_that_is_given_up_has_read_what_it_told(network: SenseNovaU1) -> None:
+def test_after_closing_the_prefix_contains_the_yielded_tokens(network: SenseNovaU1) -> None:
     prefix = text_prefix(network)
-    text = decode(Ahead(network), prefix, greedy, 30, ())
-    told = [next(text) for _ in range(4)]
+    text = decode(AsyncBackend(network), prefix, greedy, 30, ())
+    yielded = [next(text) for _ in range(4)]
     text.close()
-    assert prefix.written == told[:-1] and prefix.cache.length == 5 + 3
+    assert prefix.written == yielded[:-1] and prefix.cache.length == 5 + 3
 
 
-def test_running_ahead_asks_for_a_step_before_the_one_before_is_told(network: SenseNovaU1) -> None:
+def test_an_asynchronous_step_is_launched_before_its_predecessor_is_yielded(network: SenseNovaU1) -> None:
     settings = ImageSettings(num_steps=4, cfg_scale=1.0)
     tokens: list[list[torch.Tensor]] = []
-    asked: list[int] = []
-    for backend in (Backend(network), ahead := Ahead(network)):
+    launched: list[int] = []
+    for backend in (Backend(network), async_backend := AsyncBackend(network)):
         prefixes = {"condition": text_prefix(network, room=6)}
         tokens.append([])
         for step in denoise(backend, prefixes, generate_guidance(settings), (96, 64), 1, settings):
             tokens[-1].append(step.tokens)
-            asked.append(ahead.asked)
-    assert asked == [0, 0, 0, 0, 2, 3, 4, 4]
+            launched.append(async_backend.launched)
+    assert launched == [0, 0, 0, 0, 2, 3, 4, 4]
     assert all(torch.equal(*pair) for pair in zip(*tokens, strict=True))

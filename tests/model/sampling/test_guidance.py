@@ -1,4 +1,4 @@
-"""Which branches are needed, and what comes out of combining them."""
+"""Guidance: which branches are needed, and how their velocities combine."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_norms_only_shrink() -> None:
 
 
 @pytest.mark.parametrize(("text", "image", "shrunk"), [(0.5, 0.5, False), (0.5, 1.5, True), (1.5, 1.0, True)])
-def test_an_edit_is_shrunk_only_where_it_is_strengthened(text: float, image: float, shrunk: bool) -> None:
+def test_an_edit_is_shrunk_only_if_guidance_strengthens_it(text: float, image: float, shrunk: bool) -> None:
     velocities = {"condition": C, "images": IMG, "unconditional": U}
     used: dict[Branch, torch.Tensor] = {name: velocities[name] for name in edit_branches(text, image)}
     plain, normed = (guide_edit(used, text, image, norm) for norm in ("none", "channel"))
@@ -69,7 +69,7 @@ def test_zero_star_projects() -> None:
     torch.testing.assert_close(guided, alpha * U + 4 * (C - alpha * U))
 
 
-def test_zero_star_stands_still_at_first_and_computes_nothing_for_it() -> None:
+def test_zero_star_has_no_velocity_in_the_first_step_and_computes_one_branch() -> None:
     guidance = generate_guidance(ImageSettings(cfg_norm="cfg_zero_star"))
     assert guidance.needed(0, 0.0) == ("condition",)
     assert guidance.velocity(0, 0.0, {"condition": C}).abs().max() == 0
@@ -91,7 +91,7 @@ def test_the_interval_includes_both_its_ends(interval: tuple[float, float], guid
     assert guidance.ever_needed(starts) == (BOTH if guided else ("condition",))
 
 
-def test_an_edit_that_is_guided_nowhere_needs_one_branch() -> None:
+def test_an_edit_without_a_guided_step_needs_one_branch() -> None:
     guidance = edit_guidance(ImageSettings(cfg_scale=4, img_cfg_scale=2, cfg_interval=(0.9, 0.95)))
     assert guidance.ever_needed([0.0, 0.5]) == ("condition",)
     assert guidance.ever_needed([0.0, 0.9]) == ("condition", "images", "unconditional")

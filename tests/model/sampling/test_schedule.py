@@ -25,11 +25,11 @@ def test_the_ends_are_exact(steps: int, shift: float) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "amplitude"), [(64, 1.0), (1024, 4.0), (4096, 8.0), (9216, 8.0)])
-def test_larger_pictures_start_louder(tokens: int, amplitude: float) -> None:
+def test_larger_pictures_start_with_more_noise(tokens: int, amplitude: float) -> None:
     assert noise_amplitude(tokens, FLOW) == pytest.approx(amplitude)
 
 
-def test_noise_is_the_seeds() -> None:
+def test_noise_depends_on_the_seed() -> None:
     cpu = torch.device("cpu")
     first = starting_noise((64, 32), 7, cpu, torch.float32)
     assert first.shape == (1, 3, 32, 64)

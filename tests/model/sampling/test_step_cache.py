@@ -1,4 +1,4 @@
-"""Layers that are skipped: what decides, and that branches, pictures and requests share nothing of it."""
+"""The step cache: when layers are skipped, and that branches, pictures and requests do not share a cache."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ CACHED: dict[str, Any] = {
     "cache_longest_run": 2,
     "cache_taylor_order": 0,
 }
-"""On the tiny checkpoint steps come out of this in both ways."""
+"""With these settings the tiny checkpoint has both computed and reused steps."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def cached(**changes: Any) -> ImageSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn(Picture):
-    """With its values before clamping."""
+    """A picture with its values before clamping."""
 
     tensor: Tensor
 
@@ -63,17 +63,17 @@ def summary(picture: Picture) -> CacheSummary:
 
 
 class PlainCache:
-    """The rule in the fewest words, on which the library is tried: keeps what each branch last computed.
+    """The rule of the step cache in a few lines, to compare the library with.
 
     Attributes:
-        apart: whether each branch keeps its own; a cache that does not is one that must not be.
+        apart: whether each branch has its own residuals, as it must.
     """
 
     apart = True
 
     def __init__(self, config: StepCacheConfig) -> None:
         self._config = config
-        self._kept: dict[str, tuple[int, int, Tensor, Tensor]] = {}
+        self._states: dict[str, tuple[int, int, Tensor, Tensor]] = {}
         self.computed: dict[Branch, int] = {}
 
     def forward(self, branches: tuple[Branch, ...], hidden: Tensor, run: RunLayers) -> Tensor:
@@ -81,8 +81,8 @@ class PlainCache:
         first = run(branches, config.first, hidden)
         results = []
         for index, branch in enumerate(branches):
-            owner = branch if self.apart else "everybody"
-            count, in_a_row, before, middle = self._kept.get(owner, (0, 0, first[[0]], first[[0]]))
+            owner = branch if self.apart else "all branches"
+            count, in_a_row, before, middle = self._states.get(owner, (0, 0, first[[0]], first[[0]]))
             added = first[[index]] - hidden[[index]]
             difference = (before - added).abs().mean() / before.abs().mean()
             reused = (
@@ -96,7 +96,7 @@ class PlainCache:
                 in_a_row, before = 0, added
                 middle = run((branch,), config.middle, first[[index]]) - first[[index]]
             results.append(first[[index]] + middle)
-            self._kept[owner] = (count + 1, in_a_row, before, middle)
+            self._states[owner] = (count + 1, in_a_row, before, middle)
             self.computed[branch] = config.last.stop - (len(config.middle) if reused else 0)
         return run(branches, config.last, torch.cat(results)) if config.last else torch.cat(results)
 
@@ -135,21 +135,21 @@ def drawn_by(
 
 @pytest.mark.parametrize("together", [False, True], ids=["apart", "together"])
 @pytest.mark.parametrize("request_", [each for _, each in ALL], ids=[name for name, _ in ALL])
-def test_each_branch_keeps_its_own(
+def test_each_branch_has_its_own_residuals(
     engine: Engine,
     request_: GenerateRequest | EditRequest,
     together: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The picture is that of the plain rule; and it is another one where branches share what they keep."""
+    """The picture equals that of the plain rule, and differs from that of a cache that branches share."""
     if together:  # on a GPU small pictures go through the network as one batch
         monkeypatch.setattr(Operations, "batch_rows", 4096)
     (picture,) = pictures(engine, request_)
-    told = summary(picture)
-    assert all(branch.reused_steps > 0 and branch.computed_steps > 2 for branch in told.branches), told
+    found = summary(picture)
+    assert all(branch.reused_steps > 0 and branch.computed_steps > 2 for branch in found.branches), found
     expected = drawn_by(PlainCache, engine, request_, monkeypatch)
     assert (picture.tensor - expected).abs().max() < 1e-4
-    if len(told.branches) > 1:
+    if len(found.branches) > 1:
         assert (picture.tensor - drawn_by(SharedCache, engine, request_, monkeypatch)).abs().max() > 1e-2
 
 
@@ -161,50 +161,50 @@ def test_each_branch_keeps_its_own(
         (cached(cfg_norm="cfg_zero_star"), ["condition", "unconditional"]),
     ],
 )
-def test_every_step_is_told_of(engine: Engine, settings: ImageSettings, branches: list[str]) -> None:
+def test_every_step_is_in_the_summary(engine: Engine, settings: ImageSettings, branches: list[str]) -> None:
     (picture,) = pictures(engine, GenerateRequest("a cat", settings))
-    told = summary(picture)
-    assert [branch.branch for branch in told.branches] == branches
-    steps = [branch.computed_steps + branch.reused_steps for branch in told.branches]
+    found = summary(picture)
+    assert [branch.branch for branch in found.branches] == branches
+    steps = [branch.computed_steps + branch.reused_steps for branch in found.branches]
     assert steps == [9] if len(branches) == 1 else [9, 8 if settings.cfg_norm == "cfg_zero_star" else 9]
-    reused = sum(branch.reused_steps for branch in told.branches)
-    assert told.layers == 3 * sum(steps)
-    assert told.layers_computed == told.layers - 2 * reused
-    assert told.seconds > 0 and told.seconds_saved >= 0
-    for branch in told.branches:
+    reused = sum(branch.reused_steps for branch in found.branches)
+    assert found.layers == 3 * sum(steps)
+    assert found.layers_computed == found.layers - 2 * reused
+    assert found.seconds > 0 and found.seconds_saved >= 0
+    for branch in found.branches:
         assert branch.reused_steps <= len(branch.differences) <= branch.computed_steps + branch.reused_steps
         assert list(branch.quartiles) == sorted(branch.quartiles)
         assert branch.quartiles[0] == min(branch.differences) and branch.quartiles[-1] == max(branch.differences)
 
 
-def test_seconds_saved_are_those_of_the_layers_alone() -> None:
-    """Steps take 1 s besides their layers, 0.5 s for each of those, and more at the start."""
+def test_seconds_saved_are_those_of_the_layers_only() -> None:
+    """Steps take 0.5 s for each layer and 1 s for the rest, and more at the start."""
     timer = LayerTimer(10)
     for number, (condition, other) in enumerate([(10, 10), (10, 10), (10, 10), (1, 1), (1, 10), (10, 1), (1, 1)]):
         seconds = 1 + 0.5 * (condition + other) + (30 if number < 2 else 0)
         timer.add_step({"condition": condition, "unconditional": other}, seconds)
-    told = timer.summary(())
-    assert (told.layers_computed, told.layers) == (86, 140)
-    assert told.seconds_saved == pytest.approx(0.5 * 54)
+    result = timer.summary(())
+    assert (result.layers_computed, result.layers) == (86, 140)
+    assert result.seconds_saved == pytest.approx(0.5 * 54)
     alike = LayerTimer(10)
     for _ in range(5):
         alike.add_step({"condition": 10}, 1.0)
     assert alike.summary(()).seconds_saved == 0
 
 
-def test_work_that_was_not_done_is_not_counted(engine: Engine) -> None:
+def test_skipped_layers_are_not_counted(engine: Engine) -> None:
     def flops(settings: ImageSettings) -> int:
         return next(
             e for e in engine.run(GenerateRequest("a cat", settings)) if isinstance(e, Statistics)
         ).denoise_flops
 
     (picture,) = pictures(engine, GenerateRequest("a cat", cached()))
-    told = summary(picture)
-    share = told.layers_computed / told.layers
+    found = summary(picture)
+    share = found.layers_computed / found.layers
     assert flops(cached()) == pytest.approx(flops(cached(cache="off")) * share, rel=0.01)
 
 
-def test_pictures_of_one_request_keep_their_own(engine: Engine) -> None:
+def test_pictures_of_one_request_share_nothing(engine: Engine) -> None:
     four = pictures(engine, GenerateRequest("a cat", cached(num_images=4)))
     for picture in four:
         (alone,) = pictures(engine, GenerateRequest("a cat", cached(seed=picture.settings.seed)))
@@ -212,7 +212,7 @@ def test_pictures_of_one_request_keep_their_own(engine: Engine) -> None:
         assert summary(alone).branches == summary(picture).branches
 
 
-def test_requests_in_a_row_keep_their_own(engine: Engine, tiny_checkpoint: Path) -> None:
+def test_requests_in_a_row_share_nothing(engine: Engine, tiny_checkpoint: Path) -> None:
     requests = [
         GenerateRequest("a cat", cached()),
         EditRequest("paint it red", (PICTURE,), cached(img_cfg_scale=2.0)),
@@ -227,7 +227,7 @@ def test_requests_in_a_row_keep_their_own(engine: Engine, tiny_checkpoint: Path)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
-def test_a_cancelled_request_leaves_nothing_behind(engine: Engine, steps: int) -> None:
+def test_a_cancelled_request_does_not_affect_the_next(engine: Engine, steps: int) -> None:
     (before,) = pictures(engine, GenerateRequest("a cat", cached()))
     stream = engine.run(GenerateRequest("a cat", cached(seed=6)))
     for event in stream:
@@ -247,7 +247,7 @@ def test_without_a_step_to_reuse_the_picture_is_the_uncached_one(engine: Engine)
     assert torch.equal(picture.tensor, plain.tensor)
 
 
-def test_reading_and_thinking_are_never_cached(engine: Engine) -> None:
+def test_prefill_and_think_text_are_never_skipped(engine: Engine) -> None:
     def thinking(settings: ImageSettings) -> tuple[list[Event], int]:
         engine.clear_cache()
         calls: list[int] = []
@@ -283,16 +283,16 @@ def test_it_works_with(how: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("request_", [each for _, each in (GENERATE[1], GENERATE[5], EDIT[1])])
-@pytest.mark.parametrize("slots", [2, 3])
-def test_layers_that_come_from_files_are_those_that_are_needed(
+@pytest.mark.parametrize("buffers", [2, 3])
+def test_streaming_layers_gives_the_same_pictures(
     engine: Engine,
     tiny_checkpoint: Path,
     request_: GenerateRequest | EditRequest,
-    slots: int,
+    buffers: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With two slots for three layers, and with the towers taking turns."""
-    offload_plan = OffloadPlan("layers" if slots < 3 else "module", slots, whole_head=False)
+    """Offloading with two layer buffers for three layers, and with one tower at a time on the device."""
+    offload_plan = OffloadPlan("layers" if buffers < 3 else "module", buffers, whole_head=False)
     monkeypatch.setattr("model.loaded_model.choose_offload_plan", lambda *_: offload_plan)
     placed = Engine.load(tiny_checkpoint, device="cpu", dtype="float32", gpu_memory="2GiB")
     for _ in range(2):
@@ -304,7 +304,7 @@ def test_layers_that_come_from_files_are_those_that_are_needed(
 
 
 class Layers:
-    """Seven layers that do next to nothing: the first one adds `first`, the middle ones `middle`."""
+    """Seven layers of which the first one adds `first`, the middle ones together add `middle`, and the rest nothing."""
 
     def __init__(self) -> None:
         self.runs: list[tuple[tuple[Branch, ...], range]] = []
@@ -319,7 +319,7 @@ class Layers:
 
 
 def steps_of(options: CacheOptions, middles: list[float]) -> Iterator[tuple[float, bool]]:
-    """What the middle layers came to in each step of one branch, and whether they were computed."""
+    """Yield what the middle layers added in each step of one branch, and whether they were computed."""
     cache, layers = StepCache(StepCacheConfig.of(options, 7)), Layers()
     for middle in middles:
         layers.middle = middle
@@ -335,7 +335,7 @@ def test_warm_up_and_longest_run() -> None:
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_a_series_goes_on_where_repeating_stops(order: int) -> None:
+def test_a_series_is_closer_than_repeating(order: int) -> None:
     options = CacheOptions(0.1, warmup_steps=5, longest_run=3, first_layers=1, last_layers=0, taylor_order=order)
     values = [float(number**order) for number in range(8)]
     steps = list(steps_of(options, values))
@@ -347,7 +347,7 @@ def test_a_series_goes_on_where_repeating_stops(order: int) -> None:
     assert all(error < abs(captured - true) / 2 for error, true in zip(errors[5:], values[5:], strict=True))
 
 
-def test_in_a_batch_only_those_are_computed_that_need_it() -> None:
+def test_in_a_batch_only_the_branches_that_need_it_are_computed() -> None:
     cache, layers = StepCache(StepCacheConfig.of(CacheOptions(0.1, 1, 9, 1, 2, 0), 7)), Layers()
     branches: tuple[Branch, ...] = ("condition", "images", "unconditional")
     hidden = torch.zeros(3, 4, 8)
@@ -360,17 +360,17 @@ def test_in_a_batch_only_those_are_computed_that_need_it() -> None:
     assert result[:, 0, 0].tolist() == [1.0, 7.0, 1.0]
 
 
-def test_a_threshold_of_one_is_no_limit() -> None:
+def test_a_threshold_of_one_always_reuses() -> None:
     cache, layers = StepCache(StepCacheConfig.of(CacheOptions(1.0, 1, 9, 1, 0, 0), 7)), Layers()
     for first in (1.0, 100.0, -3.0):
         layers.first = {"condition": first}
         cache.forward(("condition",), torch.zeros(1, 4, 8), layers)
-    (told,) = cache.summaries()
-    assert (told.computed_steps, told.reused_steps, told.differences, told.quartiles) == (1, 2, (), ())
+    (branch,) = cache.summaries()
+    assert (branch.computed_steps, branch.reused_steps, branch.differences, branch.quartiles) == (1, 2, (), ())
 
 
 @pytest.mark.parametrize(("first", "last"), [(3, 0), (2, 1), (50, 4)])
-def test_options_that_leave_nothing_to_skip(engine: Engine, first: int, last: int) -> None:
+def test_options_that_leave_no_layer_to_skip(engine: Engine, first: int, last: int) -> None:
     settings = cached(cache_first_layers=first, cache_last_layers=last)
     with pytest.raises(
         RequestError, match=f"cache_first_layers {first} and cache_last_layers {last}.* this model has 3"
@@ -378,13 +378,13 @@ def test_options_that_leave_nothing_to_skip(engine: Engine, first: int, last: in
         pictures(engine, GenerateRequest("a cat", settings))
 
 
-def test_options_of_a_cache_that_is_off_are_named(engine: Engine) -> None:
+def test_a_notice_names_options_while_the_cache_is_off(engine: Engine) -> None:
     events = engine.run(GenerateRequest("a cat", ImageSettings(size="64x96", num_steps=1, cache_longest_run=2)))
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert "cache_longest_run: no effect while cache is off" in notices
 
 
-def test_a_preset_is_what_is_not_set_beside_it() -> None:
+def test_options_that_are_set_replace_those_of_the_preset() -> None:
     assert ImageSettings().cache_options is None
     assert ImageSettings(cache_threshold=0.3).cache_options is None
     assert ImageSettings(cache="careful").cache_options == PRESETS["careful"]
@@ -393,7 +393,7 @@ def test_a_preset_is_what_is_not_set_beside_it() -> None:
     assert options.longest_run == PRESETS["balanced"].longest_run
 
 
-def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError, match="cache-dit, which is not installed") as raised:
         GenerateRequest("a cat", cached())
@@ -401,14 +401,14 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     GenerateRequest("a cat", cached(cache="off"))
 
 
-def test_a_library_that_does_not_import(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_cannot_be_imported(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cache_dit.caching", None)
     with pytest.raises(RequestError, match="cache-dit cannot be imported") as raised:
         pictures(engine, GenerateRequest("a cat", cached()))
     assert "sensenova[cache]" in raised.value.hint
 
 
-def test_nothing_of_it_is_imported_before_it_is_needed() -> None:
+def test_the_library_is_not_imported_before_it_is_needed() -> None:
     code = (
         "import sys, model.engine, model.sampling.step_cache\n"
         "from model import GenerateRequest, ImageSettings\n"
