@@ -1,1 +1,1 @@
-"""Settings of `sensenova`: schema, layers and profiles. Knows neither the terminal nor tensors."""
+"""Settings of `sensenova`: declarations, layers and profiles. This package knows neither the terminal nor tensors."""

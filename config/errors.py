@@ -1,14 +1,14 @@
-"""The error every layer of the program raises when the user has to do something about it."""
+"""Errors for the user, with a message and a hint."""
 
 from typing import Self
 
 
 class SenseNovaError(Exception):
-    """A failure with a message for the user.
+    """An error with a message for the user.
 
     Attributes:
-        what: one sentence (or a short list) saying what is wrong and where.
-        hint: what to type or change next; empty where nothing can be suggested.
+        what: a sentence, or a short list, that names the problem and its place.
+        hint: a suggestion what to type or change; empty if there is none.
     """
 
     def __init__(self, what: str, hint: str = "") -> None:
@@ -17,10 +17,10 @@ class SenseNovaError(Exception):
         self.hint = hint
 
     def fresh_copy(self) -> Self:
-        """The same error anew, for one that is kept to be raised more than once: its traceback would keep what its
-        frames hold."""
+        """Return a copy without traceback, to raise a stored error again. A traceback keeps its frames' variables
+        alive."""
         return type(self)(self.what, self.hint)
 
 
 class SettingsError(SenseNovaError):
-    """A setting has an unknown name, a wrong type or a value out of bounds, or a profile cannot be read."""
+    """A setting with an unknown name, a wrong type or a value out of bounds, or a profile that cannot be read."""

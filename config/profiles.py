@@ -1,4 +1,4 @@
-"""Where settings files lie, and which profiles there are."""
+"""Paths of settings files and profiles."""
 
 import os
 from pathlib import Path
@@ -9,39 +9,39 @@ from config.errors import SettingsError
 from config.validation import near_miss
 
 PROJECT_FILE = Path("sensenova.toml")
-"""The project file, relative to the current folder."""
+"""Path of the project file, relative to the current folder."""
 
 BUILT_IN_FOLDER = Path(__file__).parent / "profiles"
-"""The profiles that come with the program."""
+"""Folder of the built-in profiles."""
 
 
 def user_folder() -> Path:
-    """Folder of the user's own settings; the variable SENSENOVA_CONFIG_DIR moves it."""
-    moved = os.environ.get("SENSENOVA_CONFIG_DIR")
-    return Path(moved).expanduser() if moved else user_config_path("sensenova", appauthor=False)
+    """Return the folder of the user's settings. The variable SENSENOVA_CONFIG_DIR overrides it."""
+    override = os.environ.get("SENSENOVA_CONFIG_DIR")
+    return Path(override).expanduser() if override else user_config_path("sensenova", appauthor=False)
 
 
 def user_file() -> Path:
-    """The user's settings for every folder and command."""
+    """Return the path of the user file, which applies in every folder."""
     return user_folder() / "config.toml"
 
 
 def user_profile(name: str) -> Path:
-    """Where the user's profile of this name is or would be."""
+    """Return the path of the user's profile with this name, which need not exist."""
     return user_folder() / "profiles" / f"{name}.toml"
 
 
 def is_profile_path(profile: str) -> bool:
-    """Whether `--profile` was given a file rather than a name: it has a separator or ends in .toml."""
+    """Return whether a value of `--profile` is a path, with a separator or the suffix .toml, and not a name."""
     separators = {os.sep, os.altsep or os.sep}
     return profile.endswith(".toml") or any(separator in profile for separator in separators)
 
 
 def profile_files() -> dict[str, Path]:
-    """All profiles with a name, sorted by it; the user's own replaces a built-in one of the same name.
+    """Return the named profiles, sorted by name. A user's profile replaces a built-in one of the same name.
 
     Raises:
-        SettingsError: the folder of the user's profiles cannot be looked into.
+        SettingsError: the folder of the user's profiles cannot be read.
     """
     found: dict[str, Path] = {}
     for folder in (BUILT_IN_FOLDER, user_folder() / "profiles"):
@@ -51,16 +51,16 @@ def profile_files() -> dict[str, Path]:
             continue
         except OSError as error:
             raise SettingsError(
-                f"{folder}: cannot be looked into: {error.strerror}", "set SENSENOVA_CONFIG_DIR to another folder"
+                f"{folder}: cannot be read: {error.strerror}", "set SENSENOVA_CONFIG_DIR to another folder"
             ) from None
     return dict(sorted(found.items()))
 
 
 def find_profile(profile: str) -> Path:
-    """The file of a profile given by name or path.
+    """Return the file of a profile with a name or path.
 
     Raises:
-        SettingsError: there is no profile of that name, or no such file.
+        SettingsError: there is no such profile or file.
     """
     if is_profile_path(profile):
         path = Path(profile).expanduser()
@@ -80,5 +80,5 @@ def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:
-        # A name too long for the file system, or a folder that may not be entered.
+        # The name is too long for the file system, or the folder cannot be accessed.
         return False

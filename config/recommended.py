@@ -1,7 +1,7 @@
-"""What a checkpoint says about itself beyond `config.json`: recommended settings and the sizes it knows.
+"""Recommendations of a checkpoint: settings, trained sizes and limits of input pictures.
 
-The file `recommended_settings.json` lies beside the weights and is optional; without it the facts published
-for SenseNova-U1 hold.
+They are in the optional file `recommended_settings.json` beside the weights. Without it, the published values of
+SenseNova-U1 apply.
 """
 
 import json
@@ -18,18 +18,18 @@ from config.validation import check_values, json_notation, near_miss
 
 RECOMMENDED_FILE = "recommended_settings.json"
 
-MEND = "mend the file, or remove it to use the published settings"
+REPAIR_HINT = "correct the file, or remove it to use the published settings"
 
 Side = Annotated[int, Field(gt=0, multiple_of=32)]
 PixelCount = Annotated[int, Field(gt=0)]
 
 
 class RecommendationError(SettingsError):
-    """What a checkpoint says about itself is damaged: the checkpoint has to be mended, not the user's settings."""
+    """Damaged recommendations: the checkpoint needs a fix, not the user's settings."""
 
 
 class PixelRange(BaseModel):
-    """Fewest and most pixels of an input picture as the network reads it."""
+    """Minimum and maximum number of pixels of an input picture, after it has been resized for the network."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +39,7 @@ class PixelRange(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> "PixelRange":
         if self.min > self.max:
-            raise ValueError(f"min {self.min} lies above max {self.max}")
+            raise ValueError(f"min {self.min} is above max {self.max}")
         return self
 
 
@@ -49,27 +49,27 @@ class Recommended(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     settings: dict[str, Any] = {}
-    """Settings of pictures and answers that suit this checkpoint: the layer above the defaults."""
+    """Recommended settings of pictures and answers: the layer above the defaults."""
     trained_sizes: Annotated[tuple[tuple[Side, Side], ...], Field(min_length=1)] = TRAINED_SIZES
-    """(width, height) pairs the checkpoint was trained on; the first is its default size."""
+    """(width, height) pairs that the checkpoint was trained on; the first one is its default size."""
     answer_input: PixelRange = PixelRange(min=256 * 256, max=2048 * 2048)
-    """Limits of an input picture when it is described or talked about."""
+    """Limits of an input picture of a question."""
     edit_input: PixelRange = PixelRange(min=512 * 512, max=2048 * 2048)
-    """Limits of an input picture when it is edited; all of them together may have four times `max`."""
+    """Limits of an input picture of an edit. All of them together may have four times `max`."""
 
-    def edit_limits(self, pictures: int) -> PixelRange:
-        """The limits of each of `pictures` input pictures of one edit."""
+    def edit_limits(self, images: int) -> PixelRange:
+        """Return the limits of each input picture of an edit with `images` input pictures."""
         return PixelRange(
-            min=min(self.edit_input.min, 4 * self.edit_input.max // pictures),
-            max=min(self.edit_input.max, 4 * self.edit_input.max // pictures),
+            min=min(self.edit_input.min, 4 * self.edit_input.max // images),
+            max=min(self.edit_input.max, 4 * self.edit_input.max // images),
         )
 
 
 def read_recommended(folder: Path) -> Recommended:
-    """Read the checkpoint's own recommendations; the published facts where it carries none.
+    """Read the recommendations of a checkpoint folder; without the file, return the published values.
 
     Raises:
-        RecommendationError: the file is no JSON or holds something else than it may.
+        RecommendationError: the file is not JSON or has an unknown key or a wrong value.
     """
     path = folder / RECOMMENDED_FILE
     if not path.exists():
@@ -77,35 +77,38 @@ def read_recommended(folder: Path) -> Recommended:
     try:
         recommended = Recommended.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        # The first of each key: a list that is wrong inside is reported once more as a whole.
+        # Only the first problem of each key: pydantic reports a list with a wrong item again as a whole.
         first = {problem["loc"][:1]: problem for problem in reversed(error.errors(include_url=False))}
         reasons = [f"{path}: {_reason(problem)}" for problem in reversed(first.values())]
-        raise RecommendationError("\n".join(reasons), MEND) from None
+        raise RecommendationError("\n".join(reasons), REPAIR_HINT) from None
     except (ValueError, RecursionError) as error:
-        raise RecommendationError(f"{path}: is no valid JSON: {error}", MEND) from None
+        raise RecommendationError(f"{path}: is not valid JSON: {error}", REPAIR_HINT) from None
     except OSError as error:
-        raise RecommendationError(f"{path}: cannot be read: {error.strerror}", MEND) from None
+        raise RecommendationError(f"{path}: cannot be read: {error.strerror}", REPAIR_HINT) from None
     try:
         check_recommended(recommended.settings, f"{path}: settings")
     except SettingsError as error:
-        raise RecommendationError(error.what, f"{error.hint}\n{MEND}") from None
+        raise RecommendationError(error.what, f"{error.hint}\n{REPAIR_HINT}") from None
     return recommended
 
 
 def check_recommended(settings: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Check the settings a checkpoint recommends, converted to their types.
+    """Check the settings that a checkpoint recommends and convert them to their types.
 
-    A checkpoint may say how pictures and answers are made best, but not where files go or what runs where.
+    A checkpoint may recommend settings of pictures and answers, but not of devices and files.
+
+    Args:
+        place: the start of error messages.
 
     Raises:
-        SettingsError: starts with `place`; names what is unknown, out of bounds or not a checkpoint's to say.
+        SettingsError: a setting is unknown, has a wrong value, or may not be recommended.
     """
     notation = json_notation(lambda name: f"{place}: ")
     return check_values(settings, notation, (*ImageSettings.model_fields, *TextSettings.model_fields))
 
 
 def _reason(problem: Any) -> str:
-    """Where in the file, and a problem of pydantic's in our words where they are plainer."""
+    """Describe a problem that pydantic found: the key, and plainer words if we have some."""
     place = ".".join(map(str, problem["loc"])) or "the file"
     match problem["type"]:
         case "extra_forbidden":

@@ -1,7 +1,7 @@
-"""Every setting once: its type, bounds, default and help text.
+"""Settings: the type, bounds, default and help text of each, declared once.
 
-The command-line flags, the environment variables, TOML profiles, a checkpoint's recommended settings and the
-library's requests all take their names, defaults and checks from here.
+Command-line flags, environment variables, TOML files, recommended settings of checkpoints and the library's requests
+take their names, defaults and checks from these declarations.
 """
 
 import re
@@ -24,11 +24,11 @@ PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks", "off"]
 
 @dataclass(frozen=True)
 class Scope:
-    """Marks where a setting counts. It stands beside the type: `Annotated[str, Scope(recorded=True)]`.
+    """Annotation of a setting's use, beside its type: `Annotated[str, Scope(recorded=True)]`.
 
     Attributes:
-        recorded: a picture's record holds it. Picture settings are recorded as a whole and need no mark.
-        session: `/set` can change it for the following turns of a session. Where False, another command does.
+        recorded: pictures' records contain the setting. All picture settings are recorded and need no annotation.
+        session: `/set` can change the setting for the following turns of a session. If False, another command can.
     """
 
     recorded: bool = False
@@ -36,7 +36,7 @@ class Scope:
 
 
 class SettingsGroup(BaseModel):
-    """Base of all groups: frozen, unknown keys refused, NaN and infinity refused."""
+    """Base class of all groups. They are frozen and refuse unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -44,76 +44,76 @@ class SettingsGroup(BaseModel):
         allow_inf_nan=False,
         validate_default=True,
         use_attribute_docstrings=True,
-        defer_build=True,  # validators are built when they are first used, which for `--help` is never
+        defer_build=True,  # validators are built on first use, so `--help` never builds them
     )
 
     @classmethod
     def part_of(cls, settings: "SettingsGroup") -> Self:
-        """This group's settings out of a larger group."""
+        """Return this group's settings from a larger group."""
         return cls.model_construct(**{name: getattr(settings, name) for name in cls.model_fields})
 
 
 class SeedSettings(SettingsGroup):
     seed: Seed = 42
-    """Random seed. Picture k of several uses seed + k."""
+    """Random seed. Picture k (from 0) of several uses seed + k."""
 
 
 class ImageSettings(SeedSettings):
-    """How a picture is generated or edited."""
+    """Settings of generating and editing pictures."""
 
     size: Annotated[str, Field(examples=["2048x2048", "16:9", "auto"])] = "auto"
-    """Picture size: WxH in pixels (multiples of 32), an aspect like 16:9 (its trained size, if near), or auto."""
+    """WxH in pixels (multiples of 32), an aspect ratio like 16:9, or auto (default size; edits: the input's ratio)."""
     num_images: Annotated[int, Field(ge=1, le=1000)] = 1
-    """How many pictures to make, with seeds seed, seed + 1, …"""
+    """Number of pictures, with seeds seed, seed + 1, …"""
     num_steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    """Denoising steps."""
+    """Number of denoising steps."""
     cfg_scale: Annotated[float, Field(ge=0, le=100)] = 4.0
-    """How strongly the picture follows the text; 1 turns text guidance off."""
+    """Guidance scale: how strongly the picture follows the prompt; 1 turns guidance off."""
     img_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Edits only: how strongly the result follows the input pictures; 1 turns image guidance off."""
     cfg_norm: Literal["none", "global", "channel", "cfg_zero_star"] = "none"
-    """Keep guidance from over-driving the picture; cfg_zero_star is for generating only."""
+    """Normalization of guidance, against oversaturated pictures; cfg_zero_star does not work for edits."""
     cfg_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
-    """Part of the denoising time (0 noise … 1 picture, both ends included) in which guidance is applied."""
+    """Interval of denoising time in which guidance is applied, ends included; 0 is noise, 1 is the picture."""
     timestep_shift: Annotated[float, Field(ge=0.01, le=100)] = 3.0
-    """Above 1, spend more of the steps where there is much noise."""
+    """Shift of the noise schedule: above 1, more steps are spent at high noise."""
     t_eps: Annotated[float, Field(gt=0, le=1)] = 0.02
-    """Smallest 1 - t that a velocity is divided by."""
+    """Lower bound of 1 - t, the divisor in the velocity."""
     think: bool = False
-    """Let the model write down its plan before it draws."""
+    """Let the model write a plan before it draws."""
     max_think_tokens: Annotated[int, Field(ge=1, le=32768)] = 1024
-    """Most tokens of think text."""
+    """Maximum number of think tokens."""
     input_pixels: Literal["auto", "native"] | Annotated[int, Field(ge=32 * 32, le=MAX_PIXELS)] = "auto"
-    """Edits only: resize pictures to the output's number of pixels (auto), to N, or leave them (native)."""
+    """Edits only: resize input pictures to the output's number of pixels (auto), to N pixels, or not (native)."""
     noise: Literal["device", "cpu"] = "device"
-    """Draw the starting noise on the device (published seeds), or on the CPU (the same on every device)."""
+    """Where the starting noise is generated: device (published seeds) or cpu (the same on every device)."""
     cache: CachePreset = "off"
-    """Skip layers where denoising steps change little: not at all (off), or by a preset (needs cache-dit)."""
+    """Step cache: skip layers in denoising steps that change little, by a preset (needs cache-dit)."""
     cache_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
-    """With cache, instead of the preset's: how much the first layers may change in a step that is reused."""
+    """Overrides the cache preset: skip layers if the first layers' output changes by less than this fraction."""
     cache_warmup_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """With cache, instead of the preset's: steps at the start of each guidance branch that are computed in full."""
+    """Overrides the cache preset: number of first steps of each guidance branch that compute all layers."""
     cache_longest_run: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """With cache, instead of the preset's: most steps in a row that are reused."""
+    """Overrides the cache preset: maximum number of consecutive steps that skip layers."""
     cache_first_layers: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """With cache, instead of the preset's: layers that every step computes, from the first one on."""
+    """Overrides the cache preset: number of first layers that every step computes."""
     cache_last_layers: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """With cache, instead of the preset's: layers that every step computes, up to the last one."""
+    """Overrides the cache preset: number of last layers that every step computes."""
     cache_taylor_order: Annotated[int, Field(ge=0, le=4)] | None = None
-    """With cache, instead of the preset's: order of the TaylorSeer series for skipped layers; 0 repeats them."""
+    """Overrides the cache preset: order of the Taylor series for skipped layers; 0 repeats their last output."""
 
     @property
     def cache_options(self) -> CacheOptions | None:
-        """The preset with what is set beside it; None where nothing is reused."""
+        """Options of the step cache: the preset with the settings that override it; None if the cache is off."""
         if self.cache == "off":
             return None
-        own = {field.name: getattr(self, f"cache_{field.name}") for field in fields(CacheOptions)}
-        return replace(PRESETS[self.cache], **{name: value for name, value in own.items() if value is not None})
+        overrides = {field.name: getattr(self, f"cache_{field.name}") for field in fields(CacheOptions)}
+        return replace(PRESETS[self.cache], **{name: value for name, value in overrides.items() if value is not None})
 
     @field_validator("size")
     @classmethod
     def _canonical_size(cls, text: str) -> str:
-        """Bad sizes raise SettingsError, whose message already says what to type instead."""
+        """Normalize a size. Errors are SettingsErrors, whose messages already suggest what to type."""
         text = text.strip().lower()
         size = parse_size(text)
         if size is not None:
@@ -125,7 +125,7 @@ class ImageSettings(SeedSettings):
     @field_validator("cfg_interval", mode="before")
     @classmethod
     def _two_numbers(cls, value: Any) -> Any:
-        """TOML and JSON have lists only; the environment and `/set` have text: `0.1,0.6` or `0.1 0.6`."""
+        """Accept lists, as TOML and JSON write them, and text like `0.1,0.6` or `0.1 0.6`."""
         if isinstance(value, str):
             value = re.split(r"[\s,]+", value.strip())
         return tuple(value) if isinstance(value, list) else value
@@ -134,31 +134,31 @@ class ImageSettings(SeedSettings):
     @classmethod
     def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
         if interval[0] > interval[1]:
-            raise ValueError(f"the low end {interval[0]:g} lies above the high end {interval[1]:g}")
+            raise ValueError(f"the low end {interval[0]:g} is above the high end {interval[1]:g}")
         return interval
 
 
 class TextSettings(SeedSettings):
-    """How an answer is written."""
+    """Settings of generating text."""
 
     max_tokens: Annotated[int, Field(ge=1, le=32768)] = 512
-    """Most tokens of an answer."""
+    """Maximum number of tokens of an answer."""
     do_sample: bool = False
-    """Draw tokens at random instead of always taking the most likely one."""
+    """Sample tokens at random instead of taking the most likely one."""
     temperature: Annotated[float, Field(ge=0.01, le=10)] = 0.7
-    """With do_sample: above 1 more surprising, below 1 more predictable."""
+    """With do_sample: sampling temperature; higher is more varied, lower is more predictable."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """With do_sample: draw from the smallest set of tokens whose probabilities sum to this."""
+    """With do_sample: sample from the smallest set of tokens whose probabilities sum to this."""
     top_k: Annotated[int, Field(ge=0)] = 0
-    """With do_sample: draw from the k most likely tokens; 0 takes all."""
+    """With do_sample: sample from the k most likely tokens; 0 for all tokens."""
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Above 1, tokens that the answer already holds become less likely."""
+    """Above 1, tokens that the answer already contains become less likely."""
 
 
 class LoadSettings(SettingsGroup):
-    """Settings that take effect when a model is loaded: which one, where, and in which number formats.
+    """Settings of loading a model.
 
-    A change of one of these needs the model to be loaded again; all other settings take effect with the next request.
+    To change one of them, the model must be loaded again. All other settings take effect with the next request.
     """
 
     model: Annotated[str | None, Scope(recorded=True, session=False)] = None
@@ -167,39 +167,39 @@ class LoadSettings(SettingsGroup):
         str,
         Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"]),
     ] = "auto"
-    """Where to run: auto, cpu, cuda, cuda:1 or mps."""
+    """Device to run on: auto, cpu, cuda, cuda:1 or mps."""
     dtype: Annotated[Literal["bfloat16", "float16", "float32"], Scope(recorded=True)] = "bfloat16"
-    """Number format of the weights and the arithmetic."""
+    """Number format of weights and arithmetic."""
     check_weights: bool = False
-    """Look at every number while loading and refuse a checkpoint that holds NaN or infinity."""
+    """Check all weights while loading, and refuse a checkpoint with NaN or infinity."""
     quantization: Annotated[Quantization, Scope(recorded=True)] = "off"
-    """Eight-bit weights: of what draws (fp8), or of what reads and writes too (fp8-all); experts stay as they are."""
+    """Eight-bit weights for the generation tower (fp8) or both towers (fp8-all); experts are not quantized."""
     lora: Annotated[str | None, Scope(recorded=True, session=False)] = None
-    """LoRA file, folder or Hub id, perhaps with :STRENGTH; several with commas between; off for none."""
+    """LoRA file, folder or Hub id, optionally with :STRENGTH; separate several by commas; off for none."""
     enforce_eager: Annotated[bool, Scope(recorded=True)] = False
-    """Compile nothing and capture no CUDA graphs: slower, but ready at once."""
+    """Disable compilation and CUDA graphs: slower, but ready at once."""
     offload: Literal["auto", "off", "module", "layers"] = "auto"
-    """What stays on the device: all (off), the towers in turn (module), layers that fit (layers); auto: the fastest."""
+    """Weights kept on the device: all (off), one tower at a time (module), some layers (layers); auto: the fastest."""
     gpu_memory: Annotated[str | None, Field(examples=["8GiB", "7.5GB"])] = None
-    """Most memory of the device to use, like 8GiB; all: what is free."""
+    """Maximum device memory to use, like 8GiB; all for everything that is free."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] = 1
-    """GPUs that share each network, every one of them holding a part of its weights."""
+    """Number of GPUs that share one copy of the model; each holds a part of the weights."""
     cfg_parallel_size: Annotated[int, Field(ge=1, le=3)] = 1
-    """Networks that compute guidance branches of their own: as many GPUs as the product of both."""
+    """Number of model copies for different guidance branches; each needs tensor_parallel_size GPUs."""
     gpus: Literal["all"] | Annotated[int, Field(ge=0, le=64)] = 0
-    """Instead of these two: GPUs to use, shared in the way that is fastest for what is asked; 0 leaves it to them."""
+    """Number of GPUs, or all: chooses both parallel sizes for the fastest result; 0 keeps the sizes as set."""
 
     @field_validator("model", "lora")
     @classmethod
     def _some_name(cls, name: str | None) -> str | None:
-        """An empty path would mean the current folder."""
+        """Refuse an empty name, which as a path would mean the current folder."""
         if name is not None and not name.strip():
             raise ValueError("must not be empty")
         return name
 
     @property
     def gpu_memory_bytes(self) -> int | None:
-        """`gpu_memory` as a number; None for all that is free."""
+        """`gpu_memory` in bytes; None for all free memory."""
         return None if self.gpu_memory is None else parse_memory(self.gpu_memory)
 
     @field_validator("gpu_memory")
@@ -211,20 +211,20 @@ class LoadSettings(SettingsGroup):
 
 
 class OutputSettings(SettingsGroup):
-    """What is written, and what is shown."""
+    """Settings of files and of the terminal."""
 
     output: Annotated[str | None, Scope(session=False)] = None
-    """Picture file, perhaps with {slug} {seed} {index} {count} {width} {height}; FOLDER/; or - for PNG on stdout."""
+    """Picture file, optionally with {slug} {seed} {index} {count} {width} {height}; FOLDER/; or - for PNG on stdout."""
     metadata: bool = True
     """Write the settings that made a picture into its PNG file."""
     print_think: bool = False
     """Print think text on stdout."""
     hide_think: bool = False
-    """Do not show think text while it is written."""
+    """Hide think text while it is generated."""
     enable_cache_dit_summary: bool = False
-    """Tell what was reused between denoising steps, after each picture."""
+    """Report which steps and layers the step cache skipped, after each picture."""
     preview: PreviewChoice = "auto"
-    """How pictures are shown in a terminal: by what it can do (auto), by one protocol or half blocks, or not."""
+    """Pictures in the terminal: its best protocol (auto), a given protocol, half blocks (blocks), or none (off)."""
 
     @field_validator("output")
     @classmethod
@@ -244,20 +244,20 @@ GROUPS: tuple[tuple[str, type[SettingsGroup]], ...] = (
     ("Model and device", LoadSettings),
     ("Files and output", OutputSettings),
 )
-"""The groups with their titles, in the order in which settings are listed; `seed` is in two of them."""
+"""The groups with their titles, in the order of all lists of settings. `seed` is in two groups."""
 
 SETTING_NAMES: tuple[str, ...] = tuple(dict.fromkeys(name for _, group in GROUPS for name in group.model_fields))
-"""Every setting's name, in the order of GROUPS."""
+"""Names of all settings, in the order of GROUPS."""
 
 
 def scope_of(name: str) -> Scope:
-    """The `Scope` of a setting's declaration."""
-    marks = Settings.model_fields[name].metadata
-    return next((mark for mark in marks if isinstance(mark, Scope)), Scope())
+    """Return the `Scope` of a setting."""
+    annotations = Settings.model_fields[name].metadata
+    return next((annotation for annotation in annotations if isinstance(annotation, Scope)), Scope())
 
 
 RECORDED_LOAD_SETTINGS: tuple[str, ...] = tuple(name for name in LoadSettings.model_fields if scope_of(name).recorded)
-"""Load settings that a picture's record holds, in the order of their declaration."""
+"""Load settings in a picture's record, in the order of their declaration."""
 
 SESSION_SETTINGS: tuple[str, ...] = tuple(name for name in SETTING_NAMES if scope_of(name).session)
 """Settings that `/set` can change in a session."""
@@ -266,12 +266,13 @@ SESSION_SETTINGS: tuple[str, ...] = tuple(name for name in SETTING_NAMES if scop
 def require_compatible(load: LoadSettings, cache: str = "off") -> None:
     """Refuse load settings that contradict each other.
 
+    With `gpus = "all"` the number of GPUs is unknown here, so `model.loading` calls this again with the number.
+
     Args:
-        cache: the picture setting of that name; the step cache excludes several GPUs.
+        cache: the picture setting `cache`; the step cache does not work with several GPUs.
 
     Raises:
-        SettingsError: names the settings and what to change. With `gpus = "all"` the number of GPUs is not known here:
-            `model.loading` calls this again with the number.
+        SettingsError: two settings contradict each other.
     """
     size = load.tensor_parallel_size * load.cfg_parallel_size
     asked = f"tensor_parallel_size {load.tensor_parallel_size}, cfg_parallel_size {load.cfg_parallel_size}"
@@ -279,24 +280,24 @@ def require_compatible(load: LoadSettings, cache: str = "off") -> None:
         if size > 1:
             raise SettingsError(
                 f"gpus {load.gpus} chooses the sizes itself, and {asked} are given",
-                "leave `gpus` out, or the other two; `gpus=0` takes back what a profile says",
+                "leave `gpus` out, or the other two; `gpus=0` overrides a profile",
             )
         asked = f"gpus {load.gpus}"
         if load.gpus == "all" and ":" in load.device:
             raise SettingsError(
                 f"{asked}: `device` {load.device} is one GPU",
-                "use `device=cuda`; CUDA_VISIBLE_DEVICES says which there are",
+                "use `device=cuda`; CUDA_VISIBLE_DEVICES selects the GPUs",
             )
         size = 1 if load.gpus == "all" else load.gpus
     if size == 1:
         return
     if load.device == "mps":
-        take_back = "leave it out" if load.gpus else "set both to 1"
-        raise SettingsError(f"{asked}: Apple's GPU is one", f"{take_back}, or use `device=cpu`")
+        solution = "leave it out" if load.gpus else "set both to 1"
+        raise SettingsError(f"{asked}: a Mac has only one GPU", f"{solution}, or use `device=cpu`")
     if ":" in load.device:
         raise SettingsError(
-            f"{asked}: `device` {load.device} is one GPU, and {size} are asked for",
-            "use `device=cuda`; CUDA_VISIBLE_DEVICES says which GPUs there are",
+            f"{asked}: `device` {load.device} is one GPU, but {size} are needed",
+            "use `device=cuda`; CUDA_VISIBLE_DEVICES selects the GPUs",
         )
     if load.offload not in ("auto", "off"):
         raise SettingsError(
@@ -305,11 +306,11 @@ def require_compatible(load: LoadSettings, cache: str = "off") -> None:
         )
     if cache != "off":
         raise SettingsError(
-            f"{asked}: `cache` {cache} is for one GPU: each would decide for itself which layers to skip",
-            "leave one of them out; `cache=off` takes back what a profile says",
+            f"{asked}: `cache` {cache} is for one GPU: several GPUs could skip different layers",
+            "leave one of them out; `cache=off` overrides a profile",
         )
     if load.gpu_memory_bytes is not None:
         raise SettingsError(
             f"{asked}: `gpu_memory` is for one GPU",
-            "leave one of them out; `gpu_memory=all` takes back what a profile says",
+            "leave one of them out; `gpu_memory=all` overrides a profile",
         )

@@ -1,4 +1,4 @@
-"""Picture sizes: what a valid one is, which the models were trained on, and how `auto` and `16:9` resolve.
+"""Picture sizes: valid and trained ones, and how `auto` and `16:9` resolve.
 
 All sizes are (width, height) in pixels.
 """
@@ -12,13 +12,13 @@ from config.errors import SettingsError
 Size = tuple[int, int]
 
 TOKEN_PIXELS = 32
-"""Side of the square of pixels that one image token covers; both sides of a picture are multiples of it."""
+"""Side in pixels of the square that one image token covers. The sides of a picture are multiples of it."""
 
 MAX_PIXELS = 4096 * 4096
-"""Largest picture that may be asked for: four times the largest trained size."""
+"""Most pixels of a picture: four times the default size."""
 
 MAX_ASPECT = 200.0
-"""Longest side over shortest side, above which the reference implementation refuses a picture."""
+"""Largest ratio of a picture's sides that the reference implementation accepts."""
 
 TRAINED_SIZES: tuple[Size, ...] = (
     (2048, 2048),
@@ -33,17 +33,17 @@ TRAINED_SIZES: tuple[Size, ...] = (
     (3456, 1152),
     (1152, 3456),
 )
-"""Resolution buckets of SenseNova-U1; the first one is the default size."""
+"""Sizes that SenseNova-U1 was trained on. The first one is the default size."""
 
 BUCKET_TOLERANCE = 0.05
-"""A trained size serves an aspect ratio when their log-ratios differ by less than this (about 5 %)."""
+"""Largest difference of logarithms, about 5 %, at which a trained size is used for an aspect ratio."""
 
 
 def parse_size(text: str) -> Size | None:
-    """Read `WxH` (also `W×H`, `W*H`) and check it; None when the text is not of that form.
+    """Parse and check a size `WxH` (also `W×H`, `W*H`); return None if the text has another form.
 
     Raises:
-        SettingsError: a side is zero, negative or no multiple of 32, or the picture is too large or too long.
+        SettingsError: a side is not positive or not a multiple of 32, or the picture is too large or too long.
     """
     found = re.fullmatch(r"\s*([+-]?\d{1,30})\s*[x×*X]\s*([+-]?\d{1,30})\s*", text)
     if found is None:
@@ -54,10 +54,10 @@ def parse_size(text: str) -> Size | None:
 
 
 def parse_aspect(text: str) -> float | None:
-    """Read `W:H` as width over height; None when the text is not of that form.
+    """Parse an aspect ratio `W:H` and return width / height; None if the text has another form.
 
     Raises:
-        SettingsError: a part is zero, or the ratio lies outside 1:200 to 200:1.
+        SettingsError: a side is zero, or the ratio is outside 1:200 to 200:1.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)\s*", text)
     if found is None:
@@ -75,7 +75,7 @@ def parse_aspect(text: str) -> float | None:
 
 
 def check_size(size: Size) -> None:
-    """Raise SettingsError, naming the nearest valid size, unless a picture of this size can be made."""
+    """Raise SettingsError, with the nearest valid size as hint, unless a picture can have this size."""
     width, height = size
     text = f"{width}x{height}"
     if width <= 0 or height <= 0:
@@ -96,7 +96,7 @@ def check_size(size: Size) -> None:
 
 
 def nearest_valid(size: Size) -> list[Size]:
-    """One or two valid sizes near this one, closest first."""
+    """Return one or two valid sizes near a size, the nearest first."""
     below = tuple(side // TOKEN_PIXELS * TOKEN_PIXELS for side in size)
     above = tuple(-(-side // TOKEN_PIXELS) * TOKEN_PIXELS for side in size)
     rounded = tuple(round(side / TOKEN_PIXELS) * TOKEN_PIXELS for side in size)
@@ -109,7 +109,7 @@ def nearest_valid(size: Size) -> list[Size]:
 
 
 def nearest_trained(size: Size, trained: Sequence[Size]) -> Size:
-    """The trained size closest in aspect ratio, then in area (both as distances of logarithms)."""
+    """Return the trained size with the nearest aspect ratio, then with the nearest area, on logarithmic scales."""
 
     def distance(other: Size) -> tuple[float, float]:
         ratio = abs(math.log(size[0] / size[1]) - math.log(other[0] / other[1]))
@@ -120,24 +120,27 @@ def nearest_trained(size: Size, trained: Sequence[Size]) -> Size:
 
 
 def size_for_aspect(aspect: float, pixels: int) -> Size:
-    """The size of about `pixels` pixels whose sides have this ratio, each rounded to a multiple of 32."""
+    """Return the size of about `pixels` pixels with this aspect ratio. Sides are rounded to multiples of 32."""
     width = max(TOKEN_PIXELS, round(math.sqrt(pixels * aspect) / TOKEN_PIXELS) * TOKEN_PIXELS)
     height = max(TOKEN_PIXELS, round(math.sqrt(pixels / aspect) / TOKEN_PIXELS) * TOKEN_PIXELS)
     return _shorten((width, height))
 
 
 def _shorten(size: Size) -> Size:
-    """Cut the longer side where the size, rounded to tokens, is longer than MAX_ASPECT allows."""
+    """Shorten the longer side of a size, in multiples of 32, to the ratio MAX_ASPECT."""
     limit = int(MAX_ASPECT) * min(size)
     return min(size[0], limit), min(size[1], limit)
 
 
 def resolve_size(setting: str, trained: Sequence[Size], first_image: Size | None = None) -> Size:
-    """Turn the `size` setting into pixels.
+    """Resolve the setting `size` to pixels.
 
-    `WxH` is taken as it is. `W:H` gives the trained size of that aspect, or, where none comes close, a size
-    of that aspect with the pixels of the default size. `auto` gives the default size, or for an edit the
-    first picture's aspect at the default size's pixels.
+    `WxH` is used as it is. `W:H` resolves to the trained size with that aspect ratio; if none is near, to a size with
+    that ratio and as many pixels as the default size. `auto` resolves to the default size. For an edit it keeps the
+    default number of pixels and has the aspect ratio of the first input picture.
+
+    Args:
+        first_image: size of the first input picture of an edit.
 
     Raises:
         SettingsError: the setting has none of these forms, or the size is not valid.
@@ -162,5 +165,5 @@ def resolve_size(setting: str, trained: Sequence[Size], first_image: Size | None
 
 
 def format_size(size: Size) -> str:
-    """(2048, 1536) → '2048x1536'."""
+    """Format a size: (2048, 1536) → '2048x1536'."""
     return f"{size[0]}x{size[1]}"

@@ -1,7 +1,7 @@
-"""The layers of settings, merged; every value remembers the layer it came from.
+"""Layers of settings: read, check and merge them, and remember the layer of each value.
 
-Later layers win: defaults, the checkpoint's recommended settings, user file, project file, profile,
-environment, the settings of a picture given by `--from`, flags, and those beside a prompt in a prompt file.
+Later layers win: defaults, the checkpoint's recommendations, user file, project file, profile, environment, the record
+of a picture (`--from`), flags, and the settings beside a prompt in a prompt file.
 """
 
 import os
@@ -19,14 +19,14 @@ from config.toml_file import read_settings_file, show_path, toml_literal
 from config.validation import Notation, check_values
 
 PREFIX = "SENSENOVA_"
-"""Every setting is also an environment variable: this and its name in capitals."""
+"""Prefix of environment variables. A setting's variable is the prefix and the setting's name in capitals."""
 
 OTHER_VARIABLES: dict[str, str] = {
     "SENSENOVA_CONFIG_DIR": "folder of the user file and the user's profiles",
-    "SENSENOVA_DATA_DIR": "folder of what the program keeps for the user, such as sessions",
-    "SENSENOVA_PROFILE": "profile to use where --profile is not given",
+    "SENSENOVA_DATA_DIR": "folder of saved sessions and other user data",
+    "SENSENOVA_PROFILE": "profile to use without --profile",
 }
-"""Environment variables that are no settings, with their meaning."""
+"""Environment variables that are not settings, with their meaning."""
 
 FOREIGN_VARIABLES = frozenset(
     PREFIX + name
@@ -40,7 +40,7 @@ FOREIGN_VARIABLES = frozenset(
         "U1_SRC",
     )
 )
-"""Variables that belong to SenseNova's web service and the reference implementation's tools: let alone."""
+"""Variables of SenseNova's web service and the reference implementation's tools, which we ignore."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Resolved:
     """The settings of one turn.
 
     Attributes:
-        settings: the merged values.
-        origins: setting name → label of the layer that won, such as `project file ./sensenova.toml`.
+        settings: the merged settings.
+        origins: name of a setting → label of its layer, such as `project file ./sensenova.toml`.
     """
 
     settings: Settings
@@ -58,14 +58,14 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Layers:
-    """The merged values of every layer above the checkpoint's recommendations. They are read and checked once.
+    """The merged values of all layers above the checkpoint's recommendations, which are read and checked once.
 
-    A checkpoint recommends neither load nor output settings, so `load` and `output` are final before a checkpoint is
-    found. The other settings are merged by `resolve`, once its recommendations are known.
+    A checkpoint recommends neither load nor output settings, so `load` and `output` are final before the checkpoint is
+    found. `resolve` merges the other settings when its recommendations are known.
 
     Attributes:
-        values: setting name → checked value, for the settings that some layer names.
-        origins: setting name → label of the layer that won.
+        values: name of a setting → checked value, for all settings in a layer.
+        origins: name of a setting → label of its layer.
     """
 
     values: Mapping[str, Any]
@@ -73,12 +73,12 @@ class Layers:
 
     @cached_property
     def load(self) -> LoadSettings:
-        """The load settings, which no checkpoint recommends."""
+        """The load settings."""
         return LoadSettings.model_validate(self._of(LoadSettings))
 
     @cached_property
     def output(self) -> OutputSettings:
-        """The output settings, which no checkpoint recommends."""
+        """The output settings."""
         return OutputSettings.model_validate(self._of(OutputSettings))
 
     def resolve(
@@ -87,15 +87,15 @@ class Layers:
         line: Mapping[str, Any] | None = None,
         line_label: str = "prompt file",
     ) -> Resolved:
-        """Merge three layers, lowest first: the checkpoint's recommendations, these layers, a prompt's own settings.
+        """Merge the checkpoint's recommendations, these layers, and a prompt's own settings, of which later ones win.
 
         Args:
-            recommended: what the checkpoint says about itself, once it is known.
-            line: settings that stand beside a prompt in a file of prompts.
-            line_label: how messages and origins name that line, such as `prompts.jsonl:3`.
+            recommended: the checkpoint's recommendations; None if they are not known yet.
+            line: settings beside a prompt in a prompt file.
+            line_label: name of that line in messages and origins, such as `prompts.jsonl:3`.
 
         Raises:
-            SettingsError: a recommended or a line's setting is not possible, or settings contradict each other.
+            SettingsError: a recommended setting or one of the line is not valid, or settings contradict each other.
         """
         below, above = _merge(_checkpoint_layer(recommended)), _merge(_typed_layer(line or {}, line_label))
         settings = Settings.model_validate({**below.values, **self.values, **above.values})
@@ -114,18 +114,18 @@ def read_layers(
     record: Mapping[str, Any] | None = None,
     record_label: str = "picture",
 ) -> Layers:
-    """Read and check what the user asked for.
+    """Read and check all layers above the checkpoint's recommendations.
 
     Args:
-        flags: what the user typed, by setting name; text is converted, None counts as not typed.
-        profile: name or path of a profile; without it the variable SENSENOVA_PROFILE is asked.
-        record: the settings of a picture that is made again.
-        record_label: how messages and origins name that picture, such as `picture cat.png`.
+        flags: values that the user typed, by setting; text is converted, and None means not typed.
+        profile: name or path of a profile; if None, the value of SENSENOVA_PROFILE.
+        record: settings of a picture to replay.
+        record_label: name of that picture in messages and origins, such as `picture cat.png`.
 
     Raises:
-        SettingsError: a file cannot be read, there is no such profile, or a layer has an unknown name, a
-            wrong type or a value out of bounds; names the file and line, variable or flag. Or load settings
-            contradict each other.
+        SettingsError: a file cannot be read, the profile does not exist, a setting has an unknown name, a wrong type or
+            a value out of bounds, or load settings contradict each other. The message names the file and line, the
+            variable or the flag.
     """
     layers = _merge(
         _file_layers(profile), _environment_layer(), _typed_layer(record or {}, record_label), _flag_layer(flags or {})
@@ -150,11 +150,11 @@ def resolve(
 
 
 Layer = Iterator[tuple[str, Any, str]]
-"""Name, checked value and label of each setting that a layer holds."""
+"""Name, checked value and label of each setting in a layer."""
 
 
 def _merge(*layers: Layer) -> Layers:
-    """Later layers win."""
+    """Merge layers. Later ones win."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for layer in layers:
@@ -172,7 +172,7 @@ def _checkpoint_layer(recommended: Recommended | None) -> Layer:
 
 def _file_layers(profile: str | None) -> Layer:
     for path, kind in ((user_file(), "user file"), (PROJECT_FILE, "project file")):
-        if _is_there(path):
+        if _may_exist(path):
             for name, value in read_settings_file(path).values.items():
                 yield name, value, f"{kind} {show_path(path)}"
     place = ""
@@ -222,11 +222,11 @@ def _flag_layer(flags: Mapping[str, Any]) -> Layer:
         yield name, value, f"flag {_flag(name, value)}"
 
 
-def _is_there(path: Path) -> bool:
+def _may_exist(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:
-        # In a folder that may not be entered, for example. Reading it then says so; it is not passed over.
+        # For example, the folder cannot be accessed. Reading the file then reports the error.
         return True
 
 

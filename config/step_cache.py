@@ -1,24 +1,24 @@
-"""What denoising steps reuse of earlier ones: the presets of `cache`, and what the settings beside it change."""
+"""Options of the step cache: the presets of the setting `cache`."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 CachePreset = Literal["off", "careful", "balanced", "fast"]
 DEFAULT_PRESET: CachePreset = "balanced"
-"""What `--cache-backend cache_dit` stands for."""
+"""Preset of `--cache-backend cache_dit`."""
 
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """When the layers behind the first ones may be skipped, and what takes their place.
+    """Conditions under which a denoising step skips its middle layers, and the prediction of their residual.
 
     Attributes:
-        threshold: how much what the first layers add may differ from the last step in which all were computed, as
-            the mean absolute difference by the mean absolute value; 0 exclusive, and 1 is no limit.
-        warmup_steps: of each branch, which are computed in full, 1 or more.
-        longest_run: most steps in a row that are reused, 1 or more.
-        first_layers, last_layers: computed in every step; at least 1 and 0.
-        taylor_order: of the series that continues what the skipped layers added; 0 repeats it.
+        threshold: largest difference of the first layers' residual from that of the last full step, as mean absolute
+            difference / mean absolute value; above 0, and 1 means no limit.
+        warmup_steps: number of first steps of each branch that compute all layers; at least 1.
+        longest_run: maximum number of consecutive steps that skip layers; at least 1.
+        first_layers, last_layers: numbers of layers that every step computes; at least 1 and 0.
+        taylor_order: order of the Taylor series that predicts the skipped layers' residual; 0 repeats the last one.
     """
 
     threshold: float
@@ -34,4 +34,4 @@ PRESETS: dict[CachePreset, CacheOptions] = {
     "balanced": CacheOptions(0.24, 4, 3, 1, 0, 0),
     "fast": CacheOptions(0.6, 4, 6, 1, 0, 0),
 }
-"""Chosen by what they do to pictures of the demo checkpoint: docs/caching.md."""
+"""Chosen by measurements with the demo checkpoint; see docs/caching.md."""

@@ -1,4 +1,4 @@
-"""The text of a new settings file: every setting with its meaning, ready to be edited."""
+"""Template of a settings file: all settings with their help texts, ready to be edited."""
 
 import textwrap
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ EXAMPLES: Mapping[str, Any] = {
     "cache_last_layers": 0,
     "cache_taylor_order": 1,
 }
-"""What to show for the settings that have no default."""
+"""Example values of the settings without a default."""
 
 INTRODUCTION = """\
 # Settings of sensenova. Remove the # before a setting to set it; the values shown are the defaults.
@@ -29,7 +29,7 @@ INTRODUCTION = """\
 
 
 def settings_template(values: Mapping[str, Any], description: str = "") -> str:
-    """TOML text with all settings: those in `values` set, the others commented out at their defaults."""
+    """Return TOML text with all settings. Those in `values` are set; the others are comments with their defaults."""
     lines = [INTRODUCTION]
     if description:
         lines.append(f"description = {toml_literal(description)}\n")
@@ -49,6 +49,6 @@ def _entry(name: str, values: Mapping[str, Any]) -> str:
     if not (field.annotation is bool or field.examples or field.default is None):
         comments.append(f"Values: {expected(name)}.")
     default = EXAMPLES[name] if field.default is None else field.default
-    mark = "" if name in values else "#"
-    line = f"{mark}{name} = {toml_literal(values.get(name, default))}"
+    comment_sign = "" if name in values else "#"
+    line = f"{comment_sign}{name} = {toml_literal(values.get(name, default))}"
     return "".join(f"# {comment}\n" for comment in comments) + line + "\n"

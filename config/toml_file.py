@@ -1,4 +1,4 @@
-"""Reading one TOML file of settings, with the place of every mistake."""
+"""TOML files of settings: read one, and name the line and column of each mistake."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from config.validation import Notation, check_values
 
 @dataclass(frozen=True)
 class SettingsFile:
-    """A profile, the user file or the project file: flat TOML of settings, and perhaps a `description`."""
+    """A profile, the user file or the project file: flat TOML with settings and an optional `description`."""
 
     path: Path
     description: str
@@ -25,8 +25,8 @@ def read_settings_file(path: Path) -> SettingsFile:
     """Read and check a TOML file.
 
     Raises:
-        SettingsError: the file cannot be read, is no TOML, or holds an unknown key, a wrong type or a value
-            out of bounds; the message starts with file, line and column.
+        SettingsError: the file cannot be read, is not TOML, or has an unknown key, a wrong type or a value out of
+            bounds. The message starts with file, line and column.
     """
     text = _read_text(path)
     shown = show_path(path)
@@ -49,13 +49,13 @@ def read_settings_file(path: Path) -> SettingsFile:
         if isinstance(value, dict):
             raise SettingsError(
                 f"{place(name)}{name} is a table; settings files are flat",
-                "write NAME = VALUE lines only, without [sections] and dots",
+                "write only lines like NAME = VALUE, without [sections] and dots",
             )
     return SettingsFile(path, description, check_values(values, notation, (*SETTING_NAMES, "description")))
 
 
 def toml_literal(value: Any) -> str:
-    """A setting's value as TOML writes it."""
+    """Write the value of a setting in TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -66,19 +66,19 @@ def toml_literal(value: Any) -> str:
 
 
 def show_path(path: Path) -> str:
-    """A path as messages show it: `~` for the home folder, and `./` before the name of a file right here."""
+    """Shorten a path for messages: `~` for the home folder, and `./` before a file in the current folder."""
     if not path.is_absolute():
         return str(path) if len(path.parts) > 1 else f"./{path}"
     try:
         return str(Path("~") / path.relative_to(Path.home()))
     except (ValueError, RuntimeError):
-        # Not under the home folder, or (in bare containers) there is none.
+        # The path is not in the home folder, or there is no home folder, as in minimal containers.
         return str(path)
 
 
 def _read_text(path: Path) -> str:
     try:
-        # utf-8-sig: Windows editors like to put a byte-order mark in front, which TOML does not know.
+        # utf-8-sig: some Windows editors write a byte-order mark first, which TOML does not allow.
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise SettingsError(f"{show_path(path)}: there is no such file", "check the path") from None
@@ -91,7 +91,7 @@ def _read_text(path: Path) -> str:
 
 
 def _split_decode_error(message: str, text: str) -> tuple[str, int, int]:
-    """tomllib's message as reason, line and column (from 1), which Python 3.11 gives in the text only."""
+    """Split a message of tomllib into reason, line and column (from 1). In Python 3.11 only the text has them."""
     found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
     if found is None:
         return message, 1, 1
@@ -106,9 +106,9 @@ def _split_decode_error(message: str, text: str) -> tuple[str, int, int]:
 
 def _syntax_hint(reason: str, text: str, line: int) -> str:
     if reason.startswith("cannot overwrite"):
-        return "the name on this line is set above already: remove one of the two lines"
+        return "an earlier line already sets this name: remove one of the two lines"
     found = re.fullmatch(r"""\s*([\w-]+)\s*=\s*([^\s"'\[#][^"'#]*?)\s*(?:#.*)?""", text.split("\n")[line - 1])
-    if found is None or reason != "invalid value" or _is_toml(found[0]):  # the mistake is further up
+    if found is None or reason != "invalid value" or _is_toml(found[0]):  # the mistake is on an earlier line
         return 'write one NAME = VALUE a line, text in quotes: size = "2048x2048"'
     name, value = found[1], found[2]
     if value in ("True", "False"):
@@ -120,12 +120,12 @@ def _syntax_hint(reason: str, text: str, line: int) -> str:
 
 
 def _find_key(text: str, name: str) -> tuple[int, int] | None:
-    """Line and column (from 1) of a top-level key in a text that is valid TOML."""
+    """Return line and column (from 1) of a top-level key in valid TOML text."""
     key = re.compile(rf"""\s*\[{{0,2}}\s*(["']?)({re.escape(name)})\1\s*[=.\]]""")
     lines = text.split("\n")
     for index, line in enumerate(lines):
         found = key.match(line)
-        # Inside a multi-line string or array the lines above do not parse on their own: that is no key.
+        # In a multi-line string or array the lines before are not valid TOML, so this is not a key.
         if found and _is_toml("\n".join(lines[:index])):
             return index + 1, found.start(2) + 1
     return None

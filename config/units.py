@@ -1,4 +1,4 @@
-"""Amounts of memory as people write them."""
+"""Amounts of memory as text."""
 
 import re
 
@@ -6,7 +6,7 @@ UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb
 
 
 def parse_memory(text: str) -> int | None:
-    """Bytes of `8GiB`, `7.5 GB`, `900MiB`, in any case; None if it is no such thing, or nothing."""
+    """Parse an amount like `8GiB`, `7.5 GB` or `900mib` to bytes; return None if it has another form or is zero."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?b)", text.strip().lower())
     if found is None:
         return None
@@ -14,5 +14,5 @@ def parse_memory(text: str) -> int | None:
 
 
 def format_memory(count: int) -> str:
-    """Bytes like `7.9 GiB` or `900 MiB`."""
+    """Format bytes like `7.9 GiB` or `900 MiB`."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

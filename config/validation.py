@@ -1,4 +1,4 @@
-"""Checking the values of one source of settings, and saying in plain words what is wrong with them."""
+"""Validation of settings from one source, with error messages in plain words."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -13,24 +13,24 @@ from pydantic import ValidationError
 from config.errors import SettingsError
 from config.settings import SETTING_NAMES, Settings
 
-NO_SETTINGS = ("width", "height", "aspect")
-"""Flags that people expect to be settings too; all of them are written as `size`."""
+SIZE_FLAGS = ("width", "height", "aspect")
+"""Flags that are not settings, although users may expect so: they all set `size`."""
 
 LONGEST_VALUE = 60
-"""Characters of a bad value that a message repeats."""
+"""Most characters of a wrong value that a message quotes."""
 
 
 @dataclass(frozen=True)
 class Notation:
-    """How one source writes settings, so that a message shows what the user wrote, where they wrote it.
+    """Notation of settings in one source. Messages use it to quote a setting as the user wrote it.
 
     Attributes:
-        place: a setting's name → what goes before the sentence, such as `sensenova.toml:3:1: `.
-        key: a setting's name → its name there, such as SENSENOVA_SEED.
-        equals: what stands between name and value.
-        literal: a value → how it is written there.
-        text: whether values are text there, to be converted (environment, flags), or typed (TOML, JSON).
-        culprit: like `place`, before a sentence that does not repeat `key`.
+        place: name of a setting → start of the message, such as `sensenova.toml:3:1: `.
+        key: name of a setting → its name in the source, such as SENSENOVA_SEED.
+        equals: text between name and value.
+        literal: a value → its text in the source.
+        text: whether values are text and must be converted (environment, flags), or have types (TOML, JSON).
+        culprit: like `place`, for messages that do not contain `key`.
     """
 
     place: Callable[[str], str]
@@ -41,7 +41,7 @@ class Notation:
     culprit: Callable[[str], str] | None = None
 
     def assignment(self, name: str, value: Any) -> str:
-        """`num_steps = 0` and the like, long values cut."""
+        """Return an assignment like `num_steps = 0`, with long values cut."""
         literal = self.literal(value)
         if len(literal) > LONGEST_VALUE:
             literal = literal[: LONGEST_VALUE - 1] + "…"
@@ -49,7 +49,7 @@ class Notation:
 
 
 def json_notation(place: Callable[[str], str]) -> Notation:
-    """How JSON files write settings: `"num_steps": 20`; `place` as for Notation."""
+    """Return the notation of JSON files: `"num_steps": 20`; `place` as for Notation."""
     return Notation(
         place=place,
         key=json.dumps,
@@ -62,10 +62,10 @@ def json_notation(place: Callable[[str], str]) -> Notation:
 def check_values(
     values: Mapping[str, Any], notation: Notation, allowed: Iterable[str] = SETTING_NAMES
 ) -> dict[str, Any]:
-    """Check the values of one source; the result holds them converted to the settings' types.
+    """Check the values of one source and return them, converted to the settings' types.
 
     Raises:
-        SettingsError: lists every unknown name, wrong type and value out of bounds of this source.
+        SettingsError: the source has unknown names, wrong types or values out of bounds; the message lists all.
     """
     allowed = tuple(allowed)
     checked: dict[str, Any] = {}
@@ -83,26 +83,26 @@ def check_values(
 
 
 def join_problems(problems: Iterable[SettingsError]) -> SettingsError:
-    """One error that lists several, each hint once."""
+    """Join several errors into one, with each hint once."""
     problems = list(problems)
     hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
     return SettingsError("\n".join(problem.what for problem in problems), "\n".join(hints))
 
 
 def near_miss(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known word that was probably meant, ignoring case and the kind of dash; None if none is close."""
+    """Return the known word that is nearest to a misspelled one, without regard to case and dashes; None if none is."""
     spelling = {name.lower().replace("-", "_"): name for name in known}
     found = get_close_matches(word.lower().replace("-", "_"), spelling, n=1, cutoff=cutoff)
     return spelling[found[0]] if found else None
 
 
 def expected(name: str) -> str:
-    """What a setting may be, in words: `a whole number from 1 to 1000`, `auto, native or …`."""
+    """Describe the values of a setting, like `a whole number from 1 to 1000` or `auto, native or …`."""
     return join_or(_choices(_schema()[name]))
 
 
 def join_or(words: list[str]) -> str:
-    """['a', 'b', 'c'] → 'a, b or c'."""
+    """Join words: ['a', 'b', 'c'] → 'a, b or c'."""
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
@@ -110,19 +110,19 @@ def _check_value(name: str, value: Any, notation: Notation) -> Any:
     try:
         return _convert(name, value, strict=not notation.text)
     except SettingsError as error:
-        # Raised by our own validators, with a sentence that repeats the value.
+        # Our own validators raise it, with a sentence that quotes the value.
         place = (notation.culprit or notation.place)(name)
         raise SettingsError(place + error.what, error.hint) from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
     own = problem["type"] == "value_error"
     reason = str(problem["ctx"]["error"]) if own else f"must be {expected(name)}"
-    hint = (None if own else _correction(name, value, notation)) or _way_out(name, notation)
+    hint = (None if own else _correction(name, value, notation)) or _example(name, notation)
     raise SettingsError(f"{notation.place(name)}{notation.assignment(name, value)}: {reason}", hint)
 
 
 def _correction(name: str, value: Any, notation: Notation) -> str | None:
-    """What the user probably meant, where the value is close to a valid one."""
+    """Suggest a correction if a wrong value is near a valid one."""
     if isinstance(value, str):
         with suppress(ValidationError):
             return f"write {notation.assignment(name, _convert(name, value, strict=False))} without quotes"
@@ -135,7 +135,8 @@ def _correction(name: str, value: Any, notation: Notation) -> str | None:
     return None
 
 
-def _way_out(name: str, notation: Notation) -> str:
+def _example(name: str, notation: Notation) -> str:
+    """Suggest a valid value of a setting."""
     field = Settings.model_fields[name]
     if field.examples:
         return f"for example {notation.assignment(name, field.examples[0])}"
@@ -154,7 +155,7 @@ def _unknown(name: str, notation: Notation, allowed: tuple[str, ...]) -> Setting
             f"{notation.place(name)}{notation.key(name)} may not be set here", f"remove {notation.key(name)}"
         )
     what = f"{notation.place(name)}unknown setting {notation.key(name)}"
-    if name in NO_SETTINGS:
+    if name in SIZE_FLAGS:
         ratio = name == "aspect"
         return SettingsError(what, f"use {notation.assignment('size', '16:9' if ratio else '2048x2048')}")
     meant = near_miss(name, allowed)
@@ -172,7 +173,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _choices(node: dict[str, Any]) -> list[str]:
-    """The alternatives of a JSON-schema node, in words."""
+    """Describe the alternatives of a JSON-schema node."""
     if "anyOf" in node:
         return [choice for option in node["anyOf"] if option.get("type") != "null" for choice in _choices(option)]
     if "enum" in node or "const" in node:
@@ -193,12 +194,12 @@ def _choices(node: dict[str, Any]) -> list[str]:
 
 
 def _words(node: dict[str, Any]) -> list[str]:
-    """The words that a JSON-schema node accepts."""
+    """Return the words that a JSON-schema node accepts."""
     return [word for option in node.get("anyOf", [node]) for word in _fixed(option)]
 
 
 def _fixed(node: dict[str, Any]) -> list[str]:
-    """The values of a node that lists them; a single one has a name of its own."""
+    """Return the values that a node lists: `enum` for several, `const` for one."""
     return list(node.get("enum", [node["const"]] if "const" in node else []))
 
 

@@ -1,4 +1,4 @@
-"""Write the tables of docs/settings.md from the settings' declarations: `python -m docs.generate_settings`."""
+"""Generate the tables of docs/settings.md from the declarations: `python -m docs.generate_settings`."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ HEADING = "## All settings\n"
 
 
 def settings_tables() -> str:
-    """A table for each group of settings, with default, values and meaning; a setting of two groups is listed once."""
+    """Return one table per group, with default, values and meaning. A setting of two groups is listed once."""
     tables: list[str] = []
     listed: set[str] = set()
     for title, group in GROUPS:
@@ -29,7 +29,7 @@ def _row(name: str) -> str:
 
 
 def generated_page(page: str) -> str:
-    """The page's text with its tables as the declarations have them now."""
+    """Return the page with new tables."""
     before, heading, _ = page.partition(HEADING)
     return f"{before}{heading}\n{settings_tables()}"
 

@@ -77,7 +77,7 @@ def test_run_has_every_option_of_the_example_script(program: Program, monkeypatc
 
 def test_help_texts_are_those_of_the_settings(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert "Above 1, spend more of the steps where there is much noise. [3.0]" in program("generate", "--help").stdout
+    assert "above 1, more steps are spent at high noise. [3.0]" in program("generate", "--help").stdout
 
 
 def test_version_is_that_of_the_package(program: Program) -> None:

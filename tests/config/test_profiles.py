@@ -57,7 +57,7 @@ def test_unknown_name_lists_the_known_ones() -> None:
 
 def test_user_folder_that_cannot_be_looked_into_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSENOVA_CONFIG_DIR", "x" * 300)
-    with pytest.raises(SettingsError, match="cannot be looked into: File name too long"):
+    with pytest.raises(SettingsError, match="cannot be read: File name too long"):
         find_profile("draft")
 
 

@@ -39,14 +39,14 @@ def test_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("contents", "reason"),
     [
-        ("{", "no valid JSON"),
-        ("[" * 100_000, "no valid JSON"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ([], "the file: must be an object"),
         ({"trained_size": [[64, 64]]}, "unknown key trained_size; did you mean trained_sizes?"),
         ({"trained_sizes": [[64, 65]]}, "trained_sizes.0.1: must be a multiple of 32"),
         ({"trained_sizes": [[64]]}, "trained_sizes.0.1: is missing"),
         ({"trained_sizes": []}, "trained_sizes: must not be empty"),
-        ({"answer_input": {"min": 5, "max": 1}}, "answer_input: min 5 lies above max 1"),
+        ({"answer_input": {"min": 5, "max": 1}}, "answer_input: min 5 is above max 1"),
         ({"settings": {"num_steps": 0}}, '"num_steps": 0: must be a whole number from 1 to 1000'),
         ({"settings": {"num_step": 9}}, 'unknown setting "num_step"'),
         ({"settings": {"output": "/etc/"}}, '"output" may not be set here'),

@@ -88,7 +88,7 @@ def test_flags_that_were_not_typed_do_not_count(monkeypatch: pytest.MonkeyPatch)
         ),
         (
             {"cfg_interval": (0.5, 0.1)},
-            "--cfg-interval 0.5 0.1: the low end 0.5 lies above the high end 0.1",
+            "--cfg-interval 0.5 0.1: the low end 0.5 is above the high end 0.1",
             "the default is --cfg-interval 0.0 1.0",
         ),
         ({"device": "gpu"}, "--device gpu: must be like auto, cpu, cuda, cuda:1 or mps", "for example --device auto"),
@@ -140,7 +140,7 @@ def test_environment_gives_two_numbers(monkeypatch: pytest.MonkeyPatch, text: st
         (
             "SENSENOVA_CFG_INTERVAL",
             "1,0",
-            "SENSENOVA_CFG_INTERVAL=1,0: the low end 1 lies above the high end 0",
+            "SENSENOVA_CFG_INTERVAL=1,0: the low end 1 is above the high end 0",
             "SENSENOVA_CFG_INTERVAL=0.0,1.0",
         ),
         ("SENSENOVA_SIZE", "1x1", "SENSENOVA_SIZE: size 1x1: both sides must be multiples", "try 32x32"),
@@ -221,6 +221,6 @@ def test_all_memory_takes_back_what_a_profile_says() -> None:
     """A profile for one small GPU, on several: refused, and the hint works."""
     with pytest.raises(SettingsError, match="`gpu_memory` is for one GPU") as raised:
         resolve(profile="gpu-8gb", flags={"tensor_parallel_size": 2})
-    assert raised.value.hint == "leave one of them out; `gpu_memory=all` takes back what a profile says"
+    assert raised.value.hint == "leave one of them out; `gpu_memory=all` overrides a profile"
     resolved = resolve(profile="gpu-8gb", flags={"tensor_parallel_size": 2, "gpu_memory": "all"})
     assert resolved.settings.gpu_memory_bytes is None

@@ -75,7 +75,7 @@ def test_byte_order_mark_is_no_mistake() -> None:
         (
             "cfg_interval = [0.9, 0.1]",
             "1:1",
-            "the low end 0.9 lies above the high end 0.1",
+            "the low end 0.9 is above the high end 0.1",
             "the default is cfg_interval = [0.0, 1.0]",
         ),
         ("cfg_interval = 0.3", "1:1", "must be 2 values, each a number from 0 to 1", "cfg_interval = [0.0, 1.0]"),
