@@ -1,14 +1,12 @@
-"""What the demo checkpoint can do, on combinations of things and backgrounds that it never had in training.
+"""Score the demo checkpoint on combinations of things and backgrounds that were left out of its training.
 
-    python -m benchmarks.demo_eval --json benchmarks/results/demo_eval.json --sheet docs/demo_objects.png
+    python -m benchmarks.demo_eval --output benchmarks/results/demo_eval.json --sheet docs/demo_objects.png
 
-Seeded: case k of a task is the same on every machine. Pictures are made with the checkpoint's recommended settings
-and seed 0; `--cfg-scale 1` shows what guidance is good for, `--cache` and `--cfg-interval` what saving costs.
+Case k of a task is the same on every machine. Pictures have the checkpoint's recommended settings and seed 0.
+`--cfg-scale 1` shows the effect of guidance, `--cache` and `--cfg-interval` the cost of leaving computations out.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -20,10 +18,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.report import write_report
-from config.settings import ImageSettings, TextSettings
+from benchmarks import harness
+from benchmarks.pictures import recommended_settings
+from config.settings import TextSettings
 from config.step_cache import PRESETS
-from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.demo.training.judging import ALIKE, is_like, judge_shapes, psnr, true_image, true_pixels
 from model.demo.training.lessons import EDIT_WEIGHTS, SceneMaker
 from model.demo.training.phrases import DESCRIBE, Editor, Speaker, Talker, article, caption, name
@@ -39,7 +37,7 @@ EDIT_KINDS = {**EDIT_WEIGHTS, "grayscale": 6, "oil painting": 10}
 
 
 class Examiner:
-    """Asks one engine, and counts what comes back right."""
+    """Asks one engine and counts its right answers."""
 
     def __init__(
         self, engine: Engine, cases: int, seeds: int, overrides: dict[str, Any], failures: Path | None
@@ -47,8 +45,8 @@ class Examiner:
         self._engine = engine
         self._cases = cases
         self._seeds = seeds
-        recommended = {**engine.card.recommended.settings, "seed": SEED, **overrides}
-        self._image = ImageSettings(**{k: v for k, v in recommended.items() if k in ImageSettings.model_fields})
+        self._image = recommended_settings(engine, **{"seed": SEED, **overrides})
+        recommended = engine.card.recommended.settings
         self._text = TextSettings(**{k: v for k, v in recommended.items() if k in TextSettings.model_fields})
         self._stage = Stage(torch.device("cpu"))
         self._failures = failures
@@ -57,11 +55,11 @@ class Examiner:
 
     @property
     def layers_computed(self) -> float | None:
-        """Share of the layer forwards of all pictures so far that were computed, with a cache; None without."""
+        """Share of the layers of all steps so far that were computed; None without a cache."""
         return self._layers_computed / self._layers if self._layers else None
 
     def generate(self) -> dict[str, float]:
-        """Shapes: one or two, anywhere."""
+        """Score pictures of one or two shapes."""
         random = Random("generate")
         scenes, speaker = SceneMaker(random, held_out=True), Speaker(random)
         looks = positions = 0
@@ -78,8 +76,11 @@ class Examiner:
         return {"shape, color and background": self._percent(looks), "position": self._percent(positions)}
 
     def objects(self, sheet: Path | None) -> dict[str, float]:
-        """Every object, large, on the background it was never trained on, with each of the seeds; those of the first
-        are on the sheet."""
+        """Score large pictures of every object, with each seed, on the background left out of training.
+
+        Args:
+            sheet: a file for the pictures of the first seed.
+        """
         pictures, decibels = [], []
         settings = self._image.model_copy(update={"num_images": self._seeds})
         for thing in map(Thing, OBJECTS):
@@ -91,15 +92,15 @@ class Examiner:
                 if event.index == 0:
                     pictures.append(event.image)
                 decibels.append(psnr(np.asarray(event.image), true_pixels(scene, self._stage)))
-                said = f"{prompt}, seed {event.settings.seed}: {decibels[-1]:.1f} dB"
-                self._note(decibels[-1] >= ALIKE, "objects", said, event.image, scene)
+                verdict = f"{prompt}, seed {event.settings.seed}: {decibels[-1]:.1f} dB"
+                self._note(decibels[-1] >= ALIKE, "objects", verdict, event.image, scene)
         if sheet:
             rows = -(-len(pictures) // SHEET_COLUMNS)
-            state = Image.new("RGB", (SHEET_COLUMNS * SHEET_SIDE, rows * SHEET_SIDE))
+            contact_sheet = Image.new("RGB", (SHEET_COLUMNS * SHEET_SIDE, rows * SHEET_SIDE))
             for index, picture in enumerate(pictures):
                 small = picture.resize((SHEET_SIDE, SHEET_SIDE), Image.Resampling.LANCZOS)
-                state.paste(small, (index % SHEET_COLUMNS * SHEET_SIDE, index // SHEET_COLUMNS * SHEET_SIDE))
-            state.save(sheet, optimize=True)
+                contact_sheet.paste(small, (index % SHEET_COLUMNS * SHEET_SIDE, index // SHEET_COLUMNS * SHEET_SIDE))
+            contact_sheet.save(sheet, optimize=True)
         return {
             "mean PSNR, dB": statistics.mean(decibels),
             "least PSNR, dB": min(decibels),
@@ -107,7 +108,7 @@ class Examiner:
         }
 
     def edit(self) -> dict[str, float]:
-        """All kinds of edit; the picture before is the true one."""
+        """Score all kinds of edit, of true pictures."""
         random = Random("edit")
         scenes, editor = SceneMaker(random, held_out=True), Editor(random)
         right = 0
@@ -124,7 +125,7 @@ class Examiner:
         return {"changed as asked, rest kept": self._percent(right)}
 
     def describe(self) -> dict[str, float]:
-        """Captions, to the letter."""
+        """Score captions, which must match to the letter."""
         shapes = self._captions("describe shapes", lambda thing: thing.kind == "shape")
         objects = self._captions("describe objects", lambda thing: thing.kind != "shape")
         return {"shapes, exact text": shapes, "objects, exact text": objects}
@@ -144,7 +145,7 @@ class Examiner:
         return self._percent(right)
 
     def chat(self) -> dict[str, float]:
-        """Small talk, to the letter."""
+        """Score answers without a picture, which must match to the letter."""
         talker = Talker(Random("chat, examined"))
         right = 0
         for _ in range(self._cases):
@@ -155,7 +156,7 @@ class Examiner:
         return {"exact answer": self._percent(right)}
 
     def think(self) -> dict[str, float]:
-        """Plans that name what the prompt asks for, and pictures that follow them."""
+        """Score plans that name all things and colours of the prompt, and pictures that follow the plans."""
         random = Random("think")
         scenes, speaker = SceneMaker(random, held_out=True), Speaker(random)
         settings = self._image.model_copy(update={"think": True})
@@ -191,7 +192,7 @@ class Examiner:
         return 100 * right / self._cases
 
     def _note(self, good: bool, task: str, text: str, picture: Image.Image | None, scene: Scene | None) -> None:
-        """Keep what went wrong, to be looked at."""
+        """Keep a wrong result, so that a person can look at it."""
         if good:
             return
         self.wrong.append(f"{task}: {text}")
@@ -207,54 +208,42 @@ TASKS = ("generate", "objects", "edit", "describe", "chat", "think")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=DEMO_CHECKPOINT)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="bfloat16")
+    parser = harness.parser(__doc__, model="demo", models="checkpoint folder", device="auto", dtype="bfloat16")
     parser.add_argument("--quantization", default="off")
-    parser.add_argument("--cases", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=1, help="draw every object with so many seeds")
+    parser.add_argument("--cases", type=int, default=100, help="cases of each task but objects")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of each object")
     parser.add_argument("--cfg-scale", type=float)
     parser.add_argument("--cfg-interval", type=float, nargs=2, metavar=("LO", "HI"))
     parser.add_argument("--num-steps", type=int)
     parser.add_argument("--cache", choices=(*PRESETS, "off"))
     parser.add_argument("--think", action=argparse.BooleanOptionalAction)
     parser.add_argument("--only", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--sheet", type=Path, help="write the contact sheet of objects here")
-    parser.add_argument("--failures", type=Path, help="folder for pictures that are wrong, beside the true ones")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-
-    engine = Engine.load(
-        arguments.checkpoint,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        quantization=arguments.quantization,
-    )
+    parser.add_argument("--sheet", type=Path, help="write the contact sheet of objects to this file")
+    parser.add_argument("--failures", type=Path, help="folder for wrong pictures, each beside the true one")
+    options = parser.parse_args()
+    engine = Engine.load(options.model, device=options.device, dtype=options.dtype, quantization=options.quantization)
     names = ("cfg_scale", "cfg_interval", "num_steps", "cache", "think")
-    given = {name: getattr(arguments, name) for name in names}
-    overrides = {key: value for key, value in given.items() if value is not None}
-    examiner = Examiner(engine, arguments.cases, arguments.seeds, overrides, arguments.failures)
+    overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    examiner = Examiner(engine, options.cases, options.seeds, overrides, options.failures)
     scores: dict[str, dict[str, float]] = {}
-    for task in arguments.only:
+    for task in options.only:
         began = time.perf_counter()
-        scores[task] = examiner.objects(arguments.sheet) if task == "objects" else getattr(examiner, task)()
-        seconds = time.perf_counter() - began
-        print(f"{task:10} {json.dumps({key: round(value, 2) for key, value in scores[task].items()})} {seconds:.0f} s")
+        scores[task] = examiner.objects(options.sheet) if task == "objects" else getattr(examiner, task)()
+        harness.progress(f"{task}: {time.perf_counter() - began:.0f} s")
     for line in examiner.wrong:
-        print("  wrong:", line)
-    report = {
-        "device": str(torch.cuda.get_device_name()) if engine.device.startswith("cuda") else platform.processor(),
+        harness.progress(f"wrong: {line}")
+    result = {
         "dtype": engine.dtype,
-        "quantization": arguments.quantization,
-        "cases": arguments.cases,
-        "seeds": arguments.seeds,
+        "quantization": options.quantization,
+        "cases": options.cases,
+        "seeds": options.seeds,
         "settings": {**engine.card.recommended.settings, "seed": SEED, **overrides},
         "layers_computed": examiner.layers_computed,
         "scores": scores,
         "known": {"colors": list(COLORS), "shapes": SHAPES, "objects": list(OBJECTS)},
     }
-    write_report(report, arguments.json)
+    rows = [(f"{task}: {name}", f"{score:.1f}") for task in scores for name, score in scores[task].items()]
+    harness.finish(options, result, harness.table("", "score", rows=rows), engine.device)
 
 
 if __name__ == "__main__":

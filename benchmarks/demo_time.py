@@ -1,12 +1,11 @@
-"""How long a first try takes: `generate` and `describe` on the built-in demo, from Enter to the result.
+"""Measure how long a first try takes: `generate` and `describe` on the built-in demo, from Enter to the result.
 
-    python -m benchmarks.demo_time --json benchmarks/results/demo_time.json
+    python -m benchmarks.demo_time --output benchmarks/results/demo_time.json
 
-Each run is a cold process with default settings. Prints the median seconds and the largest peak RSS of `--runs` runs,
-and exits with 1 above the bars.
+Each run is a new process with default settings. Seconds are the median of `--runs` runs, the peak resident set is the
+largest one. Exits with 1 if a bar is missed.
 """
 
-import argparse
 import os
 import platform
 import statistics
@@ -14,19 +13,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-from benchmarks.report import write_report
+from benchmarks import harness
+from benchmarks.harness import Bar
 
 PROMPT = "a red circle on a blue background"
-BARS = {"generate": 8.0, "describe": 6.0}
-"""Seconds."""
-RSS_BAR = 1.2e9
-"""Bytes."""
+COMMANDS = {"generate": ["generate", PROMPT, "-f", "-o", "circle.png"], "describe": ["describe", "circle.png"]}
+BAR_SECONDS = {"generate": 8.0, "describe": 6.0}
+BAR_GIGABYTES = 1.2
 
 
 def run(command: list[str], folder: str) -> tuple[float, int]:
-    """Seconds and peak RSS in bytes of one process."""
+    """Run the program once; return its seconds and its peak resident set in bytes."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SENSENOVA_")}
     environment["SENSENOVA_CONFIG_DIR"] = folder
     began = time.perf_counter()
@@ -45,25 +43,26 @@ def run(command: list[str], folder: str) -> tuple[float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    figures = {}
-    missed = False
+    options = parser.parse_args()
+    figures, bars = {}, []
     with tempfile.TemporaryDirectory() as folder:
-        for name in BARS:
-            command = (
-                ["generate", PROMPT, "-f", "-o", "circle.png"] if name == "generate" else ["describe", "circle.png"]
-            )
-            runs = [run(command, folder) for _ in range(arguments.runs)]
-            seconds, rss = statistics.median(each[0] for each in runs), max(each[1] for each in runs)
-            figures[name] = {"median_seconds": seconds, "runs": [each[0] for each in runs], "peak_rss_bytes": rss}
-            missed |= seconds > BARS[name] or rss > RSS_BAR
-            print(f"{name:9} {seconds:5.2f} s (bar {BARS[name]:g} s), peak RSS {rss / 1e9:.2f} GB (bar 1.2 GB)")
-    report = {"cores": os.cpu_count(), "machine": platform.machine(), "prompt": PROMPT, "figures": figures}
-    write_report(report, arguments.json)
-    raise SystemExit(missed)
+        for name, command in COMMANDS.items():
+            harness.progress(f"{name}, {options.runs} times")
+            runs = [run(command, folder) for _ in range(options.runs)]
+            median, peak = statistics.median(seconds for seconds, _ in runs), max(peak for _, peak in runs)
+            figures[name] = {
+                "median_seconds": median,
+                "runs": [seconds for seconds, _ in runs],
+                "peak_rss_bytes": peak,
+            }
+            bars += [
+                Bar(name, median, BAR_SECONDS[name], "s"),
+                Bar(f"{name}, peak memory", peak / 1e9, BAR_GIGABYTES, "GB"),
+            ]
+    harness.finish(options, {"prompt": PROMPT, "figures": figures}, harness.bars_table(bars))
+    raise SystemExit(not all(bar.met for bar in bars))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
-# What docs/performance.md tells of an 8B model on one GPU, measured anew: bash benchmarks/gpu.sh FOLDER
-# Takes ten minutes, 39 GiB and 35 GB of disk on an H100; the JSON files in FOLDER are those of benchmarks/results.
+# Repeat the measurements of an 8B model on one GPU: bash benchmarks/gpu.sh FOLDER
+#
+# It runs, in this order:
+#   1. the GPU tests of kernels and offload
+#   2. sensenova bench: bfloat16, fp8, fp8-all and --enforce-eager          (docs/performance.md)
+#   3. benchmarks.numerics: fused kernels and fp8 against the plain network   (docs/exactness.md)
+#   4. benchmarks.offload and benchmarks.weight_link                          (docs/memory.md)
+#   5. benchmarks.step_cache, which needs the extra `cache`                   (docs/caching.md)
+# The JSON files in FOLDER have the names of those in benchmarks/results.
+# On an H100 this takes about ten minutes, 39 GiB of its memory and 35 GB of disk.
 set -euo pipefail
 out=${1:?name a folder for the results}
 mkdir -p "$out"
+checkpoint="${TMPDIR:-/tmp}/u1-8b-random-weights"
 bench() { python -m sensenova_cli bench "$@" --model u1-8b --load-format dummy --json; }
 
 python -m pytest -q -m gpu tests/model/backends/test_gpu.py tests/model/memory/test_offload.py
@@ -11,7 +20,7 @@ bench --steps 50 --tokens 256 --size 2048x2048 --size 1024x1024 --size 512x512 >
 bench denoise --quantization fp8 --steps 50 --size 2048x2048 --size 1024x1024 > "$out/bench_u1-8b_h100_fp8.json"
 bench denoise decode --quantization fp8-all --steps 50 --size 2048x2048 --tokens 256 > "$out/bench_u1-8b_h100_fp8-all.json"
 bench denoise decode --enforce-eager --steps 10 --tokens 24 > "$out/bench_u1-8b_h100_eager.json"
-python -m benchmarks.numerics --json "$out/numerics_u1-8b_h100.json"
-python -m benchmarks.offload "${TMPDIR:-/tmp}/u1-8b-random-weights" --json "$out/offload_u1-8b_h100.json"
-# Needs the extra `cache`.
-python -m benchmarks.step_cache --size 2048x2048 1024x1024 --json "$out/step_cache_u1-8b_h100.json"
+python -m benchmarks.numerics --output "$out/numerics_u1-8b_h100.json"
+python -m benchmarks.offload "$checkpoint" --output "$out/offload_u1-8b_h100.json"
+python -m benchmarks.weight_link "$checkpoint" --output "$out/weight_link_h100.json"
+python -m benchmarks.step_cache --size 2048x2048 1024x1024 --output "$out/step_cache_u1-8b_h100.json"

@@ -1,29 +1,27 @@
-"""How long `sensenova --help` and every subcommand's `--help` take, as whole processes.
+"""Measure how long `sensenova --help` and every subcommand's `--help` take, as whole processes.
 
-    python -m benchmarks.help_time --json benchmarks/results/help_time.json
+    python -m benchmarks.help_time --output benchmarks/results/help_time.json
 
-Wall time from the start of the interpreter to its end, in turn for all commands, so that a noisy moment of the
-machine does not fall on one of them. Exits with 1 where a median is above 0.35 s.
+Seconds are wall time from the start of the interpreter to its end. All commands run in turn, so that a busy moment of
+the machine does not slow one of them alone. Exits with 1 if a median is above the bar.
 """
 
-import argparse
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import typer
 
-from benchmarks.report import write_report
+from benchmarks import harness
+from benchmarks.harness import Bar
 from sensenova_cli.app import app
 
 BAR_SECONDS = 0.35
 
 
 def commands() -> list[str]:
-    """Every command and subcommand, and the program itself as an empty word."""
+    """Return every command and subcommand; the program itself is an empty string."""
     names = [""]
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         names += [name, *(f"{name} {inner}" for inner in getattr(command, "commands", {}))]
@@ -31,7 +29,7 @@ def commands() -> list[str]:
 
 
 def seconds(command: str) -> float:
-    """One process, started and ended."""
+    """Run one process; return its seconds."""
     clock = time.perf_counter()
     words = [sys.executable, "-m", "sensenova_cli", *command.split(), "--help"]
     subprocess.run(words, check=True, capture_output=True)
@@ -39,31 +37,20 @@ def seconds(command: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__)
     parser.add_argument("--runs", type=int, default=11)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     times: dict[str, list[float]] = {command: [] for command in commands()}
     for run in range(options.runs + 1):
+        harness.progress(f"run {run} of {options.runs}")
         for command in times:
             taken = seconds(command)
-            if run:  # the first one compiles modules and warms the page cache
+            if run:  # run 0 compiles modules and warms the page cache
                 times[command].append(taken)
     medians = {f"sensenova {command} --help".replace("  ", " "): statistics.median(times[command]) for command in times}
-    for command, median in medians.items():
-        print(f"{median:.3f} s  {command}")
-    slowest = max(medians.values())
-    print(f"slowest median {slowest:.3f} s, bar {BAR_SECONDS} s")
-    report = {
-        "command": "python -m benchmarks.help_time",
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "python": platform.python_version(),
-        "runs": options.runs,
-        "median_seconds": medians,
-    }
-    write_report(report, options.json)
-    if slowest > BAR_SECONDS:
-        raise SystemExit(1)
+    bars = [Bar(command, median, BAR_SECONDS, "s") for command, median in medians.items()]
+    harness.finish(options, {"runs": options.runs, "median_seconds": medians}, harness.bars_table(bars))
+    raise SystemExit(not all(bar.met for bar in bars))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """Load a synthetic float32 checkpoint into bfloat16 on the CPU: time against `cat`, peak memory against its size.
 
-    python -m benchmarks.load_checkpoint --json benchmarks/results/load_checkpoint.json
+    python -m benchmarks.load_checkpoint --output benchmarks/results/load_checkpoint.json
 
-Time is that of `load_checkpoint` from a warm page cache (imports excluded), the median of several fresh
-processes, each paired with a `cat` of the same files to /dev/null, and with the time it takes as many threads to
-write once to as much new memory as the parameters need: `cat` needs none, and no loader can do without. Memory is
-the process's peak resident set beyond what it held after the imports.
+The time is that of `load_checkpoint` from a warm page cache, without imports: the median of several new processes. Each
+is paired with a `cat` of the same files to /dev/null, and with the time that the same number of threads needs to write
+once to as much new memory as the parameters take. `cat` needs no such memory, but every loader does. Memory is the
+growth of the peak resident set after the imports.
 """
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,13 +18,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.report import write_report
+from benchmarks import harness
 
 LAYERS_PER_GIGABYTE = 9.3
-"""Layers of the shape below that make about 1 GB of float32."""
+"""Layers of the shape below that take about 1 GB in float32."""
 
 
-def write(folder: Path, gigabytes: float) -> None:
+def write_checkpoint(folder: Path, gigabytes: float) -> None:
     import torch
 
     from model.checkpoint.random_weights import config_fields, write_random_checkpoint
@@ -44,7 +43,7 @@ def write(folder: Path, gigabytes: float) -> None:
 
 
 def load_once(folder: Path) -> dict[str, float]:
-    """One load in this process: seconds, bytes of the parameters, peak bytes above the imports."""
+    """Load in this process; return seconds, bytes of the parameters, and peak bytes above the imports."""
     import psutil
     import torch
 
@@ -68,19 +67,18 @@ def load_once(folder: Path) -> dict[str, float]:
 
 
 def cat(folder: Path) -> float:
+    """Read the weights with `cat`; return its seconds."""
     files = sorted(str(file) for file in folder.glob("*.safetensors"))
     clock = time.perf_counter()
-    with open("/dev/null", "wb") as null:  # noqa: PTH123
-        subprocess.run(["cat", *files], check=True, stdout=null)
+    subprocess.run(["cat", *files], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - clock
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__)
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="keep the checkpoint here and use it again")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--folder", type=Path, help="keep the checkpoint in this folder and use it again")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -89,17 +87,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch) / "synthetic"
         if not folder.exists():
-            write(folder, options.gigabytes)
+            write_checkpoint(folder, options.gigabytes)
         runs = []
-        for _ in range(options.runs + 1):
+        for run in range(options.runs + 1):
+            harness.progress(f"run {run} of {options.runs}")
             command = [sys.executable, "-m", "benchmarks.load_checkpoint", "--child", str(folder)]
-            child = subprocess.run(command, check=True, capture_output=True, text=True)
+            child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             runs.append({**json.loads(child.stdout), "cat_seconds": cat(folder)})
         del runs[0]  # it warmed the page cache
         stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    report = {
-        "command": "python -m benchmarks.load_checkpoint",
-        "machine": f"{platform.machine()}, {platform.system()}",
+    result = {
         "stored_bytes": stored,
         "parameter_bytes": runs[0]["parameter_bytes"],
         "load_seconds": statistics.median(run["seconds"] for run in runs),
@@ -109,13 +106,16 @@ def main() -> None:
         "peak_over_size": max(run["peak_bytes"] / run["parameter_bytes"] for run in runs),
         "runs": runs,
     }
-    print(f"stored {stored / 1e9:.2f} GB float32 -> {report['parameter_bytes'] / 1e9:.2f} GB bfloat16")
-    print(
-        f"load {report['load_seconds']:.3f} s, cat {report['cat_seconds']:.3f} s, ratio {report['load_over_cat']:.2f}"
-    )
-    print(f"writing once to that much new memory: {report['touch_seconds']:.3f} s")
-    print(f"peak resident set / bfloat16 size: {report['peak_over_size']:.2f}")
-    write_report(report, options.json)
+    rows = [
+        ("stored in float32", f"{stored / 1e9:.2f} GB"),
+        ("loaded in bfloat16", f"{result['parameter_bytes'] / 1e9:.2f} GB"),
+        ("load", f"{result['load_seconds']:.3f} s"),
+        ("cat", f"{result['cat_seconds']:.3f} s"),
+        ("load / cat", f"{result['load_over_cat']:.2f}"),
+        ("writing once to new memory", f"{result['touch_seconds']:.3f} s"),
+        ("peak resident set / bfloat16 size", f"{result['peak_over_size']:.2f}"),
+    ]
+    harness.finish(options, result, harness.table("", "", rows=rows))
 
 
 if __name__ == "__main__":

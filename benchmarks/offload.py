@@ -1,10 +1,9 @@
-"""What placements of an 8B model take, in memory and in time, on one GPU.
+"""Measure the memory and the time of each offload setting for an 8B model on one GPU.
 
-    python -m benchmarks.offload FOLDER --json benchmarks/results/offload_u1-8b_h100.json
+    python -m benchmarks.offload FOLDER --output benchmarks/results/offload_u1-8b_h100.json
 
-Writes a checkpoint of random weights in the official layout to FOLDER, 35 GB, unless one is there; then measures each
-placement in a process of its own, limited to the memory that it is for. Each draws the same picture, whose bytes must
-not differ.
+Unless FOLDER exists, a checkpoint of random weights in the official layout is written there: 35 GB. Each setting then
+runs in a process of its own, limited to its memory. All of them draw the same picture, whose bytes must be equal.
 """
 
 import argparse
@@ -15,15 +14,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.report import write_report
+from benchmarks import harness
 from config.settings import ImageSettings, TextSettings
 from config.sizes import TOKEN_PIXELS, parse_size
 from model.checkpoint.layout import ParameterSlice
@@ -40,7 +41,7 @@ from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
 from model.trace import Trace
 
 PROMPT = "a picture of nothing in particular"
-PLACEMENTS: dict[str, dict[str, str]] = {
+SETTINGS: dict[str, dict[str, str]] = {
     "off": {"offload": "off"},
     "module": {"offload": "module"},
     "layers-16GiB": {"offload": "layers", "gpu_memory": "16GiB"},
@@ -54,81 +55,41 @@ TURNS = 50
 LORA_RANK = 128
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", choices=SHAPES, default="u1-8b")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--placements", nargs="+", choices=PLACEMENTS, default=list(PLACEMENTS))
-    parser.add_argument("--sizes", nargs="+", default=SIZES, help="the last one is the one that is timed")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one:
-        print(json.dumps(measure(arguments)))
-        return
-    if not arguments.folder.exists():
-        clock = time.perf_counter()
-        write_random_weights(arguments.folder, arguments.model, torch.device(arguments.device))
-        print(f"wrote {arguments.folder} in {time.perf_counter() - clock:.0f} s", file=sys.stderr)
-    results = {}
-    for name in [*arguments.placements, "turns"]:
-        command = [sys.executable, "-m", "benchmarks.offload", *sys.argv[1:], "--one", name]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        results[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.returncode}
-        print(f"{name}: {json.dumps(results[name])}", file=sys.stderr)
-    on_cuda = arguments.device.startswith("cuda")
-    report = {
-        "command": "python -m benchmarks.offload " + " ".join(sys.argv[1:]),
-        "device": torch.cuda.get_device_name() if on_cuda else "cpu",
-        "torch": torch.__version__,
-        "results": results,
-    }
-    write_report(report, arguments.json)
-    print_table(results, arguments.sizes)
-
-
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One placement, in this process alone."""
-    if arguments.one == "turns":
-        return measure_turns(arguments.device)
-    offload_plan = PLACEMENTS[arguments.one]
-    limit = offload_plan.get("gpu_memory")
-    device = torch.device(arguments.device)
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one setting in this process."""
+    if options.one == "turns":
+        return measure_turns(options.device)
+    device = torch.device(options.device)
     host = HostMemory()
     clock = time.perf_counter()
-    engine = Engine.load(
-        arguments.folder,
-        device=arguments.device,
-        offload=offload_plan["offload"],
-        gpu_memory=limit,
-        size=arguments.sizes[-1],
-    )
+    settings: dict[str, Any] = SETTINGS[options.one]
+    engine = Engine.load(options.folder, device=options.device, size=options.sizes[-1], **settings)
     result: dict[str, Any] = {"load_seconds": time.perf_counter() - clock, "placement": engine.weights_summary}
-    for size in arguments.sizes:
+    for size in options.sizes:
         try:
             result[size] = draw(engine, size, device)
         except DeviceMemoryError as error:
             result[size] = {"failed": str(error)}
-    result["tokens_per_second"] = write(engine)
+    result["tokens_per_second"] = decoding_rate(engine)
     result["host_anonymous_peak"] = host.peak()
-    if arguments.one in ("off", "layers-8GiB"):
+    if options.one in ("off", "layers-8GiB"):
         try:
-            result["two references"] = edit_two(engine, arguments.sizes[-1], device)
+            result["two references"] = edit_two(engine, options.sizes[-1], device)
         except DeviceMemoryError as error:
             result["two references"] = {"failed": str(error)}
-    if arguments.one == "off":
-        result["lora_seconds"] = merge_lora(engine, arguments.folder)
+    if options.one == "off":
+        result["lora_seconds"] = merge_lora(engine, options.folder)
     return result
 
 
 def draw(engine: LocalEngine, size: str, device: torch.device) -> dict[str, Any]:
+    """Measure a picture of a text prompt."""
     settings = ImageSettings(size=size, num_steps=STEPS, noise="cpu")
     return run_pictures(engine, GenerateRequest(PROMPT, settings), size, device)
 
 
 def edit_two(engine: LocalEngine, size: str, device: torch.device) -> dict[str, Any]:
-    """Two references as large as the picture, thinking first."""
+    """Measure an edit of two pictures as large as the result, with `--think`."""
     width, height = parse_size(size) or (0, 0)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, height, width, 3), generator=generator, dtype=torch.uint8)
@@ -140,6 +101,7 @@ def edit_two(engine: LocalEngine, size: str, device: torch.device) -> dict[str, 
 def run_pictures(
     engine: LocalEngine, request: GenerateRequest | EditRequest, size: str, device: torch.device
 ) -> dict[str, Any]:
+    """Run a request; return seconds, memory and a checksum of its picture."""
     engine.clear_cache()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -153,37 +115,37 @@ def run_pictures(
             prefixes.append(event.tokens)
         if isinstance(event, DenoisingStep):
             steps.append(now - clock)
-            # They are on the device, whose memory is measured here.
+            # These tensors are on the device, whose memory is measured.
             trace.predicted.clear()
             trace.velocities.clear()
         if isinstance(event, Picture):
             digest = hashlib.sha256(trace.pictures[-1].numpy().tobytes()).hexdigest()[:16]
         clock = now
     width, height = parse_size(size) or (0, 0)
-    written = request.settings.max_think_tokens if request.settings.think else 0
-    work = Workload(width * height // TOKEN_PIXELS**2, (prefixes[0] + written, *prefixes[1:]))
+    think_tokens = request.settings.max_think_tokens if request.settings.think else 0
+    workload = Workload(width * height // TOKEN_PIXELS**2, (prefixes[0] + think_tokens, *prefixes[1:]))
     return {
         "step_seconds": statistics.median(steps[WARM_UP_STEPS:] or steps),
         "first_step_seconds": steps[0],
         "picture": digest,
         "prefixes": prefixes,
-        "predicted": engine.predicted_peak(work),
+        "predicted": engine.predicted_peak(workload),
         "allocated": torch.cuda.max_memory_allocated() if device.type == "cuda" else 0,
         "reserved": torch.cuda.max_memory_reserved() if device.type == "cuda" else 0,
     }
 
 
-def write(engine: LocalEngine) -> float:
-    """The rate of the second of two answers; kernels may be compiled in the first."""
+def decoding_rate(engine: LocalEngine) -> float:
+    """Return the tokens a second of the second of two answers; the first one may compile kernels."""
     request = AnswerRequest("hello", settings=TextSettings(max_tokens=TOKENS))
     list(engine.run(request))
-    told = list(engine.run(request))[-1]
-    assert isinstance(told, Statistics)
-    return told.new_tokens / told.text_seconds
+    statistics_event = list(engine.run(request))[-1]
+    assert isinstance(statistics_event, Statistics)
+    return statistics_event.new_tokens / statistics_event.text_seconds
 
 
 def merge_lora(engine: LocalEngine, folder: Path) -> float:
-    """A LoRA of all projections of the gen tower, as the 8-step one is; on the resident model."""
+    """Merge a LoRA of all projections of the generation tower, like the 8-step LoRA; return the seconds."""
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored_tensors(folder).items():
@@ -201,7 +163,7 @@ def merge_lora(engine: LocalEngine, folder: Path) -> float:
 
 
 def measure_turns(device: str) -> dict[str, Any]:
-    """Alternating turns with module offload on the demo: memory after each."""
+    """Run turns of all kinds with module offload on the demo; return the range of memory after them."""
     engine = Engine.load("demo", device=device, offload="module")
     settings, text = ImageSettings(size="256x256", num_steps=4), TextSettings(max_tokens=16)
     picture = Image.new("RGB", (256, 256), "red")
@@ -217,7 +179,7 @@ def measure_turns(device: str) -> dict[str, Any]:
             pass
         gpu.append(torch.cuda.memory_reserved() if device.startswith("cuda") else 0)
         host.append(anonymous_bytes())
-    half = slice(TURNS // 5, None)  # what is loaded and compiled at first use is no leak
+    half = slice(TURNS // 5, None)  # loading and compiling at first use are not leaks
     return {
         "turns": TURNS,
         "gpu_reserved": [min(gpu[half]), max(gpu[half])],
@@ -226,68 +188,109 @@ def measure_turns(device: str) -> dict[str, Any]:
 
 
 def write_random_weights(folder: Path, shape: str, device: torch.device) -> None:
-    """In the official layout, drawn on the device."""
+    """Write a checkpoint of random weights in the official layout, drawn on the device."""
     generator = torch.Generator(device).manual_seed(0)
 
-    def numbers(name: str, slot: ParameterSlice) -> Tensor:
-        if len(slot.shape) == 1:
-            return torch.full(slot.shape, 0.0 if name.endswith(".bias") else 1.0, dtype=torch.bfloat16)
+    def numbers(name: str, parameter: ParameterSlice) -> Tensor:
+        if len(parameter.shape) == 1:
+            return torch.full(parameter.shape, 0.0 if name.endswith(".bias") else 1.0, dtype=torch.bfloat16)
         fan_in = 1
-        for side in slot.shape[1:]:
+        for side in parameter.shape[1:]:
             fan_in *= side
-        drawn = torch.randn(slot.shape, generator=generator, device=device, dtype=torch.bfloat16)
+        drawn = torch.randn(parameter.shape, generator=generator, device=device, dtype=torch.bfloat16)
         return drawn.mul_(fan_in**-0.5).cpu()
 
     write_checkpoint(folder, config_fields(**SHAPES[shape]), numbers, dtype=torch.bfloat16, tokenizer=byte_tokenizer())
 
 
 class HostMemory:
-    """The most that the process held that is not a file's, looked at again and again."""
+    """The peak of the process's memory that is not mapped files, sampled every 20 ms by a thread."""
 
     def __init__(self) -> None:
         self._peak = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
-    def _look(self) -> None:
-        while not self._over.wait(0.02):
+    def _sample(self) -> None:
+        while not self._ended.wait(0.02):
             self._peak = max(self._peak, anonymous_bytes())
 
     def peak(self) -> int:
-        self._over.set()
+        """End the sampling and return the peak in bytes."""
+        self._ended.set()
         self._thread.join()
         return self._peak
 
 
 def anonymous_bytes() -> int:
-    """Of this process's resident memory the part that is not mapped files."""
+    """Return the bytes of this process's resident memory that are not mapped files."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("RssAnon:"))
     return int(line.split()[1]) * 1024
 
 
-def print_table(results: dict[str, dict[str, Any]], sizes: list[str]) -> None:
-    gib = 2**30
+def settings_table(results: dict[str, dict[str, Any]]) -> Table:
+    """Return a row for each setting."""
+    table = harness.table("setting", "load, s", "host, GiB", "tokens/s", "LoRA, s", "weights")
     for name, result in results.items():
-        if "failed" in result or name == "turns":
-            print(name, json.dumps(result))
-            continue
-        print(
-            f"{name:13} {result['placement']}; load {result['load_seconds']:.1f} s; "
-            f"host {result['host_anonymous_peak'] / gib:.2f} GiB; {result['tokens_per_second']:.1f} tok/s; "
-            f"LoRA {result.get('lora_seconds', 0):.2f} s"
-        )
-        for size in [*sizes, "two references"]:
-            if "failed" in result.get(size, {}):
-                print(f"  {size:15} {result[size]['failed']}")
-            elif size in result:
-                each = result[size]
-                print(
-                    f"  {size:15} step {each['step_seconds']:.4f} s (first {each['first_step_seconds']:.2f}); "
-                    f"predicted {each['predicted'] / gib:.2f}, allocated {each['allocated'] / gib:.2f}, "
-                    f"reserved {each['reserved'] / gib:.2f} GiB; {each['picture']}"
-                )
+        if "load_seconds" in result:
+            host, lora = f"{result['host_anonymous_peak'] / 2**30:.2f}", result.get("lora_seconds")
+            row = f"{result['load_seconds']:.1f}", host, f"{result['tokens_per_second']:.1f}"
+            table.add_row(name, *row, f"{lora:.2f}" if lora else "", result["placement"])
+    return table
+
+
+def pictures_table(results: dict[str, dict[str, Any]], sizes: Sequence[str]) -> Table:
+    """Return a row for each picture of each setting."""
+    table = harness.table(
+        "setting",
+        "picture",
+        "step, s",
+        "first step, s",
+        "predicted, GiB",
+        "allocated",
+        "reserved",
+        "checksum",
+    )
+    for name, result in results.items():
+        if "failed" in result:
+            table.add_row(name, f"failed with exit code {result['failed']}")
+        for picture in [*sizes, "two references"]:
+            found = result.get(picture)
+            if found is None:
+                continue
+            if "failed" in found:
+                table.add_row(name, picture, found["failed"])
+                continue
+            seconds = f"{found['step_seconds']:.4f}", f"{found['first_step_seconds']:.2f}"
+            memory = [f"{found[key] / 2**30:.2f}" for key in ("predicted", "allocated", "reserved")]
+            table.add_row(name, picture, *seconds, *memory, found["picture"])
+    return table
+
+
+def main() -> None:
+    parser = harness.parser(__doc__, model="u1-8b", models="name of a built-in shape", device="cuda")
+    parser.add_argument("folder", type=Path, help="the checkpoint; it is written if it does not exist")
+    parser.add_argument("--placements", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="picture sizes; memory is reserved for the last one")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options)))
+        return
+    if not options.folder.exists():
+        clock = time.perf_counter()
+        write_random_weights(options.folder, options.model, torch.device(options.device))
+        harness.progress(f"wrote {options.folder} in {time.perf_counter() - clock:.0f} s")
+    results = {}
+    for name in [*options.placements, "turns"]:
+        command = [sys.executable, "-m", "benchmarks.offload", *sys.argv[1:], "--one", name]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        results[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.returncode}
+        harness.progress(f"{name}: {json.dumps(results[name])}")
+    harness.show(settings_table(results))
+    harness.finish(options, {"results": results}, pictures_table(results, options.sizes), options.device)
 
 
 if __name__ == "__main__":

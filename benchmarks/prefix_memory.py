@@ -1,19 +1,17 @@
-"""Read two 2048×2048 pictures through one layer of the 8B's shape on the CPU: growth of the peak resident set.
+"""Measure the memory of prefilling two 2048×2048 pictures, through one layer of the 8B's shape on the CPU.
 
-    python -m benchmarks.prefix_memory --json benchmarks/results/prefix_memory.json
+    python -m benchmarks.prefix_memory --output benchmarks/results/prefix_memory.json
 
-The prefix is that of an edit: words, 4,096 image tokens, words, 4,096 image tokens, words, from pixels to the last
-hidden state. Weights and pixels are there before the measurement begins.
+The prefix is that of an edit: text, 4,096 image tokens, text, 4,096 image tokens, text. The figure is the growth of the
+peak resident set from pixels to the last hidden state; weights and pixels exist before the measurement begins.
 """
 
-import argparse
 import time
-from pathlib import Path
 
 import psutil
 import torch
 
-from benchmarks.report import write_report
+from benchmarks import harness
 from model.checkpoint.loader import empty_network
 from model.checkpoint.random_weights import EIGHT_B, config_fields
 from model.devices import DTYPES, peak_memory
@@ -24,13 +22,11 @@ from model.network.rope import image_positions, text_positions
 from model.sampling.prefill import embed_image, prefill
 
 RUNS = [(300, True), (4096, False), (4, True), (4096, False), (40, True)]
+"""Tokens of each run, and whether it is text."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = harness.parser(__doc__, dtype="bfloat16").parse_args()
     device = torch.device("cpu")
     config = parse_config(config_fields(**{**EIGHT_B, "layers": 1, "vocabulary": 1024}), "benchmark")
     network = empty_network(config, device, DTYPES[options.dtype])
@@ -50,21 +46,20 @@ def main() -> None:
     pixels = torch.randn(1, 3, 2048, 2048), torch.randn(1, 3, 2048, 2048)
     before = psutil.Process().memory_info().rss
     if peak_memory(device) > before + 2**26:
-        raise SystemExit("the peak was already above what is held now: the growth cannot be told")
+        raise SystemExit("an earlier peak is above the memory in use now, so the growth cannot be measured: run again")
     clock = time.perf_counter()
     with torch.inference_mode():
-        prefill(network, sequence, [embed_image(network, each) for each in pixels], room=0)
+        prefill(network, sequence, [embed_image(network, each) for each in pixels], reserve=0)
     seconds = time.perf_counter() - clock
-    report = {
-        "command": f"python -m benchmarks.prefix_memory --dtype {options.dtype}",
+    result = {
         "tokens": tokens,
         "image_tokens": sequence.image_tokens,
         "dtype": options.dtype,
         "growth_bytes": peak_memory(device) - before,
         "seconds": seconds,
     }
-    print(f"{tokens} tokens, one layer, {options.dtype}: {report['growth_bytes'] / 2**20:.0f} MiB, {seconds:.1f} s")
-    write_report(report, options.json)
+    row = (str(tokens), options.dtype, f"{result['growth_bytes'] / 2**20:.0f} MiB", f"{seconds:.1f}")
+    harness.finish(options, result, harness.table("tokens", "dtype", "growth", "seconds", rows=[row]))
 
 
 if __name__ == "__main__":

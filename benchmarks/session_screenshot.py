@@ -1,4 +1,4 @@
-"""The screenshot in the README, from a real session on the built-in demo:
+"""Make the README's screenshot from a real session on the built-in demo.
 
 python -m benchmarks.session_screenshot docs/session.svg
 """
@@ -18,11 +18,11 @@ from tests.repl.terminal import Terminal
 
 COLUMNS, ROWS = 64, 44
 TYPED = (
-    ("a cute cat on a blue background", "picture 1  ", "in hand 1"),
-    ("turn this into an oil painting", "picture 2  ", "in hand 2"),
-    ("? what is this?", "An oil painting of a cat on a blue background.", "in hand 2"),
+    ("a cute cat on a blue background", "picture 1  ", "selected 1"),
+    ("turn this into an oil painting", "picture 2  ", "selected 2"),
+    ("? what is this?", "An oil painting of a cat on a blue background.", "selected 2"),
 )
-"""Lines, what they bring to the screen, and to the toolbar."""
+"""Lines, and the texts that they bring to the screen and to the toolbar."""
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _segments(screen: pyte.Screen) -> list[Segment]:
-    """What stands on a screen, with its colours."""
+    """Return the screen's characters with their colours."""
     segments = []
     for row in range(screen.lines):
         for column in range(screen.columns):
@@ -56,6 +56,7 @@ def _segments(screen: pyte.Screen) -> list[Segment]:
 
 
 def _color(name: str) -> Color | None:
+    """Return a colour by pyte's name for it, which is six hexadecimal digits or a word."""
     if name == "default":
         return None
     names = {"brown": "yellow", "brightblack": "bright_black"}

@@ -1,14 +1,13 @@
-"""Tensor and guidance parallelism, measured in one call: full size, random weights, two or more GPUs.
+"""Measure tensor and guidance parallelism at full size, with random weights, on two or more GPUs.
 
-    python -m benchmarks.several_gpus --json benchmarks/results/several_gpus_h100.json
+    python -m benchmarks.several_gpus --output benchmarks/results/several_gpus_h100.json
     python -m benchmarks.several_gpus --device cpu --model tiny --steps 4 --tokens 16      # the same on CPU ranks
 
-Each line is measured by ranks of their own, TENSOR×GUIDANCE of them, which are ended if they take too long; the JSON
-file is written anew after each. A `+` splits what reads and writes over all of them, as `--gpus` does. All have the
-same weights, whatever part of them each rank holds, so that pictures can be compared; how far another order of sums
-leads on one GPU is told by `1x1-eager`. Afterwards the golden cases are run on ranks (benchmarks.ranks_parity), and a
-session with Ctrl-C and a killed rank (benchmarks.ranks_soak), which takes another five minutes. The table comes last.
-What a rank said before it failed lies in `--logs FOLDER`.
+Each layout is measured by TENSOR×GUIDANCE ranks of its own, which are killed if they take too long. A `+` splits the
+understanding tower over all ranks, as `--gpus` does. All layouts have the same weights, so their pictures can be
+compared; `1x1-eager` shows how much another order of sums changes a picture on one GPU. Then the golden cases run on
+ranks (benchmarks.ranks_parity), and a session with Ctrl-C and a killed rank (benchmarks.ranks_soak); both take another
+five minutes. The JSON file is rewritten after each layout. `--logs FOLDER` keeps the output of the ranks.
 """
 
 import argparse
@@ -20,11 +19,20 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import write_report
+from rich.table import Table
+
+from benchmarks import harness
+from benchmarks.harness import Bar
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.parallel.collectives import ProcessGroups
 
 TINY: dict[str, Any] = {
     "hidden": 128,
@@ -39,82 +47,21 @@ TINY: dict[str, Any] = {
 PICTURE_STEPS = 8
 SPECS = ("1x1", "2x1", "1x2", "1x2+", "1x1-eager", "1x2-fp8", "2x1-fp8-all")
 SPECS_OF_FOUR = ("2x2+", "4x1")
-SECONDS = 170.0
-"""For one line."""
+LAYOUT_SECONDS = 170.0
 SESSION_SECONDS = 300.0
-"""For one session: in that of the golden cases a model is loaded nine times, and its kernels compiled, which takes some
-20 s each."""
-BARS = (
-    ("guided step, better of 2x1 and 1x2", "s", 0.150),
-    ("decoding, 2x1", "tok/s", 190.0),
-    ("decoding, 1x2+", "tok/s", 190.0),
-    ("weights per GPU, 2x1", "GiB", 17.5),
-    ("guided picture against one GPU, 1x2", "", 2e-2),
-    ("guided picture against one GPU, 2x1", "", 2e-2),
-)
+"""Golden cases take longest: a model is loaded nine times, and its kernels are compiled, which takes 20 s each."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("specs", nargs="*", help=f"lines to measure, by default {' '.join(SPECS)}")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--model", default="u1-8b", help="u1-8b, u1.5-8b or tiny")
-    parser.add_argument("--size", action="append", help="of pictures; the first one is compared and in the table")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--enforce-eager", action="store_true")
-    parser.add_argument("--no-sessions", action="store_true", help="leave out the golden cases and the sessions")
-    parser.add_argument("--only-sessions", action="store_true", help="nothing but those")
-    parser.add_argument("--logs", type=Path, default=None)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--rank", help=argparse.SUPPRESS)  # "rank port spec folder" of one that is started
-    options = parser.parse_args()
-    options.size = options.size or (["256x256"] if options.model == "tiny" else ["2048x2048", "1024x1024"])
-    if options.rank:
-        rank_main(options, *options.rank.split())
-        return
-    specs = options.specs or [*SPECS, *(SPECS_OF_FOUR if _gpus(options) >= 4 else ())]
-    if options.only_sessions:
-        specs = []
-    report: dict[str, Any] = {
-        "command": "python -m benchmarks.several_gpus " + " ".join(sys.argv[1:]),
-        "model": options.model,
-        "sizes": options.size,
-        "steps": options.steps,
-        "tokens": options.tokens,
-        "environment": {key: value for key, value in os.environ.items() if key.startswith(("NCCL_", "TORCH_NCCL"))},
-        "lines": {},
-    }
-    with tempfile.TemporaryDirectory() as scratch:
-        logs = options.logs or Path(scratch) / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        for spec in specs:
-            report["lines"][spec] = run_line(options, spec, Path(scratch), logs)
-            print(f"{spec:12} {json.dumps(report['lines'][spec])}", flush=True)
-            compare_pictures(report, Path(scratch))
-            write_report(report, options.json)
-        if not options.no_sessions:
-            for name, words in sessions(options):
-                report[name] = run_session(words, logs / f"{name}.log")
-                print(f"{name}: {report[name]}", flush=True)
-                write_report(report, options.json)
-    if specs:
-        print_table(report, options.size[0])
-    failed = [line for line in report["lines"].values() if "failed" in line]
-    failed += [each for each in report.values() if isinstance(each, dict) and each.get("exit code")]
-    raise SystemExit(bool(failed))
-
-
-def _gpus(options: argparse.Namespace) -> int:
-    if options.device != "cuda":
+def gpu_count(device: str) -> int:
+    if device != "cuda":
         return 2
     import torch
 
     return torch.cuda.device_count()
 
 
-def run_line(options: argparse.Namespace, spec: str, scratch: Path, logs: Path) -> dict[str, Any]:
-    """Start the ranks of a line and wait for what rank 0 has measured."""
+def run_layout(options: argparse.Namespace, spec: str, scratch: Path, logs: Path) -> dict[str, Any]:
+    """Start the ranks of a layout, wait for them, and return the figures of rank 0."""
     tensor, guidance, *_ = parse_spec(spec)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -129,12 +76,12 @@ def run_line(options: argparse.Namespace, spec: str, scratch: Path, logs: Path) 
         words += ["--enforce-eager"] if options.enforce_eager else []
         with (logs / f"{spec}-rank{rank}.log").open("wb") as log:
             ranks.append(subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT))
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + LAYOUT_SECONDS
     reason = ""
     while any(rank.poll() is None for rank in ranks):
         failed = [number for number, rank in enumerate(ranks) if rank.poll() not in (None, 0)]
         if failed or time.monotonic() > end:
-            reason = f"rank {failed[0]} failed" if failed else f"not done after {SECONDS:.0f} s"
+            reason = f"rank {failed[0]} failed" if failed else f"not done after {LAYOUT_SECONDS:.0f} s"
             break
         time.sleep(0.1)
     for process in ranks:
@@ -153,16 +100,20 @@ def run_line(options: argparse.Namespace, spec: str, scratch: Path, logs: Path) 
 
 
 def parse_spec(spec: str) -> tuple[int, int, bool, str, bool]:
-    """`1x2+-fp8` → tensor ranks, guidance ranks, whether all share what reads and writes, the quantization, and whether
-    it is run eagerly, which is `1x2-eager`."""
-    sizes, _, way = spec.partition("-")
+    """Parse a layout such as `1x2+-fp8` or `1x1-eager`.
+
+    Returns:
+        Tensor ranks, guidance ranks, whether all ranks split the understanding tower, the quantization, and whether
+        nothing is compiled.
+    """
+    sizes, _, variant = spec.partition("-")
     tensor, guidance = map(int, sizes.removesuffix("+").split("x"))
-    eager = way == "eager"
-    return tensor, guidance, sizes.endswith("+"), "off" if eager or not way else way, eager
+    eager = variant == "eager"
+    return tensor, guidance, sizes.endswith("+"), "off" if eager or not variant else variant, eager
 
 
-def rank_main(options: argparse.Namespace, number: str, port: str, spec: str, folder: str) -> None:
-    """One rank of a line. Rank 0 writes what it has found, also if it fails after a part of it."""
+def run_rank(options: argparse.Namespace, number: str, port: str, spec: str, folder: str) -> None:
+    """Measure as one rank of a layout. Rank 0 writes each figure at once, so that those before a failure remain."""
     import torch
 
     found: dict[str, Any] = {}
@@ -176,22 +127,29 @@ def rank_main(options: argparse.Namespace, number: str, port: str, spec: str, fo
     except BaseException:
         traceback.print_exc()
         sys.stdout.flush()
-        os._exit(1)  # not through the end of process groups whose other ranks may hang
+        os._exit(1)  # a usual exit would wait for process groups whose other ranks may hang
     os._exit(0)
 
 
-def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder: Path) -> Any:
-    """What one rank measures, as (name, value)."""
+def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder: Path) -> Iterator[tuple[str, Any]]:
+    """Measure as one rank; yield each figure as (name, value)."""
     import torch
     from torch._C._distributed_c10d import TCPStore
 
     from config.settings import ImageSettings
     from config.sizes import TOKEN_PIXELS, parse_size
     from model.backends.select import select_backend
-    from model.bench.bench import _prefixes, _seconds_each, _step_seconds, bench_decode, denoise_states, shape_config
+    from model.bench.bench import (
+        bench_decode,
+        denoise_states,
+        median_step_seconds,
+        prefill_prompts,
+        seconds_of_each,
+        shape_config,
+    )
     from model.bench.ceilings import Ceilings, median_seconds
     from model.checkpoint.quantization import QUANTIZED_TOWERS, quantize_network
-    from model.checkpoint.random_weights import config_fields, random_part
+    from model.checkpoint.random_weights import config_fields, random_shard
     from model.devices import peak_memory, reset_peak_memory, synchronize
     from model.network.configuration import parse_config
     from model.parallel.collectives import ProcessGroups
@@ -220,7 +178,7 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     config = parse_config(config_fields(**TINY), "tiny") if options.model == "tiny" else shape_config(options.model)
     clock = time.perf_counter()
     with torch.inference_mode(False):
-        network = random_part(config, device, torch.bfloat16, layout.shards(rank))
+        network = random_shard(config, device, torch.bfloat16, layout.shards(rank))
     quantize_network(network, QUANTIZED_TOWERS[quantization])
     if groups is not None:
         apply_tensor_parallel(network, config.transformer.vocabulary, groups)
@@ -238,32 +196,31 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
         for name, scale in (("guided", 4.0), ("unguided", 1.0)):
             reset_peak_memory(device)
             settings = ImageSettings(num_steps=options.steps + 1, cfg_scale=scale)
-            yield f"{name} step {text} s", round(_step_seconds(backend, size, settings), 5)
+            yield f"{name} step {text} s", round(median_step_seconds(backend, size, settings), 5)
             yield f"{name} step {text} peak GiB", round(peak_memory(device) / 2**30, 2)
-        reading = median_seconds(partial(_prefixes, network, tokens), device)
-        yield "500-token prompt read, both branches s", round(reading, 4)
+        seconds = median_seconds(partial(prefill_prompts, network, tokens), device)
+        yield "500-token prompt read, both branches s", round(seconds, 4)
         if backend.group.splits_heads:
-            reading = median_seconds(partial(denoise_states, backend, size), device)
-            yield "the same, and its heads brought together s", round(reading, 4)
+            seconds = median_seconds(partial(denoise_states, backend, size), device)
+            yield "the same, and its heads brought together s", round(seconds, 4)
         for name, scale in (("guided", 4.0), ("unguided", 1.0)):
             settings = ImageSettings(num_steps=PICTURE_STEPS, cfg_scale=scale, noise="cpu")
             drawing = denoise(backend, denoise_states(backend, size), generate_guidance(settings), size, 42, settings)
             *_, last = drawing
             if rank == 0:
                 torch.save(last.tokens.float().cpu(), folder / f"{spec}-{name}-{text}.pt")
-    if quantization != "fp8":  # which is about drawing
+    if quantization != "fp8":  # fp8 leaves the understanding tower as it is
         figure = bench_decode(backend, options.tokens, none)
         yield "decoding tok/s", round(1 / figure.seconds, 1)
     settings = ImageSettings(num_steps=4)
     first = parse_size(options.size[0])
     assert first is not None
     drawing = denoise(backend, denoise_states(backend, first), generate_guidance(settings), first, 42, settings)
-    seconds = list(_seconds_each(drawing))
-    yield "first steps s", [round(each, 4) for each in seconds]
+    yield "first steps s", [round(step, 4) for step in seconds_of_each(drawing)]
 
 
-def collectives(groups: Any, device: Any) -> Any:
-    """What sums and exchanges cost by themselves: those of a 2048×2048 step, and of a written token in a graph."""
+def collectives(groups: "ProcessGroups", device: "torch.device") -> Iterator[tuple[str, float]]:
+    """Measure collective operations alone: those of a 2048×2048 step, and those of a written token in a CUDA graph."""
     import torch
 
     from model.bench.ceilings import median_seconds
@@ -291,11 +248,11 @@ def collectives(groups: Any, device: Any) -> Any:
     yield "agreement on a token ms", round(1e3 * median_seconds(lambda: groups.broadcast(token), device), 3)
 
 
-def compare_pictures(report: dict[str, Any], scratch: Path) -> None:
-    """How far each line's pictures are from those of one GPU: ‖a − b‖ / ‖b‖."""
+def compare_pictures(lines: dict[str, Any], scratch: Path) -> None:
+    """Add to each layout the difference of its pictures from those of one GPU: ‖a − b‖ / ‖b‖."""
     import torch
 
-    for spec, line in report["lines"].items():
+    for spec, line in lines.items():
         for file in sorted(scratch.glob(f"{spec}-*guided-*.pt")):
             if not file.name.startswith((f"{spec}-guided", f"{spec}-unguided")):
                 continue
@@ -306,13 +263,14 @@ def compare_pictures(report: dict[str, Any], scratch: Path) -> None:
                 line[f"picture {name}, difference from 1x1"] = round(float((ours - theirs).norm() / theirs.norm()), 5)
 
 
-def sessions(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
+def sessions(device: str) -> list[tuple[str, list[str]]]:
+    """Return the names and command lines of the golden cases and the sessions."""
     python = [sys.executable, "-m"]
-    # A picture of the demo takes a GPU a tenth of a second: too soon over for a Ctrl-C at a random moment.
-    steps = "30" if options.device == "cpu" else "400"
-    soak = [*python, "benchmarks.ranks_soak", "--device", options.device, "--steps", steps]
+    # A GPU draws a picture of the demo in a tenth of a second, before a Ctrl-C at a random moment.
+    steps = "30" if device == "cpu" else "400"
+    soak = [*python, "benchmarks.ranks_soak", "--device", device, "--steps", steps]
     return [
-        ("golden-cases", [*python, "benchmarks.ranks_parity", "--device", options.device, "2x1", "1x2", "gpus2"]),
+        ("golden-cases", [*python, "benchmarks.ranks_parity", "--device", device, "2x1", "1x2", "gpus2"]),
         ("20-turns-tensor-2", [*soak, "--turns", "20", "--kill", "0"]),
         ("20-turns-guidance-2-killed-ranks", [*soak, "--turns", "20", "--tensor-parallel-size", "1",
                                               "--cfg-parallel-size", "2"]),
@@ -320,6 +278,7 @@ def sessions(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
 
 
 def run_session(words: list[str], log: Path) -> dict[str, Any]:
+    """Run a command; return its exit code, its seconds and the end of its output."""
     clock = time.perf_counter()
     with log.open("wb") as output:
         try:
@@ -332,14 +291,13 @@ def run_session(words: list[str], log: Path) -> dict[str, Any]:
     return {
         "exit code": code,
         "seconds": round(time.perf_counter() - clock, 1),
-        "said": said[-3 if code == 0 else -15 :],
+        "said": said[-8 if code == 0 else -15 :],
     }
 
 
-def print_table(report: dict[str, Any], size: str) -> None:
-    """The lines side by side, and what is asked of them."""
-    lines = report["lines"]
-    rows = (
+def layouts_table(lines: dict[str, Any], size: str) -> Table:
+    """Return the main figures of the layouts side by side."""
+    names = (
         f"guided step {size} s",
         f"unguided step {size} s",
         "decoding tok/s",
@@ -348,26 +306,79 @@ def print_table(report: dict[str, Any], size: str) -> None:
         f"picture guided-{size}, difference from 1x1",
         f"picture unguided-{size}, difference from 1x1",
     )
-    print("\n" + f"{'':50}" + "".join(f"{spec:>13}" for spec in lines))
-    for row in rows:
-        print(f"{row:50}" + "".join(f"{line.get(row, '–'):>13}" for line in lines.values()))
-    guided = [lines[spec].get(rows[0]) for spec in ("2x1", "1x2") if spec in lines]
-    best = min((each for each in guided if each is not None), default=None)
-    tensor = lines.get("2x1", {})
-    decoding = tensor.get(rows[2]), lines.get("1x2+", {}).get(rows[2])
-    pictures = lines.get("1x2", {}).get(rows[5]), tensor.get(rows[5])
-    figures = (best, *decoding, tensor.get(rows[3]), *pictures)
-    for (name, unit, bar), figure in zip(BARS, figures, strict=True):
-        at_least = unit == "tok/s"
-        met = figure is not None and (figure >= bar if at_least else figure <= bar)
-        shown = "not measured" if figure is None else f"{figure} {unit}"
-        print(f"{name:50}{shown}   bar {bar}: {'met' if met else 'NOT MET'}")
-    for spec, line in lines.items():
-        if "failed" in line:
-            print(f"{spec} FAILED: {line['failed']}; see its `said`")
-    for name in report:
-        if isinstance(report[name], dict) and "exit code" in report[name]:
-            print(f"{name}: {'good' if report[name]['exit code'] == 0 else 'FAILED'}; {report[name]['said'][-1:]}")
+    rows = [(name, *(str(line.get(name, "–")) for line in lines.values())) for name in names]
+    failed = ["failed" if "failed" in line else "" for line in lines.values()]
+    if any(failed):
+        rows.append(("", *failed))
+    return harness.table("", *lines, rows=rows)
+
+
+def bars(lines: dict[str, Any], size: str) -> list[Bar]:
+    """Return the main figures with their bars."""
+
+    def figure(spec: str, name: str) -> float | None:
+        found: float | None = lines.get(spec, {}).get(name)
+        return found
+
+    guided = [figure(spec, f"guided step {size} s") for spec in ("2x1", "1x2")]
+    picture = f"picture guided-{size}, difference from 1x1"
+    return [
+        Bar("guided step, better of 2x1 and 1x2", min((x for x in guided if x is not None), default=None), 0.150, "s"),
+        Bar("decoding, 2x1", figure("2x1", "decoding tok/s"), 190.0, "tok/s", at_least=True),
+        Bar("decoding, 1x2+", figure("1x2+", "decoding tok/s"), 190.0, "tok/s", at_least=True),
+        Bar("weights per GPU, 2x1", figure("2x1", "weights GiB"), 17.5, "GiB"),
+        Bar("guided picture against one GPU, 1x2", figure("1x2", picture), 2e-2),
+        Bar("guided picture against one GPU, 2x1", figure("2x1", picture), 2e-2),
+    ]
+
+
+def main() -> None:
+    parser = harness.parser(__doc__, model="u1-8b", models="u1-8b, u1.5-8b or tiny", device="cuda")
+    parser.add_argument("specs", nargs="*", help=f"layouts to measure (default: {' '.join(SPECS)})")
+    parser.add_argument("--size", action="append", help="picture size; the first one is compared and in the table")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--enforce-eager", action="store_true")
+    parser.add_argument("--no-sessions", action="store_true", help="leave out the golden cases and the sessions")
+    parser.add_argument("--only-sessions", action="store_true", help="run only the golden cases and the sessions")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the output of ranks and sessions here")
+    parser.add_argument("--rank", help=argparse.SUPPRESS)  # "rank port spec folder" of a rank process
+    options = parser.parse_args()
+    options.size = options.size or (["256x256"] if options.model == "tiny" else ["2048x2048", "1024x1024"])
+    if options.rank:
+        run_rank(options, *options.rank.split())
+        return
+    specs = options.specs or [*SPECS, *(SPECS_OF_FOUR if gpu_count(options.device) >= 4 else ())]
+    if options.only_sessions:
+        specs = []
+    result: dict[str, Any] = {
+        **harness.facts(),
+        "model": options.model,
+        "sizes": options.size,
+        "steps": options.steps,
+        "tokens": options.tokens,
+        "environment": {key: value for key, value in os.environ.items() if key.startswith(("NCCL_", "TORCH_NCCL"))},
+        "lines": {},
+    }
+    codes = []
+    with tempfile.TemporaryDirectory() as scratch:
+        logs = options.logs or Path(scratch) / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        for spec in specs:
+            result["lines"][spec] = run_layout(options, spec, Path(scratch), logs)
+            harness.progress(f"{spec:12} {json.dumps(result['lines'][spec])}")
+            codes.append("failed" in result["lines"][spec])
+            compare_pictures(result["lines"], Path(scratch))
+            harness.write(options.output, result)
+        for name, words in [] if options.no_sessions else sessions(options.device):
+            result[name] = run_session(words, logs / f"{name}.log")
+            harness.progress(f"{name}: {result[name]}")
+            codes.append(bool(result[name]["exit code"]))
+            harness.write(options.output, result)
+    if specs:
+        harness.show(layouts_table(result["lines"], options.size[0]))
+        harness.show(harness.bars_table(bars(result["lines"], options.size[0])))
+    raise SystemExit(any(codes))
 
 
 if __name__ == "__main__":

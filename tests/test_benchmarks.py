@@ -1,0 +1,37 @@
+"""What benchmarks share: the measure of likeness, and result files."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import harness
+from benchmarks.harness import Bar
+from benchmarks.pictures import ssim
+
+
+def test_ssim_is_that_of_scikit_image() -> None:
+    """0.75545: `structural_similarity(…, channel_axis=2, gaussian_weights=True, use_sample_covariance=False)`."""
+    random = np.random.default_rng(7)
+    picture = np.kron(random.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    noisy = np.clip(picture.astype(int) + random.integers(-40, 41, picture.shape), 0, 255).astype(np.uint8)
+    assert ssim(picture, picture) == pytest.approx(1.0)
+    assert ssim(picture, noisy) == pytest.approx(0.7554452004315231)
+
+
+def test_a_result_begins_with_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "results" / "speed.json"
+    monkeypatch.setattr(sys, "argv", ["/x/benchmarks/speed.py", "--device", "cpu", "--output", str(file)])
+    options = harness.parser("Measure speed.", device="auto").parse_args()
+    bars = [Bar("step", 0.2, 0.3, "s"), Bar("decoding", 150.0, 190.0, "tok/s", at_least=True), Bar("load", None, 1.0)]
+    harness.finish(options, {"seconds": 0.2}, harness.bars_table(bars), options.device)
+    result = json.loads(file.read_text())
+    assert next(iter(result.items())) == ("command", f"python -m benchmarks.speed --device cpu --output {file}")
+    assert result["seconds"] == 0.2 and result["device"].endswith(" cpu") and result["torch"]
+    assert [bar.met for bar in bars] == [True, False, False]
+    printed = capsys.readouterr().out
+    assert "not measured" in printed and "not met" in printed
