@@ -1,4 +1,4 @@
-"""An engine that makes plain pictures at once, and tells about it with the real events."""
+"""A fake engine: it makes plain pictures at once, and yields the real events."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -40,24 +40,24 @@ CACHING = CacheSummary(
     seconds=3.0,
     seconds_saved=2.5,
 )
-"""What it says of pictures with a cache."""
+"""Cache summary of its pictures."""
 
 
-def _unasked(longer_side: int) -> Image.Image:
-    raise AssertionError("a preview costs a copy from the device, and nobody shows one")
+def _unexpected_preview(longer_side: int) -> Image.Image:
+    raise AssertionError("a preview costs a copy from the device, and no view shows this one")
 
 
 class FakeEngine(Engine):
-    """Stands in for an engine with weights.
+    """An engine without weights.
 
     Attributes:
-        requests: what was asked so far.
-        lost: whether it has to be loaded again.
-        closed: whether a request was given up before its end.
-        closed_for_good: whether it was closed itself.
+        requests: requests so far.
+        lost: whether it must be loaded again.
+        request_closed: whether a request was closed before its end.
+        closed: whether the engine was closed.
         on_step: called before each denoising step and each token, with its number from 1.
-        placement: where the weights are, in words; empty for all on the device.
-        predict: makes a preview of the size that the request asks for; fails unless it was set.
+        placement: where the weights are, in words; empty if all are on the device.
+        predict: makes a preview of the size that the request asks for; fails unless a test sets it.
     """
 
     placement = ""
@@ -66,15 +66,15 @@ class FakeEngine(Engine):
         self.checkpoint = checkpoint
         self.recommended: Recommended = read_recommended(checkpoint)
         self.requests: list[Request] = []
-        self.lost = self.closed = self.closed_for_good = False
+        self.lost = self.request_closed = self.closed = False
         self._loras: tuple[NamedLora, ...] = ()
         self.on_step: Callable[[int], None] = lambda number: None
         self.notice = ""
         self.answer = ANSWER
-        self.predict: Callable[[int], Image.Image] = _unasked
+        self.predict: Callable[[int], Image.Image] = _unexpected_preview
 
     def close(self) -> None:
-        self.closed_for_good = True
+        self.closed = True
 
     def use_loras(self, loras: Sequence[NamedLora]) -> None:
         for lora in loras:
@@ -103,7 +103,7 @@ class FakeEngine(Engine):
         try:
             yield from self._answer(request) if isinstance(request, AnswerRequest) else self._draw(request)
         except GeneratorExit:
-            self.closed = True
+            self.request_closed = True
             raise
 
     def _draw(self, request: GenerateRequest | EditRequest) -> Iterator[Event]:

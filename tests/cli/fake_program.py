@@ -1,7 +1,7 @@
-"""The whole program as a process of its own, on the fake engine: `python -m tests.cli.fake_program generate …`.
+"""The program on the fake engine, for a process of its own: `python -m tests.cli.fake_program generate …`.
 
-FAKE_STEP_SECONDS makes each step take that long, from one second on saying so on stderr; FAKE_LOAD_SECONDS the
-loading. FAKE_PREVIEW is the colour of previews; without it nobody may ask for one.
+Environment variables: FAKE_STEP_SECONDS is the time of a step; a step of a second or more announces itself on stderr.
+FAKE_LOAD_SECONDS is the time of loading. FAKE_PREVIEW is the colour of previews; without it a preview is an error.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The program in-process, on the fake engine; and a checkpoint folder that is enough for it."""
+"""The program on the fake engine, in this process or in a new one."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     stdout: str
@@ -30,8 +30,16 @@ class Outcome:
 
 @dataclass
 class Program:
-    """Runs commands; `engines` are the engines that were loaded, `loaded` the settings with which they were and
-    `loaded_for` the requests, where they were known; `prepare` is called with each."""
+    """Runs commands in this process.
+
+    Attributes:
+        engines: the engines that were loaded.
+        loaded: their load settings.
+        loaded_for: the requests that they were loaded for; None for a session's.
+        prepare: called with each new engine.
+        load_error: raised instead of loading.
+        folder: folder of the checkpoint if the settings name a model on the Hub.
+    """
 
     engines: list[FakeEngine] = field(default_factory=list)
     loaded: list[LoadSettings] = field(default_factory=list)
@@ -39,7 +47,6 @@ class Program:
     prepare: Callable[[FakeEngine], None] = lambda engine: None
     load_error: BaseException | None = None
     folder: Path | None = None
-    """The checkpoint's, where the settings name one on the Hub."""
 
     def __call__(self, *words: str, stdin: bytes | str | None = None) -> Outcome:
         result = CliRunner().invoke(app, list(words), input=stdin)
@@ -56,7 +63,7 @@ class Program:
         on_plan: Callable[[DownloadPlan], None],
         on_download: Callable[[int, int], None],
     ) -> Any:
-        """In place of model.open_engine."""
+        """Load a fake engine; replaces model.open_engine."""
         if self.load_error is not None:
             raise self.load_error
         on_progress(LoadProgress(1, 4))
@@ -75,7 +82,7 @@ class Program:
 
 
 def start(*words: str, **environment: str) -> subprocess.Popen[bytes]:
-    """The program as a process of its own, on the fake engine; extra variables as keywords."""
+    """Start the program on the fake engine in a new process; keywords are environment variables."""
     return subprocess.Popen(
         [sys.executable, "-m", "tests.cli.fake_program", *words],
         stdin=subprocess.DEVNULL,

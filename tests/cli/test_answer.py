@@ -1,4 +1,4 @@
-"""Answers that stream to a screen as Markdown, and anywhere else as plain text."""
+"""Streamed answers: Markdown on a screen, plain text elsewhere."""
 
 import io
 import random
@@ -64,7 +64,7 @@ not the end
 12
 
 The end"""
-"""Every kind of block; nothing of it is longer than a screen."""
+"""Every kind of block, each shorter than a screen."""
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_a_block_is_finished_when_another_has_begun(text: str, finished: list[st
 
 
 @pytest.mark.parametrize("beginning", ["2", "-", "*", "+", " ", "  ", "   more"])
-def test_a_line_that_may_still_become_part_of_a_list_is_waited_for(beginning: str) -> None:
+def test_a_line_that_may_become_part_of_a_list_is_not_finished(beginning: str) -> None:
     assert split_blocks(f"1. a\n\n{beginning}") == ([], f"1. a\n\n{beginning}")
 
 
-def test_what_is_finished_stays_as_it_is_whatever_comes() -> None:
+def test_finished_blocks_never_change() -> None:
     blocks, _ = split_blocks(MIXED)
     assert len(blocks) > 10
     for length in range(len(MIXED) + 1):
@@ -119,17 +119,17 @@ def test_what_is_finished_stays_as_it_is_whatever_comes() -> None:
 
 
 class Screen:
-    """A terminal on which an answer is written.
+    """A terminal that shows an answer.
 
     Attributes:
-        written: all that it got.
+        written: all its input.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int, rows: int) -> None:
         self._file = io.StringIO()
         self._lives: list[Live] = []
         self._terminal = pyte.HistoryScreen(columns, rows, history=5000, ratio=0.5)
-        self._terminal.set_mode(pyte.modes.LNM)  # a terminal's driver makes \r\n of \n
+        self._terminal.set_mode(pyte.modes.LNM)  # a terminal's driver converts \n to \r\n
         lives = self._lives
 
         class RecordedLive(Live):
@@ -146,7 +146,7 @@ class Screen:
         monkeypatch.setattr(answer_module, "Live", RecordedLive)
 
     def write(self, chunks: Iterable[str]) -> list[str]:
-        """Write an answer, redrawn after every chunk; all rows in the end, those that scrolled away too."""
+        """Write an answer, redraw after every chunk, and return all rows, including those that scrolled away."""
         written = MarkdownAnswer()
         for chunk in chunks:
             written.add(chunk)
@@ -167,7 +167,7 @@ Shows = Callable[..., list[str]]
 
 @pytest.fixture
 def shows(monkeypatch: pytest.MonkeyPatch) -> Shows:
-    """Writes chunks to a new screen, and gives its rows."""
+    """Return a function that writes chunks to a new screen and returns its rows."""
 
     def show(chunks: Sequence[str], columns: int = 80, rows: int = 24) -> list[str]:
         return Screen(monkeypatch, columns, rows).write(chunks)
@@ -176,7 +176,7 @@ def shows(monkeypatch: pytest.MonkeyPatch) -> Shows:
 
 
 def pieces(text: str, longest: int) -> list[str]:
-    """The text in pieces of up to so many letters."""
+    """Split the text into pieces of random length, at most `longest` letters."""
     chance = random.Random(longest)
     found = []
     while text:
@@ -188,7 +188,7 @@ def pieces(text: str, longest: int) -> list[str]:
 
 @pytest.mark.parametrize("columns", [40, 80])
 @pytest.mark.parametrize("longest", [1, 4, 30, 200])
-def test_an_answer_looks_the_same_in_whatever_pieces_it_comes(shows: Shows, columns: int, longest: int) -> None:
+def test_an_answer_looks_the_same_for_any_tokens(shows: Shows, columns: int, longest: int) -> None:
     whole = shows([MIXED], columns)
     assert shows(pieces(MIXED, longest), columns) == whole
     text = "\n".join(whole)
@@ -230,10 +230,10 @@ def test_a_screen_of_few_rows_is_enough(shows: Shows) -> None:
     )
 
 
-def test_only_the_end_of_what_is_not_finished_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_end_of_unfinished_blocks_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen(monkeypatch, 40, 24)
     screen.write(f"{index} times\n\n" for index in range(60))
-    assert 1 < screen.written.count("17 times") < 8  # while it comes, and when the next one has begun
+    assert 1 < screen.written.count("17 times") < 8  # while it is written, and when the next block has begun
 
 
 HOSTILE = "safe\x1b[2J\x1b]0;title\x07 \x9b31mtext\x08\x7f\r\n\n&#27;[2J&#13;&#7; `\x1b[5m`\n\n```\n\x1b[H\n```\nend"
@@ -261,12 +261,12 @@ def test_control_characters_of_plain_text_never_reach_a_terminal(
     assert out.startswith("safe[2J") and out.endswith("end\n")
 
 
-def test_what_is_no_terminal_gets_plain_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    renderer = TurnView(quiet=True, stream_answers=True)
-    with renderer.showing(AnswerRequest("x")):
+def test_a_pipe_gets_plain_text_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    view = TurnView(quiet=True, stream_answers=True)
+    with view.showing(AnswerRequest("x")):
         for piece in pieces(MIXED, 5):
-            renderer.event(TextToken(0, piece))
-        renderer.event(Answer(MIXED, (), "end"))
+            view.event(TextToken(0, piece))
+        view.event(Answer(MIXED, (), "end"))
     assert capsys.readouterr().out == MIXED + "\n"
 
 

@@ -30,17 +30,17 @@ from sensenova_cli.inputs.argv import spread_values
         ("edit --prompt x.png y.png", "edit --prompt x.png y.png"),
     ],
 )
-def test_values_end_where_people_expect(typed: str, parsed: str) -> None:
+def test_the_values_of_an_option_end_as_expected(typed: str, parsed: str) -> None:
     assert spread_values(typed.split()) == parsed.split()
 
 
-def test_an_existing_file_is_a_picture_whatever_its_name(tmp_path: Path) -> None:
+def test_an_existing_file_is_a_picture_without_an_ending(tmp_path: Path) -> None:
     (tmp_path / "my photo").touch()
     file = str(tmp_path / "my photo")
     assert spread_values(["edit", "--image", "a.png", file]) == ["edit", "--image", "a.png", "--image", file]
 
 
-def test_a_sentence_that_ends_like_a_picture_is_a_prompt() -> None:
+def test_a_sentence_that_ends_like_a_file_name_is_a_prompt() -> None:
     words = ["edit", "--image", "a.png", "make it look like b.png"]
     assert spread_values(words) == words
 

@@ -1,4 +1,4 @@
-"""`sensenova edit`: pictures and a prompt, sizes, seeds, and making an edit again."""
+"""`sensenova edit`: pictures and a prompt, sizes, seeds, and replays."""
 
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.cli.harness import Program
 
 @pytest.fixture
 def photo(home: Path) -> Path:
-    """A picture that says nothing about itself."""
+    """Write a picture without a record."""
     Image.new("RGB", (300, 200), "red").save(home / "photo.jpg")
     return home / "photo.jpg"
 
@@ -50,7 +50,7 @@ def test_several_pictures_after_one_flag(program: Program, photo: Path, words: l
     assert program.request.prompt == "swap them"
 
 
-def test_a_missing_picture_after_the_flag_is_not_taken_for_the_prompt(program: Program, photo: Path) -> None:
+def test_a_missing_picture_after_the_flag_is_not_the_prompt(program: Program, photo: Path) -> None:
     outcome = program("edit", "--image", "photo.jpg", "missing.png", "swap them")
     assert outcome.code == 2
     assert "there is no file missing.png" in outcome.stderr
@@ -64,7 +64,7 @@ def test_the_first_pictures_aspect_gives_the_size(program: Program, photo: Path,
     assert Image.open(home / "b.png").size == (128, 32)
 
 
-def test_a_single_side_keeps_the_other_one_of_the_first_picture(program: Program, photo: Path) -> None:
+def test_a_single_side_gets_the_other_from_the_first_picture(program: Program, photo: Path) -> None:
     program("edit", "x", "--image", "photo.jpg")
     made = read_record(Path("x-42.png"))
     assert made is not None
@@ -73,7 +73,7 @@ def test_a_single_side_keeps_the_other_one_of_the_first_picture(program: Program
     assert program.request.settings.size == f"64x{height}"
 
 
-def test_a_seed_that_is_typed_is_still_not_that_of_an_input(program: Program, home: Path) -> None:
+def test_a_seed_flag_is_never_the_seed_of_an_input(program: Program, home: Path) -> None:
     program("generate", "a cat", "--seed", "7", "-o", "cat.png")
     program("edit", "a hat", "--image", "cat.png", "-o", "hat.png")
     outcome = program("edit", "--from", "hat.png", "--seed", "7", "-o", "again.png")
@@ -99,7 +99,7 @@ def test_the_seed_of_an_input_is_not_used_again(program: Program, home: Path) ->
     assert "using seed 43" in outcome.stderr
 
 
-def test_none_of_several_seeds_is_that_of_an_input(program: Program, home: Path) -> None:
+def test_none_of_several_seeds_is_the_seed_of_an_input(program: Program, home: Path) -> None:
     program("generate", "A cat", "-o", "cat.png", "--seed", "44")
     assert program("edit", "x", "--image", "cat.png", "-n", "3").stdout.split() == ["x-45.png", "x-46.png", "x-47.png"]
     assert program("edit", "y", "--image", "cat.png", "-n", "2").stdout.split() == ["y-42.png", "y-43.png"]
@@ -114,14 +114,14 @@ def test_only_pictures_whose_seed_would_be_used_again_are_named(program: Program
 
 
 @pytest.mark.parametrize(("seed", "count"), [(MAX_SEED, 1), (MAX_SEED - 1, 2)])
-def test_where_no_seed_is_left(program: Program, home: Path, seed: int, count: int) -> None:
+def test_no_seed_is_left(program: Program, home: Path, seed: int, count: int) -> None:
     program("generate", "A cat", "-o", "cat.png", "--seed", str(MAX_SEED))
     outcome = program("edit", "x", "--image", "cat.png", "--seed", str(seed), "-n", str(count))
     assert outcome.code == 2
     assert "hint: use a smaller --seed" in outcome.stderr
 
 
-def test_an_edit_is_made_again_from_itself(program: Program, home: Path) -> None:
+def test_an_edit_is_replayed(program: Program, home: Path) -> None:
     program("generate", "A cat", "-o", "cat.png")
     program("edit", "add a hat", "--image", "cat.png", "-o", "hat.png")
     outcome = program("edit", "--from", "hat.png", "-o", "again.png")
@@ -129,7 +129,7 @@ def test_an_edit_is_made_again_from_itself(program: Program, home: Path) -> None
     assert (home / "again.png").read_bytes() == (home / "hat.png").read_bytes()
 
 
-def test_inputs_are_also_looked_for_beside_the_picture(
+def test_inputs_are_also_searched_beside_the_picture(
     program: Program, photo: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program("edit", "x", "--image", "photo.jpg", "-o", "a.png")

@@ -1,4 +1,4 @@
-"""`sensenova generate`: what is asked of the engine, what is written, what is printed."""
+"""`sensenova generate`: requests, files and output."""
 
 import json
 import os
@@ -25,11 +25,11 @@ def test_path_on_stdout_and_the_rest_on_stderr(program: Program, home: Path) -> 
     assert Image.open(home / "a-cute-cat-7.png").size == (64, 64)
 
 
-def test_one_muted_line_of_statistics_ends_a_run(program: Program) -> None:
+def test_a_line_of_statistics_ends_a_run(program: Program) -> None:
     assert program("generate", "x").stderr.splitlines()[-1] == "3.0 s · 4 steps, 2.00 steps/s · peak 1.5 GB on cpu"
 
 
-def test_quiet_says_nothing(program: Program) -> None:
+def test_quiet_prints_nothing(program: Program) -> None:
     assert program("generate", "x", "-q").stderr == ""
 
 
@@ -45,7 +45,7 @@ def test_a_pipe_gets_a_line_at_the_start_each_quarter_and_the_end(program: Progr
 
 
 def test_each_picture_is_announced_before_its_first_step(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And its rate is that of its own steps: not that of all but the first, nor with the reading before them."""
+    """Its rate counts its own steps, including the first one, but not the prefill."""
     elapsed: list[float] = []
     monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: sum(elapsed)))
 
@@ -61,7 +61,7 @@ def test_each_picture_is_announced_before_its_first_step(program: Program, monke
     assert [line.split(", ")[1] for line in shown if "step 1 of" in line] == ["0.10 steps/s"] * 2
 
 
-def test_a_note_is_said_once_for_many_prompts(program: Program, home: Path) -> None:
+def test_a_notice_is_printed_once_for_many_prompts(program: Program, home: Path) -> None:
     def prepare(engine: FakeEngine) -> None:
         engine.notice = "an odd size"
 
@@ -107,7 +107,7 @@ def test_every_option_reaches_the_engine(program: Program) -> None:
     }
 
 
-def test_flags_win_over_the_environment_and_that_over_the_checkpoint(
+def test_flags_override_the_environment_which_overrides_the_checkpoint(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program("generate", "x")
@@ -134,29 +134,27 @@ def test_ways_to_give_a_size(program: Program, words: str, size: str) -> None:
     assert program.request.settings.size == size
 
 
-def test_a_single_side_keeps_the_other_one_of_the_lower_layers(
-    program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_single_side_gets_the_other_from_lower_layers(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSENOVA_SIZE", "64x96")
     program("generate", "x", "--width", "128")
     assert program.request.settings.size == "128x96"
 
 
-def test_a_single_side_beside_a_picture_that_is_made_again(program: Program) -> None:
+def test_a_single_side_gets_the_other_from_a_replayed_picture(program: Program) -> None:
     program("generate", "x", "--size", "64x96", "-o", "first.png")
     program("generate", "--from", "first.png", "--width", "128")
     assert program.request.settings.size == "128x96"
 
 
 @pytest.mark.parametrize("words", ["--width 100", "--height 0", "--width -64", "--height many"])
-def test_a_single_side_that_cannot_be(program: Program, words: str) -> None:
+def test_an_invalid_single_side(program: Program, words: str) -> None:
     outcome = program("generate", "x", *words.split())
     assert outcome.code == 2
     assert outcome.stderr.startswith(f"error: {words}: must be a")
     assert not program.engines
 
 
-def test_a_line_of_a_prompt_file_says_more_than_the_flags(program: Program, home: Path) -> None:
+def test_a_line_of_a_prompt_file_overrides_flags(program: Program, home: Path) -> None:
     (home / "p.jsonl").write_text('{"prompt": "a", "seed": 7, "size": "64x96"}\n{"prompt": "b"}\n')
     program("generate", "--prompt-file", "p.jsonl", "--seed", "99", "--width", "128")
     settings = [request.settings for request in program.engines[-1].requests]
@@ -172,14 +170,14 @@ def test_the_checkpoint_may_recommend_several_pictures(
     assert outcome.stdout.split() == ["cat-0.png", "cat-1.png"]
 
 
-def test_the_number_format_survives_being_made_again(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_format_is_recorded(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     program("generate", "x", "--dtype", "float32", "-o", "first.png")
     record = read_record(Path("first.png"))
     assert record is not None
     assert record.loaded.dtype == "float32"
 
 
-def test_the_quantization_survives_being_made_again(program: Program) -> None:
+def test_the_quantization_is_replayed(program: Program) -> None:
     program("generate", "x", "--quantization", "fp8", "-o", "first.png")
     record = read_record(Path("first.png"))
     assert record is not None and record.loaded.quantization == "fp8"
@@ -190,7 +188,7 @@ def test_the_quantization_survives_being_made_again(program: Program) -> None:
     assert program.loaded[-1].quantization == "off" and program.loaded[-1].enforce_eager
 
 
-def test_loras_are_noted_with_their_whole_path(program: Program, home: Path) -> None:
+def test_loras_are_recorded_with_absolute_paths(program: Program, home: Path) -> None:
     save_file({"x": torch.ones(1)}, "a.safetensors", metadata={"num_inference_steps": "3"})
     save_file({"x": torch.ones(1)}, "b.safetensors")
     both = ("--lora", "a.safetensors", "--lora", "b.safetensors:0.5")
@@ -205,7 +203,7 @@ def test_loras_are_noted_with_their_whole_path(program: Program, home: Path) -> 
     assert Path("again.png").read_bytes() == Path("first.png").read_bytes()
 
 
-def test_a_picture_without_loras_is_made_again_without(program: Program, home: Path) -> None:
+def test_a_picture_without_loras_is_replayed_without(program: Program, home: Path) -> None:
     save_file({"x": torch.ones(1)}, "a.safetensors")
     program("generate", "x", "-o", "first.png")
     (home / "p.toml").write_text('lora = "a.safetensors"\n')
@@ -216,14 +214,14 @@ def test_a_picture_without_loras_is_made_again_without(program: Program, home: P
         assert program.loaded[-1].lora == "off"
 
 
-def test_a_lora_that_is_not_there(program: Program) -> None:
+def test_a_missing_lora(program: Program) -> None:
     outcome = program("generate", "x", "--lora", "none.safetensors")
     assert outcome.code == 3
     assert "error: there is no LoRA file none.safetensors" in outcome.stderr
     assert program("generate", "x", "--lora", "").code == 2
 
 
-def test_a_flag_takes_back_what_a_profile_turned_on(program: Program, home: Path) -> None:
+def test_a_flag_disables_a_setting_of_a_profile(program: Program, home: Path) -> None:
     (home / "p.toml").write_text("think = true\n")
     program("generate", "x", "--profile", "./p.toml")
     assert program.request.settings.think
@@ -231,7 +229,7 @@ def test_a_flag_takes_back_what_a_profile_turned_on(program: Program, home: Path
     assert not program.request.settings.think
 
 
-def test_several_pictures_have_following_seeds(program: Program, home: Path) -> None:
+def test_several_pictures_have_consecutive_seeds(program: Program, home: Path) -> None:
     outcome = program("generate", "x", "-n", "3", "-o", "out/{index}-{seed}.png")
     assert outcome.stdout.split() == ["out/0-42.png", "out/1-43.png", "out/2-44.png"]
     assert "picture 3 of 3: step 4 of 4" in outcome.stderr
@@ -243,7 +241,7 @@ def test_nothing_is_overwritten_unless_forced(program: Program, home: Path) -> N
     outcome = program("generate", "x", "-o", "a.png", "--seed", "9")
     assert (outcome.code, (home / "a.png").read_bytes()) == (2, before)
     assert "-f" in outcome.stderr
-    assert len(program.engines) == 1, "the model was loaded although the place was taken"
+    assert len(program.engines) == 1, "the model was loaded although the file existed"
     assert program("generate", "x", "-o", "a.png", "--seed", "9", "-f").code == 0
     assert (home / "a.png").read_bytes() != before
 
@@ -264,7 +262,7 @@ def test_json_has_what_a_script_needs(program: Program) -> None:
     assert first["seconds"] >= 0
 
 
-def test_think_text_goes_to_stderr_with_its_length(program: Program) -> None:
+def test_think_text_is_printed_on_stderr_with_its_length(program: Program) -> None:
     outcome = program("generate", "x", "--think")
     assert outcome.stdout == "x-42.png\n"
     assert "A cat sits.\nIt purrs.\nthought for 4 tokens, 0.5 s\n" in outcome.stderr
@@ -282,7 +280,7 @@ def test_think_text_can_be_printed_on_stdout_before_the_path(program: Program) -
     assert "purrs" not in outcome.stderr
 
 
-def test_cut_off_think_text_is_told(program: Program) -> None:
+def test_a_notice_says_that_think_text_was_cut_off(program: Program) -> None:
     assert "--max-think-tokens" in program("generate", "x", "--think", "--max-think-tokens", "2").stderr
 
 
@@ -291,7 +289,7 @@ def test_notices_of_the_engine_are_shown(program: Program) -> None:
     assert "note: 64x64 is not a size" in program("generate", "x").stderr
 
 
-def test_a_picture_is_made_again_from_itself(program: Program, home: Path) -> None:
+def test_a_picture_is_replayed(program: Program, home: Path) -> None:
     program("generate", "A cat", "--seed", "5", "--num-steps", "7", "--size", "96x64", "-o", "a.png", "--think")
     outcome = program("generate", "--from", "a.png", "-o", "b.png", "--json")
     assert outcome.code == 0, outcome.stderr
@@ -299,15 +297,13 @@ def test_a_picture_is_made_again_from_itself(program: Program, home: Path) -> No
     assert json.loads(outcome.stdout)["settings"]["num_steps"] == 7
 
 
-def test_the_second_of_several_is_made_again_from_itself(program: Program, home: Path) -> None:
+def test_the_second_of_several_pictures_is_replayed(program: Program, home: Path) -> None:
     program("generate", "A cat", "-n", "2", "-o", "{index}.png")
     assert program("generate", "--from", "1.png", "-o", "again.png").code == 0
     assert (home / "again.png").read_bytes() == (home / "1.png").read_bytes()
 
 
-def test_flags_override_the_picture_that_is_made_again(
-    program: Program, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flags_override_the_replayed_picture(program: Program, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program("generate", "A cat", "--seed", "5", "--num-steps", "7", "-o", "a.png")
     monkeypatch.setenv("SENSENOVA_NUM_STEPS", "3")
     program("generate", "A dog", "--from", "a.png", "--seed", "6", "-o", "b.png")

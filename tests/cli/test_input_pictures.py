@@ -1,4 +1,4 @@
-"""Where the pictures of an edit are found again, and what is said when they are not."""
+"""The input pictures of a replayed edit: where they are found, and errors if they are not."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.cli.harness import Program
 
 @pytest.fixture
 def edited(program: Program, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """`A/out/e.png`, edited in A from `in.png`; the current folder is B, where another `in.png` lies."""
+    """`A/out/e.png`, edited in A from `in.png`; the current folder is B, which has another `in.png`."""
     for folder, colour in (("A", "red"), ("B", "blue")):
         (home / folder).mkdir()
         Image.new("RGB", (64, 64), colour).save(home / folder / "in.png")
@@ -49,7 +49,7 @@ def test_the_picture_is_found_from_any_folder(edited: Path, home: Path, program:
     assert Path("again.png").read_bytes() == edited.read_bytes()
 
 
-def test_a_namesake_is_not_taken_for_it(edited: Path, home: Path) -> None:
+def test_another_picture_of_the_same_name_is_not_used(edited: Path, home: Path) -> None:
     (home / "A" / "in.png").unlink()
     assert refused(edited) == f"{home}/A/in.png, from which {edited} was edited, does not exist"
     shutil.copy("in.png", edited.parent)
@@ -57,33 +57,33 @@ def test_a_namesake_is_not_taken_for_it(edited: Path, home: Path) -> None:
     assert refused(edited).endswith(f"does not exist, and {beside} is another picture")
 
 
-def test_one_that_was_moved_beside_the_result_is_found(edited: Path, home: Path) -> None:
+def test_a_picture_that_was_moved_beside_the_result_is_found(edited: Path, home: Path) -> None:
     (home / "A" / "in.png").rename(home / "A" / "out" / "in.png")
     Image.new("RGB", (64, 64), "green").save(home / "A" / "in.png")
     assert found(edited).samefile(home / "A" / "out" / "in.png")
 
 
-def test_a_changed_one_is_named(edited: Path, home: Path) -> None:
+def test_a_changed_picture_is_an_error(edited: Path, home: Path) -> None:
     Image.new("RGB", (64, 64), "green").save(home / "A" / "in.png")
     assert refused(edited) == f"{home}/A/in.png has changed since {edited} was edited from it"
 
 
 @pytest.mark.parametrize("path", ["in\0.png", "x" * 300, "~nobody/in.png", "/"])
-def test_a_record_with_a_name_that_no_file_can_have(edited: Path, path: str) -> None:
+def test_a_record_with_an_impossible_file_name(edited: Path, path: str) -> None:
     known = record(edited)
     odd = known.model_copy(update={"inputs": (known.inputs[0].model_copy(update={"path": path}),)})
     with pytest.raises(PictureError, match="does not exist"):
         recorded_inputs(odd, edited)
 
 
-def test_names_stay_short_in_messages(home: Path) -> None:
+def test_messages_use_the_name_as_typed(home: Path) -> None:
     Image.new("RGB", (64, 64)).save("in.png")
     (source,) = read_inputs(["in.png"])
     assert (source.name, source.source.path) == ("in.png", str(home / "in.png"))
 
 
-def test_file_names_that_are_no_utf8(program: Program, home: Path) -> None:
-    """Such names come from old archives and other systems; Python carries their bytes as lone surrogates."""
+def test_file_names_that_are_not_utf8(program: Program, home: Path) -> None:
+    """Old archives and other systems have such names; Python represents their bytes as lone surrogates."""
     Image.new("RGB", (64, 64)).save("caf\udce9.png")
     outcome = program("edit", "x", "--image", "caf\udce9.png", "-o", "a.png")
     assert (outcome.code, outcome.stdout) == (0, "a.png\n"), outcome.stderr
@@ -92,7 +92,7 @@ def test_file_names_that_are_no_utf8(program: Program, home: Path) -> None:
     assert Path("b.png").read_bytes() == Path("a.png").read_bytes()
 
 
-def test_a_model_folder_whose_name_is_no_utf8(program: Program, home: Path) -> None:
+def test_a_model_folder_whose_name_is_not_utf8(program: Program, home: Path) -> None:
     shutil.copytree(home.parent / "checkpoint", "mod\udce8le")
     outcome = program("generate", "x", "--model", "mod\udce8le", "-o", "a.png", "--json")
     assert outcome.code == 0, outcome.stderr

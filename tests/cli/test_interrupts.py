@@ -15,7 +15,7 @@ from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program, start
 
 LONG = "600"
-"""Seconds that no test waits for: a program that only ended after them would be killed as hanging."""
+"""More seconds than any test waits: a program that does not end earlier fails the test."""
 
 
 def _signal_at(step: int, number: signal.Signals = signal.SIGINT) -> object:
@@ -30,16 +30,16 @@ def _signal_at(step: int, number: signal.Signals = signal.SIGINT) -> object:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_work_after_the_step(program: Program, home: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_the_request_after_the_step(program: Program, home: Path, number: signal.Signals) -> None:
     program.prepare = _signal_at(2, number)  # type: ignore[assignment]
     outcome = program("generate", "x", "-o", "a.png")
     assert (outcome.code, outcome.stdout) == (130, "")
     assert outcome.stderr.splitlines()[-1] == "interrupted"
-    assert program.engines[0].closed
+    assert program.engines[0].request_closed
     assert list(home.iterdir()) == []
 
 
-def test_pictures_that_are_finished_stay(program: Program, home: Path) -> None:
+def test_finished_pictures_are_kept_after_a_signal(program: Program, home: Path) -> None:
     def prepare(engine: FakeEngine) -> None:
         seen: list[int] = []
 
@@ -62,21 +62,21 @@ def test_an_answer_ends_with_its_line(program: Program) -> None:
     assert (outcome.code, outcome.stdout) == (130, "It is \n")
 
 
-def test_while_loading_it_ends_at_once(program: Program) -> None:
+def test_a_signal_while_loading_ends_the_program(program: Program) -> None:
     program.load_error = KeyboardInterrupt()
     outcome = program("generate", "x")
     assert outcome.code == 130
     assert outcome.stderr.splitlines()[-1] == "interrupted"
 
 
-def test_the_handlers_of_before_are_back_afterwards(program: Program) -> None:
+def test_a_command_leaves_the_signal_handlers_unchanged(program: Program) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     program("generate", "x")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def _wait_for(stream: object, text: bytes) -> bytes:
-    """Read until the text has come; the process itself ends the wait if it never does."""
+    """Read until the text appears, or fail when the process ends."""
     seen = b""
     while text not in seen:
         part = os.read(stream.fileno(), 4096)  # type: ignore[attr-defined]
@@ -86,7 +86,7 @@ def _wait_for(stream: object, text: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_process_of_its_own(home: Path, number: signal.Signals) -> None:
+def test_a_signal_to_a_process(home: Path, number: signal.Signals) -> None:
     process = start("generate", "x", "--num-steps", "1000", FAKE_STEP_SECONDS="0.02")
     _wait_for(process.stderr, b"1000 steps")
     process.send_signal(number)
@@ -128,13 +128,13 @@ main()
 @pytest.mark.parametrize(
     "name", ["sensenova_cli.app", "typer", "sensenova_cli.system.streams", "sensenova_cli.turns.one_shot"]
 )
-def test_while_the_program_itself_is_imported(name: str, number: str) -> None:
+def test_a_signal_during_imports(name: str, number: str) -> None:
     script = SIGNAL_WHILE_IMPORTING.format(name=name, number=number)
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
-def test_a_process_that_is_loading(home: Path) -> None:
+def test_a_signal_to_a_process_that_is_loading(home: Path) -> None:
     process = start("generate", "x", FAKE_LOAD_SECONDS=LONG)
     _wait_for(process.stderr, b"loading")
     process.send_signal(signal.SIGINT)
@@ -144,7 +144,7 @@ def test_a_process_that_is_loading(home: Path) -> None:
 
 
 def test_a_signal_stops_every_turn_that_runs(program: Program) -> None:
-    """Turns on two threads overlap, and the first one ends first."""
+    """Two turns overlap, as on two threads, and the first one ends first."""
     first, second = SignalStop(), SignalStop()
     with ExitStack() as later:
         with first.listening(lambda: False):

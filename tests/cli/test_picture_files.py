@@ -1,4 +1,4 @@
-"""Names of pictures, and files that are whole or not there, never on top of another."""
+"""Names of picture files; a file is complete or does not exist, and never replaces another unasked."""
 
 import errno
 import io
@@ -32,12 +32,12 @@ def in_an_empty_folder(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     monkeypatch.chdir(tmp_path)
-    # Pictures that have no other place are kept in the folder for temporary files.
+    # Pictures that cannot be written elsewhere are saved in the folder for temporary files.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("temporary")))
     return tmp_path
 
 
-def plan(output: str | None, *, force: bool = False, count: int = 1) -> PictureWriter:
+def prepare(output: str | None, *, force: bool = False, count: int = 1) -> PictureWriter:
     return PictureWriter.prepare(output, force=force, stdout_is_terminal=False, count=count)
 
 
@@ -76,18 +76,18 @@ def refused(output: str | None, *words: str, count: int = 1, terminal: bool = Fa
 
 
 def test_default_name() -> None:
-    assert write(plan(None)) == "a-cute-cat-42.png"
+    assert write(prepare(None)) == "a-cute-cat-42.png"
     assert files() == {"a-cute-cat-42.png"}
 
 
 def test_taken_default_names_are_numbered() -> None:
-    names = [write(plan(None)) for _ in range(3)]
+    names = [write(prepare(None)) for _ in range(3)]
     assert names == ["a-cute-cat-42.png", "a-cute-cat-42-2.png", "a-cute-cat-42-3.png"]
 
 
 def test_force_replaces_the_default_name() -> None:
-    write(plan(None))
-    assert write(plan(None, force=True), image=Image.new("RGB", (8, 8))) == "a-cute-cat-42.png"
+    write(prepare(None))
+    assert write(prepare(None, force=True), image=Image.new("RGB", (8, 8))) == "a-cute-cat-42.png"
     assert files() == {"a-cute-cat-42.png"}
 
 
@@ -114,35 +114,35 @@ def test_slug(prompt: str, expected: str) -> None:
 
 
 def test_file() -> None:
-    assert write(plan("cat.PNG")) == "cat.PNG"
-    assert write(plan("new/deep/cat.png")) == "new/deep/cat.png"
+    assert write(prepare("cat.PNG")) == "cat.PNG"
+    assert write(prepare("new/deep/cat.png")) == "new/deep/cat.png"
 
 
 def test_file_and_several_pictures() -> None:
-    output = plan("cat.png", count=2)
+    output = prepare("cat.png", count=2)
     assert [write(output, index=index, count=2) for index in range(2)] == ["cat-0.png", "cat-1.png"]
 
 
 def test_folder() -> None:
-    assert write(plan("out/")) == "out/a-cute-cat-42.png"
-    assert write(plan("out")) == "out/a-cute-cat-42-2.png"
+    assert write(prepare("out/")) == "out/a-cute-cat-42.png"
+    assert write(prepare("out")) == "out/a-cute-cat-42-2.png"
     Path("od{d").mkdir()
-    assert write(plan("od{d")) == "od{d/a-cute-cat-42.png"
+    assert write(prepare("od{d")) == "od{d/a-cute-cat-42.png"
 
 
 def test_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    write(plan("~/cat.png"))
+    write(prepare("~/cat.png"))
     assert files() == {"me/cat.png"}
 
 
 def test_template() -> None:
-    output = plan("out/{slug}/{seed}-{index:02d}-of-{count}-{width}x{height}{{}}.png", count=3)
+    output = prepare("out/{slug}/{seed}-{index:02d}-of-{count}-{width}x{height}{{}}.png", count=3)
     assert write(output, seed=7, index=2, count=3) == "out/a-cute-cat/7-02-of-3-64x32{}.png"
 
 
 def test_template_without_seed_and_index_gets_the_index() -> None:
-    output = plan("{slug}.png", count=2)
+    output = prepare("{slug}.png", count=2)
     assert [write(output, index=index, count=2) for index in range(2)] == [
         "a-cute-cat-0.png",
         "a-cute-cat-1.png",
@@ -150,7 +150,7 @@ def test_template_without_seed_and_index_gets_the_index() -> None:
 
 
 def test_taken_template_names_are_numbered() -> None:
-    assert [write(plan("{seed}.png")) for _ in range(2)] == ["42.png", "42-2.png"]
+    assert [write(prepare("{seed}.png")) for _ in range(2)] == ["42.png", "42-2.png"]
 
 
 def test_bad_templates() -> None:
@@ -175,17 +175,17 @@ def test_impossible_names() -> None:
     refused("~no-such-user-here/cat.png", "not possible")
 
 
-# What is there stays there
+# Existing files
 
 
-def test_existing_file_is_refused_before_running() -> None:
+def test_an_existing_file_is_an_error_before_the_run() -> None:
     Path("cat.png").write_text("precious")
     assert "-f" in refused("cat.png", "cat.png exists already").hint
     assert Path("cat.png").read_text() == "precious"
-    assert write(plan("cat.png", force=True)) == "cat.png"
+    assert write(prepare("cat.png", force=True)) == "cat.png"
 
 
-def test_existing_file_of_several_is_refused_before_running() -> None:
+def test_an_existing_file_of_several_is_an_error_before_the_run() -> None:
     Path("cat-1.png").touch()
     refused("cat.png", "cat-1.png exists already", count=2)
 
@@ -197,13 +197,13 @@ def test_dangling_link_counts_as_existing() -> None:
 
 def test_folder_of_that_name() -> None:
     Path("{x}.png").mkdir()
-    assert write(plan("{x}.png")) == "{x}.png/a-cute-cat-42.png"
+    assert write(prepare("{x}.png")) == "{x}.png/a-cute-cat-42.png"
     Path("cat-0.png").mkdir()
     refused("cat.png", "cat-0.png is a folder", count=2)
 
 
-def test_file_that_appears_meanwhile_is_left_alone() -> None:
-    output = plan("cat.png")
+def test_a_file_that_appears_meanwhile_is_not_replaced() -> None:
+    output = prepare("cat.png")
     Path("cat.png").write_text("precious")
     with pytest.raises(OutputWriteError) as caught:
         write(output)
@@ -215,22 +215,22 @@ def test_file_that_appears_meanwhile_is_left_alone() -> None:
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_run_never_replaces_its_own_pictures(force: bool) -> None:
-    output = plan("cat.png", force=force)
+    output = prepare("cat.png", force=force)
     assert [write(output) for _ in range(3)] == ["cat.png", "cat-2.png", "cat-3.png"]
 
 
 def test_without_hard_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FAT and some network shares have none."""
+    """FAT and some network shares have no hard links."""
 
     def unsupported(*args: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", unsupported)
-    assert [write(plan(None)) for _ in range(2)] == ["a-cute-cat-42.png", "a-cute-cat-42-2.png"]
+    assert [write(prepare(None)) for _ in range(2)] == ["a-cute-cat-42.png", "a-cute-cat-42-2.png"]
     assert files() == {"a-cute-cat-42.png", "a-cute-cat-42-2.png"}
 
 
-# Places that cannot be written
+# Folders that cannot be written
 
 
 def test_read_only_place() -> None:
@@ -253,7 +253,7 @@ def test_file_in_place_of_a_folder() -> None:
     refused("notes.txt/deep/{slug}.png", "notes.txt is a file")
 
 
-def test_full_disk_is_noticed_before_running(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_noticed_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_disk(monkeypatch)
     refused("out/cat.png", "out", "No space left on device")
     assert files() == set()
@@ -266,25 +266,25 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", full)
 
 
-def test_full_disk_keeps_the_picture_elsewhere(
+def test_on_a_full_disk_the_picture_is_saved_elsewhere(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("temporary")
     monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
-    output = plan(None)
+    output = prepare(None)
     fill_disk(monkeypatch)
     with pytest.raises(OutputWriteError) as caught:
         write(output, record=RECORD)
-    (kept,) = elsewhere.iterdir()
+    (saved,) = elsewhere.iterdir()
     assert "a-cute-cat-42.png cannot be written: No space left on device" in caught.value.what
-    assert str(kept) in caught.value.what
+    assert str(saved) in caught.value.what
     assert caught.value.hint
-    assert read_record(kept) == RECORD
+    assert read_record(saved) == RECORD
     assert files() == set()
 
 
 def test_full_disk_and_no_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    output = plan("cat.png", force=True)
+    output = prepare("cat.png", force=True)
     fill_disk(monkeypatch)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(OutputWriteError, match="the temporary folder cannot be written either"):
@@ -294,7 +294,7 @@ def test_full_disk_and_no_temporary_folder(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_failed_replacement_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("cat.png").write_text("precious")
-    output = plan("cat.png", force=True)
+    output = prepare("cat.png", force=True)
     fill_disk(monkeypatch)
     with pytest.raises(OutputWriteError):
         write(output)
@@ -305,7 +305,7 @@ def test_failed_replacement_leaves_the_old_file(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("call", ["fsync", "link"])
 @pytest.mark.parametrize("hard_links", [True, False])
 def test_interrupt_leaves_nothing(call: str, hard_links: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    output = plan("cat.png")
+    output = prepare("cat.png")
 
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
@@ -323,26 +323,26 @@ def test_interrupt_leaves_nothing(call: str, hard_links: bool, monkeypatch: pyte
 def test_files_have_the_usual_permissions() -> None:
     before = os.umask(0o027)
     try:
-        path = write(plan(None))
+        path = write(prepare(None))
     finally:
         os.umask(before)
     assert stat.S_IMODE(Path(path).stat().st_mode) == 0o640
 
 
-# What is in the file
+# Content of a file
 
 
 def test_record_is_written() -> None:
-    assert read_record(Path(write(plan("a.png"), record=RECORD))) == RECORD
-    assert read_record(Path(write(plan("b.png")))) is None
+    assert read_record(Path(write(prepare("a.png"), record=RECORD))) == RECORD
+    assert read_record(Path(write(prepare("b.png")))) is None
 
 
 def test_the_same_picture_gives_the_same_bytes() -> None:
-    first, second = (Path(write(plan(None), record=RECORD)).read_bytes() for _ in range(2))
+    first, second = (Path(write(prepare(None), record=RECORD)).read_bytes() for _ in range(2))
     assert first == second
 
 
-def test_a_fault_in_the_record_does_not_cost_the_picture(
+def test_a_fault_in_the_record_does_not_lose_the_picture(
     monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     def fail(record: PictureRecord) -> None:
@@ -351,7 +351,7 @@ def test_a_fault_in_the_record_does_not_cost_the_picture(
     monkeypatch.setattr("sensenova_cli.outputs.picture_writer.png_info", fail)
     for place in ("cat.png", "-"):
         with pytest.raises(OutputWriteError, match="does not say how it was made: UnicodeEncodeError"):
-            plan(place).write(IMAGE, prompt="a", seed=1, index=0, count=1, record=RECORD)
+            prepare(place).write(IMAGE, prompt="a", seed=1, index=0, count=1, record=RECORD)
     for png in (Path("cat.png").read_bytes(), capsysbinary.readouterr().out):
         assert Image.open(io.BytesIO(png)).tobytes() == IMAGE.tobytes()
 
@@ -360,7 +360,7 @@ def test_a_fault_in_the_record_does_not_cost_the_picture(
 
 
 def test_stdout(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    output = plan("-")
+    output = prepare("-")
     assert output.write(IMAGE, prompt="a", seed=1, index=0, count=1, record=RECORD) is None
     png = capsysbinary.readouterr().out
     assert Image.open(io.BytesIO(png)).tobytes() == IMAGE.tobytes()
@@ -375,13 +375,13 @@ def test_stdout_that_is_a_terminal() -> None:
 def test_stdout_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.__stdout__", None)
     assert "-o" in refused("-", "stdout is closed").hint
-    assert write(plan("a.png")) == "a.png"
+    assert write(prepare("a.png")) == "a.png"
 
 
 def test_several_pictures_on_stdout() -> None:
     refused("-", "2 pictures", count=2)
     with pytest.raises(OutputError, match="2 pictures"):
-        plan("-").write(IMAGE, prompt="a", seed=1, index=0, count=2, record=None)
+        prepare("-").write(IMAGE, prompt="a", seed=1, index=0, count=2, record=None)
 
 
 WRITE_TO_STDOUT = """
@@ -408,9 +408,9 @@ def test_stdout_on_a_full_disk(tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-    (kept,) = tmp_path.iterdir()
+    (saved,) = tmp_path.iterdir()
     assert done.returncode == 1
     assert (
         done.stderr.strip()
-        == f"error: stdout cannot be written: No space left on device; the picture was saved in {kept}"
+        == f"error: stdout cannot be written: No space left on device; the picture was saved in {saved}"
     )

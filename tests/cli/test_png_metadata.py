@@ -1,4 +1,4 @@
-"""What a PNG says about how it was made: written, read back, and refused when it cannot be trusted."""
+"""Records in PNG files: written, read back, and refused if they are damaged."""
 
 import io
 import json
@@ -67,7 +67,7 @@ def test_numbers_survive_exactly() -> None:
 
 
 def test_long_think_text() -> None:
-    """Longer than what Pillow inflates of a compressed chunk."""
+    """The text is longer than Pillow's limit for compressed chunks."""
     record = RECORD.model_copy(update={"think_text": "思 " * 700_000})
     assert read_record(saved(record)) == record
 
@@ -98,8 +98,8 @@ def test_any_viewer_shows_the_record() -> None:
     assert "一只可爱的猫 🐈, café".encode() in saved(), "plain UTF-8, neither compressed nor escaped"
 
 
-def test_file_names_that_are_no_utf8() -> None:
-    """As Linux allows; Python carries their bytes as lone surrogates."""
+def test_file_names_that_are_not_utf8() -> None:
+    """Linux allows them; Python represents their bytes as lone surrogates."""
     source = InputFile(path="/in/caf\udce9.png", sha256="ab" * 32)
     record = changed_record(inputs=(source,), model="/models/u\udcff", prompt="a \udcff cat")
     assert read_record(saved(record)) == record
@@ -107,15 +107,15 @@ def test_file_names_that_are_no_utf8() -> None:
         assert "Model: u\\udcff, " in image.info["parameters"]
 
 
-def test_inputs_are_recorded_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_are_recorded_with_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert InputFile.of("in.png", b"").path == str(tmp_path / "in.png")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert InputFile.of("~/in.png", b"").path == str(tmp_path / "in.png")
 
 
-def test_text_behind_the_pixels_is_found() -> None:
-    """Where optimizers such as oxipng may move it."""
+def test_text_after_the_pixels_is_found() -> None:
+    """Optimizers such as oxipng may move it there."""
     png = saved()
     start = png.index(b"iTXt" + KEYWORD.encode()) - 4
     length = int.from_bytes(png[start : start + 4]) + 12
@@ -140,7 +140,7 @@ def refused(source: Path | bytes, *words: str) -> None:
 def test_unreadable_files(tmp_path: Path) -> None:
     refused(tmp_path / "none.png", "there is no file", "none.png")
     refused(saved()[:-30], "cat.png", "damaged")
-    refused(b"words", "cat.png", "no picture")
+    refused(b"words", "cat.png", "not a picture")
 
 
 def test_damaged_record() -> None:
@@ -157,13 +157,13 @@ def test_newer_version() -> None:
     refused(changed(format=FORMAT + 1, version="9.1"), "cat.png", "newer version of sensenova (9.1)")
 
 
-def test_unknown_entries_are_left_aside_but_unknown_settings_are_not() -> None:
-    """A setting that is not known here would change the picture that is made again."""
+def test_unknown_entries_are_ignored_but_unknown_settings_are_errors() -> None:
+    """An unknown setting would change the replayed picture."""
     assert read_record(changed(mood="cheerful")) == RECORD
     refused(changed(settings={"sampler": "heun"}), "sampler")
 
 
-def test_input_pictures_are_known_by_their_bytes(tmp_path: Path) -> None:
+def test_input_files_are_identified_by_their_bytes(tmp_path: Path) -> None:
     path = tmp_path / "in.png"
     path.write_bytes(b"abc")
     known = InputFile.of(path)

@@ -1,4 +1,4 @@
-"""Pictures in the terminal: chosen by its environment, true to the picture, and nothing where they do not belong."""
+"""Pictures in the terminal: the method follows from the environment, and unsuitable consoles show nothing."""
 
 import base64
 import io
@@ -65,7 +65,7 @@ def screen_of(text: str, width: int = 80, height: int = 24) -> pyte.Screen:
 
 
 def pixels(screen: pyte.Screen) -> list[list[tuple[str, str]]]:
-    """The colours of each half block as (upper, lower), row by row."""
+    """Return the colours of each half block as (upper, lower), row by row."""
     rows = [
         [(cell.fg, cell.bg) for x in range(screen.columns) if (cell := screen.buffer[y][x]).data == "▀"]
         for y in range(screen.lines)
@@ -80,7 +80,7 @@ def shown(image: Image.Image, setting: PreviewChoice, width: int = 80, height: i
 
 
 def quarters(width: int, height: int) -> Image.Image:
-    """Red, green, blue and white."""
+    """Return a picture with red, green, blue and white quarters."""
     small = Image.new("RGB", (2, 2))
     for at, colour in (((0, 0), "red"), ((1, 0), "lime"), ((0, 1), "blue"), ((1, 1), "white")):
         small.paste(colour, (*at, at[0] + 1, at[1] + 1))
@@ -108,7 +108,7 @@ class TestTheWayItIsShown:
             ({"TERM": "xterm-256color"}, "blocks"),
             ({"TERM": "xterm-256color", "TERM_PROGRAM": "Apple_Terminal"}, "blocks"),
             ({"TERM": "foot"}, "blocks"),
-            # Started from kitty or iTerm2, whose variables are still there.
+            # Started from kitty or iTerm2, with inherited variables.
             ({"TERM": "xterm-256color", "TERM_PROGRAM": "vscode", "KITTY_WINDOW_ID": "1"}, "blocks"),
             ({"TERM": "alacritty", "KITTY_WINDOW_ID": "1"}, "blocks"),
             ({"TERM": "xterm-256color", "VTE_VERSION": "7600", "LC_TERMINAL": "iTerm2"}, "blocks"),
@@ -150,7 +150,7 @@ class TestTheWayItIsShown:
             pytest.param(lambda: console(height=6), id="low"),
         ],
     )
-    def test_is_none_where_a_picture_does_not_belong(self, on: object, setting: PreviewChoice) -> None:
+    def test_is_none_on_unsuitable_consoles(self, on: object, setting: PreviewChoice) -> None:
         made: Console = on()  # type: ignore[operator]
         preview = Preview.choose(made, setting, {"TERM": "xterm-kitty"})
         preview.show(quarters(64, 64))
@@ -174,12 +174,12 @@ class TestTheWayItIsShown:
         latin.encoding = "iso-8859-1"  # type: ignore[misc, assignment]
         assert Preview.choose(console(file=latin), setting, PLAIN).method is None
 
-    def test_tells_how_to_get_sixels(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_names_the_package_for_sixels(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(detect, "find_spec", lambda name: None)
         with pytest.raises(UsageError, match="textual-image") as raised:
             Preview.choose(console(), "sixel", PLAIN)
         assert "sensenova[sixel]" in raised.value.hint
-        # Nobody is told to install what would not be used.
+        # No error if the package would not be used.
         assert Preview.choose(console(file=Pipe()), "sixel", PLAIN).method is None
 
 
@@ -191,9 +191,9 @@ class TestTheRoomItTakes:
             ((1024, 1024), (30, 21), (30, 15)),
             ((2048, 1024), (80, 21), (80, 20)),
             ((1024, 2048), (80, 21), (21, 21)),
-            ((6400, 32), (80, 21), (80, 1)),  # the most extreme shapes that there are
+            ((6400, 32), (80, 21), (80, 1)),  # the most extreme shapes
             ((32, 6400), (80, 21), (1, 21)),
-            ((20, 20), (80, 21), (20, 10)),  # nothing is enlarged
+            ((20, 20), (80, 21), (20, 10)),  # never enlarged
         ],
     )
     def test_keeps_the_shape_within_the_limits(
@@ -215,7 +215,7 @@ class TestTheRoomItTakes:
         assert (len(rows), len(rows[0])) == (9, 18)
 
     @pytest.mark.usefixtures("cells_of_8_by_20")
-    def test_follows_the_shape_of_the_cells(self) -> None:
+    def test_depends_on_the_shape_of_the_cells(self) -> None:
         assert re.search("c=52,r=21", shown(quarters(1000, 1000), "kitty"))
 
 
@@ -237,7 +237,7 @@ class TestHalfBlocks:
         on = console(colours="256")
         Preview.choose(on, "blocks", PLAIN).show(Image.new("RGB", (40, 40), (40, 60, 40)))
         numbers = {int(found) for found in re.findall(r"[34]8;5;(\d+)", written(on))}
-        assert numbers == {236}  # grey 48, not the green of 95 that lies nearest in the colour cube
+        assert numbers == {236}  # grey 48, not the green of 95 that is nearest in the colour cube
 
     def test_leave_the_cursor_below_the_picture(self) -> None:
         screen = screen_of(shown(quarters(20, 20), "blocks"))
@@ -245,7 +245,7 @@ class TestHalfBlocks:
 
 
 def kitty_pictures(text: str) -> Iterator[tuple[dict[str, str], Image.Image]]:
-    """The keys of each picture's first sequence, and the picture."""
+    """Yield the keys of each picture's first sequence, and the picture."""
     keys: dict[str, str] = {}
     payload = ""
     for found in re.finditer("\x1b_G(.*?);(.*?)\x1b\\\\", text, re.DOTALL):
@@ -268,7 +268,7 @@ def kitty_pictures(text: str) -> Iterator[tuple[dict[str, str], Image.Image]]:
 
 class TestProtocols:
     def noise(self) -> Image.Image:
-        """Of the size in which it is shown, and too large for one of kitty's chunks."""
+        """Return a picture that is shown at its own size and too large for one of kitty's chunks."""
         noise = Image.effect_noise((400, 200), 100)
         return Image.merge("RGB", (noise, noise.transpose(Image.Transpose.ROTATE_180), noise))
 
@@ -302,7 +302,7 @@ class TestProtocols:
         assert re.match('"1;1;200;100', found[1])
         colours = set(re.findall(r"#\d+;2;(\d+;\d+;\d+)", found[1]))
         assert colours == {"100;0;0", "0;100;0", "0;0;100", "100;100;100"}
-        assert "\x1b[c" not in text, "it asked the terminal something"
+        assert "\x1b[c" not in text, "it queried the terminal"
 
     def test_no_more_pixels_are_sent_than_are_shown(self) -> None:
         [(_, received)] = kitty_pictures(shown(quarters(4000, 4000), "kitty"))
@@ -311,10 +311,10 @@ class TestProtocols:
     @pytest.mark.parametrize("setting", ["kitty", "iterm2"])
     @pytest.mark.parametrize("lines_before", [1, 23])
     def test_the_cursor_ends_below_the_picture(self, setting: PreviewChoice, lines_before: int) -> None:
-        """Also where the screen has to scroll for it: nothing that stands above is covered."""
+        """Even if the screen has to scroll; the text above is not covered."""
         before = "".join(f"line {number}\n" for number in range(lines_before))
         text = shown(quarters(200, 200), setting)
-        # The terminal of the test knows no pictures; a letter stands for where one begins.
+        # The test's terminal cannot show pictures; a letter marks the beginning of one.
         drawn = re.sub("\x1b_G.*\x1b\\\\|\x1b]1337;[^\x07]*\x07", "X", text, flags=re.DOTALL)
         screen = screen_of(before + drawn + "after")
         rows = [line.rstrip() for line in screen.display]
@@ -327,8 +327,8 @@ class TestContactSheets:
     def digit(self, number: int) -> list[str]:
         return [row[4 * number : 4 * number + 3] for row in DIGITS]
 
-    def test_hold_all_pictures_with_their_numbers(self) -> None:
-        """As half blocks, the smallest they ever are."""
+    def test_contain_all_pictures_with_their_numbers(self) -> None:
+        """Checked with half blocks, which give the smallest sheets."""
         colours = ["red", "lime", "blue", "purple"]
         on = console()
         Preview.choose(on, "blocks", PLAIN).show_several([Image.new("RGB", (640, 640), name) for name in colours])
@@ -351,7 +351,7 @@ class TestContactSheets:
         assert wide / high == pytest.approx(1 / 3, abs=0.02)
         assert high == pytest.approx(sheet.height / 2, abs=10)
 
-    def test_go_on_counting_on_the_next_one(self) -> None:
+    def test_continue_the_numbers_on_the_next_sheet(self) -> None:
         on = console()
         Preview.choose(on, "kitty", PLAIN).show_several([quarters(64, 64)] * (show.PER_SHEET + 1), first=1)
         _, (_, second) = kitty_pictures(written(on))
@@ -380,7 +380,7 @@ class TestAFormingPicture:
         assert live is not None
         return live
 
-    def test_is_half_blocks_where_the_finished_one_is_not(self) -> None:
+    def test_is_half_blocks_even_if_the_finished_one_is_not(self) -> None:
         for method in ("kitty", "iterm2"):
             assert Preview.choose(console(), method, PLAIN).live() is not None
         assert Preview.choose(console(colours="standard"), "kitty", PLAIN).live() is None
@@ -402,7 +402,7 @@ class TestAFormingPicture:
         steps.close()
         assert len(drawn) == 4  # at 0, 0.26, 0.52 and 0.78 s
 
-    def test_is_drawn_less_often_where_drawing_is_slow(self, clock: Clock) -> None:
+    def test_is_drawn_less_often_if_drawing_is_slow(self, clock: Clock) -> None:
         live = self.live(console())
 
         def slow() -> None:

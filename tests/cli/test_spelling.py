@@ -1,4 +1,4 @@
-"""One message of the library, spelled for whoever reads it: flags for a command, slash commands for a session."""
+"""The spelling of settings in messages: flags for a command, slash commands for a session."""
 
 import pytest
 
@@ -29,7 +29,7 @@ from tests.cli.harness import Program
         ("see: `sensenova info`", "see: `sensenova info`", "see: `sensenova info`"),
     ],
 )
-def test_the_two_spellings(text: str, flags: str, session: str) -> None:
+def test_both_spellings(text: str, flags: str, session: str) -> None:
     assert as_flags(text) == flags
     assert as_session(text) == session
 
@@ -41,7 +41,7 @@ def run_out_of_memory(engine: FakeEngine) -> None:
     engine.on_step = fail
 
 
-def test_an_error_through_both_faces(program: Program) -> None:
+def test_an_error_in_both_frontends(program: Program) -> None:
     program.prepare = run_out_of_memory
     command = program("generate", "a cat", "-q")
     assert command.code == 4
@@ -49,23 +49,23 @@ def test_an_error_through_both_faces(program: Program) -> None:
     session = program("repl", "--quiet", stdin="a cat\n/history\n")
     assert session.code == 1
     assert "error: offload off: out of memory\nhint: use /set offload layers, or ask for less\n" in session.stderr
-    assert "(failed: offload off: out of memory)" in session.stderr  # as it stands in the session's log
+    assert "(failed: offload off: out of memory)" in session.stderr  # as logged in the session
     assert "`" not in session.stderr
 
 
-def test_errors_of_a_command_with_json_are_for_its_user(program: Program) -> None:
+def test_errors_of_a_command_with_json_spell_flags(program: Program) -> None:
     program.prepare = run_out_of_memory
     done = program("generate", "a cat", "--json", "-q")
     assert (done.stdout, done.stderr.splitlines()[1]) == ("", "hint: use --offload layers, or ask for less")
 
 
-def test_a_model_that_cannot_be_loaded_through_both_faces(program: Program) -> None:
+def test_a_load_error_in_both_frontends(program: Program) -> None:
     program.load_error = DeviceMemoryError("no room", "use `offload=auto`")
     assert "hint: use --offload auto\n" in program("generate", "a cat").stderr
     assert "hint: use /set offload auto\n" in program("repl", stdin="a cat\n").stderr
 
 
-def test_notices_through_both_faces(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notices_in_both_frontends(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeEngine, "placement", "as by `gpus` 2")
 
     def prepare(engine: FakeEngine) -> None:
@@ -80,13 +80,13 @@ def test_notices_through_both_faces(program: Program, monkeypatch: pytest.Monkey
     assert "bfloat16 on cpu; as by gpus 2\n" in session
 
 
-def test_the_notice_of_the_demo_through_both_faces(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notice_of_the_demo_in_both_frontends(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SENSENOVA_MODEL")
     assert "is --model SenseNova/" in program("generate", "a cat").stderr
     assert "is /model SenseNova/" in program("repl", stdin="").stderr
 
 
-def test_a_renderer_spells_flags_unless_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_view_spells_flags_by_default(capsys: pytest.CaptureFixture[str]) -> None:
     TurnView(quiet=False).notice("see `seed`")
     TurnView(quiet=False, spelling=as_session).muted("see `seed=7`")
     assert capsys.readouterr().err == "note: see --seed\nsee /set seed 7\n"

@@ -1,4 +1,4 @@
-"""Answers as they stream to a terminal: the model's words, and none of its control characters."""
+"""Streamed answers: a terminal never receives control characters of the model."""
 
 import io
 
@@ -19,12 +19,12 @@ class Terminal(io.StringIO):
 def streamed(stdout: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr("sys.stdout", stdout)
     events: list[Event] = [TextToken(number, text) for number, text in enumerate(TOKENS)]
-    # The last token comes with the answer only, as the bytes of a character that was cut off do.
+    # Only the answer contains the last token, like the bytes of an incomplete character.
     events[-1] = Answer("".join(TOKENS), tuple(range(len(TOKENS))), "end")
-    renderer = TurnView(quiet=True, stream_answers=True, show_think=False)
-    with renderer.showing(AnswerRequest("Which animal?")):
+    view = TurnView(quiet=True, stream_answers=True, show_think=False)
+    with view.showing(AnswerRequest("Which animal?")):
         for event in events:
-            renderer.event(event)
+            view.event(event)
     return stdout.getvalue()
 
 
@@ -32,5 +32,5 @@ def test_control_characters_stay_off_a_terminal(monkeypatch: pytest.MonkeyPatch)
     assert streamed(Terminal(), monkeypatch) == "A [2Jcat31m, 红\n\tpurring.\n"
 
 
-def test_a_pipe_gets_the_answer_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_gets_the_unchanged_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert streamed(io.StringIO(), monkeypatch) == "".join(TOKENS) + "\n"

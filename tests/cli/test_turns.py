@@ -1,4 +1,4 @@
-"""The one road for every face: what is merged, checked and opened when, and on which thread."""
+"""The path of every turn: when settings are merged, requests checked and the model opened, and on which thread."""
 
 import os
 import subprocess
@@ -19,14 +19,14 @@ from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.turns.build_request import Turn
-from sensenova_cli.turns.run_turn import Frontend, Outcome, run_turns
+from sensenova_cli.turns.run_turn import Frontend, Outcome, Sink, run_turns
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program
 
 
-class CachedTokens:
-    """A sink that keeps everything."""
+class RecordingSink(Sink):
+    """A sink that records all calls."""
 
     def __init__(self) -> None:
         self.turns: list[Turn] = []
@@ -34,6 +34,7 @@ class CachedTokens:
         self.outcomes: list[Outcome] = []
 
     def begin(self, turn: Turn) -> None:
+        super().begin(turn)
         self.turns.append(turn)
 
     def take(self, event: Event) -> None:
@@ -48,7 +49,7 @@ class CachedTokens:
 
 
 class FakeSource:
-    """A model source that notes in which order it is asked."""
+    """A model source that records the order of calls."""
 
     settings = LoadSettings()
 
@@ -75,12 +76,12 @@ def view(home: Path) -> TurnView:
     return TurnView(quiet=True)
 
 
-def face(view: TurnView, kept: CachedTokens, stop: Stop | None = None) -> Frontend:
-    return Frontend(view, lambda turns: [kept], stop or Stop())
+def frontend(view: TurnView, sink: RecordingSink, stop: Stop | None = None) -> Frontend:
+    return Frontend(view, lambda turns: [sink], stop or Stop())
 
 
 def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeSource, view: TurnView) -> None:
-    stop, kept, raised = Stop(), CachedTokens(), []
+    stop, sink, raised = Stop(), RecordingSink(), []
     reached = threading.Event()
 
     def on_step(number: int) -> None:
@@ -91,7 +92,7 @@ def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeS
     def work() -> None:
         tasks = [PictureTask("generate", Prompt("a cat")), AnswerTask("chat", "hello")]
         try:
-            run_turns(tasks, read_layers(), source, face(view, kept, stop))
+            run_turns(tasks, read_layers(), source, frontend(view, sink, stop))
         except BaseException as error:
             raised.append(error)
 
@@ -104,35 +105,35 @@ def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeS
     stopped.set()
     thread.join(30)
     assert [type(error) for error in raised] == [KeyboardInterrupt]
-    assert [outcome.status for outcome in kept.outcomes] == ["cancelled"]
-    assert source.engine.closed and kept.pictures == []
+    assert [outcome.status for outcome in sink.outcomes] == ["cancelled"]
+    assert source.engine.request_closed and sink.pictures == []
 
 
-def test_turns_run_to_their_end_on_another_thread(source: FakeSource, view: TurnView) -> None:
-    kept = CachedTokens()
+def test_turns_can_finish_on_another_thread(source: FakeSource, view: TurnView) -> None:
+    sink = RecordingSink()
     tasks = [PictureTask("generate", Prompt("a cat")), AnswerTask("chat", "hello")]
-    thread = threading.Thread(target=run_turns, args=(tasks, read_layers(), source, face(view, kept)))
+    thread = threading.Thread(target=run_turns, args=(tasks, read_layers(), source, frontend(view, sink)))
     thread.start()
     thread.join(30)
-    assert [outcome.status for outcome in kept.outcomes] == ["done", "done"]
-    assert [turn.prompt for turn in kept.turns] == ["a cat", "hello"]
-    assert len(kept.pictures) == 1
+    assert [outcome.status for outcome in sink.outcomes] == ["done", "done"]
+    assert [turn.prompt for turn in sink.turns] == ["a cat", "hello"]
+    assert len(sink.pictures) == 1
 
 
 def test_everything_is_checked_before_the_model_is_opened(source: FakeSource, view: TurnView) -> None:
-    kept = CachedTokens()
+    sink = RecordingSink()
     tasks = [PictureTask("generate", Prompt("a cat")), PictureTask("generate", Prompt("a <image> cat"))]
     with pytest.raises(Exception, match="1 <image> placeholders for 0 picture"):
-        run_turns(tasks, read_layers(), source, face(view, kept))
+        run_turns(tasks, read_layers(), source, frontend(view, sink))
     assert source.calls == ["card"]
 
-    def refuse(turns: Sequence[Turn]) -> list[CachedTokens]:
+    def refuse(turns: Sequence[Turn]) -> list[RecordingSink]:
         raise OSError("nothing can be written there")
 
     with pytest.raises(OSError, match="nothing can be written"):
         run_turns(tasks[:1], read_layers(), source, Frontend(view, refuse, Stop()))
     assert source.calls == ["card", "card"]
-    run_turns(tasks[:1], read_layers(), source, face(view, kept))
+    run_turns(tasks[:1], read_layers(), source, frontend(view, sink))
     assert source.calls[2:] == ["card", "open for 1"]
 
 
@@ -141,17 +142,17 @@ def test_sinks_learn_how_a_turn_failed(source: FakeSource, view: TurnView) -> No
         raise NumericsError("the picture came out as NaN", "try again")
 
     source.engine.on_step = on_step
-    kept = CachedTokens()
+    sink = RecordingSink()
     with pytest.raises(NumericsError):
-        run_turns([PictureTask("generate", Prompt("a cat"))], read_layers(), source, face(view, kept))
-    assert [(outcome.status, outcome.reason) for outcome in kept.outcomes] == [
+        run_turns([PictureTask("generate", Prompt("a cat"))], read_layers(), source, frontend(view, sink))
+    assert [(outcome.status, outcome.reason) for outcome in sink.outcomes] == [
         ("failed", "the picture came out as NaN")
     ]
 
 
 @pytest.fixture
 def merges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was merged or read, in order."""
+    """Record reads and merges of settings, in order."""
     calls: list[str] = []
     resolve: Callable[..., object] = Layers.resolve
 

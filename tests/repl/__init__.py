@@ -1,1 +1,1 @@
-"""The prompt that stays."""
+"""Tests of sessions."""

@@ -1,4 +1,4 @@
-"""Sessions go to a folder that is empty; those with an engine have a fake one."""
+"""Fixtures: an empty data folder for sessions, and sessions on a fake engine."""
 
 import os
 from pathlib import Path
@@ -23,5 +23,5 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def script(data: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Script:
-    monkeypatch.setenv("SENSENOVA_DATA_DIR", str(data))  # `home` has taken it away
+    monkeypatch.setenv("SENSENOVA_DATA_DIR", str(data))  # `home` has removed it
     return Script(program)

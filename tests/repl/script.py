@@ -1,11 +1,11 @@
-"""Lines run as a session on a fake engine."""
+"""Scripts: lines that run as a session on a fake engine."""
 
 from model.requests import Request
 from tests.cli.harness import Outcome, Program
 
 
 class Script:
-    """Runs lines as a session of their own, or, with `--continue`, goes on with one."""
+    """Runs lines as a new session, or continues one if `--continue` is among the options."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -15,5 +15,5 @@ class Script:
 
     @property
     def requests(self) -> list[Request]:
-        """What the last session asked of its engine."""
+        """The requests of the last session."""
         return list(self.program.engines[-1].requests)

@@ -1,4 +1,4 @@
-"""Sessions for tests: a folder of their own, and short ways to write entries."""
+"""Short ways to write the entries of sessions in tests."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def record(prompt: str, seed: int, task: Any = "generate") -> PictureRecord:
 
 
 def draw(session: Session, prompt: str, *seeds: int, kind: Any = "generate", **more: Any) -> PictureTurn:
-    """One picture turn from its pictures to its line."""
+    """Write the pictures of a turn, and log it."""
     pictures = tuple(
         session.add_picture(
             Image.new("RGB", (64, 32), (seed, 0, 0)), prompt=prompt, seed=seed, record=record(prompt, seed)

@@ -1,4 +1,4 @@
-"""The whole program on a terminal of its own: what is typed, and what stands on the screen."""
+"""The program on a pseudo-terminal: typed keys, and the text on the screen."""
 
 import os
 import re
@@ -23,8 +23,8 @@ class Terminal:
     """A pseudo-terminal on which `sensenova …` runs.
 
     Args:
-        words: the command line; `python -m` of `module`.
-        folder: where it is started, and what it keeps is below.
+        words: the command line after `python -m MODULE`.
+        folder: the current folder; settings and data are stored below it.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Terminal:
         self.raw = ""
 
     def read(self, seconds: float = 0.05) -> None:
-        """Take in what has been written."""
+        """Read the output so far."""
         try:
             text = self.child.read_nonblocking(1 << 16, timeout=seconds)
         except (pexpect.TIMEOUT, pexpect.EOF):
@@ -74,13 +74,13 @@ class Terminal:
         before, *asked = text.split(WHERE)
         self._stream.feed(before)
         for part in asked:
-            # prompt-toolkit asks where the cursor is, to know how much room there is below it.
+            # prompt-toolkit asks for the cursor position, to know the room below it.
             self.child.send(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
             self._stream.feed(part)
 
     @property
     def lines(self) -> list[str]:
-        """All that has been written, scrolled away or not."""
+        """All lines, including those that scrolled away."""
         gone = ["".join(row[column].data for column in range(self.screen.columns)) for row in self.screen.history.top]
         return [line.rstrip() for line in (*gone, *self.screen.display)]
 
@@ -94,18 +94,18 @@ class Terminal:
         return next((line for line in reversed(self.lines) if line), "")
 
     def wait_for(self, text: str, *, count: int = 1) -> None:
-        """Until a text stands on the screen so many times."""
+        """Wait until a text is on the screen `count` times."""
         deadline = time.monotonic() + PATIENCE
         while self.text.count(text) < count:
             self.read()
             if time.monotonic() > deadline:
-                raise AssertionError(f"{text!r} did not come {count} times:\n{self.text}")
+                raise AssertionError(f"{text!r} did not appear {count} times:\n{self.text}")
             if not self.child.isalive():
                 self.read(1)
                 assert self.text.count(text) >= count, f"the program ended without {text!r}:\n{self.text}"
 
     def wait_for_toolbar(self, text: str) -> None:
-        """Until the prompt is there again with this in its toolbar."""
+        """Wait until the prompt's toolbar contains a text."""
         self._wait_until(lambda: text in self.toolbar, f"{text!r} is not in the toolbar")
 
     def type(self, line: str) -> None:
@@ -113,28 +113,28 @@ class Terminal:
         self.child.send(line + "\r")
 
     def wait_for_prompt(self) -> None:
-        """Until an empty prompt waits: keys that come before it can be lost, Ctrl-D always is."""
-        self._wait_until(lambda: bool(EMPTY_PROMPT.fullmatch(self._before_cursor)), "no prompt waits")
+        """Wait for an empty prompt. Earlier keys can be lost; Ctrl-D always is."""
+        self._wait_until(lambda: bool(EMPTY_PROMPT.fullmatch(self._before_cursor)), "there is no empty prompt")
 
     @property
     def _before_cursor(self) -> str:
         return self.screen.display[self.screen.cursor.y][: self.screen.cursor.x]
 
-    def _wait_until(self, is_so: Callable[[], bool], otherwise: str) -> None:
+    def _wait_until(self, condition: Callable[[], bool], message: str) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not is_so():
+        while not condition():
             self.read()
             if time.monotonic() > deadline or not self.child.isalive():
-                raise AssertionError(f"{otherwise}:\n{self.text}")
+                raise AssertionError(f"{message}:\n{self.text}")
 
     def leave(self) -> int | None:
-        """Ctrl-D at the next prompt, and the exit code."""
+        """Press Ctrl-D at the next prompt, and return the exit code."""
         self.wait_for_prompt()
         self.child.send("\x04")
         return self.end()
 
     def end(self) -> int | None:
-        """Wait for the end, and give the exit code, negative for a signal."""
+        """Wait for the end of the program, and return its exit code, negative for a signal."""
         deadline = time.monotonic() + PATIENCE
         while self.child.isalive() and time.monotonic() < deadline:
             self.read()

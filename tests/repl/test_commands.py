@@ -1,4 +1,4 @@
-"""Every slash command is documented, and adding one takes one decorated function."""
+"""Slash commands: every one is documented, and one decorated function adds one."""
 
 import re
 from collections.abc import Iterator
@@ -19,22 +19,22 @@ from tests.repl.test_completion import Prompt, offers, prompt
 __all__ = ["prompt"]
 
 ARGUMENT = r"(-[a-z]|[A-Z_]+…?|[a-z]+|[A-Z]+\[:[A-Z]+\])"
-"""A flag, a placeholder, a word as it is typed, or a placeholder with an optional part."""
+"""A flag, a placeholder, a literal word, or a placeholder with an optional part."""
 ALTERNATIVES = rf"{ARGUMENT}(\|{ARGUMENT})*"
 USAGE = rf"({ALTERNATIVES}|\[{ALTERNATIVES}( {ARGUMENT})*\])"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_and_a_usage_that_can_be_read(name: str) -> None:
+def test_every_command_has_help_and_a_readable_usage(name: str) -> None:
     each = COMMANDS[name]
     assert each.name == name
     assert each.help and each.help[0].islower() and not each.help.endswith(".")
     assert re.fullmatch(rf"({USAGE}( {USAGE})*)?", each.usage), each.usage
-    assert bool(each.usage) == bool(each.first or each.options), "completion goes with arguments"
+    assert bool(each.usage) == bool(each.first or each.options), "a command with a usage completes its arguments"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_examples_of_a_command_are_lines_that_it_takes(name: str) -> None:
+def test_the_examples_of_a_command_are_valid_lines(name: str) -> None:
     for example in COMMANDS[name].more:
         if example.startswith("/"):
             line = parse_line(example)
@@ -43,7 +43,7 @@ def test_the_examples_of_a_command_are_lines_that_it_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_something_is_offered_behind_every_command_that_takes_something(prompt: Prompt, name: str) -> None:
+def test_every_command_with_arguments_completes_them(prompt: Prompt, name: str) -> None:
     each = COMMANDS[name]
     assert bool(offers(prompt, f"/{name} ")) == bool(each.first)
     assert not each.options or offers(prompt, f"/{name} x --")
@@ -56,7 +56,7 @@ def test_help_names_every_command(script: Script) -> None:
     assert listed == list(COMMANDS)
 
 
-def test_every_setting_that_a_session_cannot_set_has_a_command() -> None:
+def test_every_setting_that_set_cannot_change_has_a_command() -> None:
     assert hint_instead_of_set("model") == "use /model [FOLDER|HUB_ID|demo]"
     assert hint_instead_of_set("enforce_eager") is None
     assert hint_instead_of_set("num_steps") is None
@@ -67,7 +67,7 @@ def test_every_setting_that_a_session_cannot_set_has_a_command() -> None:
 
 @pytest.fixture
 def greet() -> Iterator[list[Line]]:
-    """A command that only this test has; the lines that ran it."""
+    """Register a command for a test; yield the lines that ran it."""
     ran: list[Line] = []
 
     @slash_command(
@@ -97,7 +97,7 @@ def test_a_command_is_one_decorated_function(greet: list[Line], script: Script) 
     assert "use /greet [WHO] [OPTIONS]" in outcome.stderr
 
 
-def test_a_command_completes_and_takes_flags_by_its_declaration(greet: list[Line], prompt: Prompt) -> None:
+def test_a_command_completes_and_takes_options_by_its_declaration(greet: list[Line], prompt: Prompt) -> None:
     assert offers(prompt, "/gr") == ["/greet"]
     assert offers(prompt, "/greet w") == ["/greet world"]
     assert offers(prompt, "/greet x --") == ["/greet x --noise"]

@@ -1,4 +1,4 @@
-"""What Tab offers at the prompt."""
+"""Completion of lines with Tab."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,26 +19,26 @@ from sensenova_cli.sessions.state import State
 
 
 @dataclass
-class Desktop:
-    """What completion looks at of a session."""
+class FakeSession:
+    """The part of a session that completion reads."""
 
     state: State = field(default_factory=State)
 
 
 @dataclass
 class Prompt:
-    """What completion looks at of a Repl."""
+    """The part of a Repl that completion reads."""
 
     mode: str = "pictures"
-    session: Desktop = field(default_factory=Desktop)
+    session: FakeSession = field(default_factory=FakeSession)
 
-    def hold(self, number: int | None) -> None:
+    def select(self, number: int | None) -> None:
         self.session.state = self.session.state.after(Use(picture=number))
 
 
 @pytest.fixture
 def prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prompt:
-    """A session with three pictures and none in hand, in a folder with some files."""
+    """A session with three pictures and none selected, in a folder with some files."""
     here, home = tmp_path / "here", tmp_path / "home"
     for folder in (here, home, here / "out"):
         folder.mkdir()
@@ -57,13 +57,13 @@ def prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prompt:
 
 
 def offers(prompt: Prompt, typed: str) -> list[str]:
-    """The lines that Tab can make of what was typed."""
+    """Return the lines that Tab can complete from the typed text."""
     completer = LineCompleter(cast(Any, prompt))
     found = completer.get_completions(Document(typed), CompleteEvent(completion_requested=True))
     return [typed[: len(typed) + each.start_position] + each.text for each in found]
 
 
-def test_commands_are_offered_behind_a_slash(prompt: Prompt) -> None:
+def test_commands_are_offered_after_a_slash(prompt: Prompt) -> None:
     assert offers(prompt, "/") == [f"/{name}" for name in COMMANDS]
     assert offers(prompt, "/un") == ["/undo", "/unset"]
     assert offers(prompt, "/help un") == ["/help undo", "/help unset"]
@@ -92,7 +92,7 @@ def test_values_of_a_setting_are_offered(prompt: Prompt, name: str, values: list
     assert offers(prompt, f"/set {name} ") == [f"/set {name} {value}" for value in values]
 
 
-def test_settings_that_are_set_can_be_taken_back(prompt: Prompt) -> None:
+def test_settings_that_are_set_are_offered_to_unset(prompt: Prompt) -> None:
     assert offers(prompt, "/unset ") == ["/unset all"]
     prompt.session.state = prompt.session.state.after(Set(settings={"seed": 7, "num_steps": 3}))
     assert offers(prompt, "/unset ") == ["/unset seed", "/unset num_steps", "/unset all"]
@@ -133,7 +133,7 @@ def test_models_are_offered(prompt: Prompt) -> None:
         ("./my\\ c", ["./my\\ cat.JPG"]),
         ("./my\\", []),
         ("'./my c", ["'./my cat.JPG"]),
-        ("./n", []),  # no picture
+        ("./n", []),  # not a picture
         ("~/d", ["~/dog.webp"]),
         ("./cat.png ~/d", ["./cat.png ~/dog.webp"]),
         ("/image cat.png my\\ c", ["/image cat.png my\\ cat.JPG"]),
@@ -141,18 +141,18 @@ def test_models_are_offered(prompt: Prompt) -> None:
         ("/save 3 ~/dog.t", ["/save 3 ~/dog.txt"]),
     ],
 )
-def test_files_are_offered_as_a_line_takes_them(prompt: Prompt, typed: str, lines: list[str]) -> None:
+def test_files_are_offered_with_quotes_and_backslashes(prompt: Prompt, typed: str, lines: list[str]) -> None:
     assert offers(prompt, typed) == lines
 
 
-def test_a_whole_path_is_no_command(prompt: Prompt, tmp_path: Path) -> None:
+def test_an_absolute_path_is_not_a_command(prompt: Prompt, tmp_path: Path) -> None:
     assert offers(prompt, f"{tmp_path}/here/c") == [f"{tmp_path}/here/cat.png"]
     top = "/" + tmp_path.parts[1]
     assert top in offers(prompt, top[:-1])
 
 
 @pytest.mark.parametrize("typed", ["", "a", "a cat", "a cat ", "c", "cat.p", "? wh", "a cat - a do", "/generate ca"])
-def test_nothing_is_offered_for_plain_words(prompt: Prompt, typed: str) -> None:
+def test_nothing_is_offered_for_a_plain_prompt(prompt: Prompt, typed: str) -> None:
     assert offers(prompt, typed) == []
 
 
@@ -180,11 +180,11 @@ def test_the_flags_of_a_line_are_offered(prompt: Prompt, typed: str, task: str) 
     assert offers(prompt, typed) == [typed[:-2] + flag for flag in flags]
 
 
-def test_the_flags_offered_are_those_of_what_words_would_do(prompt: Prompt) -> None:
+def test_the_flags_are_those_of_the_command_that_will_run(prompt: Prompt) -> None:
     assert "make it red --img-cfg-scale" not in offers(prompt, "make it red --")
-    prompt.hold(2)
+    prompt.select(2)
     assert "make it red --img-cfg-scale" in offers(prompt, "make it red --")
-    prompt.hold(None)
+    prompt.select(None)
     prompt.session.state = prompt.session.state.after(Stage(staged=(1,)))
     assert "make it red --img-cfg-scale" in offers(prompt, "make it red --")
     prompt.mode = "chat"
@@ -196,7 +196,7 @@ VALUES |= {"cache_backend": ["cache_dit"]}
 
 
 @pytest.mark.parametrize("task", [name for name, command in COMMANDS.items() if "seed" in command.options])
-def test_every_flag_that_is_offered_is_taken(prompt: Prompt, task: str) -> None:
+def test_every_offered_flag_is_accepted(prompt: Prompt, task: str) -> None:
     for flag in (line.split()[-1] for line in offers(prompt, f"/{task} x --")):
         choices = [line.split()[-1] for line in offers(prompt, f"/{task} x {flag} ")]
         name = flag.removeprefix("--").replace("-", "_")
@@ -219,5 +219,5 @@ def test_a_lora_is_completed(prompt: Prompt, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("typed", ["gone.png make it red --", "/nosuch a cat --", "/ --"])
-def test_no_flags_are_offered_for_a_line_that_cannot_be_done(prompt: Prompt, typed: str) -> None:
+def test_no_flags_are_offered_for_an_invalid_line(prompt: Prompt, typed: str) -> None:
     assert offers(prompt, typed) == []

@@ -1,4 +1,4 @@
-"""What a typed line is taken for."""
+"""Parsing of lines."""
 
 from pathlib import Path
 
@@ -44,23 +44,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("Katze im Hut --size 1:1", Line("prompt", "Katze im Hut", flags=("--size", "1:1"))),
     ],
 )
-def test_a_line_is_taken_apart(typed: str, line: Line) -> None:
+def test_a_line_is_parsed(typed: str, line: Line) -> None:
     assert parse_line(typed) == line
 
 
-def test_the_whole_path_of_a_picture_is_no_command(folder: Path) -> None:
+def test_the_absolute_path_of_a_picture_is_not_a_command(folder: Path) -> None:
     path = str(folder / "cat.png")
     assert parse_line(path) == Line("prompt", "", files=(path,))
     assert parse_line(f"{path} make it red").text == "make it red"
 
 
 @pytest.mark.parametrize("typed", ["gone.png", "gone.png make it red", "~/gone.jpg"])
-def test_a_picture_that_is_not_there_is_no_prompt(typed: str) -> None:
+def test_a_missing_picture_is_not_a_prompt(typed: str) -> None:
     with pytest.raises(UsageError, match="there is no picture file"):
         parse_line(typed)
 
 
-def test_a_quote_that_is_not_closed_is_said() -> None:
+def test_an_open_quote_is_an_error() -> None:
     with pytest.raises(UsageError, match="a quote is not closed"):
         parse_line('a cat -o "cat.png')
 

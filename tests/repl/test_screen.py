@@ -1,7 +1,6 @@
-"""A session over a real terminal: what stands on the screen at each turn.
+"""Sessions on a terminal: the screen after each turn.
 
-Sessions are on the built-in demo where they show a model at work, and on the fake engine where they show the prompt,
-signals and files.
+Tests of answers and pictures run the built-in demo; tests of the prompt, signals and files run the fake engine.
 """
 
 import json
@@ -28,12 +27,12 @@ def pictures(folder: Path) -> list[Path]:
     return sorted(folder.glob("data/sessions/*/pictures/*.png"))
 
 
-def test_twelve_turns_and_a_day_between_them(tmp_path: Path) -> None:
+def test_twelve_turns_and_a_restart(tmp_path: Path) -> None:
     screen = Terminal("repl", *QUICK, folder=tmp_path)
     screen.wait_for("type what to draw")
     screen.wait_for_toolbar("draw")
 
-    screen.type("a cat on a blue background")  # 1: typed while the model may still be loading
+    screen.type("a cat on a blue background")  # 1: the model may still be loading
     screen.wait_for("picture 1  ")
     screen.wait_for_toolbar("edit · demo · selected 1 · auto · 6 steps · seed 42")
     screen.type("change the background to green")  # 2
@@ -93,7 +92,7 @@ def test_ctrl_c_ends_the_turn_and_keeps_the_session(tmp_path: Path) -> None:
     screen.wait_for_toolbar("selected 1")
     screen.type("? which animal is this?")
     screen.wait_for("It is a cat.")
-    screen.child.sendintr()  # at the prompt it gives up the line, and nothing else
+    screen.child.sendintr()  # at the prompt Ctrl-C only drops the line
     screen.type("/history")
     screen.wait_for("(cancelled: interrupted)")
     assert screen.leave() == 0
@@ -108,7 +107,7 @@ def test_a_signal_at_the_prompt_leaves(tmp_path: Path, number: signal.Signals) -
     screen.type("a cat")
     screen.wait_for("picture 1  ")
     screen.wait_for_toolbar("selected 1")
-    screen.child.sendintr()  # and not only the first signal of all
+    screen.child.sendintr()  # so that the signal below is not the first one
     screen.wait_for("›", count=3)
     os.kill(screen.child.pid, number)
     assert screen.end() == 0

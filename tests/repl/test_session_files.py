@@ -1,4 +1,4 @@
-"""Sessions on disk: written as they happen, read back, damaged, killed, shared and moved."""
+"""Sessions on disk: written at once, read back, damaged, killed, shared and moved."""
 
 import errno
 import fcntl
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def rich_session(name: str = "cats") -> Path:
-    """A session with everything in it, closed."""
+    """Write a session with every kind of entry, and return its folder."""
     Image.new("RGB", (40, 20), "teal").save("outside.jpg")
     with Session.open(name, MODEL) as session:
         draw(session, "A cat", 7, 8, typed={"size": "16:9"}, think_text="First the cat.")
@@ -66,7 +66,7 @@ def problems(saved: SavedSession) -> list[str]:
 
 
 def script(code: str, *words: str) -> subprocess.Popen[str]:
-    """A process of its own with what tests use of sessions; it is told nothing on stdin and talks on stdout."""
+    """Start a Python process that runs `code` after imports; its stdin and stdout are pipes."""
     head = (
         "import os, sys\nfrom sensenova_cli.sessions.session import Session\n"
         "from tests.repl.sessions import MODEL, ask, draw\n"
@@ -83,7 +83,7 @@ def script(code: str, *words: str) -> subprocess.Popen[str]:
 # Round trip
 
 
-def test_a_session_comes_back_as_it_was() -> None:
+def test_a_session_is_read_back_unchanged() -> None:
     folder = rich_session()
     saved = read_session(folder)
     with Session.open("cats", MODEL) as session:
@@ -125,14 +125,14 @@ def test_a_picture_has_the_bytes_that_generate_would_have_written() -> None:
     assert path.read_bytes() == direct.read_bytes()
 
 
-def test_a_name_with_braces_is_no_template(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_with_braces_is_not_a_template(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSENOVA_DATA_DIR", str(data / "{seed}"))
     with Session.open("cats", MODEL) as session:
         draw(session, "A cat")
         assert session.path(1).parent == data / "{seed}" / "sessions" / "cats" / "pictures"
 
 
-def test_each_program_that_continues_notes_it_once_something_happens() -> None:
+def test_each_program_that_continues_writes_an_opened_entry() -> None:
     rich_session()
     with Session.open("cats", "other/model"):
         pass
@@ -147,7 +147,7 @@ def test_each_program_that_continues_notes_it_once_something_happens() -> None:
 # Pictures from outside
 
 
-def test_a_picture_from_outside_is_copied_and_may_go_away() -> None:
+def test_a_picture_from_outside_is_copied() -> None:
     folder = rich_session()
     outside = Path("outside.jpg")
     content = outside.read_bytes()
@@ -175,7 +175,7 @@ def test_the_same_file_is_copied_once() -> None:
         assert session.import_picture("other.png").number == session.import_picture("other.png").number == 6
 
 
-def test_what_was_brought_is_named_by_the_next_entry() -> None:
+def test_the_next_entry_names_imported_pictures() -> None:
     Image.new("RGB", (8, 8)).save("cat.png")
     with Session.open("cats", MODEL) as session:
         number = session.import_picture("cat.png").number
@@ -185,7 +185,7 @@ def test_what_was_brought_is_named_by_the_next_entry() -> None:
     assert {number: bool(picture.source) for number, picture in saved.state.pictures.items()} == {1: True, 2: False}
 
 
-def test_what_is_no_picture_is_not_brought() -> None:
+def test_a_file_that_is_not_a_picture_is_not_imported() -> None:
     Path("letter.txt").write_text("no picture")
     with Session.open("cats", MODEL) as session:
         with pytest.raises(PictureError, match=r"letter\.txt"):
@@ -195,7 +195,7 @@ def test_what_is_no_picture_is_not_brought() -> None:
         assert list(session.state.pictures) == []
 
 
-def test_a_picture_that_vanished_is_a_message() -> None:
+def test_a_missing_picture_is_reported() -> None:
     folder = rich_session()
     (folder / "pictures" / "001-a-cat-7.png").unlink()
     with Session.open("cats", MODEL) as session:
@@ -209,8 +209,8 @@ def test_a_picture_that_vanished_is_a_message() -> None:
 
 
 @pytest.mark.parametrize("entry", ["turn", "cancelled turn"])
-def test_a_last_line_torn_at_any_byte(entry: str) -> None:
-    """Only that line is lost, and the next one does not end up behind its rest."""
+def test_a_last_line_cut_off_at_any_byte(entry: str) -> None:
+    """Only that line is lost, and the next one does not follow its remains."""
     with Session.open("cats", MODEL) as session:
         ask(session, "First?")
         before = file_of(find_session("cats")).read_bytes()
@@ -232,7 +232,7 @@ def test_a_last_line_torn_at_any_byte(entry: str) -> None:
         assert len(healed.state.turns) == (3 if kept else 2)
 
 
-def test_good_turns_of_a_damaged_file_load_and_bad_lines_are_named() -> None:
+def test_valid_turns_of_a_damaged_file_load_and_bad_lines_are_named() -> None:
     folder = rich_session()
     lines = file_of(folder).read_bytes().splitlines()
     bad = [
@@ -282,7 +282,7 @@ def test_a_turn_whose_input_was_lost_with_another_line_still_loads() -> None:
         (b"\0\0\0\0", "session.jsonl:1: is incomplete: the program ended while it wrote this line, which is lost"),
     ],
 )
-def test_a_file_without_its_head_can_be_continued(content: bytes, problem: str) -> None:
+def test_a_file_without_its_first_line_can_be_continued(content: bytes, problem: str) -> None:
     folder = rich_session()
     file_of(folder).write_bytes(content)
     assert problems(read_session(folder)) == [problem]
@@ -313,10 +313,10 @@ def test_what_a_newer_version_wrote_is_refused() -> None:
             attempt()
         assert "update" in problem.value.hint
     file_of(folder).write_bytes(file_of(folder).read_bytes().rpartition(b'{"kind": "opened"')[0])
-    Session.open("cats", MODEL).close()  # nobody holds the lock
+    Session.open("cats", MODEL).close()  # the lock is free
 
 
-def test_fields_of_a_newer_version_are_left_aside() -> None:
+def test_fields_of_a_newer_version_are_ignored() -> None:
     folder = rich_session()
     lines = [json.loads(line) | {"mood": "sunny"} for line in file_of(folder).read_text().splitlines()]
     before = read_session(folder)
@@ -328,7 +328,7 @@ def test_fields_of_a_newer_version_are_left_aside() -> None:
 
 
 def test_killed_at_any_moment_a_session_loses_at_most_the_turn_in_flight() -> None:
-    """A process that writes turns as fast as it can and tells of each; it is killed at eight moments."""
+    """A process writes turns as fast as it can and prints the number of each; it is killed at eight moments."""
     code = """
 with Session.open(sys.argv[1], MODEL) as session:
     while True:
@@ -339,10 +339,10 @@ with Session.open(sys.argv[1], MODEL) as session:
         name = f"killed-{moment}"
         with script(code, name) as process:
             assert process.stdout is not None
-            told = [process.stdout.readline() for _ in range(3 + moment)]
+            printed = [process.stdout.readline() for _ in range(3 + moment)]
             process.send_signal(signal.SIGKILL)
-            told += process.stdout.readlines()
-        last = int([line for line in told if line.endswith("\n")][-1])
+            printed += process.stdout.readlines()
+        last = int([line for line in printed if line.endswith("\n")][-1])
         saved = read_session(find_session(name))
         assert last <= len(saved.state.turns) <= last + 1
         assert saved.missing == frozenset()
@@ -358,7 +358,7 @@ with Session.open(sys.argv[1], MODEL) as session:
 
 
 def test_killed_in_the_middle_of_a_line() -> None:
-    """The process stops for good once half of the bytes of its second turn are written."""
+    """The process stops after half of the bytes of its second turn."""
     code = """
 from sensenova_cli.sessions import session as module
 with Session.open("cats", MODEL) as session:
@@ -460,7 +460,7 @@ def test_two_new_sessions_of_one_prompt_get_two_names() -> None:
         assert two.name == f"{one.name}-2"
 
 
-def test_a_full_disk_leaves_the_session_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_session_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     from sensenova_cli.sessions import session as module
 
     with Session.open("cats", MODEL) as session:
@@ -506,7 +506,7 @@ def test_a_folder_that_was_removed_meanwhile_is_noticed() -> None:
             ask(session, "Where?")
 
 
-def test_a_picture_that_cannot_be_written_is_kept_elsewhere(data: Path) -> None:
+def test_a_picture_that_cannot_be_written_is_saved_elsewhere(data: Path) -> None:
     with Session.open("cats", MODEL) as session:
         (data / "sessions" / "cats" / "pictures").write_text("a file in the way")
         with pytest.raises(OutputWriteError, match="the picture was saved in ") as problem:
@@ -536,14 +536,14 @@ def test_a_new_session_is_named_by_day_and_prompt_once_something_happens() -> No
     assert saved.state.settings == {"seed": 7}
 
 
-def test_a_session_in_which_nothing_happened_leaves_nothing_behind() -> None:
+def test_an_empty_session_leaves_nothing_behind() -> None:
     with Session.start(MODEL) as session:
         session.append(Set(settings={"seed": 7}))
     assert list(sessions_folder().iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["my cats", "猫と犬", "ÄÖ-ü_1.2", "हिन्दी", "x" * 200])
-def test_names_that_are_possible(name: str) -> None:
+def test_valid_names(name: str) -> None:
     with Session.open(name, MODEL) as session:
         draw(session, "A cat")
     with Session.open(name, MODEL) as session:
@@ -551,7 +551,7 @@ def test_names_that_are_possible(name: str) -> None:
     assert [path.name for path in sessions_folder().iterdir()] == [name]
 
 
-def test_both_ways_to_write_an_accent_are_one_name() -> None:
+def test_both_encodings_of_an_accent_are_one_name() -> None:
     with Session.open("caf\u00e9", MODEL) as session:
         draw(session, "A cat")
     with Session.open("cafe\u0301", MODEL) as session:
@@ -562,14 +562,14 @@ def test_both_ways_to_write_an_accent_are_one_name() -> None:
     "name",
     ["", " ", ".", "..", "../up", "a/b", "/etc", "-rf", ".hidden", "a\nb", "a\0b", "end.", "x" * 201, "a:b", "~"],
 )
-def test_names_that_are_refused(name: str, data: Path) -> None:
+def test_invalid_names(name: str, data: Path) -> None:
     with pytest.raises(SessionError) as problem:
         Session.open(name, MODEL)
     assert problem.value.hint
     assert not data.exists()
 
 
-def test_a_name_that_is_nearly_known_is_suggested() -> None:
+def test_a_similar_name_is_suggested() -> None:
     rich_session("cats-and-dogs")
     with pytest.raises(SessionError, match="no session named 'cats-and-dog'") as problem:
         find_session("cats-and-dog")
@@ -594,7 +594,7 @@ def test_the_latest_session_is_the_one_used_last() -> None:
     assert latest_session().name == "three"  # which then says why it cannot be opened
 
 
-def test_a_place_that_cannot_be_written_is_told_at_once(data: Path) -> None:
+def test_an_unwritable_folder_is_reported_at_once(data: Path) -> None:
     data.mkdir()
     (data / "sessions").write_text("a file in the way")
     attempts: list[Any] = [lambda: Session.start(MODEL), lambda: Session.open("cats", MODEL)]
@@ -605,7 +605,7 @@ def test_a_place_that_cannot_be_written_is_told_at_once(data: Path) -> None:
         assert "SENSENOVA_DATA_DIR" in problem.value.hint
 
 
-def test_a_home_that_is_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """/proc is read-only for root, too."""
     if not Path("/proc/self").exists():
         pytest.skip("needs Linux's /proc")
@@ -616,9 +616,7 @@ def test_a_home_that_is_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
         Session.start(MODEL)
 
 
-def test_without_a_variable_sessions_lie_in_the_user_s_data_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sessions_are_in_the_user_s_data_folder_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SENSENOVA_DATA_DIR")
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

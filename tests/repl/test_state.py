@@ -1,4 +1,4 @@
-"""Where a session stands after what happened: undo, redo, pictures in hand, conversation, staged pictures, settings."""
+"""The state of a session after its entries: undo, redo, selected image, conversation, staged pictures, settings."""
 
 from typing import Any
 
@@ -41,20 +41,20 @@ def replay(*entries: Entry) -> State:
     return state
 
 
-def test_a_new_picture_is_in_hand() -> None:
+def test_a_new_picture_is_selected() -> None:
     state = replay(drawn(1, 1), drawn(2, 2))
     assert state.selected == picture(2)
     assert (state.next_turn, state.next_picture) == (3, 3)
 
 
-def test_of_several_candidates_the_first_is_in_hand_until_another_is_chosen() -> None:
+def test_of_several_candidates_the_first_is_selected_until_another_is_chosen() -> None:
     state = replay(drawn(1, 1), drawn(2, 2, 3, 4))
     assert (state.now.selected, state.now.candidates) == (2, (2, 3, 4))
     state = state.after(Use(picture=4))
     assert (state.now.selected, state.now.candidates) == (4, (2, 3, 4))
 
 
-def test_undo_and_redo_move_the_picture_in_hand() -> None:
+def test_undo_and_redo_change_the_selected_image() -> None:
     state = replay(drawn(1, 1), drawn(2, 2), Use(picture=1), Undo(), Undo())
     assert state.now.selected == 1
     state = state.after(Redo())
@@ -65,21 +65,21 @@ def test_undo_and_redo_move_the_picture_in_hand() -> None:
         state.after(Redo())
 
 
-def test_undo_to_the_beginning_leaves_no_picture_in_hand() -> None:
+def test_undo_to_the_beginning_selects_no_picture() -> None:
     state = replay(drawn(1, 1), Undo())
     assert state.selected is None
     with pytest.raises(SessionError, match="nothing to undo"):
         state.after(Undo())
 
 
-def test_numbers_go_on_after_undo_and_nothing_can_be_redone_after_a_turn() -> None:
+def test_undo_frees_no_numbers_and_a_turn_ends_redo() -> None:
     state = replay(drawn(1, 1), drawn(2, 2), Undo(), drawn(3, 3))
     assert list(state.pictures) == [1, 2, 3]
     assert state.future == ()
     assert state.after(Undo()).now.selected == 1
 
 
-def test_undo_takes_a_question_out_of_the_conversation() -> None:
+def test_undo_removes_a_question_from_the_conversation() -> None:
     state = replay(said(1), said(2, continues=True))
     assert [turn.turn for turn in state.now.conversation] == [1, 2]
     assert [turn.turn for turn in state.after(Undo()).now.conversation] == [1]
@@ -91,18 +91,18 @@ def test_a_question_that_follows_nothing_begins_a_new_conversation() -> None:
     assert [turn.turn for turn in state.now.conversation] == [2]
 
 
-def test_a_failed_or_cancelled_turn_is_kept_but_moves_nothing() -> None:
+def test_a_failed_or_cancelled_turn_is_logged_but_changes_nothing() -> None:
     failed = drawn(2, status="failed", reason="out of memory")
     state = replay(drawn(1, 1), failed, said(3, status="cancelled"))
     assert [turn.turn for turn in state.turns] == [1, 2, 3]
     assert (state.now.selected, len(state.past), state.now.conversation) == (1, 1, ())
 
 
-def test_pictures_of_a_cancelled_turn_count() -> None:
+def test_finished_pictures_of_a_cancelled_turn_are_candidates() -> None:
     assert replay(drawn(1, 1, 2, status="cancelled")).now.candidates == (1, 2)
 
 
-def test_staged_pictures_go_with_the_next_turn_that_makes_something_of_them() -> None:
+def test_staged_pictures_stay_until_a_turn_has_used_them() -> None:
     state = replay(Stage(brought=(picture(1, None), picture(2, None)), staged=(1, 2)))
     assert state.staged == (1, 2)
     state = state.after(drawn(1, inputs=(1, 2), status="failed"))
@@ -118,7 +118,7 @@ def test_settings_of_the_session() -> None:
     assert (state.settings, state.profile) == ({"seed": 8}, None)
 
 
-def test_a_picture_that_is_not_there_cannot_be_used() -> None:
+def test_a_missing_picture_cannot_be_selected() -> None:
     state = replay(drawn(1, 1, 2, 3), drawn(2, 7))
     with pytest.raises(SessionError, match="no picture 99") as problem:
         state.after(Use(picture=99))
@@ -128,7 +128,7 @@ def test_a_picture_that_is_not_there_cannot_be_used() -> None:
     assert state.after(Use(picture=None)).selected is None
 
 
-def test_no_number_is_given_twice() -> None:
+def test_no_number_is_used_twice() -> None:
     state = replay(drawn(1, 1))
     with pytest.raises(SessionError, match="number 1 is taken"):
         state.after(drawn(2, 1))
@@ -136,7 +136,7 @@ def test_no_number_is_given_twice() -> None:
         state.after(drawn(1, 2))
 
 
-def test_a_state_stays_as_it_was() -> None:
+def test_a_state_is_immutable() -> None:
     state = replay(drawn(1, 1))
     state.after(drawn(2, 2))
     state.after(Set(settings={"seed": 1}))

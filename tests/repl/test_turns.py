@@ -1,4 +1,4 @@
-"""What a session does with its lines, piped into it as a script."""
+"""Lines of a session, piped into it as a script."""
 
 import json
 import os
@@ -24,14 +24,12 @@ from tests.repl.script import Script
 
 
 def session_file() -> list[dict[str, object]]:
-    """The entries of the one session there is."""
-    import os
-
+    """Return the entries of the only session."""
     (file,) = Path(os.environ["SENSENOVA_DATA_DIR"]).glob("sessions/*/session.jsonl")
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_words_make_a_picture_and_then_change_it(script: Script) -> None:
+def test_prompts_make_a_picture_and_then_change_it(script: Script) -> None:
     outcome = script("a cat at dusk", "make it red")
     assert outcome.code == 0, outcome.stderr
     first, second = outcome.stdout.splitlines()
@@ -43,19 +41,19 @@ def test_words_make_a_picture_and_then_change_it(script: Script) -> None:
     assert edit.images[0].tobytes() == Image.open(first).convert("RGB").tobytes()
 
 
-def test_pictures_of_a_session_carry_their_settings_and_can_be_made_again(script: Script, home: Path) -> None:
+def test_pictures_of_a_session_have_records_and_can_be_replayed(script: Script, home: Path) -> None:
     path = script("a cat --seed 7").stdout.strip()
     assert script.program("generate", "--from", path, "-o", "again.png").code == 0
     assert (home / "again.png").read_bytes() == Path(path).read_bytes()
 
 
-def test_the_second_turns_picture_can_be_made_again_too(script: Script, home: Path) -> None:
+def test_an_edited_picture_of_a_session_can_be_replayed(script: Script, home: Path) -> None:
     path = script("a cat", "make it red").stdout.splitlines()[1]
     assert script.program("edit", "--from", path, "-o", "again.png").code == 0
     assert (home / "again.png").read_bytes() == Path(path).read_bytes()
 
 
-def test_a_line_may_end_with_flags(script: Script) -> None:
+def test_a_line_may_end_with_options(script: Script) -> None:
     outcome = script("a cat --size 96x64 --seed 7 --num-steps 3")
     assert outcome.code == 0, outcome.stderr
     settings = script.requests[0].settings
@@ -105,7 +103,7 @@ def test_a_line_may_end_with_flags(script: Script) -> None:
         ('a cat -o "x', "a quote is not closed"),
     ],
 )
-def test_a_bad_line_is_told_and_the_session_goes_on(script: Script, line: str, message: str) -> None:
+def test_a_bad_line_is_an_error_and_the_session_continues(script: Script, line: str, message: str) -> None:
     outcome = script(line, "a dog")
     assert message in outcome.stderr
     assert "Traceback" not in outcome.stderr
@@ -114,7 +112,7 @@ def test_a_bad_line_is_told_and_the_session_goes_on(script: Script, line: str, m
     assert script.requests[-1].prompt == "a dog"
 
 
-def test_questions_follow_one_another_and_show_the_picture_once(script: Script) -> None:
+def test_a_conversation_shows_its_picture_once(script: Script) -> None:
     outcome = script("a cat", "? which animal is this?", "? and which color?")
     assert outcome.code == 0
     assert outcome.stdout.splitlines()[1:] == ["It is a cat.", "It is a cat."]
@@ -125,7 +123,7 @@ def test_questions_follow_one_another_and_show_the_picture_once(script: Script) 
     assert second.prompt == "and which color?"
 
 
-def test_another_picture_begins_another_conversation(script: Script) -> None:
+def test_another_picture_begins_a_new_conversation(script: Script) -> None:
     script("a cat", "? what is this?", "make it red", "? what is this?")
     last = script.requests[-1]
     assert isinstance(last, AnswerRequest)
@@ -141,7 +139,7 @@ def test_a_chat_sees_the_pictures_of_the_conversation(script: Script) -> None:
     assert len(last.history) == 2
 
 
-def test_undo_takes_the_picture_before_in_hand_and_redo_the_one_after(script: Script) -> None:
+def test_undo_and_redo_select_the_previous_and_the_next_picture(script: Script) -> None:
     outcome = script("a cat", "make it red", "/undo", "make it blue", "/undo", "/undo", "/redo", "/history")
     assert outcome.code == 0, outcome.stderr
     paths = outcome.stdout.splitlines()
@@ -152,7 +150,7 @@ def test_undo_takes_the_picture_before_in_hand_and_redo_the_one_after(script: Sc
     assert "selected: picture 1" in outcome.stderr.splitlines()[-1]
 
 
-def test_again_takes_the_next_seed_and_the_same_pictures(script: Script) -> None:
+def test_again_uses_the_next_seed_and_the_same_pictures(script: Script) -> None:
     script("a cat -n 2 --seed 5", "/again", "/again --seed 40", "make it red", "/again")
     seeds = [request.settings.seed for request in script.requests]
     assert seeds[:3] == [5, 7, 40]
@@ -170,7 +168,7 @@ def test_several_candidates_and_one_of_them_chosen(script: Script) -> None:
     assert edit.images[0].tobytes() == Image.open(third).convert("RGB").tobytes()
 
 
-def test_settings_hold_until_they_are_taken_back(script: Script) -> None:
+def test_settings_apply_until_they_are_unset(script: Script) -> None:
     outcome = script("/set num_steps 3", "/set cfg-scale 2", "a cat", "/unset num_steps", "/again", "/set")
     assert outcome.code == 0, outcome.stderr
     first, second = script.requests
@@ -189,18 +187,18 @@ def test_a_cache_is_set_turn_by_turn(script: Script) -> None:
     assert outcome.stderr.count("50 % of the layers computed") == 2
 
 
-def test_a_profile_lies_below_what_is_set(script: Script) -> None:
+def test_settings_of_the_session_override_its_profile(script: Script) -> None:
     script("/profile draft", "a cat", "/set num_steps 3", "/again", "/profile none", "/unset all", "/again")
     assert [request.settings.num_steps for request in script.requests] == [20, 3, 4]
 
 
-def test_thinking_is_turned_on_and_off(script: Script) -> None:
+def test_thinking_is_switched_on_and_off(script: Script) -> None:
     outcome = script("/think on", "a cat", "/think off", "/again", "/think a dog")
     assert outcome.code == 0, outcome.stderr
     assert [request.settings.think for request in script.requests] == [True, False, True]
 
 
-def test_a_file_is_staged_and_goes_with_the_next_line(script: Script, home: Path) -> None:
+def test_a_file_is_staged_for_the_next_line(script: Script, home: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(home / "mine.png")
     outcome = script("mine.png", "make it blue", "make it green")
     assert outcome.code == 0, outcome.stderr
@@ -210,8 +208,8 @@ def test_a_file_is_staged_and_goes_with_the_next_line(script: Script, home: Path
     assert second.images[0].tobytes() != first.images[0].tobytes()
 
 
-def test_a_staged_picture_outlives_its_file(script: Script, home: Path) -> None:
-    """It was copied into the session, so that what becomes of the user's file does not matter."""
+def test_a_staged_picture_does_not_need_its_file(script: Script, home: Path) -> None:
+    """The session has a copy."""
     Image.new("RGB", (64, 64), "red").save(home / "mine.png")
     assert script("mine.png").code == 0
     (home / "mine.png").unlink()
@@ -219,7 +217,7 @@ def test_a_staged_picture_outlives_its_file(script: Script, home: Path) -> None:
     assert outcome.code == 0, outcome.stderr
 
 
-def test_a_picture_that_vanished_is_told(script: Script, home: Path) -> None:
+def test_a_deleted_picture_is_an_error(script: Script, home: Path) -> None:
     path = Path(script("a cat").stdout.strip())
     path.unlink()
     outcome = script("make it red", "a dog --seed 3", options=("--continue",))
@@ -228,7 +226,7 @@ def test_a_picture_that_vanished_is_told(script: Script, home: Path) -> None:
     assert str(path.name) in outcome.stderr
 
 
-def test_saving_never_overwrites_unasked(script: Script, home: Path) -> None:
+def test_save_overwrites_only_if_forced(script: Script, home: Path) -> None:
     (home / "cat.png").write_bytes(b"precious")
     outcome = script("a cat", "/save cat.png", "/save 1 other.png")
     assert outcome.code == 1
@@ -240,13 +238,13 @@ def test_saving_never_overwrites_unasked(script: Script, home: Path) -> None:
     assert Image.open(home / "cat.png").size == (64, 64)
 
 
-def test_a_line_can_write_where_it_says(script: Script, home: Path) -> None:
+def test_a_line_can_also_write_a_file(script: Script, home: Path) -> None:
     outcome = script("a cat -o out/cat.png")
     assert outcome.code == 0, outcome.stderr
     assert (home / "out" / "cat.png").is_file()
 
 
-def test_a_failed_turn_leaves_the_session_and_is_noted(script: Script) -> None:
+def test_a_failed_turn_is_logged_and_the_session_continues(script: Script) -> None:
     def prepare(engine: FakeEngine) -> None:
         def fail(number: int) -> None:
             if len(engine.requests) == 2:
@@ -264,7 +262,7 @@ def test_a_failed_turn_leaves_the_session_and_is_noted(script: Script) -> None:
     assert "out of memory" in str(turns[1]["reason"])
 
 
-def test_an_interrupted_turn_ends_a_script_and_leaves_the_session(script: Script) -> None:
+def test_an_interrupted_turn_is_logged_and_ends_a_script(script: Script) -> None:
     def prepare(engine: FakeEngine) -> None:
         def interrupt(number: int) -> None:
             if len(engine.requests) == 2:
@@ -283,7 +281,7 @@ def test_an_interrupted_turn_ends_a_script_and_leaves_the_session(script: Script
     assert [entry for entry in session_file() if "turn" in entry][-1]["inputs"] == [1]
 
 
-def test_a_model_that_cannot_be_loaded_is_told_at_the_first_turn(script: Script) -> None:
+def test_a_load_error_is_reported_by_the_first_turn(script: Script) -> None:
     script.program.load_error = CheckpointError("a shard is truncated", "download it again")
     outcome = script("/help", "a cat")
     assert outcome.code == 1
@@ -298,7 +296,7 @@ def test_another_model_is_loaded(script: Script, home: Path) -> None:
     assert [entry["model"] for entry in session_file() if "turn" in entry][1] == "demo"
 
 
-def test_a_session_goes_on_where_it_was(script: Script) -> None:
+def test_a_session_can_be_continued(script: Script) -> None:
     script("/set num_steps 3", "a cat", "make it red", "/undo")
     outcome = script("make it blue", "/history", options=("--continue",))
     assert outcome.code == 0, outcome.stderr
@@ -306,6 +304,17 @@ def test_a_session_goes_on_where_it_was(script: Script) -> None:
     (edit,) = script.requests
     assert edit.settings.num_steps == 3
     assert "3. edit of 1: make it blue → 3" in outcome.stderr
+
+
+def test_invalid_settings_of_a_continued_session_are_spelled_as_in_a_session(script: Script, data: Path) -> None:
+    script("/set num_steps 3", "a cat")
+    (file,) = data.glob("sessions/*/session.jsonl")
+    file.write_text(file.read_text().replace('"settings": {"num_steps": 3}', '"settings": {"num_steps": 0}', 1))
+    outcome = script("a dog", "a dog --num-steps 2", "/unset num_steps", "/again", options=("--continue",))
+    message = "error: /set num_steps 0: must be a whole number from 1 to 1000\nhint: the default is /set num_steps"
+    assert outcome.stderr.count(message) == 2  # at the start and by the first turn
+    assert "session " in outcome.stderr and ": 1 turn, 1 picture\n" in outcome.stderr
+    assert [request.settings.num_steps for request in script.requests] == [2, 2]
 
 
 def test_sessions_have_names(script: Script) -> None:
@@ -322,13 +331,13 @@ def test_a_session_without_a_turn_leaves_nothing(script: Script, tmp_path: Path)
     assert list((tmp_path / "data").glob("sessions/*")) == []
 
 
-def test_comments_and_empty_lines_are_passed_over(script: Script) -> None:
+def test_comments_and_empty_lines_are_ignored(script: Script) -> None:
     outcome = script("# a comment", "", "a cat \\", "at dusk", "/quit", "never")
     assert outcome.code == 0
     assert [request.prompt for request in script.requests] == ["a cat \nat dusk"]
 
 
-def test_a_lora_comes_and_goes(script: Script, home: Path, data: Path) -> None:
+def test_a_lora_is_merged_and_removed(script: Script, home: Path, data: Path) -> None:
     (home / "a.safetensors").touch()
     lines = ("/lora", "/lora a.safetensors:0.5", "a cat", "/lora none.safetensors", "a dog", "/lora off", "a fox")
     outcome = script(*lines)
@@ -340,7 +349,7 @@ def test_a_lora_comes_and_goes(script: Script, home: Path, data: Path) -> None:
     assert [record and record.loaded.lora for record in records] == [f"{home / 'a.safetensors'}:0.5"] * 2 + [None]
 
 
-def test_statistics_tell_what_was_kept(script: Script) -> None:
+def test_statistics_show_reused_tokens(script: Script) -> None:
     outcome = script("a cat", "? what is this?", "/stats")
     assert re.search(r"prefix +\d+ tokens computed, \d+ of \d+ reused", outcome.stderr)
 
@@ -355,7 +364,7 @@ def test_help_names_every_command_and_more_of_each(script: Script) -> None:
         assert command.help.split()[0] in outcome.stderr
 
 
-def test_quiet_says_nothing_but_errors(script: Script) -> None:
+def test_quiet_prints_only_errors(script: Script) -> None:
     outcome = script("a cat", "/undo", options=("-q",))
     assert outcome.stderr == ""
     assert "error: there is nothing" in script("/redo", options=("-q",)).stderr
@@ -395,20 +404,20 @@ def test_a_bad_profile_does_not_lock_the_session(script: Script, home: Path) -> 
     assert "good.toml" in outcome.stderr
 
 
-def test_a_profile_of_the_start_can_be_put_off(script: Script) -> None:
+def test_the_profile_of_the_start_can_be_disabled(script: Script) -> None:
     outcome = script("a cat", "/profile none", "/again", "/profile", options=("--profile", "draft"))
     assert [request.settings.num_steps for request in script.requests] == [20, 4]
     assert "profile: none" in outcome.stderr
 
 
-def test_a_side_that_is_typed_alone_keeps_the_other(script: Script) -> None:
+def test_a_single_side_leaves_the_other_unchanged(script: Script) -> None:
     script("/set size 64x96", "a cat --width 128", "/again")
     assert [request.settings.size for request in script.requests] == ["128x96", "128x96"]
     script("a cat", options=("--width", "128"))
     assert script.requests[0].settings.size == "128x64"
 
 
-def test_again_does_not_write_the_same_file_again(script: Script, home: Path) -> None:
+def test_again_does_not_repeat_the_output_file(script: Script, home: Path) -> None:
     assert script("a cat -o cat.png", "/again").code == 0
     outcome = script("a cat -o cat.png")
     assert "cat.png exists already" in outcome.stderr
@@ -417,7 +426,7 @@ def test_again_does_not_write_the_same_file_again(script: Script, home: Path) ->
     assert "stdout of a session is for paths" in script("a cat -o -").stderr
 
 
-def test_what_was_asked_about_again_is_not_staged_any_more(script: Script, home: Path) -> None:
+def test_a_repeated_question_unstages_its_picture(script: Script, home: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(home / "mine.png")
     script("/load mine.png", "? what is this?", "/image 1", "? and now?", "/generate a dog", "make it red")
     edit = script.requests[-1]
@@ -425,7 +434,7 @@ def test_what_was_asked_about_again_is_not_staged_any_more(script: Script, home:
     assert edit.images[0].getpixel((0, 0)) != (255, 0, 0)
 
 
-def test_a_model_that_could_not_be_loaded_is_tried_again(script: Script) -> None:
+def test_a_failed_load_is_repeated_by_the_next_turn(script: Script) -> None:
     program = script.program
     load = program.load
 
@@ -442,7 +451,7 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(script: Script) -> None
     assert len(outcome.stdout.splitlines()) == 1
 
 
-def test_a_model_that_lost_a_rank_is_loaded_again(script: Script) -> None:
+def test_a_model_that_lost_a_rank_is_reloaded(script: Script) -> None:
     def lose(engine: FakeEngine) -> None:
         def lost(step: int) -> None:
             engine.lost = True
@@ -457,7 +466,7 @@ def test_a_model_that_lost_a_rank_is_loaded_again(script: Script) -> None:
     assert outcome.stderr.count("error: rank 1 of 2 was killed (SIGKILL)") == 1
     assert len(outcome.stdout.splitlines()) == 1
     assert len(script.program.engines) == 2
-    assert script.program.engines[0].closed_for_good
+    assert script.program.engines[0].closed
 
 
 def test_a_session_folder_that_cannot_be_written(script: Script, data: Path) -> None:
@@ -467,7 +476,7 @@ def test_a_session_folder_that_cannot_be_written(script: Script, data: Path) -> 
     assert "set SENSENOVA_DATA_DIR to a writable folder" in outcome.stderr
 
 
-def test_a_damaged_session_loads_its_good_turns(script: Script, data: Path) -> None:
+def test_a_damaged_session_loads_its_valid_turns(script: Script, data: Path) -> None:
     script("a cat", "make it red", "make it blue")
     (file,) = data.glob("sessions/*/session.jsonl")
     lines = file.read_text().splitlines()
@@ -501,7 +510,7 @@ def test_a_turn_reads_and_merges_its_settings_once(script: Script, monkeypatch: 
     assert merges == dict.fromkeys(lines, 1)
 
 
-def test_load_settings_of_a_session_load_the_model_again(script: Script) -> None:
+def test_load_settings_of_a_session_reload_the_model(script: Script) -> None:
     outcome = script(
         "a cat", "/set offload layers", "make it red", "/set num_steps 3", "a dog", "/unset offload", "a bird"
     )
@@ -509,8 +518,8 @@ def test_load_settings_of_a_session_load_the_model_again(script: Script) -> None
     program = script.program
     assert [loaded.offload for loaded in program.loaded] == ["auto", "layers", "auto"]
     assert [len(engine.requests) for engine in program.engines] == [1, 2, 1]
-    assert [engine.closed_for_good for engine in program.engines] == [True, True, False]
-    # The setting belongs to the session, and the pictures say what was loaded.
+    assert [engine.closed for engine in program.engines] == [True, True, False]
+    # The setting belongs to the session, and the records of its pictures contain it.
     script("/set quantization fp8", "a cat", options=("--session", "eight"))
     outcome = script("a dog", options=("--session", "eight"))
     assert program.loaded[-1].quantization == "fp8"
@@ -518,12 +527,12 @@ def test_load_settings_of_a_session_load_the_model_again(script: Script) -> None
     assert record is not None and record.loaded.quantization == "fp8"
 
 
-def test_a_profile_with_load_settings_loads_the_model_again(script: Script) -> None:
+def test_a_profile_with_load_settings_reloads_the_model(script: Script) -> None:
     script("a cat", "/profile gpu-8gb", "a dog", "/profile none", "a bird")
     assert [loaded.gpu_memory for loaded in script.program.loaded] == [None, "7GiB", None]
 
 
-def test_a_session_that_a_lora_keeps_from_loading_is_mended(script: Script, home: Path) -> None:
+def test_a_session_recovers_from_a_bad_lora(script: Script, home: Path) -> None:
     load = script.program.load
 
     def refuse(settings: LoadSettings, **options: object) -> object:
@@ -541,18 +550,18 @@ def test_a_session_that_a_lora_keeps_from_loading_is_mended(script: Script, home
 
 
 def test_the_record_names_the_model_that_drew(script: Script, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the one that could not be loaded before."""
+    """Not the model whose load failed before."""
     checkpoint = os.environ["SENSENOVA_MODEL"]
     monkeypatch.delenv("SENSENOVA_MODEL")
     (home / "sensenova.toml").write_text('model = "./gone"\n')
     run_line = Repl.run_line
 
-    def mend_then_do(self: Repl, typed: str) -> bool:
+    def repair_then_run(self: Repl, typed: str) -> bool:
         if typed == "a dog":
             (home / "sensenova.toml").write_text(f'model = "{checkpoint}"\n')
         return run_line(self, typed)
 
-    monkeypatch.setattr(Repl, "run_line", mend_then_do)
+    monkeypatch.setattr(Repl, "run_line", repair_then_run)
     outcome = script("a cat", "a dog")
     assert "there is no checkpoint folder ./gone" in outcome.stderr
     record = read_record(Path(outcome.stdout.strip()))
@@ -560,7 +569,7 @@ def test_the_record_names_the_model_that_drew(script: Script, home: Path, monkey
     assert session_file()[-1]["model"] == checkpoint
 
 
-def test_what_excludes_each_other_is_refused_before_the_session_begins(script: Script) -> None:
+def test_contradicting_settings_are_an_error_at_the_start(script: Script) -> None:
     outcome = script("a cat", options=("--cache", "fast", "--gpus", "2"))
     assert outcome.code == 2
     assert "--cache fast is for one GPU" in outcome.stderr

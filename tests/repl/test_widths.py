@@ -1,6 +1,6 @@
-"""What a session looks like on narrow and wide screens, against text that was looked at.
+"""A session on narrow and wide screens, compared with reviewed text.
 
-After a change that is meant: UPDATE_SCREENS=1 python -m pytest tests/repl/test_widths.py, and look at the difference.
+After an intended change, run UPDATE_SCREENS=1 python -m pytest tests/repl/test_widths.py and review the difference.
 """
 
 import os
@@ -27,7 +27,7 @@ TYPED = (
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_the_screen_is_as_it_was_looked_at(columns: int, tmp_path: Path) -> None:
+def test_the_screen_matches_the_reviewed_text(columns: int, tmp_path: Path) -> None:
     screen = Terminal(
         "repl",
         "--session",
@@ -45,7 +45,7 @@ def test_the_screen_is_as_it_was_looked_at(columns: int, tmp_path: Path) -> None
         screen.wait_for(text)
         screen.wait_for_toolbar("edit · demo")
         screen.wait_for(" ›", count=number + 2)
-    # Figures differ from run to run, and with their length where a narrow screen breaks the line.
+    # Figures differ from run to run. Their length decides where a narrow screen breaks the line.
     text = re.sub(r"\d+\.\d s · [^›]*? on cpu", "FIGURES", screen.text)
     text = re.sub(r"loaded in [^›]*? on\s+cpu", "loaded in FIGURES", text)
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -16,7 +16,7 @@ from sensenova_cli.sessions.entries import PictureTurn
 INTRODUCTION = (
     "A prompt makes a picture; if a picture is selected, it changes that one. ? in front asks about it.",
     "A line may end with options: a cat at dusk --aspect 16:9 --seed 7",
-    "A picture's file name, typed or pasted, stages the picture: the next line uses it.",
+    "A picture's file name stages the picture, and the next line uses it.",
 )
 KEYS = "Keys: Tab completes · Alt-Enter new line · Ctrl-R searches · Ctrl-X Ctrl-E opens an editor · Ctrl-C ends a turn"
 
