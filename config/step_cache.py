@@ -34,4 +34,4 @@ PRESETS: dict[CachePreset, CacheOptions] = {
     "balanced": CacheOptions(0.24, 4, 3, 1, 0, 0),
     "fast": CacheOptions(0.6, 4, 6, 1, 0, 0),
 }
-"""Chosen by measurements with the demo checkpoint; see docs/caching.md."""
+"""Chosen by measurements with the demo checkpoint; see docs/exactness.md."""
