@@ -1,4 +1,4 @@
-"""Ranks: started, kept in step, and ended, whatever happens to one of them; on a CPU."""
+"""Rank processes: how they start, stay in step and end, also if one of them fails; on a CPU."""
 
 import os
 import signal
@@ -10,9 +10,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from PIL import Image
 
 from config.errors import SettingsError
 from model import (
@@ -45,7 +47,7 @@ def children() -> list[psutil.Process]:
 
 
 def is_rank(process: psutil.Process) -> bool:
-    """Also one that has ended and is not reaped yet."""
+    """Return whether a process is a rank, also if it has ended and is not reaped yet."""
     try:
         return "model.rank_main" in " ".join(process.cmdline())
     except psutil.ZombieProcess:
@@ -64,16 +66,22 @@ def ask(question: str) -> AnswerRequest:
     return AnswerRequest(question, settings=TextSettings(max_tokens=4))
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     end = time.monotonic() + seconds
-    while not is_so():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def resident() -> Iterator[list[Engine]]:
-    """At most one engine of two ranks, which tests share; closed at the end."""
+    """A list of at most one engine of two ranks, which tests share; closed at the end."""
     engines: list[Engine] = []
     yield engines
     close_all(engines)
@@ -87,7 +95,7 @@ def close_all(engines: list[Engine]) -> None:
 
 @pytest.fixture
 def shared(resident: list[Engine], tiny_checkpoint: Path) -> Engine:
-    """The engine that tests share, loaded again if an earlier test ended its ranks."""
+    """The engine that tests share; loaded again if an earlier test ended its ranks."""
     if not resident or not children():
         close_all(resident)
         resident.append(Engine.load(tiny_checkpoint, device="cpu", tensor_parallel_size=2))
@@ -96,20 +104,20 @@ def shared(resident: list[Engine], tiny_checkpoint: Path) -> Engine:
 
 @pytest.fixture(autouse=True)
 def no_other_ranks(request: pytest.FixtureRequest, resident: list[Engine]) -> None:
-    """Close the shared engine before a test with ranks of its own, in whatever order tests run."""
+    """Close the shared engine before a test with its own ranks, in any order of the tests."""
     if "shared" not in request.fixturenames:
         close_all(resident)
 
 
 def test_the_same_picture_as_one_process(shared: Engine, tiny_checkpoint: Path) -> None:
     alone = picture(Engine.load(tiny_checkpoint, device="cpu"))
-    ours = picture(shared)
-    assert (ours - alone).norm() / alone.norm() < 2e-2
-    assert torch.equal(picture(shared), ours)
+    parallel = picture(shared)
+    assert (parallel - alone).norm() / alone.norm() < 2e-2
+    assert torch.equal(picture(shared), parallel)
     assert shared.device == "cpu, 2 ranks"
 
 
-def test_a_request_that_is_given_up_ends_on_all_ranks(shared: Engine) -> None:
+def test_a_cancelled_request_ends_on_all_ranks(shared: Engine) -> None:
     whole = picture(shared)
     many = GenerateRequest(CAT.prompt, CAT.settings.model_copy(update={"num_steps": 1000}))
     for count in (0, 1, 2, 5):
@@ -121,7 +129,7 @@ def test_a_request_that_is_given_up_ends_on_all_ranks(shared: Engine) -> None:
     assert not shared.is_lost
 
 
-def test_thinking_comes_to_the_same_words_every_time(shared: Engine) -> None:
+def test_think_text_is_the_same_every_time(shared: Engine) -> None:
     settings = CAT.settings.model_copy(update={"think": True, "max_think_tokens": 6})
     texts = []
     for _ in range(2):
@@ -138,7 +146,7 @@ def test_an_error_of_the_request_leaves_the_ranks_in_step(shared: Engine) -> Non
     assert any(isinstance(event, Answer) for event in shared.run(ask("hello")))
 
 
-def test_what_is_kept_is_kept_on_all_ranks(shared: Engine) -> None:
+def test_all_ranks_cache_prefixes(shared: Engine) -> None:
     list(shared.run(ask("one two three")))
     second = [event for event in shared.run(ask("one two four")) if isinstance(event, PrefixRead)]
     assert second[0].reused > 5
@@ -147,14 +155,14 @@ def test_what_is_kept_is_kept_on_all_ranks(shared: Engine) -> None:
     assert third[0].reused == 0
 
 
-def test_loras_come_and_go_on_all_ranks(shared: Engine, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_loras_change_on_all_ranks(shared: Engine, tiny_checkpoint: Path, tmp_path: Path) -> None:
     before = picture(shared)
     file = write_lora(tmp_path / "lora.safetensors", matrices(tiny_checkpoint))
     lora = NamedLora(str(file), 1.0)
     shared.use_loras([lora])
     alone = picture(Engine.load(tiny_checkpoint, device="cpu", lora=str(file)))
-    ours = picture(shared)
-    assert (ours - alone).norm() / alone.norm() < 5e-2 < (ours - before).norm() / before.norm()
+    parallel = picture(shared)
+    assert (parallel - alone).norm() / alone.norm() < 5e-2 < (parallel - before).norm() / before.norm()
     with pytest.raises(CheckpointError, match="there is no LoRA file"):
         shared.use_loras([NamedLora("none.safetensors", 1.0)])
     shared.use_loras([])
@@ -162,7 +170,7 @@ def test_loras_come_and_go_on_all_ranks(shared: Engine, tiny_checkpoint: Path, t
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits another process's memory as Linux can")
-def test_memory_that_runs_out_on_one_rank_only(shared: Engine) -> None:
+def test_out_of_memory_on_one_rank_only(shared: Engine) -> None:
     import resource
 
     (child,) = children()
@@ -173,7 +181,7 @@ def test_memory_that_runs_out_on_one_rank_only(shared: Engine) -> None:
     with pytest.raises(DeviceMemoryError, match="rank 1: out of memory: this request does not fit"):
         picture(shared, GenerateRequest("a cat", ImageSettings(size="2048x2048", num_steps=50)))
     assert time.monotonic() - began < 20
-    assert shared.is_lost  # nobody knows what rank 0 was waiting for
+    assert shared.is_lost  # rank 0 may be waiting in a collective
     with pytest.raises(RankError, match="were ended: rank 1: out of memory"):
         next(iter(shared.run(CAT)))
     wait_until(lambda: children() == [])
@@ -191,7 +199,7 @@ def test_a_checkpoint_that_one_rank_cannot_see(shared: Engine, tiny_checkpoint: 
     assert children() == []
 
 
-def test_a_killed_rank_is_named_and_nothing_is_left(tiny_checkpoint: Path) -> None:
+def test_a_killed_rank_is_named_and_no_process_is_left(tiny_checkpoint: Path) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu", cfg_parallel_size=2)
     (child,) = children()
     many = GenerateRequest(CAT.prompt, CAT.settings.model_copy(update={"num_steps": 1000}))
@@ -209,15 +217,17 @@ def test_a_killed_rank_is_named_and_nothing_is_left(tiny_checkpoint: Path) -> No
     assert children() == []
 
 
-@pytest.mark.parametrize("arbitrary", [False, True], ids=["an exchange failed", "an exchange ended anyhow"])
-def test_a_lost_rank_s_error_may_be_kept(
+@pytest.mark.parametrize("arbitrary", [False, True], ids=["collective fails", "collective goes on"])
+def test_a_lost_ranks_error_can_be_kept(
     arbitrary: bool, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The frames it came through hold nothing: on GPUs the next model could not be loaded before they are gone. There
-    an exchange with a rank that is lost ends with arbitrary numbers, and the turn goes on until that is known."""
+    """The frames in its traceback hold no tensors: on GPUs they would keep the next model from loading.
+
+    On GPUs a collective with a lost rank ends with arbitrary numbers, and the turn goes on until the loss is noticed.
+    """
     engine = Engine.load(tiny_checkpoint, device="cpu", cfg_parallel_size=2)
     (child,) = children()
-    drawn_with = weakref.ref(engine._runner.model.backend)
+    backend = weakref.ref(engine._runner.model.backend)
     many = GenerateRequest(CAT.prompt, CAT.settings.model_copy(update={"num_steps": 1000}))
     with pytest.raises(RankError, match="rank 1 of 2 was killed") as caught:
         for event in engine.run(many):
@@ -231,12 +241,12 @@ def test_a_lost_rank_s_error_may_be_kept(
                     )
     ranks = engine._ranks
     engine.close()
-    assert drawn_with() is None
+    assert backend() is None
     assert ranks is not None and ranks.lost is not None and ranks.lost.__traceback__ is None
     assert caught.value.__traceback__ is not None
 
 
-def test_a_rank_lost_before_it_has_joined(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_lost_before_it_joins_the_groups(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     send = RankConnections.send
 
     def kill_and_send(connections: RankConnections, message: object) -> None:
@@ -253,31 +263,33 @@ def test_a_rank_lost_before_it_has_joined(tiny_checkpoint: Path, monkeypatch: py
     assert children() == []
 
 
-LEADER = """
+RANK_ZERO = """
 import sys
 from model import Engine, GenerateRequest, ImageSettings, TextSettings
 engine = Engine.load(sys.argv[1], device="cpu", tensor_parallel_size=2)
 for event in engine.run(GenerateRequest("a cat", ImageSettings(size="128x128", num_steps=1000))):
-    print("on the way", flush=True)
+    print("event", flush=True)
 """
 
 
 def test_ranks_end_when_rank_0_is_killed(tiny_checkpoint: Path) -> None:
-    leader = subprocess.Popen([sys.executable, "-c", LEADER, str(tiny_checkpoint)], stdout=subprocess.PIPE, text=True)
-    assert leader.stdout is not None
+    rank_zero = subprocess.Popen(
+        [sys.executable, "-c", RANK_ZERO, str(tiny_checkpoint)], stdout=subprocess.PIPE, text=True
+    )
+    assert rank_zero.stdout is not None
     for _ in range(4):
-        leader.stdout.readline()
-    (follower,) = psutil.Process(leader.pid).children()
-    leader.kill()
-    leader.wait()
-    wait_until(lambda: not follower.is_running() or follower.status() == psutil.STATUS_ZOMBIE, 5)
+        rank_zero.stdout.readline()
+    (rank,) = psutil.Process(rank_zero.pid).children()
+    rank_zero.kill()
+    rank_zero.wait()
+    wait_until(lambda: not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE, 5)
 
 
 def test_ctrl_c_at_the_terminal_ends_the_command_and_its_ranks(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "sensenova_cli", "generate", "a cat", "--num-steps", "1000", "--device", "cpu"]
-    words += ["--dtype", "float32"]
+    command = [sys.executable, "-m", "sensenova_cli", "generate", "a cat", "--num-steps", "1000", "--device", "cpu"]
+    command += ["--dtype", "float32"]
     program = subprocess.Popen(
-        [*words, "--tensor-parallel-size", "2", "-o", str(tmp_path / "cat.png")],
+        [*command, "--tensor-parallel-size", "2", "-o", str(tmp_path / "cat.png")],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -286,26 +298,65 @@ def test_ctrl_c_at_the_terminal_ends_the_command_and_its_ranks(tmp_path: Path) -
     for line in program.stderr:
         if "step" in line:
             break
-    followers = psutil.Process(program.pid).children()
-    assert len(followers) == 1
+    ranks = psutil.Process(program.pid).children()
+    assert len(ranks) == 1
     os.killpg(program.pid, signal.SIGINT)
     assert program.wait(20) == 130
-    wait_until(lambda: not any(each.is_running() for each in followers), 5)
+    wait_until(lambda: not any(each.is_running() for each in ranks), 5)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_torchrun_starts_the_ranks(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sensenova_cli"]
-    words = ["generate", "a cat", "--num-steps", "2", "--device", "cpu", "--tensor-parallel-size", "2", "-o", "cat.png"]
-    words += ["--dtype", "float32"]
-    done = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+TORCHRUN = ["torch.distributed.run", "--nproc-per-node", "2"]
+# Its --cpu starts a single process, or needs mpirun; --multi_gpu starts several, also without GPUs.
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+ACCELERATE += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+CPU_PICTURE = ["-m", "sensenova_cli", "generate", "a cat", "--num-steps", "2", "--seed", "3", "--device", "cpu"]
+CPU_PICTURE += ["--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def one_process_picture(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    folder = tmp_path_factory.mktemp("alone")
+    subprocess.run([sys.executable, *CPU_PICTURE, "-o", "cat.png"], cwd=folder, capture_output=True, check=True)
+    return np.asarray(Image.open(folder / "cat.png"), float)
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_a_launcher_starts_the_ranks(launcher: list[str], one_process_picture: np.ndarray, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", *launcher, *CPU_PICTURE, "--tensor-parallel-size", "2", "-o", "cat.png"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "cat.png\n"
     assert done.stderr.count("picture: 2 steps") == 1
-    assert (tmp_path / "cat.png").exists()
+    assert done.stderr.count("float32 on cpu, 2 ranks") == 1
+    pixels = np.asarray(Image.open(tmp_path / "cat.png"), float)
+    assert np.abs(pixels - one_process_picture).max() <= 1  # of 255: sums are rounded in another order
 
 
-def test_torchrun_with_another_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerate_starts_the_ranks_of_two_machines(one_process_picture: np.ndarray, tmp_path: Path) -> None:
+    """Two launchers on this host, as they would run on two."""
+    port = free_port()
+    machines = [*ACCELERATE[:-2], "--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
+    machines[machines.index("--num_machines") + 1] = "2"
+    launchers = []
+    for rank in range(2):
+        command = [sys.executable, "-m", *machines, "--machine_rank", str(rank), *CPU_PICTURE]
+        command += ["--tensor-parallel-size", "2", "-o", f"{rank}.png"]
+        pipe = subprocess.PIPE
+        launchers.append(subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True))
+    try:
+        outputs = [launcher.communicate(timeout=100) for launcher in launchers]
+    finally:
+        for launcher in launchers:
+            launcher.kill()
+    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
+    assert [stdout for stdout, _ in outputs] == ["0.png\n", ""]
+    assert [path.name for path in tmp_path.iterdir()] == ["0.png"]
+    pixels = np.asarray(Image.open(tmp_path / "0.png"), float)
+    assert np.abs(pixels - one_process_picture).max() <= 1
+
+
+def test_a_launcher_with_another_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     with pytest.raises(
@@ -330,11 +381,11 @@ def test_more_ranks_than_a_cpu_can_take(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_one_gpu_by_number(tiny_checkpoint: Path) -> None:
-    with pytest.raises(SettingsError, match="`device` cuda:1 is one GPU, and 2 are asked for"):
+    with pytest.raises(SettingsError, match="`device` cuda:1 is one GPU, but 2 are needed"):
         Engine.load(tiny_checkpoint, device="cuda:1", tensor_parallel_size=2)
 
 
-def test_heads_that_cannot_be_shared(tiny_checkpoint: Path) -> None:
+def test_heads_that_four_ranks_cannot_share(tiny_checkpoint: Path) -> None:
     with pytest.raises(DeviceError, match="it can be 1, 2;"):
         Engine.load(tiny_checkpoint, device="cpu", tensor_parallel_size=4)
     assert children() == []
