@@ -1,4 +1,4 @@
-"""The engine on a tiny checkpoint: its events, what it does not compute, and stopping it."""
+"""The engine on a tiny checkpoint: events, skipped work, cancellation, and errors."""
 
 import contextlib
 import shutil
@@ -95,7 +95,7 @@ def test_the_last_prediction_is_the_picture(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(("every", "shown"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (5, [5]), (6, []), (0, [])])
-def test_previews_are_made_at_the_steps_that_were_asked_for(engine: Engine, every: int, shown: list[int]) -> None:
+def test_previews_follow_preview_every(engine: Engine, every: int, shown: list[int]) -> None:
     request = EditRequest("red", (PICTURE,), small(num_steps=5, num_images=2), preview_every=every, preview_size=40)
     for index in range(2):
         steps = [event for event in of(list(engine.run(request)), DenoisingStep) if event.index == index]
@@ -104,7 +104,7 @@ def test_previews_are_made_at_the_steps_that_were_asked_for(engine: Engine, ever
 
 
 def test_a_preview_is_the_predicted_picture(engine: Engine) -> None:
-    """And the picture is the same without previews."""
+    """The picture is the same with and without previews."""
     trace = Trace()
     request = GenerateRequest("a cat", small(cfg_scale=1.0), preview_every=1)
     events = list(engine.run(request, trace))
@@ -114,9 +114,9 @@ def test_a_preview_is_the_predicted_picture(engine: Engine) -> None:
     assert made.image == picture(engine, replace(request, preview_every=0)).image
 
 
-def test_no_preview_is_made_unasked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_preview_is_made_by_default(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise AssertionError("a preview that nobody asked for")
+        raise AssertionError("a preview was made")
 
     monkeypatch.setattr("model.tasks.draw.to_preview", refuse)
     assert picture(engine, GenerateRequest("a cat", SMALL, preview_size=40))
@@ -141,7 +141,7 @@ def test_same_seed_same_picture(engine: Engine) -> None:
     assert first.image.tobytes() == again.image.tobytes() != other.image.tobytes()
 
 
-def test_several_pictures_are_those_of_their_seeds(engine: Engine) -> None:
+def test_each_of_several_pictures_has_its_own_seed(engine: Engine) -> None:
     events = list(engine.run(GenerateRequest("a cat", small(num_images=3))))
     pictures = of(events, Picture)
     assert [made.settings.seed for made in pictures] == [5, 6, 7]
@@ -161,7 +161,7 @@ def test_several_pictures_are_those_of_their_seeds(engine: Engine) -> None:
         ({"timestep_shift": 1.32}, 6),
     ],
 )
-def test_no_branch_is_computed_for_nothing(
+def test_unneeded_branches_are_not_computed(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], passes: int
 ) -> None:
     calls = count_passes(engine, monkeypatch)
@@ -224,7 +224,7 @@ def test_think_text_comes_before_the_picture(engine: Engine) -> None:
     assert events.index(think) < events.index(of(events, DenoisingStep)[0])
 
 
-def test_answer_streams_what_it_says(engine: Engine) -> None:
+def test_an_answer_streams_its_text(engine: Engine) -> None:
     events = list(engine.run(AnswerRequest("what is it?", (PICTURE,), settings=TextSettings(max_tokens=9))))
     answer = of(events, Answer)[0]
     assert "".join(token.text for token in of(events, TextToken)) == answer.text
@@ -234,8 +234,8 @@ def test_answer_streams_what_it_says(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["answer", "think"])
-def test_every_token_is_told_once(parity_engine: Callable[[str, str], Engine], kind: str) -> None:
-    """Also where the text ends in the middle of a character, whose bytes come out last."""
+def test_every_token_is_yielded_once(parity_engine: Callable[[str, str], Engine], kind: str) -> None:
+    """Also if the text ends in the middle of a character, whose bytes belong to the last token."""
     engine = parity_engine("u1", "cpu")
     broken_ends = 0
     for length in range(1, 20):
@@ -282,12 +282,12 @@ def test_closing_the_stream_cancels(engine: Engine, monkeypatch: pytest.MonkeyPa
     assert picture(engine, GenerateRequest("a cat", SMALL)).image.size == (64, 96)
 
 
-def test_inference_mode_does_not_leak_to_the_listener(engine: Engine) -> None:
+def test_inference_mode_does_not_leak_to_the_consumer(engine: Engine) -> None:
     for _ in engine.run(GenerateRequest("a cat", small(think=True, max_think_tokens=2))):
         assert not torch.is_inference_mode_enabled()
 
 
-def test_untrained_sizes_are_remarked(engine: Engine) -> None:
+def test_untrained_sizes_give_a_notice(engine: Engine) -> None:
     notices = of(list(engine.run(GenerateRequest("a cat", SMALL))), Notice)
     assert [notice.text for notice in notices] == [
         "64x96 is not a size this model was trained on; the nearest is 192x320"
@@ -295,7 +295,7 @@ def test_untrained_sizes_are_remarked(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["device", "cpu"])
-def test_where_the_noise_is_drawn(engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_noise_is_drawn_on_the_chosen_device(engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     drawn: list[torch.device] = []
 
     def recorded(size: Any, seed: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
@@ -306,7 +306,7 @@ def test_where_the_noise_is_drawn(engine: Engine, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(denoise, "starting_noise", recorded)
     monkeypatch.setattr(SenseNovaU1, "device", property(lambda network: elsewhere if not drawn else CPU))
     settings = small(noise=kind, num_steps=1)
-    with contextlib.suppress(RuntimeError, NotImplementedError):  # the network itself does not run on "meta"
+    with contextlib.suppress(RuntimeError, NotImplementedError):  # the network cannot run on "meta"
         list(denoise.denoise(engine._runner.model.backend, {}, generate_guidance(settings), (64, 96), 1, settings))
     assert drawn == [CPU if kind == "cpu" else elsewhere]
 
@@ -336,7 +336,7 @@ def test_a_cancelled_request_frees_its_memory(engine: Engine, monkeypatch: pytes
         MemoryError(),
     ],
 )
-def test_running_out_of_memory_says_what_to_do_and_keeps_nothing(
+def test_out_of_memory_gives_a_hint_and_caches_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     engine.clear_cache()
@@ -354,11 +354,11 @@ def test_running_out_of_memory_says_what_to_do_and_keeps_nothing(
     assert picture(engine, GenerateRequest("a cat", SMALL)).image.size == (64, 96)
 
 
-def test_an_edit_that_follows_its_picture_is_not_remarked(engine: Engine) -> None:
+def test_an_edit_of_the_pictures_size_gives_no_notice(engine: Engine) -> None:
     assert of(list(engine.run(EditRequest("red", (PICTURE,), small(size="auto", num_steps=1)))), Notice) == []
 
 
-def test_other_errors_are_no_lack_of_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_out_of_memory(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise NotImplementedError("no such kernel")
 
@@ -394,14 +394,14 @@ def test_an_answer_of_nan_is_an_error(tiny_checkpoint: Path, sampled: bool) -> N
         list(engine.run(AnswerRequest("hello", settings=TextSettings(do_sample=sampled))))
 
 
-def test_a_damaged_config_is_named_before_the_tokenizer(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_damaged_config_is_reported_before_the_tokenizer(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
     (folder / "config.json").write_text("{bad")
     with pytest.raises(CheckpointError, match=r"config\.json is no JSON"):
         Engine.load(folder, device="cpu")
 
 
-def test_time_the_listener_takes_is_not_counted(engine: Engine) -> None:
+def test_the_consumers_time_is_not_counted(engine: Engine) -> None:
     statistics = None
     for event in engine.run(AnswerRequest("hello", settings=TextSettings(max_tokens=3))):
         if isinstance(event, TextToken):
@@ -412,7 +412,7 @@ def test_time_the_listener_takes_is_not_counted(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16"])
-def test_pictures_of_other_kinds_are_what_reading_them_gives(engine: Engine, mode: str) -> None:
+def test_pictures_of_other_modes_are_converted_to_rgb(engine: Engine, mode: str) -> None:
     image = Image.new(mode, (64, 64), {"RGBA": (9, 9, 9, 0), "LA": (9, 0), "I;16": 65535}[mode])
     white = Image.new("RGB", (64, 64), "white")
     settings = TextSettings(max_tokens=1)
@@ -424,7 +424,7 @@ def test_pictures_of_other_kinds_are_what_reading_them_gives(engine: Engine, mod
 
 
 @pytest.mark.parametrize("size", [(0, 64), (3000, 2)])
-def test_pictures_of_no_shape_to_work_with(engine: Engine, size: tuple[int, int]) -> None:
+def test_pictures_of_an_unusable_shape(engine: Engine, size: tuple[int, int]) -> None:
     with pytest.raises(PictureError, match=f"is {size[0]}x{size[1]} pixels"):
         list(engine.run(EditRequest("red", (Image.new("RGB", size),), SMALL)))
 

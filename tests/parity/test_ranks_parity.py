@@ -1,6 +1,6 @@
-"""Golden cases on two CPU ranks, within the tolerances that one process has.
+"""Golden cases on two CPU ranks, within the tolerances of one process.
 
-Every case on more kinds of ranks takes minutes: `python -m benchmarks.ranks_parity`.
+All cases on more layouts take minutes: `python -m benchmarks.ranks_parity`.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ TASKS = {
     ("a3b", 2, 1): ("t2i_none", "edit_dual", "chat_one"),
     ("u1", 1, 2): ("t2i_interval", "t2i_think", "edit_dual", "vqa_two", "chat_one"),
 }
-"""By checkpoint, tensor ranks and guidance ranks."""
+"""Tasks by checkpoint, tensor_parallel_size and cfg_parallel_size."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""How GPUs are shared where that is not told: on CPU processes, and by the shape of the published models."""
+"""The layouts that `gpus` chooses: for the published models' shapes, and on CPU processes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,21 +40,19 @@ CAT = GenerateRequest("a cat", ImageSettings(size="64x64", num_steps=2))
         (16, 1, None),
     ],
 )
-def test_branches_are_drawn_apart_and_all_else_by_parts(
-    gpus: int, branches: int, sizes: tuple[int, int] | None
-) -> None:
+def test_branches_go_to_copies_and_the_rest_to_shards(gpus: int, branches: int, sizes: tuple[int, int] | None) -> None:
     for writes in (True, False):
-        found = choose_layout(gpus, ExpectedUse(branches, writes, 0), [1, 2, 4, 8], lambda way: True)
+        found = choose_layout(gpus, ExpectedUse(branches, writes, 0), [1, 2, 4, 8], lambda layout: True)
         assert found == (
             ParallelLayout(*sizes, splits_und=writes and sizes[1] > 1 and gpus in (2, 4, 8)) if sizes else None
         )
 
 
 @pytest.mark.parametrize(("gpus", "most", "sizes"), [(2, 1, (2, 1)), (4, 1, (4, 1)), (6, 2, (2, 3)), (16, 1, (8, 2))])
-def test_where_copies_do_not_fit_there_are_fewer(gpus: int, most: int, sizes: tuple[int, int]) -> None:
-    """Or as few as there can be: loading then says what does not fit."""
+def test_fewer_copies_if_they_do_not_fit(gpus: int, most: int, sizes: tuple[int, int]) -> None:
+    """The fewest copies are chosen even if they do not fit: loading then reports the memory."""
     assert choose_layout(
-        gpus, ExpectedUse(3, False, 0), [1, 2, 4, 8], lambda way: way.guidance <= most
+        gpus, ExpectedUse(3, False, 0), [1, 2, 4, 8], lambda layout: layout.guidance <= most
     ) == ParallelLayout(*sizes)
 
 
@@ -70,13 +68,13 @@ def test_where_copies_do_not_fit_there_are_fewer(gpus: int, most: int, sizes: tu
 def test_an_8b_on_two_gpus(
     gib: int, writing: ParallelLayout, drawing: ParallelLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it takes 32.7 GiB, what draws with half of what reads and writes 24.0, half of both 16.4 GiB."""
+    """The network takes 32.7 GiB, gen with half of und 24.0 GiB, and half of both 16.4 GiB."""
     monkeypatch.setattr(choose_layout_module, "usable_memory", lambda device, limit: gib * GIB)
     assert choose_model_layout(2, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ()) == writing
     assert choose_model_layout(2, ExpectedUse(2, False, 4096), EIGHT_B, CUDA, 2, ()) == drawing
 
 
-def test_numbers_that_an_8b_cannot_be_shared_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_of_gpus_that_cannot_share_an_8b(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose_layout_module, "usable_memory", lambda device, limit: 79 * GIB)
     with pytest.raises(DeviceError, match=r"gpus 3: 32 heads and 8 key/value .*\nfor this it can be 1, 2, 4, 8, 16$"):
         choose_model_layout(3, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ())
@@ -93,7 +91,7 @@ def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("requests", "told"),
+    ("requests", "summary"),
     [
         ([AnswerRequest("hello")], "`tensor_parallel_size` 2 `cfg_parallel_size` 1"),
         (
@@ -106,12 +104,10 @@ def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.slow
-def test_the_model_is_loaded_for_what_is_asked(
-    requests: list[Request] | None, told: str, tiny_checkpoint: Path
-) -> None:
+def test_the_layout_follows_the_requests(requests: list[Request] | None, summary: str, tiny_checkpoint: Path) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu", gpus=2, requests=requests)
     try:
-        assert engine.weights_summary == f"shared as by {told}"
+        assert engine.weights_summary == f"shared as by {summary}"
         assert engine.device == "cpu, 2 ranks"
         assert any(isinstance(event, Picture) for event in engine.run(CAT))
     finally:
@@ -129,7 +125,7 @@ def test_the_model_is_loaded_for_what_is_asked(
         ),
     ],
 )
-def test_what_is_for_one_gpu_when_all_are_two(
+def test_settings_for_one_gpu_when_all_are_two(
     setting: dict[str, Any], message: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model.loading.count_gpus", lambda gpus, device: 2)
@@ -138,25 +134,25 @@ def test_what_is_for_one_gpu_when_all_are_two(
 
 
 @pytest.mark.parametrize("gpus", ["2", "some", -1, True])
-def test_no_number_of_gpus(gpus: Any, tiny_checkpoint: Path) -> None:
+def test_wrong_numbers_of_gpus(gpus: Any, tiny_checkpoint: Path) -> None:
     with pytest.raises(SettingsError, match=f"gpus={gpus!r}: must be all or a whole number from 0 to 64"):
         Engine.load(tiny_checkpoint, device="cpu", gpus=gpus)
 
 
 def test_the_largest_picture_counts(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    uses = []
 
-    def arrange_for(gpus: int, demand: ExpectedUse, *rest: object) -> ParallelLayout:
-        asked.append(demand)
+    def record_use(gpus: int, use: ExpectedUse, *rest: object) -> ParallelLayout:
+        uses.append(use)
         raise DeviceError("enough", "")
 
-    monkeypatch.setattr("model.loading.choose_model_layout", arrange_for)
+    monkeypatch.setattr("model.loading.choose_model_layout", record_use)
     large = replace(CAT, settings=CAT.settings.model_copy(update={"size": "2048x1024", "think": True}))
     with pytest.raises(DeviceError, match="enough"):
         Engine.load(tiny_checkpoint, device="cpu", gpus=2, size="64x64", requests=[CAT, large])
-    assert asked == [ExpectedUse(branches=2, writes=True, image_tokens=2048)]
+    assert uses == [ExpectedUse(branches=2, writes=True, image_tokens=2048)]
 
 
-def test_one_gpu_needs_nothing_to_be_shared(tiny_checkpoint: Path) -> None:
+def test_one_gpu_shares_nothing(tiny_checkpoint: Path) -> None:
     engine = Engine.load(tiny_checkpoint, device="cpu", gpus=1)
     assert (engine.device, engine.weights_summary) == ("cpu", "")
