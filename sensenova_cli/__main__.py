@@ -64,7 +64,7 @@ def _limit_spinning() -> None:
 
 
 def _rank() -> int:
-    """Return this process's rank if torchrun started it, else -1."""
+    """Return this process's rank if a launcher such as torchrun started it, else -1."""
     if "RANK" not in os.environ:  # the usual case needs no import
         return -1
     from model import launched
