@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RENDEZVOUS_KEY = "sensenova/ranks"
 """Key in a launcher's store under which rank 0 publishes the address of its listener."""
-NO_RANKS = b"nobody"
+NO_RANKS = b"none"
 """Value of that key if rank 0 needs no other ranks."""
 
 

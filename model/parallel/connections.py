@@ -130,14 +130,14 @@ class RankConnections:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         port = os.environ.get("MASTER_PORT") or "0"
         if not port.isdecimal():
-            raise DeviceError(f"MASTER_PORT {port} is no port", "unset it, and a free one is taken")
+            raise DeviceError(f"MASTER_PORT {port} is not a port number", "unset it to use a free port")
         self.host = "127.0.0.1"
         try:
             store = TCPStore(self.host, int(port), size, is_master=True, wait_for_workers=False)
         except RuntimeError as error:
             raise DeviceError(
-                f"the ranks cannot meet at port {port}, which is taken: {str(error).splitlines()[0]}",
-                "unset MASTER_PORT, and a free one is taken; or set it to another one",
+                f"the ranks cannot meet at port {port}, which is in use: {str(error).splitlines()[0]}",
+                "unset MASTER_PORT to use a free port, or set it to another one",
             ) from error
         self.store, self.port = store, store.port
         for rank in range(1, size):

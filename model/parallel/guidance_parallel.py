@@ -53,7 +53,7 @@ class GuidanceGroup(RankGroup):
     def _gather_heads(self, part: KVCache, whole: KVCache | None) -> None:
         """All-gather the heads of a prefix from all copies, layer by layer, and write them into a new cache.
 
-        Ranks that do not need the prefix take part with `whole=None`.
+        Ranks that do not need the prefix pass None as `whole`.
         """
         for layer in range(self._gen_config.layers):
             keys, values = part.upto(layer, 0)

@@ -9,7 +9,7 @@ ranks in step:
   is cancelled ends at the same event everywhere, and no rank waits for a collective that another rank never starts.
 - Rank 0 draws the noise and chooses the tokens, and broadcasts both.
 - An error that follows from the request is raised by every rank, and the ranks stay in step. After any other error,
-  such as out of memory on one rank, nobody knows which collectives the devices still wait for. So all ranks are ended,
+  such as out of memory on one rank, it is unknown which collectives the devices still wait for. So all ranks are ended,
   and the model is lost.
 - Rank 0 notices a lost rank when the rank's connection closes, whatever rank 0 is doing. It then ends the other ranks,
   which also interrupts a collective that it waits in, and raises an error.

@@ -397,6 +397,6 @@ def test_a_port_that_is_taken(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyP
         taken.listen()
         port = taken.getsockname()[1]
         monkeypatch.setenv("MASTER_PORT", str(port))
-        with pytest.raises(DeviceError, match=f"cannot meet at port {port}, which is taken.*\nunset MASTER_PORT"):
+        with pytest.raises(DeviceError, match=f"cannot meet at port {port}, which is in use.*\nunset MASTER_PORT"):
             Engine.load(tiny_checkpoint, device="cpu", tensor_parallel_size=2)
     assert children() == []
