@@ -28,6 +28,7 @@ from rich.table import Table
 
 from benchmarks import harness
 from benchmarks.harness import Bar
+from model.parallel.layout import ParallelLayout
 
 if TYPE_CHECKING:
     import torch
@@ -62,13 +63,13 @@ def gpu_count(device: str) -> int:
 
 def run_layout(options: argparse.Namespace, spec: str, scratch: Path, logs: Path) -> dict[str, Any]:
     """Start the ranks of a layout, wait for them, and return the figures of rank 0."""
-    tensor, guidance, *_ = parse_spec(spec)
+    layout, *_ = parse_spec(spec)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     result = scratch / f"{spec}.json"
     ranks = []
-    for rank in range(tensor * guidance):
+    for rank in range(layout.size):
         words = [sys.executable, "-m", "benchmarks.several_gpus", "--rank", f"{rank} {port} {spec} {scratch}"]
         words += ["--device", options.device, "--model", options.model]
         words += ["--steps", str(options.steps), "--tokens", str(options.tokens)]
@@ -99,17 +100,12 @@ def run_layout(options: argparse.Namespace, spec: str, scratch: Path, logs: Path
     return found
 
 
-def parse_spec(spec: str) -> tuple[int, int, bool, str, bool]:
-    """Parse a layout such as `1x2+-fp8` or `1x1-eager`.
-
-    Returns:
-        Tensor ranks, guidance ranks, whether all ranks split the understanding tower, the quantization, and whether
-        nothing is compiled.
-    """
+def parse_spec(spec: str) -> tuple[ParallelLayout, str, bool]:
+    """Parse `1x2+-fp8` or `1x1-eager` into the layout, the quantization and whether nothing is compiled."""
     sizes, _, variant = spec.partition("-")
     tensor, guidance = map(int, sizes.removesuffix("+").split("x"))
     eager = variant == "eager"
-    return tensor, guidance, sizes.endswith("+"), "off" if eager or not variant else variant, eager
+    return ParallelLayout(tensor, guidance, sizes.endswith("+")), "off" if eager or not variant else variant, eager
 
 
 def run_rank(options: argparse.Namespace, number: str, port: str, spec: str, folder: str) -> None:
@@ -154,13 +150,11 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     from model.network.configuration import parse_config
     from model.parallel.collectives import ProcessGroups
     from model.parallel.launch import threads_each
-    from model.parallel.layout import ParallelLayout
     from model.parallel.tensor_parallel import apply_tensor_parallel
     from model.sampling.denoise import denoise
     from model.sampling.guidance import generate_guidance
 
-    tensor, guidance, splits_und, quantization, eager = parse_spec(spec)
-    layout = ParallelLayout(tensor, guidance, splits_und)
+    layout, quantization, eager = parse_spec(spec)
     if options.device == "cpu":
         torch.set_num_threads(threads_each(layout.size))
         device = torch.device("cpu")
