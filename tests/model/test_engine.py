@@ -436,7 +436,7 @@ def test_requests_are_checked() -> None:
         EditRequest("red", ())
     with pytest.raises(RequestError, match="cfg_zero_star"):
         EditRequest("red", (PICTURE,), small(cfg_norm="cfg_zero_star"))
-    with pytest.raises(RequestError, match="no UTF-8"):
+    with pytest.raises(RequestError, match="not UTF-8"):
         GenerateRequest("a cat \udcff")
     with pytest.raises(RequestError, match="NUL"):
         AnswerRequest("a\0b")
