@@ -1,4 +1,4 @@
-"""CUDA graphs: a pass through a tower, hundreds of kernels, launched as one."""
+"""CUDA graphs: the hundreds of kernels of a pass through a tower, launched as one."""
 
 from collections.abc import Callable, Hashable
 from functools import cache, partial
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def capture(work: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
-    """The kernels that `work` launches on the current device. It must have run before: what is compiled or chosen at
-    first cannot be then."""
+    """Capture the kernels that `work` launches on the current device. `work` must have run before, because a capture
+    cannot compile or tune kernels."""
     graph = torch.cuda.CUDAGraph()
     here, aside = torch.cuda.current_stream(), _capture_stream(torch.cuda.current_device())
-    # The outer context takes us back to the current stream also where the inner one fails at its end. Other threads
-    # may use the device meanwhile.
+    # The outer context returns to the current stream even if the inner one fails at its end. Other threads may use the
+    # device meanwhile.
     with (
         torch.cuda.stream(here),
         torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"),
@@ -25,23 +25,28 @@ def capture(work: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
 
 @cache
 def _capture_stream(device: int) -> torch.cuda.Stream:
-    """One for each device: PyTorch's own is one for all, and for every stream it keeps memory for cuBLAS."""
+    """Return one stream per device. PyTorch's own capture stream serves all devices, and PyTorch keeps cuBLAS memory for
+    every stream."""
     return torch.cuda.Stream(device)
 
 
 class CapturedPass:
-    """A pass that is run over and over with other numbers in tensors of the same shapes.
+    """A pass that runs many times, with other numbers in tensors of the same shapes.
 
-    Under each key, which tells the shapes, it first runs as it is, from the second time on as a graph. What else it
-    reads must stay where it is in memory for as long; `settle`, called before a graph is captured or runs, sees to it
-    that it is there.
+    The first call under a key runs the pass directly; later calls replay its graph. The key identifies the shapes. All
+    other tensors that the pass reads must keep their addresses.
     """
 
-    def __init__(self, work: Callable[..., Tensor], settle: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[..., Tensor], load_weights: Callable[[], None]) -> None:
+        """
+        Args:
+            work: the pass; takes a key and tensors, and returns a tensor.
+            load_weights: called before each capture and replay; returns when the weights are on the device.
+        """
         self._work = work
-        self._settle = settle
+        self._load_weights = load_weights
         self._warm: set[Hashable] = set()
-        self._inputs: dict[Hashable, tuple[Tensor, ...]] = {}  # by their shapes: one for all keys that share them
+        self._inputs: dict[Hashable, tuple[Tensor, ...]] = {}  # by their shapes; keys with equal shapes share them
         self._results: dict[Hashable, Tensor] = {}
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
@@ -54,7 +59,7 @@ class CapturedPass:
         if key not in self._warm:
             self._warm.add(key)
             return self._work(key, *inputs)
-        self._settle()
+        self._load_weights()
         shapes = tuple(given.shape for given in inputs)
         if shapes not in self._inputs:
             self._inputs[shapes] = tuple(map(torch.empty_like, inputs))
@@ -63,7 +68,7 @@ class CapturedPass:
         if key not in self._graphs:
             self._graphs[key] = capture(partial(self._run, key, self._inputs[shapes]), self._pool)
         self._graphs[key].replay()
-        return self._results[key].clone()  # the next run writes to the same memory
+        return self._results[key].clone()  # the next replay writes to the same memory
 
     def _run(self, key: Hashable, inputs: tuple[Tensor, ...]) -> None:
         self._results[key] = self._work(key, *inputs)

@@ -1,4 +1,4 @@
-"""`config.json` of a SenseNova-U1 checkpoint, checked and turned into plain values."""
+"""The configuration of a network: `config.json` of a checkpoint, checked and turned into plain values."""
 
 import json
 import math
@@ -12,19 +12,19 @@ from model.errors import CheckpointError
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "neo_chat"
 MLP_HEAD_WIDTH, CONVOLUTIONAL_HEAD_WIDTH = 4096, 1024
-"""Of the head that predicts the clean picture, whatever the hidden size (the published layout)."""
+"""Inner widths of the head that predicts the clean picture. They do not depend on the hidden size."""
 
 
 @dataclass(frozen=True)
 class DenseMLP:
-    """One SwiGLU a layer."""
+    """The MLP of a layer: one SwiGLU."""
 
     intermediate_size: int
 
 
 @dataclass(frozen=True)
 class SparseExperts:
-    """A mixture of SwiGLU experts a layer, `top_k` of them for each token (A3B)."""
+    """The MLP of a layer: a mixture of SwiGLU experts, `top_k` of them for each token (A3B)."""
 
     intermediate_size: int
     experts: int
@@ -34,10 +34,10 @@ class SparseExperts:
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The language model: both towers have this shape and differ only in their MLPs.
+    """The shape of both towers, which differ only in their MLPs.
 
-    Of a head's `head_dim` dimensions the first half is rotated by t with `rope_theta`, the next quarter by h and
-    the last by w with `rope_theta_hw`.
+    The first half of a head's `head_dim` dimensions is rotated by t with `rope_theta`. The next quarter is rotated by h
+    and the last quarter by w, both with `rope_theta_hw`.
     """
 
     hidden_size: int
@@ -55,7 +55,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Image embedding of either tower: 16-px patches, four of which make one token."""
+    """The image embedding of either tower: 16-pixel patches, four of which make one token."""
 
     hidden_size: int
     patch_size: int
@@ -64,7 +64,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Noise amplitude and the head that predicts the clean picture, `head_width` wide inside."""
+    """The noise amplitude, and the head that predicts the clean picture with its inner width `head_width`."""
 
     convolutional_head: bool
     head_width: int
@@ -75,6 +75,8 @@ class FlowConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The configuration of the whole network."""
+
     transformer: TransformerConfig
     vision: VisionConfig
     flow: FlowConfig
@@ -84,23 +86,23 @@ def read_config(folder: Path) -> ModelConfig:
     """Read `folder/config.json`.
 
     Raises:
-        CheckpointError: no such file, no JSON, another kind of model, a field missing, or a value that this
-            implementation does not cover.
+        CheckpointError: the file is missing or not JSON, describes another kind of model, lacks a field, or has a value
+            that is not supported.
     """
     path = folder / CONFIG_FILE
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{folder} holds no {CONFIG_FILE}",
-            f"give the folder that holds {CONFIG_FILE} and the *.safetensors files",
+            f"{folder} has no {CONFIG_FILE}",
+            f"name the folder with {CONFIG_FILE} and the *.safetensors files",
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}", "check its permissions") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON: {error}", "fetch the file again") from error
+        raise CheckpointError(f"{path} is not JSON: {error}", "fetch the file again") from error
     if not isinstance(fields, dict):
-        raise CheckpointError(f"{path} holds no JSON object", "fetch the file again")
+        raise CheckpointError(f"{path} is not a JSON object", "fetch the file again")
     return parse_config(fields, str(path))
 
 
@@ -109,8 +111,8 @@ def parse_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
     top = _Fields(fields, where, "")
     if fields.get("model_type") != MODEL_TYPE:
         raise CheckpointError(
-            f"{where}: model_type is {fields.get('model_type')!r}, not {MODEL_TYPE!r}: this is no SenseNova-U1 model",
-            "give a checkpoint of the SenseNova-U1 family, such as SenseNova/SenseNova-U1-8B-MoT",
+            f"{where}: model_type is {fields.get('model_type')!r}, not {MODEL_TYPE!r}: this is not a SenseNova-U1 model",
+            "use a checkpoint of the SenseNova-U1 family, such as SenseNova/SenseNova-U1-8B-MoT",
         )
     top.require("downsample_ratio", 0.5)
     top.require("concat_time_token_num", 0)
@@ -169,7 +171,7 @@ def _transformer(llm: "_Fields") -> TransformerConfig:
         head_dim=llm.integer("head_dim"),
         vocabulary=llm.integer("vocab_size"),
         rms_norm_eps=llm.number("rms_norm_eps"),
-        # No default: libraries that move this field fall back to 10000 without a word, and pictures go wrong.
+        # No default: libraries that move this field silently fall back to 10000, and pictures then go wrong.
         rope_theta=llm.number("rope_theta"),
         rope_theta_hw=llm.number("rope_theta_hw"),
         und_mlp=und_mlp,
@@ -183,23 +185,25 @@ def _transformer(llm: "_Fields") -> TransformerConfig:
 
 
 class _Fields:
-    """A section of the JSON whose look-ups fail with the file and the field's full name."""
+    """A section of the JSON. Errors of its look-ups name the file and the full name of the field."""
 
     def __init__(self, fields: Mapping[str, Any], where: str, prefix: str) -> None:
         self._fields, self.where, self._prefix = fields, where, prefix
 
     def section(self, name: str) -> "_Fields":
+        """Return a subsection."""
         value = self._fields.get(name)
         if not isinstance(value, dict):
             raise self._missing(name)
         return _Fields(value, self.where, f"{self._prefix}{name}.")
 
     def get(self, name: str, default: Any) -> Any:
-        """The field; `null`, as some libraries write it, is as good as absent."""
+        """Return a field, or the default if it is absent or `null`, as some libraries write it."""
         value = self._fields.get(name)
         return default if value is None else value
 
     def number(self, name: str, default: float | None = None) -> float:
+        """Return a positive, finite number."""
         value = self.get(name, default)
         if value is None:
             raise self._missing(name)
@@ -208,13 +212,14 @@ class _Fields:
         return float(value)
 
     def integer(self, name: str, default: int | None = None) -> int:
+        """Return a positive integer."""
         value = self.number(name, default)
         if value != int(value):
             raise CheckpointError(f"{self.where}: {self._prefix}{name} is {value!r}, not a whole number")
         return int(value)
 
     def require(self, name: str, expected: Any) -> None:
-        """A field that may be absent, but not have a value this implementation does not cover."""
+        """Require that a field is absent or has the one value that is supported."""
         value = self.get(name, expected)
         if value != expected:
             raise CheckpointError(

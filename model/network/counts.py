@@ -1,16 +1,16 @@
-"""How much work there is: arithmetic of a denoising step, memory traffic of a written token.
+"""Operation counts: arithmetic of a denoising step, and memory traffic of a decoded token.
 
-Only what grows with the model is counted, matrix products and attention; norms, rotations and the picture's own
-embedding and head are below 2 % of an 8B model's step.
+The counts contain matrix products and attention, which grow with the model. Norms, rotations, the picture's embedding
+and its head take less than 2 % of an 8B model's step.
 """
 
 from model.network.configuration import DenseMLP, ModelConfig, SparseExperts, TransformerConfig
 
 
 def prediction_flops(config: ModelConfig, image_tokens: int, prefix_tokens: int) -> int:
-    """Floating-point operations of one branch of a denoising step, a multiplication and an addition being two.
+    """Count floating-point operations of one branch of a denoising step. A multiplication and an addition are two.
 
-    Every image token goes through the gen tower's matrices and looks at the prefix and at all image tokens.
+    Every image token goes through the gen tower's matrices and attends to the prefix and all image tokens.
     """
     transformer = config.transformer
     matrices = _attention_weights(transformer) + _mlp_weights(transformer, transformer.gen_mlp)
@@ -19,18 +19,19 @@ def prediction_flops(config: ModelConfig, image_tokens: int, prefix_tokens: int)
 
 
 def token_bytes(config: ModelConfig, context_tokens: int, itemsize: int, weight_itemsize: int) -> int:
-    """Bytes that have to be read to write one token: the und tower, the output matrix, and keys and values.
+    """Count the bytes that decoding one token reads: the und tower, `lm_head`, and keys and values.
 
     Args:
-        itemsize: bytes of a number; weight_itemsize: of one in the tower's projections, but for those of experts.
+        itemsize: bytes of a number.
+        weight_itemsize: bytes of a number in the tower's projections. Experts have `itemsize`.
     """
     transformer = config.transformer
     mlp_itemsize = itemsize if isinstance(transformer.und_mlp, SparseExperts) else weight_itemsize
     weights = _attention_weights(transformer) * weight_itemsize
     weights += _mlp_weights(transformer, transformer.und_mlp) * mlp_itemsize
-    kept = 2 * transformer.kv_heads * transformer.head_dim * context_tokens
+    cached = 2 * transformer.kv_heads * transformer.head_dim * context_tokens
     head = transformer.hidden_size * transformer.vocabulary
-    return transformer.layers * (weights + kept * itemsize) + head * itemsize
+    return transformer.layers * (weights + cached * itemsize) + head * itemsize
 
 
 def _attention_weights(transformer: TransformerConfig) -> int:
@@ -39,6 +40,6 @@ def _attention_weights(transformer: TransformerConfig) -> int:
 
 
 def _mlp_weights(transformer: TransformerConfig, mlp: DenseMLP | SparseExperts) -> int:
-    """Those that one token goes through."""
+    """Count the MLP weights that one token goes through."""
     used = mlp.top_k if isinstance(mlp, SparseExperts) else 1
     return 3 * transformer.hidden_size * mlp.intermediate_size * used

@@ -1,4 +1,4 @@
-"""Flow matching's own modules: scalar embeddings, and the heads that predict the clean picture."""
+"""Modules of flow matching: scalar embeddings, and the heads that predict the clean picture."""
 
 import math
 
@@ -10,7 +10,7 @@ SINUSOID_WIDTH = 256
 
 
 class ScalarEmbedding(nn.Module):
-    """Embed a number (time, relative noise amplitude): sinusoids, Linear, SiLU, Linear."""
+    """The embedding of a number (time, relative noise amplitude): sinusoids, Linear, SiLU, Linear."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class ScalarEmbedding(nn.Module):
 
 
 def sinusoids(values: Tensor) -> Tensor:
-    """(S,) → (S, 256), cosines before sines, frequencies 10000^(-i/128); the value enters unscaled."""
+    """(S,) → (S, 256): cosines, then sines, of the unscaled value times 10000^(-i/128)."""
     half = SINUSOID_WIDTH // 2
     exponents = torch.arange(half, dtype=torch.float32, device=values.device) / half
     angles = values.float()[:, None] * torch.exp(-math.log(10000.0) * exponents)
@@ -31,7 +31,7 @@ def sinusoids(values: Tensor) -> Tensor:
 
 
 class MLPHead(nn.Module):
-    """U1: each token's 32×32 pixels from its own hidden state."""
+    """The head of U1. It predicts each token's 32×32 pixels from that token's hidden state."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class MLPHead(nn.Module):
 
 
 class ConvolutionalHead(nn.Module):
-    """U1.5: three pixel shuffles (2, 2 and 8-fold) with 3×3 convolutions between, so that tokens' edges meet."""
+    """The head of U1.5: three pixel shuffles (2, 2 and 8-fold) with 3×3 convolutions between, which join tokens' edges."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()

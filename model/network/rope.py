@@ -10,14 +10,14 @@ Rotary = tuple[Tensor, Tensor]
 
 
 def text_positions(start: int, count: int, device: torch.device) -> Tensor:
-    """Positions of `count` text tokens from t = `start`: (3, count), rows t, h, w; h = w = 0."""
+    """Return positions of `count` text tokens from t = `start`: (3, count), rows t, h, w; h = w = 0."""
     positions = torch.zeros(3, count, dtype=torch.long, device=device)
     positions[0] = torch.arange(start, start + count, device=device)
     return positions
 
 
 def image_positions(t: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """Positions of an image's tokens, row-major: (3, rows·columns); all share `t`."""
+    """Return positions of an image's tokens, row-major: (3, rows·columns); all share `t`."""
     positions = torch.empty(3, rows * columns, dtype=torch.long, device=device)
     positions[0] = t
     positions[1] = torch.arange(rows, device=device).repeat_interleave(columns)
@@ -26,7 +26,7 @@ def image_positions(t: int, rows: int, columns: int, device: torch.device) -> Te
 
 
 def attention_rotary(positions: Tensor, config: TransformerConfig, dtype: torch.dtype) -> Rotary:
-    """Tables for positions (3, N): angles p·theta^(-2i/d) with d the width of t's, h's or w's part of a head.
+    """Return tables for positions (3, N): angles p·theta^(-2i/d), where d is the width of t's, h's or w's part of a head.
 
     The sines of the first half of each part are negative, as `rotate_heads_` needs them.
     """
@@ -46,7 +46,7 @@ def attention_rotary(positions: Tensor, config: TransformerConfig, dtype: torch.
 def rotate_heads_(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate (…, N, head_dim) in place by its tables: rotate-half within each of the three parts of a head.
 
-    For a long prefix a copy of x would be among the largest tensors there are.
+    It is in place because, for a long prefix, a copy of x would be one of the largest tensors.
     """
     cos, signed_sin = rotary
     turned = _swap_halves(x).mul_(signed_sin)
@@ -54,7 +54,7 @@ def rotate_heads_(x: Tensor, rotary: Rotary) -> Tensor:
 
 
 def _swap_halves(x: Tensor) -> Tensor:
-    """(a, b) → (b, a) for the halves a, b of each of the three parts of a head."""
+    """Swap the halves of each of the three parts of a head: (a, b) → (b, a)."""
     half = x.shape[-1] // 2
     swapped: list[Tensor] = []
     for part in x.split((half, half // 2, half // 2), dim=-1):
@@ -63,9 +63,9 @@ def _swap_halves(x: Tensor) -> Tensor:
 
 
 def patch_rotary(rows: int, columns: int, channels: int, theta: float, device: torch.device) -> Rotary:
-    """Tables for a grid of patches, row-major: cosines and sines (rows·columns, channels/2), float32.
+    """Return tables for a grid of patches, row-major: cosines and sines (rows·columns, channels/2), float32.
 
-    The first half of the channel pairs turns with the column x, the second half with the row y.
+    The first half of the channel pairs is rotated by the column x, the second half by the row y.
     """
     frequencies = _frequencies(channels // 2, theta, device)
     x = torch.arange(columns, device=device, dtype=torch.float32).repeat(rows)
@@ -82,5 +82,5 @@ def rotate_patches(x: Tensor, rotary: Rotary) -> Tensor:
 
 
 def _frequencies(width: int, theta: float, device: torch.device) -> Tensor:
-    """theta^(-2i/width) for i < width/2, float32."""
+    """Return theta^(-2i/width) for i < width/2, float32."""
     return theta ** -(torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)

@@ -1,4 +1,4 @@
-"""SenseNova-U1: two towers over one cache, their image embeddings, and a flow-matching head."""
+"""SenseNova-U1: two towers over one KV cache, their image embeddings, and a flow-matching head."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ from model.network.vision import ImageEmbedding
 
 
 class SenseNovaU1(nn.Module):
-    """The whole network. "und" reads words and input pictures and writes words; "gen" denoises pictures.
+    """The whole network. The understanding tower `und` reads text and images and writes text; the generation tower `gen`
+    denoises pictures.
 
-    A new one has to be filled: `model.checkpoint.loader.load_checkpoint` does; embeddings and experts start as
-    whatever their memory holds.
+    The weights of a new network are not initialised. `model.checkpoint.loader.load_checkpoint` fills them.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -28,8 +28,8 @@ class SenseNovaU1(nn.Module):
         self.config = config
         transformer = config.transformer
         hidden_size = transformer.hidden_size
-        # Given its memory, nn.Embedding does not fill it with random numbers, which on the meta device takes most
-        # of a second of imports.
+        # nn.Embedding does not draw random numbers into memory that it is given. On the meta device drawing them imports
+        # modules for most of a second.
         self.embed_tokens = nn.Embedding(
             transformer.vocabulary, hidden_size, _weight=torch.empty(transformer.vocabulary, hidden_size)
         )
@@ -45,31 +45,33 @@ class SenseNovaU1(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the residual stream and of weights that are not quantized."""
         return self.und.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
+        """The device on which the network computes."""
         return self.und.norm.weight.device
 
-    def read(self, embeddings: Tensor, rotary: Rotary, cache: KVCache, segments: Sequence[Segment]) -> Tensor:
-        """Run the und tower over new prefix or text tokens and keep them in the cache.
+    def prefill(self, embeddings: Tensor, rotary: Rotary, cache: KVCache, segments: Sequence[Segment]) -> Tensor:
+        """Run the und tower over new prefix or text tokens and make them part of the cache.
 
         Args:
             embeddings: (B, N, hidden_size), from `embed_tokens` and `und_vision`.
 
         Returns:
-            Hidden states (B, N, hidden_size), input of `logits`.
+            Hidden states (B, N, hidden_size), the input of `logits`.
         """
         hidden = self.und(embeddings, [rotary], [cache], segments)
         cache.advance(embeddings.shape[1])
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits of the rows given: (…, hidden_size) → (…, vocabulary), float32."""
+        """Return next-token logits: (…, hidden_size) → (…, vocabulary), float32."""
         return self.lm_head(self.und.norm(hidden)).float()
 
     def embed_noisy(self, tokens: Tensor, conditioning: Tensor, grid: tuple[int, int], rotary: Rotary) -> Tensor:
-        """Gen-tower input of a noisy picture; the same for every guidance branch of a step.
+        """Return the gen tower's input for a noisy picture, the same for every branch of a step.
 
         Args:
             tokens: the picture x as tokens, (B, L, 3·32²).
@@ -83,7 +85,7 @@ class SenseNovaU1(nn.Module):
     def predict(
         self, embeddings: Tensor, grid: tuple[int, int], rotaries: Sequence[Rotary], caches: Sequence[LayerCache]
     ) -> Tensor:
-        """Predict the clean picture on top of each branch's prefix, which is left as it was.
+        """Predict the clean picture behind each branch's prefix, which stays unchanged.
 
         Args:
             embeddings: from `embed_noisy`, (1, L, hidden_size): the same for all branches.
@@ -106,6 +108,6 @@ class SenseNovaU1(nn.Module):
         return self.gen(hidden, rotaries, caches, [Segment(hidden.shape[1], causal=False)], layers)
 
     def clean(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What `predict` returns, of the gen tower's hidden states."""
+        """Return the clean pictures as `predict` does, given the gen tower's hidden states."""
         parts = self.gen.operations.split_branches(hidden, len(hidden))
         return join_rows([self.fm_head(self.gen.norm(part), *grid) for part in parts])

@@ -1,4 +1,4 @@
-"""Image embedding: from pixels to one hidden state for each 32×32-px token, without transformer layers."""
+"""The image embedding: from pixels to one hidden state per 32×32-pixel token, without transformer layers."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from model.network.rope import Rotary, rotate_patches
 
 
 class ImageEmbedding(nn.Module):
-    """Both towers have one, with weights of their own.
+    """The image embedding of one tower. Each tower has weights of its own.
 
-    The two convolutions have kernels as large as their strides, so they are matrix products over flattened
+    The two convolutions have kernels as large as their strides. They are therefore matrix products over flattened
     patches, channel-first: `patch` (3·16² → width), `merge` (width·2² → hidden_size).
     """
 
@@ -21,7 +21,7 @@ class ImageEmbedding(nn.Module):
         self.merge = nn.Linear(config.hidden_size * 4, hidden_size)
 
     def forward(self, pixels: Tensor, rotary: Rotary) -> Tensor:
-        """Embed pictures of one size.
+        """Embed images of one size.
 
         Args:
             pixels: (B, 3, H, W), sides multiples of 32.

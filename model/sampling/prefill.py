@@ -87,7 +87,7 @@ def prefill(
         cache = KVCache(config, count + reserve, network.dtype, network.device)
     cache.reserve(count + reserve)
     rotary = attention_rotary(sequence.positions, config, network.dtype)
-    hidden = network.read(_embed(network, sequence, images), rotary, cache, sequence.segments)
+    hidden = network.prefill(_embed(network, sequence, images), rotary, cache, sequence.segments)
     return Prefix(cache, sequence.next_position, hidden[:, -1:].clone())  # a view would keep all of `hidden`
 
 

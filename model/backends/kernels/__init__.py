@@ -1,1 +1,1 @@
-"""Triton kernels for what lies between a tower's matrix products, and for reading one token at a time."""
+"""Triton kernels: the operations between a tower's matrix products, and the decoding of one token."""

@@ -1,4 +1,4 @@
-"""Query and key heads: both halves' norms, the rotation, and the way into the cache, in one kernel.
+"""One kernel for query and key heads: the norms of both halves, the rotation, and the write to the cache.
 
 Numbers are rounded where `model.network` rounds them.
 """
@@ -8,13 +8,13 @@ import triton.language as tl
 from torch import Tensor
 
 QUERY_ROWS = 16
-"""Query heads that one program takes."""
+"""Query heads per program."""
 WARPS = 2
 
 
 @triton.jit
 def quarter_columns(WIDTH: tl.constexpr):
-    """The columns of a head in four tiles: two that are rotated into each other by time, two by row and column."""
+    """Return the columns of a head in four tiles. Time rotates the first two into each other, row and column the others."""
     quarter: tl.constexpr = WIDTH // 4
     eighth: tl.constexpr = WIDTH // 8
     index = tl.arange(0, quarter)
@@ -30,8 +30,8 @@ def _scaled(x, rstd, norm_weight, column):
 
 
 @triton.jit
-def _turned(x, other, cosine, sine, column):
-    """One tile: its own part and the other one's."""
+def _rotated(x, other, cosine, sine, column):
+    """Rotate one tile: its own part and the part of the other tile."""
     element = cosine.dtype.element_ty
     x = (x * tl.load(cosine + column).to(tl.float32)[None, :]).to(element).to(tl.float32)
     other = (other * tl.load(sine + column).to(tl.float32)[None, :]).to(element).to(tl.float32)
@@ -39,9 +39,12 @@ def _turned(x, other, cosine, sine, column):
 
 
 @triton.jit
-def turned_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
-    """Norm and rotate heads: `heads` (rows, 1) points to the first number of each, and is read where `there` is; the
-    rest points to WIDTH numbers each. Returns the tiles (rows, WIDTH/4) of `quarter_columns`."""
+def rotated_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
+    """Norm and rotate heads, and return their tiles (rows, WIDTH/4) as in `quarter_columns`.
+
+    `heads` (rows, 1) points to the first number of each head, and is read where the mask `there` is True. The other
+    pointers are to WIDTH numbers each.
+    """
     half: tl.constexpr = WIDTH // 2
     a, b, c, d = quarter_columns(WIDTH)
     time_a = tl.load(heads + a[None, :], mask=there, other=0.0).to(tl.float32)
@@ -55,18 +58,18 @@ def turned_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.cons
     space_a = _scaled(space_a, space_rstd, norm_weight, c)
     space_b = _scaled(space_b, space_rstd, norm_weight, d)
     return (
-        _turned(time_a, time_b, cosine, sine, a),
-        _turned(time_b, time_a, cosine, sine, b),
-        _turned(space_a, space_b, cosine, sine, c),
-        _turned(space_b, space_a, cosine, sine, d),
+        _rotated(time_a, time_b, cosine, sine, a),
+        _rotated(time_b, time_a, cosine, sine, b),
+        _rotated(space_a, space_b, cosine, sine, c),
+        _rotated(space_b, space_a, cosine, sine, d),
     )
 
 
 @triton.jit
-def store_turned(target, there, heads, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
-    """Put heads, normed and rotated, where `target` (rows, 1) points."""
+def store_rotated(target, there, heads, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
+    """Norm and rotate heads, and store them where `target` (rows, 1) points."""
     a, b, c, d = quarter_columns(WIDTH)
-    time_a, time_b, space_a, space_b = turned_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH)
+    time_a, time_b, space_a, space_b = rotated_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH)
     tl.store(target + a[None, :], time_a, mask=there)
     tl.store(target + b[None, :], time_b, mask=there)
     tl.store(target + c[None, :], space_a, mask=there)
@@ -98,13 +101,13 @@ def _place_kernel(
     if part * QUERY_ROWS < HEADS:
         head = (part * QUERY_ROWS + tl.arange(0, QUERY_ROWS))[:, None]
         queries += token * HEADS * WIDTH
-        store_turned(queries + head * WIDTH, head < HEADS, projected + head * WIDTH, q_norm, cosine, sine, eps, WIDTH)
+        store_rotated(queries + head * WIDTH, head < HEADS, projected + head * WIDTH, q_norm, cosine, sine, eps, WIDTH)
     else:
         kv_head = tl.arange(0, KV_ROWS)[:, None]
         there = kv_head < KV_HEADS
         place = kv_head * head_stride + token * WIDTH
         key = projected + (HEADS + kv_head) * WIDTH
-        store_turned(keys + place, there, key, k_norm, cosine, sine, eps, WIDTH)
+        store_rotated(keys + place, there, key, k_norm, cosine, sine, eps, WIDTH)
         column = tl.arange(0, WIDTH)[None, :]
         tl.store(values + place + column, tl.load(key + KV_HEADS * WIDTH + column, mask=there, other=0.0), mask=there)
 
@@ -118,14 +121,14 @@ def place_heads(
     keys: Tensor,
     values: Tensor,
 ) -> None:
-    """Norm and rotate the queries and keys of a run of tokens; queries go to new memory, keys and values to a cache.
+    """Norm and rotate the queries and keys of a run of tokens. Write queries to `queries`, keys and values to a cache.
 
     Args:
         projected: queries, keys and values of all heads, (N, (heads + 2·kv_heads)·head_dim), contiguous.
         norms: weights of the query and the key norm, head_dim numbers each.
         rotary: cosines and sines, (N, head_dim).
         queries: (N, heads, head_dim), contiguous; written to.
-        keys, values: (kv_heads, N, head_dim), each head's tokens one behind another; written to.
+        keys, values: (kv_heads, N, head_dim), the tokens of a head contiguous; written to.
     """
     tokens, heads, width = queries.shape
     kv_heads = keys.shape[0]

@@ -1,11 +1,11 @@
-"""One token through a transformer block in six kernels, each of which reads what it needs once.
+"""Kernels that run one token through a transformer block. There are six per block, and each reads its input once.
 
-Writing a token is bounded by reading the weights: PyTorch's kernels leave gaps between them that cost as much time
-again. Numbers are rounded where `model.network` rounds them, so that both ways write the same text but for the order
-of sums. Eight-bit weights are the exception: here their inputs are not rounded to eight bits.
+The time of a token is bounded by reading the weights. PyTorch's kernels leave gaps between each other that cost as much
+time again. Numbers are rounded where `model.network` rounds them, so both give the same text up to the order of sums.
+Quantized weights are the exception: here their inputs are not quantized.
 
-Kernels: Triton (Tillet et al. 2019). The attention is FlashAttention's (Dao 2023) with the keys split among programs
-("flash decoding"), which a last kernel joins.
+The kernels are in Triton (Tillet et al. 2019). The attention is FlashAttention (Dao 2023) with the keys split among
+programs ("flash decoding"), whose results a last kernel joins.
 """
 
 import torch
@@ -13,16 +13,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.backends.kernels.heads import turned_quarters
+from model.backends.kernels.heads import rotated_quarters
 
 KEY_BLOCK = 64
-"""Keys that a program of the attention takes at once."""
+"""Keys that an attention program loads at once."""
 SPLITS = 16
 """Programs that share the keys of one key/value head."""
 LEAST_ROWS = 16
-"""Of a matrix that Triton multiplies: the query heads of a group are filled up to so many."""
+"""The fewest rows of a matrix that Triton multiplies. The query heads of a group are padded to this number."""
 LONG_ROW = 8192
-"""Columns above which a matrix is read in wider pieces."""
+"""Columns above which a matrix is read in wider tiles."""
 
 
 @triton.jit
@@ -88,11 +88,11 @@ def _matrix_vector_kernel(
 
 
 @triton.jit
-def _turned(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
-    """`turned_quarters` in one tile, (rows, WIDTH)."""
+def _rotated(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
+    """Return `rotated_quarters` as one tile, (rows, WIDTH)."""
     half: tl.constexpr = WIDTH // 2
     eighth: tl.constexpr = WIDTH // 8
-    time_a, time_b, space_a, space_b = turned_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH)
+    time_a, time_b, space_a, space_b = rotated_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH)
     rows: tl.constexpr = time_a.shape[0]
     time = tl.permute(tl.join(time_a, time_b), (0, 2, 1)).reshape(rows, half)
     space = tl.join(space_a.reshape(rows, 2, eighth), space_b.reshape(rows, 2, eighth))
@@ -129,16 +129,16 @@ def _attention_kernel(
     column = tl.arange(0, WIDTH)
     query = tl.arange(0, QUERIES)
     there = (query < group)[:, None]
-    q = _turned(projected + (kv_head * group + query[:, None]) * WIDTH, there, q_norm, cosine, sine, eps, WIDTH)
+    q = _rotated(projected + (kv_head * group + query[:, None]) * WIDTH, there, q_norm, cosine, sine, eps, WIDTH)
 
     most = tl.full([QUERIES], float("-inf"), dtype=tl.float32)
     total = tl.zeros([QUERIES], dtype=tl.float32)
     attended = tl.zeros([QUERIES, WIDTH], dtype=tl.float32)
     if split == 0:
-        # The new token itself, which this program also leaves in the cache: no other one looks there.
+        # The new token itself. Only this program reads it, and it also writes it to the cache.
         one = tl.arange(0, 1)[:, None]
         own = projected + (HEADS + kv_head + one) * WIDTH
-        key = _turned(own, one == 0, k_norm, cosine, sine, eps, WIDTH)
+        key = _rotated(own, one == 0, k_norm, cosine, sine, eps, WIDTH)
         value = tl.load(own + KV_HEADS * WIDTH + column[None, :])
         tl.store(keys + length * WIDTH + column[None, :], key)
         tl.store(values + length * WIDTH + column[None, :], value)
@@ -190,15 +190,15 @@ def matrix_vector(
     residual: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> None:
-    """out = matrix · vector, with what comes before and after it in a block.
+    """Compute out = matrix · vector, with the operations before and after it in a block.
 
     Args:
         matrix: (rows, columns); with `gated` (2·rows, columns), gate above up.
         vector: (columns,), contiguous. out: (rows,), of the same type.
         norm: weight and epsilon of an RMS norm of the vector.
         gated: out = silu(gate · vector) · (up · vector).
-        residual: (rows,), added at the end; may be `out`.
-        scale: of each row of the matrix, float32, where it is stored in a smaller type.
+        residual: (rows,), added to the result; may be `out`.
+        scale: of each row of a quantized matrix, (rows,), float32.
     """
     rows, columns = out.numel(), vector.numel()
     weight, eps = norm or (vector, 0.0)
@@ -225,7 +225,7 @@ def matrix_vector(
 
 
 def _blocks(columns: int, gated: bool) -> tuple[int, int, int]:
-    """Rows and columns that a program reads at once, and its warps: what was fastest at the 8B's shapes on an H100."""
+    """Return rows and columns that a program reads at once, and its warps: the fastest at the 8B's shapes on an H100."""
     if columns > LONG_ROW:
         return 4, 4096, 8
     return (1, 2048, 8) if gated else (4, 2048, 8)
@@ -242,16 +242,16 @@ def attention(
     partial: Tensor,
     out: Tensor,
 ) -> None:
-    """Attention of one new token over a cache, where its key and value are left too.
+    """Compute attention of one new token over a KV cache, and write its key and value there.
 
-    Nothing about the cache is fixed when the kernels are launched: they look for it where the tensors say.
+    The kernels read the addresses and the length of the cache from tensors, so a CUDA graph can use another cache.
 
     Args:
         projected: queries, keys and values of all heads, ((heads + 2·kv_heads)·head_dim,).
         norms: weights of the query and the key norm, head_dim numbers each.
         rotary: cosines and sines of the token's position, head_dim numbers each.
         caches: addresses of the layers' keys and values, (layers, 2) int64: (kv_heads, capacity, head_dim) each.
-        state: how many positions the cache holds, and its capacity, int64.
+        state: length and capacity of the cache, int64.
         partial: scratch memory from `partial_results`.
         out: (heads·head_dim,).
     """
@@ -278,6 +278,6 @@ def attention(
 
 
 def partial_results(heads: int, head_dim: int, device: torch.device) -> Tensor:
-    """Memory for what the programs of an attention hand to the one that joins it: each head's weighted sum, greatest
-    score and sum of weights."""
+    """Allocate memory for the partial results of the attention programs: each head's weighted sum, greatest score and
+    sum of weights."""
     return torch.empty(SPLITS, heads, head_dim + 2, dtype=torch.float32, device=device)

@@ -283,10 +283,10 @@ def test_a_preview_made_beside_the_next_step_is_the_predicted_picture(tiny_check
 @pytest.mark.parametrize(("dtype", "quantized", "tolerance"), TOLERANCES)
 def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: tuple[str, ...], tolerance: float) -> None:
     """Past the end of the cache's first memory, behind two prefixes in turn, and past the table of rotations."""
-    from model.backends.decode import LEAST_POSITIONS  # needs Triton
+    from model.backends.decode import MIN_POSITIONS  # needs Triton
 
     plain, fused = (select_backend(_network(dtype, quantized), enforce_eager=eager) for eager in (True, False))
-    lengths = (1, 333, LEAST_POSITIONS)
+    lengths = (1, 333, MIN_POSITIONS)
     pairs = [[_prefix(backend.network, length, 1) for backend in (plain, fused)] for length in lengths]
     for number in range(150):
         kept = []

@@ -136,7 +136,7 @@ def test_every_placement_gives_the_same_on_a_gpu(
     from model.backends import cuda
 
     monkeypatch.setattr(cuda, "HALVES_FROM_TOKENS", 64)
-    monkeypatch.setattr(cuda, "ROWS_STEP", 16)
+    monkeypatch.setattr(cuda, "HALF_STEP", 16)
     requests = turns(256)
     expected = results(place(ALL_RESIDENT, quantization=quantization, device="cuda"), requests)
     for name, offload_plan in PLACEMENTS.items():
