@@ -25,8 +25,8 @@ def capture(work: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
 
 @cache
 def _capture_stream(device: int) -> torch.cuda.Stream:
-    """Return one stream per device. PyTorch's own capture stream serves all devices, and PyTorch keeps cuBLAS memory for
-    every stream."""
+    """Return the capture stream of a device. PyTorch's own stream would serve all devices, and PyTorch keeps cuBLAS
+    memory for every stream."""
     return torch.cuda.Stream(device)
 
 

@@ -1,2 +1,2 @@
-"""The network, bottom to top: configuration, rope, cache, norms, projection, attention, operations, layers, transformer,
-vision, flow, sensenova."""
+"""The network, bottom to top: configuration, rope, cache, norms, projection, attention, operations, layers,
+transformer, vision, flow, sensenova."""

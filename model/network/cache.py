@@ -8,8 +8,8 @@ from torch import Tensor
 from model.network.configuration import TransformerConfig
 
 CAPACITY_STEP = 128
-"""Capacities are multiples of this, a usual tile of keys in attention kernels. A kernel that loads a whole tile past the
-end of the prefix then reads zeros of the same head."""
+"""Capacities are multiples of this, a usual tile of keys in attention kernels. A kernel that loads a whole tile past
+the end of the prefix then reads zeros of the same head."""
 
 
 class LayerCache(ABC):

@@ -111,7 +111,7 @@ def parse_config(fields: Mapping[str, Any], where: str) -> ModelConfig:
     top = _Fields(fields, where, "")
     if fields.get("model_type") != MODEL_TYPE:
         raise CheckpointError(
-            f"{where}: model_type is {fields.get('model_type')!r}, not {MODEL_TYPE!r}: this is not a SenseNova-U1 model",
+            f"{where}: model_type is {fields.get('model_type')!r}, not {MODEL_TYPE!r}: not a SenseNova-U1 model",
             "use a checkpoint of the SenseNova-U1 family, such as SenseNova/SenseNova-U1-8B-MoT",
         )
     top.require("downsample_ratio", 0.5)

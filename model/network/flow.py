@@ -44,7 +44,7 @@ class MLPHead(nn.Module):
 
 
 class ConvolutionalHead(nn.Module):
-    """The head of U1.5: three pixel shuffles (2, 2 and 8-fold) with 3×3 convolutions between, which join tokens' edges."""
+    """The head of U1.5: three pixel shuffles (2, 2 and 8-fold), with 3×3 convolutions that smooth tokens' edges."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()

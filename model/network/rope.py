@@ -26,7 +26,7 @@ def image_positions(t: int, rows: int, columns: int, device: torch.device) -> Te
 
 
 def attention_rotary(positions: Tensor, config: TransformerConfig, dtype: torch.dtype) -> Rotary:
-    """Return tables for positions (3, N): angles p·theta^(-2i/d), where d is the width of t's, h's or w's part of a head.
+    """Return tables for positions (3, N): angles p·theta^(-2i/d), with d the width of t's, h's or w's part of a head.
 
     The sines of the first half of each part are negative, as `rotate_heads_` needs them.
     """

@@ -17,8 +17,8 @@ from model.network.vision import ImageEmbedding
 
 
 class SenseNovaU1(nn.Module):
-    """The whole network. The understanding tower `und` reads text and images and writes text; the generation tower `gen`
-    denoises pictures.
+    """The whole network. The understanding tower `und` reads text and images and writes text; the generation tower
+    `gen` denoises pictures.
 
     The weights of a new network are not initialised. `model.checkpoint.loader.load_checkpoint` fills them.
     """
@@ -28,8 +28,8 @@ class SenseNovaU1(nn.Module):
         self.config = config
         transformer = config.transformer
         hidden_size = transformer.hidden_size
-        # nn.Embedding does not draw random numbers into memory that it is given. On the meta device drawing them imports
-        # modules for most of a second.
+        # nn.Embedding does not draw random numbers into memory that it is given. On the meta device, drawing them
+        # imports modules for most of a second.
         self.embed_tokens = nn.Embedding(
             transformer.vocabulary, hidden_size, _weight=torch.empty(transformer.vocabulary, hidden_size)
         )

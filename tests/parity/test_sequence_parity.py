@@ -19,9 +19,7 @@ from tests.parity.cases import DATA, Case, case_id, cases, golden, turns_of
 
 @pytest.mark.parametrize("case", cases("describe", "chat"), ids=case_id)
 def test_input_ids(case: Case, parity_checkpoint: Callable[[str], Path]) -> None:
-    pictures = [
-        prepare_image(read_picture(DATA / name), Recommended().answer_input) for name in case.get("images", [])
-    ]
+    pictures = [prepare_image(read_picture(DATA / name), Recommended().answer_input) for name in case.get("images", [])]
     text = answer_prompt(turns_of(case), len(pictures), "")
     tokenizer = Tokenizer(parity_checkpoint(case["checkpoint"]))
     grids = [(picture.shape[2] // TOKEN_PIXELS, picture.shape[3] // TOKEN_PIXELS) for picture in pictures]

@@ -14,7 +14,7 @@ WARPS = 2
 
 @triton.jit
 def quarter_columns(WIDTH: tl.constexpr):
-    """Return the columns of a head in four tiles. Time rotates the first two into each other, row and column the others."""
+    """Return the columns of a head in four tiles: two that time rotates into each other, and two for row and column."""
     quarter: tl.constexpr = WIDTH // 4
     eighth: tl.constexpr = WIDTH // 8
     index = tl.arange(0, quarter)

@@ -225,7 +225,7 @@ def matrix_vector(
 
 
 def _blocks(columns: int, gated: bool) -> tuple[int, int, int]:
-    """Return rows and columns that a program reads at once, and its warps: the fastest at the 8B's shapes on an H100."""
+    """Return rows and columns that a program reads at once, and its warps: the fastest for an 8B model on an H100."""
     if columns > LONG_ROW:
         return 4, 4096, 8
     return (1, 2048, 8) if gated else (4, 2048, 8)
