@@ -1,4 +1,4 @@
-"""Every test starts in an empty folder, with no settings of the machine it runs on."""
+"""An empty folder for each test, without the settings of this machine."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's settings folder of this test; the current folder is another, empty one."""
+    """The user's settings folder of this test. The current folder is another, empty one."""
     for name in list(os.environ):
         if name.startswith("SENSENOVA_"):
             monkeypatch.delenv(name)

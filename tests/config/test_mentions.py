@@ -1,4 +1,4 @@
-"""Messages mark the settings that they mention; no message of the library spells a flag."""
+"""Marks of settings in messages; no message of the library contains a flag."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from config.settings import SETTING_NAMES
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "model" / "demo"
-"""Scripts with flags of their own, and sentences that the demo checkpoint was trained on."""
+"""Scripts with their own flags, and training texts of the demo checkpoint."""
 SOURCES = sorted(
     path for folder in ("model", "config") for path in (REPOSITORY / folder).rglob("*.py") if DEMO not in path.parents
 )
@@ -60,8 +60,8 @@ def test_every_mark_in_the_sources_names_a_setting() -> None:
     assert {first or second for first, second in marked} <= {*SETTING_NAMES, INPUT_IMAGES, "name"}
 
 
-def test_the_library_spells_no_flag() -> None:
-    """Whoever shows a message knows what its reader can type; the library does not."""
+def test_the_library_mentions_no_flag() -> None:
+    """Only the program knows whether its user types flags."""
     flags = [
         f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}"
         for path in SOURCES

@@ -38,7 +38,7 @@ def test_cpu_profile_halves_the_memory_of_float32() -> None:
     assert (settings.device, settings.dtype) == ("cpu", "bfloat16")
 
 
-def test_own_profile_takes_the_place_of_a_built_in_one(user_folder: Path) -> None:
+def test_a_users_profile_replaces_a_built_in_one(user_folder: Path) -> None:
     mine = user_folder / "profiles" / "draft.toml"
     mine.write_text("num_steps = 4\n")
     assert find_profile("draft") == mine
@@ -55,13 +55,13 @@ def test_unknown_name_lists_the_known_ones() -> None:
     assert raised.value.hint == f"known profiles: {known}"
 
 
-def test_user_folder_that_cannot_be_looked_into_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_user_folder_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSENOVA_CONFIG_DIR", "x" * 300)
     with pytest.raises(SettingsError, match="cannot be read: File name too long"):
         find_profile("draft")
 
 
-def test_path_is_told_from_name(tmp_path: Path) -> None:
+def test_paths_and_names_are_distinguished(tmp_path: Path) -> None:
     assert not is_profile_path("draft")
     assert not is_profile_path("v1.5")
     assert is_profile_path("draft.toml")
@@ -74,7 +74,7 @@ def test_path_is_told_from_name(tmp_path: Path) -> None:
         find_profile("x" * 5000 + ".toml")
 
 
-def test_without_the_variable_the_user_folder_is_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_user_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SENSENOVA_CONFIG_DIR")
     assert profile_files.user_folder().is_absolute()
     assert "sensenova" in profile_files.user_folder().parts

@@ -14,7 +14,7 @@ def _write(folder: Path, contents: object) -> Path:
     return folder
 
 
-def test_checkpoint_without_the_file_gets_the_published_facts(tmp_path: Path) -> None:
+def test_a_checkpoint_without_the_file_has_the_published_values(tmp_path: Path) -> None:
     recommended = read_recommended(tmp_path)
     assert recommended.trained_sizes == TRAINED_SIZES
     assert recommended.settings == {}
@@ -63,7 +63,7 @@ def test_bad_file_is_named_with_the_reason(tmp_path: Path, contents: object, rea
     assert raised.value.hint
 
 
-def test_unreadable_file_is_an_error_not_the_defaults(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / RECOMMENDED_FILE).mkdir()
     with pytest.raises(SettingsError, match="cannot be read"):
         read_recommended(tmp_path)

@@ -71,14 +71,14 @@ def test_interval_is_read_from_text_and_lists(value: object) -> None:
     assert Settings.model_validate({"cfg_interval": value}).cfg_interval == (0.1, 0.6)
 
 
-def test_size_is_written_one_way() -> None:
+def test_sizes_are_normalized() -> None:
     assert ImageSettings(size=" 2048×1536 ").size == "2048x1536"
     assert ImageSettings(size="AUTO").size == "auto"
     assert ImageSettings(size="16:9").size == "16:9"
 
 
 @pytest.mark.parametrize("size", ["large", "1000x1000", "0:1", ""])
-def test_bad_size_says_what_to_type(size: str) -> None:
+def test_a_wrong_size_has_a_hint(size: str) -> None:
     with pytest.raises(SettingsError) as raised:
         ImageSettings(size=size)
     assert raised.value.hint
@@ -89,12 +89,12 @@ def test_settings_cannot_be_changed() -> None:
         ImageSettings().num_steps = 3
 
 
-def test_one_turns_settings_serve_both_kinds_of_request() -> None:
+def test_settings_of_a_turn_fit_both_kinds_of_request() -> None:
     settings = Settings(seed=7, num_steps=3, top_k=5)
     assert isinstance(settings, ImageSettings)
     assert isinstance(settings, TextSettings)
 
 
-def test_settings_survive_json() -> None:
+def test_settings_are_equal_after_json() -> None:
     settings = Settings(cfg_interval=(0.1, 0.6), input_pixels=4096, size="64x96")
     assert Settings.model_validate_json(settings.model_dump_json()) == settings

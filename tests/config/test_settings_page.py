@@ -1,4 +1,4 @@
-"""docs/settings.md: its tables come from the declarations, the rest is written by hand."""
+"""docs/settings.md: its tables are generated from the declarations, and the rest mentions everything that it should."""
 
 from pathlib import Path
 

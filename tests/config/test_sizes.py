@@ -19,12 +19,12 @@ from config.sizes import (
 
 
 @pytest.mark.parametrize("text", ["2048x1536", "2048X1536", "2048×1536", " 2048 * 1536 ", "+2048x1536"])
-def test_size_is_read_however_it_is_written(text: str) -> None:
+def test_size_in_several_forms(text: str) -> None:
     assert parse_size(text) == (2048, 1536)
 
 
 @pytest.mark.parametrize("text", ["auto", "16:9", "2048", "2048x", "axb", "", "2048x1536x3", "9" * 5000 + "x1"])
-def test_text_of_another_form_is_no_size(text: str) -> None:
+def test_text_of_another_form_is_not_a_size(text: str) -> None:
     assert parse_size(text) is None
 
 
@@ -80,7 +80,7 @@ def test_unusable_aspect_is_refused(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["auto", "2048x2048", "-1:2", "16/9", "16:9:1"])
-def test_text_of_another_form_is_no_aspect(text: str) -> None:
+def test_text_of_another_form_is_not_an_aspect(text: str) -> None:
     assert parse_aspect(text) is None
 
 
@@ -126,7 +126,7 @@ def test_size_for_aspect_is_always_valid(aspect: float, pixels: int) -> None:
     check_size(size_for_aspect(aspect, pixels))
 
 
-def test_senseless_size_setting_is_refused() -> None:
+def test_unknown_size_setting_is_refused() -> None:
     with pytest.raises(SettingsError, match="not understood"):
         resolve_size("huge", TRAINED_SIZES)
 
@@ -137,7 +137,7 @@ def test_nearest_trained_size_goes_by_aspect_then_area() -> None:
     assert nearest_trained((10**17, 10**17), TRAINED_SIZES) == (2048, 2048)
 
 
-def test_trained_sizes_are_valid_and_come_with_their_transposes() -> None:
+def test_trained_sizes_are_valid_and_include_their_transposes() -> None:
     for width, height in TRAINED_SIZES:
         check_size((width, height))
         assert width % TOKEN_PIXELS == 0

@@ -17,7 +17,7 @@ def test_without_any_layer_all_is_default() -> None:
 
 
 def test_layers_win_in_their_order(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each layer sets one setting fewer than the one below, so that every layer wins exactly once."""
+    """Each layer sets one setting less than the layer below, so each layer wins once."""
     names = [
         "num_steps",
         "max_tokens",
@@ -103,13 +103,13 @@ def test_bad_flag_is_named(flags: dict[str, object], what: str, hint: str) -> No
 
 
 @pytest.mark.parametrize("text", ["true", "1", "yes", "on", "True", "ON"])
-def test_environment_says_yes(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_environment_variable_is_true(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("SENSENOVA_THINK", text)
     assert resolve().settings.think is True
 
 
 @pytest.mark.parametrize("text", ["false", "0", "no", "off"])
-def test_environment_says_no(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_environment_variable_is_false(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("SENSENOVA_METADATA", text)
     resolved = resolve()
     assert resolved.settings.metadata is False
@@ -117,7 +117,7 @@ def test_environment_says_no(monkeypatch: pytest.MonkeyPatch, text: str) -> None
 
 
 @pytest.mark.parametrize("text", ["0.1,0.6", "0.1 0.6"])
-def test_environment_gives_two_numbers(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_environment_variable_with_two_numbers(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("SENSENOVA_CFG_INTERVAL", text)
     assert resolve().settings.cfg_interval == (0.1, 0.6)
 
@@ -165,13 +165,13 @@ def test_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     assert resolve().settings.seed == 5
 
 
-def test_web_service_variables_are_let_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_web_service_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSENOVA_API_KEY", "sk-1")
     monkeypatch.setenv("SENSENOVA_BASE_URL", "https://example.org")
     assert resolve().settings == Settings()
 
 
-def test_profile_comes_from_the_variable_unless_it_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_typed_profile_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSENOVA_PROFILE", "turbo")
     assert resolve().origins["num_steps"] == "profile turbo"
     assert resolve(profile="draft").origins["num_steps"] == "profile draft"
@@ -194,13 +194,13 @@ def test_mistake_in_the_user_file_names_it(user_folder: Path) -> None:
     assert raised.value.what == f"{user_folder / 'config.toml'}:2:1: unknown setting sede"
 
 
-def test_user_folder_that_cannot_be_looked_into_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreadable_user_folder_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SENSENOVA_CONFIG_DIR", str(tmp_path / ("x" * 300)))
     with pytest.raises(SettingsError, match=r"config\.toml: cannot be read: File name too long"):
         resolve()
 
 
-def test_checkpoint_may_not_say_where_files_go() -> None:
+def test_a_checkpoint_may_not_recommend_paths() -> None:
     with pytest.raises(SettingsError, match='recommended settings of the checkpoint: "output" may not be set'):
         resolve(recommended=Recommended(settings={"output": "/etc/"}))
 
@@ -211,14 +211,14 @@ def test_a_bad_line_of_a_prompt_file_is_named() -> None:
     assert resolve({"seed": 1}, line={"seed": 7}, line_label="prompts.jsonl:3").origins["seed"] == "prompts.jsonl:3"
 
 
-def test_settings_of_a_picture_come_back_unchanged() -> None:
+def test_the_record_of_a_picture_gives_its_settings() -> None:
     made = Settings(size="64x96", cfg_interval=(0.1, 0.6), seed=11, num_steps=3)
     assert resolve(record=made.model_dump(exclude={"model", "output"})).settings == made
     assert resolve(record=made.model_dump(mode="json", exclude={"model", "output"})).settings == made
 
 
-def test_all_memory_takes_back_what_a_profile_says() -> None:
-    """A profile for one small GPU, on several: refused, and the hint works."""
+def test_all_memory_overrides_a_profile() -> None:
+    """A profile for one small GPU is refused on several GPUs, and the hint works."""
     with pytest.raises(SettingsError, match="`gpu_memory` is for one GPU") as raised:
         resolve(profile="gpu-8gb", flags={"tensor_parallel_size": 2})
     assert raised.value.hint == "leave one of them out; `gpu_memory=all` overrides a profile"

@@ -8,7 +8,7 @@ def test_new_file_changes_nothing_until_it_is_edited() -> None:
     assert tomllib.loads(settings_template({})) == {}
 
 
-def test_every_setting_can_be_uncommented_as_it_stands() -> None:
+def test_every_setting_can_be_uncommented() -> None:
     lines = [line.removeprefix("#") for line in settings_template({}).splitlines() if not line.startswith("# ")]
     values = tomllib.loads("\n".join(lines))
     assert set(values) == set(SETTING_NAMES)

@@ -15,7 +15,7 @@ def _read_error(text: str | bytes) -> SettingsError:
     return raised.value
 
 
-def test_values_come_back_in_their_types() -> None:
+def test_values_have_their_types() -> None:
     FILE.write_text(
         'description = "Wide."\nsize = "16:9"\ncfg_scale = 4\nthink = true\n'
         "cfg_interval = [0, 0.5]\ninput_pixels = 4096\n"
@@ -31,7 +31,7 @@ def test_values_come_back_in_their_types() -> None:
     }
 
 
-def test_byte_order_mark_is_no_mistake() -> None:
+def test_byte_order_mark_is_ignored() -> None:
     FILE.write_bytes(b"\xef\xbb\xbfseed = 7\n")
     assert read_settings_file(FILE).values == {"seed": 7}
 
@@ -97,7 +97,7 @@ def test_all_mistakes_of_a_file_are_listed() -> None:
     assert places == ["./sensenova.toml:1:1", "./sensenova.toml:3:1", "./sensenova.toml:4:1"]
 
 
-def test_a_line_inside_long_text_is_not_taken_for_the_key() -> None:
+def test_a_line_inside_long_text_is_not_a_key() -> None:
     error = _read_error('description = """\nnum_steps = 3\n"""\nnum_steps = 0\n')
     assert error.what.startswith("./sensenova.toml:4:1: ")
 
@@ -107,7 +107,7 @@ def test_long_value_is_cut() -> None:
     assert len(error.what) < 200
 
 
-def test_file_that_is_no_text() -> None:
+def test_a_binary_file() -> None:
     error = _read_error(b"seed = 1\n\xff\xfe")
     assert "./sensenova.toml: byte 9 is not UTF-8" in error.what
 

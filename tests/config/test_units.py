@@ -12,7 +12,7 @@ def test_amounts(text: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8", "GiB", "8 TiB", "-8GiB", "0GiB", "8G", "1e3MB"])
-def test_what_is_no_amount(text: str) -> None:
+def test_other_text_is_not_an_amount(text: str) -> None:
     assert parse_memory(text) is None
 
 

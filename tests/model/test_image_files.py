@@ -1,4 +1,4 @@
-"""Pictures from outside: what is refused, with which words, and what the others look like when read."""
+"""Image files: which ones are refused, with which messages, and the pixels of the others."""
 
 import io
 import os
@@ -26,7 +26,7 @@ def pixels(image: Image.Image) -> list[object]:
 
 
 def png(width: int, height: int, bits: int, colour: int, data: bytes, extra: bytes = b"") -> bytes:
-    """A PNG by hand, for what Pillow does not write."""
+    """Build a PNG that Pillow cannot write."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -42,12 +42,12 @@ def gradient() -> Image.Image:
     return image
 
 
-# What is refused
+# Refused files
 
 
 def refused(source: str | Path | bytes, *words: str, name: str | None = None) -> PictureError:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nothing of Pillow's may reach stderr
+        warnings.simplefilter("error")  # no warning of Pillow may reach stderr
         with pytest.raises(PictureError) as caught:
             read_picture(source, name)
     for word in words:
@@ -90,7 +90,7 @@ def test_not_a_picture(tmp_path: Path) -> None:
 
 
 def test_postscript_is_not_run() -> None:
-    """Pillow hands EPS files to Ghostscript, a program that would run what is in them."""
+    """Pillow passes EPS files to Ghostscript, a program that would run their code."""
     refused(encode(gradient(), "EPS"), "not a picture in a supported format")
 
 
@@ -101,7 +101,7 @@ def test_decompression_bomb() -> None:
     refused(bomb, "bomb.png", "more than 178,956,970 pixels", name="bomb.png")
 
 
-def test_bomb_when_pillow_looks_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_without_pillows_own_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     refused(png(20_000, 20_000, 1, 0, bytes(64)), "more than 178,956,970 pixels")
 
@@ -141,7 +141,7 @@ def test_floating_point_samples() -> None:
     refused(encode(Image.new("I", (4, 4), 70_000), "TIFF"), "32-bit")
 
 
-# What is read
+# Accepted files
 
 
 def test_rgb_is_untouched(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_exif_rotation() -> None:
     image = Image.new("RGB", (32, 16), "blue")
     image.paste("red", (0, 0, 16, 16))  # red on the left
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90° clockwise: the left becomes the top
+    exif[0x0112] = 6  # turn by 90° clockwise: the left becomes the top
     upright = read_picture(encode(image, "JPEG", exif=exif, quality=95))
     assert upright.size == (16, 32)
     assert upright.getpixel((8, 4))[0] > 200  # type: ignore[index]
@@ -234,7 +234,7 @@ def test_animation_gives_its_first_frame(form: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 def test_named_pipe(tmp_path: Path) -> None:
-    """A shell's <(command) is a pipe, in which Pillow could not seek."""
+    """A shell's <(command) is a pipe, which is not seekable."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(encode(gradient()),), daemon=True)

@@ -1,4 +1,4 @@
-"""Requests and events as JSON: written, read back, equal; and a clear message where that is not possible."""
+"""Wire form: requests and events are equal after writing and reading, and errors have clear messages."""
 
 import dataclasses
 import io
@@ -55,7 +55,7 @@ REQUESTS: list[Request] = [
     ),
 ]
 EVENTS: list[Event] = [
-    Notice("placed anew"),
+    Notice("reloaded"),
     PrefixRead("unconditional", 1034, 1024, 0.25, 12),
     ThinkToken(151643, ""),
     ThinkText("A cat.", (1, 2, 3), "length", 1.5),
@@ -70,7 +70,7 @@ EVENTS: list[Event] = [
 
 
 def sent(packed: Packed) -> Packed:
-    """As it arrives elsewhere."""
+    """Return a value as its receiver gets it."""
     return Packed(json.loads(json.dumps(packed.content, allow_nan=False)), packed.pictures)
 
 
@@ -85,7 +85,7 @@ def without(value: Request | Event, name: str) -> Packed:
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda each: type(each).__name__)
-def test_every_request_comes_back_equal(request_: Request) -> None:
+def test_every_request_is_equal_after_reading(request_: Request) -> None:
     unpacked = unpack_request(sent(pack(request_)))
     assert unpacked.request == request_
     assert type(unpacked.request) is type(request_)
@@ -93,20 +93,19 @@ def test_every_request_comes_back_equal(request_: Request) -> None:
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda each: type(each).__name__)
-def test_every_event_comes_back_equal(event: Event) -> None:
+def test_every_event_is_equal_after_reading(event: Event) -> None:
     unpacked = unpack_event(sent(pack(event)))
     assert unpacked == event
     assert type(unpacked) is type(event)
 
 
 def test_every_kind_has_a_wire_form() -> None:
-    """And is tried here."""
     assert set(wire.REQUESTS.values()) == set(get_args(Request)) == {type(each) for each in REQUESTS}
     assert set(wire.EVENTS.values()) == set(get_args(Event)) == {type(each) for each in EVENTS}
 
 
 def test_the_form() -> None:
-    """Others read it too: a change here is a new version."""
+    """Other programs read it, too: a change here needs a new version."""
     packed = pack(EVENTS[5])
     assert packed.content == {
         "event": "step",
@@ -136,8 +135,8 @@ def test_the_form() -> None:
     ]
 
 
-def test_events_hold_nothing_but_data() -> None:
-    """No tensors, no functions, nothing that could not be sent."""
+def test_events_contain_only_plain_data() -> None:
+    """Events have no tensors and no functions."""
 
     def require_data(kind: Any) -> None:
         if kind in (str, int, float, bool, NoneType, Image.Image):
@@ -159,7 +158,7 @@ def test_events_hold_nothing_but_data() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "I;16"])
-def test_pictures_of_other_modes_arrive_as_the_engine_sees_them(mode: str) -> None:
+def test_pictures_of_other_modes_are_converted_to_rgb(mode: str) -> None:
     image = Image.new(mode, (32, 32), {"RGBA": (9, 9, 9, 0), "LA": (9, 0), "L": 255, "P": 0, "I;16": 65535}[mode])
     if mode == "P":
         image.putpalette([255, 255, 255])
@@ -169,7 +168,7 @@ def test_pictures_of_other_modes_arrive_as_the_engine_sees_them(mode: str) -> No
     assert unpacked.images == (Image.new("RGB", (32, 32), "white"),)
 
 
-def test_a_picture_that_is_named_twice_is_read_once() -> None:
+def test_a_file_with_two_references_is_decoded_once() -> None:
     packed = changed(EditRequest("red", (RED,)), images=[{"png": 0}, {"png": 0}])
     request = unpack_request(packed).request
     assert isinstance(request, EditRequest)
@@ -221,7 +220,7 @@ def test_fields_with_a_default_may_be_missing() -> None:
         (changed(REQUESTS[0], settings=None), "settings: input should be an object"),
         (changed(REQUESTS[0], settings={"num_steps": 0}), "settings.num_steps: input should be greater than or equal"),
         (changed(REQUESTS[0], settings={"num_steps": "5", "mood": 1}), "settings.num_steps: input should be a valid"),
-        (changed(REQUESTS[0], settings={"cfg_interval": [0.5, 0.1]}), "settings.cfg_interval: the low end 0.5 lies"),
+        (changed(REQUESTS[0], settings={"cfg_interval": [0.5, 0.1]}), "settings.cfg_interval: the low end 0.5 is"),
         (changed(REQUESTS[0], settings={"cfg_scale": float("nan")}), "is not JSON"),
         (changed(REQUESTS[0], settings={"cfg_scale": b"1"}), "is not JSON"),
         (changed(REQUESTS[2], images=[{"png": 2}]), "images.0: there is no picture 2: the number of pictures is 2"),
@@ -281,7 +280,7 @@ def test_pictures_that_cannot_be_read(file: bytes, message: str) -> None:
     assert message in raised.value.what
 
 
-def test_a_request_that_is_read_but_cannot_be_carried_out_says_why() -> None:
+def test_a_complete_but_invalid_request_raises_its_own_error() -> None:
     with pytest.raises(RequestError, match="the prompt is empty") as raised:
         unpack_request(changed(REQUESTS[0], prompt=" "))
     assert not isinstance(raised.value, WireError)
@@ -291,7 +290,7 @@ def test_a_request_that_is_read_but_cannot_be_carried_out_says_why() -> None:
         unpack_request(changed(REQUESTS[0], settings={"size": "1x"}))
 
 
-def test_nothing_of_it_imports_torch() -> None:
+def test_torch_is_not_imported() -> None:
     code = (
         "import sys; from model import wire, trace; from model.events import Notice; "
         "wire.unpack_event(wire.pack(Notice('x'))); assert 'torch' not in sys.modules"

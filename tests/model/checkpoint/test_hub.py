@@ -1,4 +1,4 @@
-"""Finding a checkpoint: folders, the Hub (a small server on this machine stands in for it), and its cache."""
+"""Search and download of checkpoints: folders, the Hub (a small server on this machine replaces it), and its cache."""
 
 import json
 import os
@@ -47,7 +47,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.error: tuple[int, str] | None = None
-        """(HTTP status, X-Error-Code) of every answer."""
+        """HTTP status and X-Error-Code of all responses."""
         self.forbidden: str | None = None
         """Name of a file whose contents are refused."""
         self.commit = COMMIT
@@ -179,7 +179,7 @@ def test_download(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     progress: list[tuple[int, int]] = []
 
     def on_plan(plan: DownloadPlan) -> None:
-        assert not hub.sent, "the plan comes before the first byte"
+        assert not hub.sent, "on_plan is called before the first byte"
         plans.append(plan)
 
     folder = find_checkpoint(REPOSITORY, on_plan=on_plan, on_progress=lambda *numbers: progress.append(numbers))
@@ -191,8 +191,8 @@ def test_download(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     assert {file.name for file in plan.files} == NEEDED
     assert plan.free_disk_bytes > 0
     assert progress[-1] == (size, size)
-    assert progress == sorted(progress), "progress only ever grows"
-    assert capfd.readouterr().err == "", "no bars but ours"
+    assert progress == sorted(progress), "progress never decreases"
+    assert capfd.readouterr().err == "", "huggingface_hub draws no progress bars"
 
 
 def test_the_card_is_fetched_without_the_weights(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_the_card_is_fetched_without_the_weights(hub: Hub, monkeypatch: pytest.M
     assert sorted(hub.sent) == ["config.json", "recommended_settings.json"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="not in the cache"):
-        find_checkpoint(REPOSITORY)  # a card alone is not taken for a downloaded checkpoint
+        find_checkpoint(REPOSITORY)  # a card alone is not a downloaded checkpoint
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     find_checkpoint(REPOSITORY)
     assert set(hub.sent) == {*NEEDED, "recommended_settings.json"}
@@ -218,11 +218,11 @@ def test_a_card_that_cannot_be_fetched(hub: Hub) -> None:
         read_card(LoadSettings(model=REPOSITORY))
 
 
-def test_second_time_nothing_is_fetched(hub: Hub) -> None:
+def test_a_second_call_fetches_nothing(hub: Hub) -> None:
     first = find_checkpoint(REPOSITORY)
     hub.sent.clear()
-    again = find_checkpoint(REPOSITORY, on_plan=lambda plan: pytest.fail("there is nothing to plan"))
-    assert again == first
+    second = find_checkpoint(REPOSITORY, on_plan=lambda plan: pytest.fail("there is nothing to plan"))
+    assert second == first
     assert hub.sent == []
 
 
@@ -250,7 +250,7 @@ def test_a_download_ends_when_progress_raises(hub: Hub) -> None:
     assert len(hub.sent) == 1
 
 
-def test_interrupted_download_goes_on_where_it_stopped(hub: Hub) -> None:
+def test_an_interrupted_download_continues_where_it_stopped(hub: Hub) -> None:
     hub.forbidden = "model-00001-of-00002.safetensors"
     refused(REPOSITORY, "refuses access", "403")
     hub.forbidden = None
@@ -262,7 +262,7 @@ def test_interrupted_download_goes_on_where_it_stopped(hub: Hub) -> None:
     assert plans[0].bytes_total > 7000
 
 
-def test_half_a_download_is_not_taken_for_a_checkpoint(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_download_is_not_a_checkpoint(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.forbidden = "model-00001-of-00002.safetensors"
     refused(REPOSITORY)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -278,7 +278,7 @@ def test_offline_after_the_download(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
     assert find_checkpoint(f"{REPOSITORY}@{COMMIT}") == folder
 
 
-def test_full_disk_is_found_before_downloading(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_disk_is_noticed_before_the_download(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:
         free = 100
 
@@ -287,7 +287,7 @@ def test_full_disk_is_found_before_downloading(hub: Hub, monkeypatch: pytest.Mon
     assert hub.sent == []
 
 
-def test_disk_that_fills_up_meanwhile(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_during_the_download(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     download = huggingface_hub.hf_hub_download
@@ -320,7 +320,7 @@ def test_refused_login(hub: Hub) -> None:
     assert "hf auth login" in refused(REPOSITORY, "refuses access", "403").hint
 
 
-def test_repository_that_is_no_checkpoint(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_without_a_checkpoint(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(FILES, "config.json")
     refused(REPOSITORY, "not a checkpoint", "config.json")
 
@@ -358,7 +358,7 @@ def run_offline(home: Path, model: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_offline_mode_reads_a_real_cache_and_nothing_else(tmp_path: Path) -> None:
+def test_offline_mode_uses_only_a_real_cache(tmp_path: Path) -> None:
     repository = tmp_path / "hub" / "models--someone--tiny"
     snapshot = repository / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Loading: what is right is fused and cast, what is wrong is said in one message."""
+"""Loading of checkpoints: tensors are fused and cast, and one message lists all problems."""
 
 import json
 import os
@@ -29,7 +29,7 @@ LAYER = "language_model.model.layers.1"
 
 @pytest.fixture
 def broken(tiny_checkpoint: Path, tmp_path: Path) -> Path:
-    """A copy to damage."""
+    """A copy of the tiny checkpoint, to be damaged."""
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
 
 
@@ -37,14 +37,14 @@ def load(folder: Path, dtype: torch.dtype = torch.float32, **options: bool) -> S
     return load_checkpoint(folder, CPU, dtype, **options)
 
 
-def shard(folder: Path) -> Path:
+def weight_file(folder: Path) -> Path:
     return next(folder.glob("*.safetensors"))
 
 
 def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    tensors = load_file(shard(folder))
+    tensors = load_file(weight_file(folder))
     edit(tensors)
-    save_file(tensors, shard(folder))
+    save_file(tensors, weight_file(folder))
 
 
 def config(folder: Path, edit: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
@@ -57,7 +57,7 @@ def test_projections_are_fused_in_order(
     parity_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = parity_checkpoint("a3b")
-    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4096)  # tensors come in several pieces
+    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4096)  # read tensors in several chunks
     network = load(folder)
     stored = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
     attention = network.gen.blocks[1].attention
@@ -82,12 +82,12 @@ def test_float32_files_load_as_bfloat16(parity_checkpoint: Callable[[str], Path]
     assert torch.equal(network.lm_head.weight, stored[name].to(torch.bfloat16))
 
 
-def test_a_single_file_will_do(broken: Path) -> None:
+def test_a_single_file_without_an_index(broken: Path) -> None:
     reference = load(broken)
-    shard(broken).rename(broken / "model.safetensors")
+    weight_file(broken).rename(broken / "model.safetensors")
     (broken / INDEX_FILE).unlink()
-    for ours, theirs in zip(load(broken).parameters(), reference.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    for parameter, expected in zip(load(broken).parameters(), reference.parameters(), strict=True):
+        assert torch.equal(parameter, expected)
 
 
 def test_loading_in_inference_mode(tiny_checkpoint: Path) -> None:
@@ -96,50 +96,50 @@ def test_loading_in_inference_mode(tiny_checkpoint: Path) -> None:
     assert not any(parameter.is_inference() for parameter in network.parameters())
 
 
-def test_progress_ends_at_the_whole(tiny_checkpoint: Path) -> None:
+def test_progress_ends_at_the_total(tiny_checkpoint: Path) -> None:
     seen: list[LoadProgress] = []
     load_checkpoint(tiny_checkpoint, CPU, torch.float32, on_progress=seen.append)
     assert seen[-1].done_bytes == seen[-1].total_bytes > 4_000_000
 
 
-def test_what_the_listener_raises_ends_the_reading(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_on_progress_ends_loading(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4096)
     monkeypatch.setattr(loader, "REPORT_BYTES", 4096)
     read = os.preadv
 
     calls: list[int] = []
 
-    def slowly(*where: Any) -> int:
+    def slowly(*arguments: Any) -> int:
         calls.append(1)
         time.sleep(0.005)
-        return read(*where)
+        return read(*arguments)
 
     monkeypatch.setattr(os, "preadv", slowly)
     seen: list[LoadProgress] = []
 
-    def listen(progress: LoadProgress) -> None:
+    def cancel(progress: LoadProgress) -> None:
         seen.append(progress)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt) as caught:  # kept, and with it the frame that was reading
-        load_checkpoint(tiny_checkpoint, CPU, torch.float32, on_progress=listen)
+    with pytest.raises(KeyboardInterrupt) as caught:  # stores the error, and with it the frame that was reading
+        load_checkpoint(tiny_checkpoint, CPU, torch.float32, on_progress=cancel)
     assert len(seen) == 1
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("read weights")] == []
-    assert len(calls) < 100  # of more than a thousand blocks
+    assert len(calls) < 100  # of more than a thousand chunks
     del caught
 
 
 def test_no_memory_to_read_into(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as page-locked memory where it is used up: the error comes as it is, for the engine to put into words."""
+    """The error, such as one about page-locked memory, is raised unchanged; the engine explains it."""
 
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
-    pieces = map(safetensors_files.TensorPart.whole, safetensors_files.stored_tensors(tiny_checkpoint).values())
-    blocks = safetensors_files.read_chunks(pieces, lambda block: None)
+    parts = map(safetensors_files.TensorPart.whole, safetensors_files.stored_tensors(tiny_checkpoint).values())
+    sizes = safetensors_files.read_chunks(parts, lambda chunk: None)
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(blocks)
+        list(sizes)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_missing_unexpected_and_misshapen_are_listed_together(broken: Path) -> N
     assert "language_model.model.norm.weight: is [7], should be [128]" in message
 
 
-def test_nan_is_found_when_asked_for(broken: Path) -> None:
+def test_nan_is_found_with_check_weights(broken: Path) -> None:
     def damage(tensors: dict[str, torch.Tensor]) -> None:
         tensors["language_model.model.norm.weight"][3] = torch.nan
 
@@ -188,33 +188,33 @@ def test_nan_is_found_when_asked_for(broken: Path) -> None:
         load(broken, check_weights=True)
 
 
-def test_truncated_shard(broken: Path) -> None:
-    whole = shard(broken).read_bytes()
-    shard(broken).write_bytes(whole[:-1000])
+def test_a_truncated_file(broken: Path) -> None:
+    whole = weight_file(broken).read_bytes()
+    weight_file(broken).write_bytes(whole[:-1000])
     with pytest.raises(CheckpointError, match=rf"is truncated: {len(whole) - 1000:,} of {len(whole):,} bytes"):
         load(broken)
 
 
-def test_a_tensor_in_two_shards(broken: Path) -> None:
+def test_a_tensor_in_two_files(broken: Path) -> None:
     name = "language_model.model.norm.weight"
     save_file({name: torch.zeros(128)}, broken / "other.safetensors")
     index = json.loads((broken / INDEX_FILE).read_text())
     index["weight_map"][name] = "other.safetensors"
     (broken / INDEX_FILE).write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=rf"{name} is stored in two files: .*{shard(broken).name}"):
+    with pytest.raises(CheckpointError, match=rf"{name} is stored in two files: .*{weight_file(broken).name}"):
         load(broken)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]"])
-def test_no_safetensors(broken: Path, content: bytes) -> None:
-    shard(broken).write_bytes(content)
+def test_a_file_in_another_format(broken: Path, content: bytes) -> None:
+    weight_file(broken).write_bytes(content)
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         load(broken)
 
 
-def test_index_names_a_missing_shard(broken: Path) -> None:
-    name = shard(broken).name
-    shard(broken).unlink()
+def test_the_index_names_a_missing_file(broken: Path) -> None:
+    name = weight_file(broken).name
+    weight_file(broken).unlink()
     with pytest.raises(CheckpointError, match=f"are missing: {name}"):
         load(broken)
 
@@ -226,19 +226,19 @@ def test_damaged_index(broken: Path, content: str) -> None:
         load(broken)
 
 
-def test_a_shard_that_may_not_be_read(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", forbidden)
     (broken / INDEX_FILE).unlink()
-    shard(broken).rename(broken / "model.safetensors")
+    weight_file(broken).rename(broken / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"safetensors cannot be read: Permission denied\ncheck its permissions"):
         safetensors_files.stored_tensors(broken)
 
 
 def test_no_weights(broken: Path) -> None:
-    shard(broken).unlink()
+    weight_file(broken).unlink()
     (broken / INDEX_FILE).unlink()
     with pytest.raises(CheckpointError, match="has no weights"):
         load(broken)
@@ -266,7 +266,7 @@ def test_a_missing_field_is_named(broken: Path, place: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("concat_time_token_num", 1), ("noise_scale_mode", "fixed"), ("downsample_ratio", 1)]
 )
-def test_what_is_not_covered_is_refused(broken: Path, name: str, value: object) -> None:
+def test_unsupported_configurations_are_refused(broken: Path, name: str, value: object) -> None:
     config(broken, lambda fields: fields.update({name: value}))
     with pytest.raises(CheckpointError, match=f"{name} is"):
         load(broken)
@@ -275,12 +275,12 @@ def test_what_is_not_covered_is_refused(broken: Path, name: str, value: object) 
 @pytest.mark.parametrize(("convolutional", "parameters"), [(False, 17_552_340_992), (True, 17_532_854_464)])
 def test_the_layout_of_the_published_models(convolutional: bool, parameters: int) -> None:
     fields = config_fields(**EIGHT_B, convolutional_head=convolutional)
-    slots = checkpoint_layout(parse_config(fields, "8B"))
-    assert len(slots) == 1116
-    assert sum(slot.numel for slot in slots.values()) == parameters
+    layout = checkpoint_layout(parse_config(fields, "8B"))
+    assert len(layout) == 1116
+    assert sum(target.numel for target in layout.values()) == parameters
 
 
-def test_layers_that_are_missing_are_told_by_number(broken: Path) -> None:
+def test_missing_layers_are_named_by_number(broken: Path) -> None:
     def damage(tensors: dict[str, torch.Tensor]) -> None:
         for layer in (0, 2):
             del tensors[f"language_model.model.layers.{layer}.self_attn.q_proj.weight"]
@@ -290,13 +290,13 @@ def test_layers_that_are_missing_are_told_by_number(broken: Path) -> None:
         load(broken)
 
 
-def test_numbers_that_are_none(broken: Path) -> None:
+def test_a_number_that_is_nan(broken: Path) -> None:
     config(broken, lambda fields: fields["llm_config"].update(rms_norm_eps=float("nan")))
     with pytest.raises(CheckpointError, match="rms_norm_eps is nan"):
         load(broken)
 
 
-def test_null_is_as_good_as_absent(parity_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_null_means_absent(parity_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(parity_checkpoint("a3b"), tmp_path / "a3b"))
     expected = read_config(folder)
     config(folder, lambda fields: fields["llm_config"].update(mlp_only_layers=None, decoder_sparse_step=None))
@@ -309,13 +309,13 @@ def test_head_dim(broken: Path) -> None:
         load(broken)
 
 
-def test_scaled_positions_are_not_covered(broken: Path) -> None:
+def test_scaled_positions_are_refused(broken: Path) -> None:
     config(broken, lambda fields: fields["llm_config"].update(rope_scaling={"type": "yarn"}))
     with pytest.raises(CheckpointError, match="rope_scaling"):
         load(broken)
 
 
-def test_nothing_is_overwritten_by_a_synthetic_one(tmp_path: Path) -> None:
+def test_a_new_checkpoint_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "mine.partial").mkdir()
     (tmp_path / "mine.partial" / "thesis.txt").write_text("long")
     write_tiny_checkpoint(tmp_path / "mine")

@@ -1,4 +1,4 @@
-"""LoRAs: merged as by hand in float64, taken away without a trace, and refused with names where they do not fit."""
+"""LoRAs: merged exactly, removed exactly, and refused with the names of tensors that do not fit."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import Engine, GenerateRequest, ImageSettings, Notice, Picture
-from model.checkpoint import safetensors_files as shards
+from model.checkpoint import safetensors_files
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.lora import PREFIX, AdapterMerger, read_adapters
@@ -24,11 +24,11 @@ SMALL = ImageSettings(size="64x96", num_steps=2)
 
 
 def matrices(folder: Path) -> dict[str, tuple[int, int]]:
-    """All projections of a checkpoint, of both towers, and one of its image embeddings' kernels as a matrix."""
-    slots = checkpoint_layout(read_config(folder))
+    """Return the shapes of all projections of both towers, and of one image embedding's kernel as a matrix."""
+    layout = checkpoint_layout(read_config(folder))
     named = {
-        name.removesuffix(".weight"): slot.shape
-        for name, slot in slots.items()
+        name.removesuffix(".weight"): target.shape
+        for name, target in layout.items()
         if "_proj" in name or name == "vision_model.embeddings.dense_embedding.weight"
     }
     return {name: (shape[0], torch.Size(shape[1:]).numel()) for name, shape in named.items()}
@@ -62,15 +62,15 @@ def loaded(folder: Path, *loras: NamedLora, dtype: torch.dtype = torch.float32) 
 
 @pytest.mark.parametrize("name", ["u1", "u15", "a3b"])
 @pytest.mark.parametrize("prefix", ["", PREFIX])
-def test_merging_is_that_of_float64_by_hand(
+def test_merging_equals_a_float64_computation(
     name: str,
     prefix: str,
     parity_checkpoint: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Fused projections and experts get their parts; a part may begin in the middle of a row."""
-    monkeypatch.setattr(shards, "CHUNK_BYTES", 4 * 1000)
+    """This includes fused projections and experts, and chunks that begin in the middle of a row."""
+    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4 * 1000)
     folder = parity_checkpoint(name)
     shapes = matrices(folder)
     first = write_lora(tmp_path / "first.safetensors", shapes, prefix=prefix)
@@ -78,22 +78,20 @@ def test_merging_is_that_of_float64_by_hand(
     second = write_lora(tmp_path / "second.safetensors", some, rank=4, alpha=None, seed=1)
     merged = loaded(folder, NamedLora(str(first), 0.7), NamedLora(str(second), -2.0))
     plain = loaded(folder)
-    changed = {key: tensor.double() for key, tensor in plain.items()}
-    slots = checkpoint_layout(read_config(folder))
+    expected = {key: tensor.double() for key, tensor in plain.items()}
+    layout = checkpoint_layout(read_config(folder))
     for file, scale in ((first, 0.7 * 64 / 128), (second, -2.0)):
         tensors = load_file(file)
         for layer in shapes if file == first else some:
-            place = prefix + layer if file == first else layer
-            down, up = (tensors[f"{place}.lora_{part}.weight"].double() for part in ("down", "up"))
-            slot = slots[f"{layer}.weight"]
-            target = changed[slot.parameter].view(-1)[slot.offset : slot.offset + slot.numel]
-            target += (scale * (up @ down)).flatten()
+            name = prefix + layer if file == first else layer
+            down, up = (tensors[f"{name}.lora_{part}.weight"].double() for part in ("down", "up"))
+            target = layout[f"{layer}.weight"]
+            numbers = expected[target.parameter].view(-1)[target.offset : target.offset + target.numel]
+            numbers += (scale * (up @ down)).flatten()
     for key, tensor in merged.items():
-        assert (tensor.double() - changed[key]).abs().max() < 1e-5 * changed[key].abs().max()
-        touched = any(
-            slot.parameter == key and f"{layer}.weight" == at for layer in shapes for at, slot in slots.items()
-        )
-        assert torch.equal(tensor, plain[key]) is not touched
+        assert (tensor.double() - expected[key]).abs().max() < 1e-5 * expected[key].abs().max()
+        updated = any(layout[f"{layer}.weight"].parameter == key for layer in shapes)
+        assert torch.equal(tensor, plain[key]) is not updated
 
 
 def picture(engine: Engine, settings: ImageSettings = SMALL) -> bytes:
@@ -102,7 +100,7 @@ def picture(engine: Engine, settings: ImageSettings = SMALL) -> bytes:
 
 
 @pytest.mark.parametrize("quantization", ["off", "fp8-all"])
-def test_a_resident_model_gets_and_loses_them_exactly(tiny_checkpoint: Path, tmp_path: Path, quantization: str) -> None:
+def test_loras_are_added_and_removed_exactly(tiny_checkpoint: Path, tmp_path: Path, quantization: str) -> None:
     lora = NamedLora(str(write_lora(tmp_path / "style.safetensors", matrices(tiny_checkpoint), rank=8)), 0.5)
     other = NamedLora(str(write_lora(tmp_path / "other.safetensors", matrices(tiny_checkpoint), rank=2, seed=1)))
     engine = Engine.load(tiny_checkpoint, device="cpu", quantization=quantization)
@@ -120,7 +118,7 @@ def test_a_resident_model_gets_and_loses_them_exactly(tiny_checkpoint: Path, tmp
 
 
 @pytest.mark.parametrize("quantization", ["off", "fp8-all"])
-def test_a_part_of_a_fused_projection_is_enough(tiny_checkpoint: Path, tmp_path: Path, quantization: str) -> None:
+def test_a_lora_for_a_part_of_a_fused_projection(tiny_checkpoint: Path, tmp_path: Path, quantization: str) -> None:
     shapes = {name: shape for name, shape in matrices(tiny_checkpoint).items() if "q_proj_mot_gen" in name}
     lora = NamedLora(str(write_lora(tmp_path / "q.safetensors", shapes, rank=4)))
     engine = Engine.load(tiny_checkpoint, device="cpu", quantization=quantization)
@@ -133,7 +131,7 @@ def test_a_part_of_a_fused_projection_is_enough(tiny_checkpoint: Path, tmp_path:
     assert picture(engine) == before
 
 
-def test_what_does_not_fit_changes_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_lora_that_does_not_fit_changes_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     shapes = matrices(tiny_checkpoint)
     good = NamedLora(str(write_lora(tmp_path / "good.safetensors", shapes, rank=2)))
     bad = NamedLora(str(write_lora(tmp_path / "bad.safetensors", {"language_model.model.layers.77.x": (4, 4)}, rank=2)))
@@ -146,7 +144,7 @@ def test_what_does_not_fit_changes_nothing(tiny_checkpoint: Path, tmp_path: Path
     assert engine.loras == (good,) and picture(engine) == before
 
 
-def test_a_change_that_is_cut_off_is_not_used(
+def test_an_interrupted_replacement_makes_the_weights_unusable(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lora = NamedLora(str(write_lora(tmp_path / "style.safetensors", matrices(tiny_checkpoint), rank=2)))
@@ -184,7 +182,7 @@ def test_a_change_that_is_cut_off_is_not_used(
         (lambda t: [t.pop(key) for key in list(t)] and t.update({"x": torch.ones(1)}), "it has no LoRA tensors"),
     ],
 )
-def test_a_file_that_fits_in_part_is_refused_with_names(
+def test_a_file_that_fits_in_part_is_refused_with_tensor_names(
     tiny_checkpoint: Path, tmp_path: Path, edit: Callable[[dict[str, torch.Tensor]], object], said: str
 ) -> None:
     file = write_lora(tmp_path / "lora.safetensors", matrices(tiny_checkpoint), rank=2)
@@ -205,7 +203,7 @@ def test_a_file_that_fits_in_part_is_refused_with_names(
         ("text.safetensors", "text.safetensors cannot be read as a LoRA"),
     ],
 )
-def test_what_is_no_lora_file_is_refused(
+def test_other_files_are_refused(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -218,7 +216,7 @@ def test_what_is_no_lora_file_is_refused(
     assert caught.value.what.startswith(said)
 
 
-def test_a_folder_with_one_file_will_do(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_with_one_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "lora").mkdir()
     write_lora(tmp_path / "lora" / "weights.safetensors", matrices(tiny_checkpoint), rank=2)
     assert Engine.load(tiny_checkpoint, device="cpu", lora=str(tmp_path / "lora")).loras
@@ -231,7 +229,7 @@ def test_a_folder_with_one_file_will_do(tiny_checkpoint: Path, tmp_path: Path) -
         {"recommended_settings": json.dumps({"num_steps": 8, "cfg_scale": 1.0})},
     ],
 )
-def test_its_own_settings_are_recommended_and_others_remarked(
+def test_recommended_settings_and_a_notice_about_others(
     tiny_checkpoint: Path, tmp_path: Path, metadata: dict[str, str]
 ) -> None:
     file = write_lora(tmp_path / "fast.safetensors", matrices(tiny_checkpoint), rank=2, metadata=metadata)

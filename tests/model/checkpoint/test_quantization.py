@@ -1,4 +1,4 @@
-"""Eight-bit weights: how near they are to the numbers they stand for, and that loading makes the same ones."""
+"""Quantized weights: their precision, and equal weights from loading and from conversion."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from config.errors import SettingsError
 from config.settings import Quantization
 from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
-from model.checkpoint import safetensors_files as shards
+from model.checkpoint import safetensors_files
 from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.quantization import (
@@ -26,7 +26,7 @@ from model.errors import DeviceError
 CPU = torch.device("cpu")
 
 
-def test_a_row_keeps_three_bits_of_each_number_and_its_greatest_one() -> None:
+def test_a_row_keeps_three_bits_of_each_number_and_its_maximum() -> None:
     rows = torch.randn(7, 64) * torch.tensor([1e-6, 1e-3, 0.1, 1, 10, 1e3, 1e6])[:, None]
     quantized = quantize_rows(rows)
     numbers, scale = quantized.values, quantized.scales
@@ -44,7 +44,7 @@ def test_rows_of_zeros_stay_zeros() -> None:
     assert (numbers.float() == 0).all() and torch.isfinite(scale).all()
 
 
-def test_a_layer_is_nearly_the_one_it_was_made_of() -> None:
+def test_a_quantized_layer_is_near_the_original() -> None:
     plain = torch.nn.Linear(256, 96, bias=False).to(torch.bfloat16)
     quantized = Fp8Linear(96, 256, CPU)
     quantized.fill(plain.weight)
@@ -56,25 +56,25 @@ def test_a_layer_is_nearly_the_one_it_was_made_of() -> None:
 
 
 @pytest.mark.parametrize("towers", [("gen",), ("gen", "und")])
-def test_loading_makes_what_a_loaded_network_becomes(
+def test_loading_quantized_equals_converting_later(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, towers: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(shards, "CHUNK_BYTES", 4096)  # tensors come in several pieces, from several threads
+    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4096)  # read tensors in several chunks with several threads
     loaded = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=towers)
     converted = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16)
     quantize_network(converted, towers)
-    ours, theirs = loaded.state_dict(), converted.state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name].float(), theirs[name].float()) for name in ours)
-    eight_bit = {name.split(".")[0] for name, tensor in ours.items() if tensor.dtype == FP8}
-    assert eight_bit == set(towers)
-    matrices = [name for name in ours if name.startswith("gen.") and name.endswith("_proj.weight")]
-    assert len(matrices) == 4 * 3 and all(ours[name].dtype == FP8 for name in matrices)
-    assert ours["lm_head.weight"].dtype == torch.bfloat16
+    state, expected = loaded.state_dict(), converted.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name].float(), expected[name].float()) for name in state)
+    quantized = {name.split(".")[0] for name, tensor in state.items() if tensor.dtype == FP8}
+    assert quantized == set(towers)
+    matrices = [name for name in state if name.startswith("gen.") and name.endswith("_proj.weight")]
+    assert len(matrices) == 4 * 3 and all(state[name].dtype == FP8 for name in matrices)
+    assert state["lm_head.weight"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["fp8", "fp8-all"])
-def test_the_demo_still_draws_and_tells_what_it_is_asked_for(name: str) -> None:
+def test_the_quantized_demo_draws_and_describes_correctly(name: str) -> None:
     engine = Engine.load(DEMO_CHECKPOINT, device="cpu", quantization=name)
     settings = ImageSettings(size="256x256", num_steps=4, cfg_scale=2.5, timestep_shift=3.0)
     events = engine.run(GenerateRequest("a yellow star on a purple background", settings))
@@ -84,14 +84,14 @@ def test_the_demo_still_draws_and_tells_what_it_is_asked_for(name: str) -> None:
     assert answer.text == "A yellow star on a purple background."
 
 
-def test_experts_are_left_as_they_are(parity_checkpoint: Callable[[str], Path]) -> None:
+def test_experts_are_not_quantized(parity_checkpoint: Callable[[str], Path]) -> None:
     network = load_checkpoint(parity_checkpoint("a3b"), CPU, torch.bfloat16, quantized=("gen",))
     dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
     assert dtypes["gen.blocks.0.attention.qkv_proj.weight"] == FP8
     assert dtypes["gen.blocks.0.mlp.gate_up_proj"] == torch.bfloat16
 
 
-def test_what_cannot_be_is_refused_before_anything_is_loaded() -> None:
+def test_impossible_quantizations_are_refused_before_loading() -> None:
     with pytest.raises(SettingsError, match="quantization='int4': must be off, fp8 or fp8-all"):
         Engine.load("not there", quantization="int4")
     with pytest.raises(DeviceError, match="works with bfloat16, not with float32"):

@@ -1,4 +1,4 @@
-"""What a rank reads of a checkpoint, and that the parts make the whole."""
+"""Sharding: the ranks' shards together are the whole checkpoint, and a rank reads little more than its shard."""
 
 import os
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import safetensors_files as shards
+from model.checkpoint import safetensors_files
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import read_adapters
 from model.checkpoint.named_lora import NamedLora
 from model.checkpoint.quantization import Fp8Linear, quantize_rows
-from model.checkpoint.random_weights import SHAPES, config_fields, random_shard
+from model.checkpoint.random_weights import SHAPES, config_fields, random_shard, write_random_checkpoint
 from model.checkpoint.sharding import WHOLE, Shard, Shards, possible_splits, require_split, split_config
 from model.errors import DeviceError
 from model.memory.estimate import ALL_RESIDENT, Weights
@@ -24,40 +24,36 @@ from tests.model.checkpoint.test_lora import matrices, write_lora
 CPU = torch.device("cpu")
 
 
-def reassembled(parts: list[SenseNovaU1], folder: Path) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors by their official names, put together from parts of networks: rows, columns, or the
-    same in all of them."""
+def reassembled(shards: list[SenseNovaU1], folder: Path) -> dict[str, torch.Tensor]:
+    """Join the tensors of all shards: return the checkpoint's tensors by their official names."""
     config = read_config(folder)
-    whole, ours = checkpoint_layout(config), checkpoint_layout(parts[0].config)
-    states = [part.state_dict() for part in parts]
+    whole, layout = checkpoint_layout(config), checkpoint_layout(shards[0].config)
+    states = [shard.state_dict() for shard in shards]
     tensors = {}
-    for name, slot in ours.items():
-        pieces = [
-            state[slot.parameter].view(-1)[slot.offset : slot.offset + slot.numel].view(slot.shape) for state in states
-        ]
-        axis = next((axis for axis, side in enumerate(slot.shape) if side != whole[name].shape[axis]), None)
+    for name, target in layout.items():
+        elements = slice(target.offset, target.offset + target.numel)
+        parts = [state[target.parameter].view(-1)[elements].view(target.shape) for state in states]
+        axis = next((axis for axis, side in enumerate(target.shape) if side != whole[name].shape[axis]), None)
         if axis is None:
-            assert all(torch.equal(piece, pieces[0]) for piece in pieces), name
-            tensors[name] = pieces[0]
+            assert all(torch.equal(part, parts[0]) for part in parts), name
+            tensors[name] = parts[0]
         else:
-            tensors[name] = torch.cat(pieces, axis).narrow(axis, 0, whole[name].shape[axis])
+            tensors[name] = torch.cat(parts, axis).narrow(axis, 0, whole[name].shape[axis])
         assert tensors[name].shape == whole[name].shape
     return tensors
 
 
 @pytest.mark.parametrize("name", ["u1", "u15", "a3b"])
-def test_parts_make_the_whole(name: str, parity_checkpoint: Callable[[str], Path]) -> None:
+def test_shards_join_to_the_whole(name: str, parity_checkpoint: Callable[[str], Path]) -> None:
     folder = parity_checkpoint(name)
     whole = reassembled([load_checkpoint(folder, CPU, torch.float32)], folder)
     parts = [load_checkpoint(folder, CPU, torch.float32, shards=Shards.equal(index, 2)) for index in range(2)]
     halves = reassembled(parts, folder)
     assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
-    assert parts[0].und.blocks[0].attention.o_proj.weight.shape == (64, 64)  # of 4 heads, 2
+    assert parts[0].und.blocks[0].attention.o_proj.weight.shape == (64, 64)  # 2 of 4 heads
 
 
-def test_an_odd_vocabulary_is_shared_too(tmp_path: Path) -> None:
-    from model.checkpoint.random_weights import write_random_checkpoint
-
+def test_an_odd_vocabulary_is_sharded(tmp_path: Path) -> None:
     fields = config_fields(
         hidden=64, layers=1, heads=4, kv_heads=2, head_dim=32, ffn=64, vocabulary=301, vision_hidden=64
     )
@@ -74,7 +70,7 @@ def test_each_of_two_ranks_reads_little_more_than_half(
     name: str, parity_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = parity_checkpoint(name)
-    total = sum(tensor.stop - tensor.start for tensor in shards.stored_tensors(folder).values())
+    total = sum(tensor.stop - tensor.start for tensor in safetensors_files.stored_tensors(folder).values())
     read = []
     preadv = os.preadv
 
@@ -82,27 +78,27 @@ def test_each_of_two_ranks_reads_little_more_than_half(
         read.append(preadv(descriptor, buffers, place))
         return read[-1]
 
-    monkeypatch.setattr(shards.os, "preadv", counted)
+    monkeypatch.setattr(safetensors_files.os, "preadv", counted)
     load_checkpoint(folder, CPU, torch.float32, shards=Shards.equal(1, 2))
     assert 0.5 < sum(read) / total <= 0.55
 
 
-def test_the_towers_can_be_split_into_different_numbers_of_parts(parity_checkpoint: Callable[[str], Path]) -> None:
-    """Half of what reads and writes, and all of what draws: the numbers of either are those of such a rank."""
+def test_the_towers_can_have_different_numbers_of_shards(parity_checkpoint: Callable[[str], Path]) -> None:
+    """Half of the understanding tower and the whole generation tower have the weights of such ranks."""
     folder = parity_checkpoint("u1")
     mixed = load_checkpoint(folder, CPU, torch.float32, shards=Shards(Shard(1, 2), Shard()))
     half = load_checkpoint(folder, CPU, torch.float32, shards=Shards.equal(1, 2))
     whole = load_checkpoint(folder, CPU, torch.float32)
     for name, parameter in mixed.named_parameters():
-        draws = name.startswith(("gen.", "fm_head."))
-        assert torch.equal(parameter, (whole if draws else half).get_parameter(name)), name
+        is_gen = name.startswith(("gen.", "fm_head."))
+        assert torch.equal(parameter, (whole if is_gen else half).get_parameter(name)), name
     size = sum(parameter.nbytes for parameter in mixed.parameters())
     config = read_config(folder)
     weights = Weights.of(config, 4, shards=Shards(Shard(1, 2), Shard()))
     assert weights.on_device(ALL_RESIDENT) == pytest.approx(size, rel=0.01)
 
 
-def test_a_lora_is_merged_into_parts(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_a_lora_is_merged_into_shards(tmp_path: Path, tiny_checkpoint: Path) -> None:
     config = read_config(tiny_checkpoint)
     file = write_lora(tmp_path / "lora.safetensors", matrices(tiny_checkpoint))
     adapters = read_adapters([NamedLora(str(file), 0.7)], config)
@@ -118,11 +114,11 @@ def test_a_lora_is_merged_into_parts(tmp_path: Path, tiny_checkpoint: Path) -> N
         torch.testing.assert_close(halves[name], tensor, rtol=0, atol=1e-5)
     for index, part in enumerate(parts):
         replace_adapters(part, tiny_checkpoint, adapters, (), Shards.equal(index, 2))
-    taken_away = reassembled(parts, tiny_checkpoint)
-    assert all(torch.equal(taken_away[name], tensor) for name, tensor in plain.items())
+    without_lora = reassembled(parts, tiny_checkpoint)
+    assert all(torch.equal(without_lora[name], tensor) for name, tensor in plain.items())
 
 
-def test_eight_bit_parts_have_scales_of_their_own(tiny_checkpoint: Path) -> None:
+def test_quantized_shards_have_their_own_scales(tiny_checkpoint: Path) -> None:
     plain = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, shards=Shards.equal(1, 2))
     part = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=("gen",), shards=Shards.equal(1, 2))
     down = part.get_submodule("gen.blocks.0.mlp.down_proj")
@@ -133,23 +129,23 @@ def test_eight_bit_parts_have_scales_of_their_own(tiny_checkpoint: Path) -> None
     assert torch.equal(down.scale, scale[:, 0])
 
 
-def test_the_8b_takes_half_of_its_memory() -> None:
+def test_a_shard_of_the_8b_needs_half_of_its_memory() -> None:
     config = parse_config(config_fields(**SHAPES["u1-8b"]), "8B")
-    part = sum(slot.numel for slot in checkpoint_layout(split_config(config, 2)).values())
-    whole = sum(slot.numel for slot in checkpoint_layout(config).values())
-    assert part / whole < 0.503
-    assert part * 2 / 2**30 < 17.5
+    shard = sum(target.numel for target in checkpoint_layout(split_config(config, 2)).values())
+    whole = sum(target.numel for target in checkpoint_layout(config).values())
+    assert shard / whole < 0.503
+    assert shard * 2 / 2**30 < 17.5
     assert possible_splits(config) == [1, 2, 4, 8]
 
 
-def test_splits_that_are_not_possible_name_those_that_are(tiny_checkpoint: Path) -> None:
+def test_an_impossible_split_names_the_possible_ones(tiny_checkpoint: Path) -> None:
     config = read_config(tiny_checkpoint)
     with pytest.raises(DeviceError, match=r"3: 4 heads and 2 key/value heads .*\nit can be 1, 2; more GPUs: `cfg"):
         require_split(config, 3)
     require_split(config, 2)
 
 
-def test_random_parts_make_one_network(tiny_checkpoint: Path) -> None:
+def test_random_shards_join_to_one_network(tiny_checkpoint: Path) -> None:
     config = read_config(tiny_checkpoint)
     whole = reassembled([random_shard(config, CPU, torch.float32, WHOLE)], tiny_checkpoint)
     halves = [random_shard(config, CPU, torch.float32, Shards.equal(index, 2)) for index in range(2)]

@@ -1,4 +1,4 @@
-"""How input pictures are resized."""
+"""Sizes and pixels of input images and previews."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_a_preview_averages_the_whole_picture() -> None:
     [
         ((96, 64), 0, (96, 64)),
         ((96, 64), 96, (96, 64)),
-        ((96, 64), 97, (96, 64)),  # nothing is enlarged
+        ((96, 64), 97, (96, 64)),  # previews are never enlarged
         ((96, 64), 95, (95, 64)),
         ((96, 64), 48, (48, 32)),
         ((64, 96), 30, (20, 30)),
@@ -81,14 +81,12 @@ def test_a_preview_averages_the_whole_picture() -> None:
         ((96, 64), 1, (1, 1)),
     ],
 )
-def test_a_preview_has_the_size_that_was_asked_for(
-    size: tuple[int, int], longer_side: int, made: tuple[int, int]
-) -> None:
+def test_a_preview_has_the_requested_size(size: tuple[int, int], longer_side: int, made: tuple[int, int]) -> None:
     assert to_preview(torch.zeros(1, 3, size[1], size[0]), longer_side).size == made
 
 
-def test_a_preview_keeps_what_is_where() -> None:
-    """Also where the last squares reach beyond the edge."""
+def test_a_preview_keeps_the_layout_of_the_picture() -> None:
+    """This includes the last squares, which extend beyond the edge."""
     picture = torch.full((1, 3, 64, 100), -1.0)
     picture[..., 50:] = 1.0  # the right half white
     row = to_preview(picture, 3).convert("L").crop((0, 0, 3, 1)).tobytes()

@@ -1,4 +1,4 @@
-"""The texts that the model was trained with."""
+"""Prompts in the format of the training data."""
 
 import hashlib
 
@@ -18,7 +18,7 @@ from model.inputs.prompts import (
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message
 
 
-def slots(text: str) -> str:
+def shown(text: str) -> str:
     return text.replace(IMAGE_SLOT, "[P]")
 
 
@@ -38,8 +38,8 @@ def test_unconditional_keeps_the_empty_turn() -> None:
     assert unconditional_prompt() == "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n<img>"
 
 
-def test_pictures_only() -> None:
-    assert slots(images_prompt(2)) == "<|im_start|>user\n[P][P]<|im_end|>\n<|im_start|>assistant\n<img>"
+def test_images_only() -> None:
+    assert shown(images_prompt(2)) == "<|im_start|>user\n[P][P]<|im_end|>\n<|im_start|>assistant\n<img>"
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_pictures_only() -> None:
         ("put it on <image>", 2, "[P]\nput it on [P]"),
     ],
 )
-def test_where_pictures_go(prompt: str, pictures: int, user: str) -> None:
-    assert f"<|im_start|>user\n{user}<|im_end|>" in slots(edit_prompt(prompt, pictures, think=False))
+def test_places_of_images(prompt: str, pictures: int, user: str) -> None:
+    assert f"<|im_start|>user\n{user}<|im_end|>" in shown(edit_prompt(prompt, pictures, think=False))
 
 
 def test_answer_keeps_earlier_turns() -> None:
     turns = [Message("user", "<image>\nwhat is it?"), Message("assistant", "A <image> tag."), Message("user", "sure?")]
-    assert slots(answer_prompt(turns, 1, "be brief")) == (
+    assert shown(answer_prompt(turns, 1, "be brief")) == (
         "<|im_start|>system\nbe brief<|im_end|>\n"
         "<|im_start|>user\n[P]\nwhat is it?<|im_end|>\n"
         "<|im_start|>assistant\nA <image> tag.<|im_end|>\n"

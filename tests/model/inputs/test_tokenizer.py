@@ -1,4 +1,4 @@
-"""Streaming pieces join to the whole text, however characters are cut into tokens."""
+"""Tokenizer: texts that are decoded token by token join to the whole text, also if tokens split characters."""
 
 import random
 from pathlib import Path
@@ -10,26 +10,26 @@ from model.inputs.tokenizer import StreamDecoder, Tokenizer
 
 
 @pytest.mark.parametrize("text", ["plain words", "Grüße, 世界 🎨!", "<think>\n\n</think>", "mixed 猫 and <img>"])
-def test_pieces_join_to_the_text(text: str, tiny_checkpoint: Path) -> None:
+def test_streamed_texts_join_to_the_whole(text: str, tiny_checkpoint: Path) -> None:
     tokenizer = Tokenizer(tiny_checkpoint)
     ids = tokenizer.encode(text)
     stream = StreamDecoder(tokenizer)
-    pieces = [stream.push(token) for token in ids] + [stream.flush()]
-    assert "".join(pieces) == text == tokenizer.decode(ids)
-    assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces)
+    texts = [stream.push(token) for token in ids] + [stream.flush()]
+    assert "".join(texts) == text == tokenizer.decode(ids)
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(texts)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_garbage_joins_too(seed: int, tiny_checkpoint: Path) -> None:
-    """A model of random numbers writes bytes that make no characters, and some that do by chance."""
+def test_random_bytes_join_too(seed: int, tiny_checkpoint: Path) -> None:
+    """A model with random weights generates bytes that are not characters, and some that are by chance."""
     tokenizer = Tokenizer(tiny_checkpoint)
     ids = [random.Random(seed * 1000 + place).randrange(256) for place in range(60)]
     stream = StreamDecoder(tokenizer)
-    pieces = [stream.push(token) for token in ids] + [stream.flush()]
-    assert "".join(pieces) == tokenizer.decode(ids)
+    texts = [stream.push(token) for token in ids] + [stream.flush()]
+    assert "".join(texts) == tokenizer.decode(ids)
 
 
-def test_a_cut_off_character_is_flushed(tiny_checkpoint: Path) -> None:
+def test_an_incomplete_character_is_flushed(tiny_checkpoint: Path) -> None:
     tokenizer = Tokenizer(tiny_checkpoint)
     ids = tokenizer.encode("ab🎨")[:-1]
     stream = StreamDecoder(tokenizer)
