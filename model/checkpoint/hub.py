@@ -31,7 +31,7 @@ def find_checkpoint(
     Args:
         model: `demo`, a folder, or a Hub id `owner/name` or `owner/name@revision`.
         on_plan: called before a download starts; not called if nothing has to be downloaded.
-        on_progress: called during the download with (bytes done, bytes to fetch). What it raises ends the download.
+        on_progress: called during the download with (bytes done, bytes to fetch). An exception in it ends the download.
 
     Returns:
         A folder that holds `config.json`.

@@ -64,4 +64,4 @@ def _hint_when_cached(model: str, revision: str) -> str:
         cached_checkpoint(model, revision)
     except CheckpointError:
         return "check the network and try again: complete files are kept"
-    return "the cache holds a copy: set HF_HUB_OFFLINE=1 to use it, or try again later"
+    return "the Hub cache has a copy: set HF_HUB_OFFLINE=1 to use it, or try again later"

@@ -171,7 +171,7 @@ def test_an_interrupted_replacement_makes_the_weights_unusable(
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (lambda t: t.pop(f"{LAYER}.self_attn.q_proj.lora_up.weight"), "1 without lora_down or lora_up:"),
         (lambda t: t.update({"stray.weight": torch.ones(2)}), "1 that do not belong to a LoRA:\n  stray.weight"),
@@ -183,7 +183,7 @@ def test_an_interrupted_replacement_makes_the_weights_unusable(
     ],
 )
 def test_a_file_that_fits_in_part_is_refused_with_tensor_names(
-    tiny_checkpoint: Path, tmp_path: Path, edit: Callable[[dict[str, torch.Tensor]], object], said: str
+    tiny_checkpoint: Path, tmp_path: Path, edit: Callable[[dict[str, torch.Tensor]], object], message: str
 ) -> None:
     file = write_lora(tmp_path / "lora.safetensors", matrices(tiny_checkpoint), rank=2)
     tensors = load_file(file)
@@ -191,11 +191,11 @@ def test_a_file_that_fits_in_part_is_refused_with_tensor_names(
     save_file(tensors, file)
     with pytest.raises(CheckpointError) as caught:
         Engine.load(tiny_checkpoint, device="cpu", lora=str(file))
-    assert said in caught.value.what
+    assert message in caught.value.what
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("missing.safetensors", "there is no LoRA file missing.safetensors"),
         ("empty", "empty has 0 safetensors files"),
@@ -204,7 +204,7 @@ def test_a_file_that_fits_in_part_is_refused_with_tensor_names(
     ],
 )
 def test_other_files_are_refused(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -213,7 +213,7 @@ def test_other_files_are_refused(
         (tmp_path / each).write_text("no tensors")
     with pytest.raises(CheckpointError) as caught:
         Engine.load(tiny_checkpoint, device="cpu", lora=name)
-    assert caught.value.what.startswith(said)
+    assert caught.value.what.startswith(message)
 
 
 def test_a_folder_with_one_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
