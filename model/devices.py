@@ -123,11 +123,6 @@ def resolve_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def device_name(device: torch.device) -> str:
-    """Return the product name of a GPU, or the kind's name."""
-    return torch.cuda.get_device_name(device) if DeviceKind.of(device).has_streams else device.type
-
-
 def synchronize(device: torch.device) -> None:
     """Wait until the device has finished all work that was queued on it."""
     kind = DeviceKind.of(device)

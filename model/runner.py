@@ -9,6 +9,7 @@ from config.sizes import TOKEN_PIXELS, resolve_size
 from model.checkpoint.lora import read_adapters
 from model.checkpoint.lora_files import override_settings
 from model.checkpoint.named_lora import NamedLora, parse_loras
+from model.devices import new_stream
 from model.errors import CheckpointError, DeviceMemoryError
 from model.events import Event, LoadProgress
 from model.inputs.tokenizer import Tokenizer
@@ -40,7 +41,7 @@ class Runner:
         self._tokenizer = tokenizer
         self._recommended = recommended
         self._weights_are_incomplete = False
-        self._preview_stream = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
+        self._preview_stream = new_stream(model.device)
 
     @classmethod
     def load(

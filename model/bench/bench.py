@@ -24,7 +24,7 @@ from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.quantization import quantize_network, resolve_quantization
 from model.checkpoint.random_weights import SHAPES, config_fields, random_network
 from model.checkpoint.writer import write_checkpoint
-from model.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
+from model.devices import DeviceKind, peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
 from model.events import Branch
 from model.inputs.token_sequence import TokenSequence
 from model.memory.errors import memory_errors
@@ -142,7 +142,7 @@ def describe_bench(plan: BenchPlan) -> dict[str, Any]:
     return {
         "weights": "random" if isinstance(plan.model, str) else "its own",
         "device": device_name(device),
-        "threads": None if device.type == "cuda" else torch.get_num_threads(),
+        "threads": None if DeviceKind.of(device).is_gpu else torch.get_num_threads(),
         "dtype": plan.settings.dtype,
         "quantization": plan.settings.quantization,
         "enforce_eager": plan.settings.enforce_eager,

@@ -11,7 +11,7 @@ import torch
 from config.sizes import TOKEN_PIXELS, Size
 from model.bench.ceilings import Ceilings
 from model.checkpoint.safetensors_files import stored_tensors
-from model.devices import host_memory, synchronize
+from model.devices import DeviceKind, host_memory, synchronize
 from model.errors import DeviceMemoryError
 from model.memory.estimate import (
     ALL_RESIDENT,
@@ -76,7 +76,7 @@ class Bandwidth:
 def measure_bandwidth(device: torch.device, folder: Path | None) -> Bandwidth:
     """Time a copy of 256 MiB to the device, and reading the first 2 GiB of a checkpoint."""
     link, note = None, None
-    if device.type == "cuda":
+    if DeviceKind.of(device).has_streams:
         source, note = host_memory(LINK_BYTES, page_locked=True)
         source.zero_()  # the system may not have allocated memory that was never written to
         target = torch.empty_like(source, device=device)

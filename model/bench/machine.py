@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from model.backends.select import device_obstacle
-from model.devices import free_memory
+from model.devices import DeviceKind, free_memory
 from model.network.configuration import ModelConfig
 
 
@@ -36,12 +36,14 @@ class Machine:
 
 def device_name(device: torch.device) -> str:
     """Return a GPU's product name, or the processor's architecture and the kind of device, such as `x86_64 cpu`."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
+    if DeviceKind.of(device).has_streams:
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {device.type}"
 
 
 def describe_machine(device: torch.device, config: ModelConfig) -> Machine:
     """Return the facts, with the memory that is free now."""
-    on_cuda = device.type == "cuda"
+    on_cuda = DeviceKind.of(device).has_streams
     memory = None
     if on_cuda:
         free, total = torch.cuda.mem_get_info(device)

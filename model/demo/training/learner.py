@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.devices import DeviceKind
 from model.network.sensenova import SenseNovaU1
 
 LAST_LEARNING_RATE, WARM_UP = 0.02, 400
@@ -55,7 +56,9 @@ class Learner:
             parts = (each.split(sizes) for each in (weight, weight.grad, momentum))
             for part in zip(*parts, strict=True):
                 self._matrices[part[0].shape].append(part)
-        self.optimizer = torch.optim.AdamW(rest, betas=BETAS, weight_decay=0.0, fused=network.device.type == "cuda")
+        self.optimizer = torch.optim.AdamW(
+            rest, betas=BETAS, weight_decay=0.0, fused=DeviceKind.of(network.device).has_streams
+        )
 
     @torch.no_grad()
     def update(self) -> None:

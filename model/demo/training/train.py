@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from model.backends.gpu import GpuAttention, GpuOperations
 from model.checkpoint.layout import ParameterSlice
 from model.checkpoint.loader import empty_network, load_checkpoint
 from model.checkpoint.random_weights import config_fields
@@ -41,6 +42,7 @@ from model.demo.training.lessons import (
 from model.demo.training.rendering import STYLES, Stage
 from model.demo.training.vocabulary import build_tokenizer
 from model.demo.training.world import SIDE
+from model.devices import DeviceKind
 from model.inputs.image_tensors import IMAGENET_MEAN, IMAGENET_STD
 from model.inputs.prompts import system_message
 from model.network.cache import KVCache
@@ -461,6 +463,9 @@ def train(arguments: argparse.Namespace) -> None:
     else:
         initialise(network, SHAPE["layers"])
     network.requires_grad_(True)
+    if DeviceKind.of(device).is_gpu:
+        # Lessons have masks, which PyTorch's grouping of heads does not support without storing all scores.
+        network.und.operations = network.gen.operations = GpuOperations(GpuAttention(groups_heads=False))
     print(f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.2f} M parameters", flush=True)
     learner = Learner(network, arguments.steps, arguments.learning_rate)
     state_file = folder / "state.pt"

@@ -544,7 +544,7 @@ def test_nothing_is_written_behind_the_end(place: Callable[..., Engine], monkeyp
         read(*arguments)
 
     monkeypatch.setattr(weight_stream, "read_exactly", slowly)
-    engine._runner.model.network.und.blocks.begin()
+    engine._runner.model.network.und.blocks._start_pass()
     engine._runner.model.release()
     before = [buffer.memory.clone() for buffer in buffers]
     time.sleep(0.5)
