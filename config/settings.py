@@ -206,7 +206,7 @@ class LoadSettings(SettingsGroup):
     @classmethod
     def _some_memory(cls, amount: str | None) -> str | None:
         if amount not in (None, "all") and parse_memory(amount) is None:
-            raise SettingsError(f"gpu_memory {amount!r} is not understood", "write it like 8GiB or 7.5GB; or all")
+            raise SettingsError(f"`gpu_memory` {amount!r} is not understood", "write it like 8GiB or 7.5GB; or all")
         return amount
 
 
@@ -275,14 +275,14 @@ def require_compatible(load: LoadSettings, cache: str = "off") -> None:
         SettingsError: two settings contradict each other.
     """
     size = load.tensor_parallel_size * load.cfg_parallel_size
-    asked = f"tensor_parallel_size {load.tensor_parallel_size}, cfg_parallel_size {load.cfg_parallel_size}"
+    asked = f"`tensor_parallel_size` {load.tensor_parallel_size}, `cfg_parallel_size` {load.cfg_parallel_size}"
     if load.gpus != 0:
         if size > 1:
             raise SettingsError(
-                f"gpus {load.gpus} chooses the sizes itself, and {asked} are given",
+                f"`gpus` {load.gpus} chooses the sizes itself, and {asked} are given",
                 "leave `gpus` out, or the other two; `gpus=0` overrides a profile",
             )
-        asked = f"gpus {load.gpus}"
+        asked = f"`gpus` {load.gpus}"
         if load.gpus == "all" and ":" in load.device:
             raise SettingsError(
                 f"{asked}: `device` {load.device} is one GPU",

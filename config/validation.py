@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from config.errors import SettingsError
+from config.mentions import respell
 from config.settings import SETTING_NAMES, Settings
 
 SIZE_FLAGS = ("width", "height", "aspect")
@@ -112,7 +113,9 @@ def _check_value(name: str, value: Any, notation: Notation) -> Any:
     except SettingsError as error:
         # Our own validators raise it, with a sentence that quotes the value.
         place = (notation.culprit or notation.place)(name)
-        raise SettingsError(place + error.what, error.hint) from None
+        # After a place in a file, or a key, the setting has its plain name. Only flags are spelled by the frontend.
+        what = respell(error.what, lambda setting, _: setting) if place else error.what
+        raise SettingsError(place + what, error.hint) from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
     own = problem["type"] == "value_error"

@@ -72,7 +72,7 @@ def test_memory_too_small_for_any_plan(capsys: pytest.CaptureFixture[str]) -> No
     ("words", "message"),
     [
         (["--size", "3x3"], "both sides must be multiples of 32"),
-        (["--gpu-memory", "much"], "gpu_memory 'much' is not understood\nhint: write it like 8GiB or 7.5GB; or all"),
+        (["--gpu-memory", "much"], "--gpu-memory 'much' is not understood\nhint: write it like 8GiB or 7.5GB; or all"),
     ],
 )
 def test_wrong_arguments(words: list[str], message: str) -> None:

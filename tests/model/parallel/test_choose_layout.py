@@ -117,11 +117,11 @@ def test_the_layout_follows_the_requests(requests: list[Request] | None, summary
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"offload": "layers"}, "gpus 2: with several GPUs all weights stay on them; `offload` layers is for one"),
-        ({"gpu_memory": "1GiB"}, "gpus 2: `gpu_memory` is for one GPU"),
+        ({"offload": "layers"}, "`gpus` 2: with several GPUs all weights stay on them; `offload` layers is for one"),
+        ({"gpu_memory": "1GiB"}, "`gpus` 2: `gpu_memory` is for one GPU"),
         (
             {"requests": [replace(CAT, settings=CAT.settings.model_copy(update={"cache": "balanced"}))]},
-            "gpus 2: `cache` balanced is for one GPU",
+            "`gpus` 2: `cache` balanced is for one GPU",
         ),
     ],
 )
