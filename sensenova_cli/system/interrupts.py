@@ -28,7 +28,7 @@ def exit_requested() -> bool:
 
 
 def clear_signals() -> None:
-    """Forget the last signal."""
+    """Discard the last signal."""
     global _last
     _last = None
 
