@@ -1,11 +1,12 @@
 """Conversations: finished questions and answers, and the images that they are about."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
 from config.settings import TextSettings
-from model.inputs.prompts import write_placeholders
+from model.placeholders import PLACEHOLDER, require_placeholders
 from model.requests import AnswerRequest, Message
 
 
@@ -56,3 +57,20 @@ class Conversation:
             RequestError: the question is empty or not text, or has more placeholders than there are new images.
         """
         return AnswerRequest(question, (*self.images, *images), self.turns, self.system, settings or TextSettings())
+
+
+def write_placeholders(turns: Sequence[Message], images: int) -> list[Message]:
+    """Write a placeholder for each image that has none, at the start of the last turn.
+
+    If the texts have no placeholder, one image gets `<image>`, and several get `Image-1:<image>`, `Image-2:<image>`, ….
+    If they have some, the missing ones are `<image>`. Errors as for `require_placeholders`.
+    """
+    texts = [turn.text for turn in turns if turn.role == "user"]
+    require_placeholders(texts, images)
+    written = sum(text.count(PLACEHOLDER) for text in texts)
+    missing = images - written
+    if missing > 1 and written == 0:
+        front = "".join(f"Image-{number}:{PLACEHOLDER}\n" for number in range(1, missing + 1))
+    else:
+        front = f"{PLACEHOLDER}\n" * missing
+    return [*turns[:-1], Message(turns[-1].role, front + turns[-1].text)]

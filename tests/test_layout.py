@@ -51,3 +51,39 @@ def test_no_public_name_is_that_of_its_module(package: object) -> None:
 def test_every_public_name_is_there(package: object) -> None:
     assert all(hasattr(package, name) for name in package.__all__)  # type: ignore[attr-defined]
     assert dir(package) == sorted(package.__all__)  # type: ignore[attr-defined]
+
+
+LEVELS = (
+    ("model.engine", "model.rank_main"),
+    ("model.loading",),
+    ("model.runner",),
+    ("model.tasks",),
+    ("model.loaded_model",),
+    ("model.backends", "model.memory", "model.parallel"),
+    ("model.sampling",),
+    ("model.checkpoint", "model.inputs"),
+    ("model.network",),
+)
+"""The rooms of the library, top to bottom, as CONTRIBUTING.md lists them. All other modules may be used by every room."""
+OUTSIDE = ("model.bench", "model.demo")
+"""Rooms that use the library and are used by no other room."""
+
+
+def level(module: str) -> int:
+    """Return the level of a module's room, 0 at the top; one more than the last level for the shared modules."""
+    for number, rooms in enumerate(LEVELS):
+        if any(module == room or module.startswith(f"{room}.") for room in rooms):
+            return number
+    return len(LEVELS)
+
+
+def test_no_room_of_the_library_imports_one_above_it() -> None:
+    """Imports for annotations and inside functions count, too."""
+    for file in (REPOSITORY / "model").rglob("*.py"):
+        module = ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+        if module == "model" or module.startswith(OUTSIDE):
+            continue
+        for imported, _ in imports(file):
+            if imported.startswith("model."):
+                assert not imported.startswith(OUTSIDE), f"{module} imports {imported}"
+                assert level(imported) >= level(module), f"{module} imports {imported}, which is above it"

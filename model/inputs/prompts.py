@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from model.placeholders import PLACEHOLDER, require_placeholders
+from model.conversation import write_placeholders
+from model.placeholders import PLACEHOLDER
 from model.requests import Message
 
 IMAGE_SLOT = "\0image\0"
@@ -58,23 +59,6 @@ def place_images(turns: Sequence[Message], images: int) -> list[Message]:
         Message(turn.role, turn.text.replace(PLACEHOLDER, IMAGE_SLOT)) if turn.role == "user" else turn
         for turn in write_placeholders(turns, images)
     ]
-
-
-def write_placeholders(turns: Sequence[Message], images: int) -> list[Message]:
-    """Write a placeholder for each image that has none, at the start of the last turn. Errors as for `place_images`.
-
-    If the texts have no placeholder, one image gets `<image>`, and several get `Image-1:<image>`, `Image-2:<image>`, ….
-    If they have some, the missing ones are `<image>`.
-    """
-    texts = [turn.text for turn in turns if turn.role == "user"]
-    require_placeholders(texts, images)
-    written = sum(text.count(PLACEHOLDER) for text in texts)
-    missing = images - written
-    if missing > 1 and written == 0:
-        front = "".join(f"Image-{number}:{PLACEHOLDER}\n" for number in range(1, missing + 1))
-    else:
-        front = f"{PLACEHOLDER}\n" * missing
-    return [*turns[:-1], Message(turns[-1].role, front + turns[-1].text)]
 
 
 def chat_ml(turns: Sequence[Message], system: str, assistant_start: str) -> str:
