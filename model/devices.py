@@ -1,87 +1,18 @@
-"""Devices: what each kind can do, which one a run uses, and how much memory it has."""
+"""The device of a run: which one it is, waiting for it, and its memory. `device_kinds` says what each kind can do."""
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from model.device_kinds import KINDS, DeviceKind
 from model.errors import DeviceError
 
 FREE_RESERVE = 512 * 2**20
 """Bytes of a device's free memory that are left to other programs where no limit is set."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class DeviceKind:
-    """The abilities of one kind of device. Code asks for an ability, not for the kind's name.
-
-    Attributes:
-        is_gpu: it is a graphics processor, and batches of small products keep it busy.
-        has_streams: work is queued on streams and its end is seen by events; copies can run beside it (CUDA).
-        can_be_many: a machine may have several, and ranks share a model over them.
-        offloads: weights may be in files or in the host's memory while others are used.
-        quantizes: it stores eight-bit numbers.
-        compiles_kernels: Triton compiles for it, unless something is missing.
-        chooses_attention: PyTorch has several attention kernels for it.
-        rank_backend: backend of `torch.distributed` between ranks, or None.
-    """
-
-    is_gpu: bool
-    has_streams: bool
-    can_be_many: bool
-    offloads: bool
-    quantizes: bool
-    compiles_kernels: bool
-    chooses_attention: bool
-    rank_backend: str | None
-
-    @staticmethod
-    def of(device: torch.device) -> "DeviceKind":
-        """Return the kind of a device."""
-        return KINDS[device.type]
-
-    def capability(self, device: torch.device) -> tuple[int, int]:
-        """Return the compute capability of a CUDA device, and (0, 0) for any other."""
-        return torch.cuda.get_device_capability(device) if self.has_streams else (0, 0)
-
-
-KINDS = {
-    "cpu": DeviceKind(
-        is_gpu=False,
-        has_streams=False,
-        can_be_many=False,
-        offloads=True,
-        quantizes=True,
-        compiles_kernels=False,
-        chooses_attention=False,
-        rank_backend="gloo",
-    ),
-    "cuda": DeviceKind(
-        is_gpu=True,
-        has_streams=True,
-        can_be_many=True,
-        offloads=True,
-        quantizes=True,
-        compiles_kernels=True,
-        chooses_attention=True,
-        rank_backend="nccl",
-    ),
-    "mps": DeviceKind(
-        is_gpu=True,
-        has_streams=False,
-        can_be_many=False,
-        offloads=False,
-        quantizes=False,
-        compiles_kernels=False,
-        chooses_attention=False,
-        rank_backend=None,
-    ),
-}
-"""Every kind of device that the program runs on, by PyTorch's name."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -121,6 +52,11 @@ def resolve_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise DeviceError(f"there is no number format {name!r}", f"use {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def compute_capability(device: torch.device) -> tuple[int, int]:
+    """Return the compute capability of a CUDA device, and (0, 0) for any other."""
+    return torch.cuda.get_device_capability(device) if DeviceKind.of(device).has_streams else (0, 0)
 
 
 def synchronize(device: torch.device) -> None:

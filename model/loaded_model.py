@@ -15,8 +15,8 @@ from model.checkpoint.lora import Adapter
 from model.checkpoint.quantization import resolve_quantization
 from model.checkpoint.safetensors_files import CHUNK_BYTES
 from model.checkpoint.sharding import WHOLE, split_config
+from model.device_kinds import DeviceKind
 from model.devices import (
-    DeviceKind,
     avoid_fragmentation,
     host_memory,
     limit_memory,

@@ -64,7 +64,7 @@ LEVELS = (
     ("model.checkpoint", "model.inputs"),
     ("model.network",),
 )
-"""The rooms of the library, top to bottom, as CONTRIBUTING.md lists them. All other modules may be used by every room."""
+"""The rooms of the library, top to bottom, as CONTRIBUTING.md lists them. Every room may use all other modules."""
 OUTSIDE = ("model.bench", "model.demo")
 """Rooms that use the library and are used by no other room."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from model.backends.gpu import KERNELS, GpuAttention, GpuOperations
-from model.devices import DeviceKind
+from model.device_kinds import DeviceKind
+from model.devices import compute_capability
 from model.network.configuration import ModelConfig
 from model.network.operations import Operations
 from model.network.sensenova import SenseNovaU1
@@ -39,7 +40,7 @@ def select_backend(network: SenseNovaU1, *, enforce_eager: bool, groups: Process
 def _fastest(network: SenseNovaU1, enforce_eager: bool, groups: ProcessGroups | None) -> Backend:
     if not DeviceKind.of(network.device).compiles_kernels or enforce_eager:
         return _plain(network, groups)
-    reason = kernel_obstacle(network, torch.cuda.get_device_capability(network.device))
+    reason = kernel_obstacle(network, compute_capability(network.device))
     if reason is not None:
         backend = _plain(network, groups)
         backend.note = f"this runs as with `enforce_eager`, which is slower: {reason}"
@@ -62,7 +63,7 @@ def set_plain_operations(network: SenseNovaU1, groups: ProcessGroups | None = No
         network.und.operations = Operations(block_reduction(und))
         network.gen.operations = Operations(block_reduction(gen))
         return
-    attention = GpuAttention(groups_heads=kind.capability(network.device) >= LEAST_CAPABILITY)
+    attention = GpuAttention(groups_heads=compute_capability(network.device) >= LEAST_CAPABILITY)
     network.und.operations = GpuOperations(attention, block_reduction(und))
     kernels = list(KERNELS) if kind.chooses_attention else []
     network.gen.operations = GpuOperations(attention, block_reduction(gen), kernels)

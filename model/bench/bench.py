@@ -24,7 +24,8 @@ from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.quantization import quantize_network, resolve_quantization
 from model.checkpoint.random_weights import SHAPES, config_fields, random_network
 from model.checkpoint.writer import write_checkpoint
-from model.devices import DeviceKind, peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
+from model.device_kinds import DeviceKind
+from model.devices import peak_memory, reset_peak_memory, resolve_device, resolve_dtype, synchronize
 from model.events import Branch
 from model.inputs.token_sequence import TokenSequence
 from model.memory.errors import memory_errors

@@ -11,7 +11,8 @@ import torch
 from config.sizes import TOKEN_PIXELS, Size
 from model.bench.ceilings import Ceilings
 from model.checkpoint.safetensors_files import stored_tensors
-from model.devices import DeviceKind, host_memory, synchronize
+from model.device_kinds import DeviceKind
+from model.devices import host_memory, synchronize
 from model.errors import DeviceMemoryError
 from model.memory.estimate import (
     ALL_RESIDENT,

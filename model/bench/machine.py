@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from model.backends.select import device_obstacle
-from model.devices import DeviceKind, free_memory
+from model.device_kinds import DeviceKind
+from model.devices import compute_capability, free_memory
 from model.network.configuration import ModelConfig
 
 
@@ -59,5 +60,5 @@ def describe_machine(device: torch.device, config: ModelConfig) -> Machine:
         os.cpu_count() or 1,
         torch.cuda.device_count(),
         on_cuda,
-        device_obstacle(config, torch.cuda.get_device_capability(device)) if on_cuda else None,
+        device_obstacle(config, compute_capability(device)) if on_cuda else None,
     )

@@ -13,6 +13,7 @@ from model.checkpoint.quantization import Fp8Linear, Staging, empty_quantized
 from model.checkpoint.safetensors_files import Chunk, StoredTensor, TensorPart, read_chunks, stored_tensors
 from model.checkpoint.sharding import WHOLE, Shards, shard_layout, shard_of, split_config
 from model.checkpoint.tensor_names import format_names
+from model.device_kinds import DeviceKind
 from model.errors import CheckpointError
 from model.events import LoadProgress
 from model.network.configuration import ModelConfig, read_config
@@ -172,7 +173,7 @@ def _read(
     parts = list(parts)
     total = sum(part.nbytes for part in parts)
     done = reported = 0
-    with closing(read_chunks(parts, use, pinned=device.type == "cuda")) as chunk_sizes:
+    with closing(read_chunks(parts, use, pinned=DeviceKind.of(device).has_streams)) as chunk_sizes:
         for size in chunk_sizes:
             done += size
             if on_progress and (done - reported >= REPORT_BYTES or done == total):

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.devices import DeviceKind
+from model.device_kinds import DeviceKind
+from model.devices import compute_capability
 from model.errors import DeviceError
 from model.network.projection import QuantizedRows, Rows
 from model.network.sensenova import SenseNovaU1
@@ -100,7 +101,7 @@ class Fp8Linear(nn.Module):
 
 def has_fp8_units(device: torch.device) -> bool:
     """Return whether a device multiplies float8 numbers."""
-    return DeviceKind.of(device).capability(device) >= FP8_CAPABILITY
+    return compute_capability(device) >= FP8_CAPABILITY
 
 
 def quantize_rows(rows: Tensor) -> QuantizedRows:

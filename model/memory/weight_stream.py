@@ -20,7 +20,8 @@ from config.errors import SenseNovaError
 from model.checkpoint.loader import ParameterWriter
 from model.checkpoint.quantization import Staging
 from model.checkpoint.safetensors_files import Chunk, StoredTensor, chunk_ranges, read_exactly
-from model.devices import DeviceKind, host_memory, new_stream
+from model.device_kinds import DeviceKind
+from model.devices import host_memory, new_stream
 
 READ_BYTES = 32 * 2**20
 """Bytes per read (`python -m benchmarks.weight_link FOLDER` compares sizes and numbers of readers). Each read costs a

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from model.checkpoint.sharding import possible_splits, split_config
+from model.device_kinds import DeviceKind
 from model.devices import usable_memory
 from model.errors import DeviceError
 from model.memory.estimate import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Weights, Workload, peak_bytes
@@ -96,7 +97,7 @@ def choose_model_layout(
         budget = usable_memory(device, None)
         if budget is None:
             return True
-        if device.type == "cpu":
+        if not DeviceKind.of(device).is_gpu:
             budget //= gpus  # all ranks share the host's memory
         weights = Weights.of(config, itemsize, quantized, layout.shards(0))
         gen = split_config(config, layout.tensor)
@@ -123,9 +124,9 @@ def count_gpus(gpus: int | Literal["all"], device: torch.device) -> int:
         return gpus
     if (world := launched()) is not None:
         return world[1]
-    if device.type == "cpu":
+    if not DeviceKind.of(device).is_gpu:
         raise DeviceError(
             "gpus all: this runs on the CPU, or PyTorch sees no GPU here",
             "leave it out; `gpus=2` and `device=cpu` try it out on two processes",
         )
-    return torch.cuda.device_count() if device.type == "cuda" else 1
+    return torch.cuda.device_count() if DeviceKind.of(device).can_be_many else 1

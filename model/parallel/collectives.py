@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.checkpoint.sharding import Shard
+from model.device_kinds import DeviceKind
 from model.errors import RankError
 from model.parallel.layout import ParallelLayout
 
@@ -72,7 +73,7 @@ class ProcessGroups:
             raise RankError("this process has process groups already, of another model", "close that engine first")
         self.layout, self.rank, self.device = layout, rank, device
         self.shards = layout.shards(rank)
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = DeviceKind.of(device).rank_backend
         if backend == "nccl":
             # We report a lost rank ourselves; PyTorch would end this process.
             os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")

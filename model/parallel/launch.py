@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from config.mentions import mention
+from model.device_kinds import DeviceKind
 from model.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -45,12 +46,13 @@ def require_ranks(size: int, device: "torch.device", setting: str = SIZES) -> No
             f"give sizes whose product is {world[1]}, such as {mention('tensor_parallel_size', world[1])}; "
             f"or {mention('gpus', world[1])}",
         )
-    if device.type == "cpu" and size > max(MOST_CPU_RANKS, cores()):
+    kind = DeviceKind.of(device)
+    if not kind.is_gpu and size > max(MOST_CPU_RANKS, cores()):
         raise DeviceError(
             f"{setting} is {size}: too many processes for {cores()} cores",
             f"ask for at most {max(MOST_CPU_RANKS, cores())} in all",
         )
-    if size == 1 or device.type != "cuda":
+    if size == 1 or not kind.can_be_many:
         return
     import torch
 

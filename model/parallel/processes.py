@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from config.errors import SenseNovaError
+from model.device_kinds import DeviceKind
 from model.errors import RankError
 from model.parallel.commands import (
     CANCEL,
@@ -92,7 +93,7 @@ class RankProcesses:
             self._wait_for_replies(None)
             if self.lost is not None:
                 raise self.lost.fresh_copy()
-            if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            if not DeviceKind.of(device).is_gpu and "OMP_NUM_THREADS" not in os.environ:
                 import torch
 
                 self._torch_threads = torch.get_num_threads()
@@ -269,7 +270,7 @@ class RankProcesses:
             self.lost = reason
         self._connections.end(EXIT_SECONDS_AFTER_LOSS)
         self._replies.put(None)
-        if self._device.type == "cuda":
+        if DeviceKind.of(self._device).has_streams:
             self._leave_groups()
             _start_timer(STUCK_SECONDS, self._exit_if_stuck, self._running, reason)
 
@@ -287,7 +288,7 @@ class RankProcesses:
         when rank 0 has raised the error."""
         if self._groups is None or self._leave_thread is not None:
             return
-        if self._device.type != "cuda":
+        if not DeviceKind.of(self._device).has_streams:
             self._groups.leave()
         else:
             self._leave_thread = threading.Thread(target=self._groups.leave, name="leave", daemon=True)

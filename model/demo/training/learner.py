@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.devices import DeviceKind
+from model.device_kinds import DeviceKind
 from model.network.sensenova import SenseNovaU1
 
 LAST_LEARNING_RATE, WARM_UP = 0.02, 400

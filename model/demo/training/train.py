@@ -42,7 +42,7 @@ from model.demo.training.lessons import (
 from model.demo.training.rendering import STYLES, Stage
 from model.demo.training.vocabulary import build_tokenizer
 from model.demo.training.world import SIDE
-from model.devices import DeviceKind
+from model.device_kinds import DeviceKind
 from model.inputs.image_tensors import IMAGENET_MEAN, IMAGENET_STD
 from model.inputs.prompts import system_message
 from model.network.cache import KVCache
