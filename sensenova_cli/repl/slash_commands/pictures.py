@@ -1,11 +1,11 @@
-"""Slash commands that select pictures, and that go back and forward: /use, /image, /undo, /redo."""
+"""Slash commands that select pictures: /use, /image."""
 
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.slash_commands.completion_sources import fixed_words, picture_files, pictures
 from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.workspace import Workspace
-from sensenova_cli.sessions.entries import Redo, Stage, Undo, Use
+from sensenova_cli.sessions.entries import Stage, Use
 
 
 @slash_command("use", "[N|none]", first=(pictures, fixed_words({"none": "select no picture"})))
@@ -44,21 +44,3 @@ def image(workspace: Workspace, line: Line) -> None:
         workspace.number(word) if word.isdecimal() else workspace.session.import_picture(word).number for word in words
     ]
     workspace.stage(numbers)
-
-
-@slash_command("undo")
-def undo(workspace: Workspace, line: Line) -> None:
-    """Go back by one turn; no picture is deleted."""
-    before = workspace.session.state.now
-    if before.conversation != workspace.session.append(Undo()).now.conversation:
-        workspace.say("the last question is no longer part of the conversation")
-    workspace.say_selected()
-
-
-@slash_command("redo")
-def redo(workspace: Workspace, line: Line) -> None:
-    """Reverse the last undo."""
-    before = workspace.session.state.now
-    if before.conversation != workspace.session.append(Redo()).now.conversation:
-        workspace.say("the question is part of the conversation again")
-    workspace.say_selected()

@@ -1,4 +1,6 @@
-"""Slash commands that run a turn: /generate, /edit, /describe, /chat, /think, /again. Plain prompts run them, too."""
+"""Slash commands that run a turn, as plain prompts do (/generate, /edit, /describe, /chat, /think, /again), and that go
+back and forward by one (/undo, /redo).
+"""
 
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ from sensenova_cli.repl.slash_commands.line_options import parse_line_options
 from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.slash_commands.session_settings import set_session_settings
 from sensenova_cli.repl.workspace import Workspace
-from sensenova_cli.sessions.entries import PictureTurn, Stage
+from sensenova_cli.sessions.entries import PictureTurn, Redo, Stage, Undo
 
 _OUTPUT = ("output", "force", "profile", "print_think", "hide_think", "preview", "enable_cache_dit_summary")
 GENERATE_OPTIONS = (*(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY), *_OUTPUT)
@@ -121,3 +123,21 @@ def again(workspace: Workspace, line: Line) -> None:
     next_seed = int(str(last.settings["seed"])) + int(str(last.settings["num_images"]))
     settings = {**last.typed, "seed": next_seed, **options.settings}
     workspace.draw(last.kind, last.prompt, last.inputs, replace(options, settings=settings))
+
+
+@slash_command("undo")
+def undo(workspace: Workspace, line: Line) -> None:
+    """Go back by one turn; no picture is deleted."""
+    before = workspace.session.state.now
+    if before.conversation != workspace.session.append(Undo()).now.conversation:
+        workspace.say("the last question is no longer part of the conversation")
+    workspace.say_selected()
+
+
+@slash_command("redo")
+def redo(workspace: Workspace, line: Line) -> None:
+    """Reverse the last undo."""
+    before = workspace.session.state.now
+    if before.conversation != workspace.session.append(Redo()).now.conversation:
+        workspace.say("the question is part of the conversation again")
+    workspace.say_selected()
