@@ -8,7 +8,8 @@ import torch
 from model.checkpoint.loader import empty_network
 from model.checkpoint.random_weights import config_fields
 from model.demo.training.learner import Learner, orthogonalised, part_sizes
-from model.demo.training.train import draw_times, initialise
+from model.demo.training.lecture import draw_times
+from model.demo.training.train import initialise
 from model.network.configuration import parse_config
 from model.network.sensenova import SenseNovaU1
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.checkpoint.loader import load_checkpoint
-from model.demo.training.lessons import ALL_COURSES, Lesson, Teacher, encode_lessons
+from model.demo.training.lecture import GRID, Courses, Lecture, Rows, token_positions
+from model.demo.training.lessons import ALL_COURSES, PICTURE_TOKENS, Lesson, Teacher, encode_lessons
 from model.demo.training.rendering import Stage
-from model.demo.training.train import GRID, MIXED_LENGTH, PICTURE_TOKENS, Courses, Lecture, Rows, token_positions
+from model.demo.training.train import MIXED_LENGTH
 from model.inputs.image_tensors import IMAGENET_MEAN, IMAGENET_STD
 from model.inputs.prompts import IMAGE_SLOT
 from model.inputs.token_sequence import build_sequence
