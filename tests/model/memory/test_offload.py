@@ -1,4 +1,4 @@
-"""Weights that come and go: the same pictures and texts from every placement, and clear ends where it cannot go on."""
+"""Offloading: every plan gives the same pictures and texts, and failures end with clear messages."""
 
 import json
 import re
@@ -7,9 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import weight_link
-from config.errors import SettingsError
 from config.settings import LoadSettings
 from model import (
     Answer,
@@ -41,16 +38,12 @@ from model.errors import CheckpointError, DeviceError, DeviceMemoryError
 from model.memory import estimate, offload, weight_stream
 from model.memory.estimate import (
     ALL_RESIDENT,
-    SPARE_BYTES,
-    USUAL_PREFIXES,
     OffloadPlan,
     Weights,
     Workload,
-    choose_offload_plan,
     peak_bytes,
     working_bytes,
 )
-from model.memory.layer_buffers import RING, buffer_numbers
 from model.network.cache import CAPACITY_STEP, KVCache, ScratchCache
 from model.network.configuration import parse_config, read_config
 from model.requests import AnswerRequest, EditRequest, Request
@@ -62,7 +55,7 @@ GIB = 2**30
 
 
 def turns(side: int) -> list[Request]:
-    """Requests of every kind, with square pictures of so many pixels a side."""
+    """Return requests of every kind, with square pictures."""
     red, blue = (Image.new("RGB", (side, side), color) for color in ("red", "blue"))
     quick = ImageSettings(size=f"{side}x{side}", num_steps=2)
     return [
@@ -76,17 +69,17 @@ def turns(side: int) -> list[Request]:
 
 
 TURNS = turns(64)
-PLACEMENTS = {
+PLANS = {
     "module": OffloadPlan("module", 6, whole_head=True),
     "all layers": OffloadPlan("layers", 6, whole_head=False),
     "some layers": OffloadPlan("layers", 4, whole_head=False),
     "two layers": OffloadPlan("layers", 2, whole_head=False),
 }
-FEW_CASES = list({(case["checkpoint"], case["task"]): case for case in reversed(cases("t2i", "edit"))}.values())
+SOME_CASES = list({(case["checkpoint"], case["task"]): case for case in reversed(cases("t2i", "edit"))}.values())
 
 
 def results(engine: Engine, requests: list[Request]) -> list[object]:
-    """Bytes of pictures, and texts."""
+    """Return the bytes of pictures, and the texts."""
     found: list[object] = []
     for request in requests:
         trace = Trace()
@@ -99,13 +92,13 @@ def results(engine: Engine, requests: list[Request]) -> list[object]:
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
-    """Load the demo, or another checkpoint, placed in one way."""
+def load_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
+    """A function that loads the demo, or another checkpoint, with a given offload plan."""
 
     def load(offload_plan: OffloadPlan, model: str | Path = "demo", **options: Any) -> Engine:
         monkeypatch.setattr(loaded_model, "choose_offload_plan", lambda *_: offload_plan)
-        monkeypatch.setattr(offload, "HEAD_CHUNK_BYTES", 2**16)  # the output matrix comes in many pieces
-        # As a layer does.
+        monkeypatch.setattr(offload, "HEAD_CHUNK_BYTES", 2**16)  # many chunks
+        # A layer takes several reads.
         monkeypatch.setattr(offload, "WeightStream", partial(weight_stream.WeightStream, read_bytes=500_000))
         return Engine.load(model, **{"device": "cpu", **options})
 
@@ -115,46 +108,44 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
 @pytest.mark.parametrize(
     ("quantization", "names"),
     # With one quantized tower, only the sizes of the towers' weights are new: twice is enough.
-    [("off", tuple(PLACEMENTS)), ("fp8", ("module", "some layers")), ("fp8-all", tuple(PLACEMENTS))],
+    [("off", tuple(PLANS)), ("fp8", ("module", "some layers")), ("fp8-all", tuple(PLANS))],
 )
-def test_every_placement_gives_the_same(
-    place: Callable[..., Engine], quantization: str, names: tuple[str, ...]
-) -> None:
-    expected = results(place(ALL_RESIDENT, quantization=quantization), TURNS)
+def test_every_plan_gives_the_same(load_with: Callable[..., Engine], quantization: str, names: tuple[str, ...]) -> None:
+    expected = results(load_with(ALL_RESIDENT, quantization=quantization), TURNS)
     assert len(expected) == 7
     for name in names:
-        assert results(place(PLACEMENTS[name], quantization=quantization), TURNS) == expected, name
+        assert results(load_with(PLANS[name], quantization=quantization), TURNS) == expected, name
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 @pytest.mark.parametrize("quantization", ["off", "fp8-all"])
-def test_every_placement_gives_the_same_on_a_gpu(
-    place: Callable[..., Engine], quantization: str, monkeypatch: pytest.MonkeyPatch
+def test_every_plan_gives_the_same_on_a_gpu(
+    load_with: Callable[..., Engine], quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a picture in halves, and of one that is thought about."""
+    """Pictures in halves and pictures with think text, too."""
     from model.backends import cuda
 
     monkeypatch.setattr(cuda, "HALVES_FROM_TOKENS", 64)
     monkeypatch.setattr(cuda, "HALF_STEP", 16)
     requests = turns(256)
-    expected = results(place(ALL_RESIDENT, quantization=quantization, device="cuda"), requests)
-    for name, offload_plan in PLACEMENTS.items():
-        assert results(place(offload_plan, quantization=quantization, device="cuda"), requests) == expected, name
+    expected = results(load_with(ALL_RESIDENT, quantization=quantization, device="cuda"), requests)
+    for name, offload_plan in PLANS.items():
+        assert results(load_with(offload_plan, quantization=quantization, device="cuda"), requests) == expected, name
 
 
-@pytest.mark.parametrize("case", FEW_CASES, ids=case_id)
-def test_pictures_of_the_reference(case: Case, place: Callable[..., Engine], parity_checkpoint: Any) -> None:
-    """Experts, too."""
-    engine = place(PLACEMENTS["two layers"], parity_checkpoint(case["checkpoint"]), dtype="float32")
+@pytest.mark.parametrize("case", SOME_CASES, ids=case_id)
+def test_pictures_of_the_reference(case: Case, load_with: Callable[..., Engine], parity_checkpoint: Any) -> None:
+    """With experts, too."""
+    engine = load_with(PLANS["two layers"], parity_checkpoint(case["checkpoint"]), dtype="float32")
     trace = Trace()
     list(engine.run(request_of(case), trace))
     assert relative_difference(trace.pictures[0], golden(case, "image")) < 2e-3
 
 
-def test_a_turn_given_up_leaves_no_trace(place: Callable[..., Engine]) -> None:
-    expected = results(place(ALL_RESIDENT), TURNS[:2])
-    engine = place(PLACEMENTS["two layers"])
+def test_a_cancelled_turn_changes_nothing(load_with: Callable[..., Engine]) -> None:
+    expected = results(load_with(ALL_RESIDENT), TURNS[:2])
+    engine = load_with(PLANS["two layers"])
     for kind in (PrefixRead, DenoisingStep):
         for request in TURNS:
             events = engine.run(request)
@@ -165,25 +156,25 @@ def test_a_turn_given_up_leaves_no_trace(place: Callable[..., Engine]) -> None:
     assert results(engine, TURNS[:2]) == expected
 
 
-def test_prefixes_are_kept_without_room_for_a_picture(place: Callable[..., Engine]) -> None:
-    """The next turn finds them, after thinking, too, and draws the same."""
-    engine = place(PLACEMENTS["some layers"])
+def test_cached_prefixes_have_no_room_for_a_picture(load_with: Callable[..., Engine]) -> None:
+    """The next turn reuses them, also after thinking, and makes the same picture."""
+    engine = load_with(PLANS["some layers"])
     transformer = engine._runner.model.config.transformer
     token_bytes = 2 * transformer.layers * transformer.kv_heads * transformer.head_dim * 2
     for request in (TURNS[0], TURNS[5]):
         first = results(engine, [request])
         branches = len(engine.cached_lengths)
-        kept = engine.cached_bytes
-        assert kept <= (engine.cached_tokens + branches * CAPACITY_STEP) * token_bytes
+        cached = engine.cached_bytes
+        assert cached <= (engine.cached_tokens + branches * CAPACITY_STEP) * token_bytes
         read = [event for event in engine.run(request) if isinstance(event, PrefixRead)]
         assert [event.reused for event in read] == [event.tokens for event in read] and len(read) == branches
-        assert engine.cached_bytes == kept
+        assert engine.cached_bytes == cached
         assert results(engine, [request]) == first
 
 
-def test_loras_come_and_go(place: Callable[..., Engine], tmp_path: Path) -> None:
-    """Also with one that changes what stays on the device."""
-    plain, request = place(ALL_RESIDENT), TURNS[2:3]
+def test_loras_are_replaced(load_with: Callable[..., Engine], tmp_path: Path) -> None:
+    """The LoRA changes offloaded weights and weights that stay on the device."""
+    plain, request = load_with(ALL_RESIDENT), TURNS[2:3]
     tensors = {}
     for name, tensor in safetensors_files.stored_tensors(plain.checkpoint).items():
         if ("layers.1." in name and name.endswith("_proj_mot_gen.weight")) or "timestep_embedder.mlp.0.weight" in name:
@@ -198,16 +189,18 @@ def test_loras_come_and_go(place: Callable[..., Engine], tmp_path: Path) -> None
     plain.use_loras(loras)
     merged = results(plain, request)
     assert merged != without
-    engine = place(PLACEMENTS["some layers"])
+    engine = load_with(PLANS["some layers"])
     engine.use_loras(loras)
     assert results(engine, request) == merged
     engine.use_loras([])
     assert results(engine, request) == without
-    assert results(place(PLACEMENTS["module"], lora=lora), request) == merged
+    assert results(load_with(PLANS["module"], lora=lora), request) == merged
 
 
 @pytest.mark.parametrize("tensor", [offload.EMBEDDING, offload.HEAD])
-def test_a_lora_of_what_is_read_in_parts(place: Callable[..., Engine], tmp_path: Path, tensor: str) -> None:
+def test_a_lora_of_tensors_that_are_read_in_parts(
+    load_with: Callable[..., Engine], tmp_path: Path, tensor: str
+) -> None:
     layer = tensor.removesuffix(".weight")
     save_file(
         {f"{layer}.lora_down.weight": torch.ones(1, 256), f"{layer}.lora_up.weight": torch.ones(855, 1)},
@@ -215,13 +208,13 @@ def test_a_lora_of_what_is_read_in_parts(place: Callable[..., Engine], tmp_path:
     )
     lora = str(tmp_path / "words.safetensors")
     with pytest.raises(CheckpointError, match=f"read in parts here:\n  {tensor}") as raised:
-        place(PLACEMENTS["two layers"], lora=lora)
+        load_with(PLANS["two layers"], lora=lora)
     assert raised.value.hint == "use `offload=off`"
 
 
-def test_a_disk_that_goes_away_meanwhile(place: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The turn fails; when the disk is there again the next one does not."""
-    engine = place(PLACEMENTS["two layers"])
+def test_a_disk_that_fails_during_a_turn(load_with: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The turn fails. When the disk works again, so does the next turn."""
+    engine = load_with(PLANS["two layers"])
     expected = results(engine, TURNS[:1])
     reads = 0
     preadv = safetensors_files.os.preadv
@@ -240,55 +233,56 @@ def test_a_disk_that_goes_away_meanwhile(place: Callable[..., Engine], monkeypat
     assert results(engine, TURNS[:1]) == expected
 
 
-def test_a_file_that_is_cut_off_meanwhile(place: Callable[..., Engine], tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_a_file_that_is_truncated_meanwhile(
+    load_with: Callable[..., Engine], tmp_path: Path, tiny_checkpoint: Path
+) -> None:
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
-    engine = place(OffloadPlan("layers", 2, whole_head=False), folder)
+    engine = load_with(OffloadPlan("layers", 2, whole_head=False), folder)
     with next(folder.glob("*.safetensors")).open("r+b") as file:
         file.truncate(200_000)
     with pytest.raises(CheckpointError, match="ends in the middle of"):
         results(engine, TURNS[:1])
 
 
-def test_no_more_is_held_than_a_few_layers(place: Callable[..., Engine]) -> None:
-    engine = place(PLACEMENTS["two layers"])
+def test_only_a_few_layers_are_in_memory(load_with: Callable[..., Engine]) -> None:
+    engine = load_with(PLANS["two layers"])
     network = engine._runner.model.network
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in network.parameters()}
     storages |= {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in network.buffers()}
     weights = Weights.of(network.config, 2)
     held = sum(storages.values())
     assert held < weights.on_device(ALL_RESIDENT) / 2
-    assert held == pytest.approx(weights.on_device(PLACEMENTS["two layers"]), rel=0.01)
+    assert held == pytest.approx(weights.on_device(PLANS["two layers"]), rel=0.01)
     assert held == pytest.approx(2 * weights.layer + weights.rest, rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "again"), [("all layers", False), ("some layers", True)])
-def test_what_is_read_again_to_write(
-    place: Callable[..., Engine], name: str, again: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "reloads"), [("all layers", False), ("some layers", True)])
+def test_layers_that_are_reloaded_for_a_text(
+    load_with: Callable[..., Engine], name: str, reloads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The output matrix comes in pieces for each word: into memory that layers have in turn, never into that of layers
-    that are there to stay."""
-    engine = place(PLACEMENTS[name])
+    """`lm_head` is streamed for each token, through the ring's buffers; layers with buffers of their own stay loaded."""
+    engine = load_with(PLANS[name])
     results(engine, TURNS[4:5])
     read: set[str] = set()
     fetched = weight_stream.WeightStream._fetched
 
-    def noted(self: weight_stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
+    def recorded(self: weight_stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
         read.add(tensor.name)
         return fetched(self, tensor, first, count)
 
-    monkeypatch.setattr(weight_stream.WeightStream, "_fetched", noted)
+    monkeypatch.setattr(weight_stream.WeightStream, "_fetched", recorded)
     engine.clear_cache()
     results(engine, TURNS[4:5])
     head = {tensor for tensor in read if tensor.startswith(offload.HEAD)}
-    assert head and (read != head) == again
+    assert head and (read != head) == reloads
 
 
-def test_threads_end_with_the_engine(place: Callable[..., Engine]) -> None:
+def test_threads_end_with_the_engine(load_with: Callable[..., Engine]) -> None:
     def readers() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name.startswith("stream weights")}
 
     before = readers()
-    engine = place(PLACEMENTS["two layers"])
+    engine = load_with(PLANS["two layers"])
     results(engine, TURNS[:1])
     own = readers() - before
     assert own
@@ -298,9 +292,7 @@ def test_threads_end_with_the_engine(place: Callable[..., Engine]) -> None:
     assert not own & readers()
 
 
-def test_weights_that_are_not_there_yet_are_checked(
-    place: Callable[..., Engine], tmp_path: Path, tiny_checkpoint: Path
-) -> None:
+def test_offloaded_weights_are_checked(load_with: Callable[..., Engine], tmp_path: Path, tiny_checkpoint: Path) -> None:
     from safetensors.torch import load_file
 
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
@@ -310,11 +302,11 @@ def test_weights_that_are_not_there_yet_are_checked(
     tensors[name][0, 0] = torch.nan
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match=f"1 tensors contain NaN or infinity:\n  {name}"):
-        place(OffloadPlan("module", 3, whole_head=True), folder, check_weights=True)
+        load_with(OffloadPlan("module", 3, whole_head=True), folder, check_weights=True)
 
 
-def test_a_larger_request_places_the_weights_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With memory for all weights and a small picture, a large one takes some of it, and later ones go on so."""
+def test_a_larger_request_reloads_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is enough for all weights and a small picture. A large picture needs a reload, and later requests keep it."""
     monkeypatch.setattr(estimate, "SPARE_BYTES", 0)
     config = read_config(Engine.load("demo", device="cpu").checkpoint)
     weights = Weights.of(config, 2)
@@ -323,21 +315,21 @@ def test_a_larger_request_places_the_weights_anew(monkeypatch: pytest.MonkeyPatc
     assert engine.weights_summary == ""
     expected = results(Engine.load("demo", device="cpu", offload="off"), TURNS[:1])
     large = GenerateRequest("a cat", ImageSettings(size="352x352", num_steps=1))
-    told = [event.text for event in engine.run(large) if isinstance(event, Notice)]
-    assert any(text.startswith("reloaded with more offloading to make room: offload ") for text in told)
+    notices = [event.text for event in engine.run(large) if isinstance(event, Notice)]
+    assert any(text.startswith("reloaded with more offloading to make room: offload ") for text in notices)
     assert engine.weights_summary.startswith("offload ")
     assert results(engine, TURNS[:1]) == expected
 
 
-def test_room_is_for_the_pictures_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_reserved_for_the_first_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     load = loaded_model.LoadedModel.load
 
-    def noted(self: loaded_model.LoadedModel, work: Workload, *arguments: Any) -> None:
+    def recorded(self: loaded_model.LoadedModel, work: Workload, *arguments: Any) -> None:
         asked.append(work.image_tokens)
         load(self, work, *arguments)
 
-    monkeypatch.setattr(loaded_model.LoadedModel, "load", noted)
+    monkeypatch.setattr(loaded_model.LoadedModel, "load", recorded)
     small, large = (GenerateRequest("a cat", ImageSettings(size=size)) for size in ("64x64", "128x64"))
     Engine.load("demo", device="cpu", requests=[small, large])
     Engine.load("demo", device="cpu", requests=[small])
@@ -346,29 +338,7 @@ def test_room_is_for_the_pictures_that_are_asked_for(monkeypatch: pytest.MonkeyP
     assert asked == [8, 4, 6, 64]
 
 
-def test_less_than_the_smallest_working_set() -> None:
-    with pytest.raises(DeviceMemoryError, match="1 MiB of memory is too little for this: it needs at least"):
-        Engine.load("demo", device="cpu", gpu_memory="1MiB")
-
-
-@pytest.mark.parametrize(
-    ("tokens", "words"),
-    [
-        (4096, "a smaller picture (`size=1024x1024`), fewer or smaller input pictures, or fewer tokens"),
-        (1024, "a smaller picture (`size=512x512`), fewer or smaller input pictures, or fewer tokens"),
-        (64, "a smaller picture, fewer or smaller input pictures, or fewer tokens"),
-        (0, "fewer or smaller input pictures, or fewer tokens"),
-    ],
-)
-def test_what_needs_less_memory(tokens: int, words: str) -> None:
-    """Never a size that is none smaller, nor a picture where none is drawn."""
-    config = parse_config(config_fields(**SHAPES["u1-8b"]), "x")
-    with pytest.raises(DeviceMemoryError) as raised:
-        choose_offload_plan("auto", config, Weights.of(config, 2, ()), Workload(tokens, (100,)), 2, 2**20)
-    assert raised.value.hint == f"allow more (`gpu_memory`), or ask for {words}"
-
-
-def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_in_spite_of_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine.load("demo", device="cpu", offload="off")
 
     def full(*_: Any) -> None:
@@ -383,7 +353,7 @@ def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def refuse_locked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Let the host give no page-locked memory; returns what will have been asked for."""
+    """Make the host refuse page-locked memory. Return a list that records whether each allocation asked for it."""
     empty, asked = torch.empty, list[bool]()
 
     def refused(*arguments: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
@@ -397,7 +367,7 @@ def refuse_locked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def test_no_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused once, weights come through other memory, and a note says so."""
+    """After one refusal, weights are read into other memory, and a notice says so."""
     opened = safetensors_files.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
     reading = weight_stream.WeightStream(opened, torch.device("cpu"))
     reading._page_locked = True
@@ -416,30 +386,30 @@ def test_memory_of_a_host_that_locks_none(monkeypatch: pytest.MonkeyPatch) -> No
     assert host_memory(24, page_locked=False)[1] is None
 
 
-def test_no_locked_memory_to_load_with(place: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU's weights are read into while they are loaded is other memory, too."""
-    expected = results(place(ALL_RESIDENT), TURNS[1:2])
+def test_no_locked_memory_to_load_with(load_with: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading also works without page-locked memory."""
+    expected = results(load_with(ALL_RESIDENT), TURNS[1:2])
     read_chunks = safetensors_files.read_chunks
-    monkeypatch.setattr(loader, "read_chunks", lambda pieces, use, pinned: read_chunks(pieces, use, pinned=True))
+    monkeypatch.setattr(loader, "read_chunks", lambda parts, use, pinned: read_chunks(parts, use, pinned=True))
     asked = refuse_locked(monkeypatch)
-    for offload_plan in (ALL_RESIDENT, PLACEMENTS["two layers"]):
+    for offload_plan in (ALL_RESIDENT, PLANS["two layers"]):
         asked.clear()
-        engine = place(offload_plan)
+        engine = load_with(offload_plan)
         assert True in asked
         assert results(engine, TURNS[1:2]) == expected
 
 
-def test_more_than_was_allowed_is_told_of() -> None:
-    """Whoever asks for `off` or `module` gets it. The note comes once, with the first request."""
+def test_a_notice_when_more_memory_is_needed_than_allowed() -> None:
+    """`off` and `module` are used even then. The notice is shown once, with the first request."""
     engine = Engine.load("demo", device="cpu", offload="module", gpu_memory="20MiB")
-    told = [[event.text for event in engine.run(TURNS[4]) if isinstance(event, Notice)] for _ in range(2)]
-    assert [len(texts) for texts in told] == [1, 0]
+    notices = [[event.text for event in engine.run(TURNS[4]) if isinstance(event, Notice)] for _ in range(2)]
+    assert [len(texts) for texts in notices] == [1, 0]
     assert re.fullmatch(
-        r"`offload` module needs \d+ MiB for this, more than the 20 MiB that are allowed", told[0][0]
-    ), told
+        r"`offload` module needs \d+ MiB for this, more than the 20 MiB that are allowed", notices[0][0]
+    ), notices
 
 
-def test_not_on_apples_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apples_gpus_do_not_offload(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceError, match="`offload` layers is for NVIDIA's GPUs and for CPUs"):
         loaded_model.LoadedModel(
             Path("x"),
@@ -449,42 +419,11 @@ def test_not_on_apples_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("gib", "expected"),
-    [(80, "off"), (36, "off"), (35, "module"), (20, "module"), (16, "layers"), (8, "layers"), (4, "layers")],
-)
-def test_the_fastest_that_fits_is_chosen(gib: int, expected: str) -> None:
-    """An 8B at 2048×2048; peaks measured on an H100 are in docs/memory.md."""
-    config = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
-    weights, work = Weights.of(config, 2), Workload(4096, USUAL_PREFIXES)
-    offload_plan = choose_offload_plan("auto", config, weights, work, 2, gib * GIB)
-    assert offload_plan.kind == expected
-    assert peak_bytes(config, weights, offload_plan, work, 2) <= gib * GIB
-    if expected == "layers":
-        more = OffloadPlan("layers", offload_plan.buffers + 1, whole_head=False)
-        assert peak_bytes(config, weights, more, work, 2) > gib * GIB - SPARE_BYTES
-
-
-def test_all_buffers_are_taken_where_a_picture_then_has_room_in_all_layers() -> None:
-    """One buffer fewer, and a picture's own keys and values are there of one layer only, which takes far less."""
-    config = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
-    weights, work = Weights.of(config, 2), Workload(4096, USUAL_PREFIXES)
-    all_buffers = OffloadPlan("layers", weights.layers, whole_head=False)
-    enough = peak_bytes(config, weights, all_buffers, work, 2) + SPARE_BYTES
-    assert choose_offload_plan("layers", config, weights, work, 2, enough) == all_buffers
-    fewer = choose_offload_plan("layers", config, weights, work, 2, enough - 1)
-    assert fewer == OffloadPlan("layers", weights.layers - 1, whole_head=False)
-    saved = peak_bytes(config, weights, all_buffers, work, 2) - peak_bytes(config, weights, fewer, work, 2)
-    assert saved > weights.layer + GIB
-    written = Workload(0, (4096,))
-    assert working_bytes(config, written, 2, True) == working_bytes(config, written, 2, False)
-
-
 @pytest.mark.parametrize("turn", [TURNS[3], TURNS[5]], ids=["one branch", "three branches"])
-def test_keys_and_values_are_what_was_predicted(
-    place: Callable[..., Engine], turn: GenerateRequest | EditRequest, monkeypatch: pytest.MonkeyPatch
+def test_keys_and_values_take_the_estimated_memory(
+    load_with: Callable[..., Engine], turn: GenerateRequest | EditRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a picture of 256 tokens, in float32."""
+    """A picture of 256 tokens, in float32."""
 
     def watched(kind: type[Any]) -> Callable[..., KVCache | ScratchCache]:
         def make(*arguments: Any) -> KVCache | ScratchCache:
@@ -496,46 +435,29 @@ def test_keys_and_values_are_what_was_predicted(
     caches: list[KVCache | ScratchCache] = []
     monkeypatch.setattr(prefill_module, "KVCache", watched(KVCache))
     monkeypatch.setattr(backend, "ScratchCache", watched(ScratchCache))
-    request = replace(turn, settings=turn.settings.model_copy(update={"size": "512x512", "num_steps": 1}))
-    held, predicted = [], []
-    for offload_plan in (ALL_RESIDENT, PLACEMENTS["some layers"]):
-        engine = place(offload_plan, dtype="float32")
+    request = reload_with(turn, settings=turn.settings.model_copy(update={"size": "512x512", "num_steps": 1}))
+    measured, estimated = [], []
+    for offload_plan in (ALL_RESIDENT, PLANS["some layers"]):
+        engine = load_with(offload_plan, dtype="float32")
         caches.clear()
         lengths = []
         for event in engine.run(request):
             if isinstance(event, PrefixRead):
                 lengths.append(event.tokens)
             if isinstance(event, DenoisingStep):
-                held.append(sum(cache.nbytes for cache in caches))
+                measured.append(sum(cache.nbytes for cache in caches))
         work = Workload(256, tuple(lengths))
-        predicted.append(working_bytes(engine._runner.model.config, work, 4, offload_plan is not ALL_RESIDENT))
-    assert held[0] > held[1]
-    assert held[0] - held[1] == predicted[0] - predicted[1]
+        estimated.append(working_bytes(engine._runner.model.config, work, 4, offload_plan is not ALL_RESIDENT))
+    assert measured[0] > measured[1]
+    assert measured[0] - measured[1] == estimated[0] - estimated[1]
 
 
-@pytest.mark.parametrize(
-    ("layers", "buffers"), [(42, 2), (42, 3), (42, 14), (42, 36), (42, 41), (6, 4), (3, 2), (1, 1)]
-)
-def test_layers_that_take_turns_are_spread_evenly(layers: int, buffers: int) -> None:
-    numbers = buffer_numbers(layers, buffers)
-    assert set(numbers) == set(range(buffers))
-    turning = [layer for layer, number in enumerate(numbers) if number < RING and buffers < layers]
-    gaps = {later - earlier for earlier, later in pairwise(turning)}
-    assert not gaps or max(gaps) - min(gaps) <= 1
-    assert all(numbers.count(number) == 1 for number in range(RING, buffers))
-    # Those in a row never wait for the same buffer, but perhaps the last of a pass and the first of the next one.
-    assert all(numbers[earlier] != numbers[later] for earlier, later in pairwise(turning))
-
-
-def test_an_offload_of_no_kind() -> None:
-    with pytest.raises(SettingsError, match="offload='modules': must be auto, off, module or layers"):
-        Engine.load("demo", device="cpu", offload="modules")
-
-
-def test_nothing_is_written_behind_the_end(place: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights that are placed anew lie elsewhere; what was on its way to the old place must not come any more."""
-    engine = place(PLACEMENTS["two layers"])
-    results(engine, TURNS[:1])  # whose end has the next layers brought
+def test_nothing_is_written_to_released_buffers(
+    load_with: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload allocates new buffers. Loads in progress must not write to the old ones."""
+    engine = load_with(PLANS["two layers"])
+    results(engine, TURNS[:1])  # its end starts to load the next layers
     buffers = [layer.buffer for layer in engine._runner.model.network.gen.blocks._layers[:2]]
     read = weight_stream.read_exactly
 
@@ -551,8 +473,10 @@ def test_nothing_is_written_behind_the_end(place: Callable[..., Engine], monkeyp
     assert all(torch.equal(buffer.memory, held) for buffer, held in zip(buffers, before, strict=True))
 
 
-def test_the_benchmark_of_reading(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It goes through all settings, and each reads the drawing tower's matrices."""
+def test_the_benchmark_of_the_weight_link(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It measures all settings, and each reads the generation tower's matrices."""
     report = tmp_path / "link.json"
     arguments = [str(tiny_checkpoint), "--device", "cpu", "--pieces", "1", "2", "--readers", "1", "3", "--passes", "1"]
     monkeypatch.setattr(sys, "argv", ["weight_link", *arguments, "--json", str(report)])
@@ -565,10 +489,12 @@ def test_the_benchmark_of_reading(tiny_checkpoint: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(weight_stream.WeightStream, "_fetched", counted)
     weight_link.main()
-    told = json.loads(report.read_text())
-    settings = [(piece * 2**20, readers) for piece in (1, 2) for readers in (1, 3)]
-    assert [(row["piece_bytes"], row["readers"]) for row in told["rows"]] == settings
-    assert all(row["bytes_per_second"] > 0 for row in told["rows"]) and told["link_bytes_per_second"] is None
+    report_data = json.loads(report.read_text())
+    settings = [(mebibytes * 2**20, readers) for mebibytes in (1, 2) for readers in (1, 3)]
+    assert [(row["piece_bytes"], row["readers"]) for row in report_data["rows"]] == settings
+    assert (
+        all(row["bytes_per_second"] > 0 for row in report_data["rows"]) and report_data["link_bytes_per_second"] is None
+    )
     itemsize = safetensors_files.stored_tensors(tiny_checkpoint)[offload.HEAD].dtype.itemsize
     towers = Weights.of(read_config(tiny_checkpoint), itemsize).towers
     for setting in settings:
