@@ -260,7 +260,7 @@ def test_only_a_few_layers_are_in_memory(load_with: Callable[..., Engine]) -> No
 def test_layers_that_are_reloaded_for_a_text(
     load_with: Callable[..., Engine], name: str, reloads: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`lm_head` is streamed for each token, through the ring's buffers; layers with buffers of their own stay loaded."""
+    """Each token streams `lm_head` through the ring's buffers. Layers with buffers of their own stay loaded."""
     engine = load_with(PLANS[name])
     results(engine, TURNS[4:5])
     read: set[str] = set()
@@ -306,7 +306,7 @@ def test_offloaded_weights_are_checked(load_with: Callable[..., Engine], tmp_pat
 
 
 def test_a_larger_request_reloads_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is enough for all weights and a small picture. A large picture needs a reload, and later requests keep it."""
+    """Memory fits all weights and a small picture. A large picture needs a reload, and later requests keep its plan."""
     monkeypatch.setattr(estimate, "SPARE_BYTES", 0)
     config = read_config(Engine.load("demo", device="cpu").checkpoint)
     weights = Weights.of(config, 2)
@@ -435,7 +435,7 @@ def test_keys_and_values_take_the_estimated_memory(
     caches: list[KVCache | ScratchCache] = []
     monkeypatch.setattr(prefill_module, "KVCache", watched(KVCache))
     monkeypatch.setattr(backend, "ScratchCache", watched(ScratchCache))
-    request = reload_with(turn, settings=turn.settings.model_copy(update={"size": "512x512", "num_steps": 1}))
+    request = replace(turn, settings=turn.settings.model_copy(update={"size": "512x512", "num_steps": 1}))
     measured, estimated = [], []
     for offload_plan in (ALL_RESIDENT, PLANS["some layers"]):
         engine = load_with(offload_plan, dtype="float32")
