@@ -108,6 +108,11 @@ def nearest_valid(size: Size) -> list[Size]:
     return found[:2]
 
 
+def round_side(side: int) -> int:
+    """Return the multiple of 32 nearest to a positive side; one that is not positive stays as it is."""
+    return side if side <= 0 else max(1, round(side / TOKEN_PIXELS)) * TOKEN_PIXELS
+
+
 def nearest_trained(size: Size, trained: Sequence[Size]) -> Size:
     """Return the trained size with the nearest aspect ratio, then with the nearest area, on logarithmic scales."""
 

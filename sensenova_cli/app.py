@@ -17,7 +17,20 @@ from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, UsageError, exit_cod
 from sensenova_cli.inputs.argv import before_dashes, spread_values, wants_help
 from sensenova_cli.system.streams import StdoutError, discard_stdout
 
+SERVER_OPTION = "that is for servers and load tests; a run is one request, and -n N makes several pictures"
 INSTEAD = {
+    **{
+        ("run", option): SERVER_OPTION
+        for option in (
+            "--request-rate",
+            "--max-concurrency",
+            "--max-num-seqs",
+            "--num-prompts",
+            "--request-batch-max-wait-ms",
+            "--omni",
+            "--port",
+        )
+    },
     ("generate", "--image"): 'to change a picture: sensenova edit --image FILE "…"',
     ("profile show", "--profile"): "the profile is a bare word here: sensenova profile show draft",
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from config.settings import ImageSettings, SettingsGroup, TextSettings
+from config.sizes import TOKEN_PIXELS, format_size, round_side
 from config.sources import Layers
 from config.validation import near_miss
 from sensenova_cli.errors import UsageError
@@ -66,7 +67,7 @@ def run(
     As in that script, --output is a folder; the defaults are the current
     folder, the model SenseNova/SenseNova-U1-8B-MoT, and 2048x2048 for an edit.
     Pictures are named sensenova_u1_output_0.png and so on, after the existing
-    ones; -f starts at 0 and replaces them.
+    ones; -f starts at 0 and replaces them. Sides are rounded to multiples of 32.
     """
     # Imported here because these modules import Pillow, which `--help` does not need.
     from sensenova_cli.inputs.pictures import read_inputs
@@ -87,6 +88,7 @@ def run(
             f"--modality {modality} takes no --image", f"use --modality {modality.replace('text2', 'img2')}"
         )
     refuse_stdin_twice(flags.prompt, *flags.image)
+    flags = _with_rounded_sides(flags)
     layers = _with_default_model(flags.layers())
     prompt = DEFAULT_PROMPT if flags.prompt is None else read_text(flags.prompt)
     inputs = read_inputs(flags.image)
@@ -104,6 +106,21 @@ def run(
         auto_is_default=True,
     )
     make_pictures([task], layers, flags, _name_template(layers, flags))
+
+
+def _with_rounded_sides(flags: Flags) -> Flags:
+    """Round the typed sides of the picture to the nearest multiples of 32 with a notice, as the script does."""
+    from sensenova_cli.render.turn_view import TurnView
+
+    typed = re.fullmatch(r"(\d{1,9})x(\d{1,9})", flags.settings.get("size", ""))
+    pair = (int(typed[1]), int(typed[2])) if typed else (flags.width, flags.height)
+    rounded = tuple(None if side is None else round_side(side) for side in pair)
+    for side, near in zip(pair, rounded, strict=True):
+        if side != near:
+            TurnView(quiet=flags.quiet).notice(f"{side} is rounded to {near}, a multiple of {TOKEN_PIXELS}")
+    if rounded[0] is not None and rounded[1] is not None:
+        return replace(flags, settings={**flags.settings, "size": format_size((rounded[0], rounded[1]))})
+    return replace(flags, width=rounded[0], height=rounded[1])
 
 
 def _with_default_model(layers: Layers) -> Layers:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from config.errors import SenseNovaError, SettingsError
 from config.recommended import Recommended
 from config.settings import MAX_SEED, ImageSettings, Settings, TextSettings
-from config.sizes import TOKEN_PIXELS, check_size, format_size, resolve_size
+from config.sizes import TOKEN_PIXELS, check_size, format_size, resolve_size, round_side
 from config.sources import Layers, Resolved
 from model import EditRequest, GenerateRequest, Request
 from sensenova_cli.inputs.pictures import free_seed
@@ -99,8 +99,7 @@ def _choose_size(task: PictureTask, size: str, recommended: Recommended) -> str:
     chosen = task.width or width, task.height or height
     for side, value in (("--width", task.width), ("--height", task.height)):
         if value is not None and (value <= 0 or value % TOKEN_PIXELS):
-            nearest = max(1, round(value / TOKEN_PIXELS)) * TOKEN_PIXELS
-            hint = f"try {side} {nearest}"
+            hint = f"try {side} {max(TOKEN_PIXELS, round_side(value))}"
             raise SettingsError(f"{side} {value}: must be a positive multiple of {TOKEN_PIXELS}", hint)
     check_size(chosen)
     return format_size(chosen)

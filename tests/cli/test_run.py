@@ -53,6 +53,50 @@ def test_text_to_text(program: Program) -> None:
     assert outcome.stdout == "It is a cat.\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "size", "notices"),
+    [
+        ("--width 160 --height 105", "160x96", ["105 is rounded to 96, a multiple of 32"]),
+        ("--width 129 --height 95", "128x96", ["129 is rounded to 128", "95 is rounded to 96"]),
+        ("--size 65x97", "64x96", ["65 is rounded to 64", "97 is rounded to 96"]),
+        ("--height 95", "64x96", ["95 is rounded to 96"]),
+        ("--width 5", "32x64", ["5 is rounded to 32"]),
+        ("--width 2560 --height 1669", "2560x1664", ["1669 is rounded to 1664"]),
+        ("--width 128 --height 96", "128x96", []),
+    ],
+)
+def test_sides_are_rounded_with_a_notice(program: Program, words: str, size: str, notices: list[str]) -> None:
+    outcome = program("run", *words.split(), "--num-steps", "1")
+    assert outcome.code == 0
+    assert program.request.settings.size == size
+    assert outcome.stderr.count("is rounded to") == len(notices)
+    assert all(f"note: {notice}" in outcome.stderr for notice in notices)
+    assert "rounded" not in program("run", *words.split(), "-q").stderr
+
+
+@pytest.mark.parametrize("words", [("generate", "x"), ("edit", "x", "--image", "input.png")])
+def test_other_commands_refuse_such_sides(program: Program, words: tuple[str, ...]) -> None:
+    outcome = program(*words, "--width", "2560", "--height", "1669")
+    assert outcome.code == 2
+    assert "try 2560x1664 or 2560x1696" in outcome.stderr
+    assert program.engines == []
+
+
+@pytest.mark.parametrize("sides", ["--width 0 --height 64", "--width -64", "--width 9999999 --height 9999999"])
+def test_sides_that_no_rounding_makes_valid(program: Program, sides: str) -> None:
+    outcome = program("run", *sides.split())
+    assert outcome.code == 2
+    assert "hint: try" in outcome.stderr
+
+
+@pytest.mark.parametrize("option", ["--request-rate", "--max-num-seqs", "--port"])
+def test_options_of_servers_are_refused_by_name(program: Program, option: str) -> None:
+    outcome = program("run", "--prompt", "x", option, "2")
+    assert outcome.code == 2
+    assert f"run has no option {option}" in outcome.stderr
+    assert "a run is one request" in outcome.stderr
+
+
 def test_the_documented_command_of_the_scripts_own_test(program: Program, home: Path) -> None:
     words = (
         "--width 1536 --height 2720 --seed 42 --num-steps 50 --cfg-scale 4.0 --timestep-shift 3.0 --cfg-norm none "
