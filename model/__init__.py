@@ -56,6 +56,15 @@ if TYPE_CHECKING:
     from model.rank_main import run_rank
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
     from model.trace import Trace
+    from model.verification.checks import (
+        Checks,
+        PictureCheck,
+        find_checks,
+        published_checks,
+        published_models,
+    )
+    from model.verification.files import FileFinding, check_files
+    from model.verification.pictures import PictureComparison, compare_picture
     from model.wire import Packed, pack, unpack_event, unpack_request
 
 _HOMES = {
@@ -96,6 +105,9 @@ _HOMES = {
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
     "model.trace": ["Trace"],
     "model.wire": ["Packed", "pack", "unpack_event", "unpack_request"],
+    "model.verification.checks": ["Checks", "PictureCheck", "find_checks", "published_checks", "published_models"],
+    "model.verification.files": ["FileFinding", "check_files"],
+    "model.verification.pictures": ["PictureComparison", "compare_picture"],
     "model.checkpoint.builtin": ["DEMO_MODEL"],
     "model.checkpoint.facts": ["CheckpointFacts", "read_facts"],
     "model.checkpoint.hub": ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "local_checkpoint"],
@@ -115,6 +127,7 @@ __all__ = [
     "Card",
     "CheckpointError",
     "CheckpointFacts",
+    "Checks",
     "Conversation",
     "DenoisingStep",
     "DeviceError",
@@ -123,6 +136,7 @@ __all__ = [
     "EditRequest",
     "Engine",
     "Event",
+    "FileFinding",
     "GenerateRequest",
     "ImageSettings",
     "LoadProgress",
@@ -133,6 +147,8 @@ __all__ = [
     "NumericsError",
     "Packed",
     "Picture",
+    "PictureCheck",
+    "PictureComparison",
     "PictureError",
     "PrefixRead",
     "RankError",
@@ -145,7 +161,10 @@ __all__ = [
     "ThinkToken",
     "Trace",
     "WireError",
+    "check_files",
+    "compare_picture",
     "find_checkpoint",
+    "find_checks",
     "format_loras",
     "launched",
     "local_checkpoint",
@@ -153,6 +172,8 @@ __all__ = [
     "open_picture",
     "pack",
     "parse_loras",
+    "published_checks",
+    "published_models",
     "read_card",
     "read_facts",
     "read_picture",

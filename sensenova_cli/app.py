@@ -195,10 +195,12 @@ def _register() -> None:
     from sensenova_cli.commands.doctor import doctor
     from sensenova_cli.commands.info import info
     from sensenova_cli.commands.tiny_checkpoint import tiny_checkpoint
+    from sensenova_cli.commands.verify import verify
 
     app.command("info")(info)
     app.command("bench")(bench)
     app.command("doctor")(doctor)
+    app.command("verify")(verify)
     app.command("tiny-checkpoint")(tiny_checkpoint)
     app.add_typer(profile.app, name="profile")
     app.add_typer(sessions.app, name="sessions")

@@ -152,7 +152,11 @@ def fill(
     require_undamaged(damaged, folder)
 
 
-def require_finite(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
+def require_finite(
+    folder: Path,
+    tensors: Mapping[str, StoredTensor],
+    on_progress: Callable[[LoadProgress], None] | None = None,
+) -> None:
     """Read tensors and raise CheckpointError if any of them contains NaN or infinity."""
     damaged: set[str] = set()
 
@@ -160,7 +164,7 @@ def require_finite(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
         if not torch.isfinite(chunk.data).all():
             damaged.add(chunk.tensor.name)
 
-    _read(map(TensorPart.whole, tensors.values()), check, torch.device("cpu"), None)
+    _read(map(TensorPart.whole, tensors.values()), check, torch.device("cpu"), on_progress)
     require_undamaged(damaged, folder)
 
 

@@ -29,6 +29,13 @@ EDIT_ONLY = frozenset(("img_cfg_scale", "input_pixels"))
 TEXT_OPTIONS = tuple(TextSettings.model_fields)
 ENGINE_OPTIONS = tuple(LoadSettings.model_fields)
 OUTPUT_OPTIONS = tuple(OutputSettings.model_fields)
+VERIFY_OPTIONS = (
+    *(name for name in ENGINE_OPTIONS if name not in ("check_weights", "quantization", "lora")),
+    "output",
+    "metadata",
+    "force",
+)
+"""Options of a verification. It draws with the settings of its pictures, and checks a checkpoint's own weights."""
 COMMON_OPTIONS = ("profile", "json", "quiet", "debug", "no_color")
 
 _PANELS = (

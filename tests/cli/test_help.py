@@ -10,7 +10,10 @@ import pytest
 from sensenova_cli import __version__
 from tests.cli.harness import REPOSITORY, Program
 
-COMMANDS = ["generate", "edit", "describe", "chat", "run", "info", "bench", "profile", "sessions", "tiny-checkpoint"]
+COMMANDS = [
+    "generate", "edit", "describe", "chat", "run", "info", "bench", "profile", "sessions", "verify",
+    "tiny-checkpoint",
+]  # fmt: skip
 ALL_COMMANDS = [
     *COMMANDS,
     *(f"profile {name}" for name in ("list", "show", "path", "init", "check")),
