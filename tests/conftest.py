@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 # floating-point results with any number of test processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of tests/test_weights.py."""
+    parser.addoption("--model", help="checkpoint folder or Hub id for tests marked `weights`")
+    parser.addoption("--edit-image", help="input picture of the published edit, for tests marked `weights`")
+
+
 PARITY = Path(__file__).parent / "parity" / "data"
 
 

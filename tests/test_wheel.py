@@ -50,6 +50,7 @@ def test_it_has_the_demo_checkpoint_but_not_the_code_that_trained_it(wheel: Path
     checkpoint = {file.relative_to(ROOT).as_posix() for file in (demo / "checkpoint").iterdir()}
     assert checkpoint and checkpoint <= set(names)
     assert "model/demo/__init__.py" in names
+    assert "model/verification/published/SenseNova--SenseNova-U1-8B-MoT.json" in names
     assert (demo / "training").is_dir() and not [name for name in names if name.startswith("model/demo/training")]
     assert {name.split("/")[0] for name in names if name.endswith(".py")} == {"sensenova_cli", "model", "config"}
 

@@ -29,6 +29,7 @@ MAX_POINTS = 100
 """Most pixels to compare in one picture."""
 MAX_CONFIGURATION = 50
 """Most values of `config.json` to compare."""
+MAX_CHECKSUMS = 1000
 MAX_STEPS = 100
 MAX_PICTURE_PIXELS = 4096 * 2048
 MAX_THINK_TOKENS = 4096
@@ -54,6 +55,8 @@ ALLOWED_SETTINGS = (
 
 Channel = Annotated[int, Field(ge=0, le=255)]
 Coordinate = Annotated[int, Field(ge=0)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Tolerance = Annotated[int, Field(ge=0, le=64)]
 
 
@@ -161,6 +164,7 @@ class Checks(BaseModel):
         dtype: the number format that made them; used unless the user chooses one.
         configuration: values that `config.json` should have, by dotted name. Some of them change pictures only at
             sizes that take long to draw, such as the greatest noise amplitude.
+        checksums: sha256 of files of the folder, by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -168,6 +172,7 @@ class Checks(BaseModel):
     source: Annotated[str, Field(min_length=1, max_length=1000)]
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     configuration: Annotated[dict[str, bool | int | float | str], Field(max_length=MAX_CONFIGURATION)] = {}
+    checksums: Annotated[dict[FileName, Sha256], Field(max_length=MAX_CHECKSUMS)] = {}
     pictures: Annotated[tuple[PictureCheck, ...], Field(min_length=1, max_length=MAX_PICTURES)]
 
     @model_validator(mode="after")

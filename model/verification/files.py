@@ -38,16 +38,18 @@ class FileFinding:
 def check_files(
     folder: Path,
     configuration: Mapping[str, bool | int | float | str] | None = None,
+    checksums: Mapping[str, str] | None = None,
     on_progress: Progress = lambda name, done, total: None,
 ) -> Iterator[FileFinding]:
     """Check a checkpoint folder and yield a finding for each check. All files are read twice at most.
 
     The checks are: `configuration`; `tensors` (every tensor of the configuration is there with its shape and a known
-    dtype, none too many, every file as long as its header says); `tokenizer`; `checksums` (files that the Hub cache or
-    a download into a folder knows the checksum of); `values` (no NaN, no infinity).
+    dtype, none too many, every file as long as its header says); `tokenizer`; `checksums` (files whose
+    checksum is given, or known from the Hub); `values` (no NaN, no infinity).
 
     Args:
         configuration: values that `config.json` should have, by dotted name.
+        checksums: sha256 of files by name. The Hub's checksums are used as well.
     """
     config: ModelConfig | None = None
     tensors: dict[str, StoredTensor] | None = None
@@ -74,7 +76,7 @@ def check_files(
         yield FileFinding("tokenizer", "passed", f"{len(Tokenizer(folder)):,} tokens")
     except SenseNovaError as error:
         yield FileFinding("tokenizer", "failed", error.what)
-    yield _check_checksums(folder, on_progress)
+    yield _check_checksums(folder, checksums or {}, on_progress)
     yield _check_values(folder, tensors, on_progress)
 
 
@@ -119,13 +121,14 @@ def _check_values(folder: Path, tensors: dict[str, StoredTensor] | None, on_prog
     return FileFinding("values", "passed", f"no NaN and no infinity in {len(tensors)} tensors")
 
 
-def _check_checksums(folder: Path, on_progress: Progress) -> FileFinding:
+def _check_checksums(folder: Path, given: Mapping[str, str], on_progress: Progress) -> FileFinding:
     files = sorted(file for file in folder.iterdir() if any(fnmatch(file.name, each) for each in CHECKPOINT_FILES))
-    known = {file: checksum for file in files if (checksum := hub_checksum(file)) is not None}
+    from_hub = [(file, checksum) for file in files if (checksum := hub_checksum(file)) is not None]
+    known = [*from_hub, *((folder / name, checksum) for name, checksum in given.items())]
     if not known:
         return FileFinding("checksums", "skipped", "none are known: the files are not in the Hub cache")
-    total, done, wrong = sum(file.stat().st_size for file in known if file.exists()), 0, []
-    for file, expected in known.items():
+    total, done, wrong = sum(file.stat().st_size for file, _ in known if file.exists()), 0, []
+    for file, expected in known:
         try:
             digest = _new_digest(file, expected)
             with file.open("rb") as stream:
@@ -137,10 +140,12 @@ def _check_checksums(folder: Path, on_progress: Progress) -> FileFinding:
             wrong.append(f"{file.name} cannot be read: {error.strerror}")
             continue
         if digest.hexdigest() != expected:
-            wrong.append(f"{file.name} has the checksum {digest.hexdigest()}, and the Hub's is {expected}")
+            wrong.append(f"{file.name} has the checksum {digest.hexdigest()}, and should have {expected}")
     if wrong:
         return FileFinding("checksums", "failed", "\n".join(wrong))
-    return FileFinding("checksums", "passed", f"known for {len(known)} of {len(files)} files, and right")
+    return FileFinding(
+        "checksums", "passed", f"known for {len({file for file, _ in known})} of {len(files)} files, and right"
+    )
 
 
 def hub_checksum(file: Path) -> str | None:

@@ -73,7 +73,7 @@ def verify(
         report.no_pictures("not drawn: --quick checks only the files")
     elif checks is None:
         report.no_pictures("none are known for this model, so only its files are checked")
-    elif not report.passed:
+    elif not report.can_draw:
         report.no_pictures("not drawn, because the files have failed")
     else:
         from sensenova_cli.turns.verify_pictures import verify_pictures
@@ -129,7 +129,8 @@ def _check_files(folder: Path, checks: "Checks | None", view: "TurnView") -> "It
 
     progress = ReadingProgress(view)
     try:
-        for finding in check_files(folder, checks.configuration if checks else None, progress.show):
+        configuration, checksums = (checks.configuration, checks.checksums) if checks else ({}, {})
+        for finding in check_files(folder, configuration, checksums, progress.show):
             progress.close()
             yield finding
     finally:
@@ -153,6 +154,11 @@ class _Report:
         """Whether no check has failed so far."""
         statuses = [finding.status for finding in self._files] + [finding.status for finding in self._pictures]
         return "failed" not in statuses
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether the files are good enough to draw: a wrong checksum is no obstacle."""
+        return all(finding.status != "failed" or finding.name == "checksums" for finding in self._files)
 
     def files(self, findings: "Iterator[FileFinding]") -> None:
         """Report the findings about the files."""

@@ -129,6 +129,15 @@ def test_a_changed_configuration_of_the_demo(
     assert outcome.stdout.splitlines()[-1] == "changed FAILED: configuration"
 
 
+def test_a_wrong_checksum_is_no_obstacle_for_the_pictures(program: Program, folder: Path) -> None:
+    write(folder, GENERATE, checksums={"config.json": "0" * 64})
+    outcome = program("verify", "tiny")
+    assert outcome.code == 1
+    assert "config.json has the checksum" in outcome.stdout
+    assert "drawn passed" in outcome.stdout
+    assert outcome.stdout.splitlines()[-1] == "tiny FAILED: checksums"
+
+
 def test_a_damaged_verification_file(program: Program, folder: Path) -> None:
     write(folder, {**GENERATE, "settings": {"size": "64x96", "num_images": 9}})
     outcome = program("verify", "tiny")

@@ -9,6 +9,7 @@ several levels.
 """
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,11 @@ def choose_pixels(picture: np.ndarray, other: np.ndarray) -> list[tuple[int, int
     return chosen
 
 
+def checksum(file: Path) -> str:
+    """Return the sha256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def _value(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = config[part]
@@ -124,6 +130,7 @@ def main() -> None:
         "source": "python -m model.demo.training.verification, in float32 on a CPU",
         "dtype": "float32",
         "configuration": {name: _value(config, name) for name in CONFIGURATION},
+        "checksums": {file.name: checksum(file) for file in sorted(DEMO_CHECKPOINT.glob("*.safetensors"))},
         "pictures": checks,
     }
     Checks.model_validate(contents)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from model.verification.checks import (
     published_models,
     read_checks,
 )
+from tests.cli.harness import REPOSITORY
 
 VALID: dict[str, Any] = {
     "source": "a test",
@@ -65,6 +67,12 @@ def test_a_valid_file(tmp_path: Path) -> None:
     assert first.request().prompt == "a cat"
 
 
+def test_the_example_of_the_docs(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "checkpoints.md").read_text()
+    (example,) = [block for block in re.findall(r"```json\n(.*?)```", page, flags=re.DOTALL) if '"pixels"' in block]
+    assert [check.name for check in read(tmp_path, example).pictures] == ["circle", "edit"]
+
+
 def test_the_tolerance_depends_on_the_number_format(tmp_path: Path) -> None:
     first = read(tmp_path, changed("pictures", 0, "tolerance_in_dtype", to=2)).pictures[0]
     assert first.tolerance_for("float32", "float32") == 2
@@ -107,6 +115,8 @@ def test_the_tolerance_depends_on_the_number_format(tmp_path: Path) -> None:
         (changed("pictures", 1, "settings", "cfg_norm", to="cfg_zero_star"), "works for generating only"),
         ({**changed("pictures", 0, "tolerance_in_dtype", to=1), "dtype": None}, "the file has no dtype"),
         (changed("configuration", to={str(number): 1 for number in range(51)}), "configuration"),
+        (changed("checksums", to={"../secret": "0" * 64}), "checksums"),
+        (changed("checksums", to={"a.json": "0"}), "checksums"),
     ],
 )
 def test_a_damaged_file(tmp_path: Path, fields: Any, message: str) -> None:

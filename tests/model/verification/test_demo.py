@@ -55,7 +55,7 @@ def save(folder: Path, tensors: Tensors) -> None:
         "language_model.model.layers.0.self_attn.v_proj.weight",
         "language_model.model.layers.1.mlp_mot_gen.gate_proj.weight",
         "language_model.model.layers.3.self_attn.o_proj_mot_gen.weight",
-        "vision_model.embeddings.patch_embedding.weight",
+        "language_model.model.layers.3.input_layernorm.weight",
         "fm_modules.timestep_embedder.mlp.0.weight",
         "fm_modules.fm_head.conv2.weight",
     ],

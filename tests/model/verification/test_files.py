@@ -144,6 +144,17 @@ def test_checksums_of_a_download_into_a_folder(folder: Path) -> None:
     assert failed(findings(folder)) == ["checksums"]
 
 
+def test_given_checksums(folder: Path) -> None:
+    right = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    (found,) = [each for each in check_files(folder, checksums={WEIGHTS: right}) if each.name == "checksums"]
+    assert (found.status, found.detail) == ("passed", "known for 1 of 6 files, and right")
+    change_weights(folder, lambda tensors: tensors[NORM].mul_(1.05))
+    (found,) = [each for each in check_files(folder, checksums={WEIGHTS: right}) if each.name == "checksums"]
+    assert found.status == "failed" and f"and should have {right}" in found.detail
+    (found,) = [each for each in check_files(folder, checksums={"absent": right}) if each.name == "checksums"]
+    assert found.detail == "absent cannot be read: No such file or directory"
+
+
 def test_progress_reaches_the_end(folder: Path) -> None:
     calls: list[tuple[str, int, int]] = []
     for _ in check_files(in_hub_cache(folder), on_progress=lambda *call: calls.append(call)):
