@@ -21,7 +21,8 @@ from model.requests import EditRequest, GenerateRequest
 
 VERIFICATION_FILE = "verification.json"
 PUBLISHED = Path(__file__).parent / "published"
-"""One file for each model with published pictures, in the same format. `owner--name.json` is for `owner/name`."""
+"""One file for each model with published pictures, in the same format. Two dashes in its name stand for a slash of
+the Hub id."""
 
 MAX_FILE_BYTES = 1_000_000
 MAX_PICTURES = 8

@@ -24,7 +24,7 @@ def verify(
     flags: Flags,
     checkpoint: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Checkpoint folder or Hub id; the same as --model.", show_default=False),
+        typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id; the same as --model.", show_default=False),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Check only the files; draw no pictures.", metavar=" ")
