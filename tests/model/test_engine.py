@@ -397,7 +397,7 @@ def test_an_answer_of_nan_is_an_error(tiny_checkpoint: Path, sampled: bool) -> N
 def test_a_damaged_config_is_reported_before_the_tokenizer(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
     (folder / "config.json").write_text("{bad")
-    with pytest.raises(CheckpointError, match=r"config\.json is no JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
         Engine.load(folder, device="cpu")
 
 
