@@ -1,6 +1,6 @@
-"""The operations of a transformer block, in plain PyTorch: the definition that every backend has to reproduce.
+"""The operations of a transformer block, in plain PyTorch. They define the numbers that every backend must reproduce.
 
-`model.network.transformer.Block` says in which order they run. A backend subclasses `Operations` to fuse some of them.
+`model.network.transformer.Block` calls them in order. A backend subclasses `Operations` to fuse some of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from model.network.attention import Attention, AttentionKernel, Visibility, atte
 from model.network.cache import LayerCache
 from model.network.configuration import TransformerConfig
 from model.network.norms import RMSNorm
-from model.network.projection import QuantizedLinear, Rows
+from model.network.projection import AnyProjection, Rows
 from model.network.rope import Rotary
 
 
@@ -26,9 +26,9 @@ class Span:
     Attributes:
         rotary: tables for the positions of these tokens.
         cache: keys and values of the sequences.
-        sequences: how many there are. Each has the same number of rows, one sequence after another.
-        rows: where the rows are in their group.
-        first: position of the first row among the new tokens of its sequence.
+        sequences: number of sequences. Each has the same number of rows, one sequence after another.
+        rows: the span's rows within its group.
+        first: index of the first row among the new tokens of its sequence.
         total: new tokens of each sequence. A span covers all of them, unless a backend splits a sequence.
     """
 
@@ -47,8 +47,8 @@ class RowGroup:
     Attributes:
         residual: the residual stream, (rows, hidden_size).
         spans: the sequences that the rows belong to.
-        update: what a backend has not added to the residual stream yet, (rows, hidden_size), or None.
-        lane: entered around the group's work, so that a backend can run groups side by side.
+        update: a pending update, which a backend will add to the residual stream, (rows, hidden_size), or None.
+        lane: a context for the group's work, such as a CUDA stream, so that a backend can run groups side by side.
     """
 
     residual: Tensor
@@ -57,7 +57,7 @@ class RowGroup:
     lane: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     def result(self) -> Tensor:
-        """The residual stream with every update added."""
+        """Return the residual stream with the pending update added."""
         return self.residual if self.update is None else self.residual + self.update
 
 
@@ -66,7 +66,7 @@ class Operations:
 
     Attributes:
         attention_kernel: computes attention of a run of rows.
-        batch_rows: branches go through the matrix products as one batch up to this many rows. 0: each on its own.
+        batch_rows: up to this number of rows, branches go through the matrix products as one batch. 0: each on its own.
     """
 
     attention_kernel = AttentionKernel()
@@ -119,7 +119,7 @@ class Operations:
         """Enclose a pass through the layers.
 
         Args:
-            in_step: every row group has to finish a layer before the next layer begins.
+            in_step: whether every row group must finish a layer before the next layer begins.
         """
         yield
 
@@ -131,16 +131,16 @@ class Operations:
     def meet(self, groups: Sequence[RowGroup]) -> None:
         """Make the keys and values that each group of a batch has written visible to the others."""
 
-    def norm(self, group: RowGroup, norm: RMSNorm, projection: QuantizedLinear | None) -> Rows:
+    def norm(self, group: RowGroup, norm: RMSNorm, projection: AnyProjection | None) -> Rows:
         """Return the norm of the residual stream, in the form that `projection` takes (None: the model's dtype)."""
         return norm(group.residual)
 
-    def project(self, projection: QuantizedLinear, rows: Rows) -> Tensor:
+    def project(self, projection: AnyProjection, rows: Rows) -> Tensor:
         """(N, in) → (N, out)."""
         assert isinstance(rows, Tensor)
         return projection(rows)
 
-    def project_gated(self, projection: QuantizedLinear, rows: Rows, following: QuantizedLinear) -> Rows:
+    def project_gated(self, projection: AnyProjection, rows: Rows, following: AnyProjection) -> Rows:
         """Multiply with `[gate; up]` and return silu(gate) · up, in the form that the `following` projection takes."""
         return gated(self.project(projection, rows))
 
@@ -161,7 +161,7 @@ class Operations:
         attended = attend(queries, keys, values, visible, self.attention_kernel)
         return attended.transpose(1, 2).flatten(2).flatten(0, 1)
 
-    def add_projected(self, group: RowGroup, projection: QuantizedLinear, rows: Rows) -> None:
+    def add_projected(self, group: RowGroup, projection: AnyProjection, rows: Rows) -> None:
         """Add the product to the residual stream, summed over the ranks that share the tower."""
         self.add(group, self.project(projection, rows))
 

@@ -25,7 +25,7 @@ class QuantizedRows:
         return len(self.values)
 
     def split(self, rows: int) -> list["QuantizedRows"]:
-        """Parts of `rows` rows each, like `Tensor.split`."""
+        """Return parts of `rows` rows each, like `Tensor.split`."""
         parts = zip(self.values.split(rows), self.scales.split(rows), strict=True)
         return [QuantizedRows(values, scales) for values, scales in parts]
 
@@ -34,8 +34,8 @@ Rows = Tensor | QuantizedRows
 """Input of a projection, (N, width): numbers in the model's dtype, or quantized ones with their scales."""
 
 
-class QuantizedLinear(Protocol):
-    """A projection as operations see it. Its weight decides how it multiplies."""
+class AnyProjection(Protocol):
+    """The interface of every projection, quantized or not. The weight decides how a projection multiplies."""
 
     @property
     def weight(self) -> Tensor:
@@ -61,7 +61,7 @@ class QuantizedLinear(Protocol):
 
 
 class Projection(nn.Linear):
-    """A linear layer without bias, in the model's dtype. `QuantizedLinear` describes its attributes."""
+    """A linear layer without bias, in the model's dtype. `AnyProjection` describes its attributes."""
 
     scale: Tensor | None = None
     input_dtype: torch.dtype | None = None
@@ -80,12 +80,12 @@ class OutputHead(Projection):
     """`lm_head`: final hidden state → logits.
 
     Attributes:
-        is_resident: whether all of it stays on the device.
+        is_resident: whether the whole weight stays on the device.
     """
 
     is_resident = True
 
-    def parts(self) -> Iterable[QuantizedLinear]:
+    def parts(self) -> Iterable[AnyProjection]:
         """Yield the matrices whose results, one after another, are this process's logits."""
         yield self
 

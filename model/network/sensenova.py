@@ -85,7 +85,7 @@ class SenseNovaU1(nn.Module):
     def predict(
         self, embeddings: Tensor, grid: tuple[int, int], rotaries: Sequence[Rotary], caches: Sequence[LayerCache]
     ) -> Tensor:
-        """Predict the clean picture behind each branch's prefix, which stays unchanged.
+        """Predict the clean picture after each branch's prefix, which stays unchanged.
 
         Args:
             embeddings: from `embed_noisy`, (1, L, hidden_size): the same for all branches.
