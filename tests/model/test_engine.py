@@ -354,6 +354,26 @@ def test_out_of_memory_gives_a_hint_and_caches_nothing(
     assert picture(engine, GenerateRequest("a cat", SMALL)).image.size == (64, 96)
 
 
+@pytest.mark.parametrize("tower", ["und", "gen"])
+@pytest.mark.parametrize("operation", ["norm", "write_heads", "attend", "project_gated"])
+def test_an_error_inside_a_block_keeps_no_memory(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tower: str, operation: str
+) -> None:
+    """The error's frames refer to KV caches and activations. A caller that keeps the error must not keep those."""
+    engine.clear_cache()
+    caches = watch_caches(monkeypatch)
+
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    operations = engine._runner.model.network.get_submodule(tower).operations
+    monkeypatch.setattr(operations, operation, full)
+    with pytest.raises(DeviceMemoryError) as caught:
+        list(engine.run(GenerateRequest("a cat", SMALL)))
+    assert caches and all(cache() is None for cache in caches)
+    del caught
+
+
 def test_an_edit_of_the_pictures_size_gives_no_notice(engine: Engine) -> None:
     assert of(list(engine.run(EditRequest("red", (PICTURE,), small(size="auto", num_steps=1)))), Notice) == []
 
