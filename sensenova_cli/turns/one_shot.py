@@ -1,4 +1,4 @@
-"""One-shot commands: progress on stderr, results on stdout, then the program ends."""
+"""The frontend of one-shot commands: progress on stderr, results on stdout."""
 
 import sys
 from collections.abc import Sequence

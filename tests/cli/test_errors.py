@@ -83,7 +83,7 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("generate x -o - -n 2", "stdout cannot take 2 pictures"),
         ("generate x -o - --json", "both want stdout"),
         ("generate x -o - --print-think", "both want stdout"),
-        ("generate x --from a.png", "does not say how it was made"),
+        ("generate x --from a.png", "has no record of how it was made"),
         ("edit - --image -", "can be used only once"),
         ("edit --prompt-file - --image -", "can be used only once"),
         ("chat", "there is no message"),
