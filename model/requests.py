@@ -42,7 +42,7 @@ class EditRequest:
     """A request to change one or more images as an instruction says.
 
     Attributes:
-        prompt: the instruction. It may contain one `<image>` placeholder per image; see model.inputs.prompts.
+        prompt: the instruction. It may contain one `<image>` placeholder per image; see `model.inputs.prompts`.
         preview_every, preview_size: as for `GenerateRequest`.
 
     Raises:
