@@ -68,7 +68,7 @@ class Backend:
         self.network = network
         self.group = group or RankGroup()
 
-    def room_behind(self, image_tokens: int) -> int:
+    def room_for_picture(self, image_tokens: int) -> int:
         """Return the number of positions to reserve after a prefix for a picture of `image_tokens` tokens.
         `denoise_states` would reserve them too, but with a second allocation."""
         return 0 if self.layer_by_layer or self.group.splits_heads else image_tokens

@@ -79,7 +79,7 @@ def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterat
         local = {*model.backend.group.prefix_branches(tuple(texts))}
         if settings.think:
             local.add("condition")
-        reserve = model.backend.room_behind(series.image_tokens)
+        reserve = model.backend.room_for_picture(series.image_tokens)
         # Only whole prefixes are reused. A prefill in other batches rounds differently, and then the bytes of a picture
         # would depend on earlier requests.
         yield from prefill_branches(
