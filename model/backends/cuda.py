@@ -22,7 +22,7 @@ from model.network.attention import Attention, Segment, Visibility
 from model.network.cache import LayerCache
 from model.network.norms import RMSNorm
 from model.network.operations import RowGroup, Span
-from model.network.projection import AnyProjection, Rows
+from model.network.projection import QuantizedLinear, Rows
 from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
 from model.parallel.collectives import ProcessGroups
@@ -168,20 +168,20 @@ class FusedOperations(GpuOperations):
         here.wait_event(written[1])
         aside.wait_event(written[0])
 
-    def norm(self, group: RowGroup, norm: RMSNorm, projection: AnyProjection | None) -> Rows:
+    def norm(self, group: RowGroup, norm: RMSNorm, projection: QuantizedLinear | None) -> Rows:
         """Add the pending update and return the norm, quantized if the projection asks for it."""
         input_dtype = None if projection is None else projection.input_dtype
         rows = row_kernels.normed(group.residual, group.update, norm.weight, norm.eps, input_dtype)
         group.update = None
         return rows
 
-    def project(self, projection: AnyProjection, rows: Rows) -> Tensor:
+    def project(self, projection: QuantizedLinear, rows: Rows) -> Tensor:
         """Multiply. Quantize the rows first if the projection needs it and no kernel has done it."""
         if projection.input_dtype is not None and isinstance(rows, Tensor):
             rows = row_kernels.quantized(rows, projection.input_dtype)
         return projection.multiply(rows)
 
-    def project_gated(self, projection: AnyProjection, rows: Rows, following: AnyProjection) -> Rows:
+    def project_gated(self, projection: QuantizedLinear, rows: Rows, following: QuantizedLinear) -> Rows:
         """Multiply, then gate in one kernel."""
         return row_kernels.gated(self.project(projection, rows), following.input_dtype)
 

@@ -12,7 +12,7 @@ from model.network.cache import LayerCache
 from model.network.layers import SwiGLU
 from model.network.norms import RMSNorm
 from model.network.operations import Operations, RowGroup, Span
-from model.network.projection import AnyProjection, Rows
+from model.network.projection import QuantizedLinear, Rows
 from model.network.rope import attention_rotary
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Block
@@ -165,16 +165,16 @@ class DecodeOperations(Operations):
         self._inner = torch.zeros(mlp.down_proj.in_features, dtype=dtype, device=device)
         self._partial = one_token.partial_results(transformer.heads, transformer.head_dim, device)
 
-    def norm(self, group: RowGroup, norm: RMSNorm, projection: AnyProjection | None) -> Rows:
+    def norm(self, group: RowGroup, norm: RMSNorm, projection: QuantizedLinear | None) -> Rows:
         """Remember the norm for the next product, which computes it, and return the residual stream."""
         self._norm = norm
         return group.residual
 
-    def project(self, projection: AnyProjection, rows: Rows) -> Tensor:
+    def project(self, projection: QuantizedLinear, rows: Rows) -> Tensor:
         """Norm and multiply."""
         return self._product(projection, rows, self._projected)
 
-    def project_gated(self, projection: AnyProjection, rows: Rows, following: AnyProjection) -> Rows:
+    def project_gated(self, projection: QuantizedLinear, rows: Rows, following: QuantizedLinear) -> Rows:
         """Norm, multiply and gate."""
         return self._product(projection, rows, self._inner, gated=True)
 
@@ -198,7 +198,7 @@ class DecodeOperations(Operations):
         )
         return self._attended[None]
 
-    def add_projected(self, group: RowGroup, projection: AnyProjection, rows: Rows) -> None:
+    def add_projected(self, group: RowGroup, projection: QuantizedLinear, rows: Rows) -> None:
         """Multiply and add, in the memory of the residual stream."""
         hidden = group.residual[0]
         self._product(projection, rows, hidden, residual=hidden if self._adds_residual else None)
@@ -206,7 +206,7 @@ class DecodeOperations(Operations):
 
     def _product(
         self,
-        projection: AnyProjection,
+        projection: QuantizedLinear,
         rows: Rows,
         out: Tensor,
         *,

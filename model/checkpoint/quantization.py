@@ -49,7 +49,7 @@ def resolve_quantization(name: str, device: torch.device, dtype: torch.dtype) ->
 
 
 class Fp8Linear(nn.Module):
-    """A projection with a float8 weight (out, in) and a float32 scale (out,). `AnyProjection` describes the rest.
+    """A projection with a float8 weight (out, in) and a float32 scale (out,). `QuantizedLinear` describes the rest.
 
     GPUs with float8 units (compute capability 8.9 and up) multiply in float8. Elsewhere the same numbers are
     multiplied in the input's dtype, which saves memory but no time.

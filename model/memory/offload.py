@@ -39,7 +39,7 @@ from model.memory.layer_buffers import (
 )
 from model.memory.weight_stream import WeightStream
 from model.network.configuration import read_config
-from model.network.projection import AnyProjection, Projection
+from model.network.projection import Projection, QuantizedLinear
 from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Tower
 
@@ -224,7 +224,7 @@ class StreamedHead(nn.Module):
         """(…, hidden_size) → (…, vocabulary)."""
         return torch.cat([part(hidden) for part in self.parts()], dim=-1)
 
-    def parts(self) -> Iterator[AnyProjection]:
+    def parts(self) -> Iterator[QuantizedLinear]:
         """Yield each chunk when it is on the device."""
         return (cast(Projection, chunk) for chunk in self.chunks)
 

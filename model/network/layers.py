@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from model.network.configuration import DenseMLP, SparseExperts
 from model.network.norms import RMSNorm
 from model.network.operations import Operations, RowGroup, gated
-from model.network.projection import AnyProjection, Projection, Rows
+from model.network.projection import Projection, QuantizedLinear, Rows
 
 WHOLE_ROWS, SPLIT_ROWS = 4096, 1024
 """A SwiGLU computes up to 4096 rows at once, the rows of a 2048×2048 picture, and more rows in parts of 1024. The inner
@@ -24,7 +24,7 @@ class SwiGLU(nn.Module):
         self.gate_up_proj = Projection(hidden_size, 2 * config.intermediate_size)
         self.down_proj = Projection(config.intermediate_size, hidden_size)
 
-    def projections(self) -> Iterator[AnyProjection]:
+    def projections(self) -> Iterator[QuantizedLinear]:
         """Yield the matrix products that quantization can replace."""
         yield from (self.gate_up_proj, self.down_proj)
 
@@ -60,7 +60,7 @@ class SparseMoE(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(config.experts, 2 * config.intermediate_size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(config.experts, hidden_size, config.intermediate_size))
 
-    def projections(self) -> Iterator[AnyProjection]:
+    def projections(self) -> Iterator[QuantizedLinear]:
         """Yield nothing: experts stay in the model's dtype."""
         yield from ()
 

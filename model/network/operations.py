@@ -15,7 +15,7 @@ from model.network.attention import Attention, AttentionKernel, Visibility, atte
 from model.network.cache import LayerCache
 from model.network.configuration import TransformerConfig
 from model.network.norms import RMSNorm
-from model.network.projection import AnyProjection, Rows
+from model.network.projection import QuantizedLinear, Rows
 from model.network.rope import Rotary
 
 
@@ -131,16 +131,16 @@ class Operations:
     def meet(self, groups: Sequence[RowGroup]) -> None:
         """Make the keys and values that each group of a batch has written visible to the others."""
 
-    def norm(self, group: RowGroup, norm: RMSNorm, projection: AnyProjection | None) -> Rows:
+    def norm(self, group: RowGroup, norm: RMSNorm, projection: QuantizedLinear | None) -> Rows:
         """Return the norm of the residual stream, in the form that `projection` takes (None: the model's dtype)."""
         return norm(group.residual)
 
-    def project(self, projection: AnyProjection, rows: Rows) -> Tensor:
+    def project(self, projection: QuantizedLinear, rows: Rows) -> Tensor:
         """(N, in) → (N, out)."""
         assert isinstance(rows, Tensor)
         return projection(rows)
 
-    def project_gated(self, projection: AnyProjection, rows: Rows, following: AnyProjection) -> Rows:
+    def project_gated(self, projection: QuantizedLinear, rows: Rows, following: QuantizedLinear) -> Rows:
         """Multiply with `[gate; up]` and return silu(gate) · up, in the form that the `following` projection takes."""
         return gated(self.project(projection, rows))
 
@@ -161,7 +161,7 @@ class Operations:
         attended = attend(queries, keys, values, visible, self.attention_kernel)
         return attended.transpose(1, 2).flatten(2).flatten(0, 1)
 
-    def add_projected(self, group: RowGroup, projection: AnyProjection, rows: Rows) -> None:
+    def add_projected(self, group: RowGroup, projection: QuantizedLinear, rows: Rows) -> None:
         """Add the product to the residual stream, summed over the ranks that share the tower."""
         self.add(group, self.project(projection, rows))
 

@@ -34,8 +34,8 @@ Rows = Tensor | QuantizedRows
 """Input of a projection, (N, width): numbers in the model's dtype, or quantized ones with their scales."""
 
 
-class AnyProjection(Protocol):
-    """The interface of every projection, quantized or not. The weight decides how a projection multiplies."""
+class QuantizedLinear(Protocol):
+    """The interface of a projection. Its weight decides how it multiplies. `Projection` is the one without quantization."""
 
     @property
     def weight(self) -> Tensor:
@@ -61,7 +61,7 @@ class AnyProjection(Protocol):
 
 
 class Projection(nn.Linear):
-    """A linear layer without bias, in the model's dtype. `AnyProjection` describes its attributes."""
+    """A linear layer without bias, in the model's dtype. `QuantizedLinear` describes its attributes."""
 
     scale: Tensor | None = None
     input_dtype: torch.dtype | None = None
@@ -85,7 +85,7 @@ class OutputHead(Projection):
 
     is_resident = True
 
-    def parts(self) -> Iterable[AnyProjection]:
+    def parts(self) -> Iterable[QuantizedLinear]:
         """Yield the matrices whose results, one after another, are this process's logits."""
         yield self
 

@@ -11,7 +11,7 @@ from model.network.configuration import DenseMLP, SparseExperts, TransformerConf
 from model.network.layers import build_mlp
 from model.network.norms import RMSNorm
 from model.network.operations import Operations, RowGroup, join_rows
-from model.network.projection import AnyProjection
+from model.network.projection import QuantizedLinear
 from model.network.rope import Rotary
 
 
@@ -59,7 +59,7 @@ class Block(nn.Module):
         ]
         operations.add_projected(group, attention.o_proj, join_rows(attended))
 
-    def projections(self) -> Iterator[AnyProjection]:
+    def projections(self) -> Iterator[QuantizedLinear]:
         """Yield the matrix products that quantization can replace."""
         yield from (self.attention.qkv_proj, self.attention.o_proj)
         yield from self.mlp.projections()
@@ -110,7 +110,7 @@ class Tower(nn.Module):
         """Bytes of one number in the projections' weights."""
         return cast(Block, self.blocks[0]).attention.qkv_proj.weight.dtype.itemsize
 
-    def projections(self) -> Iterator[AnyProjection]:
+    def projections(self) -> Iterator[QuantizedLinear]:
         """Yield the matrix products of all blocks that quantization can replace."""
         for block in range(len(self.blocks)):
             yield from cast(Block, self.blocks[block]).projections()
