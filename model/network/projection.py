@@ -35,7 +35,7 @@ Rows = Tensor | QuantizedRows
 
 
 class QuantizedLinear(Protocol):
-    """The interface of a projection. Its weight decides how it multiplies. `Projection` is the one without quantization."""
+    """The interface of a projection, whose weight decides how it multiplies. `Projection` has no quantization."""
 
     @property
     def weight(self) -> Tensor:
