@@ -33,7 +33,7 @@ class Block(nn.Module):
             layer: number of this block in its tower.
             visible: which tokens a row may see.
         """
-        # Attention's tensors are local to two methods, and `queries` is emptied, so that they are freed before the MLP.
+        # No variable here or below holds a tensor longer than it is needed: each is as large as the residual stream.
         queries = [self._queries(group, layer, operations) for group in groups]
         operations.meet(groups)
         for group in groups:
@@ -43,10 +43,9 @@ class Block(nn.Module):
 
     def _queries(self, group: RowGroup, layer: int, operations: Operations) -> list[Tensor]:
         """Write a group's keys and values to the caches, and return its queries, span by span."""
-        attention = self.attention
+        attention, qkv_proj = self.attention, self.attention.qkv_proj
         with group.lane:
-            normed = operations.norm(group, self.attention_norm, attention.qkv_proj)
-            projected = operations.project(attention.qkv_proj, normed)
+            projected = operations.project(qkv_proj, operations.norm(group, self.attention_norm, qkv_proj))
             return [operations.write_heads(attention, projected[span.rows], span, layer) for span in group.spans]
 
     def _add_attention(
