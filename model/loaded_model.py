@@ -1,4 +1,4 @@
-"""The loaded model: the one place where network, backend and offload plan meet."""
+"""The loaded model: network, backend and offload plan together. No other module knows all three."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence

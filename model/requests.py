@@ -84,7 +84,7 @@ class AnswerRequest:
 
     Attributes:
         prompt: the question. It may contain `<image>` placeholders for images of this turn.
-        images: all images, in the order of their placeholders; those of `history` come first.
+        images: all images, in the order of their placeholders; those of `history` are first.
         history: earlier turns, oldest first.
         system: a system message; none is written if it is empty.
 

@@ -159,8 +159,8 @@ class FusedOperations(GpuOperations):
         yield
         here.wait_stream(aside)
 
-    def meet(self, groups: Sequence[RowGroup]) -> None:
-        """Let each half wait for the keys and values of the other."""
+    def wait_for_keys(self, groups: Sequence[RowGroup]) -> None:
+        """Make each half wait for the keys and values of the other."""
         if self._lanes is None:
             return
         here, aside = self._lanes
@@ -196,7 +196,7 @@ class FusedOperations(GpuOperations):
         return queries.transpose(0, 1)[None]
 
     def add(self, group: RowGroup, update: Tensor) -> None:
-        """Keep the update for the next norm, which adds it."""
+        """Store the update for the next norm, which adds it."""
         group.update = self.reduced(update)
 
 

@@ -128,8 +128,8 @@ class Operations:
         """Enclose one layer of a pass."""
         yield
 
-    def meet(self, groups: Sequence[RowGroup]) -> None:
-        """Make the keys and values that each group of a batch has written visible to the others."""
+    def wait_for_keys(self, groups: Sequence[RowGroup]) -> None:
+        """Make each group of a batch wait for the keys and values that the others write."""
 
     def norm(self, group: RowGroup, norm: RMSNorm, projection: QuantizedLinear | None) -> Rows:
         """Return the norm of the residual stream, in the form that `projection` takes (None: the model's dtype)."""

@@ -35,7 +35,7 @@ class Block(nn.Module):
         """
         # No variable here or below holds a tensor longer than it is needed: each is as large as the residual stream.
         queries = [self._queries(group, layer, operations) for group in groups]
-        operations.meet(groups)
+        operations.wait_for_keys(groups)
         for group in groups:
             with group.lane:
                 self._add_attention(group, queries.pop(0), layer, visible, operations)
