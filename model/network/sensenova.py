@@ -109,5 +109,7 @@ class SenseNovaU1(nn.Module):
 
     def clean(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return the clean pictures as `predict` does, given the gen tower's hidden states."""
-        parts = self.gen.operations.split_branches(hidden, len(hidden))
-        return join_rows([self.fm_head(self.gen.norm(part), *grid) for part in parts])
+        predicted = []
+        for part in self.gen.operations.split_branches(hidden, len(hidden)):  # no comprehension, as in `Block`
+            predicted.append(self.fm_head(self.gen.norm(part), *grid))
+        return join_rows(predicted)

@@ -16,7 +16,11 @@ from model.network.rope import Rotary
 
 
 class Block(nn.Module):
-    """Pre-norm attention and pre-norm MLP, each added to the residual stream."""
+    """Pre-norm attention and pre-norm MLP, each added to the residual stream.
+
+    The methods hold no tensor longer than they need it: each is as large as the residual stream. They use no
+    comprehension: on Python 3.11 the closure of one in an error's traceback keeps the tensors and weights that it uses.
+    """
 
     def __init__(self, config: TransformerConfig, mlp: DenseMLP | SparseExperts) -> None:
         super().__init__()
@@ -33,8 +37,9 @@ class Block(nn.Module):
             layer: number of this block in its tower.
             visible: which tokens a row may see.
         """
-        # No variable here or below holds a tensor longer than it is needed: each is as large as the residual stream.
-        queries = [self._queries(group, layer, operations) for group in groups]
+        queries = []
+        for group in groups:
+            queries.append(self._queries(group, layer, operations))
         operations.wait_for_keys(groups)
         for group in groups:
             with group.lane:
@@ -44,19 +49,21 @@ class Block(nn.Module):
     def _queries(self, group: RowGroup, layer: int, operations: Operations) -> list[Tensor]:
         """Write a group's keys and values to the caches, and return its queries, span by span."""
         attention, qkv_proj = self.attention, self.attention.qkv_proj
+        queries = []
         with group.lane:
             projected = operations.project(qkv_proj, operations.norm(group, self.attention_norm, qkv_proj))
-            return [operations.write_heads(attention, projected[span.rows], span, layer) for span in group.spans]
+            for span in group.spans:
+                queries.append(operations.write_heads(attention, projected[span.rows], span, layer))
+        return queries
 
     def _add_attention(
         self, group: RowGroup, queries: Sequence[Tensor], layer: int, visible: Visibility, operations: Operations
     ) -> None:
         """Add a group's attention to its residual stream."""
-        attention = self.attention
-        attended = [
-            operations.attend(attention, q, span, layer, visible) for q, span in zip(queries, group.spans, strict=True)
-        ]
-        operations.add_projected(group, attention.o_proj, join_rows(attended))
+        attended = []
+        for q, span in zip(queries, group.spans, strict=True):
+            attended.append(operations.attend(self.attention, q, span, layer, visible))
+        operations.add_projected(group, self.attention.o_proj, join_rows(attended))
 
     def projections(self) -> Iterator[QuantizedLinear]:
         """Yield the matrix products that quantization can replace."""

@@ -120,8 +120,8 @@ def step_picture(tokens: Tensor, size: Size) -> Tensor:
 class _Prediction:
     """The prediction of each branch's clean picture: (branches, L, 3·32²).
 
-    This is not a closure, and it uses no comprehension where memory may run out, because the frames of an error would
-    keep the prefixes alive.
+    This is not a closure, and like `model.network.transformer.Block` it uses no comprehension where memory may run out.
+    An error would otherwise keep the prefixes alive.
     """
 
     network: SenseNovaU1

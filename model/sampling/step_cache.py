@@ -115,8 +115,10 @@ class StepCache:
         config = self._config
         entering, hidden = hidden, run(branches, config.first, hidden)
         residuals = (hidden - entering).split(1)
-        # Lists, not generators: after an error, a generator's frame would keep the tensors that it iterates over.
-        reusing = [self._can_reuse(branch, each) for branch, each in zip(branches, residuals, strict=True)]
+        # Neither a comprehension nor a generator: an error in it would keep the stored residuals alive.
+        reusing = []
+        for branch, residual in zip(branches, residuals, strict=True):
+            reusing.append(self._can_reuse(branch, residual))
         results = list(hidden.split(1))
         needed = [index for index, reused in enumerate(reusing) if not reused]
         if needed:

@@ -354,23 +354,41 @@ def test_out_of_memory_gives_a_hint_and_caches_nothing(
     assert picture(engine, GenerateRequest("a cat", SMALL)).image.size == (64, 96)
 
 
-@pytest.mark.parametrize("tower", ["und", "gen"])
-@pytest.mark.parametrize("operation", ["norm", "write_heads", "attend", "project_gated"])
-def test_an_error_inside_a_block_keeps_no_memory(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, tower: str, operation: str
+@pytest.mark.parametrize(
+    ("part", "function"),
+    [
+        ("und", "write_heads"),
+        ("gen", "norm"),
+        ("gen", "write_heads"),
+        ("gen", "attend"),
+        ("gen", "project_gated"),
+        ("fm_head", "forward"),
+    ],
+)
+def test_an_error_that_is_kept_keeps_no_memory(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, part: str, function: str
 ) -> None:
-    """The error's frames refer to KV caches and activations. A caller that keeps the error must not keep those."""
-    engine.clear_cache()
+    """Frames of the error had KV caches, activations and the network. The error must not hold any of them."""
+    engine = Engine.load(tiny_checkpoint, device="cpu")
+    network = weakref.ref(engine._runner.model.network)
     caches = watch_caches(monkeypatch)
+    activations: list[weakref.ref[Any]] = []
 
-    def full(*_: Any) -> None:
+    def full(*arguments: Any) -> None:
+        tensors = [getattr(each, "residual", each) for each in arguments]
+        activations.extend(weakref.ref(each.untyped_storage()) for each in tensors if isinstance(each, torch.Tensor))
         raise MemoryError
 
-    operations = engine._runner.model.network.get_submodule(tower).operations
-    monkeypatch.setattr(operations, operation, full)
-    with pytest.raises(DeviceMemoryError) as caught:
-        list(engine.run(GenerateRequest("a cat", SMALL)))
+    module = engine._runner.model.network.get_submodule(part)
+    with monkeypatch.context() as patched:
+        patched.setattr(getattr(module, "operations", module), function, full)
+        with pytest.raises(DeviceMemoryError) as caught:
+            list(engine.run(GenerateRequest("a cat", SMALL)))
     assert caches and all(cache() is None for cache in caches)
+    assert activations and all(storage() is None for storage in activations)
+    del module
+    engine.close()
+    assert network() is None
     del caught
 
 
