@@ -2,8 +2,9 @@
 
     python -m benchmarks.cached_pictures --pictures 16 --output benchmarks/results/cached_pictures.json
 
-Prompts, seeds and settings are the same, but for `--steps`. Half of the pictures show shapes and objects on backgrounds
-that the demo was trained on; the other half show one object each on a background that was left out of training.
+Prompts, seeds and the other settings are equal. Half of the pictures show shapes and objects on backgrounds that the
+demo was trained on; the other half show one object each on a background that was left out of training. `--steps` are
+the numbers of steps for which all of this is done.
 """
 
 from random import Random
@@ -31,6 +32,7 @@ def compare(cached: list[Picture], plain: list[Picture]) -> dict[str, Any]:
 
 
 def chosen_prompts(count: int) -> list[str]:
+    """Return prompts for `count` pictures, the same ones in every run."""
     random = Random("cached pictures")
     scenes, speaker = SceneMaker(random, held_out=True), Speaker(random)
     prompts = [speaker.wish(scenes.scene(1 + number % 2)).prompt for number in range(count // 2)]

@@ -1,7 +1,7 @@
 """Arguments, facts, result files and tables that all benchmarks share.
 
-A benchmark makes its parser here, measures, and calls `finish`, which writes the JSON file and prints a table last.
-Progress goes to stderr, so that stdout holds the table alone.
+A benchmark makes its parser here, measures, and calls `finish`, which writes the JSON file and prints a table.
+Progress goes to stderr, so that stdout contains only the table.
 """
 
 import argparse
@@ -21,16 +21,17 @@ from rich.table import Table
 
 DTYPES = ("bfloat16", "float16", "float32")
 TABLE_WIDTH = 140
-"""Columns where stdout is not a terminal."""
+"""Width of tables in columns if stdout is not a terminal."""
 
 
 def parser(
     description: str, *, model: str = "", models: str = "", device: str = "", dtype: str = ""
 ) -> argparse.ArgumentParser:
-    """Return a parser with `--output`, and with each other common argument that has a default here.
+    """Return a parser with `--output`, and with `--model`, `--device` and `--dtype` if their defaults are not empty.
 
     Args:
         description: the benchmark's docstring.
+        model, device, dtype: defaults of these arguments.
         models: the help of `--model`.
     """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,11 +109,14 @@ def finish(options: argparse.Namespace, result: Mapping[str, Any], shown: Table,
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure and the value that it has to reach.
+    """A figure and its limit.
 
     Attributes:
-        figure: None if it was not measured.
-        at_least: whether the figure must not be below the value; otherwise it must not be above.
+        name: the name of the figure.
+        figure: the measured value; None if it was not measured.
+        value: the limit.
+        unit: the unit of both.
+        at_least: whether the limit is a minimum; otherwise it is a maximum.
     """
 
     name: str
@@ -123,6 +127,7 @@ class Bar:
 
     @property
     def met(self) -> bool:
+        """Whether the figure was measured and keeps the limit."""
         if self.figure is None:
             return False
         return self.figure >= self.value if self.at_least else self.figure <= self.value

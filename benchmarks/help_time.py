@@ -2,8 +2,8 @@
 
     python -m benchmarks.help_time --output benchmarks/results/help_time.json
 
-Seconds are wall time from the start of the interpreter to its end. All commands run in turn, so that a busy moment of
-the machine does not slow one of them alone. Exits with 1 if a median is above the bar.
+Seconds are wall time from the start of the interpreter to its end. Each run measures all commands one after the other,
+so that a busy moment of the machine does not affect all runs of one command. Exits with 1 if a median is above the bar.
 """
 
 import statistics

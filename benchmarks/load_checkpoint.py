@@ -1,11 +1,11 @@
-"""Load a synthetic float32 checkpoint into bfloat16 on the CPU: time against `cat`, peak memory against its size.
+"""Compare the time of loading a float32 checkpoint into bfloat16 on the CPU with `cat`, and its memory with its size.
 
     python -m benchmarks.load_checkpoint --output benchmarks/results/load_checkpoint.json
 
-The time is that of `load_checkpoint` from a warm page cache, without imports: the median of several new processes. Each
-is paired with a `cat` of the same files to /dev/null, and with the time that the same number of threads needs to write
-once to as much new memory as the parameters take. `cat` needs no such memory, but every loader does. Memory is the
-growth of the peak resident set after the imports.
+The time of `load_checkpoint` is measured without imports, with the files in the page cache: the median of several new
+processes. After each process, `cat` reads the same files into /dev/null. Each process also measures how long the same
+number of threads takes to write once to new memory of the parameters' size: every loader needs such memory, but `cat`
+does not. Memory is the growth of the peak resident set after the imports.
 """
 
 import argparse
@@ -25,6 +25,7 @@ LAYERS_PER_GIGABYTE = 9.3
 
 
 def write_checkpoint(folder: Path, gigabytes: float) -> None:
+    """Write a checkpoint of random float32 weights of about this size."""
     import torch
 
     from model.checkpoint.random_weights import config_fields, write_random_checkpoint

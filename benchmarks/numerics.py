@@ -64,7 +64,7 @@ def predictor(network: SenseNovaU1, prefix: Prefix, size: tuple[int, int]) -> Pr
 
 
 def blocks_apart(network: SenseNovaU1, tokens: int) -> list[float]:
-    """Return the difference of each fused block from the plain one, from the same input."""
+    """Return the relative difference of each fused block's output from that of the plain block, for the same input."""
     from model.backends.cuda import FusedOperations
 
     config = network.config.transformer

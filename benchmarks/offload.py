@@ -136,7 +136,7 @@ def run_pictures(
 
 
 def decoding_rate(engine: LocalEngine) -> float:
-    """Return the tokens a second of the second of two answers; the first one may compile kernels."""
+    """Answer twice, and return the second answer's tokens per second; the first one may compile kernels."""
     request = AnswerRequest("hello", settings=TextSettings(max_tokens=TOKENS))
     list(engine.run(request))
     statistics_event = list(engine.run(request))[-1]
@@ -204,7 +204,7 @@ def write_random_weights(folder: Path, shape: str, device: torch.device) -> None
 
 
 class HostMemory:
-    """The peak of the process's memory that is not mapped files, sampled every 20 ms by a thread."""
+    """The peak of the process's memory without mapped files. A thread samples it every 20 ms."""
 
     def __init__(self) -> None:
         self._peak = 0
@@ -224,7 +224,7 @@ class HostMemory:
 
 
 def anonymous_bytes() -> int:
-    """Return the bytes of this process's resident memory that are not mapped files."""
+    """Return the bytes of this process's resident memory without mapped files."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("RssAnon:"))
     return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""Pictures of the demo checkpoint: how they are drawn for a comparison, and how alike two of them are."""
+"""Pictures for comparisons: drawing them with the demo checkpoint, and measures of their similarity."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -47,6 +47,7 @@ def ssim_of_pairs(ours: Sequence[Picture], theirs: Sequence[Picture]) -> dict[st
 
 
 def median_and_least(figures: Iterable[float]) -> dict[str, float]:
+    """Return the median and the least of the figures."""
     listed = list(figures)
     return {"median": statistics.median(listed), "least": min(listed)}
 

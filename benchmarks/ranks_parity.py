@@ -46,7 +46,7 @@ def run_cases(layout: str, folders: dict[str, Path], device: str) -> dict[str, A
 
 
 def differences(engine: LocalEngine, case: Case) -> dict[str, float]:
-    """Return relative differences from the reference implementation; other tokens count as infinitely far."""
+    """Return relative differences from the reference implementation; infinity if tokens or think texts differ."""
     found: dict[str, float] = {}
     request = request_of(case)
     if not isinstance(request, AnswerRequest):

@@ -3,11 +3,11 @@
     python -m benchmarks.ranks_soak --output benchmarks/results/ranks_soak.json            # the demo, on CPU ranks
     python -m benchmarks.ranks_soak --device cuda --turns 20 --kill 0 --model FOLDER       # on GPUs
 
-Lines generate, edit, describe, think and chat. Every `--interrupt`th one gets a Ctrl-C, every `--kill`th one loses a
-rank by SIGKILL, both at a random moment. After each line the session must be in order, after a killed rank the next
-turn must load the model again, and no process may be left at the end. Exits with 1 if that fails, if a turn takes
-longer than a minute, if a killed rank is reported after more than 10 s, or if memory grows by more than 3 % after the
-first third of the lines. By then each task has run once, and the model was loaded several times.
+The lines generate, edit, describe, think and chat. Every `--interrupt`th line gets a Ctrl-C, and every `--kill`th line
+loses a rank by SIGKILL, both at a random moment. After each line the session must be undamaged. After a killed rank the
+next turn must load the model again. At the end no process may be left. Exits with 1 if one of these fails, if a turn
+takes longer than a minute, if a killed rank is reported after more than 10 s, or if memory grows by more than 3 % after
+the first third of the lines. By then each task has run once, and the model was loaded several times.
 """
 
 import argparse
@@ -42,11 +42,11 @@ LINES = (
 
 
 class Alarm:
-    """What SIGALRM does during a line: a Ctrl-C, or the end of a random rank.
+    """The handler of SIGALRM during a line: it raises SIGINT, as Ctrl-C does, or kills a random rank.
 
     Attributes:
         kills: whether it kills a rank.
-        killed_at: when it did, by the monotonic clock.
+        killed_at: value of `time.monotonic` when it killed one.
     """
 
     def __init__(self, moments: random.Random) -> None:
@@ -149,7 +149,7 @@ def gpu_memory() -> list[int]:
 
 
 def growth(memory: Sequence[int]) -> float:
-    """Return how much memory grew from the end of the first third to the end, as a share."""
+    """Return the growth of memory from the end of the first third to the end, as a fraction."""
     tenth, third = max(1, len(memory) // 10), len(memory) // 3
     return statistics.median(memory[-tenth:]) / statistics.median(memory[third : third + tenth]) - 1
 

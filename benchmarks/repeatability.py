@@ -2,10 +2,10 @@
 
     python -m benchmarks.repeatability --model FOLDER --output repeatability.json
 
-Each run loads the checkpoint in this process, reads a prompt, thinks for a fixed number of tokens and takes a few
-denoising steps. After every stage it takes a checksum of the tensors so far. Each attention kernel that can prefill has
-its own runs: a stage that differs under one kernel points at that kernel, one that differs under all of them does not.
-On CUDA, pictures and written tokens have kernels of their own.
+Each run loads the checkpoint in this process, prefills a prompt, thinks for a fixed number of tokens and takes a few
+denoising steps. After every stage it computes a checksum of the stage's tensors. The runs are repeated with each
+attention kernel that can prefill: if a stage differs with one kernel only, that kernel is the likely cause. On CUDA,
+denoising steps and decoding have kernels of their own.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ KERNELS = {
     "efficient, else math": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
     "math": [SDPBackend.MATH],
 }
-"""Attention kernels to try, in order; not every one takes every shape and mask on every device."""
+"""Attention kernels to try, in order. `math` follows the others, because they do not support all shapes and masks."""
 
 
 def checksum(*tensors: Tensor) -> str:
@@ -52,7 +52,7 @@ def checksum(*tensors: Tensor) -> str:
 
 @torch.inference_mode()
 def stages(folder: Path, device: torch.device, dtype: torch.dtype, think: int, steps: int) -> Iterator[tuple[str, str]]:
-    """Load the checkpoint, run one request and yield each stage with its checksum."""
+    """Load the checkpoint, run one request, and yield the name and checksum of each stage."""
     network, tokenizer = load_checkpoint(folder, device, dtype), Tokenizer(folder)
     backend = select_backend(network, enforce_eager=False)
     layers = range(network.config.transformer.layers)
@@ -89,7 +89,7 @@ def stages(folder: Path, device: torch.device, dtype: torch.dtype, think: int, s
 
 
 def compare(runs: list[list[tuple[str, str]]]) -> list[str]:
-    """Return, for each run after the first, the first stage with another checksum than in the first, or `same`."""
+    """Return for each later run its first stage whose checksum differs from that of the first run, or `same`."""
     verdicts = []
     for run in runs[1:]:
         differing = (stage for (stage, first), (_, other) in zip(runs[0], run, strict=True) if first != other)

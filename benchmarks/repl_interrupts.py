@@ -2,8 +2,8 @@
 
     python -m benchmarks.repl_interrupts --output benchmarks/results/repl_interrupts.json
 
-After each Ctrl-C the session must be what it was before, without a stray file. The growth of the resident set is
-measured from the end of the first tenth of the turns. Exits with 1 if the bar is missed.
+A Ctrl-C may add a cancelled turn, but it must change nothing else in the session, and leave no stray file. The growth
+of the resident set is measured from the end of the first tenth of the turns. Exits with 1 if the bar is missed.
 """
 
 import random
@@ -32,7 +32,7 @@ def interrupt(turns: int) -> tuple[int, list[int]]:
     """Run turns, each with a Ctrl-C after a random time.
 
     Returns:
-        How many turns it ended, and the resident set in bytes after each turn.
+        The number of interrupted turns, and the resident set in bytes after each turn.
 
     Raises:
         AssertionError: the session is damaged after a turn.
@@ -60,7 +60,7 @@ def interrupt(turns: int) -> tuple[int, list[int]]:
 
 
 def check_files(session: Session) -> None:
-    """Raise AssertionError unless the folder holds the session's state and pictures and nothing else."""
+    """Raise AssertionError unless the folder contains exactly the session's entries and pictures."""
     assert session.folder is not None
     saved = read_session(session.folder)
     assert saved.problems == (), saved.problems

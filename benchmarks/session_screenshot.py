@@ -22,7 +22,7 @@ TYPED = (
     ("turn this into an oil painting", "picture 2  ", "selected 2"),
     ("? what is this?", "An oil painting of a cat on a blue background.", "selected 2"),
 )
-"""Lines, and the texts that they bring to the screen and to the toolbar."""
+"""Typed lines, each with the texts that then appear on the screen and in the toolbar."""
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python -m benchmarks.several_gpus --output benchmarks/results/several_gpus_h100.json
     python -m benchmarks.several_gpus --device cpu --model tiny --steps 4 --tokens 16      # the same on CPU ranks
 
-Each layout is measured by TENSOR×GUIDANCE ranks of its own, which are killed if they take too long. A `+` splits the
+A layout such as `2x1` starts TENSOR×GUIDANCE ranks, which are killed if they take too long. A `+` splits the
 understanding tower over all ranks, as `--gpus` does. All layouts have the same weights, so their pictures can be
 compared; `1x1-eager` shows how much another order of sums changes a picture on one GPU. Then the golden cases run on
 ranks (benchmarks.ranks_parity), and a session with Ctrl-C and a killed rank (benchmarks.ranks_soak); both take another
@@ -54,6 +54,7 @@ SESSION_SECONDS = 300.0
 
 
 def gpu_count(device: str) -> int:
+    """Return the number of GPUs; 2 for CPU ranks."""
     if device != "cuda":
         return 2
     import torch
@@ -109,7 +110,7 @@ def parse_spec(spec: str) -> tuple[ParallelLayout, str, bool]:
 
 
 def run_rank(options: argparse.Namespace, number: str, port: str, spec: str, folder: str) -> None:
-    """Measure as one rank of a layout. Rank 0 writes each figure at once, so that those before a failure remain."""
+    """Measure as one rank of a layout. Rank 0 writes each figure at once, so that a later failure loses none."""
     import torch
 
     found: dict[str, Any] = {}
@@ -214,7 +215,7 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
 
 
 def collectives(groups: "ProcessGroups", device: "torch.device") -> Iterator[tuple[str, float]]:
-    """Measure collective operations alone: those of a 2048×2048 step, and those of a written token in a CUDA graph."""
+    """Measure collective operations alone: those of a 2048×2048 step, and those of decoding a token in a CUDA graph."""
     import torch
 
     from model.bench.ceilings import median_seconds

@@ -3,10 +3,10 @@
     python -m benchmarks.step_cache --output benchmarks/results/step_cache_u1-8b_h100.json
     python -m benchmarks.step_cache --model model/demo/checkpoint --device cpu --dtype float32 --steps 12 --size 256x256
 
-Weights are random, of a built-in shape, or a checkpoint's. The time is that of all steps of a guided picture. Which
-steps are reused is forced: the most that each preset may reuse, in its pattern, because comparing the first layers of
-random weights says nothing. The comparison still runs in all those steps, so its time counts. `every step computed` has
-the passes of a cached picture but skips nothing.
+The weights are random, of a built-in shape, or those of a checkpoint. Times are those of all steps of a guided picture.
+The reused steps are fixed: as many as each preset allows, in its pattern, because differences between the first layers
+of random weights are meaningless. The comparison still runs in these steps, so its time counts. `every step computed`
+runs the code of a cached picture but skips nothing.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ WARM_UP_STEPS = 6
 
 
 def forced(options: CacheOptions, layers: int, computed: list[bool]) -> StepCacheConfig:
-    """Return a cache that computes exactly these steps, and still compares in the others."""
+    """Return the configuration of a cache that computes exactly these steps, but still compares in the others."""
     caching = StepCacheConfig.of(options, layers)
 
     class Forced(caching.library.CachedContextManager):  # type: ignore[name-defined]
@@ -56,7 +56,7 @@ def forced(options: CacheOptions, layers: int, computed: list[bool]) -> StepCach
 
 
 def pattern(options: CacheOptions, steps: int) -> list[bool]:
-    """Return which steps a preset computes if every comparison allows reuse."""
+    """Return for each step whether a preset computes it, if every comparison allows reuse."""
     after_warmup = [number % (options.longest_run + 1) == options.longest_run for number in range(steps)]
     return ([True] * options.warmup_steps + after_warmup)[:steps]
 

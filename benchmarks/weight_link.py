@@ -2,11 +2,10 @@
 
     python -m benchmarks.weight_link FOLDER --output benchmarks/results/weight_link_h100.json
 
-The layers of the generation tower are loaded into two buffers in turn, as `--offload layers` does, and nothing is
-computed meanwhile. Each row has one chunk size and number of threads, with the median of several passes. The first row
-is the link alone, from page-locked memory; a CPU has no link. The last row has the sizes that the program uses, but no
-page-locked memory, as on a host that allows none. A first pass, which does not count, reads the files into the system's
-page cache.
+The layers of the generation tower are loaded into two buffers alternately, as `--offload layers` does, and nothing is
+computed meanwhile. Each row is the median of several passes with one chunk size and number of threads. The first row is
+the link alone, from page-locked memory; a CPU has no link. The last row has the program's own sizes without page-locked
+memory, as on a host that allows none. A first pass, which does not count, reads the files into the system's page cache.
 """
 
 import statistics
@@ -43,7 +42,7 @@ def gen_layers(model: Offload) -> list[list[str]]:
 def measure(
     model: Offload, layers: list[list[str]], chunk_bytes: int, readers: int, page_locked: bool, passes: int
 ) -> dict[str, Any]:
-    """Measure one row, with a stream of its own."""
+    """Measure one row, with a new weight stream."""
     tensors = stored_tensors(model.folder)
     stream = WeightStream(tensors, model.network.device, chunk_bytes, readers, page_locked)
     stream.writer = model.stream.writer
@@ -61,7 +60,7 @@ def measure(
 
 
 def load_all(stream: WeightStream, layers: list[list[str]]) -> float:
-    """Load every layer once, always with the next one requested before one is awaited; return the seconds."""
+    """Load every layer once, and return the seconds. The next layer is requested before the current one is awaited."""
     clock = time.perf_counter()
     following = stream.load(layers[0])
     for names in layers[1:]:

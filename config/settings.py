@@ -54,6 +54,8 @@ class SettingsGroup(BaseModel):
 
 
 class SeedSettings(SettingsGroup):
+    """The setting that picture and text settings share."""
+
     seed: Seed = 42
     """Random seed. Picture k (from 0) of several uses seed + k."""
 

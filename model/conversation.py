@@ -18,7 +18,7 @@ class Conversation:
     >>> request = conversation.ask("What is this?", (picture,))
     >>> answer = next(event for event in engine.run(request) if isinstance(event, Answer))
     >>> conversation = Conversation.after(request, answer.text)
-    >>> request = conversation.ask("And which colour has it?")
+    >>> request = conversation.ask("And what colour is it?")
 
     Consecutive requests begin with the same tokens, up to the last answer, so an engine only processes new tokens. A
     request contains an answer's text, not its tokens. If the tokenizer splits that text into other tokens than the
@@ -63,7 +63,10 @@ def write_placeholders(turns: Sequence[Message], images: int) -> list[Message]:
     """Write a placeholder for each image that has none, at the start of the last turn.
 
     If the texts have no placeholder, one image gets `<image>`, and several get `Image-1:<image>`, `Image-2:<image>`, ….
-    If they have some, the missing ones are `<image>`. Errors as for `require_placeholders`.
+    If they have some, the missing ones are `<image>`.
+
+    Raises:
+        RequestError: as for `require_placeholders`.
     """
     texts = [turn.text for turn in turns if turn.role == "user"]
     require_placeholders(texts, images)

@@ -1,4 +1,7 @@
-"""What each kind of device can do: one table. It needs no PyTorch, so that new rank processes can read it first."""
+"""The abilities of each kind of device, in one table.
+
+Importing this module does not import PyTorch, so that new rank processes can read the table first.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,14 +15,14 @@ class DeviceKind:
     """The abilities of one kind of device. Code asks for an ability, not for the kind's name.
 
     Attributes:
-        is_gpu: it is a graphics processor, and batches of small products keep it busy.
-        has_streams: work is queued on streams and its end is seen by events; copies can run beside it (CUDA).
-        can_be_many: a machine may have several, and ranks share a model over them.
-        offloads: weights may be in files or in the host's memory while others are used.
-        quantizes: it stores eight-bit numbers.
-        compiles_kernels: Triton compiles for it, unless something is missing.
-        chooses_attention: PyTorch has several attention kernels for it.
-        rank_backend: backend of `torch.distributed` between ranks, or None.
+        is_gpu: whether it is a GPU. A GPU needs small branches in one batch to be busy.
+        has_streams: whether work is queued on streams, events report its end, and copies can run beside it (CUDA).
+        can_be_many: whether a machine may have several of them, over which ranks share a model.
+        offloads: whether weights may stay in files until they are used.
+        quantizes: whether it stores eight-bit numbers.
+        compiles_kernels: whether Triton compiles kernels for it, unless something is missing.
+        chooses_attention: whether PyTorch has several attention kernels for it.
+        rank_backend: the backend of `torch.distributed` between ranks, or None.
     """
 
     is_gpu: bool

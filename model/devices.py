@@ -1,4 +1,4 @@
-"""The device of a run: which one it is, waiting for it, and its memory. `device_kinds` says what each kind can do."""
+"""The device of a run: its choice, waiting for it, and its memory. `model.device_kinds` lists each kind's abilities."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from model.device_kinds import KINDS, DeviceKind
 from model.errors import DeviceError
 
 FREE_RESERVE = 512 * 2**20
-"""Bytes of a device's free memory that are left to other programs where no limit is set."""
+"""Bytes of a device's free memory that are left to other programs if no limit is set."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -100,8 +100,8 @@ def copy_to_host(token: Tensor) -> Callable[[], int]:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that this process could still allocate: on a GPU, or on the host without swapping. None where
-    the system does not report them."""
+    """Return the bytes that this process could still allocate: on a GPU, or on the host without swapping. None if the
+    system does not report them."""
     kind = DeviceKind.of(device)
     if kind.has_streams:
         free, _ = torch.cuda.mem_get_info(device)
@@ -114,7 +114,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def usable_memory(device: torch.device, limit: int | None) -> int | None:
-    """Return the bytes that a model may take: the limit, or the free memory. None where neither is known."""
+    """Return the bytes that a model may use: the limit, but at most the free memory. None if neither is known."""
     free = free_memory(device)
     if free is None:
         return limit
@@ -148,7 +148,7 @@ def return_free_memory(device: torch.device) -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new measurement of `peak_memory`, where the device can."""
+    """Start a new measurement of `peak_memory` if the device supports it."""
     if DeviceKind.of(device).has_streams:
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -1,4 +1,4 @@
-"""The engine: a model that turns a request into a stream of events. Every face of the program uses it.
+"""The engine: a model that turns a request into a stream of events. Every frontend uses it.
 
 Importing this module does not import PyTorch; loading a model into this process does.
 """
@@ -17,7 +17,7 @@ from model.checkpoint.card import Card
 from model.checkpoint.hub import DownloadPlan
 from model.checkpoint.named_lora import NamedLora
 from model.events import Event, LoadProgress, Notice
-from model.parallel.commands import CachedTokens, ClearCache, Run, UseLoras
+from model.parallel.commands import ClearCache, Run, UseLoras
 from model.requests import AnswerRequest, Request
 from model.trace import Trace
 
@@ -58,7 +58,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def description(self) -> str:
-        """One line: number format, device, and where the weights are."""
+        """One line: number format, device, and location of the weights."""
 
     @property
     @abstractmethod
@@ -74,7 +74,7 @@ class Engine(ABC):
         Raises:
             CheckpointError: a LoRA cannot be read or does not fit the model, and nothing has changed; or the
                 checkpoint's files cannot be read any more.
-            DeviceMemoryError: the matrices that are loaded again do not fit beside the other weights.
+            DeviceMemoryError: the reloaded matrices do not fit beside the other weights.
         """
 
     @abstractmethod
@@ -120,8 +120,8 @@ class LocalEngine(Engine):
     """A checkpoint loaded into this process.
 
     The engine caches the prefixes of the last request. The next request reuses matching tokens and frees the rest
-    before prefill, so a second question about a picture does not read the picture again. The cache never changes a
-    picture's bytes; an answer may be prefilled in other batches.
+    before prefill, so a second question about a picture does not process the picture again. The cache never changes a
+    picture's bytes; the prefill of an answer may run in other batches and round differently.
 
     Several GPUs, or several processes on a CPU, can share the model. This process is then rank 0, and starts and ends
     the other ranks (`model.parallel.processes`).
@@ -148,7 +148,7 @@ class LocalEngine(Engine):
             atexit.register(_close_if_alive, weakref.ref(self))
 
     def run(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
-        """As `Engine.run`. A cancelled request frees its memory, except for the prefixes that it caches.
+        """See `Engine.run`. A cancelled request frees its memory, except for the prefixes that it caches.
 
         Args:
             trace: filled with the request's tensors; with several ranks only with those of rank 0.
@@ -174,27 +174,28 @@ class LocalEngine(Engine):
 
     @property
     def card(self) -> Card:
-        """As `Engine.card`."""
+        """See `Engine.card`."""
         return Card(self._model, self._runner.recommended)
 
     @property
     def description(self) -> str:
-        """As `Engine.description`."""
+        """See `Engine.description`."""
         weights = f"; {self.weights_summary}" if self.weights_summary else ""
         return f"{self.dtype} on {self.device}{weights}"
 
     @property
     def weights_summary(self) -> str:
-        """Where the weights are and why, in words. Empty if all are on the device or where the settings say."""
+        """The location of the weights and the reason, in words. Empty if all weights are on the device, or if the
+        settings name the layout."""
         return self._layout_summary or self._runner.model.describe()
 
     @property
     def loras(self) -> tuple[NamedLora, ...]:
-        """As `Engine.loras`."""
+        """See `Engine.loras`."""
         return self._runner.loras
 
     def use_loras(self, loras: Sequence[NamedLora]) -> None:
-        """As `Engine.use_loras`."""
+        """See `Engine.use_loras`."""
         if self._ranks is not None:
             self._ranks.run_on_all(UseLoras(tuple(loras)), lambda: self._runner.use_loras(loras))
         else:
@@ -214,13 +215,8 @@ class LocalEngine(Engine):
         """Device memory of the prefix cache in bytes; an 8B model in bfloat16 needs 172 KB a token (42 layers)."""
         return self._runner.prefix_cache.nbytes
 
-    @property
-    def cached_lengths(self) -> CachedTokens:
-        """Tokens in the prefix cache by branch; with several ranks only the branches that rank 0 reads."""
-        return self._runner.prefix_cache.lengths
-
     def clear_cache(self) -> None:
-        """Free the memory of the prefix cache. The next request reads its whole prompt."""
+        """Free the memory of the prefix cache. The next request prefills its whole prompt."""
         self._runner.prefix_cache.clear()
         if self._ranks is not None and self._ranks.lost is None:
             self._ranks.run_on_all(ClearCache(), lambda: None)
@@ -233,9 +229,10 @@ class LocalEngine(Engine):
     def close(self) -> None:
         """Free the model's memory and end the processes that share it. The engine cannot be used afterwards.
 
-        Happens by itself when the engine is garbage-collected or the program ends.
+        It is called automatically when the engine is garbage-collected or the program ends.
         """
-        # First the runner: its CUDA graphs hold collectives, and ranks cannot leave process groups before these go.
+        # The runner is closed first: its CUDA graphs contain collectives, and a rank cannot leave the process groups
+        # while such a graph exists.
         self._runner.close()
         ranks, self._ranks = self._ranks, None
         if ranks is not None:

@@ -1,4 +1,4 @@
-"""The loaded model: the one place where network, backend and offload plan meet."""
+"""The loaded model: network, backend and offload plan together. No other module knows all three."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -44,10 +44,10 @@ from model.sampling.backend import Backend
 
 
 class LoadedModel:
-    """A network, its backend and its offload plan. It loads the network again where a request needs more memory.
+    """A network, its backend and its offload plan. A request that needs more memory can load them again.
 
     Attributes:
-        network, backend: as they are now, while `is_loaded`.
+        network, backend: the loaded ones; missing unless `is_loaded`.
         adapters: the LoRAs merged into the weights.
         offload_plan: which weights are on the device.
         is_shared: whether several ranks run the network.
@@ -98,18 +98,22 @@ class LoadedModel:
 
     def load(
         self,
-        work: Workload,
+        workload: Workload,
         adapters: Sequence[Adapter],
         check_weights: bool = False,
         on_progress: Callable[[LoadProgress], None] | None = None,
     ) -> None:
-        """Load the network with an offload plan that leaves memory for `work`; the rest as for `load_checkpoint`.
+        """Load the network with an offload plan that leaves memory for a workload.
+
+        Args:
+            adapters, check_weights, on_progress: as for `load_checkpoint`.
 
         Raises:
             DeviceMemoryError: no plan leaves enough memory.
+            CheckpointError: as for `load_checkpoint`.
         """
-        self.offload_plan = self._plan_for(work)
-        self._notes = list(self._plan_notes(work))
+        self.offload_plan = self._plan_for(workload)
+        self._notes = list(self._plan_notes(workload))
         if self.offload_plan.kind != "off":
             avoid_fragmentation(self.device)
         arguments = (check_weights, on_progress, self._quantized, adapters)
@@ -124,17 +128,17 @@ class LoadedModel:
         self.adapters = tuple(adapters)
         self.is_loaded = True
 
-    def fits(self, work: Workload) -> bool:
-        """Return whether `work` fits with the current plan, or no other plan would help."""
+    def fits(self, workload: Workload) -> bool:
+        """Return whether the workload fits with the current plan, or no other plan would help."""
         if not self.is_loaded:
             return False
         if self.budget is None or self._settings.offload in ("off", "module"):
             return True
-        return self.peak(work) <= self.budget or self._plan_for(work) == self.offload_plan
+        return self.peak(workload) <= self.budget or self._plan_for(workload) == self.offload_plan
 
-    def peak(self, work: Workload) -> int:
+    def peak(self, workload: Workload) -> int:
         """Return the estimated peak of device memory, in bytes."""
-        return peak_bytes(self._own_config, self._weights, self.offload_plan, work, self.dtype.itemsize)
+        return peak_bytes(self._own_config, self._weights, self.offload_plan, workload, self.dtype.itemsize)
 
     def release(self) -> None:
         """Free the weights, so that `load` can load them again. No other object may hold the network."""
@@ -148,8 +152,11 @@ class LoadedModel:
         return_free_memory(self.device)
 
     def replace_adapters(self, adapters: Sequence[Adapter]) -> None:
-        """Replace the merged LoRAs; errors as for `loader.replace_adapters`. If interrupted, the weights are unusable
-        until a retry succeeds."""
+        """Replace the merged LoRAs. If interrupted, the weights are unusable until a retry succeeds.
+
+        Raises:
+            CheckpointError: as for `model.checkpoint.loader.replace_adapters`.
+        """
         before, self.adapters = self.adapters, (*self.adapters, *adapters)
         if self._offload is not None:
             self._offload.replace_adapters(before, adapters)
@@ -158,7 +165,7 @@ class LoadedModel:
         self.adapters = tuple(adapters)
 
     def take_notices(self) -> Iterator[str]:
-        """Yield notices for the user that have not been shown yet."""
+        """Yield notices for the user that were not yielded before."""
         sources: list[Backend | WeightStream] = [self.backend] if self.is_loaded else []
         if self._offload is not None:
             sources.append(self._offload.stream)
@@ -167,9 +174,9 @@ class LoadedModel:
                 self._shown.add(note)
                 yield note
 
-    def _plan_notes(self, work: Workload) -> Iterator[str]:
+    def _plan_notes(self, workload: Workload) -> Iterator[str]:
         """Yield notices about the current plan."""
-        peak = self.peak(work)
+        peak = self.peak(workload)
         if self._is_limited and self.budget is not None and peak > self.budget:
             needed, limit = format_memory(peak), format_memory(self.budget)
             yield f"`offload` {self.offload_plan.kind} needs {needed} for this, more than the {limit} that are allowed"
@@ -179,7 +186,7 @@ class LoadedModel:
                 yield note
 
     def describe(self) -> str:
-        """Return where the weights are and why, as `LocalEngine.weights_summary`."""
+        """Return the location of the weights and the reason, for `LocalEngine.weights_summary`."""
         if self.offload_plan.kind == "off":
             return ""
         weights, plan = self._weights, self.offload_plan
@@ -194,16 +201,16 @@ class LoadedModel:
         limit = f" in {format_memory(self.budget)}" if self.budget is not None else ""
         return f"offload {plan.kind}: {how}, {held} of {total} of weights{limit}"
 
-    def advice(self, work: Workload) -> str:
+    def advice(self, workload: Workload) -> str:
         """Return a hint for a request that ran out of memory in spite of the estimate."""
-        smaller = f"ask for {work.smaller}"
+        smaller = f"ask for {workload.smaller}"
         if self.budget is None or self._groups is not None:
             return smaller
         order = ["off", "module", "layers"]
         wanted = order[min(order.index(self.offload_plan.kind) + 1, 2)]
         budget = self.budget * 9 // 10 if wanted == self.offload_plan.kind else self.budget
         try:
-            plan = choose_offload_plan(wanted, self._own_config, self._weights, work, self.dtype.itemsize, budget)
+            plan = choose_offload_plan(wanted, self._own_config, self._weights, workload, self.dtype.itemsize, budget)
         except DeviceMemoryError:
             return smaller
         setting = mention("offload", plan.kind)
@@ -211,8 +218,8 @@ class LoadedModel:
             setting += f" and {mention('gpu_memory', format_memory(budget).replace(' ', ''))}"
         return f"use {setting}, or {smaller}"
 
-    def _plan_for(self, work: Workload) -> OffloadPlan:
+    def _plan_for(self, workload: Workload) -> OffloadPlan:
         if self.budget is None:
             return ALL_RESIDENT
         wanted, itemsize = self._settings.offload, self.dtype.itemsize
-        return choose_offload_plan(wanted, self._own_config, self._weights, work, itemsize, self.budget)
+        return choose_offload_plan(wanted, self._own_config, self._weights, workload, itemsize, self.budget)

@@ -49,7 +49,7 @@ def load_model(
     on_plan: Callable[[DownloadPlan], None] | None = None,
     on_download: Callable[[int, int], None] | None = None,
 ) -> LocalModel:
-    """Load a model into this process and its ranks. Arguments and errors as for `model.engine.open_engine`."""
+    """Load a model into this process and its ranks. Arguments and errors are those of `model.engine.open_engine`."""
     # Cheap checks first: a mistake must not be reported after a download or minutes of loading.
     require_compatible(settings)
     device, dtype = resolve_device(settings.device), resolve_dtype(settings.dtype)
@@ -78,7 +78,7 @@ def load_model(
     ranks = RankProcesses(layout, device)
 
     def check_and_report(progress: LoadProgress) -> None:
-        ranks.require_all_ranks()  # after a loss, loading on would waste minutes
+        ranks.require_all_ranks()  # loading the rest after a loss would waste minutes
         if on_progress is not None:
             on_progress(progress)
 

@@ -26,7 +26,11 @@ class PNGFiles:
         self._images: dict[int, Image.Image] = {}
 
     def add(self, image: Image.Image) -> int:
-        """Encode an image as RGB without metadata and return its index. Errors as for `model.image_files.as_rgb`."""
+        """Encode an image as RGB without metadata, and return its index.
+
+        Raises:
+            PictureError: as for `model.image_files.as_rgb`.
+        """
         plain = as_rgb(image)
         plain.info.clear()  # Pillow would write some metadata, such as a colour profile
         file = io.BytesIO()

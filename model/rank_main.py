@@ -1,4 +1,4 @@
-"""The main program of every rank but rank 0: load a shard of the network, and run rank 0's commands silently.
+"""The main program of every rank but rank 0: load a shard of the network, and run rank 0's commands without output.
 
 Rank 0 starts it in a process of its own. Under a launcher, `sensenova_cli.__main__` calls it in all ranks but rank 0.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def run_rank(rank: int, connection: int | None = None) -> None:
-    """Run rank 0's commands. Does not return: the process exits when rank 0 says so or is gone.
+    """Run rank 0's commands. This never returns: the process exits when rank 0 sends EXIT or closes its connection.
 
     Args:
         connection: file descriptor of the connection to rank 0; None under a launcher.
@@ -67,13 +67,14 @@ def run_rank(rank: int, connection: int | None = None) -> None:
                         runner.prefix_cache.clear()
             reply = Done(runner.prefix_cache.lengths)
         except Exception as error:
-            if not isinstance(error, REQUEST_ERRORS):  # rank 0 raises and reports those itself
+            if not isinstance(error, REQUEST_ERRORS):  # rank 0 raises and reports the same error
                 traceback.print_exc()
             reply = Failed.from_error(error)
         channel.reply(reply)
 
 
 def _join_groups(rank: int, channel: ControlChannel, store: "Store | None") -> "ProcessGroups":
+    """Join the process groups when rank 0 sends the rendezvous."""
     import torch
 
     from model.parallel.collectives import ProcessGroups

@@ -42,7 +42,7 @@ class EditRequest:
     """A request to change one or more images as an instruction says.
 
     Attributes:
-        prompt: the instruction. It may contain one `<image>` placeholder per image; see model.inputs.prompts.
+        prompt: the instruction. It may contain one `<image>` placeholder per image; see `model.inputs.prompts`.
         preview_every, preview_size: as for `GenerateRequest`.
 
     Raises:
@@ -84,7 +84,7 @@ class AnswerRequest:
 
     Attributes:
         prompt: the question. It may contain `<image>` placeholders for images of this turn.
-        images: all images, in the order of their placeholders; those of `history` come first.
+        images: all images, in the order of their placeholders; those of `history` are first.
         history: earlier turns, oldest first.
         system: a system message; none is written if it is empty.
 

@@ -51,7 +51,7 @@ class Runner:
         groups: ProcessGroups | None,
         on_progress: Callable[[LoadProgress], None] | None = None,
     ) -> "Runner":
-        """Load this process's part of a checkpoint. Errors as for `Engine.load`.
+        """Load this process's part of a checkpoint. Errors are those of `Engine.load`.
 
         Args:
             groups: the process groups of the ranks that share the model; None if no other rank does.
@@ -78,7 +78,7 @@ class Runner:
 
     @property
     def dtype(self) -> str:
-        """As `LocalEngine.dtype`."""
+        """See `LocalEngine.dtype`."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
@@ -88,11 +88,11 @@ class Runner:
 
     @property
     def loras(self) -> tuple[NamedLora, ...]:
-        """As `Engine.loras`."""
+        """See `Engine.loras`."""
         return tuple(adapter.lora for adapter in self.model.adapters)
 
     def use_loras(self, loras: Sequence[NamedLora]) -> None:
-        """As `Engine.use_loras`."""
+        """See `Engine.use_loras`."""
         adapters = read_adapters(loras, self.model.config)
         self.prefix_cache.clear()
         self._weights_are_incomplete = True
@@ -101,7 +101,7 @@ class Runner:
         self._weights_are_incomplete = False
 
     def run(self, request: Request, trace: Trace | None = None) -> Iterator[Event]:
-        """Run a request and yield its events. Arguments and errors as for `LocalEngine.run`."""
+        """Run a request and yield its events. Arguments and errors are those of `LocalEngine.run`."""
         if self._weights_are_incomplete:
             raise CheckpointError(
                 "an earlier change of LoRAs was interrupted, so the weights are incomplete", "change the LoRAs again"

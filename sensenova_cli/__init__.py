@@ -1,3 +1,3 @@
-"""The program people type: words in, requests to the engine, results and errors out. Knows no tensors."""
+"""The program that people type. It turns command lines into requests, and events into output; it uses no tensors."""
 
 __version__ = "0.1.0"

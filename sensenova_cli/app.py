@@ -34,14 +34,14 @@ INSTEAD = {
     ("generate", "--image"): 'to change a picture: sensenova edit --image FILE "…"',
     ("profile show", "--profile"): "the profile is a bare word here: sensenova profile show draft",
 }
-"""Hints by command and option, for options that users expect at a command without them."""
+"""Hints for options that users may expect: (command, option) → hint. The command does not have the option."""
 
 DASHED_TEXT = {
     "generate": 'generate -- "-…"',
     "chat": 'chat -- "-…"',
     "edit": 'edit --image FILE -- "-…"',
 }
-"""How to type a text that starts with a dash, by command."""
+"""Command → an example with a text that starts with a dash."""
 
 TOO_MANY_WORDS = {
     "generate": "put the prompt in quotes",
@@ -49,7 +49,7 @@ TOO_MANY_WORDS = {
     "edit": 'put the prompt in quotes, and pictures after --image: sensenova edit --image FILE "…"',
     "run": 'the prompt goes after --prompt, in quotes: sensenova run --prompt "…"',
 }
-"""Hints by command, for more words than the command takes."""
+"""Command → a hint if too many words were typed."""
 
 
 class Program(TyperGroup):
@@ -64,7 +64,7 @@ class Program(TyperGroup):
         if "--no-color" in options:
             # Set before parsing, so that help and usage errors have no colours, too.
             os.environ["NO_COLOR"] = "1"
-        extra["standalone_mode"] = False
+        extra["standalone_mode"] = False  # Typer then raises its errors instead of printing them
         try:
             if not wants_help(words) and "--version" not in options:
                 _require_current_folder()

@@ -13,11 +13,11 @@ INTERRUPTED = 130
 
 
 class UsageError(SenseNovaError):
-    """An error in the arguments: a contradiction, a missing one or an unsupported one."""
+    """An error in the arguments: two of them contradict each other, or one is missing or not supported."""
 
 
 class OutputError(SenseNovaError):
-    """An unusable output, found before anything runs."""
+    """An output that cannot be used. It is found before anything runs."""
 
 
 class OutputWriteError(OutputError):
@@ -25,7 +25,7 @@ class OutputWriteError(OutputError):
 
 
 class SessionError(SenseNovaError):
-    """An error of a session: it does not exist, cannot be opened, or does not allow the operation."""
+    """An error of a session that does not exist, cannot be opened, or does not allow an operation."""
 
 
 class SessionWriteError(SenseNovaError):

@@ -32,17 +32,17 @@ from model.sampling.backend import Backend
 from model.sampling.prefill import Prefix
 
 HALVES_FROM_TOKENS = 3072
-"""From this many tokens on, a picture is computed in two halves side by side, which saves 3 % of a step at 2048×2048
-(docs/performance.md)."""
+"""A picture of at least this number of tokens is computed in two halves side by side, which saves 3 % of a step at
+2048×2048 (docs/performance.md)."""
 HALF_STEP = 128
 """The first half is a multiple of this, a usual tile of rows in matrix products."""
 
 
 class CudaBackend(Backend):
-    """Runs a network with fused kernels, and repeated passes as CUDA graphs.
+    """A backend that runs a network with fused kernels, and repeated passes as CUDA graphs.
 
-    A tower with experts is neither captured nor asynchronous: the host finds out block by block which experts it needs.
-    A pass is not captured either if the weights of its blocks do not fit the device at once.
+    A tower with experts is neither captured nor asynchronous, because the host waits in every block to learn which
+    experts are needed. A pass is not captured either if the weights of its blocks do not fit on the device together.
     """
 
     def __init__(self, network: SenseNovaU1, groups: ProcessGroups | None = None) -> None:
@@ -63,18 +63,18 @@ class CudaBackend(Backend):
         self._decode_pass = DecodePass(network, und, as_graph=self._und_fits) if self.decodes_async else None
 
     def captured(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """As `Backend.captured`."""
+        """See `Backend.captured`."""
         blocks = self.network.gen.blocks
         if not self.denoises_async or not blocks.fit_together:
             return work
         return CapturedPass(work, blocks.load_all)
 
     def logits(self, prefix: Prefix) -> Tensor:
-        """As `Backend.logits`."""
+        """See `Backend.logits`."""
         return self._decode_pass.logits(prefix.last_hidden) if self._decode_pass else super().logits(prefix)
 
     def forward_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Backend.forward_token`."""
+        """See `Backend.forward_token`."""
         if self._decode_pass is None:
             return super().forward_token(prefix, token)
         if self._und_fits:
@@ -83,13 +83,13 @@ class CudaBackend(Backend):
 
 
 class FusedOperations(GpuOperations):
-    """`Operations` in which everything between two matrix products, or a product and attention, is one kernel.
+    """`Operations` with one kernel for everything between two matrix products, or a matrix product and attention.
 
     The norm kernel also adds the pending update to the residual stream, in place. Each cache holds one sequence.
 
-    A large picture runs in two halves, which meet only at the keys and values. While the last programs of one half's
-    kernel leave a part of the GPU idle, the other half uses it. Both halves need the same layer's weights and cache, so
-    they run in step where layers share memory.
+    A large picture runs in two halves, which wait for each other only at the keys and values. When the last programs of
+    one half's kernel leave a part of the GPU idle, the other half uses it. If layers share memory for weights or
+    caches, both halves finish a layer before either begins the next.
     """
 
     def __init__(
@@ -113,7 +113,9 @@ class FusedOperations(GpuOperations):
     def row_groups(
         self, hidden: Tensor, rotaries: Sequence[Rotary], caches: Sequence[LayerCache], visible: Visibility
     ) -> list[list[RowGroup]]:
-        """As `Operations.row_groups`, with a residual stream that may be written to; in halves for a large picture."""
+        """Split as `Operations` does, with residual streams that may be written to; a large picture in halves."""
+        # The kernels would write past the end of a cache of several sequences.
+        assert len(hidden) == len(caches) and not isinstance(visible, Tensor)
         batches = super().row_groups(hidden, rotaries, caches, visible)
         for groups in batches:
             groups[0].residual = groups[0].residual.clone()
@@ -123,7 +125,7 @@ class FusedOperations(GpuOperations):
         return [_halved(group, lanes) for (group,) in batches]
 
     def _is_large_picture(self, hidden: Tensor, caches: Sequence[LayerCache], visible: Visibility) -> bool:
-        """Return whether the rows are a large picture behind a prefix, so that the order of its rows is free."""
+        """Return whether the rows are those of a large picture after a prefix. All of them see the same tokens."""
         tokens, first = hidden.shape[1], cast(Segment, visible[0])
         is_picture = len(visible) == 1 and not first.causal and caches[0].length > 0
         is_alone = len(caches) == 1 or not self.run_together(len(caches), tokens)
@@ -142,23 +144,23 @@ class FusedOperations(GpuOperations):
             aside.wait_stream(here)
             try:
                 yield
-            finally:  # also after an error: memory that the second lane still uses may be freed
+            finally:  # also after an error, because memory that the second lane still uses may be freed
                 here.wait_stream(aside)
                 self._lanes = None
 
     @contextmanager
     def running_layer(self) -> Iterator[None]:
-        """Keep both halves in one layer where layers share memory."""
+        """Keep both halves in the same layer if layers share memory."""
         if self._lanes is None or not self._in_step:
             yield
             return
         here, aside = self._lanes
-        aside.wait_stream(here)  # which has started to load the layer
+        aside.wait_stream(here)  # until the layer is loaded, for which `here` waits already
         yield
         here.wait_stream(aside)
 
-    def meet(self, groups: Sequence[RowGroup]) -> None:
-        """Let each half wait for the keys and values of the other."""
+    def wait_for_keys(self, groups: Sequence[RowGroup]) -> None:
+        """Make each half wait for the keys and values of the other."""
         if self._lanes is None:
             return
         here, aside = self._lanes
@@ -174,7 +176,7 @@ class FusedOperations(GpuOperations):
         return rows
 
     def project(self, projection: QuantizedLinear, rows: Rows) -> Tensor:
-        """Multiply, after quantizing rows that no kernel has quantized yet."""
+        """Multiply. Quantize the rows first if the projection needs it and no kernel has done it."""
         if projection.input_dtype is not None and isinstance(rows, Tensor):
             rows = row_kernels.quantized(rows, projection.input_dtype)
         return projection.multiply(rows)
@@ -184,7 +186,7 @@ class FusedOperations(GpuOperations):
         return row_kernels.gated(self.project(projection, rows), following.input_dtype)
 
     def write_heads(self, attention: Attention, projected: Tensor, span: Span, layer: int) -> Tensor:
-        """Norm, rotate and write to the cache in one kernel; returns (1, heads, rows, head_dim)."""
+        """Norm, rotate and write to the cache in one kernel; return queries (1, heads, rows, head_dim)."""
         rows = len(projected)
         queries = projected.new_empty(rows, attention.q_width // attention.head_dim, attention.head_dim)
         keys, values = span.cache.room(layer, span.total)
@@ -194,7 +196,7 @@ class FusedOperations(GpuOperations):
         return queries.transpose(0, 1)[None]
 
     def add(self, group: RowGroup, update: Tensor) -> None:
-        """Keep the update for the next norm, which adds it."""
+        """Store the update for the next norm, which adds it."""
         group.update = self.reduced(update)
 
 
@@ -213,12 +215,13 @@ def _halved(group: RowGroup, lanes: tuple[torch.cuda.Stream, torch.cuda.Stream])
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of the second half, one per device."""
     return torch.cuda.Stream(device)
 
 
 def kernel_cache(device: torch.device) -> Path:
-    """Return the folder of kernels compiled for a GPU, unless TRITON_CACHE_DIR names another one. The first backend of
-    a process sets that variable for the whole process."""
+    """Return the folder of the kernels compiled for a GPU: TRITON_CACHE_DIR if it is set, else one of this program. The
+    first backend of a process sets that variable for the whole process."""
     if "TRITON_CACHE_DIR" in os.environ:
         return Path(os.environ["TRITON_CACHE_DIR"])
     major, minor = torch.cuda.get_device_capability(device)

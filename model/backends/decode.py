@@ -1,4 +1,4 @@
-"""The decode pass: one token through the und tower, and the logits of the next token."""
+"""The decode pass: one token runs through the und tower and gives the logits of the next token."""
 
 from typing import cast
 
@@ -26,10 +26,10 @@ ONE_TOKEN = [Segment(1, causal=True)]
 
 
 class DecodePass:
-    """Runs one token behind a prefix with the kernels of `one_token`.
+    """A pass of one token, which follows a prefix, with the kernels of `one_token`.
 
-    As a graph, the first call compiles and captures the kernels and later calls replay them; otherwise each call
-    launches them, with the same numbers. One graph serves every prefix: it reads the token's embedding and the
+    With a graph, the first call compiles and captures the kernels and later calls replay them. Otherwise each call
+    launches them, with the same results. One graph serves every prefix: it reads the token's embedding and the
     addresses of the KV cache from its own tensors, which each call fills.
     """
 
@@ -55,7 +55,7 @@ class DecodePass:
         self._operations = DecodeOperations(network, self._cache, group)
 
     def __call__(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Backend.forward_token`."""
+        """See `Backend.forward_token`."""
         with torch.cuda.device(self._network.device):
             return self._on_device(prefix, token)
 
@@ -65,23 +65,23 @@ class DecodePass:
         if position >= len(self._table[0]):
             self._extend_table(position)
             self._graph = None  # it contains the old table's address
-        # Nothing here waits for the device, which may still run the previous token. But an embedding that is read
-        # from a file needs the token's number.
+        # Nothing here waits for the device, which may still run the previous token. The exception is an embedding that
+        # is read from a file, which needs the token's number.
         embedding = self._network.embed_tokens(token.view(1))[0]
         self._hidden.copy_(embedding)
         self._cache.point_to(prefix, position)
         if self._graph is None:
-            self._forward()  # and compiles the kernels
+            self._forward()  # also compiles the kernels
             if self._as_graph:
                 self._graph = capture(self._forward)
                 self._hidden.copy_(embedding)
         if self._graph is not None:
             self._graph.replay()
-        # Copies, also in float32: the next token is written to the same memory.
+        # Copies, also of float32 logits: the next token is written to the same memory.
         return self._hidden.clone()[None, None], self._next.to(torch.float32, copy=True)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """As `Backend.logits`, for the hidden state of a prefix's last token, (1, 1, hidden_size)."""
+        """Return `Backend.logits` of a prefix, given the hidden state of its last token, (1, 1, hidden_size)."""
         with torch.cuda.device(self._network.device):
             self._hidden.copy_(hidden[0, 0])
             return self._next_logits().to(torch.float32, copy=True)
@@ -114,8 +114,8 @@ class AddressedCache(LayerCache):
     """A KV cache that kernels find by addresses in a tensor, so that a CUDA graph can use a different one each time.
 
     Attributes:
-        addresses: of each layer's keys and values, (layers, 2) int64.
-        state: length, capacity and the token's position, int64.
+        addresses: the addresses of each layer's keys and values, (layers, 2) int64.
+        state: length, capacity and the token's position, (3,) int64.
     """
 
     def __init__(self, layers: int, device: torch.device) -> None:
@@ -145,16 +145,16 @@ class AddressedCache(LayerCache):
 
 
 class DecodeOperations(Operations):
-    """`Operations` for one token. A norm is part of the product that follows it, and so are gate and residual sum.
+    """`Operations` for one token. The kernel of a matrix product includes its norm, its gate and its residual sum.
 
-    Inputs of quantized weights stay in the model's dtype; quantizing one row would save nothing.
+    Inputs of quantized weights stay in the model's dtype, because quantizing one row would save nothing.
     """
 
     def __init__(self, network: SenseNovaU1, cache: AddressedCache, group: TowerGroup | None) -> None:
         super().__init__(block_reduction(group))
         transformer, device, dtype = network.config.transformer, network.device, network.dtype
         self._cache = cache
-        # The kernels add to the residual stream. Where ranks sum it, only one of them contributes the old value.
+        # The kernels add to the residual stream. If ranks sum it, only one of them contributes the old value.
         self._adds_residual = group is None or group.shard.index == 0
         self._norm: RMSNorm | None = None
         mlp = cast(SwiGLU, cast(Block, network.und.blocks[0]).mlp)
@@ -166,7 +166,7 @@ class DecodeOperations(Operations):
         self._partial = one_token.partial_results(transformer.heads, transformer.head_dim, device)
 
     def norm(self, group: RowGroup, norm: RMSNorm, projection: QuantizedLinear | None) -> Rows:
-        """Leave the norm to the product that follows."""
+        """Remember the norm for the next product, which computes it, and return the residual stream."""
         self._norm = norm
         return group.residual
 
@@ -179,7 +179,7 @@ class DecodeOperations(Operations):
         return self._product(projection, rows, self._inner, gated=True)
 
     def write_heads(self, attention: Attention, projected: Tensor, span: Span, layer: int) -> Tensor:
-        """Leave everything to `attend`, whose kernel also norms, rotates and writes."""
+        """Do nothing: the kernel of `attend` also norms, rotates and writes."""
         return projected
 
     def attend(self, attention: Attention, queries: Tensor, span: Span, layer: int, visible: Visibility) -> Tensor:

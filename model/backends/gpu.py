@@ -13,7 +13,7 @@ from model.network.configuration import TransformerConfig
 from model.network.operations import Operations, RowGroup
 
 BATCH_ROWS = 4096
-"""Rows that keep a GPU busy. A 2048×2048 picture has as many in one branch, so that computing its branches as one batch
+"""Rows that keep a GPU busy. One branch of a 2048×2048 picture has this number, so computing its branches as one batch
 gains nothing (docs/performance.md)."""
 
 KERNELS = {
@@ -26,31 +26,31 @@ KERNELS = {
 cannot use. On Hopper cuDNN's kernel takes 0.6 of the time of FlashAttention 2, which PyTorch would choose by itself
 (docs/performance.md)."""
 ONE_ROW = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Kernels for one query row. cuDNN splits the keys there, so that equal numbers do not always give equal bytes. From
+"""Kernels for one query row. For one row cuDNN splits the keys, and equal inputs do not always give equal bytes. From
 two rows on it does not split them."""
 
 
 class GpuAttention(AttentionKernel):
     """Attention that never stores heads × N × M scores.
 
-    PyTorch's own grouping of query heads falls back to a kernel that stores the scores wherever no fused kernel knows
-    grouped heads: in float32, with a mask, or on a GPU older than Ampere. There the query heads that share a key/value
-    head become rows of one head, which gives the same numbers.
+    If no fused kernel supports grouped heads (in float32, with a mask, or on a GPU older than Ampere), PyTorch uses a
+    kernel that stores the scores. This class then makes the query heads that share a key/value head into rows of one
+    head, which gives the same numbers.
     """
 
     def __init__(self, *, groups_heads: bool) -> None:
         """
         Args:
-            groups_heads: whether a fused kernel of the device knows grouped heads in half precision.
+            groups_heads: whether a fused kernel of the device supports grouped heads in half precision.
         """
         self._groups_heads = groups_heads
 
     def causal_rows(self, q: Tensor, segment: Segment) -> int:
-        """All of the segment, where a fused causal kernel knows grouped heads."""
+        """Return all rows of the segment if a fused causal kernel supports grouped heads, else 0."""
         return segment.count if self._is_grouped(q) else 0
 
     def __call__(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """As `AttentionKernel.__call__`."""
+        """See `AttentionKernel.__call__`."""
         if mask is None and self._is_grouped(q):
             with sdpa_kernel(ONE_ROW) if q.shape[2] == 1 else nullcontext():
                 return F.scaled_dot_product_attention(q, keys, values, enable_gqa=True)
@@ -87,7 +87,7 @@ class GpuOperations(Operations):
         self._kernels = list(kernels)
 
     def kernel_name(self, config: TransformerConfig, device: torch.device, dtype: torch.dtype) -> str:
-        """As `Operations.kernel_name`."""
+        """See `Operations.kernel_name`."""
         return kernel_name(config, device, dtype) if self._kernels else super().kernel_name(config, device, dtype)
 
     @contextmanager

@@ -13,8 +13,8 @@ def capture(work: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
     cannot compile or tune kernels."""
     graph = torch.cuda.CUDAGraph()
     here, aside = torch.cuda.current_stream(), _capture_stream(torch.cuda.current_device())
-    # The outer context returns to the current stream even if the inner one fails at its end. Other threads may use the
-    # device meanwhile.
+    # The outer context returns to the current stream even if the inner one fails at its end. `thread_local`, because
+    # other threads may use the device meanwhile.
     with (
         torch.cuda.stream(here),
         torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"),
@@ -33,7 +33,7 @@ def _capture_stream(device: int) -> torch.cuda.Stream:
 class CapturedPass:
     """A pass that runs many times, with other numbers in tensors of the same shapes.
 
-    The first call under a key runs the pass directly; later calls replay its graph. The key identifies the shapes. All
+    The first call with a key runs the pass directly; later calls replay its graph. The key identifies the shapes. All
     other tensors that the pass reads must keep their addresses.
     """
 
@@ -46,7 +46,7 @@ class CapturedPass:
         self._work = work
         self._load_weights = load_weights
         self._warm: set[Hashable] = set()
-        self._inputs: dict[Hashable, tuple[Tensor, ...]] = {}  # by their shapes; keys with equal shapes share them
+        self._inputs: dict[Hashable, tuple[Tensor, ...]] = {}  # by shapes; keys with equal shapes share the tensors
         self._results: dict[Hashable, Tensor] = {}
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()

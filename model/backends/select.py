@@ -26,11 +26,12 @@ LEAST_CAPABILITY = (8, 0)
 def select_backend(network: SenseNovaU1, *, enforce_eager: bool, groups: ProcessGroups | None = None) -> Backend:
     """Return the fastest backend for a network, and set the operations of its towers.
 
-    On CUDA, unless `enforce_eager` forbids it, kernels are compiled when they first run. Elsewhere, and where kernels
-    cannot be compiled, the network runs in plain PyTorch; the backend's note says why.
+    On CUDA, unless `enforce_eager` forbids it, kernels are compiled when they first run. Otherwise the network runs in
+    plain PyTorch. If that is because kernels cannot be compiled, the backend's note gives the reason.
 
     Args:
-        groups: process groups of the ranks that share the network. This rank has a shard, connected by `join_shards`.
+        groups: process groups of the ranks that share the network. `network` is this rank's shard, after
+            `apply_tensor_parallel`.
     """
     backend = _fastest(network, enforce_eager, groups)
     backend.layer_by_layer = not network.gen.blocks.fit_together
@@ -70,14 +71,14 @@ def set_plain_operations(network: SenseNovaU1, groups: ProcessGroups | None = No
 
 
 def kernel_obstacle(network: SenseNovaU1, capability: tuple[int, int]) -> str | None:
-    """Return why kernels cannot be compiled for a network on a GPU of this compute capability, or None."""
+    """Return the reason why kernels cannot be compiled for a network and this compute capability, or None."""
     if any(projection.is_emulated for tower in (network.und, network.gen) for projection in tower.projections()):
         return "the compiled kernels need a GPU with units for eight-bit numbers, and this one has none"
     return device_obstacle(network.config, capability)
 
 
 def device_obstacle(config: ModelConfig, capability: tuple[int, int]) -> str | None:
-    """Return why kernels cannot be compiled for a configuration on this device and installation, or None."""
+    """Return the reason why kernels cannot be compiled for a configuration on this installation, or None."""
     head_dim = config.transformer.head_dim
     if torch.version.cuda is None:
         return "the compiled kernels are for NVIDIA's GPUs"
@@ -85,7 +86,7 @@ def device_obstacle(config: ModelConfig, capability: tuple[int, int]) -> str | N
         needed = ".".join(map(str, LEAST_CAPABILITY))
         return f"the compiled kernels need compute capability {needed}, this GPU has {'.'.join(map(str, capability))}"
     if head_dim < 16 or head_dim & (head_dim - 1):
-        return f"the compiled kernels need heads as wide as a power of two, these have {head_dim}"
+        return f"the compiled kernels need a head width that is a power of two, this model's is {head_dim}"
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed, which PyTorch for CUDA brings: install PyTorch again"
     # Triton builds a small C library for each kernel.

@@ -264,7 +264,7 @@ def prefill_prompts(network: SenseNovaU1, reserve: int) -> dict[Branch, Prefix]:
 def denoise_states(backend: Backend, size: Size) -> Mapping[Branch, DenoiseState]:
     """Prefill the prompts of both branches and return their denoise states."""
     tokens = size[0] * size[1] // TOKEN_PIXELS**2
-    prefixes = prefill_prompts(backend.network, backend.room_behind(tokens))
+    prefixes = prefill_prompts(backend.network, backend.room_for_picture(tokens))
     with torch.inference_mode():
         return backend.denoise_states(prefixes, tokens)
 

@@ -1,1 +1,1 @@
-"""Weights that do not all fit the device: the memory estimate, layer buffers, and the stream that fills them."""
+"""Weights that do not all fit on the device: the memory estimate, layer buffers, and the stream that fills them."""

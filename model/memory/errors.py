@@ -1,4 +1,4 @@
-"""Out-of-memory errors, from whichever library they come."""
+"""Out-of-memory errors of PyTorch and of the libraries that it uses."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""Texts of out-of-memory errors that have no class of their own in PyTorch, or come from a CUDA library."""
+"""Texts of out-of-memory errors for which PyTorch has no class."""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
@@ -29,7 +29,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_errors(what: str, hint: Callable[[], str]) -> Iterator[None]:
-    """Turn allocators' errors into a DeviceMemoryError that names `what` does not fit, and a hint."""
+    """Turn allocators' errors into a DeviceMemoryError, which says that `what` does not fit and gives a hint."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

@@ -24,6 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 HEAD_CHUNK_BYTES = 64 * 2**20
 """Bytes of a chunk of `lm_head`."""
 MIN_BUFFERS = 2
+"""The fewest layer buffers: one layer computes while the next is loaded."""
 USUAL_PREFIXES = 512, 16
 """Prefix tokens to reserve memory for before a request is known: a long prompt, and the unconditional branch."""
 STATIC_BYTES = 150 * 2**20
@@ -143,25 +144,25 @@ class Workload:
         return f"a smaller picture{example}, {less}"
 
 
-def working_bytes(config: ModelConfig, work: Workload, itemsize: int, layer_by_layer: bool) -> int:
+def working_bytes(config: ModelConfig, workload: Workload, itemsize: int, layer_by_layer: bool) -> int:
     """Return the bytes besides the weights: keys and values, and activations at their peak.
 
     Args:
         layer_by_layer: whether only one layer's keys and values of the picture are stored (`ScratchCache`).
     """
-    transformer = config.transformer
-    drawing = _drawing_bytes(transformer, work.image_tokens, len(work.prefixes), itemsize)
-    drawing += work.cached_states * len(work.prefixes) * work.image_tokens * transformer.hidden_size * itemsize
-    reading = _pass_bytes(transformer, max(work.prefixes), 1, itemsize)
-    with_room = _cache_bytes(transformer, work.prefixes, work.image_tokens, itemsize)
-    if not layer_by_layer or not work.image_tokens:
-        return transformer.layers * with_room + max(drawing, reading)
-    prefixes = _cache_bytes(transformer, work.prefixes, 0, itemsize)
-    return transformer.layers * prefixes + max(with_room + drawing, reading)
+    transformer, branches, tokens = config.transformer, len(workload.prefixes), workload.image_tokens
+    denoising = _step_bytes(transformer, tokens, branches, itemsize)
+    denoising += workload.cached_states * branches * tokens * transformer.hidden_size * itemsize
+    prefill = _pass_bytes(transformer, max(workload.prefixes), 1, itemsize)
+    with_room = _cache_bytes(transformer, workload.prefixes, tokens, itemsize)
+    if not layer_by_layer or not tokens:
+        return transformer.layers * with_room + max(denoising, prefill)
+    prefixes = _cache_bytes(transformer, workload.prefixes, 0, itemsize)
+    return transformer.layers * prefixes + max(with_room + denoising, prefill)
 
 
 def _cache_bytes(transformer: TransformerConfig, prefixes: Sequence[int], room: int, itemsize: int) -> int:
-    """Return the bytes of one layer's keys and values for all prefixes, each with `room` positions behind it."""
+    """Return the bytes of one layer's keys and values for all prefixes, each with `room` positions after it."""
     positions = sum(-(-(prefix + room) // CAPACITY_STEP) * CAPACITY_STEP for prefix in prefixes)
     return 2 * positions * transformer.kv_heads * transformer.head_dim * itemsize
 
@@ -178,37 +179,39 @@ def _pass_bytes(transformer: TransformerConfig, tokens: int, branches: int, item
     return itemsize * (inner + tokens * hidden * (2 + 4 * branches))
 
 
-def _drawing_bytes(transformer: TransformerConfig, tokens: int, branches: int, itemsize: int) -> int:
-    """Return the bytes of a step: its pass, and the picture in float32 and in the model's dtype, with each branch's
-    prediction and velocity. The previous step's tensors count too, because they are yielded while this step runs."""
+def _step_bytes(transformer: TransformerConfig, tokens: int, branches: int, itemsize: int) -> int:
+    """Return the bytes of a denoising step: its pass, and the picture in float32 and in the model's dtype, with each
+    branch's prediction and velocity. The previous step's tensors count too: they are yielded while this step runs."""
     pictures = tokens * PIXELS * (4 * (branches + 3) + itemsize * (branches + 5))
     return _pass_bytes(transformer, tokens, branches, itemsize) + pictures
 
 
-def peak_bytes(config: ModelConfig, weights: Weights, offload_plan: OffloadPlan, work: Workload, itemsize: int) -> int:
+def peak_bytes(
+    config: ModelConfig, weights: Weights, offload_plan: OffloadPlan, workload: Workload, itemsize: int
+) -> int:
     """Return the estimated peak of device memory, in bytes."""
-    working = working_bytes(config, work, itemsize, weights.streams(offload_plan))
+    working = working_bytes(config, workload, itemsize, weights.streams(offload_plan))
     return weights.on_device(offload_plan) + working + STATIC_BYTES
 
 
 def choose_offload_plan(
-    wanted: str, config: ModelConfig, weights: Weights, work: Workload, itemsize: int, budget: int
+    wanted: str, config: ModelConfig, weights: Weights, workload: Workload, itemsize: int, budget: int
 ) -> OffloadPlan:
     """Return the fastest offload plan that fits, or a plan of the kind that the user asked for.
 
     Args:
-        wanted: `auto` or one of `KINDS`. `off` and `module` are used even if they are not estimated to fit.
+        wanted: `auto` or one of `KINDS`. `off` and `module` are used even if the estimate says that they do not fit.
         budget: bytes of device memory.
 
     Raises:
         DeviceError: `wanted` is not a kind of plan.
-        DeviceMemoryError: not even two layers at a time fit. The message says how much memory would do.
+        DeviceMemoryError: not even two layers at a time fit. The message says how much memory is enough.
     """
     if wanted not in ("auto", *KINDS):
         raise DeviceError(f"there is no offload {wanted!r}", f"use auto, {', '.join(KINDS)}")
 
     def peak(offload_plan: OffloadPlan) -> int:
-        return peak_bytes(config, weights, offload_plan, work, itemsize)
+        return peak_bytes(config, weights, offload_plan, workload, itemsize)
 
     def fits_well(offload_plan: OffloadPlan) -> bool:
         return peak(offload_plan) + SPARE_BYTES <= budget
@@ -222,7 +225,7 @@ def choose_offload_plan(
     if smallest > budget:
         raise DeviceMemoryError(
             f"{format_memory(budget)} of memory is too little for this: it needs at least {format_memory(smallest)}",
-            f"allow more (`gpu_memory`), or ask for {work.smaller}",
+            f"allow more (`gpu_memory`), or ask for {workload.smaller}",
         )
     larger = (replace(least, buffers=buffers) for buffers in range(weights.layers, MIN_BUFFERS, -1))
     return next(filter(fits_well, larger), least)

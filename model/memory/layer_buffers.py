@@ -1,9 +1,9 @@
-"""Layer buffers: device memory that a few layers use in turn, where not all of them fit.
+"""Layer buffers: device memory that a few layers use in turn if not all of them fit.
 
 A layer always uses the same buffer, and its parameters point there even while the buffer holds another layer. Both
-towers use the same buffers. With as many buffers as a tower has layers, switching from one tower to the other loads
-every layer once, while earlier layers compute. With fewer, some layers of a tower keep a buffer of their own, and the
-others, spread evenly between them, share the ring. Chunks of `lm_head` also use the ring.
+towers use the same buffers. If each layer of a tower has its own, switching from one tower to the other loads every
+layer once, while earlier layers compute. With fewer buffers, some layers have their own buffer. The other layers are
+spread evenly between them and share the ring. Chunks of `lm_head` also use the ring.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +16,10 @@ from model.memory.weight_stream import Load, WeightStream
 from model.network.transformer import Block, Blocks
 
 RING = 2
-"""Buffers that layers share: one layer computes from a buffer while the next layer is loaded into the other. The layer
-after that is read into the host's buffers meanwhile, so that reading does not stop while no device buffer is free. A
-third buffer would let reading run further ahead of computation, which takes about as long; but a buffer for one layer
-alone saves reading that layer in every step."""
+"""Buffers that layers share: one layer computes from a buffer while the next layer is loaded into the other. Meanwhile
+the layer after that is read into the host's buffers, so that reading does not stop while no device buffer is free. A
+third shared buffer would gain little, because reading and computing a layer take about the same time. A buffer for one
+layer alone saves reading that layer in every step."""
 Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]
 """Shape and dtype of a module's parameters, by their names in it."""
 ALIGNMENT = 256
@@ -31,7 +31,7 @@ class LayerBuffer:
     """Device memory for one layer.
 
     Attributes:
-        holds: the layer that the buffer contains, or is being loaded with. None: its contents are invalid.
+        holds: the layer that the buffer contains, or that is being loaded into it. None: its contents are invalid.
         load: the load in progress; None once it is known to be complete.
     """
 
@@ -67,19 +67,19 @@ class StreamedBlocks(Blocks):
             by_buffer.setdefault(id(layer.buffer), []).append(layer)
         sharing = by_buffer.values()
         self._first = [each[0] for each in sharing]
-        # After the last layer of a buffer its first layer is loaded again, for the next pass. That load is wasted where
+        # After the last layer of a buffer its first layer is loaded again, for the next pass. That load is wasted if
         # chunks of lm_head use the buffer between two passes.
         self._next = {layer: each[(index + 1) % len(each)] for each in sharing for index, layer in enumerate(each)}
         self._fit_together = len(sharing) == len(layers)
 
     @property
     def fit_together(self) -> bool:
-        """As `Blocks.fit_together`."""
+        """See `Blocks.fit_together`."""
         return self._fit_together
 
     @property
     def are_loaded(self) -> bool:
-        """As `Blocks.are_loaded`."""
+        """See `Blocks.are_loaded`."""
         loaded = all(each.buffer.holds is each and each.buffer.load is None for each in self._layers)
         return self._fit_together and loaded
 
@@ -87,17 +87,17 @@ class StreamedBlocks(Blocks):
         return (block for _, block in self.through())
 
     def through(self, layers: range | None = None) -> Iterator[tuple[int, Block]]:
-        """As `Blocks.through`."""
+        """See `Blocks.through`."""
         if layers is None or layers.start == 0:
             self._start_pass()
         for number, block in super().through(layers):
             layer = self._layers[number]
             self._require(layer)
             yield number, block
-            self._start_load(self._next[layer])  # which overwrites this one
+            self._start_load(self._next[layer])  # this load overwrites `layer`
 
     def load_all(self) -> None:
-        """As `Blocks.load_all`. The weights stay until the other tower's pass begins."""
+        """See `Blocks.load_all`. The weights stay until the other tower's pass begins."""
         self._start_pass()
         for layer in self._layers:
             self._require(layer)
@@ -106,7 +106,7 @@ class StreamedBlocks(Blocks):
                 layer.buffer.load = None
 
     def invalidate(self) -> None:
-        """Load every layer again when it is needed, because the weights have changed."""
+        """Mark every layer as not loaded, because the weights have changed."""
         for layer in self._layers:
             if layer.buffer.holds is layer:
                 _empty(layer.buffer)
@@ -117,7 +117,7 @@ class StreamedBlocks(Blocks):
 
     def _start_load(self, layer: StreamedLayer) -> None:
         buffer = layer.buffer
-        has_failed = buffer.load is not None and buffer.load.has_failed  # reported already; a retry may succeed
+        has_failed = buffer.load is not None and buffer.load.has_failed  # `wait` has raised it; a retry may succeed
         if buffer.holds is not layer or has_failed:
             _empty(buffer)
             buffer.load = self._stream.load(layer.tensors)
@@ -146,8 +146,8 @@ def make_buffers(count: int, size: int, device: torch.device) -> list[LayerBuffe
 def buffer_numbers(layers: int, buffers: int) -> list[int]:
     """Return the buffer of each layer of a tower.
 
-    With enough buffers each layer has its own. Otherwise the first `RING` buffers are shared by layers that are spread
-    evenly over the tower, so that the layers between them give time to load.
+    With enough buffers each layer has its own. Otherwise layers that are spread evenly over the tower share the first
+    `RING` buffers, so that one of them loads while the layers before it compute.
     """
     if buffers >= layers:
         return list(range(layers))
@@ -166,7 +166,7 @@ def buffer_numbers(layers: int, buffers: int) -> list[int]:
 
 
 def streamed_tensors(block: nn.Module, dtype: torch.dtype) -> Shapes:
-    """Return the parameters of a block that belong in a buffer: its matrices. Norms are too small to be worth it."""
+    """Return the parameters of a block that belong in a buffer: its matrices. The small norms stay on the device."""
     found = {name: (each.shape, dtype) for name, each in block.named_parameters() if each.dim() > 1}
     for name, module in block.named_modules():
         for buffer, tensor in module.named_buffers(recurse=False):  # of a quantized projection

@@ -80,8 +80,7 @@ class Offload:
         fill(self.network, self.folder, resident, self.layout, after)
 
 
-# As for `load_checkpoint`.
-@torch.inference_mode(False)
+@torch.inference_mode(False)  # for the same reason as `load_checkpoint`
 def load_offloaded(
     folder: Path,
     device: torch.device,
@@ -117,7 +116,7 @@ def load_offloaded(
     streamed = _stream_towers(network, layout, shapes, buffers, stream)
     network.add_module("embed_tokens", FileEmbedding(tensors[EMBEDDING], device, dtype))
     if chunks:
-        # Logits are computed between two passes, so the chunks of lm_head use the ring. Where all layers fit together
+        # Logits are computed between two passes, so the chunks of lm_head can use the ring. If all layers fit together,
         # they stay in their buffers, and the chunks get buffers of their own.
         ring = None if network.und.blocks.fit_together else buffers[:RING]
         network.add_module("lm_head", StreamedHead(chunks, ring, stream, device, dtype))
@@ -172,7 +171,7 @@ def _stream_towers(
 
 
 class FileEmbedding(nn.Module):
-    """`nn.Embedding` whose rows are read from the file for each call."""
+    """An `nn.Embedding` whose rows are read from the file in each call."""
 
     def __init__(self, tensor: StoredTensor, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
@@ -205,7 +204,7 @@ class StreamedHead(nn.Module):
     ) -> None:
         """
         Args:
-            chunks: rows of the tensor, by a name each.
+            chunks: parts of `lm_head`, by name.
             buffers: the buffers to share with layers. None: allocate buffers for the chunks.
         """
         super().__init__()

@@ -1,9 +1,9 @@
 """The weight stream: reads weights from a checkpoint's files into a network while the device computes.
 
-The hooks of accelerate (`cpu_offload`, `disk_offload`) load a module's weights when the module is called and free them
-afterwards. The device then waits for every copy, and the files' tensors have other names and shapes than our
-parameters. Therefore this module is our own. The host's page cache keeps the files in memory where there is room; the
-process itself holds only a few buffers.
+We cannot use the hooks of accelerate (`cpu_offload`, `disk_offload`). They load a module's weights when the module is
+called and free them afterwards, so the device waits for every copy. The files' tensors also have other names and shapes
+than our parameters. The host's page cache keeps the files in memory if there is room; the process itself holds only a
+few buffers.
 """
 
 import os
@@ -41,7 +41,7 @@ class Load:
     ) -> None:
         """
         Args:
-            reads: how many reads complete the load.
+            reads: number of reads that complete the load.
             before: nothing is written until the device has reached this event. None on a device without streams.
         """
         self._device = device
@@ -51,7 +51,7 @@ class Load:
         self._missing = reads
         self._arrived = torch.cuda.Event() if before is not None else None
         self._lock = threading.Lock()
-        self._asked_for = threading.Event()
+        self._queued = threading.Event()
         self._cancelled = False
         self._error: BaseException | None = None
 
@@ -62,7 +62,7 @@ class Load:
             CheckpointError: the tensors cannot be read.
             RuntimeError: copying them failed, for example because memory ran out.
         """
-        self._asked_for.wait()
+        self._queued.wait()
         if self._error is not None:
             if isinstance(self._error, SenseNovaError):
                 raise self._error.fresh_copy()
@@ -73,7 +73,7 @@ class Load:
             torch.cuda.current_stream(self._device).wait_event(self._arrived)
 
     def finish(self) -> None:
-        """Return when the tensors are on the device; errors as for `wait`."""
+        """Wait until the tensors are on the device; errors are those of `wait`."""
         self.wait()
         if self._arrived is not None:
             self._arrived.synchronize()
@@ -81,7 +81,7 @@ class Load:
     @property
     def is_complete(self) -> bool:
         """Whether the device has the tensors already."""
-        done = self._asked_for.is_set() and self._error is None
+        done = self._queued.is_set() and self._error is None
         return done and (self._arrived is None or self._arrived.query())
 
     @property
@@ -114,7 +114,7 @@ class Load:
             if self._missing == 0:
                 if self._arrived is not None:
                     self._arrived.record()
-                self._asked_for.set()
+                self._queued.set()
 
 
 class WeightStream:
@@ -150,7 +150,7 @@ class WeightStream:
         self._tensors = tensors
         self._device = device
         self._copies = new_stream(device)
-        # Opened once: if a file is replaced meanwhile, reading continues from the old one.
+        # The files stay open: if one is replaced meanwhile, reading continues from the old one.
         self._files = {file: file.open("rb", buffering=0) for file in {tensor.file for tensor in tensors.values()}}
         # The threads copy on that stream. They hold no reference to this object, which could otherwise not be freed.
         begin = partial(torch.cuda.set_stream, self._copies) if self._copies is not None else None
@@ -158,8 +158,8 @@ class WeightStream:
         self._own = threading.local()
 
     def load(self, names: Sequence[str]) -> Load:
-        """Start to load tensors, by their official names. Nothing is overwritten before the device has finished the
-        work that is queued on the current stream now."""
+        """Start to load tensors, by their official names. They overwrite nothing before the device has finished the
+        work that is now queued on the current stream."""
         ordered = sorted((self._tensors[name] for name in names), key=lambda tensor: (str(tensor.file), tensor.start))
         reads = list(chunk_ranges(ordered, self._read_bytes))
         before = torch.cuda.current_stream(self._device).record_event() if self._copies is not None else None

@@ -14,7 +14,7 @@ from model.network.projection import Projection
 from model.network.rope import Rotary, rotate_heads_
 
 CAUSAL_ROWS = 256
-"""Query rows of text that share one mask. The mask then has at most 256 × N booleans, however long the prefix is."""
+"""Query rows of text that share one mask. The mask then has at most 256 booleans per key."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Segment:
 
 
 Visibility = Sequence[Segment] | Tensor
-"""Which tokens the new tokens may see: segments of one sequence; or, for a batch of different sequences, a mask
+"""The tokens that new tokens may see: segments of one sequence; or, for a batch of different sequences, a mask
 (B, 1, N, M) that is True where one of the N new tokens may see one of all M tokens."""
 
 
 class Attention(nn.Module):
-    """The projections before and after grouped-query attention. `attend` computes what is between them.
+    """The projections before and after grouped-query attention. `attend` computes the attention between them.
 
     `qkv_proj` holds the rows of q_proj, k_proj and v_proj in this order.
     """
@@ -70,11 +70,11 @@ class AttentionKernel:
     """Attention of a run of query rows by PyTorch's fused function. `model.backends` chooses among a GPU's kernels."""
 
     def causal_rows(self, q: Tensor, segment: Segment) -> int:
-        """Return how many rows of a text at the very start of a sequence a causal kernel computes without a mask."""
+        """Return the number of rows that `causal` computes, of a text at the very start of a sequence."""
         return 0
 
     def causal(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Return causal attention of rows that have no prefix; arguments as for `__call__`."""
+        """Return causal attention of rows that have no prefix, without a mask; arguments are those of `__call__`."""
         return F.scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
 
     def __call__(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

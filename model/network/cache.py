@@ -1,4 +1,4 @@
-"""The KV cache of a prefix, with room behind it for the tokens of the picture that is denoised."""
+"""The KV cache of a prefix, with room after it for the tokens of the picture that is denoised."""
 
 from abc import ABC, abstractmethod
 
@@ -16,10 +16,10 @@ class LayerCache(ABC):
     """The keys and values of sequences during a pass through a tower. A layer may be used from its `begin` on.
 
     A layer's keys and values are (B, kv_heads, capacity, head_dim). The first `length` positions belong to the prefix.
-    A pass writes its own tokens' keys and values behind them, in place.
+    A pass writes its own tokens' keys and values after them, in place.
 
     Attributes:
-        length: positions of the prefix.
+        length: number of positions of the prefix.
         layers_share: whether all layers use the same memory in turn. Streams must then wait for each other around
             `begin`.
     """
@@ -33,18 +33,16 @@ class LayerCache(ABC):
 
     @abstractmethod
     def begin(self, layer: int) -> None:
-        """Prepare a layer. The current stream has finished the layer before."""
+        """Prepare a layer. Work on the previous layer must precede this call on the current stream."""
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values (B, kv_heads, N, head_dim) behind `length`; return views of all positions up to their
-        end."""
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Write keys and values (B, kv_heads, N, head_dim) after the prefix."""
         key_room, value_room = self.room(layer, keys.shape[2])
         key_room.copy_(keys)
         value_room.copy_(values)
-        return self.upto(layer, keys.shape[2])
 
     def room(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Return views of the `tokens` positions behind `length`, (B, kv_heads, tokens, head_dim), to write to."""
+        """Return views of the `tokens` positions after the prefix, (B, kv_heads, tokens, head_dim), to write to."""
         keys, values = self._layer(layer)
         end = self.length + tokens
         if end > keys.shape[2]:
@@ -52,7 +50,7 @@ class LayerCache(ABC):
         return keys[:, :, self.length : end], values[:, :, self.length : end]
 
     def upto(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Return views of all positions up to `tokens` behind `length`."""
+        """Return views of the prefix's positions and of the `tokens` positions after it."""
         keys, values = self._layer(layer)
         end = self.length + tokens
         return keys[:, :, :end], values[:, :, :end]
@@ -61,8 +59,8 @@ class LayerCache(ABC):
 class KVCache(LayerCache):
     """A cache with memory for every layer. Both towers read and write it.
 
-    Positions behind `length` stay only if `advance` is called after the last layer. A denoising step does not call it,
-    so the next step overwrites the same positions. The cache is written in place and carries no gradients.
+    Positions after the prefix become part of it only if `advance` is called after the last layer. A denoising step does
+    not call it, so the next step overwrites the same positions. The cache is written in place and carries no gradients.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class KVCache(LayerCache):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all layers, including the room behind `length`."""
+        """Bytes of all layers, including the room after the prefix."""
         return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
 
     def begin(self, layer: int) -> None:
@@ -101,7 +99,7 @@ class KVCache(LayerCache):
         return [tensor.data_ptr() for pair in pairs for tensor in pair]
 
     def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` positions behind `length`. Reallocate one layer at a time if there is too little."""
+        """Make room for `tokens` positions after the prefix. Reallocate one layer at a time if there is too little."""
         if self.length + tokens > self.capacity:
             self._reallocate(_round_up(self.length + tokens))
 
@@ -114,7 +112,7 @@ class KVCache(LayerCache):
         self.length = length
 
     def trim(self) -> None:
-        """Free the memory behind `length`, by reallocating one layer at a time."""
+        """Free the memory after the prefix by reallocating one layer at a time."""
         if _round_up(self.length) < self.capacity:
             self._reallocate(_round_up(self.length))
 
@@ -132,11 +130,11 @@ class KVCache(LayerCache):
 
 
 class ScratchCache(LayerCache):
-    """A cache with memory for one layer, to denoise a picture behind a prefix that has no room for it.
+    """A cache with memory for one layer, to denoise a picture after a prefix that has no room for it.
 
     `begin` copies the prefix's keys and values of the layer here. Attention then finds them next to those of the
-    picture's tokens, with the same numbers and zeros as in a `KVCache`. Leftovers of the layer before are only where
-    this layer's tokens will be written. The prefix must not change meanwhile.
+    picture's tokens, with the same numbers and zeros as in a `KVCache`: values of the previous layer remain only at the
+    positions that the new layer overwrites. The prefix must not change meanwhile.
     """
 
     layers_share = True

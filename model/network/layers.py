@@ -9,17 +9,15 @@ from torch import Tensor, nn
 from model.network.configuration import DenseMLP, SparseExperts
 from model.network.norms import RMSNorm
 from model.network.operations import Operations, RowGroup, gated
-from model.network.projection import Projection, QuantizedLinear
+from model.network.projection import Projection, QuantizedLinear, Rows
 
 WHOLE_ROWS, SPLIT_ROWS = 4096, 1024
-"""A SwiGLU computes up to 4096 rows at once, as many as a 2048×2048 picture has, and more rows in parts of 1024. The
-inner activation is the widest of the network, six times the hidden size; a long prefix would not fit as a whole."""
+"""A SwiGLU computes up to 4096 rows at once, the rows of a 2048×2048 picture, and more rows in parts of 1024. The inner
+activation is the widest of the network, six times the hidden size; that of a whole long prefix would not fit."""
 
 
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) · up(x)). `gate_up_proj` holds gate's rows, then up's."""
-
-    is_dense = True
 
     def __init__(self, hidden_size: int, config: DenseMLP) -> None:
         super().__init__()
@@ -36,12 +34,16 @@ class SwiGLU(nn.Module):
         if len(x) <= WHOLE_ROWS or torch.is_grad_enabled():  # training keeps every activation anyway
             inner = operations.project_gated(self.gate_up_proj, x, self.down_proj)
             operations.add_projected(group, self.down_proj, inner)
-            return
-        parts = []
+        else:
+            operations.add(group, self._run_parts(x, operations))
+
+    def _run_parts(self, x: Rows, operations: Operations) -> Tensor:
+        """Return the MLP of many rows, which runs over `SPLIT_ROWS` at a time."""
+        results = []
         for part in x.split(SPLIT_ROWS):
             inner = operations.project_gated(self.gate_up_proj, part, self.down_proj)
-            parts.append(operations.project(self.down_proj, inner))
-        operations.add(group, torch.cat(parts))
+            results.append(operations.project(self.down_proj, inner))
+        return torch.cat(results)
 
 
 class SparseMoE(nn.Module):
@@ -50,8 +52,6 @@ class SparseMoE(nn.Module):
     `gate_up_proj` (experts, 2·intermediate, hidden) and `down_proj` (experts, hidden, intermediate) hold all
     experts, so that a checkpoint's many small tensors load into two large ones.
     """
-
-    is_dense = False
 
     def __init__(self, hidden_size: int, config: SparseExperts) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class SparseMoE(nn.Module):
         operations.add(group, self.experts(x))
 
     def experts(self, x: Tensor) -> Tensor:
-        """(tokens, hidden_size) → the same shape."""
+        """Return the weighted sum of each token's experts: (tokens, hidden_size) → the same shape."""
         probabilities = self.router(x).float().softmax(dim=-1)
         weights, chosen = probabilities.topk(self.top_k, dim=-1)
         if self.norm_topk_prob:
@@ -79,9 +79,9 @@ class SparseMoE(nn.Module):
         weights = weights.to(x.dtype)
         result = torch.zeros_like(x)
         for expert in chosen.unique().tolist():
-            row, rank = (chosen == expert).nonzero(as_tuple=True)
+            row, choice = (chosen == expert).nonzero(as_tuple=True)
             inner = gated(F.linear(x[row], self.gate_up_proj[expert]))
-            result.index_add_(0, row, F.linear(inner, self.down_proj[expert]) * weights[row, rank, None])
+            result.index_add_(0, row, F.linear(inner, self.down_proj[expert]) * weights[row, choice, None])
         return result
 
 

@@ -1,6 +1,6 @@
-"""The operations of a transformer block, in plain PyTorch: the definition that every backend has to reproduce.
+"""The operations of a transformer block, in plain PyTorch. They define the numbers that every backend must reproduce.
 
-`model.network.transformer.Block` says in which order they run. A backend subclasses `Operations` to fuse some of them.
+`model.network.transformer.Block` calls them in order. A backend subclasses `Operations` to fuse some of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +26,9 @@ class Span:
     Attributes:
         rotary: tables for the positions of these tokens.
         cache: keys and values of the sequences.
-        sequences: how many there are. Each has the same number of rows, one sequence after another.
-        rows: where the rows are in their group.
-        first: position of the first row among the new tokens of its sequence.
+        sequences: number of sequences. Each has the same number of rows, one sequence after another.
+        rows: the span's rows within its group.
+        first: index of the first row among the new tokens of its sequence.
         total: new tokens of each sequence. A span covers all of them, unless a backend splits a sequence.
     """
 
@@ -47,8 +47,8 @@ class RowGroup:
     Attributes:
         residual: the residual stream, (rows, hidden_size).
         spans: the sequences that the rows belong to.
-        update: what a backend has not added to the residual stream yet, (rows, hidden_size), or None.
-        lane: entered around the group's work, so that a backend can run groups side by side.
+        update: a pending update, which a backend will add to the residual stream, (rows, hidden_size), or None.
+        lane: a context for the group's work, such as a CUDA stream, so that a backend can run groups side by side.
     """
 
     residual: Tensor
@@ -57,7 +57,7 @@ class RowGroup:
     lane: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     def result(self) -> Tensor:
-        """The residual stream with every update added."""
+        """Return the residual stream with the pending update added."""
         return self.residual if self.update is None else self.residual + self.update
 
 
@@ -66,7 +66,7 @@ class Operations:
 
     Attributes:
         attention_kernel: computes attention of a run of rows.
-        batch_rows: branches go through the matrix products as one batch up to this many rows. 0: each on its own.
+        batch_rows: up to this number of rows, branches go through the matrix products as one batch. 0: each on its own.
     """
 
     attention_kernel = AttentionKernel()
@@ -119,7 +119,7 @@ class Operations:
         """Enclose a pass through the layers.
 
         Args:
-            in_step: every row group has to finish a layer before the next layer begins.
+            in_step: whether every row group must finish a layer before the next layer begins.
         """
         yield
 
@@ -128,8 +128,8 @@ class Operations:
         """Enclose one layer of a pass."""
         yield
 
-    def meet(self, groups: Sequence[RowGroup]) -> None:
-        """Make the keys and values that each group of a batch has written visible to the others."""
+    def wait_for_keys(self, groups: Sequence[RowGroup]) -> None:
+        """Make each group of a batch wait for the keys and values that the others write."""
 
     def norm(self, group: RowGroup, norm: RMSNorm, projection: QuantizedLinear | None) -> Rows:
         """Return the norm of the residual stream, in the form that `projection` takes (None: the model's dtype)."""

@@ -25,7 +25,7 @@ class QuantizedRows:
         return len(self.values)
 
     def split(self, rows: int) -> list["QuantizedRows"]:
-        """Parts of `rows` rows each, like `Tensor.split`."""
+        """Return parts of `rows` rows each, like `Tensor.split`."""
         parts = zip(self.values.split(rows), self.scales.split(rows), strict=True)
         return [QuantizedRows(values, scales) for values, scales in parts]
 
@@ -35,7 +35,7 @@ Rows = Tensor | QuantizedRows
 
 
 class QuantizedLinear(Protocol):
-    """A projection as operations see it. Its weight decides how it multiplies."""
+    """The interface of a projection, whose weight decides how it multiplies. `Projection` has no quantization."""
 
     @property
     def weight(self) -> Tensor:
@@ -80,7 +80,7 @@ class OutputHead(Projection):
     """`lm_head`: final hidden state → logits.
 
     Attributes:
-        is_resident: whether all of it stays on the device.
+        is_resident: whether the whole weight stays on the device.
     """
 
     is_resident = True

@@ -46,7 +46,7 @@ def attention_rotary(positions: Tensor, config: TransformerConfig, dtype: torch.
 def rotate_heads_(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate (…, N, head_dim) in place by its tables: rotate-half within each of the three parts of a head.
 
-    It is in place because, for a long prefix, a copy of x would be one of the largest tensors.
+    A copy of x would be one of the largest tensors of a long prefix.
     """
     cos, signed_sin = rotary
     turned = _swap_halves(x).mul_(signed_sin)

@@ -85,7 +85,7 @@ class SenseNovaU1(nn.Module):
     def predict(
         self, embeddings: Tensor, grid: tuple[int, int], rotaries: Sequence[Rotary], caches: Sequence[LayerCache]
     ) -> Tensor:
-        """Predict the clean picture behind each branch's prefix, which stays unchanged.
+        """Predict the clean picture after each branch's prefix, which stays unchanged.
 
         Args:
             embeddings: from `embed_noisy`, (1, L, hidden_size): the same for all branches.
@@ -109,5 +109,7 @@ class SenseNovaU1(nn.Module):
 
     def clean(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return the clean pictures as `predict` does, given the gen tower's hidden states."""
-        parts = self.gen.operations.split_branches(hidden, len(hidden))
-        return join_rows([self.fm_head(self.gen.norm(part), *grid) for part in parts])
+        predicted = []
+        for part in self.gen.operations.split_branches(hidden, len(hidden)):  # no comprehension, as in `Block`
+            predicted.append(self.fm_head(self.gen.norm(part), *grid))
+        return join_rows(predicted)

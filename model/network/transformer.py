@@ -16,7 +16,11 @@ from model.network.rope import Rotary
 
 
 class Block(nn.Module):
-    """Pre-norm attention and pre-norm MLP, each added to the residual stream."""
+    """Pre-norm attention and pre-norm MLP, each added to the residual stream.
+
+    The methods hold no tensor longer than they need it: each is as large as the residual stream. They use no
+    comprehension: on Python 3.11 the closure of one in an error's traceback keeps the tensors and weights that it uses.
+    """
 
     def __init__(self, config: TransformerConfig, mlp: DenseMLP | SparseExperts) -> None:
         super().__init__()
@@ -33,24 +37,33 @@ class Block(nn.Module):
             layer: number of this block in its tower.
             visible: which tokens a row may see.
         """
-        attention = self.attention
         queries = []
         for group in groups:
+            queries.append(self._queries(group, layer, operations))
+        operations.wait_for_keys(groups)
+        for group in groups:
             with group.lane:
-                x = operations.norm(group, self.attention_norm, attention.qkv_proj)
-                projected = operations.project(attention.qkv_proj, x)
-                queries.append(
-                    [operations.write_heads(attention, projected[span.rows], span, layer) for span in group.spans]
-                )
-        operations.meet(groups)
-        for group, own in zip(groups, queries, strict=True):
-            with group.lane:
-                attended = [
-                    operations.attend(attention, q, span, layer, visible)
-                    for q, span in zip(own, group.spans, strict=True)
-                ]
-                operations.add_projected(group, attention.o_proj, join_rows(attended))
+                self._add_attention(group, queries.pop(0), layer, visible, operations)
                 self.mlp(group, self.mlp_norm, operations)
+
+    def _queries(self, group: RowGroup, layer: int, operations: Operations) -> list[Tensor]:
+        """Write a group's keys and values to the caches, and return its queries, span by span."""
+        attention, qkv_proj = self.attention, self.attention.qkv_proj
+        queries = []
+        with group.lane:
+            projected = operations.project(qkv_proj, operations.norm(group, self.attention_norm, qkv_proj))
+            for span in group.spans:
+                queries.append(operations.write_heads(attention, projected[span.rows], span, layer))
+        return queries
+
+    def _add_attention(
+        self, group: RowGroup, queries: Sequence[Tensor], layer: int, visible: Visibility, operations: Operations
+    ) -> None:
+        """Add a group's attention to its residual stream."""
+        attended = []
+        for q, span in zip(queries, group.spans, strict=True):
+            attended.append(operations.attend(self.attention, q, span, layer, visible))
+        operations.add_projected(group, self.attention.o_proj, join_rows(attended))
 
     def projections(self) -> Iterator[QuantizedLinear]:
         """Yield the matrix products that quantization can replace."""
@@ -68,7 +81,7 @@ class Blocks(nn.ModuleList):
 
     @property
     def are_loaded(self) -> bool:
-        """Whether they are, and none is being loaded."""
+        """Whether the weights of all blocks are on the device, and none is being loaded."""
         return True
 
     def through(self, layers: range | None = None) -> Iterator[tuple[int, Block]]:
@@ -77,7 +90,7 @@ class Blocks(nn.ModuleList):
             yield layer, cast(Block, self[layer])
 
     def load_all(self) -> None:
-        """Return when the weights of all blocks are on the device; only if they `fit_together`."""
+        """Load the weights of all blocks, which must `fit_together`. Return when they are on the device."""
 
 
 class Tower(nn.Module):
@@ -87,7 +100,8 @@ class Tower(nn.Module):
     values that the other has written. One forward pass runs one tower.
 
     Attributes:
-        operations: compute the blocks; a backend sets faster ones.
+        operations: the operations of the blocks. A backend replaces them by faster ones.
+        is_dense: whether the MLPs have no experts.
     """
 
     def __init__(self, config: TransformerConfig, mlp: DenseMLP | SparseExperts) -> None:
@@ -115,13 +129,14 @@ class Tower(nn.Module):
         visible: Visibility,
         layers: range | None = None,
     ) -> Tensor:
-        """Run new tokens behind the tokens in the caches.
+        """Run new tokens, which follow the tokens in the caches.
 
         Args:
             hidden: embeddings of the new tokens, or the output of earlier layers, (B, N, hidden_size).
             caches: one for all B sequences; or one per branch, each for an equal part of the sequences in order.
                 Branches have prefixes of different lengths, so each attends on its own. `Operations.run_together`
-                decides whether they share the matrix products. All branches finish a block before the next begins.
+                decides whether they share the matrix products. All branches finish a block before the next block
+                begins.
             rotaries: tables for the new positions, one pair per cache.
             visible: which tokens the N new tokens may see.
             layers: the layers to run; None for all.
@@ -141,7 +156,7 @@ class Tower(nn.Module):
         operations: Operations,
         layers: range | None = None,
     ) -> None:
-        """Run batches of row groups through the blocks; other arguments as for `forward`."""
+        """Run batches of row groups through the blocks; other arguments are those of `forward`."""
         in_step = not self.blocks.are_loaded or any(cache.layers_share for cache in caches)
         with operations.running(batches, in_step):
             for layer, block in self.blocks.through(layers):

@@ -1,7 +1,7 @@
-"""The choice of a parallel layout for `gpus`: how many copies of the gen tower, and how many shards of each copy.
+"""The choice of a parallel layout for `gpus`: the number of copies of the gen tower, and of shards of each copy.
 
 Guided branches run on separate copies; an unguided picture runs on one copy, split over all GPUs. The und tower is
-split over all GPUs if its heads can be split that often. `benchmarks/several_gpus.py` measures every layout.
+split over all GPUs if they can share its heads equally. `benchmarks/several_gpus.py` measures every layout.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class ExpectedUse:
     """The requests that a model is loaded for.
 
     Attributes:
-        branches: most guidance branches of a picture; 1 if nothing is guided or no picture is made.
+        branches: the largest number of guidance branches of a picture; 1 without guidance or without pictures.
         writes: whether a request writes text.
         image_tokens: tokens of the largest picture.
     """
@@ -41,7 +41,7 @@ class ExpectedUse:
 
     @classmethod
     def of(cls, requests: Sequence[Request] | None, image_tokens: int) -> "ExpectedUse":
-        """Return what the requests need. None for unknown requests: they may be guided and may write text."""
+        """Summarise requests. If they are unknown (None), pictures may be guided and text may be written."""
         if requests is None:
             return cls(USUAL_BRANCHES, writes=True, image_tokens=image_tokens)
         branches, writes = 1, False
@@ -59,8 +59,8 @@ def choose_layout(
 ) -> ParallelLayout | None:
     """Return the fastest layout of `gpus` GPUs, or None if they cannot share the model.
 
-    Copies exchange one prediction a step; shards all-reduce twice in every block. So there is one copy for each branch
-    if the copies fit, and fewer otherwise. If text is written, all GPUs share the und tower. Otherwise each copy
+    Copies gather one prediction per step, and shards all-reduce twice in every block. So there is one copy for each
+    branch if the copies fit, and fewer otherwise. If text is written, all GPUs share the und tower. Otherwise each copy
     has the whole und tower if it fits: the prefill takes no longer, and sums are rounded as on one copy.
 
     Args:
@@ -109,7 +109,7 @@ def choose_model_layout(
         raise DeviceError(
             f"gpus {gpus}: {config.transformer.heads} heads and {config.transformer.kv_heads} key/value heads of this "
             f"model cannot be shared equally by {gpus} GPUs",
-            f"for this it can be {', '.join(map(str, sorted(numbers)))}",
+            f"for these requests `gpus` can be {', '.join(map(str, sorted(numbers)))}",
         )
     return layout
 

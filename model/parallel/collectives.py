@@ -1,7 +1,7 @@
 """Collectives: the tensors that ranks exchange while they compute.
 
 All of them are operations of `torch.distributed`: NCCL between GPUs, which CUDA graphs can capture, and gloo between
-CPUs. `model.parallel.layout` defines which rank holds what.
+CPUs. `model.parallel.layout` defines the shards of each rank.
 """
 
 import os
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 TIMEOUT = timedelta(days=1)
-"""Time that a rank waits for another one within an operation. No operation takes that long, and a dead rank is noticed
-at once by its closed connection: see `model.parallel.processes`."""
+"""Time that a rank waits for another one within an operation. No operation takes that long. Rank 0 notices a dead rank
+at once, because its connection closes: see `model.parallel.processes`."""
 
 
 class TowerGroup:
@@ -34,7 +34,10 @@ class TowerGroup:
     """
 
     def __init__(self, shard: Shard, indices: Sequence[int], group: Any) -> None:
-        """indices: the shard index of each rank of the group, in the order of its ranks."""
+        """
+        Args:
+            indices: the shard index of each rank of the group, in the order of its ranks.
+        """
         self.shard = shard
         self._members = [indices.index(index) for index in range(shard.count)]
         self._group = group
@@ -58,7 +61,7 @@ class ProcessGroups:
     """The process groups of one rank. All ranks call the same methods in the same order, with equal shapes.
 
     Attributes:
-        layout, rank: the parallel layout and this rank's place in it.
+        layout, rank: the parallel layout, and this rank's number in it.
         shards: this rank's shards of the towers.
         und, gen: the ranks that share each tower with this one.
     """
@@ -75,7 +78,7 @@ class ProcessGroups:
         self.shards = layout.shards(rank)
         backend = DeviceKind.of(device).rank_backend
         if backend == "nccl":
-            # We report a lost rank ourselves; PyTorch would end this process.
+            # Rank 0 reports a lost rank itself; PyTorch's error handling would end this process.
             os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
             torch.cuda.set_device(device)
         dist.init_process_group(backend, store=store, rank=rank, world_size=layout.size, timeout=TIMEOUT)
@@ -123,9 +126,9 @@ class ProcessGroups:
 
 
 def _own_group(groups: list[list[int]], rank: int) -> Any:
-    """Make all process groups, as every rank must, and return the one that holds `rank`.
+    """Make all process groups, as every rank must, and return the one that contains `rank`.
 
-    A group of all ranks exists already, and another one would take memory on each GPU. A group of one rank is None.
+    A single group of all ranks exists already; another one would take memory on each GPU. A group of one rank is None.
     """
     if len(groups) == 1:
         return dist.group.WORLD

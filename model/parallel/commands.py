@@ -17,13 +17,13 @@ from model.parallel.layout import ParallelLayout
 from model.requests import Request
 
 CONTINUE, CANCEL = "continue", "cancel"
-"""What rank 0 sends after each event of a request."""
+"""Rank 0's messages after each event of a request."""
 EXIT = "exit"
-"""What rank 0 sends to end a rank's process."""
+"""Rank 0's message that ends a rank's process."""
 READY = "ready"
-"""What a rank sends when it has imported PyTorch, and again when it can join the process groups."""
+"""A rank's message when it has imported PyTorch, and again when it can join the process groups."""
 REQUEST_ERRORS = (RequestError, CheckpointError, NumericsError)
-"""Errors that follow from a command, so every rank raises them at the same place."""
+"""Errors that follow from a command itself, so every rank raises them at the same point."""
 RELOAD_HINT = "load the model again; in a session the next turn does"
 
 CachedTokens = Mapping[Branch, int]
@@ -50,7 +50,7 @@ class Load:
     """Load this rank's shard of a checkpoint.
 
     Attributes:
-        folder: the checkpoint's folder; a download has finished.
+        folder: the checkpoint's folder, downloaded already.
         settings: the load settings, checked.
         size: the picture size to reserve memory for, as in the settings.
     """

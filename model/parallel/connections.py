@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 EXIT_SECONDS = 5.0
 """Time for a rank to exit before it is killed."""
 EXIT_SECONDS_AFTER_LOSS = 0.5
-"""The same when another rank is lost: a rank that waits for it cannot exit by itself."""
+"""Time for a rank to exit when another rank is lost. It is short: a rank that waits for the lost one cannot exit."""
 
 
 class RankConnections:
@@ -42,7 +42,7 @@ class RankConnections:
     Attributes:
         store: the store through which ranks join process groups.
         host, port: its address; port 0 for a launcher's store.
-        processes: by rank; empty under a launcher.
+        processes: the processes that rank 0 started, by rank; empty under a launcher.
     """
 
     accepted_launched_ranks = False
@@ -78,7 +78,7 @@ class RankConnections:
                     connection.send(message)
 
     def receive(self) -> Iterator[tuple[int, Any]]:
-        """Yield (rank, reply) as replies arrive, and (rank, None) when a connection is closed, until all are."""
+        """Yield (rank, reply) as replies arrive, and (rank, None) when a connection closes; end when all are closed."""
         ranks = {connection: rank for rank, connection in self._connections.items()}
         while ranks:
             for connection in wait(list(ranks)):
@@ -91,7 +91,7 @@ class RankConnections:
                 yield ranks[connection], reply
 
     def exit_reason(self, rank: int) -> str:
-        """Return how a rank's process ended, as the predicate of a sentence."""
+        """Describe how a rank's process ended, as the predicate of a sentence."""
         process = self.processes.get(rank)
         if process is None:
             return "is gone"
@@ -117,7 +117,7 @@ class RankConnections:
                 process.wait()
 
     def close(self) -> None:
-        """End all ranks, and free what is kept to report how they ended."""
+        """End all ranks, and close the files with their error output."""
         self.end(EXIT_SECONDS)
         for file in self._stderr.values():
             file.close()
@@ -163,8 +163,8 @@ class RankConnections:
 
         if RankConnections.accepted_launched_ranks:
             raise RankError(f"ranks that {LAUNCHERS} has started cannot be started again", "run that command again")
-        RankConnections.accepted_launched_ranks = True
         self.store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(minutes=5))))
+        RankConnections.accepted_launched_ranks = True
         self.host = os.environ["MASTER_ADDR"]
         key = secrets.token_bytes(32)
         with Listener(("", 0), authkey=key) as listener:

@@ -23,7 +23,10 @@ class GuidanceGroup(RankGroup):
     """The ranks of a parallel layout, as denoising and decoding use them."""
 
     def __init__(self, groups: ProcessGroups, config: TransformerConfig) -> None:
-        """config: the configuration of this rank's shard of the und tower."""
+        """
+        Args:
+            config: the configuration of this rank's shard of the und tower.
+        """
         self._groups = groups
         self.splits_heads = groups.und.shard.count > groups.gen.shard.count
         self._gen_config = replace(config, kv_heads=config.kv_heads * groups.und.shard.count // groups.gen.shard.count)

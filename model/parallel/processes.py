@@ -11,8 +11,8 @@ ranks in step:
 - An error that follows from the request is raised by every rank, and the ranks stay in step. After any other error,
   such as out of memory on one rank, it is unknown which collectives the devices still wait for. So all ranks are ended,
   and the model is lost.
-- Rank 0 notices a lost rank when the rank's connection closes, whatever rank 0 is doing. It then ends the other ranks,
-  which also interrupts a collective that it waits in, and raises an error.
+- A thread of rank 0 notices a lost rank when the rank's connection closes. It then ends the other ranks, which also
+  interrupts a collective in which rank 0 waits. Rank 0 raises an error.
 - The other ranks exit when rank 0's connection closes, however rank 0 ended.
 
 `model.rank_main` is the main program of the other ranks. Importing this module does not import PyTorch.
@@ -62,7 +62,7 @@ class RankProcesses:
     """The other ranks of a model, as rank 0 uses them.
 
     Attributes:
-        lost: why the ranks were ended, or None.
+        lost: the reason why the ranks were ended, or None.
         cached_tokens: each other rank's prefix cache after the last command; empty if the command failed.
     """
 
@@ -112,7 +112,7 @@ class RankProcesses:
 
         connections = self._connections
         connections.send(Rendezvous(self._layout, self._device.type, connections.host, connections.port))
-        # Joining waits for all ranks without a limit. So every rank first says that it can join.
+        # Joining waits for all ranks without a limit. So every rank first replies that it can join.
         replies = self._wait_for_replies(None)
         if self.lost is not None:
             raise self.lost.fresh_copy()
@@ -209,7 +209,7 @@ class RankProcesses:
         try:
             replies = self._wait_for_replies(seconds)
         except BaseException:  # Ctrl-C: a late reply would be taken for the reply to the next command
-            self._lose(RankError("the processes that share the model were not waited for", RELOAD_HINT))
+            self._lose(RankError("the wait for the processes that share the model was interrupted", RELOAD_HINT))
             raise
         finally:
             self._running = 0

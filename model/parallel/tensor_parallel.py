@@ -1,4 +1,4 @@
-"""Tensor parallelism: a rank's network, which holds a shard, computes what the whole network computes.
+"""Tensor parallelism: the networks of several ranks, each with a shard of the weights, compute like the whole network.
 
 `model.checkpoint.sharding` defines the shards. A rank's heads and MLP columns give one summand of a block's update to
 the residual stream. Ranks all-reduce these summands twice per block and communicate nothing else:
@@ -42,13 +42,13 @@ def apply_tensor_parallel(network: SenseNovaU1, vocabulary: int, groups: Process
 
 
 def block_reduction(group: TowerGroup | None) -> Callable[[Tensor], Tensor] | None:
-    """Return the sum over the ranks that share a tower, which its blocks apply to each update of the residual stream.
-    None if this rank has the whole tower."""
+    """Return the function that sums an update of the residual stream over the ranks that share a tower. None if this
+    rank has the whole tower."""
     return group.all_reduce if group is not None and group.shard.count > 1 else None
 
 
 class SplitEmbedding(nn.Embedding):
-    """The embedding's rows for one part of the vocabulary; `forward` returns what the whole embedding returns."""
+    """The embedding's rows for one part of the vocabulary; `forward` returns the same as the whole embedding."""
 
     def __init__(self, weight: nn.Parameter, group: TowerGroup) -> None:
         super().__init__(weight.shape[0], weight.shape[1], _weight=weight, _freeze=True)

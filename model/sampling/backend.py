@@ -1,4 +1,4 @@
-"""The plain backend: how a network denoises a step and decodes a token, and which other ranks take part."""
+"""The plain backend, which denoises steps and decodes tokens in PyTorch, and the group of ranks that take part."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,7 +17,7 @@ class RankGroup:
 
     Attributes:
         splits_heads: whether the understanding tower is split over more ranks than the generation tower. Each rank then
-            prefills every branch, and has a part of the heads that it denoises with.
+            prefills every branch, but only with a part of the heads that it denoises with.
     """
 
     splits_heads = False
@@ -32,7 +32,7 @@ class RankGroup:
         return branches
 
     def prefix_branches(self, branches: tuple[Branch, ...]) -> tuple[Branch, ...]:
-        """Return the branches that this rank prefills: its own, or all where heads are split."""
+        """Return the branches that this rank prefills: its own, or all if heads are split."""
         return branches if self.splits_heads else self.own_branches(branches)
 
     def denoise_states(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, DenoiseState]:
@@ -48,15 +48,15 @@ class RankGroup:
 
 
 class Backend:
-    """Runs a network in plain PyTorch. `model.backends` has one for CUDA.
+    """A backend that runs a network in plain PyTorch. `model.backends` has one for CUDA.
 
     Attributes:
         network: the network to run.
         group: the ranks that take part.
         denoises_async, decodes_async: whether a step, or a token, returns before the device has finished it, so that
             the next one can be launched.
-        layer_by_layer: whether all branches of a step finish a layer before the next layer, whose weights may have to
-            be loaded first. Only one layer's keys and values of the picture are then stored. The numbers are the same.
+        layer_by_layer: whether all branches of a step finish a layer before the next layer starts, whose weights may
+            have to be loaded first. Then only one layer's keys and values of the picture are stored. Results are equal.
         note: a notice for the user about the first run, or None.
     """
 
@@ -68,17 +68,17 @@ class Backend:
         self.network = network
         self.group = group or RankGroup()
 
-    def room_behind(self, image_tokens: int) -> int:
-        """Return the positions to reserve behind a prefix for a picture of `image_tokens` tokens. `denoise_states`
-        would reserve them too, but with a second allocation."""
+    def room_for_picture(self, image_tokens: int) -> int:
+        """Return the number of positions to reserve after a prefix for a picture of `image_tokens` tokens.
+        `denoise_states` would reserve them too, but with a second allocation."""
         return 0 if self.layer_by_layer or self.group.splits_heads else image_tokens
 
     def denoise_states(self, prefixes: Mapping[Branch, Prefix], image_tokens: int) -> Mapping[Branch, DenoiseState]:
-        """Return where the pictures of a request are denoised, one state for each of this rank's branches.
+        """Return the denoise states of a request's pictures, one for each of this rank's branches.
 
         Args:
-            prefixes: of the branches that this rank prefills, in the order of all. They must stay unchanged until the
-                last picture is finished.
+            prefixes: the prefixes of the branches that this rank prefills, in the order of all branches. They must stay
+                unchanged until the last picture is finished.
             image_tokens: tokens of each picture.
         """
         if not self.layer_by_layer:
@@ -89,10 +89,10 @@ class Backend:
         return states
 
     def captured(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Return a function that does the same and is fast when it is called many times.
+        """Return a function that gives the same results as `work` and is faster when it is called many times.
 
         Args:
-            work: takes a hashable key and tensors, and returns a tensor. Under one key it runs the same operations on
+            work: takes a hashable key and tensors, and returns a tensor. For one key it runs the same operations on
                 tensors of the same shapes. It must not read their values on the host, nor anything else that changes.
         """
         return work

@@ -20,13 +20,13 @@ Sampler = Callable[[Tensor, list[int]], Tensor]
 
 @torch.inference_mode()
 def decode(backend: Backend, prefix: Prefix, sample: Sampler, max_tokens: int, stop: Collection[int]) -> Iterator[int]:
-    """Yield new tokens, sampled from the logits behind a prefix.
+    """Yield new tokens, sampled from the logits after a prefix.
 
     A token of `stop` is yielded and ends the text. The prefix contains every yielded token but the last one; the caller
     decides whether to append that one.
 
-    With a backend that decodes asynchronously, the forward pass of a token starts before the token is yielded. For a
-    token of `stop` that pass is useless, which costs less than waiting for each token.
+    With a backend that decodes asynchronously, the forward pass of a token starts before the token is yielded. After a
+    token of `stop` that pass is wasted, which costs less time than waiting for each token.
     """
     tokens: list[int] = []
     logits = backend.logits(prefix)
@@ -57,7 +57,7 @@ def make_sampler(settings: TextSettings, device: torch.device) -> Sampler:
     contains the token that ends a turn, and that token must not become less likely.
 
     Args:
-        device: where the logits are.
+        device: the device of the logits.
     """
     if not settings.do_sample and settings.repetition_penalty == 1:
         return greedy

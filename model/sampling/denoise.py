@@ -29,9 +29,9 @@ class Step:
     Attributes:
         time: t after the step.
         predicted: the clean picture as predicted by the condition branch, (1, 3, H, W).
-        velocity: of the condition branch, as tokens, (1, L, 3·32²), float32.
+        velocity: the condition branch's velocity, as tokens, (1, L, 3·32²), float32.
         tokens: the picture x after the step, as tokens, (1, L, 3·32²).
-        layers: how many layers of the gen tower each branch computed.
+        layers: number of layers of the gen tower that each branch computed.
         wait: returns when the device has finished the step.
     """
 
@@ -61,8 +61,8 @@ def denoise(
     The prefixes stay unchanged, so that the next picture can start from them.
 
     Args:
-        denoise_states: of all branches that a step needs and this rank computes.
-        seed: of the starting noise.
+        denoise_states: the states of all branches that a step needs and this rank computes.
+        seed: the seed of the starting noise.
         settings: steps, shift, `t_eps` and the device that draws the noise.
         cache: a new step cache, which skips layers. None: every step computes all layers.
     """
@@ -118,10 +118,10 @@ def step_picture(tokens: Tensor, size: Size) -> Tensor:
 
 @dataclass(frozen=True)
 class _Prediction:
-    """Predicts the clean picture of each branch: (branches, L, 3·32²).
+    """The prediction of each branch's clean picture: (branches, L, 3·32²).
 
-    This is not a closure, and it uses no comprehension where memory may run out, because the frames of an error would
-    keep the prefixes alive.
+    This is not a closure, and like `model.network.transformer.Block` it uses no comprehension where memory may run out.
+    An error would otherwise keep the prefixes alive.
     """
 
     network: SenseNovaU1
@@ -151,7 +151,7 @@ class _Prediction:
             return [branches]
         return [(branch,) for branch in branches]
 
-    # Parts of a prediction, each with a key for `Backend.captured`.
+    # The parts of a prediction. Each takes a key for `Backend.captured`.
 
     def embed(self, key: str, x: Tensor, conditioning: Tensor) -> Tensor:
         """Return the gen tower's input, (1, L, hidden_size)."""
@@ -170,8 +170,8 @@ class _Prediction:
 
 
 class _CachedPrediction:
-    """A `_Prediction` that skips layers. It decides in the middle of a step, by numbers that exist only then. Its parts
-    are therefore captured one by one."""
+    """A `_Prediction` with a step cache, which decides in the middle of a step whether to skip layers. Its parts are
+    therefore captured one by one."""
 
     def __init__(self, backend: Backend, prediction: _Prediction, cache: StepCache) -> None:
         self._cache = cache

@@ -1,4 +1,4 @@
-"""Prefill: running the understanding tower over a prompt, behind which text or a picture begins."""
+"""Prefill: running the understanding tower over a prompt. Text or a picture then follows the prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from model.network.sensenova import SenseNovaU1
 
 @dataclass
 class DenoiseState:
-    """The state that a branch denoises a picture on: its KV cache, and the position at which the picture's tokens go.
+    """A branch's KV cache, and the position of the picture's tokens that are denoised.
 
     Attributes:
         cache: keys and values of the branch's prefix, with room for those of the picture's tokens.
@@ -41,12 +41,12 @@ class Prefix(DenoiseState):
     written: list[int] = field(default_factory=list)
 
     def fork(self) -> "Prefix":
-        """Return a copy that text can be appended to. Both share the cache, but tokens that
-        are appended to the copy are not part of the original: truncating the cache to its length removes them."""
+        """Return a copy that text can be appended to. Both share the cache, but appended tokens are not part of the
+        original. They are removed by truncating the cache to the original's length."""
         return replace(self, written=[*self.written])
 
     def append(self, ids: Sequence[int], last_hidden: Tensor) -> None:
-        """Make text tokens part of the prefix whose keys and values `forward_text` has written behind it.
+        """Make text tokens part of the prefix, after `forward_text` has written their keys and values.
 
         Args:
             last_hidden: hidden state of the last of them, (1, 1, hidden_size).
@@ -73,12 +73,12 @@ def prefill(
     reserve: int,
     cache: KVCache | None = None,
 ) -> Prefix:
-    """Run the understanding tower over a sequence, behind the tokens that a cache contains.
+    """Run the understanding tower over a sequence, which follows the tokens in a cache.
 
     Args:
         sequence: at least one token.
         images: the images of the sequence, from `embed_image`.
-        reserve: positions to reserve behind the sequence, for text or a picture.
+        reserve: positions to reserve after the sequence, for text or a picture.
         cache: the KV cache of the tokens before the sequence; None if there are none.
     """
     config = network.config.transformer
@@ -99,9 +99,9 @@ def extend_prefix(network: SenseNovaU1, prefix: Prefix, ids: Sequence[int]) -> N
 
 
 def forward_text(network: SenseNovaU1, prefix: Prefix, ids: Tensor) -> Tensor:
-    """Run the understanding tower over text tokens, (N,) int64, behind a prefix that has room for them.
+    """Run the understanding tower over text tokens, (N,) int64, which follow a prefix that has room for them.
 
-    Their keys and values are written behind the end of the prefix. `Prefix.append` makes them part of it.
+    Their keys and values are written after the end of the prefix. `Prefix.append` makes them part of it.
 
     Returns:
         Hidden states (1, N, hidden_size).

@@ -63,7 +63,7 @@ class CachedPrefix:
     """A prefix and the items that it contains.
 
     Attributes:
-        items: in order; `prefix.last_hidden` is the hidden state of the last item.
+        items: the items in order; `prefix.last_hidden` is the hidden state of the last one.
     """
 
     items: list[Item]
@@ -75,7 +75,7 @@ class CachedPrefix:
         return count_tokens(self.items)
 
     def trim(self) -> None:
-        """Add the tokens written behind the prefix to its items, and free the memory behind them."""
+        """Add the tokens written after the prefix to its items, and free the memory after them."""
         self.items += self.prefix.written
         self.prefix.written.clear()
         self.prefix.cache.truncate(self.tokens)
@@ -86,7 +86,7 @@ class PrefixCache:
     """The prefixes of the last request, by branch, for the next request.
 
     Attributes:
-        prefixes: none while a request runs.
+        prefixes: the cached prefixes; empty while a request runs.
     """
 
     def __init__(self) -> None:
@@ -119,12 +119,12 @@ class PrefixCache:
 
 
 class Prefill:
-    """The prefill of one sequence: its tokens are either reused from a cached prefix or still to be read.
+    """The prefill of one sequence. It reuses the tokens of a cached prefix and computes the rest.
 
     Attributes:
         sequence: the whole sequence.
-        reused: tokens at its start that the cached prefix contains.
-        rest: the tokens to read; empty if the cached prefix equals the sequence.
+        reused: number of tokens at its start that the cached prefix contains.
+        rest: the tokens to compute; empty if the cached prefix equals the sequence.
     """
 
     def __init__(
@@ -154,11 +154,11 @@ class Prefill:
         self.rest = sequence.after(self.reused)
 
     def run(self, network: SenseNovaU1, images: Sequence[Tensor], reserve: int) -> CachedPrefix:
-        """Read the rest and return the prefix of the whole sequence.
+        """Prefill the rest and return the prefix of the whole sequence.
 
         Args:
             images: the images of `rest`, from `embed_image`.
-            reserve: positions to reserve in the KV cache behind the prefix.
+            reserve: positions to reserve in the KV cache after the prefix.
         """
         if self._cached is None:
             return CachedPrefix(self._items, prefill(network, self.rest, images, reserve))
@@ -170,7 +170,7 @@ class Prefill:
         return CachedPrefix(self._items, prefill(network, self.rest, images, reserve, cache))
 
     def _count_shared(self, cached: CachedPrefix) -> int:
-        """Count the items at the start of both sequences. The sequence's last item is excluded: it has to be read to
-        get its hidden state."""
+        """Count the equal items at the start of both sequences. The sequence's last item is excluded: it has to be
+        computed to get its hidden state."""
         pairs = zip(self._items[:-1], cached.items, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -27,7 +27,7 @@ def noise_amplitude(tokens: int, config: FlowConfig) -> float:
 def starting_noise(size: tuple[int, int], seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return standard normal noise, (1, 3, H, W), from a generator on `device` in `dtype`.
 
-    A picture depends on both: with another device or dtype the same seed gives other numbers.
+    With another device or dtype the same seed gives another picture.
     """
     width, height = size
     generator = torch.Generator(device).manual_seed(seed)

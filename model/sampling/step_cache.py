@@ -27,7 +27,7 @@ RunLayers = Callable[[tuple[Branch, ...], range, Tensor], Tensor]
 """Runs some layers over the hidden states of some branches, (branches, L, hidden_size) → same shape."""
 
 STATES_WITHIN_A_STEP = 6
-"""Hidden states of the current step at most: outputs of the ranges of layers, and residuals that are compared."""
+"""The most hidden states of the current step: outputs of the ranges of layers, and residuals that are compared."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ class StepCacheConfig:
 
     @property
     def states_per_branch(self) -> int:
-        """Hidden states, (L, hidden_size), that a branch has in memory at most.
+        """The most hidden states, (L, hidden_size), that a branch has in memory.
 
         They are the residual of the first layers, the residual of the middle layers or its last two Taylor series, and
-        those of the current step.
+        the states of the current step.
         """
         series = 2 * (self.calibrator_config.taylorseer_order + 1) if self.calibrator_config else 1
         return 1 + series + STATES_WITHIN_A_STEP
@@ -115,8 +115,10 @@ class StepCache:
         config = self._config
         entering, hidden = hidden, run(branches, config.first, hidden)
         residuals = (hidden - entering).split(1)
-        # Lists, not generators: after an error, a generator's frame would keep the tensors that it iterates over.
-        reusing = [self._can_reuse(branch, each) for branch, each in zip(branches, residuals, strict=True)]
+        # Neither a comprehension nor a generator: an error in it would keep the stored residuals alive.
+        reusing = []
+        for branch, residual in zip(branches, residuals, strict=True):
+            reusing.append(self._can_reuse(branch, residual))
         results = list(hidden.split(1))
         needed = [index for index, reused in enumerate(reusing) if not reused]
         if needed:
@@ -139,7 +141,7 @@ class StepCache:
         return run(branches, config.last, hidden) if config.last else hidden
 
     def summaries(self) -> tuple[BranchCaching, ...]:
-        """Return what each branch has computed and reused so far, in the order of the branches' first steps."""
+        """Return a summary of each branch's steps so far, in the order of the branches' first steps."""
         summaries = []
         for branch in self._branches:
             context = self._contexts.get_context(branch)

@@ -37,7 +37,7 @@ class TaskContext:
     workload: Workload = UNKNOWN_WORKLOAD
 
     def reserve_memory(self, workload: Workload) -> Iterator[Event]:
-        """Reload the weights with more offloading if the request needs more memory than is free."""
+        """Reload the weights with more offloading if the request needs more memory than is free; yield a notice."""
         self.workload = workload
         if self.model.fits(workload):
             return
@@ -47,5 +47,5 @@ class TaskContext:
         yield Notice(f"reloaded with more offloading to make room: {self.model.describe()}")
 
     def advice(self) -> str:
-        """Return what to change after the request ran out of memory."""
+        """Return a hint for a request that ran out of memory."""
         return self.model.advice(self.workload)

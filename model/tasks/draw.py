@@ -34,7 +34,7 @@ class PictureSeries:
     """The values that the pictures of a request share.
 
     Attributes:
-        settings: those of the request; `seed` is the first picture's, and each further picture adds 1.
+        settings: the request's settings; `seed` is the first picture's seed, and each further picture adds 1.
         step_cache: None denoises without a step cache.
         count: the number of pictures.
         preview_every, preview_size: as in `GenerateRequest`.
@@ -75,12 +75,12 @@ def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterat
     recorder = StatisticsRecorder(model.backend, model.config)
     lengths = {branch: len(sequence) for branch, sequence in sequences.items()}
     with caching_prefixes(context.prefix_cache) as cached:
-        # With several ranks each one thinks by itself. That takes no extra time, and all ranks get the same tokens.
+        # With several ranks, each rank writes the think text. That takes no extra time, and all get the same tokens.
         local = {*model.backend.group.prefix_branches(tuple(texts))}
         if settings.think:
             local.add("condition")
-        reserve = model.backend.room_behind(series.image_tokens)
-        # Only whole prefixes are reused. Prefilling in other batches rounds differently, and the bytes of a picture
+        reserve = model.backend.room_for_picture(series.image_tokens)
+        # Only whole prefixes are reused. A prefill in other batches rounds differently, and then the bytes of a picture
         # would depend on earlier requests.
         yield from prefill_branches(
             context, sequences, pixels, recorder, cached, reserve=reserve, local=local, allow_partial=False
@@ -111,8 +111,8 @@ def draw_picture(
 
     Args:
         index: the picture's number, from 0.
-        denoise_states: those of this rank's branches; they stay as they are.
-        lengths: tokens of each branch's prefix, on whichever rank it is.
+        denoise_states: the states of this rank's branches, which stay unchanged.
+        lengths: tokens of each branch's prefix, also of branches on other ranks.
         think_text: the think text that the prefix contains, or None.
 
     Raises:
@@ -188,7 +188,7 @@ def _workload(series: PictureSeries, sequences: Mapping[Branch, TokenSequence]) 
 
 
 def _preview(context: TaskContext, predicted: Tensor, longer_side: int) -> Image.Image:
-    """Make a preview of a finished step. On CUDA it does not wait for the next step, which runs already."""
+    """Make a preview of a finished step. On CUDA this does not wait for the next step, which already runs."""
     if context.preview_stream is None:
         return to_preview(predicted, longer_side)
     with torch.cuda.stream(context.preview_stream):

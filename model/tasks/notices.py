@@ -1,4 +1,4 @@
-"""Notices about settings that do not suit the model or each other. No request is refused for them."""
+"""Notices about settings that do not suit the model or each other. Such a request still runs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -23,7 +23,7 @@ def drawing_notices(
     for adapter in adapters:
         yield from mismatched_lora(adapter, settings)
     yield from idle_cache_options(settings)
-    if settings.size != "auto":  # with `auto` an edit follows its picture's aspect, so nobody asked for this size
+    if settings.size != "auto":  # with `auto` an edit follows its picture's aspect: the user did not choose the size
         yield from untrained_size(size, recommended.trained_sizes)
 
 

@@ -1,4 +1,4 @@
-"""Prefilling the branches of a request, with the prefix cache of the last one."""
+"""The prefill of a request's branches, which reuses tokens of the last request's prefixes."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -77,7 +77,7 @@ def prefill_branches(
     Args:
         pixels: the input images. An image that several branches need is embedded once.
         prefixes: an empty dictionary, from `caching_prefixes`.
-        reserve: positions to reserve in the KV cache behind each prefix.
+        reserve: positions to reserve in the KV cache after each prefix.
         local: branches that this rank prefills. The events of the others have no time and no reused tokens.
         allow_partial: see `Prefill`.
     """
@@ -89,7 +89,7 @@ def prefill_branches(
     for branch, sequence in sequences.items():
         images = identities if branch != "unconditional" else []
         prefills[branch] = Prefill(sequence, images, cached.pop(branch, None), allow_partial=allow_partial)
-    cached.clear()  # free what cannot be reused before new memory is allocated
+    cached.clear()  # free prefixes that cannot be reused before new memory is allocated
     most = max((prefill.rest.images for branch, prefill in prefills.items() if branch in local), default=0)
     with torch.inference_mode():
         embedded = [embed_image(model.network, image) for image in pixels[len(pixels) - most :]]
@@ -99,8 +99,8 @@ def prefill_branches(
             yield PrefixRead(branch, len(whole), whole.image_tokens, 0.0)
             continue
         with torch.inference_mode():
-            unread = embedded[len(embedded) - prefill.rest.images :]
-            prefixes[branch] = prefill.run(model.network, unread, reserve)
+            images_left = embedded[len(embedded) - prefill.rest.images :]
+            prefixes[branch] = prefill.run(model.network, images_left, reserve)
         synchronize(model.device)
         recorder.prefix_tokens += len(prefill.rest)
         yield PrefixRead(branch, len(whole), whole.image_tokens, time.perf_counter() - clock, prefill.reused)

@@ -18,13 +18,16 @@ WARM_UP_STEPS = 2
 
 
 class StreamTimer:
-    """A timer of a stream: the seconds that it takes to produce its items.
+    """A timer of a stream, which measures the seconds that the stream takes to produce its items.
 
     It excludes the time that the consumer spends between two items, unless the device computes the next item meanwhile.
     """
 
     def __init__(self, *, is_async: bool) -> None:
-        """is_async: whether the stream starts the next item before it yields one."""
+        """
+        Args:
+            is_async: whether the stream starts the next item before it yields one.
+        """
         self._is_async = is_async
         self.seconds = 0.0
 
@@ -46,10 +49,13 @@ class StreamTimer:
 
 
 class LayerTimer:
-    """The times of one picture's steps by the layers that they computed. They show what a step cache saves."""
+    """The times of one picture's steps by the layers that they computed. They show how much time a step cache saves."""
 
     def __init__(self, layers: int) -> None:
-        """layers: those of the gen tower."""
+        """
+        Args:
+            layers: number of layers of the gen tower.
+        """
         self._layers = layers
         self._passes = 0
         self._computed: list[int] = []
@@ -74,7 +80,7 @@ class LayerTimer:
     def _seconds_per_layer(self) -> float:
         """Fit a line to seconds over layers and return its slope; 0 if all steps computed the same number of layers.
 
-        The slope excludes what every step computes besides its layers. The warm-up steps are left out.
+        The slope excludes the time of a step that does not depend on its layers. The warm-up steps are left out.
         """
         computed, seconds = self._computed[WARM_UP_STEPS:], self._seconds[WARM_UP_STEPS:]
         if len(set(computed)) < 2:
@@ -86,12 +92,15 @@ class StatisticsRecorder:
     """The recorder of one request's statistics. Its clock starts when it is made.
 
     Attributes:
-        prefix_tokens: tokens read so far, without the reused ones.
+        prefix_tokens: tokens prefilled so far, without the reused ones.
         text, denoising: timers of the two loops.
     """
 
     def __init__(self, backend: Backend, config: ModelConfig) -> None:
-        """config: of the whole network; `backend` may run one rank's shard of it."""
+        """
+        Args:
+            config: configuration of the whole network. `backend` may run one rank's shard of it.
+        """
         self._backend = backend
         self._network = network = backend.network
         self._config = config
@@ -115,7 +124,7 @@ class StatisticsRecorder:
             self._denoise_flops += flops * computed // self._config.transformer.layers
 
     def count_tokens(self, count: int, context: int) -> None:
-        """Count new tokens. The last of them follows `context` other tokens."""
+        """Count new tokens, the last of which follows `context` other tokens."""
         self._new_tokens += count
         itemsizes = self._network.dtype.itemsize, self._network.und.weight_itemsize
         self._text_bytes += count * token_bytes(self._config, context - count // 2, *itemsizes)

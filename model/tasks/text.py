@@ -42,9 +42,9 @@ def write_text(
     event: type[ThinkToken] | type[TextToken],
     recorder: StatisticsRecorder,
 ) -> Generator[Event, None, WrittenText]:
-    """Write text behind a prefix and yield an event for each of its tokens.
+    """Write text after a prefix and yield an event for each of its tokens.
 
-    The prefix then contains every token but the last one: see `decode`.
+    The prefix then contains every token but the last one; see `decode`.
 
     Args:
         sample: picks the tokens.
@@ -66,7 +66,7 @@ def write_text(
     stream = StreamDecoder(context.tokenizer)
     ids: list[int] = []
     last = -1
-    # A token's event is yielded when the next token is known: the last token's text also gets what `flush` returns.
+    # A token's event is yielded when the next token is known, because the text of `flush` belongs to the last token.
     text = ""
     for last in recorder.text.measure(decode(context.model.backend, prefix, sample_checked, max_tokens, stop)):
         if last not in stop:
@@ -84,10 +84,10 @@ def write_text(
 def think(
     context: TaskContext, prefix: Prefix, max_tokens: int, reserve: int, recorder: StatisticsRecorder
 ) -> Generator[Event, None, str]:
-    """Write think text greedily, then extend the prefix up to where a picture begins.
+    """Write think text greedily, then extend the prefix with the tokens before a picture.
 
     Args:
-        reserve: positions to reserve behind the prefix for the picture.
+        reserve: positions to reserve after the prefix for the picture.
 
     Returns:
         The think text.
@@ -95,12 +95,12 @@ def think(
     tokenizer = context.tokenizer
     stop = (tokenizer.think_end, tokenizer.end_of_turn)
     written = yield from write_text(context, prefix, greedy, max_tokens, stop, ThinkToken, recorder)
-    # The closing tag belongs to the prefix. The end of a turn does not: a picture behind it would be outside the turn.
+    # The closing tag belongs to the prefix. The end of a turn does not: a picture after it would be outside the turn.
     closing = [] if written.last == tokenizer.end_of_turn else [written.last]
-    unread = closing + tokenizer.encode(prompts.AFTER_THINK)
+    rest = closing + tokenizer.encode(prompts.AFTER_THINK)
     with torch.inference_mode():
-        prefix.cache.reserve(len(unread) + reserve)
-        extend_prefix(context.model.network, prefix, unread)
+        prefix.cache.reserve(len(rest) + reserve)
+        extend_prefix(context.model.network, prefix, rest)
     yield ThinkText(written.text, written.token_ids, written.finish, recorder.text.seconds)
     return written.text
 

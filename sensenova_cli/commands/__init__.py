@@ -1,1 +1,1 @@
-"""The commands. Each checks its arguments and runs turns, a session or a measurement."""
+"""The commands. A command checks its arguments, then runs turns, a session or a measurement."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PARTS = ("denoise", "decode", "load")
 LOAD_FORMATS = ("auto", "dummy")
 SHAPES = ("u1-8b", "u1.5-8b")
-"""Built-in models that need no files: only their parameter shapes are known."""
+"""Names of built-in model shapes. Their weights are random, so they need no files."""
 
 
 @with_options("model", "device", "dtype", "quantization", "enforce_eager", *COMMON_OPTIONS)
@@ -38,7 +38,7 @@ def bench(
     load_format: Annotated[
         str,
         typer.Option(
-            help="auto reads the model's weights; dummy uses random weights for --model u1-8b or u1.5-8b, not files.",
+            help="auto reads the model's weights; dummy needs no files: random weights for --model u1-8b or u1.5-8b.",
             metavar="NAME",
         ),
     ] = "auto",
@@ -87,7 +87,7 @@ def bench(
         model = name
     else:
         model = find_weights(settings, view)
-    from model.bench import BenchPlan  # imports PyTorch, so all arguments are checked before
+    from model.bench import BenchPlan  # imports PyTorch, so this waits until all arguments are checked
 
     chosen = [cast("BenchPart", part) for part in PARTS if part in (parts or PARTS)]
     _measure(BenchPlan(model, chosen, sizes, steps, tokens, settings), name, view, as_json=flags.json)

@@ -42,7 +42,7 @@ def doctor(
     view = TurnView(quiet=flags.quiet)
     name = model_name(settings)
     model = name if name in SHAPES else find_weights(settings, view)
-    from model.bench import Machine, examine  # imports PyTorch, so all arguments are checked before
+    from model.bench import Machine, examine  # imports PyTorch, so this waits until all arguments are checked
 
     def print_machine(machine: Machine) -> None:
         for line in machine_lines(machine):

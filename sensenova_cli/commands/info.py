@@ -114,7 +114,7 @@ def _text(value: Any) -> str:
 
 
 def _printable(text: str) -> str:
-    """Make control characters visible: pictures may come from strangers, and terminals obey escape sequences."""
+    """Make control characters visible: a stranger's picture could contain escape sequences for the terminal."""
     return "".join(
         repr(char)[1:-1] if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t" else char for char in text
     )

@@ -60,7 +60,7 @@ def start_session(
     """Run a session in the terminal, or run the lines of standard input as a script.
 
     Args:
-        mode: whether plain words make pictures or are chat messages.
+        mode: whether a plain line is the prompt of a picture or a chat message.
         resume: continue the last session.
         name: continue the session with this name, or start it. Without `resume` and `name`, a new session starts.
         system: system message of answers.
@@ -82,7 +82,7 @@ def start_session(
     from sensenova_cli.turns.model_source import DEMO_NOTICE
 
     clear_signals()
-    settings = flags.layers().load  # reports wrong settings before the session starts
+    settings = flags.layers().load  # raises an error for wrong settings before the session starts
     model = settings.model or DEMO_MODEL
     if resume:
         name = latest_session().name

@@ -198,7 +198,7 @@ def _summary(saved: "SavedSession") -> dict[str, Any]:
 
 
 def _print_sessions(readable: Sequence["SavedSession"]) -> None:
-    """Print the columns that fit on the screen; all of them where stdout is not a screen.
+    """Print the columns that fit on the screen; all of them if stdout is not a screen.
 
     Prompts and models are cut to fit. Names are wrapped instead, because users have to type them.
     """

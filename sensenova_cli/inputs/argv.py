@@ -1,13 +1,13 @@
-"""Rewriting of the command line before the parser sees it: options that take several values after one flag.
+"""Rewriting of the command line before it is parsed: one flag may have several values.
 
     edit --image a.png b.png --prompt "swap them"    becomes    edit --image a.png --image b.png --prompt …
 
 The values end at the next word that starts with a dash; `-` alone means standard input and is a value. If the command
 also takes its prompt as a bare word, a word after the first value is another picture only if it is `-`, an existing
-file, or one word with a picture's ending. So `edit --image a.png "make it red"` reads as people expect.
+file, or one word with a picture's ending. So `edit --image a.png "make it red"` edits one picture.
 
-The parser would take the next option as the value of an option that lacks its values, so this is refused here.
-`--cfg-interval 0.1,0.6`, which is how the environment variable is written, means `--cfg-interval 0.1 0.6`.
+An option without its values is refused here, because the parser would take the next option as its value.
+`--cfg-interval 0.1,0.6`, as in the environment variable, means `--cfg-interval 0.1 0.6`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ def spread_values(words: Sequence[str]) -> list[str]:
         UsageError: `--image` or `--cfg-interval` lacks its values.
     """
     if wants_help(words):
-        return list(words)  # help is shown even if the rest is unfinished
+        return list(words)  # help is shown even if the other options are incomplete
     command = next((word for word in words if not word.startswith("-")), "")
     return list(_spread(words, all_pictures=command in WITHOUT_BARE_PROMPT))
 

@@ -11,10 +11,10 @@ from config.step_cache import DEFAULT_PRESET
 from sensenova_cli.errors import UsageError
 
 SIZE_OPTIONS = ("size", "aspect", "width", "height")
-"""The options that all set `size`."""
+"""The options that set `size`."""
 
 UNSUPPORTED_OPTIONS = ("deploy_config", "step_execution")
-"""Options of the vLLM-Omni example script that only `sensenova run` accepts, to refuse them with a reason."""
+"""Options of vLLM-Omni's example script that are not supported. `sensenova run` parses them to give the reason."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Flags:
     Attributes:
         settings: the typed settings by name, as text or bool; size options are merged into `size`.
         width, height: a side in pixels that was typed without the other one. The other side keeps its value.
+        profile: the value of --profile.
         prompt: the value of --prompt.
+        prompt_file: the value of --prompt-file.
         replay_file: the picture file of --from.
         image: the picture files of --image.
         force: replace existing files.
@@ -109,7 +111,7 @@ def _preset_of_backend(backend: str, preset: str | None) -> str:
 def _size(
     size: str | None, aspect: str | None, width: str | None, height: str | None
 ) -> tuple[str | None, int | None, int | None]:
-    """Merge the size options into (size, width, height). A side is returned only if the other side is not given."""
+    """Merge the size options into (size, width, height); width or height only if the other side is not given."""
     typed = [
         f"--{name}"
         for name, value in zip(SIZE_OPTIONS, (size, aspect, width, height), strict=True)

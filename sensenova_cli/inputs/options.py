@@ -89,8 +89,8 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
 def _parameters(names: Iterable[str]) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
     """Yield (parameter name, (type, default, typer.Option)) for each option.
 
-    A bool setting also gets a --no- form, so that a flag can undo a profile. Help shows the form that changes the
-    default and hides the other one. A setting with a value `off` gets a --no- form, too.
+    A bool setting also has a --no- form, so that a flag can override a profile. Help shows the form that changes the
+    default and hides the other one. A setting with a value `off` has a --no- form, too.
     """
     for name in names:
         if name not in Settings.model_fields or Settings.model_fields[name].annotation is not bool:

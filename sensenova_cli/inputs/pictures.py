@@ -1,4 +1,4 @@
-"""Input pictures: read once, identified by path and checksum, with the seed that made them."""
+"""Input pictures. Each is read once, and identified by path and checksum; its record has the seed that made it."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -22,7 +22,7 @@ class InputImage:
         source: path and checksum of its file.
         name: its name in messages: the path as the user wrote it, or `standard input`.
         seed: the seed in its record; None without a record.
-        problem: why its record cannot be read; empty if it can, or if there is none.
+        problem: why its record cannot be read; empty if it can be read or does not exist.
     """
 
     image: Image.Image
@@ -65,7 +65,7 @@ def recorded_inputs(record: PictureRecord, made: Path) -> tuple[InputImage, ...]
 
 
 def free_seed(seed: int, count: int, taken: Collection[int]) -> int:
-    """Return the first seed ≥ `seed` such that none of the `count` seeds from it on is in `taken`."""
+    """Return the first seed s ≥ `seed` for which none of s, s + 1, …, s + `count` - 1 is in `taken`."""
     while clashing := [other for other in taken if seed <= other < seed + count]:
         seed = max(clashing) + 1
     return seed

@@ -14,12 +14,12 @@ from sensenova_cli.system.streams import STDIN, read_stdin
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt with the pictures and settings that belong to it alone.
+    """One prompt. A line of a prompt file can also have input pictures and settings for its prompt.
 
     Attributes:
-        images: input pictures that its line in a prompt file names.
-        settings: checked settings of its line, by name.
-        place: prefix of messages about it, such as `prompts.jsonl:3: `; empty for a prompt of the command line.
+        images: files of the line's input pictures.
+        settings: checked settings of the line, by name.
+        place: prefix of messages about the prompt, such as `prompts.jsonl:3: `; empty without a prompt file.
     """
 
     text: str

@@ -37,7 +37,7 @@ def read_replay(file: str, kind: PictureKind) -> Replay:
 
     Args:
         file: the file of a picture.
-        kind: the command that must have made it.
+        kind: the command that must have made the picture.
 
     Raises:
         PictureError: the file is missing or not a picture, or its record is damaged.
@@ -46,7 +46,9 @@ def read_replay(file: str, kind: PictureKind) -> Replay:
     path = Path(file).expanduser()
     record = read_record(path, file)
     if record is None:
-        raise UsageError(f"{file} does not say how it was made", "only PNG files of sensenova with metadata do")
+        raise UsageError(
+            f"{file} has no record of how it was made", "only PNG files that sensenova wrote with metadata have one"
+        )
     if record.task != kind:
         hint = f"to make it again: sensenova {record.task} --from {file}"
         if kind == "edit":

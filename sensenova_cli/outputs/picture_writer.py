@@ -24,7 +24,7 @@ MAX_SLUG = 40
 
 
 class PictureWriter:
-    """Names and writes the pictures of one run. `prepare` makes one, before the model is loaded.
+    """Names and writes the pictures of one run. `prepare` makes a writer before the model is loaded.
 
     A picture never replaces another picture of the same run. Without `force` it replaces no file at all.
     """
@@ -242,7 +242,7 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 
 def _encode(image: Image.Image, record: PictureRecord | None) -> tuple[bytes, Exception | None]:
-    """Return the picture as PNG, and the error that prevented its record, if any."""
+    """Return the picture as PNG, and the error that prevented its record, or None."""
     chunks, problem = None, None
     try:
         chunks = png_info(record) if record is not None else None
@@ -256,7 +256,7 @@ def _encode(image: Image.Image, record: PictureRecord | None) -> tuple[bytes, Ex
 def _require_record(written: str, problem: Exception | None) -> None:
     if problem is not None:
         raise OutputWriteError(
-            f"{written} is complete, but does not say how it was made: {type(problem).__name__}: {problem}",
+            f"{written} is complete, but has no record of how it was made: {type(problem).__name__}: {problem}",
             "this is a fault of the program, please report it; `metadata=false` makes pictures without a record",
         ) from problem
 
@@ -277,7 +277,7 @@ def _write_stdout(png: bytes) -> None:
 
 
 def _save_elsewhere(png: bytes, stem: str) -> str:
-    """Save the picture in the system's temporary folder; return a sentence that names the file."""
+    """Save the picture in the system's temporary folder. Return a sentence with the file's name, or about a failure."""
     path: Path | None = None
     try:
         handle, name = tempfile.mkstemp(prefix=f"{stem[:MAX_SLUG]}-", suffix=".png")

@@ -49,7 +49,7 @@ class InputFile(BaseModel):
 
     @classmethod
     def of(cls, path: str | Path, data: bytes | None = None) -> "InputFile":
-        """Make one from the content of a file: `data`, or the bytes that are read from `path`.
+        """Return the path and checksum of a file; `data` is its content if it has been read already.
 
         Raises:
             OSError: the file cannot be read.
@@ -62,10 +62,10 @@ class InputFile(BaseModel):
 class PictureRecord(BaseModel):
     """All values that are needed to make a picture again.
 
-    In the file, each recorded load setting is a top-level entry. Missing entries have their default values.
+    In the PNG, each recorded load setting is a top-level entry. Missing entries have their default values.
 
     Attributes:
-        settings: explicit size, the picture's own seed, one image.
+        settings: the picture's settings, with an explicit size, its own seed and `num_images` 1.
         loaded: the load settings that are declared as recorded. `model` is an absolute folder or a Hub id.
         inputs: the pictures that an edit started from, in order.
         think_text: the think text that precedes the picture, or None.
@@ -116,7 +116,7 @@ def png_info(record: PictureRecord) -> PngInfo:
     """Return the text chunks for `Image.save(..., pnginfo=...)`."""
     chunks = PngInfo()
     content = {"format": FORMAT, **record.model_dump(mode="json")}
-    # Uncompressed: every viewer can show it, and Pillow limits the size of compressed text.
+    # The text is uncompressed, because every viewer can show it then, and Pillow limits the size of compressed text.
     chunks.add_itxt(KEYWORD, json_text(content), zip=False)
     chunks.add_text("parameters", valid_unicode(_parameters(record)))
     return chunks
@@ -167,7 +167,7 @@ def _reason(error: Exception) -> str:
 
 
 def _parameters(record: PictureRecord) -> str:
-    """Return the prompt, then one line of `Key: value` pairs, in the form that A1111's web UI introduced."""
+    """Return the prompt and a line of `Key: value` pairs, in the form that A1111's web UI introduced."""
     settings = record.settings
     model = (record.loaded.model or DEMO_MODEL).replace("\\", "/").rstrip("/").rpartition("/")[2]
     pairs = {

@@ -1,1 +1,1 @@
-"""Display of progress, think text, answers, tables and errors, on a terminal or in a pipe."""
+"""Display of progress, think text, answers, pictures, tables and errors, on a terminal or in a pipe."""

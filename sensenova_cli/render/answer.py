@@ -113,8 +113,8 @@ class _BlockEnd:
 def split_blocks(text: str) -> tuple[list[str], str]:
     """Split Markdown into finished blocks, which later text cannot change, and the rest.
 
-    A block is finished when another block has begun below it, and only a complete line shows this: `2` below a list may
-    become `2.`, which continues the list. The blocks and the rest, joined, are the text.
+    A block is finished when a complete line below it begins another block. An incomplete line is not enough: `2` below
+    a list may become `2.`, which continues the list. The blocks and the rest, joined, are the text.
     """
     *complete, partial = text.split("\n")
     lines = [line + "\n" for line in complete]

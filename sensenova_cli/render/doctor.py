@@ -70,8 +70,10 @@ def plan_name(offload_plan: "OffloadPlan") -> str:
 
 def forecast_json(found: "Examination", model: str, dtype: str) -> dict[str, Any]:
     """Return all findings, in bytes and seconds."""
+    machine = asdict(found.machine)
+    machine["obstacle"] = machine.pop("kernel_obstacle")  # scripts know the shorter key
     return {
-        "machine": asdict(found.machine),
+        "machine": machine,
         "gemm_flops_per_second": found.ceilings.gemm,
         "copy_bytes_per_second": found.ceilings.copy,
         "link_bytes_per_second": found.bandwidth.link,

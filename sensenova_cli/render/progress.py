@@ -37,7 +37,7 @@ class ProgressView(Protocol):
 
 
 class _LiveBar:
-    """A bar that is redrawn in place and removed when it is closed, with a forming picture below it or none."""
+    """A bar that is redrawn in place and removed when it is closed. A forming picture may be below it."""
 
     def __init__(
         self, console: Console, title: str, figures: Sequence[ProgressColumn], picture: LivePreview | None = None
@@ -55,7 +55,7 @@ class _LiveBar:
             transient=True,
             # A picture is redrawn only when it changes, not ten times a second.
             auto_refresh=picture is None,
-            # With redirection, Rich would print results to stderr, even results that go to a file.
+            # With redirection, Rich would print results to stderr even if stdout is a file.
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -162,7 +162,7 @@ class PlainBytes(_PlainLines):
 
     def update(self, done: int, total: int) -> None:
         if self._first is None and done:
-            self._first = done, time.perf_counter()  # the time before, such as PyTorch's import, is not reading time
+            self._first = done, time.perf_counter()  # the time before is not reading time, but PyTorch's import
         super().update(done, total)
 
     def _figures(self, done: int, total: int, seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Spelling of the settings that a message mentions: as flags, or as commands of a session (see config.mentions)."""
+"""Spelling of the settings in a message: as flags, or as commands of a session (see config.mentions)."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,10 +6,10 @@ from config.mentions import INPUT_IMAGES, respell
 from config.settings import Settings
 
 Spelling = Callable[[str], str]
-"""Replaces the marks in a text by settings spelled out."""
+"""Replaces the marks of settings in a text by their spelling."""
 
 COMMANDS: Mapping[str, str] = {"model": "/model", "lora": "/lora", INPUT_IMAGES: "/load"}
-"""Commands of a session that set one setting. `/set` sets all others."""
+"""Setting → the session command that sets it. `/set` sets all others."""
 
 
 def as_flags(text: str) -> str:

@@ -9,7 +9,7 @@ from model import CacheSummary
 
 
 def cache_table(summary: CacheSummary) -> Table:
-    """Return a table with one row per guidance branch, and the time that all of them saved below it."""
+    """Return a table with one row per guidance branch; its caption has the saved time of all branches."""
     share = summary.layers_computed / summary.layers
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -27,7 +27,7 @@ def cache_table(summary: CacheSummary) -> Table:
 
 
 def cache_json(summary: CacheSummary) -> dict[str, Any]:
-    """Return the same numbers, and every difference between steps."""
+    """Return the numbers of `cache_table`, and every difference between steps."""
     return {
         "branches": {
             branch.branch: {

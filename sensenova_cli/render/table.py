@@ -1,4 +1,4 @@
-"""Tables of plain columns on stdout. Neither pipes nor narrow terminals cut their cells."""
+"""Tables of plain columns on stdout. Cells are never cut, in pipes and on narrow terminals."""
 
 from rich.console import Console
 from rich.table import Table
@@ -9,7 +9,7 @@ UNLIMITED = 100_000
 
 
 def plain_table(*headings: str) -> Table:
-    """Return a table without rules; its columns are two spaces apart, and more of them may be added."""
+    """Return a table without lines between its cells. Columns are two spaces apart; the caller may add more columns."""
     return Table(*headings, box=None, show_header=bool(headings), header_style="", padding=(0, 2, 0, 0), pad_edge=False)
 
 

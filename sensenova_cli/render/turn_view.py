@@ -1,4 +1,4 @@
-"""The view of a turn: how the model loads, and every event of a request."""
+"""The view of a turn: it shows the progress of loading, and every event of a request."""
 
 import sys
 from collections.abc import Iterator
@@ -118,7 +118,7 @@ class TurnView:
 
     @property
     def is_live(self) -> bool:
-        """Whether something is redrawn in place. The cursor is then on its last row."""
+        """Whether a bar, think text or an answer is redrawn in place. The cursor is then on its last row."""
         views = (self._steps, self._think, self._answer)
         return any(isinstance(view, LiveSteps | LiveThink | MarkdownAnswer) for view in views)
 
@@ -204,7 +204,7 @@ class TurnView:
 
     def _end_answer(self, event: Answer) -> None:
         if self._stream_answers:
-            # Tokens hold back an incomplete character; only the answer contains its bytes.
+            # A token's text leaves out an incomplete character; the answer contains its bytes.
             if event.text.startswith(self._answered):
                 self._write(event.text[len(self._answered) :])
             self._end_answer_line()

@@ -45,7 +45,7 @@ class LineCompleter(Completer):
             yield from complete_picture_files(word)
 
     def _options(self, text: str) -> Sequence[str]:
-        """Return the options that a prompt or question may end with; none for an invalid line."""
+        """Return the options that may end a prompt or question; none for an invalid line."""
         try:
             line = parse_line(re.split(r"(?:^|\s)-", text, maxsplit=1)[0])
             command = find_command(command_name(line, self._repl.mode, self._repl.session.state))
@@ -81,7 +81,7 @@ def _flags(options: Sequence[str], text: str) -> Iterator[Completion]:
 
 
 def _flag_before_cursor(text: str) -> str:
-    """Return the flag whose value the user is typing; empty if there is none or its values cannot be listed."""
+    """Return the flag whose value the user is typing. Empty if there is no such flag or its values cannot be listed."""
     found = re.search(r"(?:^|\s)(--[a-z-]+)\s+\S*$", text)
     return found[1] if found and _flag_values(found[1]) else ""
 

@@ -15,7 +15,7 @@ Mode = Literal["pictures", "chat"]
 def command_name(line: Line, mode: Mode, state: State) -> str:
     """Return the name of the command that runs a line.
 
-    That is its slash command, which may not exist; `describe` for a question; else `edit`, `generate` or `chat`.
+    It is the line's slash command, which may not exist; `describe` for a question; else `edit`, `generate` or `chat`.
     """
     if line.kind == "command":
         return line.command

@@ -20,10 +20,10 @@ class Line:
     """A parsed line.
 
     Attributes:
-        kind: `command` for a line with a slash, `question` for one with a question mark in front, else `prompt`.
+        kind: `command` if the line starts with a slash, `question` if it starts with a question mark, else `prompt`.
         text: the line without its command, files and flags.
         command: the command's name without its slash.
-        files: picture files at the beginning. They belong to this line, or to the next one if nothing follows them.
+        files: picture files at the beginning. They belong to the next line if this one contains nothing else.
         flags: the flags at the end, split as by a shell.
     """
 
@@ -107,7 +107,7 @@ def _is_picture(word: str) -> bool:
 
 
 def _unquoted(word: str) -> str:
-    """Return a file name without the quotes or backslashes with which a terminal pastes a dropped file."""
+    """Return a file name without the quotes or backslashes that a terminal adds when a file is dropped on it."""
     if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'":
         word = word[1:-1] if word[0] == "'" else re.sub(r"\\(.)", r"\1", word[1:-1])
     else:

@@ -88,7 +88,7 @@ def _keys() -> KeyBindings:
 
 
 def _toolbar(repl: Repl) -> StyleAndTextTuples:
-    """Return mode, model, selected or staged pictures, size, steps, seed, profile and memory, as far as they fit."""
+    """Return mode, model, selected or staged pictures, size, steps, seed, profile and memory, if they fit on a line."""
     state, turns = repl.session.state, repl.turns
     try:
         settings = turns.current_settings().settings

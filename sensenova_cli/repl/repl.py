@@ -68,17 +68,17 @@ class Repl(Workspace):
                 "" if self._debug else "this session continues; to see the traceback, start one with --debug",
             )
         else:
-            if exit_requested():  # a signal that found nothing to interrupt
+            if exit_requested():  # the signal arrived when nothing was left to interrupt
                 raise EndSession
             return True
-        # The frames of the error hold the turn's memory; if they form a cycle, only the collector frees them.
+        # The frames of the error refer to the turn's tensors. If they form a cycle, only the collector frees them.
         gc.collect()
         if exit_requested():
             raise EndSession
         return False
 
     def greet(self, notice: str) -> None:
-        """Print a notice, the problems of a continued session, and where it stands."""
+        """Print a notice. For a continued session, also print its problems, its length and the selected picture."""
         if notice and not self._quiet:
             self._console.print(Text.assemble(("note:", "yellow"), " ", as_session(notice)), soft_wrap=True)
         for problem in self.session.problems:

@@ -1,4 +1,4 @@
-"""The model of a session: a thread loads it while the prompt is already usable, and it stays loaded."""
+"""The model of a session. A thread loads it while the user can already type, and it stays loaded."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ class Progress:
     """Progress of a download or of loading.
 
     Attributes:
-        title: what is happening, such as `loading demo`.
+        title: the activity and the model, such as `loading demo`.
         total: 0 if it is not known yet.
     """
 
@@ -98,7 +98,7 @@ class ResidentModel:
         """Wait for the engine, and return it as `ModelSource.open`.
 
         Raises:
-            KeyboardInterrupt: the user did not want to wait; loading continues.
+            KeyboardInterrupt: the user pressed Ctrl-C; loading continues.
         """
         self._wait(view)
         for notice in self._notices:
@@ -116,7 +116,7 @@ class ResidentModel:
 
         Raises:
             SenseNovaError: a LoRA cannot be read or does not fit. The merged LoRAs are unchanged.
-            KeyboardInterrupt: the user did not want to wait for the model.
+            KeyboardInterrupt: the user pressed Ctrl-C while the model was loading.
         """
         self.open((), view).use_loras(parse_loras(text))
         self.settings = self.settings.model_copy(update={"lora": text})
@@ -158,7 +158,7 @@ class ResidentModel:
             if not self._cancelled:
                 self._engine = engine
         except BaseException as error:  # `open` and `card` raise it in the thread that waits
-            traceback.clear_frames(error.__traceback__)  # the frames hold the weights that were read
+            traceback.clear_frames(error.__traceback__)  # the frames refer to the weights that were read
             self._error = error
         finally:
             self._done.set()

@@ -1,4 +1,4 @@
-"""The two loops of a session: lines that a person types at a prompt, and lines of a script on standard input."""
+"""The two loops of a session: one reads lines at a prompt, the other reads a script on standard input."""
 
 import sys
 from collections.abc import Callable, Iterator

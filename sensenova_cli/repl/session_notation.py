@@ -1,4 +1,4 @@
-"""The spelling of settings in a session, for messages about their values: `/set num_steps 30`."""
+"""The notation of settings in a session, for messages about their values: `/set num_steps 30`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from config.validation import Notation
 
 
 def format_value(value: Any) -> str:
-    """Return a setting's value as `/set` reads it."""
+    """Format a setting's value as `/set` reads it."""
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     if value is None:

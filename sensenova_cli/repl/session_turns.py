@@ -1,4 +1,4 @@
-"""The turns of a session: they run with the resident model and are logged on disk."""
+"""The turns of a session. They run with the resident model and are logged on disk."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -36,11 +36,11 @@ class SessionTurns:
     """Runs the turns of a session and manages its resident model.
 
     Args:
-        session: where turns are logged.
+        session: the session that logs the turns.
         start: the flags that the program was started with.
         on_picture: called with each finished picture and its file.
         system: system message of answers.
-        interactive: whether a person reads the answers on a screen.
+        interactive: whether the session runs in a terminal, not as a script.
 
     Attributes:
         resident_model: the model that is loaded or being loaded.
@@ -77,11 +77,11 @@ class SessionTurns:
 
     @property
     def profile(self) -> str | None:
-        """The profile of turns whose line names no other."""
+        """The profile of turns whose line has no `--profile`."""
         return _choose_profile(self._start, self.session.state.profile)
 
     def resolve_with(self, settings: Mapping[str, Any], profile: str | None) -> Resolved:
-        """Merge all settings as if the session had these; errors as for config.sources.resolve."""
+        """Merge all settings, with these as the session's settings; errors as for config.sources.resolve."""
         layers = merge_flags(self._start, settings, profile, NO_OPTIONS).layers()
         return layers.resolve(self.resident_model.recommended)
 
@@ -132,7 +132,7 @@ class SessionTurns:
         return True
 
     def reload(self) -> None:
-        """Discard the model, and load the one that the settings name; errors as for `reload_if_changed`."""
+        """Discard the model, and load the model of the settings; errors as for `reload_if_changed`."""
         layers = self._flags().layers()
         self.resident_model.discard()
         self.resident_model = self._load(layers, after=self.resident_model)
@@ -187,8 +187,8 @@ class SessionTurns:
         """Answer a question; errors as for `draw`.
 
         Args:
-            images: numbers of the pictures shown with it, in addition to those of the conversation.
-            continues: whether it follows the conversation so far.
+            images: numbers of the pictures shown with the question, in addition to those of the conversation.
+            continues: whether the question follows the conversation so far.
         """
         layers = self._flags(line_options).layers()
         conversation = self._conversation() if continues else Conversation(system=self._system)
@@ -245,14 +245,14 @@ class SessionTurns:
 
 
 def merge_flags(start: Flags, session: Mapping[str, Any], profile: str | None, line_options: Flags) -> Flags:
-    """Merge the flags of one turn; later ones win: the start of the program, the session, the line.
+    """Merge the flags of one turn. The session's settings override the program's flags; the line overrides both.
 
     Args:
         session: settings of the session, by name.
-        profile: the session's profile; None if it chose none.
+        profile: the session's profile; None if none was chosen.
 
     Raises:
-        SettingsError: a setting of the session is invalid, as after an edit of its file.
+        SettingsError: a setting of the session is invalid, for example because its file was edited.
     """
     in_effect = {name: value for name, value in session.items() if name not in line_options.settings}
     settings = {**start.settings, **check_values(in_effect, SESSION_NOTATION), **line_options.settings}
@@ -266,7 +266,7 @@ def _choose_profile(start: Flags, profile: str | None) -> str | None:
 
 
 def _picture_writer(output: str | None, count: int, line_options: Flags) -> PictureWriter:
-    """Return the writer for pictures that a line also wants outside of the session."""
+    """Return the writer for a line with `-o`, which also writes its pictures outside the session."""
     if output == "-":
         raise UsageError("stdout of a session is for paths and answers", "name a file with -o")
     return PictureWriter.prepare(output, force=line_options.force, stdout_is_terminal=True, count=count)

@@ -24,7 +24,7 @@ class Workspace:
         session: new or continued.
         start: the flags that the program was started with.
         system: system message of answers.
-        interactive: whether a person reads the screen; otherwise results go to stdout, one per line, for a script.
+        interactive: whether the session runs in a terminal. A script gets its results on stdout, one per line.
 
     Attributes:
         turns: runs turns with the session's model.
@@ -64,7 +64,7 @@ class Workspace:
         return tuple(self.session.import_picture(file).number for file in files)
 
     def stage(self, numbers: Sequence[int]) -> None:
-        """Add pictures to those that the next turn will use."""
+        """Add pictures to the staged ones, which the next turn will use."""
         staged = tuple(dict.fromkeys((*self.session.state.staged, *numbers)))
         self.session.append(Stage(staged=staged))
         names = ", ".join(map(self._name, staged))
@@ -79,7 +79,8 @@ class Workspace:
 
         Args:
             imported: pictures that the line names.
-            asking: whether the turn is a question. Without any of these, it is about the conversation's pictures.
+            asking: whether the turn is a question. If no picture is staged, imported or selected, it is about the
+                pictures of the conversation.
 
         Raises:
             UsageError: there is no picture.
@@ -133,7 +134,7 @@ class Workspace:
     # Output
 
     def say(self, text: str) -> None:
-        """Print a remark about the session, unless it is quiet."""
+        """Print a message about the session, unless the session is quiet."""
         if not self._quiet:
             self.print_text(text)
 

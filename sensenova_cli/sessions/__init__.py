@@ -1,1 +1,1 @@
-"""Sessions on disk: what is written while a conversation goes on, read back, listed and exported."""
+"""Sessions on disk. They are written while a conversation goes on, and can be continued, listed and exported."""

@@ -1,7 +1,7 @@
 """Entries of a session file: one immutable value for each line.
 
 New fields may be added at any time, because a program ignores fields that it does not know. A change that an older
-program would misread, such as a new kind of entry, raises FORMAT.
+program would misread, such as a new kind of entry, requires a higher FORMAT.
 """
 
 from datetime import datetime
@@ -26,7 +26,7 @@ class SessionPicture(_Part):
     Attributes:
         number: from 1 up; never used again for another picture.
         file: file name in the session's `pictures` folder.
-        width, height: pixels, after the rotation that the file asks for.
+        width, height: size in pixels, after the rotation that the file's metadata asks for.
         seed: seed of a picture that the model made; None for a copy.
         source: original of a copy: an absolute path, or `-` for standard input.
         sha256: checksum of a copy's original.
@@ -70,10 +70,10 @@ class Opened(_Entry):
 
 
 class _CopyingEntry(_Entry):
-    """An entry that may come with copies of pictures from outside.
+    """An entry that can list copies of pictures from outside the session.
 
     Attributes:
-        brought: the copies; `Session.append` adds them.
+        brought: pictures that were copied into the session for this entry. `Session.append` adds them.
     """
 
     brought: tuple[SessionPicture, ...] = ()
@@ -83,11 +83,11 @@ class _Turn(_CopyingEntry):
     """A request to the model and its result.
 
     Attributes:
-        turn: from 1 up.
+        turn: number of the turn, from 1 up.
         inputs: numbers of the input pictures, in order.
         typed: line options: settings of this turn alone, by name.
         settings: all settings of the request, by name.
-        status, reason: whether the turn failed or was cancelled, and why. Its results until then are kept.
+        status, reason: whether the turn failed or was cancelled, and why. The entry has its results until then.
     """
 
     turn: Annotated[int, Field(ge=1)]
@@ -105,7 +105,7 @@ class PictureTurn(_Turn):
     """A turn that makes pictures.
 
     Attributes:
-        pictures: in the order of their seeds.
+        pictures: the pictures, in the order of their seeds.
         think_text: the text that the model wrote before it drew, or None.
     """
 
@@ -122,7 +122,7 @@ class AnswerTurn(_Turn):
         answer: the answer, or its beginning if the turn was interrupted.
         finish: as in model.events.Answer; None if the turn was interrupted.
         system: the system message.
-        continues: whether the model saw the conversation so far. If False, the question began a new conversation.
+        continues: whether the question follows the conversation so far. If False, it began a new conversation.
     """
 
     kind: Literal["describe", "chat"]
@@ -133,7 +133,7 @@ class AnswerTurn(_Turn):
 
 
 class Use(_CopyingEntry):
-    """The selection of a picture by its number; None selects no picture."""
+    """The selection of a picture by its number; None means that no picture is selected."""
 
     kind: Literal["use"] = "use"
     picture: int | None
@@ -173,7 +173,7 @@ class Unset(_Entry):
 
 
 class UseProfile(_Entry):
-    """The choice of a profile by name or path; None uses no profile."""
+    """The choice of a profile by name or path; None means that no profile is used."""
 
     kind: Literal["profile"] = "profile"
     profile: str | None

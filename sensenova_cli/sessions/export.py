@@ -1,8 +1,8 @@
-"""Export of a session: a Markdown file with its pictures beside it, or one HTML page that holds them.
+"""Export of a session: a Markdown file with its pictures in a folder beside it, or one HTML page that contains them.
 
-Prompts, answers and file names come from users and models, so an exported page must show them and never obey them.
-Answers keep their Markdown but lose HTML and pictures that a viewer would fetch. Markdown exports lose links, too,
-because not every viewer removes scripts from them.
+Users and models wrote the prompts, answers and file names, so an exported page must not run or fetch anything that they
+contain. Markdown of answers stays, but HTML and pictures are removed, and in Markdown exports also links, because some
+viewers do not remove scripts from links.
 """
 
 import base64
@@ -110,14 +110,14 @@ def _read_for_browsers(saved: SavedSession, picture: SessionPicture) -> tuple[st
 
 @dataclass(frozen=True)
 class _Part:
-    """One entry of a session, as both kinds of document show it.
+    """One entry of a session, with the texts and pictures that both kinds of document show.
 
     Attributes:
         heading: number, kind and time of a turn; empty for any other entry.
         text: the prompt of a turn; a description of any other entry.
         copied: pictures from outside that the entry copied into the session.
         made: pictures that the turn made.
-        facts: inputs, line options and seconds of a turn, and why it failed.
+        facts: inputs, line options and seconds of a turn; for a failed turn also the reason.
         succeeded: False for a turn that failed or was cancelled.
     """
 
@@ -132,7 +132,7 @@ class _Part:
 
 
 def _parts(saved: SavedSession) -> Iterator[_Part]:
-    """Yield all entries but those that only record which program opened the session."""
+    """Yield all entries except `Opened`, which only records the program that opened the session."""
     for entry in saved.entries:
         copied = entry.brought if isinstance(entry, PictureTurn | AnswerTurn | Use | Stage) else ()
         if isinstance(entry, PictureTurn | AnswerTurn):
@@ -196,7 +196,7 @@ def _clean(value: Any) -> Any:
 
 
 def _figures(saved: SavedSession, pictures: tuple[SessionPicture, ...]) -> Iterator[dict[str, Any]]:
-    """Yield what the template needs of each picture; `data` is base64, empty if the file is not readable."""
+    """Yield the template's values for each picture; `data` is base64, empty if the file is not readable."""
     for picture in pictures:
         ending, content = _read_for_browsers(saved, picture) or (".png", b"")
         yield {
@@ -218,7 +218,7 @@ def _answer_html(answer: str) -> str:
 
 
 def _write_markdown(saved: SavedSession, target: Path, force: bool) -> None:
-    """Write the pictures, then the document: it never names a picture that does not exist."""
+    """Write the pictures, then the document, so that it never names a picture that does not exist."""
     folder = _pictures_folder(target)
     created = bool(saved.state.pictures) and not folder.exists()
     try:

@@ -39,7 +39,7 @@ def lock_session(folder: Path) -> BaseFileLock:
         lock.acquire()
     except Timeout:
         raise SessionError(
-            f"the session {folder.name} is in use by {_holder(path)}", "leave it there first, or take another session"
+            f"the session {folder.name} is in use by {_holder(path)}", "leave it there first, or use another session"
         ) from None
     except OSError as error:
         raise SessionError(
@@ -51,8 +51,8 @@ def lock_session(folder: Path) -> BaseFileLock:
 
 def is_locked(folder: Path) -> bool:
     """Return whether a process has this session open for writing."""
-    # Not by filelock: it would create the file in folders that are only read, and its exclusive attempt would make
-    # two readers see each other as writers.
+    # filelock is not used here: it would create the file in folders that are only read, and because its lock is
+    # exclusive, two readers would take each other for writers.
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY)
     except OSError:  # no process has opened the session yet, or the file is not readable

@@ -27,7 +27,8 @@ class Problem:
     """A damaged line or a missing file of a session.
 
     Attributes:
-        place: the file, followed by the number of the line in `session.jsonl`.
+        place: the file; in `session.jsonl` also the number of the line.
+        what: the damage.
     """
 
     place: str
@@ -98,7 +99,7 @@ def read_session(folder: Path, *, own: bool = False) -> SavedSession:
     """
     file = folder / SESSION_FILE
     try:
-        # Checked before reading: a last line that is incomplete afterwards was written under the lock.
+        # Checked before reading: if the session is locked now, its last line may be incomplete without damage.
         locked = not own and is_locked(folder)
         data = file.read_bytes()
         time = datetime.fromtimestamp(file.stat().st_mtime).astimezone()

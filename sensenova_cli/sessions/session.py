@@ -33,7 +33,7 @@ MAX_SLUG = 24
 """Longest part of a prompt in a session's name, in characters: users type the name."""
 
 CopyingEntry = PictureTurn | AnswerTurn | Use | Stage
-"""Entries that may come with copies of pictures from outside."""
+"""Entries that can list copies of pictures from outside the session."""
 
 
 class Session:
@@ -53,7 +53,7 @@ class Session:
         self._pending: dict[int, SessionPicture] = {}
         """Pictures that are on disk but not yet in an entry."""
         self._deferred: list[Entry] = []
-        """Entries of a new session that has no folder yet; only settings, so nothing is lost if none follows."""
+        """Entries of a new session that has no folder yet. They contain no results, so they may be lost at the end."""
         self.state = State()
         self.problems: tuple[Problem, ...] = ()
 
@@ -131,7 +131,7 @@ class Session:
     def add_picture(
         self, image: "Image.Image", *, prompt: str, seed: int, record: "PictureRecord | None"
     ) -> SessionPicture:
-        """Write a picture that the model made, and number it. The entry of the turn must name the picture.
+        """Write a picture that the model made, and number it. The entry of the turn must list the picture.
 
         Args:
             image: RGB, 8 bits per channel.
@@ -158,9 +158,9 @@ class Session:
         return picture
 
     def import_picture(self, file: str) -> SessionPicture:
-        """Copy a picture from outside into the session, and number it.
+        """Copy a picture from outside into the session, and number it. `append` adds the copy to the next entry.
 
-        A file that the session already has keeps its number. `append` adds the copy to the next entry.
+        If the session already has the file, nothing is copied and its number stays.
 
         Args:
             file: a path, or `-` for standard input.

@@ -1,4 +1,4 @@
-"""State of a session: an immutable value that results from applying the session's entries in order."""
+"""State of a session: an immutable value, the result of applying the session's entries in order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ class Moment:
     Attributes:
         selected: number of the selected image, or None.
         candidates: numbers of the pictures that the last picture turn made.
-        conversation: the answered questions that the next question continues, oldest first.
+        conversation: the answered questions that the next question follows, oldest first.
     """
 
     selected: int | None = None
@@ -131,7 +131,7 @@ class State:
                 return replace(self, profile=entry.profile)
 
     def _after_turn(self, turn: Turn) -> "State":
-        # Input numbers are not checked: a turn is worth keeping even if the line of its input is lost.
+        # Input numbers are not checked, so that a turn stays even if the line of its input is lost.
         if turn.turn < self.next_turn:
             raise SessionError(f"turn {turn.turn} is not the next one after turn {self.next_turn - 1}")
         state = replace(self._with_pictures(turn.brought), turns=(*self.turns, turn))

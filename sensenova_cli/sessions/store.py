@@ -60,7 +60,7 @@ def find_session(name: str) -> Path:
         return known[_normal(name)]
     meant = near_miss(_normal(name), known)
     hint = f"did you mean {meant}? " if meant else ""
-    raise SessionError(f"there is no session named {name!r}", f"{hint}See: sensenova sessions list")
+    raise SessionError(f"there is no session named {name!r}", f"{hint}`sensenova sessions list` lists all sessions")
 
 
 def latest_session() -> Path:
@@ -76,7 +76,7 @@ def latest_session() -> Path:
 
 
 def check_name(name: str) -> str:
-    """Return a name that a user chose for a session as its folder is named.
+    """Check a user's name for a session, and return the name of its folder.
 
     Raises:
         SessionError: the name has characters that not every system allows for a folder, it starts or ends with one
@@ -128,5 +128,5 @@ def _last_used(folder: Path) -> datetime:
 
 
 def _normal(name: str) -> str:
-    """Return a name in composed form: macOS stores accented letters decomposed, and both forms are one name."""
+    """Return a name in composed form. macOS stores accented letters decomposed, but both forms are the same name."""
     return unicodedata.normalize("NFC", name)

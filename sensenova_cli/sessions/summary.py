@@ -54,7 +54,7 @@ def picture_facts(picture: SessionPicture, *, with_folder: bool) -> list[str]:
     """Return the facts about a picture besides its number and file.
 
     Args:
-        with_folder: give the full path of a copy's original; False for documents that strangers read.
+        with_folder: include the folder of a copy's original; False for documents that strangers read.
     """
     size = f"{picture.width}x{picture.height}"
     if picture.seed is not None:
@@ -65,7 +65,7 @@ def picture_facts(picture: SessionPicture, *, with_folder: bool) -> list[str]:
 
 
 def describe_entry(entry: Entry) -> str:
-    """Describe an entry in one line; a turn gives an empty text."""
+    """Describe an entry in one line; return an empty text for a turn."""
     match entry:
         case PictureTurn() | AnswerTurn():
             return ""

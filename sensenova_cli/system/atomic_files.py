@@ -1,4 +1,4 @@
-"""Atomic writes: a file appears complete or not at all, even if the disk is full or Ctrl-C is pressed."""
+"""Atomic writes: a file is complete or does not appear, even if the disk is full or the user presses Ctrl-C."""
 
 import errno
 import os
@@ -25,7 +25,9 @@ def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
 
 
 def create_file(candidates: Iterable[Path], data: bytes | Iterable[bytes]) -> Path | None:
-    """Write `data`, whole or in parts, to the first of `candidates` that does not exist. All are in one folder.
+    """Write `data`, whole or in parts, to the first of `candidates` that does not exist.
+
+    All candidates must be in the same folder.
 
     Returns:
         The file, or None if all of them exist.

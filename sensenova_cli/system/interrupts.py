@@ -23,7 +23,7 @@ _last: int | None = None
 
 
 def exit_requested() -> bool:
-    """Return whether the last signal asks to end the program; Ctrl-C only ends what the program is doing."""
+    """Return whether the last signal asks to end the program. Ctrl-C only ends the running turn."""
     return _last is not None and _last != signal.SIGINT
 
 
@@ -34,7 +34,7 @@ def clear_signals() -> None:
 
 
 def _handled() -> list[signal.Signals]:
-    """Return the signals that are not ignored on purpose; nohup ignores the one of a closed terminal."""
+    """Return the signals to handle. Ignored ones stay ignored: nohup ignores the signal of a closed terminal."""
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
@@ -69,7 +69,7 @@ class Stop:
         """Enclose a turn, which calls `check` after every event.
 
         Args:
-            is_live: whether the cursor is on the last row of something that is redrawn in place.
+            is_live: returns whether the display redraws rows in place, so that the cursor must stay on the last one.
         """
         yield
 

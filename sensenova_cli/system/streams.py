@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full, or abandoned by their reader."""
+"""Standard streams, which may be closed or full, or whose reader may have ended."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ STDIN = "-"
 
 
 class StdoutError(OSError):
-    """Results cannot be written to stdout, for example because the disk is full."""
+    """An error for results that cannot be written to stdout, for example because the disk is full."""
 
 
 def prepare_streams() -> None:
@@ -57,7 +57,7 @@ def read_stdin(hint: str) -> bytes:
     """Read all of standard input.
 
     Args:
-        hint: hint of the error: what to give instead of standard input.
+        hint: hint of the error. It suggests a replacement for standard input.
 
     Raises:
         UsageError: standard input is closed or cannot be read.
@@ -102,7 +102,7 @@ class _ResultWriter(_Writer):
 
 
 class _MessageWriter(_Writer):
-    """A writer for stderr: a failed write is ignored, because a message must never cost the picture it is about."""
+    """A writer for stderr: a failed write is ignored, because the picture matters more than a message about it."""
 
     def write(self, data: Any) -> int:
         try:

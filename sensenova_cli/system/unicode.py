@@ -1,4 +1,4 @@
-"""Text with bytes of a file name that are not UTF-8. Python represents such bytes as lone surrogates."""
+"""Text with file names that are not UTF-8. Python represents their undecodable bytes as lone surrogates."""
 
 import json
 from typing import Any

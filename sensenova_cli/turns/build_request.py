@@ -1,4 +1,4 @@
-"""The step from a task to a checked request: the one place where a turn's settings are merged."""
+"""Building of a checked request from a task: the only place where a turn's settings are merged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,7 +55,8 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
         recommended: the model's recommended settings and trained sizes.
 
     Raises:
-        SettingsError, RequestError: the settings or the prompt are invalid; names the line of a prompt file.
+        SettingsError, RequestError: the settings or the prompt are invalid. The message names the line of a prompt
+            file.
     """
     if not isinstance(task, PictureTask):
         resolved = layers.resolve(recommended)
@@ -84,7 +85,7 @@ def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommen
 
 
 def _choose_size(task: PictureTask, size: str, recommended: Recommended) -> str:
-    """Return the size setting; a side that was given alone gets its other side from `size`.
+    """Return the size setting. If a task gives only one side, `size` supplies the other one.
 
     Raises:
         SettingsError: a picture cannot have this size.
@@ -117,13 +118,12 @@ def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]
         return seed, warnings
     if chosen + count - 1 > MAX_SEED:
         raise SettingsError(
-            f"from seed {seed} upwards there are not enough seeds that made none of the input pictures",
+            f"too few seeds are free from {seed} upwards: an edit must not have the seed of an input picture",
             "use a smaller `seed`",
         )
     if not task.replaces_seed_silently:
         names = [each.name for each in task.inputs if each.seed is not None and seed <= each.seed < chosen]
-        has = "has a seed" if len(names) == 1 else "have seeds"
         warnings.append(
-            f"{' and '.join(names)} {has} that this edit would use again, which would ruin it; using seed {chosen}"
+            f"an edit must not have the seed of an input picture ({' and '.join(names)}); using seed {chosen}"
         )
     return chosen, warnings

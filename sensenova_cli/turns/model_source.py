@@ -1,4 +1,4 @@
-"""The source of a turn's engine: loads a model and shows the progress."""
+"""Sources of a turn's engine. `ModelOnDemand` loads a model and shows the progress."""
 
 import time
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class ModelSource(Protocol):
         """
 
     def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
-        """Return the engine, with enough memory for these requests, and show how loading advances.
+        """Return an engine with enough memory for these requests, and show the progress of loading.
 
         Raises:
             SenseNovaError: as for `model.open_engine`.
@@ -47,7 +47,7 @@ class ModelSource(Protocol):
 
 
 class ModelOnDemand:
-    """A model that is loaded when a command needs it, for that command's requests."""
+    """A model that `open` loads, for the requests of one command."""
 
     def __init__(self, settings: LoadSettings) -> None:
         self.settings = settings
@@ -94,7 +94,7 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
 
 
 def model_name(settings: LoadSettings) -> str:
-    """Return the model's name; the built-in demo has one, too."""
+    """Return the model's name, which is `demo` if no model is configured."""
     return settings.model or DEMO_MODEL
 
 
@@ -107,7 +107,7 @@ def download_notice(plan: DownloadPlan) -> str:
 
 
 class _OpeningProgress:
-    """Progress bars, one at a time: of a download, then of loading."""
+    """The progress bar of a download, then of loading."""
 
     def __init__(self, view: TurnView, name: str) -> None:
         self._view = view

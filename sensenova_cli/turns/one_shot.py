@@ -1,4 +1,4 @@
-"""One-shot commands: progress on stderr, results on stdout, then the program ends."""
+"""The frontend of one-shot commands: progress on stderr, results on stdout."""
 
 import sys
 from collections.abc import Sequence
@@ -69,6 +69,6 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
 def _require_one_use_of_stdout(output: OutputSettings, flags: Flags, names: NameTemplate | None) -> None:
     if names is None and output.output == "-":
         if flags.json:
-            raise UsageError("-o - and --json both want stdout", "write the picture to a file")
+            raise UsageError("-o - and --json both write to stdout", "write the picture to a file")
         if output.print_think:
-            raise UsageError("-o - and --print-think both want stdout", "write the picture to a file")
+            raise UsageError("-o - and --print-think both write to stdout", "write the picture to a file")

@@ -37,7 +37,7 @@ class PictureFileSink(Sink):
         self._last_time = 0.0
 
     def begin(self, turn: Turn) -> None:
-        """Begin a turn: the time of its first picture counts from here."""
+        """Begin a turn, and start to measure the time of its first picture."""
         super().begin(turn)
         self._last_time = self.started
 

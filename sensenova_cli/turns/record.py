@@ -1,4 +1,4 @@
-"""The record of a finished picture: how it was made."""
+"""The record of a finished picture: the settings and the model that made it."""
 
 from pathlib import Path
 

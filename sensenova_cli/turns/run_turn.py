@@ -31,7 +31,7 @@ class Outcome:
 
 
 class Sink:
-    """A consumer that stores what turns make: in files, as JSON lines, in a session. This base class stores nothing.
+    """A consumer that stores results of turns: in files, as JSON lines, in a session. This base class stores nothing.
 
     Attributes:
         turn: the turn that is running.
@@ -50,7 +50,7 @@ class Sink:
         """Store what an event contains. The engine waits until this returns."""
 
     def end(self, outcome: Outcome) -> None:
-        """End the turn. Also called after a failure; `take` has received everything that was made until then."""
+        """End the turn, also after a failure. `take` has received all results until then."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
 
 
 def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:
-    """Run one request: show every event, then give it to the sinks. The sinks always learn how the turn ended.
+    """Run one request: show every event, then give it to the sinks. In the end, call their `end` even after an error.
 
     Raises:
         KeyboardInterrupt: a stop was requested. The sinks still received the event during which it was requested.
@@ -107,7 +107,7 @@ def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], 
             raise
         finally:
             outcome = _outcome(failure, time.perf_counter() - began)
-            del failure  # its frames hold the memory of the request
+            del failure  # its frames refer to the request's tensors
             with stop.shielding():  # a signal at this moment must not lose the results
                 for sink in sinks:
                     sink.end(outcome)

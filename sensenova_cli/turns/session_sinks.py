@@ -32,7 +32,7 @@ class _SessionSink(Sink):
         self._inputs = tuple(inputs)
 
     def _entry_fields(self, outcome: Outcome, group: type[SettingsGroup]) -> dict[str, Any]:
-        """Return the fields that entries of all turns have; `group` holds the settings of the request."""
+        """Return the fields that entries of all turns have; `group` is the class of the request's settings."""
         turn = self.turn
         return {
             "turn": self._session.state.next_turn,
@@ -100,7 +100,7 @@ class SessionPictureSink(_SessionSink):
 
 
 class SessionAnswerSink(_SessionSink):
-    """Logs a question at its end, with the answer as far as it was written.
+    """Logs a question when its turn ends, with the answer or the part of it that was written.
 
     Args:
         inputs: numbers of the pictures shown with the question.
@@ -128,7 +128,7 @@ class SessionAnswerSink(_SessionSink):
         self._answer: Answer | None = None
 
     def take(self, event: Event) -> None:
-        """Store the text that is written."""
+        """Store the text of a token, or the answer."""
         if isinstance(event, TextToken):
             self._tokens.append(event.text)
         if isinstance(event, Answer):
@@ -153,7 +153,7 @@ class MeasurementSink(Sink):
     """Stores the measurements of the last request, for `/stats`.
 
     Attributes:
-        statistics: of the last request; None before its end.
+        statistics: statistics of the last request; None before its end.
         prefix_tokens: length of the last request's prefixes.
         reused_tokens: the part of them that the prefix cache supplied.
     """
@@ -178,8 +178,8 @@ class MeasurementSink(Sink):
 
 
 def _replayable_options(line_options: Flags, turn: Turn) -> dict[str, Any]:
-    """Return the settings that `/again` has to repeat: a line's flags, its profile, and a size of which it named one
-    side. `output` is left out: a replay must not write to the same file."""
+    """Return the settings that `/again` repeats: a line's flags, the settings of its profile, and the size if the line
+    gives one side. `output` is left out, because a replay must not write to the same file."""
     options = {name: value for name, value in line_options.settings.items() if name != "output"}
     if line_options.width or line_options.height:
         options["size"] = turn.settings.size
@@ -190,5 +190,5 @@ def _replayable_options(line_options: Flags, turn: Turn) -> dict[str, Any]:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings as JSON has them: lists for tuples."""
+    """Return the settings as JSON values: tuples become lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

@@ -1,4 +1,4 @@
-"""Tasks: plain values that say what a user asked for, before settings are merged."""
+"""Tasks: the work that a user asks for, as plain values, before settings are merged."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,7 +20,7 @@ class PictureTask:
         replay: the picture to make again. Its settings are a layer below the flags.
         width, height: a side that was given alone; the setting `size` supplies the other one.
         auto_is_default: for an edit, size `auto` means the model's default size, not the first picture's aspect.
-        replaces_seed_silently: an edit replaces a used seed without a warning, because the seed is a default.
+        replaces_seed_silently: no warning appears if an edit replaces the seed of an input picture.
     """
 
     kind: PictureKind

@@ -44,6 +44,7 @@ def enough_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("enough_memory")
 def test_the_offload_plan_of_an_8b_depends_on_memory() -> None:
     found = json.loads(json.dumps(forecast_json(examined("20GiB", LARGE, (512, 512)), "u1-8b", "bfloat16")))
+    assert list(found["machine"])[-2:] == ["on_gpu", "obstacle"]
     assert found["usable_bytes"] == 20 * 2**30
     assert (found["gemm_flops_per_second"], found["copy_bytes_per_second"]) == (1e12, 1e10)
     table = {(each["size"], each["offload"], each["layers"]): each for each in found["forecasts"]}

@@ -109,7 +109,7 @@ def test_only_pictures_whose_seed_would_be_used_again_are_named(program: Program
     for name, seed in (("a.png", 7), ("b.png", 42), ("c.png", 43)):
         program("generate", "x", "--seed", str(seed), "-o", name)
     outcome = program("edit", "x", "--image", "a.png", "b.png", "c.png")
-    assert "note: b.png and c.png have seeds that this edit would use again" in outcome.stderr
+    assert "note: an edit must not have the seed of an input picture (b.png and c.png)" in outcome.stderr
     assert "using seed 44" in outcome.stderr
 
 

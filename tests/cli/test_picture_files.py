@@ -350,7 +350,7 @@ def test_a_fault_in_the_record_does_not_lose_the_picture(
 
     monkeypatch.setattr("sensenova_cli.outputs.picture_writer.png_info", fail)
     for place in ("cat.png", "-"):
-        with pytest.raises(OutputWriteError, match="does not say how it was made: UnicodeEncodeError"):
+        with pytest.raises(OutputWriteError, match="has no record of how it was made: UnicodeEncodeError"):
             prepare(place).write(IMAGE, prompt="a", seed=1, index=0, count=1, record=RECORD)
     for png in (Path("cat.png").read_bytes(), capsysbinary.readouterr().out):
         assert Image.open(io.BytesIO(png)).tobytes() == IMAGE.tobytes()

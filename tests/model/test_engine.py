@@ -354,6 +354,44 @@ def test_out_of_memory_gives_a_hint_and_caches_nothing(
     assert picture(engine, GenerateRequest("a cat", SMALL)).image.size == (64, 96)
 
 
+@pytest.mark.parametrize(
+    ("part", "function"),
+    [
+        ("und", "write_heads"),
+        ("gen", "norm"),
+        ("gen", "write_heads"),
+        ("gen", "attend"),
+        ("gen", "project_gated"),
+        ("fm_head", "forward"),
+    ],
+)
+def test_an_error_that_is_kept_keeps_no_memory(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, part: str, function: str
+) -> None:
+    """Frames of the error had KV caches, activations and the network. The error must not hold any of them."""
+    engine = Engine.load(tiny_checkpoint, device="cpu")
+    network = weakref.ref(engine._runner.model.network)
+    caches = watch_caches(monkeypatch)
+    activations: list[weakref.ref[Any]] = []
+
+    def full(*arguments: Any) -> None:
+        tensors = [getattr(each, "residual", each) for each in arguments]
+        activations.extend(weakref.ref(each.untyped_storage()) for each in tensors if isinstance(each, torch.Tensor))
+        raise MemoryError
+
+    module = engine._runner.model.network.get_submodule(part)
+    with monkeypatch.context() as patched:
+        patched.setattr(getattr(module, "operations", module), function, full)
+        with pytest.raises(DeviceMemoryError) as caught:
+            list(engine.run(GenerateRequest("a cat", SMALL)))
+    assert caches and all(cache() is None for cache in caches)
+    assert activations and all(storage() is None for storage in activations)
+    del module
+    engine.close()
+    assert network() is None
+    del caught
+
+
 def test_an_edit_of_the_pictures_size_gives_no_notice(engine: Engine) -> None:
     assert of(list(engine.run(EditRequest("red", (PICTURE,), small(size="auto", num_steps=1)))), Notice) == []
 
@@ -397,7 +435,7 @@ def test_an_answer_of_nan_is_an_error(tiny_checkpoint: Path, sampled: bool) -> N
 def test_a_damaged_config_is_reported_before_the_tokenizer(tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
     (folder / "config.json").write_text("{bad")
-    with pytest.raises(CheckpointError, match=r"config\.json is no JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
         Engine.load(folder, device="cpu")
 
 

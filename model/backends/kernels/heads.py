@@ -39,18 +39,18 @@ def _rotated(x, other, cosine, sine, column):
 
 
 @triton.jit
-def rotated_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
+def rotated_quarters(heads, valid, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
     """Norm and rotate heads, and return their tiles (rows, WIDTH/4) as in `quarter_columns`.
 
-    `heads` (rows, 1) points to the first number of each head, and is read where the mask `there` is True. The other
+    `heads` (rows, 1) points to the first number of each head. Heads are read where the mask `valid` is True. All other
     pointers are to WIDTH numbers each.
     """
     half: tl.constexpr = WIDTH // 2
     a, b, c, d = quarter_columns(WIDTH)
-    time_a = tl.load(heads + a[None, :], mask=there, other=0.0).to(tl.float32)
-    time_b = tl.load(heads + b[None, :], mask=there, other=0.0).to(tl.float32)
-    space_a = tl.load(heads + c[None, :], mask=there, other=0.0).to(tl.float32)
-    space_b = tl.load(heads + d[None, :], mask=there, other=0.0).to(tl.float32)
+    time_a = tl.load(heads + a[None, :], mask=valid, other=0.0).to(tl.float32)
+    time_b = tl.load(heads + b[None, :], mask=valid, other=0.0).to(tl.float32)
+    space_a = tl.load(heads + c[None, :], mask=valid, other=0.0).to(tl.float32)
+    space_b = tl.load(heads + d[None, :], mask=valid, other=0.0).to(tl.float32)
     time_rstd = tl.rsqrt(tl.sum(time_a * time_a + time_b * time_b, axis=1) / half + eps)
     space_rstd = tl.rsqrt(tl.sum(space_a * space_a + space_b * space_b, axis=1) / half + eps)
     time_a = _scaled(time_a, time_rstd, norm_weight, a)
@@ -66,14 +66,14 @@ def rotated_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.con
 
 
 @triton.jit
-def store_rotated(target, there, heads, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
+def store_rotated(target, valid, heads, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
     """Norm and rotate heads, and store them where `target` (rows, 1) points."""
     a, b, c, d = quarter_columns(WIDTH)
-    time_a, time_b, space_a, space_b = rotated_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH)
-    tl.store(target + a[None, :], time_a, mask=there)
-    tl.store(target + b[None, :], time_b, mask=there)
-    tl.store(target + c[None, :], space_a, mask=there)
-    tl.store(target + d[None, :], space_b, mask=there)
+    time_a, time_b, space_a, space_b = rotated_quarters(heads, valid, norm_weight, cosine, sine, eps, WIDTH)
+    tl.store(target + a[None, :], time_a, mask=valid)
+    tl.store(target + b[None, :], time_b, mask=valid)
+    tl.store(target + c[None, :], space_a, mask=valid)
+    tl.store(target + d[None, :], space_b, mask=valid)
 
 
 @triton.jit
@@ -104,12 +104,12 @@ def _place_kernel(
         store_rotated(queries + head * WIDTH, head < HEADS, projected + head * WIDTH, q_norm, cosine, sine, eps, WIDTH)
     else:
         kv_head = tl.arange(0, KV_ROWS)[:, None]
-        there = kv_head < KV_HEADS
-        place = kv_head * head_stride + token * WIDTH
+        valid = kv_head < KV_HEADS
+        offset = kv_head * head_stride + token * WIDTH
         key = projected + (HEADS + kv_head) * WIDTH
-        store_rotated(keys + place, there, key, k_norm, cosine, sine, eps, WIDTH)
+        store_rotated(keys + offset, valid, key, k_norm, cosine, sine, eps, WIDTH)
         column = tl.arange(0, WIDTH)[None, :]
-        tl.store(values + place + column, tl.load(key + KV_HEADS * WIDTH + column, mask=there, other=0.0), mask=there)
+        tl.store(values + offset + column, tl.load(key + KV_HEADS * WIDTH + column, mask=valid, other=0.0), mask=valid)
 
 
 def place_heads(

@@ -1,11 +1,11 @@
 """Kernels that run one token through a transformer block. There are six per block, and each reads its input once.
 
-The time of a token is bounded by reading the weights. PyTorch's kernels leave gaps between each other that cost as much
-time again. Numbers are rounded where `model.network` rounds them, so both give the same text up to the order of sums.
-Quantized weights are the exception: here their inputs are not quantized.
+Reading the weights takes most of a token's time. PyTorch's kernels would leave gaps that take the same time again.
+Numbers are rounded where `model.network` rounds them, so both give the same text except for the order of sums.
+Quantized weights are the exception: their inputs are not quantized here.
 
 The kernels are in Triton (Tillet et al. 2019). The attention is FlashAttention (Dao 2023) with the keys split among
-programs ("flash decoding"), whose results a last kernel joins.
+programs ("flash decoding"). A last kernel joins their results.
 """
 
 import torch
@@ -45,25 +45,25 @@ def _matrix_vector_kernel(
     SCALED: tl.constexpr,
 ):
     row = tl.program_id(0) * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
-    there = row[:, None] < rows
+    valid = row[:, None] < rows
     start = row.to(tl.int64)[:, None] * COLUMNS
     element = out.dtype.element_ty
     rstd = 1.0
     if NORMED:
-        every = tl.arange(0, ALL_COLUMNS)
-        whole = tl.load(vector + every, mask=every < COLUMNS, other=0.0).to(tl.float32)
-        rstd = tl.rsqrt(tl.sum(whole * whole, axis=0) / COLUMNS + eps)
+        all_columns = tl.arange(0, ALL_COLUMNS)
+        whole_vector = tl.load(vector + all_columns, mask=all_columns < COLUMNS, other=0.0).to(tl.float32)
+        rstd = tl.rsqrt(tl.sum(whole_vector * whole_vector, axis=0) / COLUMNS + eps)
     first = tl.zeros([ROW_BLOCK, COLUMN_BLOCK], dtype=tl.float32)
     second = tl.zeros([ROW_BLOCK, COLUMN_BLOCK], dtype=tl.float32)
     for begin in range(0, COLUMNS, COLUMN_BLOCK):
         column = begin + tl.arange(0, COLUMN_BLOCK)
         inside = column < COLUMNS
-        place = start + column[None, :]
-        mask = there & inside[None, :]
-        weights = tl.load(matrix + place, mask=mask, other=0.0, eviction_policy="evict_first")
+        offset = start + column[None, :]
+        mask = valid & inside[None, :]
+        weights = tl.load(matrix + offset, mask=mask, other=0.0, eviction_policy="evict_first")
         if GATED:
             ups = tl.load(
-                matrix + rows.to(tl.int64) * COLUMNS + place, mask=mask, other=0.0, eviction_policy="evict_first"
+                matrix + rows.to(tl.int64) * COLUMNS + offset, mask=mask, other=0.0, eviction_policy="evict_first"
             )
         x = tl.load(vector + column, mask=inside, other=0.0)
         if NORMED:
@@ -88,11 +88,11 @@ def _matrix_vector_kernel(
 
 
 @triton.jit
-def _rotated(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
+def _rotated(heads, valid, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
     """Return `rotated_quarters` as one tile, (rows, WIDTH)."""
     half: tl.constexpr = WIDTH // 2
     eighth: tl.constexpr = WIDTH // 8
-    time_a, time_b, space_a, space_b = rotated_quarters(heads, there, norm_weight, cosine, sine, eps, WIDTH)
+    time_a, time_b, space_a, space_b = rotated_quarters(heads, valid, norm_weight, cosine, sine, eps, WIDTH)
     rows: tl.constexpr = time_a.shape[0]
     time = tl.permute(tl.join(time_a, time_b), (0, 2, 1)).reshape(rows, half)
     space = tl.join(space_a.reshape(rows, 2, eighth), space_b.reshape(rows, 2, eighth))
@@ -100,7 +100,7 @@ def _rotated(heads, there, norm_weight, cosine, sine, eps, WIDTH: tl.constexpr):
     return tl.permute(tl.join(time, space), (0, 2, 1)).reshape(rows, WIDTH)
 
 
-@triton.jit(do_not_specialize=["layer"])  # or it is compiled for layer 1, multiples of 16 and all others
+@triton.jit(do_not_specialize=["layer"])  # otherwise Triton compiles it for 1, for multiples of 16 and for others
 def _attention_kernel(
     projected,
     q_norm,
@@ -128,10 +128,10 @@ def _attention_kernel(
     values = tl.load(caches + 2 * layer + 1).to(tl.pointer_type(element)) + kv_head * capacity * WIDTH
     column = tl.arange(0, WIDTH)
     query = tl.arange(0, QUERIES)
-    there = (query < group)[:, None]
-    q = _rotated(projected + (kv_head * group + query[:, None]) * WIDTH, there, q_norm, cosine, sine, eps, WIDTH)
+    valid = (query < group)[:, None]
+    q = _rotated(projected + (kv_head * group + query[:, None]) * WIDTH, valid, q_norm, cosine, sine, eps, WIDTH)
 
-    most = tl.full([QUERIES], float("-inf"), dtype=tl.float32)
+    maximum = tl.full([QUERIES], float("-inf"), dtype=tl.float32)
     total = tl.zeros([QUERIES], dtype=tl.float32)
     attended = tl.zeros([QUERIES, WIDTH], dtype=tl.float32)
     if split == 0:
@@ -142,28 +142,28 @@ def _attention_kernel(
         value = tl.load(own + KV_HEADS * WIDTH + column[None, :])
         tl.store(keys + length * WIDTH + column[None, :], key)
         tl.store(values + length * WIDTH + column[None, :], value)
-        most = tl.sum(q.to(tl.float32) * key.to(tl.float32), axis=1) * scale
+        maximum = tl.sum(q.to(tl.float32) * key.to(tl.float32), axis=1) * scale
         total += 1.0
         attended += value.to(tl.float32)
     blocks = tl.cdiv(length, KEY_BLOCK)
-    share = tl.cdiv(blocks, SPLITS)
-    for block in range(split * share, tl.minimum((split + 1) * share, blocks)):
+    blocks_per_split = tl.cdiv(blocks, SPLITS)
+    for block in range(split * blocks_per_split, tl.minimum((split + 1) * blocks_per_split, blocks)):
         position = block * KEY_BLOCK + tl.arange(0, KEY_BLOCK)
-        seen = position < length
-        place = position[:, None] * WIDTH + column[None, :]
-        k = tl.load(keys + place, mask=seen[:, None], other=0.0)
-        v = tl.load(values + place, mask=seen[:, None], other=0.0)
+        inside = position < length
+        offset = position[:, None] * WIDTH + column[None, :]
+        k = tl.load(keys + offset, mask=inside[:, None], other=0.0)
+        v = tl.load(values + offset, mask=inside[:, None], other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        scores = tl.where(seen[None, :], scores, float("-inf"))
-        new_most = tl.maximum(most, tl.max(scores, axis=1))
-        weights = tl.exp(scores - new_most[:, None])
-        shrink = tl.exp(most - new_most)
-        total = total * shrink + tl.sum(weights, axis=1)
-        attended = attended * shrink[:, None] + tl.dot(weights.to(element), v, input_precision="ieee")
-        most = new_most
+        scores = tl.where(inside[None, :], scores, float("-inf"))
+        new_maximum = tl.maximum(maximum, tl.max(scores, axis=1))
+        weights = tl.exp(scores - new_maximum[:, None])
+        decay = tl.exp(maximum - new_maximum)
+        total = total * decay + tl.sum(weights, axis=1)
+        attended = attended * decay[:, None] + tl.dot(weights.to(element), v, input_precision="ieee")
+        maximum = new_maximum
     row = split * HEADS + kv_head * group + query
-    tl.store(partial + row[:, None] * (WIDTH + 2) + column[None, :], attended, mask=there)
-    tl.store(partial + row * (WIDTH + 2) + WIDTH, most, mask=query < group)
+    tl.store(partial + row[:, None] * (WIDTH + 2) + column[None, :], attended, mask=valid)
+    tl.store(partial + row * (WIDTH + 2) + WIDTH, maximum, mask=query < group)
     tl.store(partial + row * (WIDTH + 2) + WIDTH + 1, total, mask=query < group)
 
 
@@ -172,10 +172,10 @@ def _join_kernel(partial, out, HEADS: tl.constexpr, WIDTH: tl.constexpr, SPLITS:
     head = tl.program_id(0)
     row = tl.arange(0, SPLITS) * HEADS + head
     column = tl.arange(0, WIDTH)
-    most = tl.load(partial + row * (WIDTH + 2) + WIDTH)
+    maximum = tl.load(partial + row * (WIDTH + 2) + WIDTH)
     total = tl.load(partial + row * (WIDTH + 2) + WIDTH + 1)
     attended = tl.load(partial + row[:, None] * (WIDTH + 2) + column[None, :])
-    weight = tl.exp(most - tl.max(most, axis=0))
+    weight = tl.exp(maximum - tl.max(maximum, axis=0))
     result = tl.sum(attended * weight[:, None], axis=0) / tl.sum(total * weight, axis=0)
     tl.store(out + head * WIDTH + column, result.to(out.dtype.element_ty))
 
@@ -190,7 +190,7 @@ def matrix_vector(
     residual: Tensor | None = None,
     scale: Tensor | None = None,
 ) -> None:
-    """Compute out = matrix · vector, with the operations before and after it in a block.
+    """Compute out = matrix · vector, with the norm before it and the gate or sum after it.
 
     Args:
         matrix: (rows, columns); with `gated` (2·rows, columns), gate above up.

@@ -46,7 +46,7 @@ class TrainingCache(KVCache):
         self._complete = False
         self._visible: tuple[Tensor, Tensor] | None = None
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Store the prefix's keys and values. Once it is complete, append a picture's without storing them."""
         if self._complete:
             keys, values = (
@@ -57,10 +57,9 @@ class TrainingCache(KVCache):
             self._keys.append(keys)
             self._values.append(values)
         self._visible = keys, values
-        return self._visible
 
     def upto(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Return what `write` has just returned for this layer."""
+        """Return the keys and values that `write` has just stored or joined for this layer."""
         assert self._visible is not None
         return self._visible
 

@@ -1,4 +1,4 @@
-"""Pictures in the terminal: finished ones, and those that are still forming.
+"""Pictures in the terminal, finished or still forming.
 
 preview = Preview.choose(console, settings.preview)
 preview.show(image)           # print a finished picture

@@ -1,4 +1,4 @@
-"""Detection of the way in which a terminal can show pictures, from environment variables.
+"""Detection of the method by which a terminal can show pictures, from environment variables.
 
 The program never queries the terminal: the reply would arrive on standard input, mixed with keys that the user types.
 """
@@ -25,9 +25,9 @@ _BY_PROGRAM: Mapping[str, Method] = {"iTerm.app": "iterm2", "WezTerm": "iterm2",
 
 
 def choose_method(setting: PreviewChoice, console: Console, environment: Mapping[str, str]) -> Method | None:
-    """Return how a console shows pictures; None if it does not show them.
+    """Return the method by which a console shows pictures; None if it shows none.
 
-    A console that is not a terminal, is a dumb terminal, or has no colours shows none, even if the setting asks for it.
+    Without a terminal, on a dumb terminal, and without colours the result is None for every setting.
 
     Raises:
         UsageError: the setting names a protocol whose package is not installed.
@@ -79,7 +79,7 @@ def _has_unicode(console: Console) -> bool:
 
 
 def _detect(environment: Mapping[str, str]) -> Method | None:
-    """Return the protocol of the innermost terminal; None if it is not known to have one."""
+    """Return the graphics protocol of the innermost terminal; None if no protocol of it is known."""
     term = environment.get("TERM", "").lower()
     if any(environment.get(name) for name in ("TMUX", "STY", "ZELLIJ")) or term.startswith(("screen", "tmux")):
         # A multiplexer inherits the variables of the outer terminal but swallows its sequences. tmux can be set to pass

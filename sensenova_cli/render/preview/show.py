@@ -1,4 +1,4 @@
-"""Printing of finished pictures, and a forming picture for a Live display."""
+"""Display of finished pictures, and a forming picture for a Live display."""
 
 import os
 import time
@@ -17,7 +17,7 @@ MAX_COLUMNS, MAX_ROWS = 96, 32
 MAX_LIVE_ROWS = 20
 """Maximum rows of a forming picture. They are sent repeatedly: about 30 kB each time in 24-bit colours."""
 LIVE_SIZE = 4 * MAX_LIVE_ROWS
-"""Pixels of a forming picture's longer side: twice the shown number, so that scaling can average."""
+"""Pixels of a forming picture's longer side: twice as many as are shown, so that scaling can average them."""
 MIN_COLUMNS, MIN_ROWS = 8, 4
 """Minimum size: a smaller picture would be unrecognisable."""
 PROMPT_ROWS = 3
@@ -31,7 +31,7 @@ REST = 20
 
 
 class Preview:
-    """Shows pictures on one console, or does nothing if the console cannot show them. `choose` makes one."""
+    """Shows pictures on one console, or does nothing if the console cannot show them. `choose` makes a preview."""
 
     def __init__(self, console: Console, method: Method | None) -> None:
         self._console = console

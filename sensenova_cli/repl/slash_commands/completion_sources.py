@@ -1,4 +1,4 @@
-"""Completion sources: each returns the possible values of one word of a command."""
+"""Completion sources: functions that return the possible values of one word of a command."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,7 +53,7 @@ def profiles(arguments: Arguments) -> Iterator[Completion]:
 
 
 def setting_names(arguments: Arguments) -> Iterator[Completion]:
-    """Complete names of settings that a session can set."""
+    """Complete names of settings that `/set` can change."""
     described = [(name, Settings.model_fields[name].description or "") for name in SESSION_SETTINGS]
     return matching(arguments.word, described)
 
@@ -79,7 +79,7 @@ def complete_commands(word: str) -> Iterator[Completion]:
 
 
 def complete_picture_files(word: str) -> Iterator[Completion]:
-    """Yield the picture files and folders whose path begins with a word, quoted or escaped as in a line."""
+    """Yield the picture files and folders whose path begins with a word. Paths are quoted or escaped as in the line."""
     return _complete_files(PathCompleter(expanduser=True, file_filter=_may_be_picture), word)
 
 
@@ -91,7 +91,7 @@ def matching(word: str, offered: Iterable[tuple[str, str]]) -> Iterator[Completi
 
 
 def choices(name: str) -> list[str]:
-    """Return the values of a setting that has a fixed list of words; otherwise an empty list."""
+    """Return the words that a setting allows; an empty list if its values are not words."""
     field = Settings.model_fields.get(name.replace("-", "_"))
     if field is None:
         return []
@@ -102,7 +102,7 @@ def choices(name: str) -> list[str]:
 
 
 def _complete_files(completer: PathCompleter, word: str) -> Iterator[Completion]:
-    """Yield paths as a line contains them: inside the open quote, or with backslashes as in a shell."""
+    """Yield paths for the end of a line: inside its open quote, or with backslashes as in a shell."""
     quote = word[:1] if word[:1] in ("'", '"') else ""
     path = word[1:] if quote else re.sub(r"\\(.)", r"\1", word)
     for found in completer.get_completions(Document(path), CompleteEvent()):

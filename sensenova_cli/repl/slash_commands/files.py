@@ -1,4 +1,4 @@
-"""Slash commands that copy pictures out of a session and into it: /save, /load."""
+"""Slash commands that copy pictures out of a session, and into it: /save, /load."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ from sensenova_cli.repl.slash_commands.session_settings import hint_instead_of_s
 _SHELL_OPTIONS = frozenset(
     (*IMAGE_OPTIONS, *TEXT_OPTIONS, *ENGINE_OPTIONS, *OUTPUT_OPTIONS, *COMMON_OPTIONS, "prompt", "prompt_file", "from")
 )
-"""Options of the shell commands, which people may try."""
+"""Options of the shell commands, which users may try at the end of a line."""
 
 
 def parse_line_options(name: str, words: Sequence[str]) -> Flags:
@@ -64,13 +64,13 @@ def parse_line_options(name: str, words: Sequence[str]) -> Flags:
 
 @cache
 def _parser(options: tuple[str, ...]) -> typer.core.TyperCommand:
-    """Return a parser for these options. It also accepts other words, so that the caller can name them in an error."""
+    """Return a parser for these options. It also accepts other words; the caller then names them in its error."""
     app = typer.Typer(add_completion=False)
 
     @app.command()
     @with_options(*options)
     def line(flags: Flags, rest: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-        """Never called: only the parser's values are used."""
+        """Do nothing: this function declares the options, and is never called."""
 
     command = typer.main.get_command(app)
     assert isinstance(command, typer.core.TyperCommand)

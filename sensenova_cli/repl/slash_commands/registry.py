@@ -16,17 +16,17 @@ from sensenova_cli.sessions.state import State
 Run = Callable[[Workspace, Line], None]
 
 
-class EndSession(Exception):  # not an error: the user wants to leave
-    """Raised by a command to end the session."""
+class EndSession(Exception):  # its name has no `Error`, because leaving is not an error
+    """An exception that a command raises to end the session."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The part of a line between the name of its command and the cursor.
+    """The arguments of a command that is being typed.
 
     Attributes:
         state: the state of the session.
-        text: the part itself.
+        text: the part of the line between the command's name and the cursor.
         word: the last word of `text`, with its quotes and backslashes; empty after a space.
     """
 
@@ -44,15 +44,15 @@ class Command:
     """A slash command.
 
     Attributes:
-        name: without the slash.
+        name: the command's name without the slash.
         usage: its arguments, as /help shows them.
-        help: one line.
-        more: lines that only `/help NAME` shows.
-        options: names of the options (sensenova_cli.inputs.options) that its line may end with. A command without
-            options takes no flags.
+        help: its help text, one line.
+        more: further lines of help, which only `/help NAME` shows.
+        options: names of the options (sensenova_cli.inputs.options) that may end its line. A command without options
+            takes no flags.
         first, later: completion sources for its first word, and for every other word.
         setting: the setting that this command changes in a session, because `/set` cannot change it.
-        run: runs a line. It may raise UsageError, any other SenseNovaError, and EndSession.
+        run: the function that runs a line. It may raise any SenseNovaError, and EndSession.
     """
 
     name: str

@@ -14,7 +14,7 @@ from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import PictureTurn
 
 INTRODUCTION = (
-    "A prompt makes a picture; if a picture is selected, it changes that one. ? in front asks about it.",
+    "A prompt makes a picture, or changes the selected one. A line that starts with ? asks about it.",
     "A line may end with options: a cat at dusk --aspect 16:9 --seed 7",
     "A picture's file name stages the picture, and the next line uses it.",
 )

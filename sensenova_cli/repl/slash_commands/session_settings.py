@@ -1,4 +1,4 @@
-"""Setting the settings of a session; several slash commands do it."""
+"""Changes of a session's settings, which several slash commands make."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from sensenova_cli.sessions.entries import Set
 
 
 def hint_instead_of_set(name: str) -> str | None:
-    """Return a hint how to change a setting that `/set` cannot change; None for a setting that it can change."""
+    """Return a hint with the command that changes a setting which `/set` cannot change; None for other settings."""
     instead = next((command for command in COMMANDS.values() if command.setting == name), None)
     return f"use /{instead.name} {instead.usage}" if instead else None
 
@@ -25,7 +25,7 @@ def set_session_settings(workspace: Workspace, values: Mapping[str, Any]) -> Non
         values: by the names of the settings; text is converted to the setting's type.
 
     Raises:
-        SenseNovaError: a name is unknown, a session cannot set it, or a value is invalid. Nothing is set.
+        SenseNovaError: a name is unknown, `/set` cannot change it, or a value is invalid. Nothing is set.
     """
     for name, value in values.items():
         if hint := hint_instead_of_set(name) or _hint_for_size(name, value):
@@ -41,7 +41,7 @@ def set_session_settings(workspace: Workspace, values: Mapping[str, Any]) -> Non
 
 
 def _hint_for_size(name: str, value: Any) -> str | None:
-    """Return a hint for flags of the shell that are part of the setting `size`."""
+    """Return a hint for names of flags that set a part of the setting `size`; None for other names."""
     match name:
         case "width":
             return f"use /set size {value or 'WIDTH'}xHEIGHT, or end a line with --width {value or 'WIDTH'}"

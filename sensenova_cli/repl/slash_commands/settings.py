@@ -118,7 +118,7 @@ def model(workspace: Workspace, line: Line) -> None:
     "lora",
     "[FILE[:STRENGTH]|off]",
     more=("/lora style.safetensors:0.8", "/lora owner/name", "/lora one.safetensors, two.safetensors", "/lora off"),
-    first=(fixed_words({"off": "the model alone"}), lora_files),
+    first=(fixed_words({"off": "no LoRA"}), lora_files),
     setting="lora",
 )
 def lora(workspace: Workspace, line: Line) -> None:

@@ -1,5 +1,6 @@
-"""Slash commands that run a turn, as plain prompts do (/generate, /edit, /describe, /chat, /think, /again), and that go
-back and forward by one (/undo, /redo).
+"""Slash commands that run a turn: /generate, /edit, /describe, /chat, /think, /again; and /undo and /redo.
+
+Plain prompts run the first four.
 """
 
 from dataclasses import replace
@@ -96,7 +97,7 @@ def chat(workspace: Workspace, line: Line) -> None:
     first=(fixed_words({"on": "", "off": ""}),),
 )
 def think(workspace: Workspace, line: Line) -> None:
-    """Write a think text before each picture, or only before the picture of this prompt."""
+    """Let the model think before each picture, or only before the picture of this prompt."""
     word = line.text.strip().lower()
     if word in ("", "on", "off"):
         if line.flags:

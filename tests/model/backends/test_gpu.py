@@ -345,7 +345,7 @@ def test_halves_in_memory_that_layers_share(scale: float) -> None:
     def draw(layer_by_layer: bool) -> list[torch.Tensor]:
         backend = select_backend(_network(torch.bfloat16), enforce_eager=False)
         backend.layer_by_layer = layer_by_layer
-        room = backend.room_behind(tokens)
+        room = backend.room_for_picture(tokens)
         prefixes: dict[Branch, Prefix] = {
             "condition": _prefix(backend.network, 3000, room),
             "unconditional": _prefix(backend.network, 12, room),

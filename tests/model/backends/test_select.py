@@ -41,7 +41,7 @@ def test_nothing_is_in_the_way_on_a_usual_machine() -> None:
 @pytest.mark.usefixtures("nvidia")
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "need compute capability 8.0, this GPU has 7.5" in str(kernel_obstacle(network(), (7, 5)))
-    assert "these have 96" in str(kernel_obstacle(network(head_dim=96), HOPPER))
+    assert "a power of two, this model's is 96" in str(kernel_obstacle(network(head_dim=96), HOPPER))
     eight_bit = network()
     empty_quantized(eight_bit, ("gen",), torch.device("cpu"))
     assert "units for eight-bit numbers" in str(kernel_obstacle(eight_bit, (8, 6)))

@@ -164,7 +164,7 @@ def test_cached_prefixes_have_no_room_for_a_picture(load_with: Callable[..., Eng
     token_bytes = 2 * transformer.layers * transformer.kv_heads * transformer.head_dim * 2
     for request in (TURNS[0], TURNS[5]):
         first = results(engine, [request])
-        branches = len(engine.cached_lengths)
+        branches = len(engine._runner.prefix_cache.lengths)
         cached = engine.cached_bytes
         assert cached <= (engine.cached_tokens + branches * CAPACITY_STEP) * token_bytes
         read = [event for event in engine.run(request) if isinstance(event, PrefixRead)]

@@ -75,7 +75,8 @@ def test_what_is_written_stays_only_when_advanced() -> None:
     cache.write(0, first, first)
     cache.advance(3)
     cache.write(0, first * 2, first * 2)
-    keys, values = cache.write(0, first * 3, first * 3)
+    cache.write(0, first * 3, first * 3)
+    keys, values = cache.upto(0, 3)
     assert keys.shape[2] == 6
     assert keys[0, 0, :, 0].tolist() == [1, 1, 1, 3, 3, 3]
     assert values.data_ptr() != keys.data_ptr()
@@ -91,6 +92,7 @@ def test_reserve_keeps_what_is_there() -> None:
     with pytest.raises(ValueError, match="no room"):
         cache.write(0, filled, filled)
     cache.reserve(CAPACITY_STEP)
-    keys, values = cache.write(1, filled, filled)
+    cache.write(1, filled, filled)
+    keys, values = cache.upto(1, CAPACITY_STEP)
     torch.testing.assert_close(keys[:, :, :CAPACITY_STEP], filled)
     torch.testing.assert_close(values[:, :, :CAPACITY_STEP], -filled)

@@ -76,9 +76,9 @@ def test_an_8b_on_two_gpus(
 
 def test_numbers_of_gpus_that_cannot_share_an_8b(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose_layout_module, "usable_memory", lambda device, limit: 79 * GIB)
-    with pytest.raises(DeviceError, match=r"gpus 3: 32 heads and 8 key/value .*\nfor this it can be 1, 2, 4, 8, 16$"):
+    with pytest.raises(DeviceError, match=r"gpus 3: 32 heads .*\nfor these requests `gpus` can be 1, 2, 4, 8, 16$"):
         choose_model_layout(3, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ())
-    with pytest.raises(DeviceError, match=r"\nfor this it can be 1, 2, 4, 8$"):
+    with pytest.raises(DeviceError, match=r"\nfor these requests `gpus` can be 1, 2, 4, 8$"):
         choose_model_layout(3, ExpectedUse(1, True, 0), EIGHT_B, CUDA, 2, ())
 
 

@@ -81,7 +81,7 @@ def test_text_by_all_ranks_and_pictures_by_copies(name: str, parallel: Engine, a
             assert tokens[0] == tokens[1]
         for picture, other in zip(traces[0].pictures, traces[1].pictures, strict=True):
             assert (picture - other).norm() / other.norm() < 1e-4
-    assert parallel.cached_lengths == alone.cached_lengths
+    assert parallel._runner.prefix_cache.lengths == alone._runner.prefix_cache.lengths
 
 
 def test_a_chat_after_a_cancelled_picture(parallel: Engine, alone: Engine) -> None:

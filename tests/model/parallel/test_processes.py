@@ -192,7 +192,7 @@ def test_a_checkpoint_that_one_rank_cannot_see(shared: Engine, tiny_checkpoint: 
     shared.close()
     descriptor = os.open(tiny_checkpoint, os.O_RDONLY)
     try:
-        with pytest.raises(CheckpointError, match=r"rank 1: /proc/self/fd/\d+ holds no config.json"):
+        with pytest.raises(CheckpointError, match=r"rank 1: /proc/self/fd/\d+ has no config.json"):
             Engine.load(f"/proc/self/fd/{descriptor}", device="cpu", tensor_parallel_size=2)
     finally:
         os.close(descriptor)
