@@ -5,7 +5,8 @@ docs/checkpoints.md describes the format.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,7 +57,10 @@ ALLOWED_SETTINGS = (
 
 Channel = Annotated[int, Field(ge=0, le=255)]
 Coordinate = Annotated[int, Field(ge=0)]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=255)]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$")]
+"""Text that is printed in one line, so that a file cannot imitate lines of the report."""
+ConfigurationValue = bool | int | Annotated[float, Field(allow_inf_nan=False)] | str
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Tolerance = Annotated[int, Field(ge=0, le=64)]
 
@@ -92,14 +96,14 @@ class PictureCheck(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[Line, Field(max_length=100)]
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
     settings: dict[str, Any]
     tolerance: Tolerance = 10
     tolerance_in_dtype: Tolerance | None = None
     pixels: Annotated[tuple[ExpectedPixel, ...], Field(min_length=1, max_length=MAX_POINTS)]
     edits: str | None = None
-    edits_file: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    edits_file: Annotated[Line, Field(max_length=200)] | None = None
 
     @property
     def image_settings(self) -> ImageSettings:
@@ -170,9 +174,9 @@ class Checks(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: Annotated[str, Field(min_length=1, max_length=1000)]
+    source: Annotated[Line, Field(max_length=1000)]
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    configuration: Annotated[dict[str, bool | int | float | str], Field(max_length=MAX_CONFIGURATION)] = {}
+    configuration: Annotated[dict[str, ConfigurationValue], Field(max_length=MAX_CONFIGURATION)] = {}
     checksums: Annotated[dict[FileName, Sha256], Field(max_length=MAX_CHECKSUMS)] = {}
     pictures: Annotated[tuple[PictureCheck, ...], Field(min_length=1, max_length=MAX_PICTURES)]
 
@@ -233,8 +237,9 @@ def read_checks(file: Path) -> Checks:
             raise VerificationError(f"{file}: must be a JSON object", hint)
         return Checks.model_validate(fields)
     except ValidationError as error:
-        reasons = [f"{file}: {_reason(problem, fields)}" for problem in error.errors(include_url=False)[:5]]
-        raise VerificationError("\n".join(dict.fromkeys(reasons)), hint) from None
+        problems = _causes(error.errors(include_url=False))
+        reasons = dict.fromkeys(f"{file}: {_reason(problem)}" for problem in problems)
+        raise VerificationError("\n".join(list(reasons)[:5]), hint) from None
     except SettingsError as error:  # a setting of a picture, which is checked like those of the user
         raise VerificationError(f"{file}: {error.what}", f"{error.hint}\n{hint}".strip()) from None
     except (ValueError, RecursionError) as error:
@@ -243,9 +248,23 @@ def read_checks(file: Path) -> Checks:
         raise VerificationError(f"{file}: cannot be read: {error.strerror}", "check its permissions") from None
 
 
-def _reason(problem: Any, fields: Mapping[str, Any]) -> str:
+def _causes(problems: Sequence[Any]) -> list[Any]:
+    """Return the problems without those that only follow from others: a list with a wrong item counts as too short."""
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if problem["type"] != "too_short"
+        or not any(len(place) > len(problem["loc"]) and place[: len(problem["loc"])] == problem["loc"] for place in places)
+    ]
+
+
+def _reason(problem: Any) -> str:
     """Describe a problem that pydantic found."""
-    place = ".".join(map(str, problem["loc"])) or "the file"
+    loc = problem["loc"]
+    if loc[:1] == ("configuration",) and len(loc) > 1:  # pydantic names each type that the value does not have
+        return f"configuration.{loc[1]}: must be true, false, a finite number or a text"
+    place = ".".join(str(part) for part in loc if part != "[key]") or "the file"
     match problem["type"]:
         case "value_error":
             return str(problem["ctx"]["error"])
@@ -255,5 +274,16 @@ def _reason(problem: Any, fields: Mapping[str, Any]) -> str:
             known = (*Checks.model_fields, *PictureCheck.model_fields, *ExpectedPixel.model_fields)
             meant = near_miss(place.split(".")[-1], known)
             return f"unknown key {place}" + (f"; did you mean {meant}?" if meant else "")
+        case "too_short" | "too_long":
+            allowed = problem["ctx"].get("min_length", problem["ctx"].get("max_length"))
+            return f"{place}: must have {allowed} items at {'least' if problem['type'] == 'too_short' else 'most'}"
+        case "tuple_type":
+            return f"{place}: must be a list"
+        case "dict_type" | "model_type":
+            return f"{place}: must be a JSON object"
+        case "string_pattern_mismatch" if loc[0] == "checksums":
+            return f"{place}: must be the name of a file in the folder, with its sha256 in lower case"
+        case "string_pattern_mismatch":
+            return f"{place}: must be one line of text"
         case _:
-            return f"{place}: {problem['msg'].replace('Input should', 'must', 1)}"
+            return f"{place}: {re.sub('^(Input|String) should', 'must', problem['msg'])}"

@@ -95,9 +95,13 @@ def _require_configuration(folder: Path, expected: Mapping[str, bool | int | flo
         for part in name.split("."):
             found = found.get(part) if isinstance(found, dict) else None
         if found != value:
-            wrong.append(f"{name} is {json.dumps(found)}, and should be {json.dumps(value)}")
+            wrong.append(f"{name} is {_shortened(json.dumps(found))}, and should be {json.dumps(value)}")
     if wrong:
         raise CheckpointError("\n".join(f"{CONFIG_FILE}: {each}" for each in wrong), "fetch the file again")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def _require_exact_sizes(tensors: dict[str, StoredTensor]) -> None:
@@ -127,8 +131,11 @@ def _check_checksums(folder: Path, given: Mapping[str, str], on_progress: Progre
     known = [*from_hub, *((folder / name, checksum) for name, checksum in given.items())]
     if not known:
         return FileFinding("checksums", "skipped", "none are known: the files are not in the Hub cache")
-    total, done, wrong = sum(file.stat().st_size for file, _ in known if file.exists()), 0, []
+    total, done, wrong = sum(file.stat().st_size for file, _ in known if file.is_file()), 0, []
     for file, expected in known:
+        if file.exists() and not file.is_file():  # reading a pipe or a device would not end
+            wrong.append(f"{file.name} is not a regular file")
+            continue
         try:
             digest = _new_digest(file, expected)
             with file.open("rb") as stream:
@@ -143,9 +150,9 @@ def _check_checksums(folder: Path, given: Mapping[str, str], on_progress: Progre
             wrong.append(f"{file.name} has the checksum {digest.hexdigest()}, and should have {expected}")
     if wrong:
         return FileFinding("checksums", "failed", "\n".join(wrong))
-    return FileFinding(
-        "checksums", "passed", f"known for {len({file for file, _ in known})} of {len(files)} files, and right"
-    )
+    matching = {file for file, _ in known}
+    others = "" if matching >= set(files) else "; the others have no known checksum"
+    return FileFinding("checksums", "passed", f"{len(matching)} of {len(matching.union(files))} files match{others}")
 
 
 def hub_checksum(file: Path) -> str | None:

@@ -127,6 +127,43 @@ def test_a_damaged_file(tmp_path: Path, fields: Any, message: str) -> None:
     assert "docs/checkpoints.md" in raised.value.hint
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (changed("pictures", 0, "tolerance", to=-1), "pictures.0.tolerance: must be greater than or equal to 0"),
+        (changed("pictures", 0, "pixels", 0, "at", to=[64, 0]), "pixels of 'first': [64, 0] is outside of 64x96"),
+        (changed("pictures", to=[]), "pictures: must have 1 items at least"),
+        (changed("pictures", to=1), "pictures: must be a list"),
+        (
+            changed("configuration", to={"a": None}),
+            "configuration.a: must be true, false, a finite number or a text",
+        ),
+        (
+            changed("configuration", to={"a": float("nan")}),
+            "configuration.a: must be true, false, a finite number or a text",
+        ),
+        (
+            changed("checksums", to={"../weights": "0" * 64}),
+            "checksums.../weights: must be the name of a file in the folder, with its sha256 in lower case",
+        ),
+        (
+            changed("pictures", 0, "name", to="first\nmodel passed"),
+            "pictures.0.name: must be one line of text",
+        ),
+        (changed("source", to="a\x1b[31m"), "source: must be one line of text"),
+    ],
+)
+def test_one_mistake_is_one_line(tmp_path: Path, fields: Any, message: str) -> None:
+    with pytest.raises(VerificationError) as caught:
+        read(tmp_path, fields)
+    assert caught.value.what == f"{tmp_path}/verification.json: {message}"
+
+
+def test_a_file_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match="at most 255 characters"):
+        read(tmp_path, changed("checksums", to={"x" * 256: "0" * 64}))
+
+
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="more than 1,000,000 bytes"):
         read(tmp_path, " " * 1_000_001)

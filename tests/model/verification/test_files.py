@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_checksums_of_the_hub_cache(folder: Path) -> None:
     snapshot = in_hub_cache(folder)
     found = findings(snapshot)
     assert failed(found) == []
-    assert found["checksums"].detail == "known for 6 of 6 files, and right"
+    assert found["checksums"].detail == "6 of 6 files match"
     blob = (snapshot / WEIGHTS).resolve()
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
@@ -139,7 +140,7 @@ def test_checksums_of_a_download_into_a_folder(folder: Path) -> None:
     (notes / "config.json.metadata").write_text("garbage")
     assert hub_checksum(folder / WEIGHTS) == digest
     assert hub_checksum(folder / "config.json") is None
-    assert findings(folder)["checksums"].detail == "known for 1 of 6 files, and right"
+    assert findings(folder)["checksums"].detail == "1 of 6 files match; the others have no known checksum"
     (notes / f"{WEIGHTS}.metadata").write_text(f"commit\n{'0' * 64}\n1700000000.0\n")
     assert failed(findings(folder)) == ["checksums"]
 
@@ -147,12 +148,23 @@ def test_checksums_of_a_download_into_a_folder(folder: Path) -> None:
 def test_given_checksums(folder: Path) -> None:
     right = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     (found,) = [each for each in check_files(folder, checksums={WEIGHTS: right}) if each.name == "checksums"]
-    assert (found.status, found.detail) == ("passed", "known for 1 of 6 files, and right")
+    assert (found.status, found.detail) == ("passed", "1 of 6 files match; the others have no known checksum")
     change_weights(folder, lambda tensors: tensors[NORM].mul_(1.05))
     (found,) = [each for each in check_files(folder, checksums={WEIGHTS: right}) if each.name == "checksums"]
     assert found.status == "failed" and f"and should have {right}" in found.detail
     (found,) = [each for each in check_files(folder, checksums={"absent": right}) if each.name == "checksums"]
     assert found.detail == "absent cannot be read: No such file or directory"
+
+
+def test_a_checksum_of_a_pipe_is_not_read(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    found = list(check_files(folder, checksums={"pipe": "0" * 64}))
+    assert [each.detail for each in found if each.name == "checksums"] == ["pipe is not a regular file"]
+
+
+def test_long_values_of_the_configuration_are_shortened(folder: Path) -> None:
+    (found,) = [each for each in check_files(folder, {"llm_config": 1}) if each.name == "configuration"]
+    assert found.detail.startswith('config.json: llm_config is {"model_type": ') and len(found.detail) < 200
 
 
 def test_progress_reaches_the_end(folder: Path) -> None:
