@@ -112,8 +112,10 @@ def _with_rounded_sides(flags: Flags) -> Flags:
     """Round the typed sides of the picture to the nearest multiples of 32 with a notice, as the script does."""
     from sensenova_cli.render.turn_view import TurnView
 
-    typed = re.fullmatch(r"(\d{1,9})x(\d{1,9})", flags.settings.get("size", ""))
+    typed = re.fullmatch(r"\s*(\d{1,9})\s*[x×*X]\s*(\d{1,9})\s*", flags.settings.get("size", ""))
     pair = (int(typed[1]), int(typed[2])) if typed else (flags.width, flags.height)
+    if any(side is not None and side <= 0 for side in pair):
+        return flags  # refused later, with the sides that the user typed
     rounded = tuple(None if side is None else round_side(side) for side in pair)
     for side, near in zip(pair, rounded, strict=True):
         if side != near:

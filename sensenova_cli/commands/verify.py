@@ -56,6 +56,7 @@ def verify(
     the files are checked. Each picture is saved as verify-….png, or as -o says.
     The exit code is 1 if a check fails.
     """
+    from sensenova_cli.inputs.pictures import read_inputs
     from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.model_source import find_weights, model_name
 
@@ -64,6 +65,7 @@ def verify(
     if "output" in flags.settings and flags.settings["output"] == "-":
         raise UsageError("-o - wants stdout, where the results are printed", "name a folder or a file with -o")
     view = TurnView(quiet=flags.quiet)
+    supplied = None if edit_image is None else read_inputs([edit_image])[0]  # before a download and long checks
     folder = find_weights(layers.load, view)
     checks = _find_checks(model_name(layers.load), folder, published)
     settings = _load_settings(layers, checks, view)
@@ -78,7 +80,7 @@ def verify(
     else:
         from sensenova_cli.turns.verify_pictures import verify_pictures
 
-        report.pictures(checks, verify_pictures(checks, settings, layers.output, flags, edit_image, view))
+        report.pictures(checks, verify_pictures(checks, settings, layers.output, flags, supplied, view))
     report.end()
     if not report.passed:
         raise typer.Exit(FAILED)

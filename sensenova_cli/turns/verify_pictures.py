@@ -46,19 +46,23 @@ class PictureFinding:
 
 
 def verify_pictures(
-    checks: Checks, settings: LoadSettings, output: OutputSettings, flags: Flags, edit_image: str | None, view: TurnView
+    checks: Checks,
+    settings: LoadSettings,
+    output: OutputSettings,
+    flags: Flags,
+    supplied: InputImage | None,
+    view: TurnView,
 ) -> Iterator[PictureFinding]:
     """Draw the pictures of all checks with one loaded model, and yield a finding for each.
 
     Args:
         settings: the settings to load the model with.
-        edit_image: the user's file for checks that need one; without it these checks are skipped.
+        supplied: the user's picture for checks that need one; without it these checks are skipped.
 
     Raises:
         SenseNovaError: of any kind, as for `run_turns`.
         KeyboardInterrupt: a stop was requested.
     """
-    supplied = read_inputs([edit_image])[0] if edit_image is not None else None
     skipped = _skipped(checks, supplied)
     drawn = [check for check in checks.pictures if check.name not in skipped]
     template = output.output if "output" in flags.settings else None

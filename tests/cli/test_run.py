@@ -59,6 +59,7 @@ def test_text_to_text(program: Program) -> None:
         ("--width 160 --height 105", "160x96", ["105 is rounded to 96, a multiple of 32"]),
         ("--width 129 --height 95", "128x96", ["129 is rounded to 128", "95 is rounded to 96"]),
         ("--size 65x97", "64x96", ["65 is rounded to 64", "97 is rounded to 96"]),
+        ("--size 65×97", "64x96", ["65 is rounded to 64", "97 is rounded to 96"]),
         ("--height 95", "64x96", ["95 is rounded to 96"]),
         ("--width 5", "32x64", ["5 is rounded to 32"]),
         ("--width 2560 --height 1669", "2560x1664", ["1669 is rounded to 1664"]),
@@ -87,6 +88,12 @@ def test_sides_that_no_rounding_makes_valid(program: Program, sides: str) -> Non
     outcome = program("run", *sides.split())
     assert outcome.code == 2
     assert "hint: try" in outcome.stderr
+
+
+def test_sides_that_are_refused_are_not_rounded(program: Program) -> None:
+    outcome = program("run", "--size", "0x90")
+    assert outcome.code == 2
+    assert "rounded" not in outcome.stderr and "0x90" in outcome.stderr
 
 
 @pytest.mark.parametrize("option", ["--request-rate", "--max-num-seqs", "--port"])

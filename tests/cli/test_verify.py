@@ -162,6 +162,7 @@ def test_a_picture_that_the_user_has_to_supply(program: Program, folder: Path, h
     outcome = program("verify", "tiny", "--edit-image", "missing.png")
     assert outcome.code == 2
     assert "missing.png" in outcome.stderr
+    assert outcome.stdout == "", "the files, which can take minutes, are checked later"
 
 
 def test_existing_pictures_are_kept(program: Program, folder: Path, home: Path) -> None:
