@@ -255,7 +255,9 @@ def _causes(problems: Sequence[Any]) -> list[Any]:
         problem
         for problem in problems
         if problem["type"] != "too_short"
-        or not any(len(place) > len(problem["loc"]) and place[: len(problem["loc"])] == problem["loc"] for place in places)
+        or not any(
+            len(place) > len(problem["loc"]) and place[: len(problem["loc"])] == problem["loc"] for place in places
+        )
     ]
 
 
