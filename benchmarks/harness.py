@@ -127,7 +127,7 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        """Whether the figure was measured and keeps the limit."""
+        """Whether the figure was measured and is within the limit."""
         if self.figure is None:
             return False
         return self.figure >= self.value if self.at_least else self.figure <= self.value

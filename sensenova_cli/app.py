@@ -92,7 +92,7 @@ class Program(TyperGroup):
         if isinstance(error, StdoutError):
             print_error(
                 f"stdout cannot be written: {error.strerror}",
-                "make room, or redirect the results elsewhere; files that were written are kept",
+                "make room, or redirect the results elsewhere; files that were written are complete",
             )
             return FAILED
         if isinstance(error, SenseNovaError):

@@ -79,7 +79,7 @@ def list_sessions(flags: Flags) -> None:
 @app.command()
 @with_options("json", "debug", "no_color")
 def show(flags: Flags, name: Name) -> None:
-    """Show what happened in a session.
+    """Show the turns and other entries of a session.
 
     [bold]Examples[/bold]
       sensenova sessions show 2026-07-31-a-cute-cat

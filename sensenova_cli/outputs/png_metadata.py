@@ -1,7 +1,7 @@
 """The record in a PNG of how it was made; `info` and `--from` read it.
 
-A PNG gets two text chunks: `sensenova` holds a PictureRecord as JSON, from which the picture can be made again;
-`parameters` holds the line that other picture tools show. Two identical runs write identical chunks.
+A PNG gets two text chunks: `sensenova` is a PictureRecord as JSON, from which the picture can be made again;
+`parameters` is the text that other picture tools show. Two identical runs write identical chunks.
 """
 
 import hashlib

@@ -46,7 +46,7 @@ def make_prompt(repl: Repl) -> Callable[[], str]:
 
 
 def prompt_word(repl: Repl) -> str:
-    """Return the word before `›`, which says what a plain prompt will do."""
+    """Return the word before `›`, which names the effect of a plain prompt."""
     if repl.mode == "chat":
         return "chat"
     state = repl.session.state

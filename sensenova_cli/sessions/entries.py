@@ -43,7 +43,7 @@ class SessionPicture(_Part):
     @field_validator("file")
     @classmethod
     def _plain_name(cls, file: str) -> str:
-        # A session may come from a stranger, and an export must not include files from outside its folder.
+        # A stranger may have made the session, and an export must not include files from outside its folder.
         if not file or file in (".", "..") or not {"/", "\\", "\0"}.isdisjoint(file):
             raise ValueError(f"{file!r} is not a plain file name")
         return file

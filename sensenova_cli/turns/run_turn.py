@@ -47,7 +47,7 @@ class Sink:
         self.started = time.perf_counter()
 
     def take(self, event: Event) -> None:
-        """Store what an event contains. The engine waits until this returns."""
+        """Store the content of an event. The engine waits until this returns."""
 
     def end(self, outcome: Outcome) -> None:
         """End the turn, also after a failure. `take` has received all results until then."""

@@ -91,7 +91,7 @@ def test_a_full_disk_behind_stdout(home: Path, words: str, files: list[str]) -> 
     assert done.returncode == 1
     what, hint = done.stderr.splitlines()
     assert what == "error: stdout cannot be written: No space left on device"
-    assert hint == "hint: make room, or redirect the results elsewhere; files that were written are kept"
+    assert hint == "hint: make room, or redirect the results elsewhere; files that were written are complete"
     assert [path.name for path in home.iterdir()] == files
 
 

@@ -1,4 +1,4 @@
-"""Pairs of engines: one that is tested, and one whose prefix cache is cleared before each request."""
+"""Engines of one test file: a single one, and pairs whose second engine clears its prefix cache before each request."""
 
 import shutil
 from collections.abc import Callable
@@ -7,6 +7,12 @@ from pathlib import Path
 import pytest
 
 from model import Engine
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_checkpoint: Path) -> Engine:
+    """The tiny checkpoint in float32 on the CPU."""
+    return Engine.load(tiny_checkpoint, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")

@@ -25,3 +25,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def script(data: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> Script:
     monkeypatch.setenv("SENSENOVA_DATA_DIR", str(data))  # `home` has removed it
     return Script(program)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder

@@ -1,16 +1,11 @@
 """Sessions on disk: written at once, read back, damaged, killed, shared and moved."""
 
 import errno
-import fcntl
 import io
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -20,64 +15,13 @@ from sensenova_cli import __version__
 from sensenova_cli.errors import OutputWriteError, SessionError, SessionWriteError, exit_code
 from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.outputs.png_metadata import read_record
-from sensenova_cli.sessions.entries import Redo, Set, Stage, Undo, Use, UseProfile
-from sensenova_cli.sessions.lock import LOCK_FILE, is_locked
-from sensenova_cli.sessions.saved import SavedSession, read_session
+from sensenova_cli.sessions.entries import Set
+from sensenova_cli.sessions.saved import read_session
 from sensenova_cli.sessions.session import Session
-from sensenova_cli.sessions.store import find_session, latest_session, sessions_folder
-from tests.repl.sessions import MODEL, ask, draw, record
+from sensenova_cli.sessions.store import find_session
+from tests.repl.sessions import MODEL, ask, draw, file_of, problems, record, rich_session
 
-ROOT = Path(__file__).parents[2]
-
-
-def rich_session(name: str = "cats") -> Path:
-    """Write a session with every kind of entry, and return its folder."""
-    Image.new("RGB", (40, 20), "teal").save("outside.jpg")
-    with Session.open(name, MODEL) as session:
-        draw(session, "A cat", 7, 8, typed={"size": "16:9"}, think_text="First the cat.")
-        session.append(Use(picture=2))
-        draw(session, "red", 9, kind="edit", inputs=(2,))
-        session.append(Set(settings={"num_steps": 4, "cfg_interval": [0.1, 0.9]}))
-        session.append(Stage(staged=(session.import_picture("outside.jpg").number,)))
-        ask(session, "Which of them?", inputs=(4,))
-        session.append(Undo())
-        session.append(Redo())
-        session.append(UseProfile(profile="draft"))
-        draw(session, "again", 10, status="cancelled", reason="interrupted")
-        folder = session.folder
-    assert folder is not None
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def file_of(folder: Path) -> Path:
-    return folder / "session.jsonl"
-
-
-def problems(saved: SavedSession) -> list[str]:
-    return [f"{Path(problem.place).name}: {problem.what}" for problem in saved.problems]
-
-
-def script(code: str, *words: str) -> subprocess.Popen[str]:
-    """Start a Python process that runs `code` after imports; its stdin and stdout are pipes."""
-    head = (
-        "import os, sys\nfrom sensenova_cli.sessions.session import Session\n"
-        "from tests.repl.sessions import MODEL, ask, draw\n"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", head + code, *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+pytestmark = pytest.mark.usefixtures("here")
 
 
 # Round trip
@@ -327,139 +271,6 @@ def test_fields_of_a_newer_version_are_ignored() -> None:
 # Death and company
 
 
-def test_killed_at_any_moment_a_session_loses_at_most_the_turn_in_flight() -> None:
-    """A process writes turns as fast as it can and prints the number of each; it is killed at eight moments."""
-    code = """
-with Session.open(sys.argv[1], MODEL) as session:
-    while True:
-        turn = draw(session, "A cat that is drawn again and again", 1, 2)
-        print(turn.turn, flush=True)
-"""
-    for moment in range(8):
-        name = f"killed-{moment}"
-        with script(code, name) as process:
-            assert process.stdout is not None
-            printed = [process.stdout.readline() for _ in range(3 + moment)]
-            process.send_signal(signal.SIGKILL)
-            printed += process.stdout.readlines()
-        last = int([line for line in printed if line.endswith("\n")][-1])
-        saved = read_session(find_session(name))
-        assert last <= len(saved.state.turns) <= last + 1
-        assert saved.missing == frozenset()
-        for number in saved.state.pictures:
-            with Image.open(saved.path(number)) as image:
-                image.load()
-        with Session.open(name, MODEL) as session:
-            ask(session, "Still there?")
-            folder = session.folder
-        assert folder is not None
-        assert read_session(folder).problems == ()
-        assert list(folder.rglob("*.part")) == []
-
-
-def test_killed_in_the_middle_of_a_line() -> None:
-    """The process stops after half of the bytes of its second turn."""
-    code = """
-from sensenova_cli.sessions import session as module
-with Session.open("cats", MODEL) as session:
-    draw(session, "whole")
-    def half(file, data):
-        os.write(file.fileno(), data[: len(data) // 2])
-        print("half", flush=True)
-        sys.stdin.read()
-    module._write_all = half
-    draw(session, "torn")
-"""
-    with script(code) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "half\n"
-        folder = find_session("cats")
-        while_written = read_session(folder)
-        process.kill()
-    assert while_written.problems == ()
-    assert [turn.prompt for turn in while_written.state.turns] == ["whole"]
-    saved = read_session(folder)
-    assert [turn.prompt for turn in saved.state.turns] == ["whole"]
-    assert len(saved.problems) == 1
-    with Session.open("cats", MODEL) as session:
-        assert session.problems == saved.problems
-        draw(session, "next")
-    healed = read_session(folder)
-    assert ([turn.prompt for turn in healed.state.turns], healed.problems) == (["whole", "next"], ())
-
-
-def test_two_processes_cannot_write_one_session() -> None:
-    code = """
-with Session.open("cats", MODEL) as session:
-    draw(session, "mine")
-    print(session.name, flush=True)
-    sys.stdin.readline()
-    draw(session, "mine, too")
-    print("written", flush=True)
-    sys.stdin.readline()
-"""
-    with script(code) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdout.readline()
-        with pytest.raises(SessionError) as problem:
-            Session.open("cats", MODEL)
-        assert problem.value.what == f"the session cats is in use by process {process.pid}"
-        assert exit_code(problem.value) == 2
-        assert [turn.prompt for turn in read_session(find_session("cats")).state.turns] == ["mine"]
-        process.stdin.write("\n")
-        process.stdin.flush()
-        process.stdout.readline()
-        assert len(read_session(find_session("cats")).state.turns) == 2
-        process.kill()
-    with Session.open("cats", MODEL) as session:
-        assert len(session.state.turns) == 2
-
-
-def test_a_second_attempt_leaves_the_name_of_the_holder() -> None:
-    with Session.open("cats", MODEL) as session:
-        assert session.folder is not None
-        for _ in range(2):
-            with pytest.raises(SessionError, match=f"in use by process {os.getpid()}"):
-                Session.open("cats", MODEL)
-        assert is_locked(session.folder)
-    assert not is_locked(session.folder)
-
-
-def test_a_folder_that_is_replaced_while_it_is_locked_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = rich_session()
-    flock = fcntl.flock
-
-    def replace_and_lock(descriptor: int, operation: int) -> None:
-        if not folder.with_name("renamed").exists():
-            folder.rename(folder.with_name("renamed"))
-            folder.mkdir()
-            (folder / LOCK_FILE).write_text("1 on elsewhere")
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", replace_and_lock)
-    with pytest.raises(SessionError, match="cats cannot be opened for writing"):
-        Session.open("cats", MODEL)
-    assert (folder / LOCK_FILE).read_text() == "1 on elsewhere"
-    assert not is_locked(folder.with_name("renamed"))
-
-
-def test_a_lock_file_that_cannot_be_written() -> None:
-    folder = rich_session()
-    (folder / LOCK_FILE).unlink()
-    (folder / LOCK_FILE).mkdir()
-    with pytest.raises(SessionError, match="cats cannot be opened for writing") as problem:
-        Session.open("cats", MODEL)
-    assert "SENSENOVA_DATA_DIR" in problem.value.hint
-
-
-def test_two_new_sessions_of_one_prompt_get_two_names() -> None:
-    with Session.start(MODEL) as one, Session.start(MODEL) as two:
-        draw(one, "A cute cat")
-        draw(two, "A cute cat")
-        assert two.name == f"{one.name}-2"
-
-
 def test_a_full_disk_leaves_the_session_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     from sensenova_cli.sessions import session as module
 
@@ -522,112 +333,3 @@ def test_a_picture_that_cannot_be_written_is_saved_elsewhere(data: Path) -> None
 
 
 # Names and places
-
-
-def test_a_new_session_is_named_by_day_and_prompt_once_something_happens() -> None:
-    with Session.start(MODEL) as session:
-        session.append(Set(settings={"seed": 7}))
-        assert (session.name, list(sessions_folder().iterdir())) == (None, [])
-        draw(session, "A cute cat sitting on the windowsill of an old house")
-        assert session.name is not None
-        assert session.name[10:] == "-a-cute-cat-sitting-on"
-    saved = read_session(find_session(session.name))
-    assert saved.state == session.state
-    assert saved.state.settings == {"seed": 7}
-
-
-def test_an_empty_session_leaves_nothing_behind() -> None:
-    with Session.start(MODEL) as session:
-        session.append(Set(settings={"seed": 7}))
-    assert list(sessions_folder().iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["my cats", "猫と犬", "ÄÖ-ü_1.2", "हिन्दी", "x" * 200])
-def test_valid_names(name: str) -> None:
-    with Session.open(name, MODEL) as session:
-        draw(session, "A cat")
-    with Session.open(name, MODEL) as session:
-        assert len(session.state.turns) == 1
-    assert [path.name for path in sessions_folder().iterdir()] == [name]
-
-
-def test_both_encodings_of_an_accent_are_one_name() -> None:
-    with Session.open("caf\u00e9", MODEL) as session:
-        draw(session, "A cat")
-    with Session.open("cafe\u0301", MODEL) as session:
-        assert len(session.state.turns) == 1
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["", " ", ".", "..", "../up", "a/b", "/etc", "-rf", ".hidden", "a\nb", "a\0b", "end.", "x" * 201, "a:b", "~"],
-)
-def test_invalid_names(name: str, data: Path) -> None:
-    with pytest.raises(SessionError) as problem:
-        Session.open(name, MODEL)
-    assert problem.value.hint
-    assert not data.exists()
-
-
-def test_a_similar_name_is_suggested() -> None:
-    rich_session("cats-and-dogs")
-    with pytest.raises(SessionError, match="no session named 'cats-and-dog'") as problem:
-        find_session("cats-and-dog")
-    assert problem.value.hint.startswith("did you mean cats-and-dogs?")
-
-
-def test_the_latest_session_is_the_one_used_last() -> None:
-    with pytest.raises(SessionError, match="no session to continue yet"):
-        latest_session()
-    for name in ("one", "two"):
-        with Session.open(name, MODEL) as session:
-            draw(session, "A cat")
-    assert latest_session().name == "two"
-    with Session.open("one", MODEL) as session:
-        ask(session, "And now?")
-    assert latest_session().name == "one"
-    with Session.open("three", MODEL) as session:
-        draw(session, "A cat")
-        folder = session.folder
-    assert folder is not None
-    file_of(folder).write_bytes(file_of(folder).read_bytes().replace(b'"format": 1', b'"format": 2'))
-    assert latest_session().name == "three"  # which then says why it cannot be opened
-
-
-def test_an_unwritable_folder_is_reported_at_once(data: Path) -> None:
-    data.mkdir()
-    (data / "sessions").write_text("a file in the way")
-    attempts: list[Any] = [lambda: Session.start(MODEL), lambda: Session.open("cats", MODEL)]
-    for attempt in attempts:
-        with pytest.raises(SessionError) as problem:
-            attempt()
-        assert exit_code(problem.value) == 2
-        assert "SENSENOVA_DATA_DIR" in problem.value.hint
-
-
-def test_a_read_only_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """/proc is read-only for root, too."""
-    if not Path("/proc/self").exists():
-        pytest.skip("needs Linux's /proc")
-    monkeypatch.delenv("SENSENOVA_DATA_DIR")
-    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    monkeypatch.setenv("HOME", "/proc")
-    with pytest.raises(SessionError, match=r"sessions cannot be saved in /proc/.local/share/sensenova/sessions"):
-        Session.start(MODEL)
-
-
-def test_sessions_are_in_the_user_s_data_folder_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SENSENOVA_DATA_DIR")
-    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert sessions_folder().is_relative_to(tmp_path)
-    assert sessions_folder().parts[-2:] == ("sensenova", "sessions")
-
-
-def test_a_session_can_be_moved() -> None:
-    folder = rich_session()
-    moved = folder.with_name("moved")
-    folder.rename(moved)
-    (moved / LOCK_FILE).unlink()
-    saved = read_session(moved)
-    assert (saved.problems, len(saved.state.turns)) == ((), 4)

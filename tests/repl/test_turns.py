@@ -7,14 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
 
 import model.engine
-from config.settings import LoadSettings
-from config.sources import Layers
 from model.errors import CheckpointError, DeviceMemoryError, RankError
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
 from sensenova_cli.outputs.png_metadata import read_record
@@ -168,36 +164,6 @@ def test_several_candidates_and_one_of_them_chosen(script: Script) -> None:
     assert edit.images[0].tobytes() == Image.open(third).convert("RGB").tobytes()
 
 
-def test_settings_apply_until_they_are_unset(script: Script) -> None:
-    outcome = script("/set num_steps 3", "/set cfg-scale 2", "a cat", "/unset num_steps", "/again", "/set")
-    assert outcome.code == 0, outcome.stderr
-    first, second = script.requests
-    assert (first.settings.num_steps, second.settings.num_steps) == (3, 4)
-    assert first.settings.cfg_scale == second.settings.cfg_scale == 2
-    assert "this session" in outcome.stderr
-
-
-def test_a_cache_is_set_turn_by_turn(script: Script) -> None:
-    outcome = script(
-        "/set cache balanced", "a cat", "/set enable_cache_dit_summary on", "/again", "/set cache off", "/again",
-        "/again --cache fast --enable-cache-dit-summary",
-    )  # fmt: skip
-    assert outcome.code == 0, outcome.stderr
-    assert [request.settings.cache for request in script.requests] == ["balanced", "balanced", "off", "fast"]
-    assert outcome.stderr.count("50 % of the layers computed") == 2
-
-
-def test_settings_of_the_session_override_its_profile(script: Script) -> None:
-    script("/profile draft", "a cat", "/set num_steps 3", "/again", "/profile none", "/unset all", "/again")
-    assert [request.settings.num_steps for request in script.requests] == [20, 3, 4]
-
-
-def test_thinking_is_switched_on_and_off(script: Script) -> None:
-    outcome = script("/think on", "a cat", "/think off", "/again", "/think a dog")
-    assert outcome.code == 0, outcome.stderr
-    assert [request.settings.think for request in script.requests] == [True, False, True]
-
-
 def test_a_file_is_staged_for_the_next_line(script: Script, home: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(home / "mine.png")
     outcome = script("mine.png", "make it blue", "make it green")
@@ -288,14 +254,6 @@ def test_a_load_error_is_reported_by_the_first_turn(script: Script) -> None:
     assert "error: a shard is truncated" in outcome.stderr
 
 
-def test_another_model_is_loaded(script: Script, home: Path) -> None:
-    outcome = script("a cat", "/model demo", "/again", "/model")
-    assert outcome.code == 0, outcome.stderr
-    assert len(script.program.engines) == 2
-    assert "model: demo" in outcome.stderr
-    assert [entry["model"] for entry in session_file() if "turn" in entry][1] == "demo"
-
-
 def test_a_session_can_be_continued(script: Script) -> None:
     script("/set num_steps 3", "a cat", "make it red", "/undo")
     outcome = script("make it blue", "/history", options=("--continue",))
@@ -304,17 +262,6 @@ def test_a_session_can_be_continued(script: Script) -> None:
     (edit,) = script.requests
     assert edit.settings.num_steps == 3
     assert "3. edit of 1: make it blue → 3" in outcome.stderr
-
-
-def test_invalid_settings_of_a_continued_session_are_spelled_as_in_a_session(script: Script, data: Path) -> None:
-    script("/set num_steps 3", "a cat")
-    (file,) = data.glob("sessions/*/session.jsonl")
-    file.write_text(file.read_text().replace('"settings": {"num_steps": 3}', '"settings": {"num_steps": 0}', 1))
-    outcome = script("a dog", "a dog --num-steps 2", "/unset num_steps", "/again", options=("--continue",))
-    message = "error: /set num_steps 0: must be a whole number from 1 to 1000\nhint: the default is /set num_steps"
-    assert outcome.stderr.count(message) == 2  # at the start and by the first turn
-    assert "session " in outcome.stderr and ": 1 turn, 1 picture\n" in outcome.stderr
-    assert [request.settings.num_steps for request in script.requests] == [2, 2]
 
 
 def test_sessions_have_names(script: Script) -> None:
@@ -335,18 +282,6 @@ def test_comments_and_empty_lines_are_ignored(script: Script) -> None:
     outcome = script("# a comment", "", "a cat \\", "at dusk", "/quit", "never")
     assert outcome.code == 0
     assert [request.prompt for request in script.requests] == ["a cat \nat dusk"]
-
-
-def test_a_lora_is_merged_and_removed(script: Script, home: Path, data: Path) -> None:
-    (home / "a.safetensors").touch()
-    lines = ("/lora", "/lora a.safetensors:0.5", "a cat", "/lora none.safetensors", "a dog", "/lora off", "a fox")
-    outcome = script(*lines)
-    (engine,) = script.program.engines
-    assert engine.loras == ()
-    assert re.findall("LoRA: (.+)", outcome.stderr) == ["none", "a.safetensors:0.5", "none"]
-    assert "error: there is no LoRA file none.safetensors" in outcome.stderr
-    records = [read_record(picture) for picture in sorted(data.glob("sessions/*/pictures/*.png"))]
-    assert [record and record.loaded.lora for record in records] == [f"{home / 'a.safetensors'}:0.5"] * 2 + [None]
 
 
 def test_statistics_show_reused_tokens(script: Script) -> None:
@@ -388,33 +323,6 @@ def test_nothing_heavy_is_imported_for_the_help() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--continue" in done.stdout
     assert "heavy: set()" in done.stdout
-
-
-def test_a_bad_profile_does_not_lock_the_session(script: Script, home: Path) -> None:
-    (home / "bad.toml").write_text("num_steps = 0\n")
-    outcome = script("a cat", "/profile bad.toml", "/again")
-    assert outcome.code == 1
-    assert "bad.toml" in outcome.stderr
-    assert len(outcome.stdout.splitlines()) == 2
-    (home / "good.toml").write_text("num_steps = 3\n")
-    assert script("/profile good.toml", options=("--continue",)).code == 0
-    (home / "good.toml").write_text("num_steps = 0\n")
-    outcome = script("/profile none", "/again", options=("--continue",))
-    assert outcome.code == 0, outcome.stderr
-    assert "good.toml" in outcome.stderr
-
-
-def test_the_profile_of_the_start_can_be_disabled(script: Script) -> None:
-    outcome = script("a cat", "/profile none", "/again", "/profile", options=("--profile", "draft"))
-    assert [request.settings.num_steps for request in script.requests] == [20, 4]
-    assert "profile: none" in outcome.stderr
-
-
-def test_a_single_side_leaves_the_other_unchanged(script: Script) -> None:
-    script("/set size 64x96", "a cat --width 128", "/again")
-    assert [request.settings.size for request in script.requests] == ["128x96", "128x96"]
-    script("a cat", options=("--width", "128"))
-    assert script.requests[0].settings.size == "128x64"
 
 
 def test_again_does_not_repeat_the_output_file(script: Script, home: Path) -> None:
@@ -488,67 +396,6 @@ def test_a_damaged_session_loads_its_valid_turns(script: Script, data: Path) -> 
     assert "3. edit of 2: make it blue" in outcome.stderr
 
 
-def test_a_turn_reads_and_merges_its_settings_once(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    merges: dict[str, int] = {}
-    begun: list[str] = []
-    run_line, resolve = Repl.run_line, Layers.resolve
-
-    def counted_run_line(self: Repl, typed: str) -> bool:
-        begun.append(typed)
-        return run_line(self, typed)
-
-    def counted(self: Layers, *arguments: object) -> object:
-        if begun:
-            merges[begun[-1]] = merges.get(begun[-1], 0) + 1
-        return resolve(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Repl, "run_line", counted_run_line)
-    monkeypatch.setattr(Layers, "resolve", counted)
-    lines = ("a cat", "make it red --seed 9", "make it blue -n 2 -o blue.png", "? what is this?", "/chat hello")
-    outcome = script(*lines)
-    assert outcome.code == 0, outcome.stderr
-    assert merges == dict.fromkeys(lines, 1)
-
-
-def test_load_settings_of_a_session_reload_the_model(script: Script) -> None:
-    outcome = script(
-        "a cat", "/set offload layers", "make it red", "/set num_steps 3", "a dog", "/unset offload", "a bird"
-    )
-    assert outcome.code == 0, outcome.stderr
-    program = script.program
-    assert [loaded.offload for loaded in program.loaded] == ["auto", "layers", "auto"]
-    assert [len(engine.requests) for engine in program.engines] == [1, 2, 1]
-    assert [engine.closed for engine in program.engines] == [True, True, False]
-    # The setting belongs to the session, and the records of its pictures contain it.
-    script("/set quantization fp8", "a cat", options=("--session", "eight"))
-    outcome = script("a dog", options=("--session", "eight"))
-    assert program.loaded[-1].quantization == "fp8"
-    record = read_record(Path(outcome.stdout.strip()))
-    assert record is not None and record.loaded.quantization == "fp8"
-
-
-def test_a_profile_with_load_settings_reloads_the_model(script: Script) -> None:
-    script("a cat", "/profile gpu-8gb", "a dog", "/profile none", "a bird")
-    assert [loaded.gpu_memory for loaded in script.program.loaded] == [None, "7GiB", None]
-
-
-def test_a_session_recovers_from_a_bad_lora(script: Script, home: Path) -> None:
-    load = script.program.load
-
-    def refuse(settings: LoadSettings, **options: object) -> object:
-        if settings.lora == "bad.safetensors":
-            raise CheckpointError("bad.safetensors cannot be read as a LoRA", "fetch the file again")
-        return load(settings, **options)  # type: ignore[arg-type]
-
-    model.engine.open_engine = refuse  # type: ignore[assignment]  # `program` puts it back
-    save_file({"a": np.zeros(1, np.float32)}, home / "bad.safetensors")
-    outcome = script("a cat", "/lora off", "a dog", options=("--lora", "bad.safetensors"))
-    assert "bad.safetensors cannot be read as a LoRA" in outcome.stderr
-    (path,) = outcome.stdout.splitlines()
-    record = read_record(Path(path))
-    assert record is not None and record.loaded.lora is None
-
-
 def test_the_record_names_the_model_that_drew(script: Script, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the model whose load failed before."""
     checkpoint = os.environ["SENSENOVA_MODEL"]
@@ -567,10 +414,3 @@ def test_the_record_names_the_model_that_drew(script: Script, home: Path, monkey
     record = read_record(Path(outcome.stdout.strip()))
     assert record is not None and record.loaded.model == checkpoint
     assert session_file()[-1]["model"] == checkpoint
-
-
-def test_contradicting_settings_are_an_error_at_the_start(script: Script) -> None:
-    outcome = script("a cat", options=("--cache", "fast", "--gpus", "2"))
-    assert outcome.code == 2
-    assert "--cache fast is for one GPU" in outcome.stderr
-    assert script.program.engines == []
