@@ -63,7 +63,7 @@ def verify(
     flags = _with_checkpoint(flags, checkpoint)
     layers = flags.layers()
     if "output" in flags.settings and flags.settings["output"] == "-":
-        raise UsageError("-o - wants stdout, where the results are printed", "name a folder or a file with -o")
+        raise UsageError("-o - and the results both write to stdout", "name a folder or a file with -o")
     view = TurnView(quiet=flags.quiet)
     supplied = None if edit_image is None else read_inputs([edit_image])[0]  # before a download and long checks
     folder = find_weights(layers.load, view)
