@@ -25,14 +25,14 @@ class DeviceKind:
         rank_backend: the backend of `torch.distributed` between ranks, or None.
     """
 
-    is_gpu: bool
-    has_streams: bool
-    can_be_many: bool
-    offloads: bool
-    quantizes: bool
-    compiles_kernels: bool
-    chooses_attention: bool
-    rank_backend: str | None
+    is_gpu: bool = False
+    has_streams: bool = False
+    can_be_many: bool = False
+    offloads: bool = False
+    quantizes: bool = False
+    compiles_kernels: bool = False
+    chooses_attention: bool = False
+    rank_backend: str | None = None
 
     @staticmethod
     def of(device: "torch.device") -> "DeviceKind":
@@ -41,16 +41,7 @@ class DeviceKind:
 
 
 KINDS = {
-    "cpu": DeviceKind(
-        is_gpu=False,
-        has_streams=False,
-        can_be_many=False,
-        offloads=True,
-        quantizes=True,
-        compiles_kernels=False,
-        chooses_attention=False,
-        rank_backend="gloo",
-    ),
+    "cpu": DeviceKind(offloads=True, quantizes=True, rank_backend="gloo"),
     "cuda": DeviceKind(
         is_gpu=True,
         has_streams=True,
@@ -61,15 +52,6 @@ KINDS = {
         chooses_attention=True,
         rank_backend="nccl",
     ),
-    "mps": DeviceKind(
-        is_gpu=True,
-        has_streams=False,
-        can_be_many=False,
-        offloads=False,
-        quantizes=False,
-        compiles_kernels=False,
-        chooses_attention=False,
-        rank_backend=None,
-    ),
+    "mps": DeviceKind(is_gpu=True),
 }
 """Every kind of device that the program runs on, by PyTorch's name."""

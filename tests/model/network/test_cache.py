@@ -1,4 +1,4 @@
-"""The cache can be cut, trimmed and grown; what it keeps stays, and what it forgets is gone."""
+"""The KV cache can be truncated, trimmed and grown. Its prefix stays, and the rest is zeros."""
 
 import copy
 
@@ -6,25 +6,11 @@ import pytest
 import torch
 
 from model.network.cache import CAPACITY_STEP, KVCache, ScratchCache
-from model.network.configuration import DenseMLP, TransformerConfig
-
-CONFIG = TransformerConfig(
-    hidden_size=32,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=16,
-    vocabulary=10,
-    rms_norm_eps=1e-6,
-    rope_theta=5e6,
-    rope_theta_hw=1e4,
-    und_mlp=DenseMLP(64),
-    gen_mlp=DenseMLP(64),
-)
+from tests.model.network.test_attention import CONFIG
 
 
 def filled(tokens: int) -> tuple[KVCache, torch.Tensor]:
-    """A cache of that many positions, and the keys it was given (layer 1 holds their doubles)."""
+    """Return a cache of `tokens` positions, and its keys (layer 1 holds their doubles)."""
     cache = KVCache(CONFIG, tokens, torch.float32, torch.device("cpu"))
     keys = torch.randn(1, CONFIG.kv_heads, tokens, CONFIG.head_dim)
     for layer in range(CONFIG.layers):
