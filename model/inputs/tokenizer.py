@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from model.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as RawTokenizer
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CONTEXT_TOKENS = 8
@@ -29,23 +32,23 @@ class Tokenizer:
 
     def __len__(self) -> int:
         """Return the number of different ids."""
-        return len(self._tokenizer)
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
         """Encode a text. Special tokens in it become their ids; none are added."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids. Special tokens stay visible; incomplete characters become U+FFFD."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def _id(self, token: str) -> int:
-        number = self._tokenizer.convert_tokens_to_ids(token)
-        if number is None or number == self._tokenizer.unk_token_id:
+        number = self._tokenizer.token_to_id(token)
+        if number is None:
             raise CheckpointError(
                 f"{self._folder}: the tokenizer has no token {token}", "fetch the tokenizer files again"
             )
-        return int(number)
+        return number
 
 
 class StreamDecoder:
@@ -81,24 +84,21 @@ class StreamDecoder:
         return new
 
 
-def _load(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
+def _load(folder: Path) -> "RawTokenizer":
+    from model.inputs.tokenizer_files import read_tokenizer
 
-    # Transformers does not know `neo_chat` and would warn about it on stderr. The tokenizer does not need that class.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises any error of its parsers
-        if not (folder / "tokenizer.json").exists() and not (folder / "vocab.json").exists():
-            raise CheckpointError(
-                f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json exists",
-                "fetch the tokenizer's files, too",
-            ) from None
+    if not (folder / "tokenizer.json").exists() and not (folder / "vocab.json").exists():
         raise CheckpointError(
-            f"{folder}: the tokenizer cannot be read: {str(error).splitlines()[0] if str(error) else error!r}",
+            f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json exists",
+            "fetch the tokenizer's files, too",
+        )
+    try:
+        return read_tokenizer(folder)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises plain exceptions, and its panics are not even of that class
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise CheckpointError(
+            f"{folder}: the tokenizer cannot be read: {reason[:300]}",
             "fetch tokenizer.json and tokenizer_config.json again",
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)

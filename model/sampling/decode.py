@@ -1,7 +1,6 @@
 """The text loop: from a prefix to new tokens, one at a time."""
 
 from collections.abc import Callable, Collection, Iterator
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -61,32 +60,45 @@ def make_sampler(settings: TextSettings, device: torch.device) -> Sampler:
     """
     if not settings.do_sample and settings.repetition_penalty == 1:
         return greedy
-    from transformers.generation.logits_process import (
-        LogitsProcessorList,
-        RepetitionPenaltyLogitsProcessor,
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
-
-    processors = LogitsProcessorList()
-    if settings.repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
-    if settings.do_sample:
-        processors.append(TemperatureLogitsWarper(settings.temperature))
-        if settings.top_k:
-            processors.append(TopKLogitsWarper(settings.top_k))
-        if settings.top_p < 1:
-            processors.append(TopPLogitsWarper(settings.top_p))
     generator = torch.Generator(device).manual_seed(settings.seed)
 
     def sample(logits: Tensor, tokens: list[int]) -> Tensor:
-        # Only the penalty needs the tokens. Copying them to the device waits, so they are copied only for it.
-        penalised = tokens if settings.repetition_penalty != 1 else []
-        token_ids = torch.tensor(penalised, dtype=torch.long, device=device)
-        scores = processors(cast(torch.LongTensor, token_ids[None]), cast(torch.FloatTensor, logits[None]))
+        scores = logits[None]
+        if settings.repetition_penalty != 1:
+            # Only the penalty needs the tokens. Copying them to the device waits, so they are copied only for it.
+            scores = penalise(scores, torch.tensor([tokens], dtype=torch.long, device=device), settings)
         if not settings.do_sample:
             return scores[0].argmax()
+        scores = keep_likely(scores / settings.temperature, settings)
         return torch.multinomial(scores[0].softmax(dim=-1), 1, generator=generator)[0]
 
     return sample
+
+
+def penalise(scores: Tensor, tokens: Tensor, settings: TextSettings) -> Tensor:
+    """Make tokens that were written less likely.
+
+    The arithmetic of this function and of `keep_likely` is that of transformers' logits processors, so that a seed
+    gives the same text as there.
+
+    Args:
+        scores: logits, (1, vocabulary).
+        tokens: ids of the written tokens, (1, N).
+    """
+    penalty = settings.repetition_penalty
+    written = scores.gather(1, tokens)
+    return scores.scatter(1, tokens, torch.where(written < 0, written * penalty, written / penalty))
+
+
+def keep_likely(scores: Tensor, settings: TextSettings) -> Tensor:
+    """Set scores (1, vocabulary) to -inf outside of the `top_k` most likely tokens, and outside of the most likely
+    tokens whose probabilities sum to `top_p`."""
+    if settings.top_k:
+        least = scores.topk(min(settings.top_k, scores.shape[-1]))[0][..., -1, None]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if settings.top_p < 1:
+        ordered, order = scores.sort()
+        unlikely = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - settings.top_p
+        unlikely[..., -1] = False  # the most likely token always stays
+        scores = scores.masked_fill(unlikely.scatter(1, order, unlikely), -torch.inf)
+    return scores

@@ -50,6 +50,7 @@ class Program:
 
     def __call__(self, *words: str, stdin: bytes | str | None = None) -> Outcome:
         result = CliRunner().invoke(app, list(words), input=stdin)
+        sys.stderr.write(result.stderr)  # pytest shows it if the test fails
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return Outcome(result.exit_code, result.stdout, result.stderr, result.stdout_bytes)
 

@@ -42,6 +42,40 @@ def test_top_p_and_top_k_limit_the_candidates() -> None:
     assert {int(sample(LOGITS, [])) for _ in range(200)} == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"repetition_penalty": 1.3},
+        {"do_sample": True, "temperature": 1.7},
+        {"do_sample": True, "top_k": 5, "top_p": 0.9},
+        {"do_sample": True, "top_k": 90, "top_p": 0.4, "repetition_penalty": 0.8},
+        {"do_sample": True, "top_p": 1e-6},
+    ],
+)
+def test_scores_are_those_of_transformers(changes: dict[str, Any]) -> None:
+    from transformers.generation import logits_process as theirs
+
+    settings = TextSettings(**changes)
+    processors = theirs.LogitsProcessorList()
+    if settings.repetition_penalty != 1:
+        processors.append(theirs.RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.do_sample:
+        processors.append(theirs.TemperatureLogitsWarper(settings.temperature))
+        if settings.top_k:
+            processors.append(theirs.TopKLogitsWarper(settings.top_k))
+        if settings.top_p < 1:
+            processors.append(theirs.TopPLogitsWarper(settings.top_p))
+    source = torch.Generator().manual_seed(4)
+    sample, draw = make_sampler(settings, CPU), torch.Generator().manual_seed(settings.seed)
+    tokens: list[int] = []
+    for _ in range(30):
+        logits = torch.randn(80, generator=source).mul(3).round(decimals=1)  # some are equal
+        scores = processors(torch.tensor([tokens], dtype=torch.long), logits[None].clone())[0]
+        likely = torch.multinomial(scores.softmax(-1), 1, generator=draw)[0] if settings.do_sample else scores.argmax()
+        tokens.append(int(sample(logits, tokens)))
+        assert tokens[-1] == likely
+
+
 class AsyncBackend(Backend):
     """A backend with asynchronous steps. `launched` counts the denoising steps that were started."""
 
