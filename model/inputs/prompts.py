@@ -1,10 +1,12 @@
 """Prompts in the format of the training data (ChatML), with slots for images."""
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
 from model.conversation import write_placeholders
+from model.inputs.tokenizer import TEXT_END, TEXT_START
 from model.placeholders import PLACEHOLDER
 from model.requests import Message
 
@@ -46,19 +48,37 @@ def images_prompt(images: int) -> str:
 
 def answer_prompt(turns: Sequence[Message], images: int, system: str) -> str:
     """Return the prompt of describe and chat. The last turn is the question. Errors as for `place_images`."""
-    return chat_ml(place_images(turns, images), system, "")
+    return chat_ml(place_images(turns, images), plain_text(system), "")
 
 
 def place_images(turns: Sequence[Message], images: int) -> list[Message]:
-    """Write missing placeholders as `write_placeholders` does and replace each by `IMAGE_SLOT`.
+    """Write missing placeholders as `write_placeholders` does and replace each by `IMAGE_SLOT`. All other text of the
+    turns is marked as plain text.
 
     Raises:
         RequestError: a text has more placeholders than there are images, or one of the model's image tokens.
     """
     return [
-        Message(turn.role, turn.text.replace(PLACEHOLDER, IMAGE_SLOT)) if turn.role == "user" else turn
+        Message(turn.role, IMAGE_SLOT.join(map(plain_text, turn.text.split(PLACEHOLDER))))
+        if turn.role == "user"
+        else Message(turn.role, _answer_text(turn.text))
         for turn in write_placeholders(turns, images)
     ]
+
+
+def plain_text(text: str) -> str:
+    """Mark a user's or a model's text, so that a control token such as `<|im_end|>` in it is only text.
+
+    Control tokens come only from this module: a text from a file or a client must not end a turn or begin another one.
+    """
+    return f"{TEXT_START}{text}{TEXT_END}" if "<" in text else text
+
+
+def _answer_text(text: str) -> str:
+    """Mark an earlier answer as plain text, except for its think tags: they are the model's own, and harmless."""
+    return "".join(
+        piece if piece in ("<think>", "</think>") else plain_text(piece) for piece in re.split("(</?think>)", text)
+    )
 
 
 def chat_ml(turns: Sequence[Message], system: str, assistant_start: str) -> str:

@@ -1,5 +1,6 @@
 """The checkpoint's tokenizer with its special tokens, and a decoder for tokens that arrive one by one."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,12 @@ from model.errors import CheckpointError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as RawTokenizer
 
+TEXT_START = "\0text\0"
+TEXT_END = "\0end\0"
+"""Marks around plain text, in which no control token has a meaning. A user's text cannot contain NUL characters."""
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_CUT = "\0cut\0"
 CONTEXT_TOKENS = 8
 """Tokens that are decoded again with a new one: some tokenizers decode a token differently at the start of a text."""
 
@@ -24,6 +30,8 @@ class Tokenizer:
     def __init__(self, folder: Path) -> None:
         self._tokenizer = _load(folder)
         self._folder = folder
+        tokens = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+        self._control_tokens = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
         self.end_of_turn = self._id("<|im_end|>")
         self.think_end = self._id("</think>")
         self.image_context = self._id("<IMG_CONTEXT>")
@@ -35,12 +43,25 @@ class Tokenizer:
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """Encode a text. Special tokens in it become their ids; none are added."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """Encode a text. Control tokens in it become their ids, except inside plain text; none are added."""
+        if TEXT_START not in text:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        pieces = self._without_control_tokens(text).split(_CUT)
+        return [number for piece in pieces for number in self._tokenizer.encode(piece, add_special_tokens=False).ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids. Special tokens stay visible; incomplete characters become U+FFFD."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def _without_control_tokens(self, text: str) -> str:
+        """Cut each control token inside plain text after its first character, and remove the marks. Other plain text
+        is tokenized together with its surroundings, exactly as without marks."""
+        head, *marked = text.split(TEXT_START)
+        parts = [head]
+        for each in marked:
+            inside, _, after = each.partition(TEXT_END)
+            parts += [self._control_tokens.sub(lambda found: found[0][0] + _CUT + found[0][1:], inside), after]
+        return "".join(parts)
 
     def _id(self, token: str) -> int:
         number = self._tokenizer.token_to_id(token)
