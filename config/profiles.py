@@ -16,9 +16,27 @@ BUILT_IN_FOLDER = Path(__file__).parent / "profiles"
 
 
 def user_folder() -> Path:
-    """Return the folder of the user's settings. The variable SENSENOVA_CONFIG_DIR overrides it."""
+    """Return the folder of the user's settings. The variable SENSENOVA_CONFIG_DIR overrides it.
+
+    Raises:
+        SettingsError: the user has no home folder, as in a container with an unknown user id.
+    """
     override = os.environ.get("SENSENOVA_CONFIG_DIR")
-    return Path(override).expanduser() if override else user_config_path("sensenova", appauthor=False)
+    try:
+        return Path(override).expanduser() if override else user_config_path("sensenova", appauthor=False)
+    except RuntimeError:
+        raise SettingsError(
+            "the folder of your settings is unknown: this user has no home folder", "set SENSENOVA_CONFIG_DIR, or HOME"
+        ) from None
+
+
+def has_user_folder() -> bool:
+    """Return whether the user has a folder for settings; one without a home folder has none."""
+    try:
+        user_folder()
+    except SettingsError:
+        return False
+    return True
 
 
 def user_file() -> Path:
@@ -44,7 +62,8 @@ def profile_files() -> dict[str, Path]:
         SettingsError: the folder of the user's profiles cannot be read.
     """
     found: dict[str, Path] = {}
-    for folder in (BUILT_IN_FOLDER, user_folder() / "profiles"):
+    folders = [BUILT_IN_FOLDER, user_folder() / "profiles"] if has_user_folder() else [BUILT_IN_FOLDER]
+    for folder in folders:
         try:
             found.update({path.stem: path for path in folder.iterdir() if path.suffix == ".toml"})
         except FileNotFoundError:

@@ -5,6 +5,7 @@ of a picture (`--from`), flags, and the settings beside a prompt in a prompt fil
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import SettingsError
-from config.profiles import PROJECT_FILE, find_profile, is_profile_path, user_file
+from config.profiles import PROJECT_FILE, find_profile, has_user_folder, is_profile_path, user_file
 from config.recommended import Recommended, check_recommended
 from config.settings import SETTING_NAMES, LoadSettings, OutputSettings, Settings, SettingsGroup, require_compatible
 from config.toml_file import read_settings_file, show_path, toml_literal
@@ -41,6 +42,11 @@ FOREIGN_VARIABLES = frozenset(
     )
 )
 """Variables of SenseNova's web service and the reference implementation's tools, which we ignore."""
+
+KUBERNETES_VARIABLE = re.compile(
+    rf"{PREFIX}(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""Variables that Kubernetes sets for a service named `sensenova`, which we ignore, too."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,8 @@ def _checkpoint_layer(recommended: Recommended | None) -> Layer:
 
 
 def _file_layers(profile: str | None) -> Layer:
-    for path, kind in ((user_file(), "user file"), (PROJECT_FILE, "project file")):
+    files = [(user_file(), "user file")] if has_user_folder() else []
+    for path, kind in (*files, (PROJECT_FILE, "project file")):
         if _may_exist(path):
             for name, value in read_settings_file(path).values.items():
                 yield name, value, f"{kind} {show_path(path)}"
@@ -194,7 +201,11 @@ def _environment_layer() -> Layer:
         key.removeprefix(PREFIX).lower(): text
         for key, text in os.environ.items()
         # An empty variable counts as unset, as for NO_COLOR: `SENSENOVA_SEED= sensenova …` clears one.
-        if key.startswith(PREFIX) and text and key not in OTHER_VARIABLES and key not in FOREIGN_VARIABLES
+        if key.startswith(PREFIX)
+        and text
+        and key not in OTHER_VARIABLES
+        and key not in FOREIGN_VARIABLES
+        and not KUBERNETES_VARIABLE.fullmatch(key)
     }
     notation = Notation(
         place=_nothing,

@@ -40,12 +40,14 @@ def run_rank(rank: int, connection: int | None = None) -> None:
     Args:
         connection: file descriptor of the connection to rank 0; None under a launcher.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C cancels
     store = None
     if connection is None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # the wait for rank 0 is not in Python, so only this ends it at once
         channel, store = connect_to_rank_zero()
     else:
         channel = ControlChannel(Connection(connection))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what Ctrl-C cancels
     from model.runner import Runner
 
     groups = _join_groups(rank, channel, store)

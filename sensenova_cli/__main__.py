@@ -1,14 +1,20 @@
 """The entry point of the console script and of `python -m sensenova_cli`."""
 
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 INTERRUPTED = 130
 """The same value as in `sensenova_cli.errors`, whose import takes a while."""
+
+COMMANDS_WITH_A_MODEL = ("generate", "edit", "describe", "chat", "repl", "run", "bench", "verify")
+"""Commands that can run on several ranks. The others answer in every process, also if a cluster sets the variables of a
+launcher for everybody."""
 
 
 def main() -> None:
@@ -16,7 +22,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # Importing takes a while. Until then an interrupt can exit at once, because nothing needs cleanup.
         signal.signal(number, lambda number, frame: _exit_interrupted())
+    if os.environ.get("COLUMNS") == "0":  # some programs set it without a terminal; nothing fits into no columns
+        del os.environ["COLUMNS"]
     _remove_current_folder()
+    _import_own_packages()
     _limit_spinning()
     rank = _rank()
     if rank > 0:
@@ -64,13 +73,20 @@ def _limit_spinning() -> None:
 
 
 def _rank() -> int:
-    """Return this process's rank if a launcher such as torchrun started it, else -1."""
-    if "RANK" not in os.environ:  # the usual case needs no import
+    """Return this process's rank if a launcher such as torchrun started it for a command with a model, else -1."""
+    if "RANK" not in os.environ or not _needs_model(sys.argv[1:]):  # the usual cases need no import
         return -1
     from model import launched
 
     world = launched()
     return world[0] if world else -1
+
+
+def _needs_model(words: Sequence[str]) -> bool:
+    options = words[: words.index("--")] if "--" in words else words
+    if not {"-h", "--help", "--version"}.isdisjoint(options):
+        return False
+    return next((word for word in words if not word.startswith("-")), "") in COMMANDS_WITH_A_MODEL
 
 
 def _exit_interrupted() -> None:
@@ -91,6 +107,20 @@ def _remove_current_folder() -> None:
         return
     if here != home and here not in _library_folders():
         sys.path[:] = [entry for entry in sys.path if entry and Path(entry).absolute() != here]
+
+
+def _import_own_packages() -> None:
+    """Import `config` and `model` from the folder of this package, even if a folder on PYTHONPATH has such modules."""
+    folder = Path(__file__).resolve().parent.parent
+    for name in ("config", "model"):
+        found = importlib.util.find_spec(name)
+        own = folder / name / "__init__.py"
+        if (found is None or found.origin is None or Path(found.origin) != own) and own.exists():
+            spec = importlib.util.spec_from_file_location(name, own, submodule_search_locations=[str(own.parent)])
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            spec.loader.exec_module(module)
 
 
 def _library_folders() -> set[Path]:

@@ -3,7 +3,10 @@
 import json
 import os
 import queue
+import socket
+import sys
 import threading
+import time
 import traceback
 from datetime import timedelta
 from multiprocessing.connection import Client, Connection
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 RENDEZVOUS_KEY = "sensenova/ranks"
 """Key in a launcher's store under which rank 0 publishes the address of its listener."""
+CONNECT_SECONDS = 180
+"""Time in which a rank must reach the launcher's store."""
 NO_RANKS = b"none"
 """Value of that key if rank 0 needs no other ranks."""
 
@@ -62,10 +67,12 @@ def connect_to_rank_zero() -> tuple[ControlChannel, "Store"]:
     """Connect to rank 0 under a launcher; return the control channel and the launcher's store.
 
     Raises:
-        SystemExit: rank 0 needs no other ranks.
+        SystemExit: rank 0 needs no other ranks, or cannot be reached.
     """
+    _wait_for_store(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
     from torch.distributed.rendezvous import rendezvous
 
+    # Rank 0 may have to download the model before it answers.
     store, rank, _ = next(iter(rendezvous("env://", timeout=timedelta(days=1))))
     address = store.get(RENDEZVOUS_KEY)
     if address == NO_RANKS:
@@ -74,3 +81,31 @@ def connect_to_rank_zero() -> tuple[ControlChannel, "Store"]:
     connection = Client((host, port), authkey=bytes.fromhex(key))
     connection.send(rank)
     return ControlChannel(connection), store
+
+
+def _wait_for_store(host: str, port: str) -> None:
+    """Wait until somebody listens where the launcher's store should be. A cluster may set a launcher's variables for
+    programs that no launcher has started; PyTorch would wait for hours, and print stack traces of its C++ code.
+
+    Raises:
+        SystemExit: nobody listens there in time.
+    """
+    rank, end = os.environ["RANK"], time.monotonic() + CONNECT_SECONDS
+    reason = "it takes too long"
+    told = False
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except (OSError, ValueError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+        if not told:
+            print(f"rank {rank} waits for rank 0 at {host}:{port} ({reason})", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(0.5)
+    print(
+        f"error: rank {rank} cannot reach rank 0 at {host}:{port}: {reason}\n"
+        "hint: a launcher sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; unset them to run without one",
+        file=sys.stderr,
+    )
+    raise SystemExit(1)

@@ -22,6 +22,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, Listener, wait
 from typing import IO, TYPE_CHECKING, Any
 
+import config
+import model
 from model.errors import DeviceError, RankError
 from model.parallel.channel import NO_RANKS, RENDEZVOUS_KEY
 from model.parallel.commands import EXIT
@@ -140,13 +142,21 @@ class RankConnections:
                 "unset MASTER_PORT to use a free port, or set it to another one",
             ) from error
         self.store, self.port = store, store.port
+        own_packages = [(package.__name__, package.__file__) for package in (config, model)]
         for rank in range(1, size):
             ours, theirs = Pipe()
             self._connections[rank] = ours
             self._stderr[rank] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in `close`
-            # The rank imports the same modules as this process, and none from the current folder.
-            code = f"import sys; sys.path[:] = {sys.path!r}\n"
-            code += f"from model.rank_main import run_rank; run_rank({rank}, {theirs.fileno()})"
+            # The rank imports the same modules as this process, none from the current folder, and our own packages
+            # even if a folder of PYTHONPATH has modules of their names.
+            code = (
+                f"import importlib.util, sys; sys.path[:] = {sys.path!r}\n"
+                f"for name, file in {own_packages!r}:\n"
+                "    spec = importlib.util.spec_from_file_location(name, file)\n"
+                "    sys.modules[name] = importlib.util.module_from_spec(spec)\n"
+                "    spec.loader.exec_module(sys.modules[name])\n"
+                f"from model.rank_main import run_rank; run_rank({rank}, {theirs.fileno()})"
+            )
             self.processes[rank] = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
                 stdin=subprocess.DEVNULL,
@@ -181,6 +191,6 @@ def release_rank_processes() -> None:
     from torch.distributed import DistError
     from torch.distributed.rendezvous import rendezvous
 
-    with contextlib.suppress(DistError, ValueError):
-        store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=20))))
+    with contextlib.suppress(DistError, ValueError, KeyboardInterrupt):
+        store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=10))))
         store.set(RENDEZVOUS_KEY, NO_RANKS)

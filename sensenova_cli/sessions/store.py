@@ -19,9 +19,18 @@ MAX_NAME_BYTES = 200
 
 
 def data_folder() -> Path:
-    """Return the folder for the user's data; the environment variable SENSENOVA_DATA_DIR overrides it."""
+    """Return the folder for the user's data; the environment variable SENSENOVA_DATA_DIR overrides it.
+
+    Raises:
+        SessionError: the user has no home folder, as in a container with an unknown user id.
+    """
     override = os.environ.get("SENSENOVA_DATA_DIR")
-    return Path(override).expanduser() if override else user_data_path("sensenova", appauthor=False)
+    try:
+        return Path(override).expanduser() if override else user_data_path("sensenova", appauthor=False)
+    except RuntimeError:
+        raise SessionError(
+            "the folder of your sessions is unknown: this user has no home folder", "set SENSENOVA_DATA_DIR, or HOME"
+        ) from None
 
 
 def sessions_folder() -> Path:

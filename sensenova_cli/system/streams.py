@@ -1,5 +1,6 @@
 """Standard streams, which may be closed or full, or whose reader may have ended."""
 
+import codecs
 import contextlib
 import io
 import os
@@ -11,6 +12,10 @@ from sensenova_cli.errors import UsageError
 
 STDIN = "-"
 """The word that means standard input in place of a prompt or a file."""
+
+
+RESULT_ERRORS = "sensenova-results"
+"""Name of the error handler of stdout, see `_encode_rest`."""
 
 
 class StdoutError(OSError):
@@ -28,10 +33,25 @@ def prepare_streams() -> None:
             # The stream was closed before the program started; discard the output. See also `stdout_is_closed`.
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  # stays open
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names may contain bytes that are not text; print them unchanged.
-        sys.stdout = _rewired(sys.stdout, _ResultWriter, errors="surrogateescape")
+        # Programs get UTF-8: JSON is UTF-8, and so are the bytes of file names. A terminal gets its own encoding.
+        encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+        sys.stdout = _rewired(sys.stdout, _ResultWriter, encoding, errors=RESULT_ERRORS)
     if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = _rewired(sys.stderr, _MessageWriter, errors="backslashreplace")
+        sys.stderr = _rewired(sys.stderr, _MessageWriter, sys.stderr.encoding, errors="backslashreplace")
+
+
+def _encode_rest(error: UnicodeError) -> tuple[bytes | str, int]:
+    """Write bytes of file names that are not text unchanged, and escape characters that the encoding lacks."""
+    assert isinstance(error, UnicodeEncodeError)
+    rest = error.object[error.start : error.end]
+    encoded = b"".join(
+        bytes([ord(char) - 0xDC00]) if 0xDC80 <= ord(char) <= 0xDCFF else char.encode("ascii", "backslashreplace")
+        for char in rest
+    )
+    return encoded, error.end
+
+
+codecs.register_error(RESULT_ERRORS, _encode_rest)
 
 
 def stdout_is_closed() -> bool:
@@ -112,11 +132,11 @@ class _MessageWriter(_Writer):
             return len(data)
 
 
-def _rewired(stream: io.TextIOWrapper, writer: type[_Writer], errors: str) -> io.TextIOWrapper:
+def _rewired(stream: io.TextIOWrapper, writer: type[_Writer], encoding: str, errors: str) -> io.TextIOWrapper:
     """Return a copy of the stream that writes through `writer`."""
     return io.TextIOWrapper(
         io.BufferedWriter(writer(stream)),
-        encoding=stream.encoding,
+        encoding=encoding,
         errors=errors,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
