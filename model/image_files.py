@@ -4,19 +4,37 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from config.sizes import MAX_ASPECT
 from model.errors import PictureError
+from model.png_chunks import essential_png
 
 MAX_INPUT_PIXELS = 178_956_970
 """Most pixels of an image to decode. At this size Pillow suspects an attack, too."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000")
 """Supported formats: the usual ones. Pillow knows more, and starts other programs for some of them."""
+
+EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PROFILE_MODES = {"RGB": "RGB", "RGBA": "RGB", "P": "RGB", "CMYK": "CMYK", "L": "L", "LA": "L"}
+"""Mode of an image → mode that its colour profile is about."""
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Most bytes of a picture file."""
 
 _EIGHT_BITS = [(value * 255 + 32767) // 65535 for value in range(65536)]
 """16-bit grey value → nearest 8-bit grey value."""
@@ -25,8 +43,8 @@ _EIGHT_BITS = [(value * 255 + 32767) // 65535 for value in range(65536)]
 def read_picture(source: str | Path | bytes, name: str | None = None) -> Image.Image:
     """Read a picture as the models see it.
 
-    This is the first frame of an animation, upright according to its EXIF orientation, with transparent parts on white.
-    16-bit grey is scaled to 8 bits, and other colour modes are converted.
+    This is the first frame of an animation, upright according to its EXIF orientation, in sRGB according to its colour
+    profile, with transparent parts on white. 16-bit grey is scaled to 8 bits, and other colour modes are converted.
 
     Args:
         source: a path, or the contents of a file.
@@ -50,7 +68,7 @@ def as_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
         PictureError: the image has floating-point or 32-bit values, or its sides differ by a factor of more than 200.
     """
     _check_shape(image.size, name)
-    return _on_white(_eight_bit(ImageOps.exif_transpose(image), name))
+    return _on_white(_in_srgb(_eight_bit(_upright(image), name)))
 
 
 @contextmanager
@@ -97,7 +115,7 @@ def _name_of(source: str | Path | bytes, name: str | None) -> str:
 
 
 def _open_file(source: str | Path | bytes, shown: str) -> BinaryIO:
-    """Return the encoded picture as a seekable file that is not empty."""
+    """Return the encoded picture as a file in memory that is not empty."""
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise PictureError(f"{shown} is a web address; only files can be read", "download the picture first")
     try:
@@ -109,14 +127,15 @@ def _open_file(source: str | Path | bytes, shown: str) -> BinaryIO:
     except (OSError, ValueError, RuntimeError) as error:  # ValueError: a NUL in the name; RuntimeError: ~nobody
         reason = getattr(error, "strerror", None) or error
         raise PictureError(f"{shown} cannot be read: {reason}", "check its name and permissions") from error
-    if not file.seekable():  # a pipe, such as a shell's <(command)
-        with file:
-            return _open_file(file.read(), shown)
-    if not file.read(1):
-        file.close()
+    with file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if not content:
         raise PictureError(f"{shown} is empty (0 bytes)", "save or download it again")
-    file.seek(0)
-    return file
+    if len(content) > MAX_FILE_BYTES:
+        raise PictureError(
+            f"{shown} has more than {MAX_FILE_BYTES:,} bytes, which is too large", "make it smaller first"
+        )
+    return io.BytesIO(essential_png(content))
 
 
 def _check_shape(size: tuple[int, int], shown: str) -> None:
@@ -125,6 +144,46 @@ def _check_shape(size: tuple[int, int], shown: str) -> None:
             f"{shown} is {size[0]}x{size[1]} pixels; sides may differ by a factor of {MAX_ASPECT:g} at most",
             "crop it first",
         )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF orientation says. Pillow's own function also rewrites the EXIF data, and fails at some
+    that other programs have written."""
+    try:
+        orientation = image.getexif().get(EXIF_ORIENTATION)
+    except Exception:  # damaged EXIF data, for which Pillow raises nearly any error
+        orientation = None
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for name in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        turned.info.pop(name, None)  # otherwise the image would be turned again
+    return turned
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """Convert an image with a colour profile to sRGB. A profile that is damaged or of another mode has no effect."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not profile or image.mode not in _PROFILE_MODES:
+        return image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(own).lower():
+            return image
+        opaque = image.convert(_PROFILE_MODES[image.mode])
+        converted = ImageCms.profileToProfile(opaque, own, _srgb(), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image
+    assert converted is not None
+    if image.has_transparency_data:
+        converted.putalpha(image.convert("RGBA").getchannel("A"))
+    return converted
+
+
+@cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 def _eight_bit(image: Image.Image, shown: str) -> Image.Image:

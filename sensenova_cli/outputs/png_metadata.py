@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo, iTXt
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,7 +24,7 @@ from config.errors import SettingsError
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings
 from model import DEMO_MODEL, PictureError, open_picture
 from sensenova_cli.system.streams import STDIN
-from sensenova_cli.system.unicode import json_text, valid_unicode
+from sensenova_cli.system.unicode import valid_unicode
 
 KEYWORD = "sensenova"
 FORMAT = 1
@@ -117,7 +117,8 @@ def png_info(record: PictureRecord) -> PngInfo:
     chunks = PngInfo()
     content = {"format": FORMAT, **record.model_dump(mode="json")}
     # The text is uncompressed, because every viewer can show it then, and Pillow limits the size of compressed text.
-    chunks.add_itxt(KEYWORD, json_text(content), zip=False)
+    # ASCII, because some programs save the text again in another encoding.
+    chunks.add_itxt(KEYWORD, json.dumps(content), zip=False)
     chunks.add_text("parameters", valid_unicode(_parameters(record)))
     return chunks
 
@@ -139,6 +140,7 @@ def read_record(source: str | Path | bytes, name: str | None = None) -> PictureR
         text = image.text.get(KEYWORD) if isinstance(image, PngImageFile) else None
     if text is None:
         return None
+    text = _repaired(text)
     shown_name = name if name is not None else "the picture" if isinstance(source, bytes) else str(source)
     try:
         content = json.loads(text)
@@ -155,6 +157,16 @@ def read_record(source: str | Path | bytes, name: str | None = None) -> PictureR
             f"the record in {shown_name} cannot be read ({_reason(error)})",
             "the picture itself may still be intact",
         ) from error
+
+
+def _repaired(text: str) -> str:
+    """Undo an error of some image libraries, which store UTF-8 in a chunk for Latin-1."""
+    if isinstance(text, iTXt):
+        return text
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _reason(error: Exception) -> str:

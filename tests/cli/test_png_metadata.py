@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ RECORD = PictureRecord(
     think_text="First the sky.\n\nThen the cat.",
     version="0.1.0",
 )
+
+
+CASES = Path(__file__).parents[1] / "data" / "cases"
 
 
 def changed_record(**changes: object) -> PictureRecord:
@@ -172,3 +176,27 @@ def test_input_files_are_identified_by_their_bytes(tmp_path: Path) -> None:
     assert InputFile.of("-", b"abc") == InputFile(path="-", sha256=known.sha256)
     path.write_bytes(b"abd")
     assert InputFile.of(path) != known
+
+
+def test_a_record_that_another_library_saved_again() -> None:
+    """It stored UTF-8 in a chunk for Latin-1."""
+    record = read_record(CASES / "record_resaved.png")
+    assert record is not None and record.prompt == "ein süßes Kätzchen 猫 auf blauem Grund"
+
+
+def test_records_are_ascii() -> None:
+    content = saved(changed_record(prompt="ein süßes 猫"))
+    start = content.index(KEYWORD.encode())
+    length = struct.unpack(">I", content[start - 8 : start - 4])[0]
+    assert content[start : start + length].isascii()
+    assert b"\\u732b" in content
+
+
+@pytest.mark.parametrize("saved_as", ["text", "compressed"])
+def test_records_survive_programs_that_save_the_text_again(saved_as: str) -> None:
+    record = changed_record(prompt="ein süßes 猫")
+    with Image.open(io.BytesIO(saved(record))) as image:
+        text, buffer, chunks = image.text[KEYWORD], io.BytesIO(), PngInfo()  # type: ignore[attr-defined]
+        chunks.add_text(KEYWORD, str(text), zip=saved_as == "compressed")
+        image.save(buffer, "PNG", pnginfo=chunks)
+    assert read_record(buffer.getvalue()) == record

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 from model.errors import PictureError
 from model.image_files import MAX_INPUT_PIXELS, read_picture
@@ -241,3 +241,60 @@ def test_named_pipe(tmp_path: Path) -> None:
     writer.start()
     assert read_picture(pipe).tobytes() == gradient().tobytes()
     writer.join(5)
+
+
+CASES = Path(__file__).parents[1] / "data" / "cases"
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("png_long_text.png", (64, 48)), ("png_short_phys.png", (64, 48)), ("exif_negative_resolution.jpg", (48, 64))],
+)
+def test_damage_that_the_pixels_do_not_need(name: str, size: tuple[int, int]) -> None:
+    assert read_picture(CASES / name).size == size
+
+
+def test_damaged_pixels_stay_an_error() -> None:
+    content = (CASES / "png_short_phys.png").read_bytes()
+    with pytest.raises(PictureError, match="damaged or incomplete"):
+        read_picture(content[:-30])
+
+
+@pytest.mark.parametrize(
+    "kind", [b"pHYs", b"tIME", b"iTXt", b"zTXt", b"tEXt", b"iCCP", b"eXIf", b"gAMA", b"cHRM", b"vpAg"]
+)
+@pytest.mark.parametrize("data", [b"", b"\0", b"key\0\1\0\0\0x\x9c", bytes(range(256))])
+@pytest.mark.parametrize("checksum", [True, False])
+def test_any_damaged_chunk_beside_the_pixels(kind: bytes, data: bytes, checksum: bool) -> None:
+    content = encode(gradient())
+    chunk = kind + data
+    crc = zlib.crc32(chunk) if checksum else 1
+    damaged = content[:33] + struct.pack(">I", len(data)) + chunk + struct.pack(">I", crc) + content[33:]
+    assert read_picture(damaged).tobytes() == gradient().tobytes()
+
+
+def test_a_colour_profile_is_converted_to_srgb() -> None:
+    red, _, blue = read_picture(CASES / "profile_red_is_blue.png").getpixel((0, 0))  # type: ignore[misc]
+    assert red < 60 and blue > 190
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "LA"])
+def test_an_srgb_or_damaged_profile_changes_nothing(mode: str) -> None:
+    picture = gradient().convert(mode)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    plain = read_picture(encode(picture))
+    for profile in (srgb, b"no profile", srgb[:200]):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", icc_profile=profile)
+        assert read_picture(buffer.getvalue()).tobytes() == plain.tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation: int) -> None:
+    picture = gradient()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue())))
+    assert read_picture(buffer.getvalue()).tobytes() == expected.convert("RGB").tobytes()
