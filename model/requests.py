@@ -1,5 +1,6 @@
 """Requests to an engine: plain, validated, immutable values."""
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -113,7 +114,8 @@ Request = GenerateRequest | EditRequest | AnswerRequest
 
 
 def _require_text(text: str, name: str, hint: str) -> None:
-    if not text.strip():
+    # Invisible characters, such as a zero-width space, say nothing either.
+    if all(unicodedata.category(letter)[0] in "CZ" for letter in text):
         raise RequestError(f"the {name} is empty", hint)
     _require_characters(text, name)
 

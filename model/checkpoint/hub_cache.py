@@ -39,7 +39,24 @@ def cached_folder(model: str, revision: str) -> Path | None:
         config = try_to_load_from_cache(model, CONFIG_FILE, revision=revision)
     except HFValidationError:  # some names of the form owner/name are not valid ids
         return None
-    return Path(config).parent if isinstance(config, str) else None
+    return Path(config).parent if isinstance(config, str) else _copied_snapshot(model, revision)
+
+
+def _copied_snapshot(model: str, revision: str) -> Path | None:
+    """Return the snapshot of a cache that was copied by hand, whose note about the revision is missing or has another
+    form than the library writes; None if it is not clear which snapshot is meant."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE).expanduser() / f"models--{model.replace('/', '--')}"
+    try:
+        note = folder / "refs" / revision
+        named = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+        snapshots = [each for each in (folder / "snapshots").iterdir() if (each / CONFIG_FILE).is_file()]
+    except (OSError, UnicodeDecodeError):
+        return None
+    if named:
+        return next((each for each in snapshots if each.name == named), None)
+    return snapshots[0] if revision == "main" and len(snapshots) == 1 else None
 
 
 def _missing_weights(folder: Path) -> str | None:

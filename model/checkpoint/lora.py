@@ -150,6 +150,13 @@ def _problems(
     unknown = [layer for layer in groups if f"{layer}.weight" not in layout]
     incomplete = [layer for layer, parts in groups.items() if not {*PARTS[:2]} <= set(parts)]
     misshapen = []
+    empty = [layer for layer, parts in groups.items() if any(tensor.numel() == 0 for tensor in parts.values())]
+    not_floats = [
+        f"{layer}{part}: {str(tensor.dtype).removeprefix('torch.')}"
+        for layer, parts in groups.items()
+        for part, tensor in parts.items()
+        if not tensor.is_floating_point() and part != PARTS[2]
+    ]
     for layer, parts in groups.items():
         target = layout.get(f"{layer}.weight")
         if target is None or layer in incomplete:
@@ -163,6 +170,8 @@ def _problems(
     for title, names in (
         ("of layers that the model does not have", unknown),
         ("without lora_down or lora_up", incomplete),
+        ("of rank 0", empty),
+        ("of whole numbers, which cannot be merged without their scale", not_floats),
         ("of another shape", misshapen),
         ("that do not belong to a LoRA", other_keys),
     ):

@@ -1,5 +1,6 @@
 """`sensenova info`: prints how a picture was made or what a checkpoint is, without loading a model."""
 
+import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -58,7 +59,7 @@ def info(
 
 
 def _facts(file: str) -> dict[str, Any]:
-    if file != STDIN and Path(file).is_dir():
+    if file != STDIN and os.path.isdir(file):  # noqa: PTH112  # pathlib raises an error for a name that is too long
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
     from sensenova_cli.outputs.png_metadata import read_record
 

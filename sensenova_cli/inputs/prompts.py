@@ -46,8 +46,9 @@ def given_prompts(argument: str | None, option: str | None, file: str | None) ->
 
 
 def read_text(text: str) -> str:
-    """Return the text itself, or for `-` the text on standard input without its final line end."""
-    return _read_stdin().rstrip("\r\n") if text == STDIN else text
+    """Return the text itself, or for `-` the text on standard input without its final line end. Line ends of Windows
+    become those of other systems, so that the same text gives the same picture."""
+    return _read_stdin().replace("\r\n", "\n").rstrip("\r\n") if text == STDIN else text
 
 
 def refuse_stdin_twice(*values: str | None) -> None:
@@ -58,19 +59,35 @@ def refuse_stdin_twice(*values: str | None) -> None:
 
 def read_prompt_file(file: str) -> list[Prompt]:
     """Read one prompt per line; `#` starts a comment line. Lines are JSON objects with settings if the file ends in
-    .jsonl, or if the first prompt on standard input starts with a brace.
+    .jsonl, or if the first prompt on standard input starts with a brace. A .json file is a list of such objects.
 
     Raises:
         UsageError: the file cannot be read, a line is not a JSON object with a prompt, or there is no prompt.
         SettingsError: a setting has a wrong name, type or value.
     """
     name = "standard input" if file == STDIN else file
+    if Path(file).suffix.lower() == ".json":
+        return _read_list(file)
     numbered = ((f"{name}:{number}: ", line.strip()) for number, line in enumerate(_read_lines(file), start=1))
     lines = [(place, line) for place, line in numbered if line and not line.startswith("#")]
     if not lines:
         raise UsageError(f"{name} contains no prompt", "write one prompt per line")
     is_json = lines[0][1].startswith("{") if file == STDIN else Path(file).suffix.lower() == ".jsonl"
     return [_parse_object(line, place) if is_json else Prompt(line, place=place) for place, line in lines]
+
+
+def _read_list(file: str) -> list[Prompt]:
+    hint = "write a list of objects, or one object a line in a .jsonl file"
+    try:
+        content = json.loads("\n".join(_read_lines(file)))
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(f"{file}: this is not JSON: {reason}", hint) from error
+    if not isinstance(content, list):
+        raise UsageError(f"{file} is not a list of prompts", hint)
+    if not content:
+        raise UsageError(f"{file} contains no prompt", hint)
+    return [_prompt_of(each, f"{file}: item {number}: ") for number, each in enumerate(content, start=1)]
 
 
 def _read_lines(file: str) -> list[str]:
@@ -95,8 +112,16 @@ def _read_stdin() -> str:
 def _parse_object(line: str, place: str) -> Prompt:
     try:
         content = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{place}this is not JSON: {error}", 'write it like {"prompt": "a cat", "seed": 7}') from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(
+            f"{place}this is not JSON: {reason}", 'write it like {"prompt": "a cat", "seed": 7}'
+        ) from error
+    return _prompt_of(content, place)
+
+
+def _prompt_of(content: Any, place: str) -> Prompt:
+    """Read an object with a prompt, and its input pictures and settings."""
     if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
         meant = near_miss("prompt", content) if isinstance(content, dict) and "prompt" not in content else None
         hint = f'write "prompt" instead of "{meant}"' if meant else 'write it like {"prompt": "a cat", "seed": 7}'

@@ -21,6 +21,7 @@ DEFAULT_NAME = "{slug}-{seed}.png"
 FIELDS = {"slug": "a", "seed": 42, "index": 0, "count": 1, "width": 2048, "height": 2048}
 """The fields of a name template, with examples."""
 MAX_SLUG = 40
+STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 class PictureWriter:
@@ -47,7 +48,7 @@ class PictureWriter:
             output: None for `{slug}-{seed}.png` in the current folder; a folder (existing, or with a trailing
                 slash) for that name in it; a PNG file, or a template of one with the fields slug, seed, index
                 (from 0), count, width and height; `-` for PNG bytes on stdout. If a run makes several pictures,
-                `-{index}` is appended to a name without the fields seed and index.
+                `-{index}` is appended to a name without the fields seed and index. `/dev/null` writes nothing.
             force: replace existing files.
             stdout_is_terminal: whether bytes on stdout would appear on a screen.
             count: number of pictures that the run will make.
@@ -65,6 +66,10 @@ class PictureWriter:
                 raise OutputError("stdout is closed, so the picture would go nowhere", "name a file with -o")
             _require_single(count)
             return cls(None, force=force, numbered=False)
+        if output == os.devnull:
+            return cls(os.devnull, force=True, numbered=False)
+        if output in STDOUT_NAMES:
+            raise OutputError(f"{output} is standard output", "write the PNG bytes to it with -o -")
         template = _template(output)
         fields = _fields(template)
         if count > 1 and not fields & {"seed", "index"}:
@@ -109,6 +114,8 @@ class PictureWriter:
             _write_stdout(png)
             _require_record("the picture on stdout", problem)
             return None
+        if self._template == os.devnull:
+            return Path(os.devnull)
         width, height = image.size
         path = self._path(slug=slug(prompt), seed=seed, index=index, count=count, width=width, height=height)
         try:

@@ -116,7 +116,22 @@ def _unquoted(word: str) -> str:
 
 
 def _split_flags(text: str) -> tuple[str, tuple[str, ...]]:
-    found = _FLAG.search(text)
-    if found is None:
-        return text.strip(), ()
-    return text[: found.start()].strip(), tuple(split_words(text[found.end() :]))
+    """Split a text from the flags at its end. Words in double quotes are no flags; quotes around the whole text are
+    removed, so that `"rock -n roll" -n 2` can be typed."""
+    starts = list(_FLAG.finditer(text))
+    if not starts:
+        return _without_quotes(text.strip()), ()
+    # A quote that is not closed, as in `a 5" pipe --seed 7`, is part of the text.
+    outside = [found for found in starts if text.count('"', 0, found.start()) % 2 == 0]
+    if not outside and _is_quoted(text.strip()):
+        return _without_quotes(text.strip()), ()
+    found = outside[0] if outside else starts[0]
+    return _without_quotes(text[: found.start()].strip()), tuple(split_words(text[found.end() :]))
+
+
+def _is_quoted(text: str) -> bool:
+    return len(text) > 2 and text[0] == text[-1] == '"' and text.count('"') == 2
+
+
+def _without_quotes(text: str) -> str:
+    return text[1:-1] if _is_quoted(text) else text

@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Callable, Iterator
 
+from sensenova_cli.errors import UsageError
 from sensenova_cli.render.console import is_animated
+from sensenova_cli.render.errors import print_error
 from sensenova_cli.repl.prompt import make_prompt, prompt_word
 from sensenova_cli.repl.repl import Repl
 from sensenova_cli.repl.slash_commands import EndSession
@@ -36,7 +38,11 @@ def run_script(repl: Repl) -> bool:
         KeyboardInterrupt: a signal was received.
     """
     success = True
-    for line in _joined(sys.stdin):
+    for line in _joined(_script_lines()):
+        if isinstance(line, UsageError):
+            print_error(line.what, line.hint)
+            success = False
+            continue
         if line.lstrip().startswith("#"):
             continue
         try:
@@ -51,19 +57,34 @@ def run_script(repl: Repl) -> bool:
 
 
 def _read_plainly(repl: Repl) -> str:
-    """Read a line from a terminal that cannot redraw."""
-    sys.stderr.write(f"{prompt_word(repl)} › ")
-    sys.stderr.flush()
+    """Read a line from a terminal that cannot redraw. If stderr is a file, the prompt is on stdout."""
+    screen = sys.stdout if sys.stdout.isatty() and not sys.stderr.isatty() else sys.stderr
+    screen.write(f"{prompt_word(repl)} › ")
+    screen.flush()
     line = sys.stdin.readline()
     if not line:
         raise EOFError
     return line.rstrip("\r\n")
 
 
-def _joined(lines: Iterator[str]) -> Iterator[str]:
+def _script_lines() -> Iterator[str | UsageError]:
+    """Yield the lines of standard input; an error in place of a line that is not text. A byte-order mark is left out,
+    as some editors write one."""
+    for number, content in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield content.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            place = f"standard input, line {number}, byte {error.start + 1}"
+            yield UsageError(f"{place}: this is not UTF-8 text", "save the lines as UTF-8")
+
+
+def _joined(lines: Iterator[str | UsageError]) -> Iterator[str | UsageError]:
     """Yield lines; a line that ends with a backslash is joined with the next one."""
     begun = ""
     for line in lines:
+        if isinstance(line, UsageError):
+            yield line
+            continue
         line = line.rstrip("\r\n")
         if line.endswith("\\"):
             begun += line[:-1] + "\n"

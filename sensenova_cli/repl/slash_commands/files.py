@@ -1,13 +1,21 @@
 """Slash commands that copy pictures out of a session, and into it: /save, /load."""
 
+import io
 from pathlib import Path
 
+from PIL import Image
+
+from config.validation import join_or
+from model import read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.slash_commands.completion_sources import all_files, picture_files, pictures
 from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.system.atomic_files import create_file, replace_file
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Ending of a saved picture → its format."""
 
 
 @slash_command(
@@ -31,8 +39,15 @@ def save(workspace: Workspace, line: Line) -> None:
     target = Path(words[0] if words else source.name).expanduser()
     if target.is_dir():
         target /= source.name
+    form = FORMATS.get(target.suffix.lower())
+    if form is None:
+        raise OutputError(
+            f"{target} does not end in {join_or(list(FORMATS))}", f"for example: /save {number} {target.stem}.png"
+        )
     try:
-        is_written = _copy(source, target, force=force)
+        content = source.read_bytes()
+        converted = _converted(content, form)
+        is_written = _write(converted, target, force=force)
     except OSError as error:
         raise OutputWriteError(
             f"picture {number} cannot be saved: {error.filename or target}: {error.strerror or error}",
@@ -41,15 +56,26 @@ def save(workspace: Workspace, line: Line) -> None:
     if not is_written:
         raise OutputError(f"{target} exists already", f"use /save {number} {target} -f, or another name")
     workspace.print_result(str(target))
+    if converted is not content and form != "PNG":
+        workspace.say(f"{target} has no record of how it was made: only PNG files have one")
 
 
-def _copy(source: Path, target: Path, *, force: bool) -> bool:
-    """Copy a file; return False if `target` exists and `force` is False.
+def _converted(content: bytes, form: str) -> bytes:
+    """Return a picture file in another format; the same bytes if it has that format already."""
+    with Image.open(io.BytesIO(content)) as image:
+        if image.format == form:
+            return content
+    buffer = io.BytesIO()
+    read_picture(content).save(buffer, form, quality=95)
+    return buffer.getvalue()
+
+
+def _write(content: bytes, target: Path, *, force: bool) -> bool:
+    """Write a file; return False if `target` exists and `force` is False.
 
     Raises:
-        OSError: the file cannot be read or written.
+        OSError: the file cannot be written.
     """
-    content = source.read_bytes()
     target.parent.mkdir(parents=True, exist_ok=True)
     if force:
         replace_file(target, content)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -377,3 +378,24 @@ def test_offline_mode_uses_only_a_real_cache(tmp_path: Path) -> None:
     missing = run_offline(tmp_path, OFFICIAL_MODEL)
     assert missing.returncode == 3
     assert "not in the cache" in missing.stdout and "unset HF_HUB_OFFLINE" in missing.stdout
+
+
+@pytest.mark.parametrize("note", [None, f"{COMMIT}\n", ""])
+def test_a_cache_that_was_copied_by_hand(hub: Hub, monkeypatch: pytest.MonkeyPatch, note: str | None) -> None:
+    """The note about the branch is missing, or ends in a newline."""
+    folder = find_checkpoint(REPOSITORY)
+    reference = folder.parents[1] / "refs" / "main"
+    reference.unlink()
+    if note is not None:
+        reference.write_text(note)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_checkpoint(REPOSITORY) == folder
+
+
+def test_a_copied_cache_with_two_snapshots_is_not_guessed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = find_checkpoint(REPOSITORY)
+    (folder.parents[1] / "refs" / "main").unlink()
+    shutil.copytree(folder, folder.parent / ("d" * 40))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="is not in the cache"):
+        find_checkpoint(REPOSITORY)

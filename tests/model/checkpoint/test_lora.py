@@ -131,6 +131,15 @@ def test_a_lora_for_a_part_of_a_fused_projection(tiny_checkpoint: Path, tmp_path
     assert picture(engine) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "message"), [("lora_rank_0", "1 of rank 0"), ("lora_whole_numbers", "2 of whole numbers")]
+)
+def test_a_lora_of_unusable_numbers(name: str, message: str, tiny_checkpoint: Path) -> None:
+    file = Path(__file__).parents[2] / "data" / "cases" / f"{name}.safetensors"
+    with pytest.raises(CheckpointError, match=message):
+        read_adapters([NamedLora(str(file))], read_config(tiny_checkpoint))
+
+
 def test_a_lora_that_does_not_fit_changes_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     shapes = matrices(tiny_checkpoint)
     good = NamedLora(str(write_lora(tmp_path / "good.safetensors", shapes, rank=2)))
