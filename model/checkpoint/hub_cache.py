@@ -44,15 +44,20 @@ def cached_folder(model: str, revision: str) -> Path | None:
 
 def _copied_snapshot(model: str, revision: str) -> Path | None:
     """Return the snapshot of a cache that was copied by hand, whose note about the revision is missing or has another
-    form than the library writes; None if it is not clear which snapshot is meant."""
+    form than the library writes; None if it is not clear which snapshot is meant, or if weights are missing: a download
+    that was interrupted has no note either."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE).expanduser() / f"models--{model.replace('/', '--')}"
     try:
         note = folder / "refs" / revision
         named = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
-        snapshots = [each for each in (folder / "snapshots").iterdir() if (each / CONFIG_FILE).is_file()]
-    except (OSError, UnicodeDecodeError):
+        snapshots = [
+            each
+            for each in (folder / "snapshots").iterdir()
+            if (each / CONFIG_FILE).is_file() and _missing_weights(each) is None
+        ]
+    except (OSError, UnicodeDecodeError, CheckpointError):
         return None
     if named:
         return next((each for each in snapshots if each.name == named), None)

@@ -385,7 +385,8 @@ def test_a_cache_that_was_copied_by_hand(hub: Hub, monkeypatch: pytest.MonkeyPat
     """The note about the branch is missing, or ends in a newline."""
     folder = find_checkpoint(REPOSITORY)
     reference = folder.parents[1] / "refs" / "main"
-    reference.unlink()
+    reference.parent.mkdir(exist_ok=True)
+    reference.unlink(missing_ok=True)
     if note is not None:
         reference.write_text(note)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -394,7 +395,7 @@ def test_a_cache_that_was_copied_by_hand(hub: Hub, monkeypatch: pytest.MonkeyPat
 
 def test_a_copied_cache_with_two_snapshots_is_not_guessed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = find_checkpoint(REPOSITORY)
-    (folder.parents[1] / "refs" / "main").unlink()
+    (folder.parents[1] / "refs" / "main").unlink(missing_ok=True)
     shutil.copytree(folder, folder.parent / ("d" * 40))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="is not in the cache"):
