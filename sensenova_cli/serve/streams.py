@@ -28,9 +28,14 @@ def error_response(error: ApiError) -> Response:
     return json_response(error.json(), error.status, error.headers)
 
 
+_LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+"""Characters that some clients take for the end of a line of a stream. JSON allows their escapes in texts."""
+
+
 def encode(content: Any) -> bytes:
     """Return JSON in UTF-8 in one line."""
-    return valid_unicode(json.dumps(content, ensure_ascii=False, separators=(",", ":"))).encode()
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)
+    return valid_unicode(text).encode()
 
 
 def sse(content: Any, event: str | None = None) -> bytes:
