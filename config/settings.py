@@ -270,7 +270,7 @@ class ServeSettings(SettingsGroup):
     ui: bool = True
     """Serve the web page."""
     warmup: bool = True
-    """Make a small picture and a short answer before the first request, so that no client waits for compilation."""
+    """Warm up at the start with a small picture and a short answer, which compile the kernels."""
 
     @field_validator("keep_memory")
     @classmethod

@@ -29,7 +29,7 @@ def serve(flags: Flags) -> None:
       sensenova serve
       sensenova serve --model SenseNova/SenseNova-U1-8B-MoT --quantization fp8
       sensenova serve --host 0.0.0.0 --api-key-file ~/.sensenova-key
-      SENSENOVA_SERVE_PORT=9000 sensenova serve --profile tp2
+      SENSENOVA_SERVE_PORT=9000 sensenova serve --profile gpu-24gb
 
     The model is loaded once. One request runs at a time; the others wait in a
     queue. Only this machine can connect, unless --host says otherwise. Ctrl-C
