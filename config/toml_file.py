@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,26 @@ def read_settings_file(path: Path) -> SettingsFile:
                 f"{place(name)}{name} is a table; the only table of a settings file is [{SERVE_TABLE}]",
                 "write only lines like NAME = VALUE, without [sections] and dots",
             )
-    checked = check_values(values, notation, (*SETTING_NAMES, "description"))
     in_table = replace(notation, place=lambda name: _place_in_table(shown, text, name))
+    _refuse_misplaced(values, serve, notation, in_table)
+    checked = check_values(values, notation, (*SETTING_NAMES, "description"))
     return SettingsFile(
         path, description, checked, check_values(serve, in_table, ServeSettings.model_fields, ServeSettings)
     )
+
+
+def _refuse_misplaced(
+    values: Mapping[str, Any], serve: Mapping[str, Any], notation: Notation, in_table: Notation
+) -> None:
+    """Raise SettingsError if a setting of the server is outside its table, or another setting is in it."""
+    for name in values:
+        if name in ServeSettings.model_fields and name not in SETTING_NAMES:
+            what = f"{notation.place(name)}{name} is a setting of `sensenova serve`"
+            raise SettingsError(what, f"write it below [{SERVE_TABLE}]")
+    for name in serve:
+        if name in SETTING_NAMES and name not in ServeSettings.model_fields:
+            what = f"{in_table.place(name)}{name} is not a setting of `sensenova serve`"
+            raise SettingsError(what, f"write it above [{SERVE_TABLE}]")
 
 
 def toml_literal(value: Any) -> str:
