@@ -1,21 +1,20 @@
 """`sensenova serve`: keeps a model loaded, and answers HTTP requests of OpenAI's clients and others."""
 
 import asyncio
+import errno
 import importlib.util
 import ipaddress
 import os
+import re
+import socket
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from config.errors import SenseNovaError
 from config.settings import ServeSettings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import ENGINE_OPTIONS, SERVE_OPTIONS, with_options
-
-if TYPE_CHECKING:
-    import socket
 
 KEY_VARIABLE = "SENSENOVA_SERVE_API_KEY"
 LIBRARIES = ("starlette", "uvicorn", "python_multipart")
@@ -47,8 +46,12 @@ def serve(flags: Flags) -> None:
     from sensenova_cli.serve.guard import Guard
     from sensenova_cli.serve.start import Announcement, run_server
 
+    guard = Guard(
+        key,
+        _names("allow-host", settings.allow_host, r"[^/:]+", "pictures.example.org"),
+        _names("cors-origin", settings.cors_origin, r"https?://[^/]+", "https://app.example.org"),
+    )
     listener = _listen(settings)
-    guard = Guard(key, _names(settings.allow_host), _names(settings.cors_origin))
     announcement = Announcement(key is not None, settings.api_key_file, _is_loopback(settings.host))
     failure = asyncio.run(run_server(settings, layers, guard, listener, announcement, quiet=flags.quiet))
     if failure is not None:
@@ -96,16 +99,17 @@ def _read_key(settings: ServeSettings, flags: Flags) -> str | None:
     return key
 
 
-def _listen(settings: ServeSettings) -> "socket.socket":
+def _listen(settings: ServeSettings) -> socket.socket:
     from sensenova_cli.serve.server import listen
 
     try:
         return listen(settings.host, settings.port)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: the name cannot be a host name
         hint = "choose another one with --port; 0 takes any free one"
-        if error.strerror and "name" in error.strerror.lower():
+        if isinstance(error, ValueError | socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             hint = "an address is like 127.0.0.1 or 0.0.0.0"
-        raise UsageError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", hint) from None
+        reason = getattr(error, "strerror", None) or "it is not a host name"
+        raise UsageError(f"cannot listen on {settings.host}:{settings.port}: {reason}", hint) from None
 
 
 def _is_loopback(host: str) -> bool:
@@ -117,5 +121,14 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _names(text: str | None) -> frozenset[str]:
-    return frozenset(name.strip().lower().rstrip("/") for name in (text or "").split(",") if name.strip())
+def _names(flag: str, text: str | None, form: str, example: str) -> frozenset[str]:
+    """Return the names in a list with commas.
+
+    Raises:
+        UsageError: a name is not in the form in which browsers send it, so it would never match.
+    """
+    names = frozenset(name.strip().lower().rstrip("/") for name in (text or "").split(",") if name.strip())
+    for name in names:
+        if not re.fullmatch(form, name):
+            raise UsageError(f"--{flag} {name} is not understood", f"write it like {example}")
+    return names

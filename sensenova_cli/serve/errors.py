@@ -7,6 +7,8 @@ from config.mentions import respell
 from model import CheckpointError, DeviceMemoryError, RequestError, WireError
 from sensenova_cli.errors import UsageError
 
+MAX_MESSAGE = 1000
+"""Most characters of a message, which may quote names that the client chose."""
 RETRY_SECONDS = 5
 """Value of the header `Retry-After` of an answer 503."""
 
@@ -44,7 +46,8 @@ class ApiError(Exception):
     def json(self) -> dict[str, Any]:
         """Return the body of the answer."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        error = {"message": self.message, "type": kind, "code": self.code, "param": self.param, "hint": self.hint}
+        message, param = self.message[:MAX_MESSAGE], self.param and self.param[:MAX_MESSAGE]
+        error = {"message": message, "type": kind, "code": self.code, "param": param, "hint": self.hint}
         return {"error": {**error, "status": self.status}}
 
 
@@ -67,6 +70,8 @@ def api_error(error: BaseException, param: str | None = None) -> ApiError:
     if isinstance(error, DeviceMemoryError):
         message, hint = as_fields(error.what), "ask for a smaller picture or fewer tokens"
         return ApiError(500, message, "out_of_memory", param=param, hint=hint, headers=no_retry)
+    if isinstance(error, MemoryError):
+        return ApiError(500, "not enough memory", "out_of_memory", param=param, headers=no_retry)
     if isinstance(error, SettingsError | RequestError | WireError | UsageError):
         return bad_request(as_fields(error.what), as_fields(error.hint), param=param)
     if isinstance(error, CheckpointError):

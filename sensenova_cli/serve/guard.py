@@ -4,7 +4,9 @@ A browser sends requests to local servers for any web page. The host check stops
 machine; the origin check stops the others; the key stops other machines and other users of this one.
 """
 
+import base64
 import ipaddress
+import re
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -49,8 +51,7 @@ class Guard:
             return ApiError(
                 403, "this host name is not allowed", "host_refused", hint="the operator can allow it with --allow-host"
             )
-        origin = headers.get("origin")
-        if origin is not None and not self._is_allowed_origin(origin, host, scope["scheme"]):
+        if not all(self._is_allowed_origin(each, host, scope["scheme"]) for each in headers.getlist("origin")):
             return ApiError(
                 403,
                 "web pages of this origin are not allowed",
@@ -69,11 +70,11 @@ class Guard:
 
     def cors_headers(self, origin: str | None) -> dict[str, str]:
         """Return the headers that let a page of an allowed origin read the answer."""
-        if origin is None or origin not in self.origins:
+        if origin is None or origin.lower() not in self.origins:
             return {}
         return {
             "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Headers": "Authorization, Content-Type",
+            "Access-Control-Allow-Headers": "Authorization, *",  # OpenAI's client adds headers of its own
             "Access-Control-Allow-Methods": CORS_METHODS,
             "Access-Control-Expose-Headers": "X-Request-Id, Retry-After",
             "Vary": "Origin",
@@ -92,12 +93,16 @@ class Guard:
         return True
 
     def _is_allowed_origin(self, origin: str, host: str, scheme: str) -> bool:
-        return origin in self.origins or origin.lower() in (f"{scheme}://{host}", f"https://{host}")
+        own = (f"{scheme}://{host}", f"https://{host}")  # a proxy in front of the server may use https
+        return origin.lower() in (*own, *self.origins)
 
     def _has_key(self, headers: Headers) -> bool:
         assert self.key is not None
         kind, _, key = headers.get("authorization", "").partition(" ")
-        given = key.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+        if kind.lower() == "basic":  # clients of /sdapi know only a name and a password
+            given = _password(key)
+        else:
+            given = key.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
         return secrets.compare_digest(given.encode(), self.key.encode())
 
 
@@ -131,17 +136,22 @@ class GuardMiddleware:
             error = self._guard.check(scope)
             answer = Response()
         if error is not None:
-            answer = error_response(error)
+            answer = error_response(error, scope["path"])
         elif scope["method"] != "OPTIONS":
             await self._app(scope, receive, send_with_headers)
             return
         await answer(scope, receive, send_with_headers)
 
 
+def _password(encoded: str) -> str:
+    """Return the password in the value of a header `Authorization: Basic`; empty if it is not valid."""
+    try:
+        return base64.b64decode(encoded, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
 def _without_port(host: str) -> str | None:
     """Return the name or address in a Host header; None if it is not valid."""
-    if host.startswith("["):
-        name, bracket, port = host[1:].partition("]")
-        return name if bracket and (not port or (port[0] == ":" and port[1:].isdigit())) else None
-    name, colon, port = host.partition(":")
-    return name if name and (not colon or port.isdigit()) else None
+    found = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?", host)
+    return (found[1] or found[2]) if found else None

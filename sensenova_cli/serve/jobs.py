@@ -27,12 +27,17 @@ class FinishedPicture:
     Attributes:
         picture: the event, with an empty image: the file has the real one.
         record: how the picture was made, which is in the file; None if records are off.
-        png: the file.
+        encoding: becomes the file.
     """
 
     picture: Picture
     record: PictureRecord | None
-    png: "asyncio.Future[bytes]"
+    encoding: "asyncio.Future[bytes]"
+
+    @property
+    def png(self) -> "asyncio.Future[bytes]":
+        """The file, to wait for. A listener that goes away while it waits does not cancel it for the others."""
+        return asyncio.shield(self.encoding)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Job:
 
     Attributes:
         id: name of the job for clients.
-        turn: the turn, with its checked request.
+        turn: the turn, with its checked request. It is forgotten when the job has ended and its client has its answer.
         loras: the LoRAs to merge before it runs; None for those that the model was loaded with.
         stop: ends the turn between two steps or tokens.
         status, error: the state; the error of a failed job.
@@ -61,7 +66,8 @@ class Job:
 
     def __init__(self, turn: Turn, loras: tuple[NamedLora, ...] | None = None, notices: tuple[str, ...] = ()) -> None:
         self.id = f"req-{secrets.token_hex(12)}"
-        self.turn = turn
+        self._turn: Turn | None = turn
+        self._is_left = False
         self.loras = loras
         self.stop = Stop()
         self.status: Status = "queued"
@@ -73,6 +79,12 @@ class Job:
         self.results: list[Event | FinishedPicture] = [Notice(text) for text in (*notices, *turn.warnings)]
         self._unread: deque[Message] = deque(self.results)
         self._changed = asyncio.Event()
+
+    @property
+    def turn(self) -> Turn:
+        """The turn."""
+        assert self._turn is not None
+        return self._turn
 
     @property
     def seconds(self) -> float:
@@ -92,7 +104,7 @@ class Job:
             self.position = message.position
         elif isinstance(message, FinishedPicture | Notice | ThinkText | Answer | PrefixRead | Statistics):
             self.results.append(message)
-        if not self.is_finished:
+        if not self.is_finished and not self._is_left:
             self._unread.append(message)
             self._changed.set()
 
@@ -134,14 +146,21 @@ class Job:
         async for _ in self.listen(ping_seconds=3600):
             pass
 
-    def forget_unread(self) -> None:
-        """Drop the messages that nobody will read."""
+    def leave(self) -> None:
+        """Drop the messages: nobody will read them. The results stay."""
+        self._is_left = True
         self._unread.clear()
+        self.free_request()
+
+    def free_request(self) -> None:
+        """Forget the turn, whose pictures can take hundreds of megabytes, if nobody needs it any more."""
+        if self._is_left and self.is_finished:
+            self._turn = None
 
     @property
     def size_in_memory(self) -> int:
         """Bytes of its finished files."""
-        files = [result.png for result in self.results if isinstance(result, FinishedPicture)]
+        files = [result.encoding for result in self.results if isinstance(result, FinishedPicture)]
         ready = [file.result() for file in files if file.done() and not file.cancelled() and not file.exception()]
         return sum(map(len, ready)) + sum(len(each.text) for each in self.results if isinstance(each, Answer))
 

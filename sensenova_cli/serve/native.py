@@ -23,7 +23,7 @@ from sensenova_cli.serve.pictures import (
     MAX_INPUT_PIXELS,
     decode_data_url,
     media_type,
-    read_upload,
+    read_uploads,
     require_few,
 )
 from sensenova_cli.serve.service import MAX_CONVERSATION, MAX_TEXT, Service, check_settings, require_text
@@ -58,7 +58,7 @@ class NativeApi:
     async def run(self, request: Request) -> Response:
         """Run a request, and stream its events."""
         content = await read_json(request)
-        self._service.scheduler.require_ready()
+        self._service.scheduler.require_room()
         ignored = [name for name in content if name not in FIELDS]
         task, previews = await self._read_task(content, ignored)
         turn = self._service.build(task, previews)
@@ -163,13 +163,13 @@ class NativeApi:
             raise bad_request("images and pictures must be lists", 'write "images": [{"png": 0}]', param="images")
         require_few(max(len(images), len(pictures)), "images")
         files = [self._file(each, index) for index, each in enumerate(pictures)]
-        found: list[InputImage] = []
+        chosen: list[tuple[bytes, str]] = []
         for number, image in enumerate(images, start=1):
             index = image.get("png") if isinstance(image, dict) else None
             if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(files):
                 raise bad_request("an image must name a picture", 'write it like {"png": 0}', param="images")
-            found.append(await asyncio.to_thread(read_upload, files[index], f"picture {number}", "pictures"))
-        return tuple(found)
+            chosen.append((files[index], f"picture {number}"))
+        return await read_uploads(chosen, "pictures")
 
     def _file(self, picture: object, index: int) -> bytes:
         param = f"pictures.{index}"

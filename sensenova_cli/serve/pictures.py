@@ -1,10 +1,11 @@
 """Pictures from clients: data URLs, uploads and form files, with limits; and the store of uploaded pictures."""
 
+import asyncio
 import base64
 import binascii
-import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from config.errors import SenseNovaError
 from model import open_picture, read_picture
@@ -17,7 +18,10 @@ MAX_FILE_BYTES = 50_000_000
 MAX_FILES = 16
 """Most pictures of a request."""
 MAX_INPUT_PIXELS = 64_000_000
-"""Most pixels of a picture that is decoded; it takes four bytes a pixel."""
+"""Most pixels of all pictures of a request. Decoding takes up to seven bytes a pixel."""
+
+_DECODERS = ThreadPoolExecutor(2, thread_name_prefix="pictures")
+"""Threads that decode pictures. Their number limits the memory that is needed at once."""
 
 _SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -64,23 +68,38 @@ def decode_data_url(url: object, param: str) -> bytes:
     if len(url) > MAX_FILE_BYTES * 4 // 3 + 4:
         raise ApiError(413, f"a picture has more than {MAX_FILE_BYTES:,} bytes", "picture_too_large", param=param)
     try:
-        return base64.b64decode("".join(url.split()), validate=True)
+        return base64.b64decode(url.encode("ascii").translate(None, b" \t\r\n"), validate=True)
     except (binascii.Error, ValueError):
         raise bad_request(
             "this picture is not base64", 'write it like "data:image/png;base64,…"', param=param
         ) from None
 
 
-def read_upload(content: bytes, name: str, param: str) -> InputImage:
-    """Decode a picture file of a client. It takes a while, so it does not belong in the event loop.
+async def read_uploads(files: Sequence[tuple[bytes, str]], param: str) -> tuple[InputImage, ...]:
+    """Decode the picture files of a request on another thread.
 
     Args:
-        name: name of the picture in messages and records.
+        files: files with their names for messages and records.
         param: field of the request, for errors.
 
     Raises:
-        ApiError: the file is too large, damaged or not a PNG, JPEG, WebP or GIF file.
+        ApiError: there are too many, they are too large, or one of them is damaged or in another format than PNG, JPEG,
+            WebP and GIF.
     """
+    require_few(len(files), param)
+    return await asyncio.get_running_loop().run_in_executor(_DECODERS, _decode_all, files, param)
+
+
+def _decode_all(files: Sequence[tuple[bytes, str]], param: str) -> tuple[InputImage, ...]:
+    images: list[InputImage] = []
+    left = MAX_INPUT_PIXELS
+    for content, name in files:
+        images.append(_decode(content, name, param, left))
+        left -= images[-1].image.width * images[-1].image.height
+    return tuple(images)
+
+
+def _decode(content: bytes, name: str, param: str, most_pixels: int) -> InputImage:
     if len(content) > MAX_FILE_BYTES:
         raise ApiError(413, f"{name} has more than {MAX_FILE_BYTES:,} bytes", "picture_too_large", param=param)
     if media_type(content) is None:
@@ -93,9 +112,12 @@ def read_upload(content: bytes, name: str, param: str) -> InputImage:
     try:
         with open_picture(content, name) as opened:
             pixels = opened.width * opened.height
-        if pixels > MAX_INPUT_PIXELS:
+        if pixels > most_pixels:
             raise bad_request(
-                f"{name} has {pixels:,} pixels; the limit is {MAX_INPUT_PIXELS:,}", "make it smaller", param=param
+                f"{name} has {pixels:,} pixels; the limit for all pictures of a request is {MAX_INPUT_PIXELS:,}",
+                "make it smaller",
+                param=param,
+                code="picture_too_large",
             )
         image = read_picture(content, name)
     except SenseNovaError as error:
@@ -108,18 +130,12 @@ def read_upload(content: bytes, name: str, param: str) -> InputImage:
     return InputImage(image, source, name, record.settings.seed if record else None)
 
 
-@dataclass
-class _Stored:
-    content: bytes
-    used: float
-
-
 class PictureStore:
     """Picture files by checksum, in bounded memory. The files that were used longest ago are removed first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._files: OrderedDict[str, _Stored] = OrderedDict()
+        self._files: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -135,20 +151,17 @@ class PictureStore:
         name = checksum(content)
         if name in self._files:
             self._files.move_to_end(name)
-            self._files[name].used = time.monotonic()
         elif len(content) <= self._max_bytes:
-            self._files[name] = _Stored(content, time.monotonic())
+            self._files[name] = content
             self._bytes += len(content)
             while self._bytes > self._max_bytes:
                 _, removed = self._files.popitem(last=False)
-                self._bytes -= len(removed.content)
+                self._bytes -= len(removed)
         return name
 
     def get(self, name: str) -> bytes | None:
         """Return a file; None if it is unknown or was removed."""
-        stored = self._files.get(name)
-        if stored is None:
-            return None
-        self._files.move_to_end(name)
-        stored.used = time.monotonic()
-        return stored.content
+        content = self._files.get(name)
+        if content is not None:
+            self._files.move_to_end(name)
+        return content

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +25,9 @@ from config.settings import LoadSettings
 from model import Engine, Event, NamedLora, Picture, Statistics
 from sensenova_cli.outputs.picture_writer import encode_png
 from sensenova_cli.outputs.png_metadata import PictureRecord
+from sensenova_cli.render.console import printable
 from sensenova_cli.render.turn_view import TurnView
-from sensenova_cli.serve.errors import api_error, unavailable
+from sensenova_cli.serve.errors import ApiError, api_error, unavailable
 from sensenova_cli.serve.jobs import FinishedPicture, Job, Position
 from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Sink, run_turn
@@ -96,8 +97,6 @@ class Scheduler:
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="png")
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def waiting(self) -> Sequence[Job]:
@@ -115,16 +114,20 @@ class Scheduler:
         Raises:
             ApiError: the queue is full, or the model is not ready.
         """
-        self.require_ready()
-        if self.running is not None and len(self._waiting) >= self._max_queue:
-            self.counters.refused += 1
-            raise unavailable(f"{len(self._waiting)} requests are waiting already", "queue_full", "try again later")
+        self.require_room()
         self._waiting.append(job)
         self._tell_positions()
         self._start_next()
 
+    def require_room(self) -> None:
+        """Raise ApiError unless a job can be submitted now. It is also checked before pictures are decoded."""
+        self.require_ready()
+        if self.running is not None and len(self._waiting) >= self._max_queue:
+            self.counters.refused += 1
+            raise unavailable(f"{len(self._waiting)} requests are waiting already", "queue_full", "try again later")
+
     def require_ready(self) -> None:
-        """Raise ApiError unless jobs can be submitted."""
+        """Raise ApiError unless the model is ready."""
         if self.state == "loading":
             done, total = self.loading.done, self.loading.total
             percent = f": {100 * done // total} %" if total else ""
@@ -132,7 +135,7 @@ class Scheduler:
         if self.state == "stopping":
             raise unavailable("the server is stopping", "stopping")
         if self.state == "failed":
-            raise unavailable("the model could not be loaded", "not_loaded", "the server's log says why")
+            raise _not_loaded()
 
     def cancel(self, job: Job) -> None:
         """Stop a job: a waiting one at once, a running one after its current step or token."""
@@ -146,30 +149,23 @@ class Scheduler:
 
     def drain(self) -> None:
         """Refuse new jobs, end the waiting ones with an error, and let the running one finish."""
-        self.state = "stopping"
-        while self._waiting:
-            job = self._waiting.popleft()
-            job.stop.request()
-            self._end(job, "failed", unavailable("the server is stopping", "stopping"))
-
-    async def wait_until_idle(self) -> None:
-        """Wait until no job runs."""
-        await self._idle.wait()
+        if self.state != "failed":
+            self.state = "stopping"
+        self._end_waiting(unavailable("the server is stopping", "stopping"))
 
     def close(self) -> None:
         """End the model's thread, which frees the model. No job may run any more."""
         self._inbox.put(None)
         if self.engine is not None:  # a thread that is still loading 35 GB ends with the process
             self._thread.join()
-        self._encoders.shutdown(wait=True)
+            self._encoders.shutdown(wait=True)
 
     def _start_next(self) -> None:
-        if self.running is not None or not self._waiting or self.state not in ("ready",):
+        if self.running is not None or not self._waiting or self.state != "ready":
             return
         job = self._waiting.popleft()
         self.running, job.status = job, "running"
         self.counters.queue_seconds += time.time() - job.created_at
-        self._idle.clear()
         job.publish(Position(0))
         self._tell_positions()
         self._inbox.put(job)
@@ -179,10 +175,17 @@ class Scheduler:
             if job.position != position and (self.running is not None or position > 1):
                 job.publish(Position(position))
 
-    def _end(self, job: Job, status: Literal["done", "failed", "cancelled"], error: Any = None) -> None:
+    def _end(self, job: Job, status: Literal["done", "failed", "cancelled"], error: ApiError | None = None) -> None:
         job.finish(status, error)
         setattr(self.counters, status, getattr(self.counters, status) + 1)
         self.on_finished(job)
+        job.free_request()
+
+    def _end_waiting(self, error: ApiError) -> None:
+        while self._waiting:
+            job = self._waiting.popleft()
+            job.stop.request()
+            self._end(job, "failed", error)
 
     # The rest of the class runs in the model's thread, except for the functions that `_call` passes to the loop.
 
@@ -200,6 +203,9 @@ class Scheduler:
                     return
                 self._run(engine, job)
             self._call(self._reload)
+            with suppress(Exception):  # it is broken already
+                engine.close()
+            del engine  # its memory is needed for the new one
 
     def _open(self) -> Engine | None:
         try:
@@ -221,7 +227,10 @@ class Scheduler:
             run_turn(engine, job.turn, TurnView(quiet=True), [sink], job.stop)
         except BaseException as error:
             failure = error
-            if not isinstance(error, SenseNovaError | KeyboardInterrupt):
+            if isinstance(error, SenseNovaError):
+                if api_error(error).status >= 500:
+                    print(f"{job.id}: {printable(error.what)}", file=sys.stderr, flush=True)
+            elif not isinstance(error, KeyboardInterrupt):
                 # The operator needs the cause. A traceback shows code, not prompts or pictures.
                 traceback.print_exception(error, file=sys.stderr)
             traceback.clear_frames(error.__traceback__)  # the frames refer to the request's tensors
@@ -236,9 +245,14 @@ class Scheduler:
 
     def _fail(self, error: BaseException) -> None:
         self.state, self.failure = "failed", error
+        if self.running is not None:  # the model was loaded again for it
+            self._end(self.running, "failed", _not_loaded())
+            self.running = None
+        self._end_waiting(_not_loaded())
         self.on_ready()
 
     def _reload(self) -> None:
+        self.engine = None
         if self.state == "ready":
             self.state, self.loading = "loading", LoadingState("loading again: a process of the model was lost")
 
@@ -251,7 +265,6 @@ class Scheduler:
             self._end(job, "cancelled")
         else:
             self._end(job, "failed", api_error(failure))
-        self._idle.set()
         self._start_next()
 
     def _publish(self, job: Job, event: Event) -> None:
@@ -260,11 +273,15 @@ class Scheduler:
             self.counters.tokens += event.new_tokens
         job.publish(event)
 
-    def _publish_picture(self, job: Job, picture: Picture, record: PictureRecord | None) -> None:
+    def _encode(self, job: Job, picture: Picture, record: PictureRecord | None) -> "Future[bytes]":
+        """Encode a picture on another thread, and publish it."""
+        file = self._encoders.submit(encode_png, picture.image, record)
+        self._call(self._publish_picture, job, replace(picture, image=Image.new("RGB", (1, 1))), record, file)
+        return file
+
+    def _publish_picture(self, job: Job, picture: Picture, record: PictureRecord | None, file: "Future[bytes]") -> None:
         self.counters.pictures += 1
-        png = self._loop.run_in_executor(self._encoders, encode_png, picture.image, record)
-        empty = replace(picture, image=Image.new("RGB", (1, 1)))
-        job.publish(FinishedPicture(empty, record, png))
+        job.publish(FinishedPicture(picture, record, asyncio.wrap_future(file)))
 
 
 class _JobSink(Sink):
@@ -275,14 +292,20 @@ class _JobSink(Sink):
         self._job = job
         self._loaded = loaded
         self._loras = loras
+        self._files: list[Future[bytes]] = []
 
     def take(self, event: Event) -> None:
         """Publish an event; a picture with its record."""
         if isinstance(event, Picture):
             record = public_record(picture_record(event, self.turn, LoadSettings()), self._loaded, self._loras)
-            self._scheduler._call(self._scheduler._publish_picture, self._job, event, record)
+            wait(self._files)  # so that pictures do not pile up if encoding is slower than drawing
+            self._files = [self._scheduler._encode(self._job, event, record)]
         else:
             self._scheduler._call(self._scheduler._publish, self._job, event)
+
+
+def _not_loaded() -> ApiError:
+    return unavailable("the model could not be loaded", "not_loaded", "the server's log says why")
 
 
 def public_record(

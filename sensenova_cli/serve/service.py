@@ -21,6 +21,8 @@ from sensenova_cli.turns.tasks import PictureTask, Task
 
 RESULT_SECONDS = 600
 """Time for which the result of a finished job can be fetched."""
+MAX_RESULTS = 1000
+"""Most finished jobs whose results are kept."""
 MAX_TEXT = 65_536
 """Most characters of a prompt, a message of a conversation, or another text field."""
 MAX_CONVERSATION = 2_000_000
@@ -168,11 +170,12 @@ class Service:
             raise bad_request(f'"{param}": {shown}; this server allows {most:,} at most', param=param, code="limit")
 
     def _forget_old(self) -> None:
-        """Forget results that are too old, and the oldest ones if all of them take too much memory."""
+        """Forget results that are too old, and the oldest ones if they are too many or take too much memory."""
         finished = [job for job in self._jobs.values() if job.is_finished]
         total = sum(job.size_in_memory for job in finished)
-        for job in finished:
-            if time.monotonic() - job.finished_at > RESULT_SECONDS or total > self.settings.keep_bytes:
+        for index, job in enumerate(finished):
+            is_old = time.monotonic() - job.finished_at > RESULT_SECONDS
+            if is_old or len(finished) - index > MAX_RESULTS or total > self.settings.keep_bytes:
                 total -= job.size_in_memory
                 del self._jobs[job.id]
 

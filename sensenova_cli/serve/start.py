@@ -1,5 +1,6 @@
 """Start of a server: the model's thread, the application and the messages for the operator."""
 
+import shlex
 import socket
 import sys
 import time
@@ -35,7 +36,8 @@ class Announcement:
         """Return the line, with a command that works."""
         who = "for this machine only" if self.only_this_machine else "for all machines that can connect"
         key = "with a key" if self.has_key else "WITHOUT A KEY" if not self.only_this_machine else "without a key"
-        secret = f"$(cat {self.key_file})" if self.key_file else "$SENSENOVA_SERVE_API_KEY"
+        key_file = shlex.quote(str(Path(self.key_file).expanduser())) if self.key_file else ""
+        secret = f"$(cat {key_file})" if key_file else "$SENSENOVA_SERVE_API_KEY"
         header = f' -H "Authorization: Bearer {secret}"' if self.has_key else ""
         body = '{"prompt": "a red circle", "response_format": "url"}'
         curl = f"curl{header} -H 'Content-Type: application/json' -d '{body}' {url}/v1/images/generations"
@@ -138,7 +140,7 @@ class _Reporting:
 def _public(load: LoadSettings) -> LoadSettings:
     """Return load settings for the records of pictures, which other people get: without folders of this machine."""
     model = model_name(load)
-    if Path(model).expanduser().is_dir():
+    if Path(model).expanduser().exists():
         model = Path(model).expanduser().absolute().name
     return load.model_copy(update={"model": model})
 
@@ -152,7 +154,7 @@ def _summary(job: Job) -> str:
 
 
 def _url(listener: socket.socket) -> str:
+    """Return the server's address. If it listens on all addresses, this is one that works on this machine."""
     host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):
-        host = socket.gethostname()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

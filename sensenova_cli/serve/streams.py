@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import sys
+import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from sensenova_cli.serve.errors import ApiError, api_error
 from sensenova_cli.serve.jobs import Job, Message, Position
@@ -23,9 +26,16 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
     return Response(encode(content), status, headers, media_type="application/json")
 
 
-def error_response(error: ApiError) -> Response:
-    """Return the answer to an error."""
-    return json_response(error.json(), error.status, error.headers)
+def error_response(error: ApiError, path: str) -> Response:
+    """Return the answer to an error.
+
+    Args:
+        path: path of the request. Clients of `/sdapi` read the message in `detail`.
+    """
+    content = error.json()
+    if path.startswith("/sdapi/"):
+        content = {"detail": f"{error.message}: {error.hint}" if error.hint else error.message, **content}
+    return json_response(content, error.status, error.headers)
 
 
 _LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
@@ -85,12 +95,27 @@ def event_stream(service: Service, job: Job, events: AsyncGenerator[bytes]) -> R
                 async for event in stream:
                     yield event
         except Exception as error:
+            if not isinstance(error, ApiError):
+                traceback.print_exception(error, file=sys.stderr)
             yield sse(api_error(error).json())
-        finally:
-            leave(service, job)
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Request-Id": job.id}
-    return StreamingResponse(body(), media_type="text/event-stream", headers=headers)
+    return _EventStream(body(), headers, lambda: leave(service, job))
+
+
+class _EventStream(StreamingResponse):
+    """A stream that reports its end, also if the client is gone before the first event."""
+
+    def __init__(self, events: AsyncGenerator[bytes], headers: dict[str, str], on_end: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
 
 
 async def unless_gone(
@@ -120,7 +145,7 @@ async def unless_gone(
 def leave(service: Service, job: Job) -> None:
     """End the service for a client: nobody reads the rest, so a job that still runs is stopped."""
     service.scheduler.cancel(job)
-    job.forget_unread()
+    job.leave()
 
 
 async def _wait_until_gone(request: Request) -> None:
