@@ -14,12 +14,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from sensenova_cli.serve.bodies import MAX_BODY
 from sensenova_cli.serve.chat import ChatApi
 from sensenova_cli.serve.errors import ApiError, api_error
 from sensenova_cli.serve.guard import Guard, GuardMiddleware
 from sensenova_cli.serve.images import ImagesApi
 from sensenova_cli.serve.native import NativeApi
+from sensenova_cli.serve.openapi import description
+from sensenova_cli.serve.sdapi import SdApi
 from sensenova_cli.serve.service import Service
 from sensenova_cli.serve.status import StatusApi
 from sensenova_cli.serve.streams import error_response
@@ -33,7 +34,6 @@ def build_app(service: Service, guard: Guard) -> ASGIApp:
         routes=routes(service),
         middleware=[Middleware(GuardMiddleware, guard=guard)],
         exception_handlers={ApiError: _on_error, HTTPException: _on_http_error, Exception: _on_error},
-        max_body_size=MAX_BODY,
     )
 
 
@@ -55,6 +55,8 @@ def routes(service: Service) -> list[Route]:
         Route("/v1/sensenova/requests/{id}", native.stop, methods=["DELETE"]),
         Route("/v1/sensenova/pictures/{sha256}", native.put_picture, methods=["PUT"]),
         Route("/v1/sensenova/pictures/{sha256}", native.get_picture, methods=["GET"]),
+        *SdApi(service).routes(),
+        Route("/openapi.json", description),
     ]
     if service.settings.ui:
         found.append(Route("/", _page))
@@ -62,6 +64,7 @@ def routes(service: Service) -> list[Route]:
 
 
 async def _page(request: Request) -> Response:
+    """Return the page for people."""
     content, policy = _read_page()
     return Response(content, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
 
@@ -83,7 +86,7 @@ def _read_page() -> tuple[bytes, str]:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    return error_response(api_error(error))
+    return error_response(api_error(error), request.url.path)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -91,8 +94,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     known = {
         404: ("there is no such address here", "not_found", "docs/serving.md lists the addresses"),
         405: ("this address does not support the method", "method_not_allowed", ""),
-        413: (f"the body has more than {MAX_BODY:,} bytes", "too_large", ""),
     }
     message, code, hint = known.get(error.status_code, (str(error.detail)[:200], "invalid_request", ""))
     headers = dict(error.headers or {})
-    return error_response(ApiError(error.status_code, message, code, hint=hint, headers=headers))
+    answer = ApiError(error.status_code, message, code, hint=hint, headers=headers)
+    return error_response(answer, request.url.path)

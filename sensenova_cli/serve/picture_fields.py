@@ -1,11 +1,11 @@
 """Fields of a request for pictures, under all names that clients use for them, and what becomes of each."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from config.settings import ImageSettings
+from sensenova_cli.serve.bodies import parse_json
 from sensenova_cli.serve.errors import ApiError, bad_request
 from sensenova_cli.serve.service import picture_settings
 
@@ -16,6 +16,7 @@ OTHER_NAMES = {
     "num_inference_steps": "num_steps",
     "steps": "num_steps",
     "flow_shift": "timestep_shift",
+    "image_cfg_scale": "img_cfg_scale",
 }
 """Names that other servers use → our settings."""
 
@@ -170,8 +171,8 @@ def from_form(fields: Mapping[str, str]) -> dict[str, Any]:
             typed[name] = text
             continue
         try:
-            typed[name] = json.loads(text)
-        except (ValueError, RecursionError):
+            typed[name] = parse_json(text)
+        except ValueError:
             if is_object:
                 raise ApiError(400, f'"{name}" is not JSON', "invalid_json", param=name) from None
             typed[name] = {"True": True, "False": False}.get(text, text)
