@@ -83,4 +83,4 @@ class StatusApi:
 def _metric(name: str, kind: str, text: str, values: list[tuple[str, float]]) -> str:
     full = f"sensenova_{name}"
     lines = [f"# HELP {full} {text}", f"# TYPE {full} {kind}"]
-    return "\n".join([*lines, *(f"{full}{labels} {value:g}" for labels, value in values), ""])
+    return "\n".join([*lines, *(f"{full}{labels} {value}" for labels, value in values), ""])
