@@ -165,7 +165,7 @@ class Scheduler:
             return
         job = self._waiting.popleft()
         self.running, job.status = job, "running"
-        self.counters.queue_seconds += time.time() - job.created_at
+        self.counters.queue_seconds += job.seconds
         job.publish(Position(0))
         self._tell_positions()
         self._inbox.put(job)
