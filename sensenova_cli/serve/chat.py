@@ -12,8 +12,8 @@ from model import Answer, Event, PrefixRead, TextToken, ThinkText, ThinkToken
 from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.serve.bodies import read_json
-from sensenova_cli.serve.errors import bad_request
-from sensenova_cli.serve.images import extras
+from sensenova_cli.serve.errors import ApiError, bad_request
+from sensenova_cli.serve.images import extras, sent_names
 from sensenova_cli.serve.images import usage as picture_usage
 from sensenova_cli.serve.jobs import FinishedPicture, Job
 from sensenova_cli.serve.messages import Chat, conversation_of, pictures_to_change, read_files, read_messages
@@ -51,7 +51,7 @@ class ChatApi:
         """Answer the last message of a chat with text or pictures."""
         service = self._service
         fields = merge_nested(await read_json(request))
-        service.scheduler.require_ready()
+        service.scheduler.require_room()
         draws_by_name = service.require_model(fields.get("model"))
         chat = read_messages(fields.get("messages"))
         modalities = _modalities(fields)
@@ -74,14 +74,16 @@ class ChatApi:
 
     async def _draw(self, chat: Chat, fields: dict[str, Any], notices: list[str]) -> Job:
         service = self._service
-        given = picture_fields(fields, KNOWN - {"seed"})
+        wanted = {name: value for name, value in fields.items() if name == "n" or value not in NEUTRAL.get(name, ())}
+        given = picture_fields(wanted, KNOWN - {"seed"})
         if chat.system:
             notices.append("system messages have no effect on pictures")
         if any(fields.get(name) is not None for name in ("temperature", "top_p")):
             notices.append('"temperature" and "top_p" have no effect on pictures')
         inputs = await read_files(pictures_to_change(chat))
         kind: PictureKind = "edit" if inputs else "generate"
-        turn = service.build(PictureTask(kind, Prompt(chat.question, settings=given.settings), inputs))
+        task = PictureTask(kind, Prompt(chat.question, settings=given.settings), inputs)
+        turn = service.build(task, names=sent_names(wanted))
         return service.submit(turn, given.lora, (*notices, *given.notices))
 
     async def _answer(self, chat: Chat, fields: dict[str, Any], notices: list[str]) -> Job:
@@ -91,7 +93,13 @@ class ChatApi:
         images = tuple(each.image for each in inputs)
         about_pictures = bool(images or conversation.images)
         task = AnswerTask("describe" if about_pictures else "chat", chat.question, images, conversation, settings)
-        return service.submit(service.build(task), fields.get("lora"), tuple(notices))
+        names = {setting: name for name, setting in TEXT_NAMES.items() if fields.get(name) is not None}
+        try:
+            turn = service.build(task, names=names)
+        except ApiError as error:
+            error.param = error.param or "messages"
+            raise
+        return service.submit(turn, fields.get("lora"), tuple(notices))
 
 
 class _Answer:
@@ -129,10 +137,9 @@ class _Answer:
                     yield chunk
         results = list(self._job.results)
         _, finish = await self._message(results)
-        yield self._chunk({}, finish)
+        yield self._chunk({}, finish, self._extras(results))
         if count_tokens:
-            yield sse({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage(results)}
-                      | self._extras(results))  # fmt: skip
+            yield sse({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage(results)})
         yield b"data: [DONE]\n\n"
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -143,16 +150,17 @@ class _Answer:
             "model": self._service.name,
         }
 
-    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+    def _chunk(self, delta: dict[str, Any], finish: str | None = None, more: Mapping[str, Any] = {}) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
-        return sse({**self._head("chat.completion.chunk"), "choices": [choice]})
+        return sse({**self._head("chat.completion.chunk"), "choices": [choice], **more})
 
     def _extras(self, results: list[Event | FinishedPicture]) -> dict[str, Any]:
-        """Return notes and measurements; the think text stands where vLLM-Omni's clients look for it."""
+        """Return seed, notices and measurements; the think text stands where vLLM-Omni's clients look for it."""
         found = extras(self._job, results)
         think = next((each.text for each in results if isinstance(each, ThinkText)), None)
         metrics = {**(found["metrics"] or {}), "think_text": think}
-        return {"request_id": found["id"], "notices": found["notices"], "metrics": metrics}
+        seed = self._job.turn.request.settings.seed
+        return {"request_id": found["id"], "seed": seed, "notices": found["notices"], "metrics": metrics}
 
     async def _message(self, results: list[Event | FinishedPicture]) -> tuple[dict[str, Any], str]:
         raise NotImplementedError
@@ -206,7 +214,7 @@ class _PictureAnswer(_Answer):
             message["images"] = parts
         think = next((each.text for each in results if isinstance(each, ThinkText)), None)
         if think is not None:
-            message["reasoning_content"] = think.removesuffix("</think>").strip()
+            message["reasoning_content"] = think
         return message, "stop"
 
     async def _deltas(self, message: Event | Any) -> AsyncGenerator[bytes]:

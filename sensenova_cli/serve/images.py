@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from PIL import Image
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,12 +16,14 @@ from config.sizes import format_size, parse_size, resolve_size
 from model import AnswerRequest, DenoisingStep, EditRequest, Event, Notice, PrefixRead, Statistics
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
+from sensenova_cli.outputs.png_metadata import FORMAT
 from sensenova_cli.serve.bodies import read_json
-from sensenova_cli.serve.errors import ApiError, bad_request
+from sensenova_cli.serve.errors import bad_request
+from sensenova_cli.serve.forms import PICTURE_NAMES, read_form
 from sensenova_cli.serve.jobs import FinishedPicture, Job
-from sensenova_cli.serve.picture_fields import from_form, merge_nested, picture_fields
-from sensenova_cli.serve.pictures import MAX_FILE_BYTES, MAX_FILES, decode_data_url, read_upload, require_few
-from sensenova_cli.serve.service import MAX_TEXT, Service, require_text
+from sensenova_cli.serve.picture_fields import OTHER_NAMES, merge_nested, picture_fields
+from sensenova_cli.serve.pictures import decode_data_url, read_uploads, require_few
+from sensenova_cli.serve.service import Service, require_text
 from sensenova_cli.serve.streams import event_stream, follow, json_response, require_done, sse, unless_gone
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.tasks import PictureTask
@@ -36,11 +37,6 @@ KNOWN = frozenset(
         "partial_images",
         "output_format",
         "output_compression",
-        "image",
-        "image[]",
-        "images",
-        "url",
-        "url[]",
     }
 )
 """Fields that this module reads itself. The others are settings, or have no effect."""
@@ -78,23 +74,27 @@ class ImagesApi:
 
     async def generate(self, request: Request) -> Response:
         """Make pictures from a prompt."""
-        return await self._make(request, "generate", merge_nested(await read_json(request)), ())
+        fields = merge_nested(await read_json(request))
+        for name in PICTURE_NAMES:
+            if fields.get(name):  # without it the client would get a picture of something else
+                raise bad_request(
+                    f'"{name}": generations start from a prompt alone', "use /v1/images/edits", param=name
+                )
+        return await self._make(request, "generate", fields, ())
 
     async def edit(self, request: Request) -> Response:
         """Change pictures, which come as form files or as data URLs in JSON."""
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             fields = merge_nested(await read_json(request))
-            given = fields.get("images", fields.get("image", []))
-            urls = given if isinstance(given, list) else [given]
+            urls = [_url_of(each) for name in PICTURE_NAMES for each in _as_list(fields.pop(name, None))]
             require_few(len(urls), "image")
-            files = [(_url_of(each), f"picture {number}") for number, each in enumerate(urls, start=1)]
-            contents = [(decode_data_url(url, "image"), name) for url, name in files]
+            contents = [(decode_data_url(url, "image"), f"picture {n}") for n, url in enumerate(urls, start=1)]
         else:
-            fields, contents = await _read_form(request)
+            fields, contents = await read_form(request)
         if not contents:
             raise bad_request("there is no picture to change", 'send one as "image"', param="image")
-        inputs = [await asyncio.to_thread(read_upload, content, name, "image") for content, name in contents]
-        return await self._make(request, "edit", fields, tuple(inputs))
+        self._service.scheduler.require_room()
+        return await self._make(request, "edit", fields, await read_uploads(contents, "image"))
 
     async def _make(
         self, request: Request, kind: Kind, fields: dict[str, Any], inputs: tuple[InputImage, ...]
@@ -102,13 +102,15 @@ class ImagesApi:
         service = self._service
         service.require_model(fields.get("model"))
         prompt = require_text(fields.get("prompt"), "prompt")
+        if not prompt.strip():
+            raise bad_request("the prompt is empty", 'write one like "a cat"', param="prompt")
         given = picture_fields(fields, KNOWN)
         output = _read_output(fields)
-        if output.partial_images and not output.stream:
-            given.notices.append('"partial_images" has no effect without "stream": true')
         task = PictureTask(kind, Prompt(prompt, settings=given.settings), inputs)
-        turn = with_previews(service.build(task), output.partial_images if output.stream else 0)
-        job = service.submit(turn, given.lora, tuple(given.notices))
+        built = service.build(task, names=sent_names(fields))
+        turn = with_previews(built, output.partial_images if output.stream else 0)
+        notices = (*given.notices, *_output_notices(fields, output, turn))
+        job = service.submit(turn, given.lora, notices)
         answers = _Answers(service, job, kind, output, str(request.base_url))
         if output.stream:
             return event_stream(service, job, answers.events())
@@ -167,7 +169,8 @@ class _Answers:
                     results = list(self._job.results)
                 content = await self._picture(message)
                 shape = _shape(self._output, message.picture.settings.size)
-                yield self._event("completed", {**content, **shape, "usage": usage(results, [message])})
+                counts = usage(results, [message])
+                yield self._event("completed", {**content, **shape, "usage": counts, **extras(self._job, results)})
 
     def _event(self, name: str, content: dict[str, Any]) -> bytes:
         kind = f"{self._prefix}.{name}"
@@ -189,13 +192,19 @@ class _Answers:
         if self._output.as_url:
             name = self._service.pictures.add(file)
             content["url"] = f"{self._base_url}v1/sensenova/pictures/{name}"
-        else:
+        if self._output.stream or not self._output.as_url:  # an event of a stream always has it
             content["b64_json"] = base64.b64encode(file).decode()
-        record = finished.record.model_dump(mode="json") if finished.record is not None else None
-        content |= {"settings": picture.settings.model_dump(mode="json"), "record": record}
+        content["settings"] = picture.settings.model_dump(mode="json")
+        record = finished.record
+        content["record"] = {"format": FORMAT, **record.model_dump(mode="json")} if record is not None else None
         if picture.think_text is not None:
             content["think_text"] = picture.think_text
         return content
+
+
+def sent_names(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names under which a client sent settings, where those are other names than ours."""
+    return {setting: name for name, setting in OTHER_NAMES.items() if fields.get(name) is not None}
 
 
 def usage(results: list[Event | FinishedPicture], pictures: list[FinishedPicture]) -> dict[str, Any]:
@@ -241,7 +250,9 @@ def with_previews(turn: Turn, count: int) -> Turn:
     """Return a turn for pictures with `count` evenly spaced previews of each, or as many as it has steps."""
     request = turn.request
     assert not isinstance(request, AnswerRequest)
-    every = max(1, request.settings.num_steps // (count + 1)) if count else 0
+    steps = request.settings.num_steps
+    # The finished picture ends the row of previews, so none of them is made after the last step.
+    every = max(1, min(round(steps / (count + 1)), (steps - 1) // count)) if count else 0
     return replace(turn, request=replace(request, preview_every=every, preview_size=PREVIEW_SIDE))
 
 
@@ -251,6 +262,18 @@ def preview_steps(turn: Turn, count: int) -> list[int]:
     assert not isinstance(request, AnswerRequest)
     every = request.preview_every
     return list(range(every, request.settings.num_steps, every))[:count] if every else []
+
+
+def _output_notices(fields: Mapping[str, Any], output: Output, turn: Turn) -> list[str]:
+    """Return notes about wishes for the output that have no effect."""
+    notices = []
+    if output.partial_images and not output.stream:
+        notices.append('"partial_images" has no effect without "stream": true')
+    if output.stream and (possible := len(preview_steps(turn, output.partial_images))) < output.partial_images:
+        notices.append(f'"partial_images": this number of steps has {possible} at most')
+    if output.format == "png" and fields.get("output_compression") not in (None, 100):
+        notices.append('"output_compression" has no effect on PNG files')
+    return notices
 
 
 def encode_picture(image: Image.Image, output: Output) -> bytes:
@@ -293,54 +316,16 @@ def _read_output(fields: Mapping[str, Any]) -> Output:
     return Output(form == "url", kind, quality, bool(stream), count)
 
 
+def _as_list(value: object) -> list[object]:
+    """Return the pictures in a field that has one or a list of them."""
+    if not value:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
 def _url_of(picture: object) -> object:
     """Return the URL of a picture in JSON: a text, or an object like those in chats."""
     if isinstance(picture, dict):
         picture = picture.get("image_url", picture.get("url"))
         return picture.get("url") if isinstance(picture, dict) else picture
     return picture
-
-
-async def _read_form(request: Request) -> tuple[dict[str, Any], list[tuple[bytes, str]]]:
-    """Return the fields and the picture files of a form."""
-    fields: dict[str, str] = {}
-    files: list[tuple[bytes, str]] = []
-    try:
-        form = await request.form(max_files=MAX_FILES + 1, max_fields=200, max_part_size=MAX_TEXT * 4)
-    except ApiError:
-        raise
-    except Exception as error:  # the parser's own errors, which describe the form
-        status = getattr(error, "status_code", 400)
-        if status == 413:
-            raise
-        raise bad_request(f"the form cannot be read: {str(error)[:200] or type(error).__name__}") from None
-    try:
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                if name not in ("image", "image[]", "images", "images[]"):
-                    if name in ("mask", "mask_image"):
-                        raise bad_request(
-                            '"mask": the model cannot change only a part of a picture',
-                            'leave out "mask"',
-                            param="mask",
-                            code="not_supported",
-                        )
-                    raise bad_request(f"there is no picture {name[:50]!r} in an edit", "name it image", param=name[:50])
-                content = await value.read(MAX_FILE_BYTES + 1)
-                files.append((content, _file_name(value.filename, len(files) + 1)))
-            elif name in ("image", "image[]", "images", "url", "url[]"):
-                files.append((decode_data_url(value, name), f"picture {len(files) + 1}"))
-            elif name in fields:
-                raise bad_request(f'"{name[:50]}" is given twice', "give it once", param=name[:50])
-            else:
-                fields[name] = value
-    finally:
-        await form.close()
-    require_few(len(files), "image")
-    return merge_nested(from_form(fields)), files
-
-
-def _file_name(name: str | None, number: int) -> str:
-    """Return a client's file name without folders and control characters."""
-    plain = "".join(c for c in (name or "").replace("\\", "/").rpartition("/")[2] if c.isprintable())[:100]
-    return plain or f"picture {number}"

@@ -1,18 +1,20 @@
 """The messages of a chat, in OpenAI's form and that of vLLM-Omni, as the task that they ask for."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from config.errors import SenseNovaError
 from model import Conversation, Message
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.serve.errors import api_error, bad_request
-from sensenova_cli.serve.pictures import decode_data_url, read_upload, require_few
+from sensenova_cli.serve.pictures import decode_data_url, read_uploads, require_few
 from sensenova_cli.serve.service import MAX_CONVERSATION, require_text
 
 Role = Literal["system", "user", "assistant"]
+MAX_MESSAGES = 2000
+"""Most messages of a chat."""
 ROLES = ("system", "developer", "user", "assistant")
 
 
@@ -56,6 +58,8 @@ def read_messages(given: object) -> Chat:
     """
     if not isinstance(given, list) or not given:
         raise bad_request("messages must be a list", 'write [{"role": "user", "content": "…"}]', param="messages")
+    if len(given) > MAX_MESSAGES:
+        raise bad_request(f"{len(given):,} messages; the limit is {MAX_MESSAGES:,}", "drop old ones", param="messages")
     messages: list[ChatMessage] = []
     system: list[str] = []
     for index, each in enumerate(given):
@@ -69,6 +73,8 @@ def read_messages(given: object) -> Chat:
             messages.append(message)
     if not messages or messages[-1].role != "user":
         raise bad_request("the last message must be the user's", "add one", param="messages")
+    if not messages[-1].text.strip():
+        raise bad_request("the last message has no text", "say what to do", param="messages")
     if sum(len(each.text) for each in messages) > MAX_CONVERSATION:
         raise bad_request("the conversation is too long", "start a new one", param="messages")
     require_few(sum(len(each.files) for each in messages), "messages")
@@ -78,14 +84,21 @@ def read_messages(given: object) -> Chat:
 async def conversation_of(chat: Chat) -> tuple[Conversation, tuple[InputImage, ...]]:
     """Return the conversation before the last message, and the pictures of that message.
 
+    A picture of an assistant's message belongs to the question after it, because the model reads pictures in questions
+    only.
+
     Raises:
         ApiError: a picture cannot be read, or a text has more `<image>` placeholders than there are pictures.
     """
+    images_left = iter(await read_files([file for message in chat.messages for file in message.files]))
     conversation = Conversation(system=chat.system)
     question: ChatMessage | None = None
     inputs: tuple[InputImage, ...] = ()
+    drawn: tuple[InputImage, ...] = ()
     for message in chat.messages[:-1]:
+        found = tuple(islice(images_left, len(message.files)))
         if message.role == "assistant":
+            drawn = found
             if question is None:  # a greeting
                 conversation = Conversation(
                     (*conversation.turns, Message("assistant", message.text)), conversation.images, chat.system
@@ -99,8 +112,8 @@ async def conversation_of(chat: Chat) -> tuple[Conversation, tuple[InputImage, .
                 raise api_error(error, "messages") from None
             question = None
         else:
-            question, inputs = message, await read_files(message.files)
-    return conversation, await read_files(chat.messages[-1].files)
+            question, inputs = message, (*drawn, *found)
+    return conversation, (*drawn, *images_left)
 
 
 def pictures_to_change(chat: Chat) -> list[bytes]:
@@ -114,10 +127,7 @@ async def read_files(files: Sequence[bytes]) -> tuple[InputImage, ...]:
     Raises:
         ApiError: one of them cannot be read.
     """
-    names = [f"picture {number}" for number in range(1, len(files) + 1)]
-    return tuple(
-        [await asyncio.to_thread(read_upload, file, name, "messages") for file, name in zip(files, names, strict=True)]
-    )
+    return await read_uploads([(file, f"picture {n}") for n, file in enumerate(files, start=1)], "messages")
 
 
 def _read_message(given: object, place: str) -> ChatMessage:
@@ -126,8 +136,10 @@ def _read_message(given: object, place: str) -> ChatMessage:
         raise bad_request(f"the role is {found}", f"it is one of {', '.join(ROLES)}", param=f"{place}.role")
     role: Role = "system" if given["role"] == "developer" else given["role"]
     texts, files = _read_content(given.get("content"), place)
-    for picture in given.get("images") or ():  # the form in which answers contain pictures
-        files.append(_read_picture(picture, f"{place}.images"))
+    pictures = given.get("images") or []  # the form in which answers contain pictures
+    if not isinstance(pictures, list):
+        raise bad_request("images must be a list", param=f"{place}.images")
+    files += [_read_picture(picture, f"{place}.images") for picture in pictures]
     if role == "system" and files:
         raise bad_request("a system message cannot contain pictures", "move them to a user message", param=place)
     return ChatMessage(role, " ".join(texts) if len(texts) > 1 else "".join(texts), files)

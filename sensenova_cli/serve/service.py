@@ -65,8 +65,11 @@ class Service:
         assert self.scheduler.engine is not None
         return self.scheduler.engine.card
 
-    def build(self, task: Task, previews: Previews = NO_PREVIEWS) -> Turn:
+    def build(self, task: Task, previews: Previews = NO_PREVIEWS, names: Mapping[str, str] = {}) -> Turn:
         """Merge the settings of a task and build its request, within the limits of this server.
+
+        Args:
+            names: setting → name of the client's field, for errors about limits; without an entry it is the same.
 
         Raises:
             ApiError: the task is not valid, or exceeds a limit.
@@ -74,7 +77,7 @@ class Service:
         recommended = self.card.recommended
         try:
             turn = build_turn(task, self.layers, recommended, previews)
-            self._require_limits(task, turn)
+            self._require_limits(task, turn, names)
         except SenseNovaError as error:
             raise api_error(error) from None
         return turn
@@ -150,16 +153,16 @@ class Service:
             raise bad_request("the strength of a LoRA must be a number from -10 to 10", "try 1", param="lora")
         return (NamedLora(found.name, float(strength)),)
 
-    def _require_limits(self, task: Task, turn: Turn) -> None:
+    def _require_limits(self, task: Task, turn: Turn, names: Mapping[str, str]) -> None:
         limits, settings = self.settings, turn.settings
         if not isinstance(task, PictureTask):
-            self._require("max_tokens", settings.max_tokens, limits.max_new_tokens)
+            self._require(names.get("max_tokens", "max_tokens"), settings.max_tokens, limits.max_new_tokens)
             return
         first = task.inputs[0].image.size if task.inputs else None
         width, height = resolve_size(settings.size, self.card.recommended.trained_sizes, first)
-        self._require("num_images", settings.num_images, limits.max_images)
+        self._require(names.get("num_images", "num_images"), settings.num_images, limits.max_images)
         self._require("size", width * height, limits.max_pixels, "pixels")
-        self._require("num_steps", settings.num_steps, limits.max_steps)
+        self._require(names.get("num_steps", "num_steps"), settings.num_steps, limits.max_steps)
         if settings.think:
             self._require("max_think_tokens", settings.max_think_tokens, limits.max_new_tokens)
 
