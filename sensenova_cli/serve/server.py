@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from sensenova_cli.serve.connections import Connection, Limits
 from sensenova_cli.serve.scheduler import Scheduler
@@ -19,8 +22,12 @@ class Server(uvicorn.Server):
     """A server that finishes the running request when it is asked to stop, and ends at once when asked twice."""
 
     def __init__(self, app: ASGIApp, scheduler: Scheduler) -> None:
+        # A reverse proxy on this machine says which address and scheme its clients use. Limits needs the real address.
+        trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
+        behind_proxy: Any = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type]  # its types are uvicorn's own
         config = uvicorn.Config(
-            Limits(app),
+            Limits(behind_proxy),
+            proxy_headers=False,
             http=Connection,
             ws="none",
             lifespan="off",
