@@ -96,22 +96,29 @@ NUMBER: Schema = {"type": "number"}
 OBJECT: Schema = {"type": "object"}
 PROMPT = text("What to draw or to answer.", minLength=1, maxLength=MAX_TEXT)
 NOTICES = list_of(text(), description="Notes, such as the names of unknown fields.")
-PICTURE = text("A PNG, JPEG, WebP or GIF file in base64, or as a data URL.")
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
+PICTURE = text("A PNG, JPEG, WebP or GIF file in base64, or as a data URL.", examples=[PIXEL])
 MODEL = text("Name of the model; it may be left out.")
 LORA: Schema = {
     "description": "A LoRA that the operator has registered.",
     "anyOf": [text("Its name, or off."), record({"name": text(), "strength": NUMBER}, ("name",))],
 }
-SIDES = {"width": whole(32), "height": whole(32)}
+SIDES = {name: {**whole(32), "multipleOf": 32, "description": "Needs the other side."} for name in ("width", "height")}
 COUNTS = {
     "n": whole(1, description="The same as num_images."),
     "num_inference_steps": whole(1, description="The same as num_steps."),
 }
-STREAM = text("Server-sent events. Lines that start with a colon are comments.")
-RUN_EVENTS = text(
-    "Server-sent events with the tags queued, notice, prefix, think_token, think, step, picture, token, answer, "
-    "statistics and error. The last one is statistics, or error after a failure."
-)
+STREAM = {
+    **record({"event": text(), "data": text("A JSON object, or [DONE].")}, ("data",)),
+    "description": "Server-sent events. Lines that start with a colon are comments.",
+}
+RUN_EVENTS = {
+    **record({"event": text(), "data": text("A JSON object.")}),
+    "description": "Server-sent events: queued, notice, prefix, think_token, think, step, picture, token, answer, "
+    "statistics and error. The last one is statistics, or error after a failure.",
+}
 
 IMAGE_FIELDS = {
     "prompt": PROMPT,

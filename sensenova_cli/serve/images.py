@@ -301,7 +301,7 @@ def _read_output(fields: Mapping[str, Any]) -> Output:
         raise bad_request('"response_format" is b64_json or url', "use b64_json", param="response_format")
     if kind == "jpg":
         kind = "jpeg"
-    if kind not in FORMATS:
+    if not isinstance(kind, str) or kind not in FORMATS:
         raise bad_request(
             '"output_format" is png, jpeg or webp', "use png", param="output_format", code="not_supported"
         )
