@@ -43,10 +43,21 @@ class ApiError(Exception):
         self.hint = hint
         self.headers = headers or {}
 
-    def json(self) -> dict[str, Any]:
-        """Return the body of the answer."""
+    @property
+    def message_and_hint(self) -> str:
+        """The message with the hint, for clients that show one text only."""
+        message = self.message[:MAX_MESSAGE]
+        return f"{message}; {self.hint}" if self.hint else message
+
+    def json(self, *, hint_in_message: bool = False) -> dict[str, Any]:
+        """Return the body of the answer.
+
+        Args:
+            hint_in_message: repeat the hint in the message.
+        """
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        message, param = self.message[:MAX_MESSAGE], self.param and self.param[:MAX_MESSAGE]
+        message = self.message_and_hint if hint_in_message else self.message[:MAX_MESSAGE]
+        param = self.param and self.param[:MAX_MESSAGE]
         error = {"message": message, "type": kind, "code": self.code, "param": param, "hint": self.hint}
         return {"error": {**error, "status": self.status}}
 

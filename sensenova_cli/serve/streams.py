@@ -20,6 +20,9 @@ from sensenova_cli.system.unicode import valid_unicode
 PING_SECONDS = 15.0
 """Time without an event after which a stream sends a comment: only a failing write shows that a client is gone."""
 
+OPENAI_PATHS = ("/v1/images/", "/v1/chat/", "/v1/models")
+"""Starts of the paths of OpenAI's API."""
+
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return JSON. Long answers are pictures, so they are encoded by the caller's thread only once."""
@@ -30,11 +33,11 @@ def error_response(error: ApiError, path: str) -> Response:
     """Return the answer to an error.
 
     Args:
-        path: path of the request. Clients of `/sdapi` read the message in `detail`.
+        path: path of the request. Clients of `/sdapi` read the message in `detail`. OpenAI's show no hints.
     """
-    content = error.json()
+    content = error.json(hint_in_message=path.startswith(OPENAI_PATHS))
     if path.startswith("/sdapi/"):
-        content = {"detail": f"{error.message}: {error.hint}" if error.hint else error.message, **content}
+        content = {"detail": error.message_and_hint, **content}
     return json_response(content, error.status, error.headers)
 
 
@@ -97,7 +100,7 @@ def event_stream(service: Service, job: Job, events: AsyncGenerator[bytes]) -> R
         except Exception as error:
             if not isinstance(error, ApiError):
                 traceback.print_exception(error, file=sys.stderr)
-            yield sse(api_error(error).json())
+            yield sse(api_error(error).json(hint_in_message=True))
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Request-Id": job.id}
     return _EventStream(body(), headers, lambda: leave(service, job))
