@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import httpx2
 
 from benchmarks import harness
-from sensenova_cli.serve.api_schemas import JSON, OPERATIONS, PIXEL, SCHEMAS
+from sensenova_cli.serve.api_schemas import JSON, OPERATIONS, SCHEMAS
 from sensenova_cli.serve.guard import Guard
 from tests.serve.conftest import serving
+from tests.serve.test_openapi import BODIES
 
 CHECKS = (
     "not_a_server_error",
@@ -39,16 +39,6 @@ CHECKS = (
 """All checks but those that a good server fails: a size is a text, but not every text is a size, and unknown values of
 fields without effect are accepted with a note."""
 
-VALID: dict[str, dict[str, Any]] = {
-    "/v1/images/generations": {"prompt": "a cat", "num_steps": 1},
-    "/v1/images/edits": {"prompt": "red", "num_steps": 1, "images": [PIXEL]},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
-    "/v1/sensenova/run": {"request": "edit", "prompt": "red", "pictures": [PIXEL], "images": [{"png": 0}]},
-    "/sdapi/v1/txt2img": {"prompt": "a cat", "steps": 1},
-    "/sdapi/v1/img2img": {"prompt": "red", "steps": 1, "init_images": [PIXEL]},
-    "/sdapi/v1/options": {},
-}
-"""Path → a valid body."""
 UNKNOWN = (
     "extra_body",
     "extra_args",
@@ -103,7 +93,7 @@ def send_odd_values(url: str, key: str | None) -> list[str]:
     faults = []
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     with httpx2.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
-        for path, valid in VALID.items():
+        for path, valid in BODIES.items():
             counts: Counter[int] = Counter()
             for name in properties(path):
                 for value in ODD_VALUES:

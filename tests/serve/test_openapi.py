@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from starlette.routing import Route
 
-from config.settings import ImageSettings, TextSettings
-from sensenova_cli.serve.api_schemas import OPERATIONS
+from config.settings import ImageSettings, SettingsGroup, TextSettings
+from sensenova_cli.serve.api_schemas import OPERATIONS, PIXEL, SCHEMAS
 from sensenova_cli.serve.app import routes
 from sensenova_cli.serve.openapi import describe
 from tests.serve.conftest import Serve, Served
@@ -65,7 +65,9 @@ def test_references_lead_somewhere(served: Served) -> None:
 
 def test_settings_come_from_their_declarations(served: Served) -> None:
     schemas = describe_served(served)["components"]["schemas"]
-    for name, group in (("ImageSettings", ImageSettings), ("TextSettings", TextSettings)):
+    groups: tuple[tuple[str, type[SettingsGroup]], ...]
+    groups = (("ImageSettings", ImageSettings), ("TextSettings", TextSettings))
+    for name, group in groups:
         assert set(schemas[name]["properties"]) == set(group.model_fields)
     steps = schemas["GenerationRequest"]["properties"]["num_steps"]
     assert (steps["minimum"], steps["maximum"]) == (1, 1000) and "denoising steps" in steps["description"]
@@ -113,6 +115,32 @@ def test_requests_and_answers_fit_their_schemas(served: Served, method: str, pat
     assert not problems
     if answer.is_success and body is not None:
         assert not list(check(document, operation["requestBody"]["content"]["application/json"]["schema"], body))
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/images/generations": {"prompt": "a cat", "num_steps": 1},
+    "/v1/images/edits": {"prompt": "red", "num_steps": 1, "images": [PIXEL]},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
+    "/v1/sensenova/run": {"request": "edit", "prompt": "red", "pictures": [PIXEL], "images": [{"png": 0}]},
+    "/sdapi/v1/txt2img": {"prompt": "a cat", "steps": 1},
+    "/sdapi/v1/img2img": {"prompt": "red", "steps": 1, "init_images": [PIXEL]},
+    "/sdapi/v1/options": {},
+}
+"""Path → a valid body."""
+ODD_VALUES: dict[str, Any] = {"list": [[None]], "object": {"": [None]}}
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_no_described_field_breaks_the_server(served: Served, path: str) -> None:
+    name = OPERATIONS["POST", path].body["application/json"]["$ref"].rpartition("/")[2]
+    client = served.client()
+    assert client.post(path, json=BODIES[path]).status_code == 200
+    statuses = {
+        (field, odd): client.post(path, json={**BODIES[path], field: value}).status_code
+        for field in SCHEMAS[name]["properties"]
+        for odd, value in ODD_VALUES.items()
+    }
+    assert len(statuses) > 1 and {each: status for each, status in statuses.items() if status >= 500} == {}
 
 
 def test_the_check_of_these_tests_finds_problems() -> None:
