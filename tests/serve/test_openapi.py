@@ -145,7 +145,8 @@ def test_no_described_field_breaks_the_server(served: Served, path: str) -> None
 
 def test_the_check_of_these_tests_finds_problems() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer", "minimum": 1}}, "required": ["a"]}
-    assert [list(check({}, schema, value)) for value in ({}, {"a": 0}, {"a": "x"}, [], {"a": 1})] == [
+    values: tuple[Any, ...] = ({}, {"a": 0}, {"a": "x"}, [], {"a": 1})
+    assert [list(check({}, schema, value)) for value in values] == [
         [": a is missing"],
         [".a: 0 is below 1"],
         [".a: x is not integer"],

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+import webuiapi  # type: ignore[import-untyped]
 from PIL import Image
 
 from model import EditRequest, GenerateRequest
@@ -308,7 +309,6 @@ def test_lists(served: Served) -> None:
 
 
 def test_webuiapi(served: Served) -> None:
-    webuiapi = pytest.importorskip("webuiapi")
     address = urlsplit(served.url)
     client = webuiapi.WebUIApi(host=address.hostname, port=address.port, sampler="Euler", steps=3)
     client.session.trust_env = False
