@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config.sizes import format_size, parse_size, resolve_size
-from model import AnswerRequest, DenoisingStep, EditRequest, Event, Notice, PrefixRead, Statistics
+from model import AnswerRequest, DenoisingStep, EditRequest, Event, Notice, PrefixRead, Statistics, ThinkText
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.outputs.png_metadata import FORMAT
@@ -215,7 +215,7 @@ def usage(results: list[Event | FinishedPicture], pictures: list[FinishedPicture
     for finished in pictures:
         size = parse_size(finished.picture.settings.size)
         made += size[0] * size[1] // 1024 if size else 0
-    think = next((each.new_tokens for each in results if isinstance(each, Statistics)), 0)
+    think = next((len(each.token_ids) for each in results if isinstance(each, ThinkText)), 0)
     output = made + think
     return {
         "input_tokens": tokens,
