@@ -70,15 +70,15 @@ ODD_VALUES: tuple[str, ...] = (
 
 
 @contextmanager
-def fake_server() -> Iterator[str]:
-    """Run a server on a fake engine, with small limits, and yield its address."""
+def fake_server(key: str) -> Iterator[str]:
+    """Run a server on a fake engine, with a key and small limits, and yield its address."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint"
         checkpoint.mkdir()
         (checkpoint / "config.json").write_text("{}")
         (checkpoint / "recommended_settings.json").write_text('{"trained_sizes": [[64, 64]]}')
         os.environ["SENSENOVA_CONFIG_DIR"] = folder
-        with serving(checkpoint, Guard(), max_images=2, max_pixels=256 * 256, max_steps=20) as served:
+        with serving(checkpoint, Guard(key), max_images=2, max_pixels=256 * 256, max_steps=20) as served:
             yield served.url
 
 
@@ -136,7 +136,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="random seed of the requests (default: 1)")
     parser.add_argument("more", nargs="*", help="further arguments of schemathesis, after --")
     options = parser.parse_args()
-    with nullcontext(options.url.rstrip("/")) if options.url else fake_server() as url:
+    if not options.url:
+        options.key = "a-key-for-this-run"
+    with nullcontext(options.url.rstrip("/")) if options.url else fake_server(options.key) as url:
         faults = send_odd_values(url, options.key)
         for fault in faults:
             print(fault)

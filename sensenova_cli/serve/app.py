@@ -30,11 +30,13 @@ PAGE = Path(__file__).with_name("page.html")
 
 def build_app(service: Service, guard: Guard) -> ASGIApp:
     """Return the application of a server."""
-    return Starlette(
+    app = Starlette(
         routes=routes(service),
         middleware=[Middleware(GuardMiddleware, guard=guard)],
         exception_handlers={ApiError: _on_error, HTTPException: _on_http_error, Exception: _on_error},
     )
+    app.state.needs_key = guard.key is not None
+    return app
 
 
 def routes(service: Service) -> list[Route]:

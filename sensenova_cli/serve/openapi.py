@@ -27,11 +27,15 @@ INTRODUCTION = (
 
 async def description(request: Request) -> Response:
     """Return this description."""
-    return json_response(describe(request.app.routes))
+    return json_response(describe(request.app.routes, needs_key=request.app.state.needs_key))
 
 
-def describe(routes: Iterable[BaseRoute]) -> dict[str, Any]:
-    """Return the description of all routes."""
+def describe(routes: Iterable[BaseRoute], *, needs_key: bool) -> dict[str, Any]:
+    """Return the description of all routes.
+
+    Args:
+        needs_key: the server has a key.
+    """
     paths: dict[str, dict[str, Any]] = {}
     for method, route in operations(routes):
         path = plain_path(route)
@@ -39,7 +43,7 @@ def describe(routes: Iterable[BaseRoute]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "sensenova serve", "version": __version__, "description": INTRODUCTION},
-        "security": [{"bearer": []}, {}],
+        "security": [{"bearer": []}] if needs_key else [],
         "paths": paths,
         "components": {
             "schemas": SCHEMAS,

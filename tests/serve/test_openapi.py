@@ -13,6 +13,7 @@ from starlette.routing import Route
 from config.settings import ImageSettings, SettingsGroup, TextSettings
 from sensenova_cli.serve.api_schemas import OPERATIONS, PIXEL, SCHEMAS
 from sensenova_cli.serve.app import routes
+from sensenova_cli.serve.guard import Guard
 from sensenova_cli.serve.openapi import describe
 from tests.serve.conftest import Serve, Served
 
@@ -45,7 +46,7 @@ def test_paths_that_are_turned_off_are_not_described(serve: Serve) -> None:
 
 def test_a_route_without_description_is_noticed() -> None:
     with pytest.raises(KeyError, match="/new"):
-        describe([Route("/new", lambda request: None)])
+        describe([Route("/new", lambda request: None)], needs_key=False)
 
 
 def test_every_operation_says_what_it_does(served: Served) -> None:
@@ -73,11 +74,20 @@ def test_settings_come_from_their_declarations(served: Served) -> None:
     assert (steps["minimum"], steps["maximum"]) == (1, 1000) and "denoising steps" in steps["description"]
 
 
-def test_only_health_and_the_page_need_no_key(served: Served) -> None:
-    document = describe_served(served)
+def test_only_health_and_the_page_need_no_key(serve: Serve) -> None:
+    served = serve(Guard(key="secret"))
+    answer = served.client(headers={"Authorization": "Bearer secret"}).get("/openapi.json")
+    document = answer.json()
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert document["security"] == [{"bearer": []}]
     free = {path for path, each in document["paths"].items() if any("security" in one for one in each.values())}
     assert free == {"/", "/health"}
+    for path in document["paths"]:
+        assert (served.client().get(path).status_code == 401) == (path not in free)
+
+
+def test_a_server_without_a_key_describes_none(served: Served) -> None:
+    assert describe_served(served)["security"] == []
 
 
 @pytest.mark.parametrize(
