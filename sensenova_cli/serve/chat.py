@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config.settings import TextSettings
-from model import Answer, Event, PrefixRead, TextToken, ThinkText, ThinkToken
+from model import Answer, DenoisingStep, Event, PrefixRead, TextToken, ThinkText, ThinkToken
 from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.serve.bodies import read_json
 from sensenova_cli.serve.errors import ApiError, bad_request
-from sensenova_cli.serve.images import extras, sent_names
+from sensenova_cli.serve.images import extras, sent_names, step_comment
 from sensenova_cli.serve.images import usage as picture_usage
 from sensenova_cli.serve.jobs import FinishedPicture, Job
 from sensenova_cli.serve.messages import Chat, conversation_of, pictures_to_change, read_files, read_messages
@@ -114,8 +114,8 @@ class _Answer:
         await self._job.wait()
         require_done(self._job)
         results = list(self._job.results)
-        message, finish = await self._message(results)
-        choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
+        message = await self._message(results)
+        choice = {"index": 0, "message": message, "finish_reason": self._finish(results), "logprobs": None}
         content = {**self._head("chat.completion"), "choices": [choice], "usage": self._usage(results)}
         return json_response(content | self._extras(results))
 
@@ -136,8 +136,7 @@ class _Answer:
                 async for chunk in self._deltas(message):
                     yield chunk
         results = list(self._job.results)
-        _, finish = await self._message(results)
-        yield self._chunk({}, finish, self._extras(results))
+        yield self._chunk({}, self._finish(results), self._extras(results))
         if count_tokens:
             yield sse({**self._head("chat.completion.chunk"), "choices": [], "usage": self._usage(results)})
         yield b"data: [DONE]\n\n"
@@ -162,8 +161,13 @@ class _Answer:
         seed = self._job.turn.request.settings.seed
         return {"request_id": found["id"], "seed": seed, "notices": found["notices"], "metrics": metrics}
 
-    async def _message(self, results: list[Event | FinishedPicture]) -> tuple[dict[str, Any], str]:
+    async def _message(self, results: list[Event | FinishedPicture]) -> dict[str, Any]:
         raise NotImplementedError
+
+    def _finish(self, results: list[Event | FinishedPicture]) -> str:
+        """Return why the answer ended."""
+        answer = next((each for each in results if isinstance(each, Answer)), None)
+        return "length" if answer is not None and answer.finish == "length" else "stop"
 
     def _deltas(self, message: Event | Any) -> AsyncGenerator[bytes]:
         raise NotImplementedError
@@ -179,9 +183,9 @@ class _TextAnswer(_Answer):
         super().__init__(service, job)
         self._sent = ""
 
-    async def _message(self, results: list[Event | FinishedPicture]) -> tuple[dict[str, Any], str]:
+    async def _message(self, results: list[Event | FinishedPicture]) -> dict[str, Any]:
         answer = next(each for each in results if isinstance(each, Answer))
-        return {"role": "assistant", "content": answer.text}, "stop" if answer.finish == "end" else "length"
+        return {"role": "assistant", "content": answer.text}
 
     async def _deltas(self, message: Event | Any) -> AsyncGenerator[bytes]:
         if isinstance(message, TextToken) and message.text:
@@ -207,7 +211,7 @@ class _PictureAnswer(_Answer):
         super().__init__(service, job)
         self._in_content = in_content
 
-    async def _message(self, results: list[Event | FinishedPicture]) -> tuple[dict[str, Any], str]:
+    async def _message(self, results: list[Event | FinishedPicture]) -> dict[str, Any]:
         parts = [await _part(each) for each in results if isinstance(each, FinishedPicture)]
         message: dict[str, Any] = {"role": "assistant", "content": parts if self._in_content else ""}
         if not self._in_content:
@@ -215,10 +219,12 @@ class _PictureAnswer(_Answer):
         think = next((each.text for each in results if isinstance(each, ThinkText)), None)
         if think is not None:
             message["reasoning_content"] = think
-        return message, "stop"
+        return message
 
     async def _deltas(self, message: Event | Any) -> AsyncGenerator[bytes]:
-        if isinstance(message, FinishedPicture):
+        if isinstance(message, DenoisingStep):
+            yield step_comment(message)
+        elif isinstance(message, FinishedPicture):
             part = {**await _part(message), "index": message.picture.index}
             yield self._chunk({"content": [part]} if self._in_content else {"images": [part]})
 

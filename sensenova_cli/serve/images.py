@@ -13,7 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config.sizes import format_size, parse_size, resolve_size
-from model import AnswerRequest, DenoisingStep, EditRequest, Event, Notice, PrefixRead, Statistics, ThinkText
+from model import (
+    AnswerRequest,
+    DenoisingStep,
+    EditRequest,
+    Event,
+    Notice,
+    PrefixRead,
+    Statistics,
+    ThinkText,
+    ThinkToken,
+)
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.outputs.png_metadata import FORMAT
@@ -24,7 +34,7 @@ from sensenova_cli.serve.jobs import FinishedPicture, Job
 from sensenova_cli.serve.picture_fields import OTHER_NAMES, merge_nested, picture_fields
 from sensenova_cli.serve.pictures import decode_data_url, read_uploads, require_few
 from sensenova_cli.serve.service import Service, require_text
-from sensenova_cli.serve.streams import event_stream, follow, json_response, require_done, sse, unless_gone
+from sensenova_cli.serve.streams import comment, event_stream, follow, json_response, require_done, sse, unless_gone
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.tasks import PictureTask
 
@@ -150,7 +160,12 @@ class _Answers:
         async for message in follow(self._job):
             if isinstance(message, bytes):
                 yield message
-            elif isinstance(message, DenoisingStep) and message.preview is not None and message.step in steps:
+            elif isinstance(message, ThinkToken):
+                yield comment("thinking")
+            elif isinstance(message, DenoisingStep) and (message.preview is None or message.step not in steps):
+                yield step_comment(message)
+            elif isinstance(message, DenoisingStep):
+                assert message.preview is not None
                 file = await asyncio.to_thread(encode_picture, message.preview, self._output)
                 yield self._event(
                     "partial_image",
@@ -262,6 +277,11 @@ def preview_steps(turn: Turn, count: int) -> list[int]:
     assert not isinstance(request, AnswerRequest)
     every = request.preview_every
     return list(range(every, request.settings.num_steps, every))[:count] if every else []
+
+
+def step_comment(step: DenoisingStep) -> bytes:
+    """Return a comment about a step. Clients skip it; it keeps the connection in use while a picture takes minutes."""
+    return comment(f"step {step.step} of {step.steps}")
 
 
 def _output_notices(fields: Mapping[str, Any], output: Output, turn: Turn) -> list[str]:

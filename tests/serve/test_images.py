@@ -377,6 +377,21 @@ def test_a_waiting_client_hears_its_place_in_comments(served: Served) -> None:
             assert ": running" in list(lines)
 
 
+def test_a_slow_stream_shows_that_it_is_alive(served: Served) -> None:
+    body = {"prompt": "a cat", "stream": True, "think": True, "num_steps": 3, "partial_images": 1}
+    lines = served.client().post("/v1/images/generations", json=body).text.splitlines()
+    assert [line for line in lines if line.startswith((": think", ": step", "event: "))] == [
+        *[": thinking"] * len(THINK),
+        ": step 1 of 3",
+        "event: image_generation.partial_image",
+        ": step 3 of 3",
+        "event: image_generation.completed",
+    ]
+    wish = {"modalities": ["image"], "num_steps": 3, "stream": True, "messages": [{"role": "user", "content": "a cat"}]}
+    lines = served.client().post("/v1/chat/completions", json=wish).text.splitlines()
+    assert [line for line in lines if line.startswith(": step")] == [": step 1 of 3", ": step 2 of 3", ": step 3 of 3"]
+
+
 def test_partial_images_come_closer_to_the_picture(demo_server: Process) -> None:
     events: Any = client(demo_server.url).images.generate(
         prompt="a red circle", size="128x128", stream=True, partial_images=3, extra_body={"seed": 1, "num_steps": 8}
