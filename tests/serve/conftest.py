@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,8 @@ def serving(checkpoint: Path, guard: Guard, open_model: Any = None, **settings: 
     finally:
         served.gate.set()
         served.server.should_exit = True
-        served.server._loop.call_soon_threadsafe(served.server._drain)
+        with suppress(RuntimeError):  # the test has stopped the server
+            served.server._loop.call_soon_threadsafe(served.server._drain)
         assert ended.wait(60), "the server does not end"
     if failures:
         raise failures[0]
