@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -213,19 +214,19 @@ def test_progress(served: Served) -> None:
 
     idle = progress()
     assert (idle["progress"], idle["state"]["job_count"], idle["current_image"]) == (0, 0, None)
-    with hold(served, before=3) as (held, threads):
+    with hold(served, before=7) as (held, threads):
         future = threads.submit(post, served, "txt2img", {**BODY, "steps": 4, "n_iter": 2})
         held.wait()
-        until(lambda: progress()["progress"] == 0.25)
+        until(lambda: progress()["progress"] == 0.75)
         found = progress()
         state = found["state"]
         assert (state["sampling_step"], state["sampling_steps"]) == (2, 4)
-        assert (state["job_count"], state["job_no"]) == (2, 0)
+        assert (state["job_count"], state["job_no"]) == (2, 1)
         assert found["eta_relative"] > 0
         with Image.open(io.BytesIO(base64.b64decode(found["current_image"]))) as image:
             assert image.getpixel((0, 0)) == (9, 9, 9)
         without = progress(skip_current_image="true")
-        assert (without["current_image"], without["progress"]) == (None, 0.25)
+        assert (without["current_image"], without["progress"]) == (None, 0.75)
         held.go_on.set()
         assert future.result()[0] == 200
     assert progress() == idle
@@ -269,6 +270,19 @@ def test_interrupt_leaves_the_work_of_other_apis_alone(served: Served) -> None:
         assert mine.result()[0] == 409
         held.go_on.set()
         assert other.result().status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a second loopback address")
+def test_another_machine_neither_sees_nor_stops_a_request(served: Served) -> None:
+    other = served.client(transport=httpx2.HTTPTransport(local_address="127.0.0.2"))
+    with hold(served, before=2) as (held, threads):
+        future = threads.submit(post, served, "txt2img", BODY)
+        held.wait()
+        seen = other.get("/sdapi/v1/progress").json()
+        assert (seen["state"]["job_count"], seen["current_image"]) == (0, None)
+        assert other.post("/sdapi/v1/interrupt").json() == {}
+        held.go_on.set()
+        assert future.result()[0] == 200
 
 
 def test_a_client_that_goes_away_stops_its_request(served: Served) -> None:
