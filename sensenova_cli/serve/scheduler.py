@@ -95,7 +95,7 @@ class Scheduler:
         self._max_queue = max_queue
         self._waiting: deque[Job] = deque()
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread = threading.Thread(target=self._work, daemon=True)
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="png")
 
     @property
@@ -208,12 +208,14 @@ class Scheduler:
             del engine  # its memory is needed for the new one
 
     def _open(self) -> Engine | None:
+        threading.current_thread().name = "loading"  # a program that ends meanwhile does not wait for this thread
         try:
             engine = self._open_model(lambda progress: self._call(setattr, self, "loading", progress))
         except BaseException as error:
             traceback.clear_frames(error.__traceback__)  # the frames refer to the weights that were read
             self._call(self._fail, error)
             return None
+        threading.current_thread().name = "model"
         self._call(self._become_ready, engine)
         return engine
 
