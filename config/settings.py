@@ -236,6 +236,57 @@ class OutputSettings(SettingsGroup):
         return output
 
 
+class ServeSettings(SettingsGroup):
+    """Settings of `sensenova serve`. In TOML files they are in the table `[serve]`, and they have their own flags."""
+
+    host: Annotated[str, Field(min_length=1, examples=["127.0.0.1", "0.0.0.0"])] = "127.0.0.1"
+    """Address to listen on. Other machines can only connect to an address that is not 127.0.0.1; they need a key."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8642
+    """Port to listen on; 0 for any free one."""
+    api_key_file: str | None = None
+    """File with the key that clients must send. The variable SENSENOVA_SERVE_API_KEY can hold the key instead."""
+    key: bool = True
+    """Require a key if other machines can connect."""
+    served_name: Annotated[str | None, Field(examples=["u1"])] = None
+    """Name of the model for clients; the default is the last part of its folder or Hub id."""
+    loras: Annotated[str | None, Field(examples=["pixel=./pixel.safetensors:0.8"])] = None
+    """LoRAs that clients may choose, as NAME=FILE[:STRENGTH], separated by commas."""
+    max_queue: Annotated[int, Field(ge=0, le=10_000)] = 16
+    """Maximum number of waiting requests; further ones get the answer 503."""
+    max_images: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Maximum number of pictures of a request."""
+    max_pixels: Annotated[int, Field(ge=32 * 32, le=MAX_PIXELS)] = 4096 * 4096
+    """Maximum number of pixels of a picture."""
+    max_steps: Annotated[int, Field(ge=1, le=1000)] = 200
+    """Maximum number of denoising steps of a picture."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=32768)] = 8192
+    """Maximum number of tokens of an answer or a think text."""
+    keep_memory: Annotated[str, Field(examples=["512MiB", "2GiB"])] = "512MiB"
+    """Memory for uploaded pictures, and as much again for results, which stay fetchable for ten minutes."""
+    allow_host: Annotated[str | None, Field(examples=["pictures.example.org"])] = None
+    """Host names under which clients reach the server, separated by commas; addresses and localhost always work."""
+    cors_origin: Annotated[str | None, Field(examples=["https://app.example.org"])] = None
+    """Origins whose web pages may use the server, separated by commas."""
+    ui: bool = True
+    """Serve the web page."""
+    warmup: bool = True
+    """Warm up at the start with a small picture and a short answer, which compile the kernels."""
+
+    @field_validator("keep_memory")
+    @classmethod
+    def _some_memory(cls, amount: str) -> str:
+        if parse_memory(amount) is None:
+            raise SettingsError(f"`keep_memory` {amount!r} is not understood", "write it like 512MiB or 2GiB")
+        return amount
+
+    @property
+    def keep_bytes(self) -> int:
+        """`keep_memory` in bytes."""
+        amount = parse_memory(self.keep_memory)
+        assert amount is not None
+        return amount
+
+
 class Settings(ImageSettings, TextSettings, LoadSettings, OutputSettings):
     """All settings of one turn, merged from their layers (see config.sources)."""
 

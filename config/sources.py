@@ -7,7 +7,7 @@ of a picture (`--from`), flags, and the settings beside a prompt in a prompt fil
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,16 @@ from typing import Any
 from config.errors import SettingsError
 from config.profiles import PROJECT_FILE, find_profile, has_user_folder, is_profile_path, user_file
 from config.recommended import Recommended, check_recommended
-from config.settings import SETTING_NAMES, LoadSettings, OutputSettings, Settings, SettingsGroup, require_compatible
-from config.toml_file import read_settings_file, show_path, toml_literal
+from config.settings import (
+    SETTING_NAMES,
+    LoadSettings,
+    OutputSettings,
+    ServeSettings,
+    Settings,
+    SettingsGroup,
+    require_compatible,
+)
+from config.toml_file import SettingsFile, read_settings_file, show_path, toml_literal
 from config.validation import Notation, check_values
 
 PREFIX = "SENSENOVA_"
@@ -26,8 +34,12 @@ OTHER_VARIABLES: dict[str, str] = {
     "SENSENOVA_CONFIG_DIR": "folder of the user file and the user's profiles",
     "SENSENOVA_DATA_DIR": "folder of saved sessions and other user data",
     "SENSENOVA_PROFILE": "profile to use without --profile",
+    "SENSENOVA_SERVE_API_KEY": "key that clients of `sensenova serve` must send",
 }
 """Environment variables that are not settings, with their meaning."""
+
+SERVE_PREFIX = PREFIX + "SERVE_"
+"""Prefix of the environment variables of `sensenova serve`, such as SENSENOVA_SERVE_PORT."""
 
 FOREIGN_VARIABLES = frozenset(
     PREFIX + name
@@ -140,6 +152,26 @@ def read_layers(
     return layers
 
 
+def read_serve_settings(flags: Mapping[str, Any] | None = None, *, profile: str | None = None) -> ServeSettings:
+    """Read, check and merge the settings of `sensenova serve`: the tables `[serve]`, the environment, and flags.
+
+    Arguments and errors as for `read_layers`.
+    """
+    merged: dict[str, Any] = {}
+    for file, _ in _files(profile):
+        merged |= file.serve
+    given = {
+        key.removeprefix(SERVE_PREFIX).lower(): text
+        for key, text in os.environ.items()
+        if key.startswith(SERVE_PREFIX) and text and key not in OTHER_VARIABLES
+    }
+    variables = replace(_ENVIRONMENT, key=lambda name: SERVE_PREFIX + name.upper())
+    merged |= check_values(given, variables, ServeSettings.model_fields, ServeSettings)
+    typed = {name: value for name, value in (flags or {}).items() if value is not None}
+    merged |= check_values(typed, _FLAGS, ServeSettings.model_fields, ServeSettings)
+    return ServeSettings.model_validate(merged)
+
+
 def resolve(
     flags: Mapping[str, Any] | None = None,
     *,
@@ -177,11 +209,17 @@ def _checkpoint_layer(recommended: Recommended | None) -> Layer:
 
 
 def _file_layers(profile: str | None) -> Layer:
+    for file, label in _files(profile):
+        for name, value in file.values.items():
+            yield name, value, label
+
+
+def _files(profile: str | None) -> Iterator[tuple[SettingsFile, str]]:
+    """Yield the settings files that apply, with their labels: user file, project file, profile."""
     files = [(user_file(), "user file")] if has_user_folder() else []
     for path, kind in (*files, (PROJECT_FILE, "project file")):
         if _may_exist(path):
-            for name, value in read_settings_file(path).values.items():
-                yield name, value, f"{kind} {show_path(path)}"
+            yield read_settings_file(path), f"{kind} {show_path(path)}"
     place = ""
     if profile is None:
         profile = os.environ.get("SENSENOVA_PROFILE") or None
@@ -192,8 +230,7 @@ def _file_layers(profile: str | None) -> Layer:
         except SettingsError as error:
             raise SettingsError(place + error.what, error.hint) from None
         shown = show_path(path) if is_profile_path(profile) else profile
-        for name, value in read_settings_file(path).values.items():
-            yield name, value, f"profile {shown}"
+        yield read_settings_file(path), f"profile {shown}"
 
 
 def _environment_layer() -> Layer:
@@ -205,18 +242,11 @@ def _environment_layer() -> Layer:
         and text
         and key not in OTHER_VARIABLES
         and key not in FOREIGN_VARIABLES
+        and not key.startswith(SERVE_PREFIX)
         and not KUBERNETES_VARIABLE.fullmatch(key)
     }
-    notation = Notation(
-        place=_nothing,
-        key=_variable,
-        equals="=",
-        literal=lambda value: _words(value, ","),
-        text=True,
-        culprit=lambda name: f"{_variable(name)}: ",
-    )
     others = (variable.removeprefix(PREFIX).lower() for variable in OTHER_VARIABLES)
-    for name, value in check_values(given, notation, (*SETTING_NAMES, *others)).items():
+    for name, value in check_values(given, _ENVIRONMENT, (*SETTING_NAMES, *others)).items():
         yield name, value, f"environment {_variable(name)}"
 
 
@@ -228,8 +258,7 @@ def _typed_layer(given: Mapping[str, Any], label: str) -> Layer:
 
 def _flag_layer(flags: Mapping[str, Any]) -> Layer:
     typed = {name: value for name, value in flags.items() if value is not None}
-    notation = Notation(place=_nothing, key=_flag, equals=" ", literal=_words, text=True)
-    for name, value in check_values(typed, notation).items():
+    for name, value in check_values(typed, _FLAGS).items():
         yield name, value, f"flag {_flag(name, value)}"
 
 
@@ -257,3 +286,14 @@ def _words(value: Any, between: str = " ") -> str:
 
 def _nothing(name: str) -> str:
     return ""
+
+
+_ENVIRONMENT = Notation(
+    place=_nothing,
+    key=_variable,
+    equals="=",
+    literal=lambda value: _words(value, ","),
+    text=True,
+    culprit=lambda name: f"{_variable(name)}: ",
+)
+_FLAGS = Notation(place=_nothing, key=_flag, equals=" ", literal=_words, text=True)

@@ -3,22 +3,31 @@
 import json
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from config.errors import SettingsError
-from config.settings import SETTING_NAMES
+from config.settings import SETTING_NAMES, ServeSettings
 from config.validation import Notation, check_values
+
+SERVE_TABLE = "serve"
+"""Name of the table with the settings of `sensenova serve`."""
 
 
 @dataclass(frozen=True)
 class SettingsFile:
-    """A profile, the user file or the project file: flat TOML with settings and an optional `description`."""
+    """A profile, the user file or the project file: TOML with settings and an optional `description`.
+
+    Attributes:
+        serve: the table `[serve]`, settings of `sensenova serve`.
+    """
 
     path: Path
     description: str
     values: dict[str, Any]
+    serve: dict[str, Any]
 
 
 def read_settings_file(path: Path) -> SettingsFile:
@@ -45,13 +54,36 @@ def read_settings_file(path: Path) -> SettingsFile:
     if not isinstance(description, str):
         literal = notation.assignment("description", description)
         raise SettingsError(f"{place('description')}{literal}: must be text", "put it in quotes")
+    serve = values.pop(SERVE_TABLE, {})
+    if not isinstance(serve, dict):
+        literal = notation.assignment(SERVE_TABLE, serve)
+        raise SettingsError(f"{place(SERVE_TABLE)}{literal}: must be a table", f"write [{SERVE_TABLE}] on its own line")
     for name, value in values.items():
         if isinstance(value, dict):
             raise SettingsError(
-                f"{place(name)}{name} is a table; settings files are flat",
+                f"{place(name)}{name} is a table; the only table of a settings file is [{SERVE_TABLE}]",
                 "write only lines like NAME = VALUE, without [sections] and dots",
             )
-    return SettingsFile(path, description, check_values(values, notation, (*SETTING_NAMES, "description")))
+    in_table = replace(notation, place=lambda name: _place_in_table(shown, text, name))
+    _refuse_misplaced(values, serve, notation, in_table)
+    checked = check_values(values, notation, (*SETTING_NAMES, "description"))
+    return SettingsFile(
+        path, description, checked, check_values(serve, in_table, ServeSettings.model_fields, ServeSettings)
+    )
+
+
+def _refuse_misplaced(
+    values: Mapping[str, Any], serve: Mapping[str, Any], notation: Notation, in_table: Notation
+) -> None:
+    """Raise SettingsError if a setting of the server is outside its table, or another setting is in it."""
+    for name in values:
+        if name in ServeSettings.model_fields and name not in SETTING_NAMES:
+            what = f"{notation.place(name)}{name} is a setting of `sensenova serve`"
+            raise SettingsError(what, f"write it below [{SERVE_TABLE}]")
+    for name in serve:
+        if name in SETTING_NAMES and name not in ServeSettings.model_fields:
+            what = f"{in_table.place(name)}{name} is not a setting of `sensenova serve`"
+            raise SettingsError(what, f"write it above [{SERVE_TABLE}]")
 
 
 def toml_literal(value: Any) -> str:
@@ -129,6 +161,17 @@ def _find_key(text: str, name: str) -> tuple[int, int] | None:
         if found and _is_toml("\n".join(lines[:index])):
             return index + 1, found.start(2) + 1
     return None
+
+
+def _place_in_table(shown: str, text: str, name: str) -> str:
+    """Return the start of a message about a setting in the table `[serve]`: file, line and column."""
+    header = _find_key(text, SERVE_TABLE)
+    if header is None:
+        return f"{shown}: "
+    lines = text.split("\n")
+    found = _find_key("\n".join(lines[header[0] :]), name)
+    line, column = (header[0] + found[0], found[1]) if found else header
+    return f"{shown}:{line}:{column}: "
 
 
 def _is_toml(text: str) -> bool:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from config.errors import SettingsError
 from config.mentions import respell
-from config.settings import SETTING_NAMES, Settings
+from config.settings import SETTING_NAMES, Settings, SettingsGroup
 
 SIZE_FLAGS = ("width", "height", "aspect")
 """Flags that are not settings, although users may expect so: they all set `size`."""
@@ -61,9 +61,15 @@ def json_notation(place: Callable[[str], str]) -> Notation:
 
 
 def check_values(
-    values: Mapping[str, Any], notation: Notation, allowed: Iterable[str] = SETTING_NAMES
+    values: Mapping[str, Any],
+    notation: Notation,
+    allowed: Iterable[str] = SETTING_NAMES,
+    group: type[SettingsGroup] = Settings,
 ) -> dict[str, Any]:
     """Check the values of one source and return them, converted to the settings' types.
+
+    Args:
+        group: the group that declares the allowed settings.
 
     Raises:
         SettingsError: the source has unknown names, wrong types or values out of bounds; the message lists all.
@@ -75,7 +81,7 @@ def check_values(
         try:
             if name not in allowed:
                 raise _unknown(name, notation, allowed)
-            checked[name] = _check_value(name, value, notation)
+            checked[name] = _check_value(name, value, notation, group)
         except SettingsError as problem:
             problems.append(problem)
     if problems:
@@ -97,9 +103,9 @@ def near_miss(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | Non
     return spelling[found[0]] if found else None
 
 
-def expected(name: str) -> str:
+def expected(name: str, group: type[SettingsGroup] = Settings) -> str:
     """Describe the values of a setting, like `a whole number from 1 to 1000` or `auto, native or …`."""
-    return join_or(_choices(_schema()[name]))
+    return join_or(_choices(_schema(group)[name]))
 
 
 def join_or(words: list[str]) -> str:
@@ -107,9 +113,9 @@ def join_or(words: list[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _check_value(name: str, value: Any, notation: Notation) -> Any:
+def _check_value(name: str, value: Any, notation: Notation, group: type[SettingsGroup]) -> Any:
     try:
-        return _convert(name, value, strict=not notation.text)
+        return _convert(name, value, group, strict=not notation.text)
     except SettingsError as error:
         # Our own validators raise it, with a sentence that quotes the value.
         place = (notation.culprit or notation.place)(name)
@@ -119,28 +125,28 @@ def _check_value(name: str, value: Any, notation: Notation) -> Any:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
     own = problem["type"] == "value_error"
-    reason = str(problem["ctx"]["error"]) if own else f"must be {expected(name)}"
-    hint = (None if own else _correction(name, value, notation)) or _example(name, notation)
+    reason = str(problem["ctx"]["error"]) if own else f"must be {expected(name, group)}"
+    hint = (None if own else _correction(name, value, notation, group)) or _example(name, notation, group)
     raise SettingsError(f"{notation.place(name)}{notation.assignment(name, value)}: {reason}", hint)
 
 
-def _correction(name: str, value: Any, notation: Notation) -> str | None:
+def _correction(name: str, value: Any, notation: Notation, group: type[SettingsGroup]) -> str | None:
     """Suggest a correction if a wrong value is near a valid one."""
     if isinstance(value, str):
         with suppress(ValidationError):
-            return f"write {notation.assignment(name, _convert(name, value, strict=False))} without quotes"
-        meant = near_miss(value, _words(_schema()[name]), cutoff=0.5)
+            return f"write {notation.assignment(name, _convert(name, value, group, strict=False))} without quotes"
+        meant = near_miss(value, _words(_schema(group)[name]), cutoff=0.5)
         if meant:
             return f"did you mean {notation.assignment(name, meant)}?"
     elif not notation.text and isinstance(value, int | float):
         with suppress(ValidationError, SettingsError):
-            return f"put it in quotes: {notation.assignment(name, _convert(name, str(value), strict=True))}"
+            return f"put it in quotes: {notation.assignment(name, _convert(name, str(value), group, strict=True))}"
     return None
 
 
-def _example(name: str, notation: Notation) -> str:
+def _example(name: str, notation: Notation, group: type[SettingsGroup]) -> str:
     """Suggest a valid value of a setting."""
-    field = Settings.model_fields[name]
+    field = group.model_fields[name]
     if field.examples:
         return f"for example {notation.assignment(name, field.examples[0])}"
     if field.default is None:
@@ -148,8 +154,8 @@ def _example(name: str, notation: Notation) -> str:
     return f"the default is {notation.assignment(name, field.default)}"
 
 
-def _convert(name: str, value: Any, strict: bool) -> Any:
-    return getattr(Settings.model_validate({name: value}, strict=strict), name)
+def _convert(name: str, value: Any, group: type[SettingsGroup], strict: bool) -> Any:
+    return getattr(group.model_validate({name: value}, strict=strict), name)
 
 
 def _unknown(name: str, notation: Notation, allowed: tuple[str, ...]) -> SettingsError:
@@ -171,8 +177,8 @@ def _unknown(name: str, notation: Notation, allowed: tuple[str, ...]) -> Setting
 
 
 @cache
-def _schema() -> dict[str, Any]:
-    return Settings.model_json_schema()["properties"]
+def _schema(group: type[SettingsGroup]) -> dict[str, Any]:
+    return group.model_json_schema()["properties"]
 
 
 def _choices(node: dict[str, Any]) -> list[str]:

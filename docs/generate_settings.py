@@ -2,30 +2,31 @@
 
 from pathlib import Path
 
-from config.settings import GROUPS, Settings
+from config.settings import GROUPS, ServeSettings, SettingsGroup
 from config.toml_file import toml_literal
 from config.validation import expected
 
 PAGE = Path(__file__).parent / "settings.md"
 HEADING = "## All settings\n"
+SERVE_GROUP: tuple[str, type[SettingsGroup]] = ("`sensenova serve`: the table `[serve]`", ServeSettings)
 
 
 def settings_tables() -> str:
     """Return one table per group, with default, values and meaning. A setting of two groups is listed once."""
     tables: list[str] = []
     listed: set[str] = set()
-    for title, group in GROUPS:
-        rows = [_row(name) for name in group.model_fields if name not in listed]
+    for title, group in (*GROUPS, SERVE_GROUP):
+        rows = [_row(name, group) for name in group.model_fields if name not in listed]
         listed |= set(group.model_fields)
         head = [f"### {title}", "", "| setting | default | values | meaning |", "| --- | --- | --- | --- |"]
         tables.append("\n".join([*head, *rows]) + "\n")
     return "\n".join(tables)
 
 
-def _row(name: str) -> str:
-    field = Settings.model_fields[name]
+def _row(name: str, group: type[SettingsGroup]) -> str:
+    field = group.model_fields[name]
     default = "none" if field.default is None else f"`{toml_literal(field.default)}`"
-    return f"| `{name}` | {default} | {expected(name)} | {field.description} |"
+    return f"| `{name}` | {default} | {expected(name, group)} | {field.description} |"
 
 
 def generated_page(page: str) -> str:

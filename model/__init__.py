@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     )
     from model.verification.files import FileFinding, check_files
     from model.verification.pictures import PictureComparison, compare_picture
-    from model.wire import Packed, pack, unpack_event, unpack_request
+    from model.wire import WIRE_VERSION, Packed, pack, unpack_event, unpack_request
 
 _HOMES = {
     "config.settings": ["ImageSettings", "LoadSettings", "TextSettings"],
@@ -104,7 +104,7 @@ _HOMES = {
     "model.rank_main": ["run_rank"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
     "model.trace": ["Trace"],
-    "model.wire": ["Packed", "pack", "unpack_event", "unpack_request"],
+    "model.wire": ["WIRE_VERSION", "Packed", "pack", "unpack_event", "unpack_request"],
     "model.verification.checks": ["Checks", "PictureCheck", "find_checks", "published_checks", "published_models"],
     "model.verification.files": ["FileFinding", "check_files"],
     "model.verification.pictures": ["PictureComparison", "compare_picture"],
@@ -120,6 +120,7 @@ __all__ = [
     "DEMO_MODEL",
     "NO_LORA",
     "OFFICIAL_MODEL",
+    "WIRE_VERSION",
     "Answer",
     "AnswerRequest",
     "BranchCaching",

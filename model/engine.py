@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config.settings import LoadSettings
+from config.settings import ImageSettings, LoadSettings, TextSettings
 from config.validation import Notation, check_values
 from model.checkpoint.card import Card
 from model.checkpoint.hub import DownloadPlan
 from model.checkpoint.named_lora import NamedLora
 from model.events import Event, LoadProgress, Notice
 from model.parallel.commands import ClearCache, Run, UseLoras
-from model.requests import AnswerRequest, Request
+from model.requests import AnswerRequest, GenerateRequest, Request
 from model.trace import Trace
 
 if TYPE_CHECKING:
@@ -80,6 +80,17 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the engine's memory. The engine cannot be used afterwards."""
+
+    def warm_up(self, size: str = "auto") -> None:
+        """Do the work that only the first requests need, such as compiling kernels, so that they do not wait for it.
+
+        Args:
+            size: size of the pictures that will be made.
+
+        Raises:
+            SenseNovaError: as for `run`.
+        """
+        return
 
     @property
     def is_lost(self) -> bool:
@@ -171,6 +182,17 @@ class LocalEngine(Engine):
             cached = {0: self._runner.prefix_cache.lengths, **self._ranks.cached_tokens}
             size = self._ranks_per_prefix
             self._caches_differ = any(cached[rank] != cached[rank - rank % size] for rank in cached)
+
+    def warm_up(self, size: str = "auto") -> None:
+        """See `Engine.warm_up`. On a CPU nothing is compiled, and a step of a large model takes minutes."""
+        if self._runner.model.device.type == "cpu":
+            return
+        for request in (
+            GenerateRequest("warm-up", ImageSettings(size=size, num_steps=2)),
+            AnswerRequest("warm-up", settings=TextSettings(max_tokens=4)),
+        ):
+            for _ in self.run(request):
+                pass
 
     @property
     def card(self) -> Card:

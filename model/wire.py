@@ -29,7 +29,7 @@ from model.events import (
 from model.png import PNGFiles
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
 
-VERSION = 1
+WIRE_VERSION = 1
 """Version of the wire form. It increases if older readers would misunderstand a value; new fields do not count."""
 
 REQUESTS: dict[str, type[Request]] = {"generate": GenerateRequest, "edit": EditRequest, "answer": AnswerRequest}
@@ -90,7 +90,7 @@ def pack(value: Request | Event) -> Packed:
     field, tag = _TAGS[type(value)]
     pictures = PNGFiles()
     fields = _adapter(field, tag).dump_python(value, mode="json", context=pictures)
-    return Packed({field: tag, "version": VERSION, **fields}, tuple(pictures.files))
+    return Packed({field: tag, "version": WIRE_VERSION, **fields}, tuple(pictures.files))
 
 
 def unpack_request(packed: Packed) -> UnpackedRequest:
@@ -141,10 +141,10 @@ def _open(packed: Packed, field: Literal["request", "event"]) -> tuple[str, str]
     fields = dict(packed.content)
     version, tag = fields.pop("version", None), fields.pop(field, None)
     if type(version) is not int or version < 1:
-        raise WireError(f"this {field} has no version", f'add "version": {VERSION}')
-    if version > VERSION:
+        raise WireError(f"this {field} has no version", f'add "version": {WIRE_VERSION}')
+    if version > WIRE_VERSION:
         raise WireError(
-            f"this {field} has version {version}, and this program knows version {VERSION}",
+            f"this {field} has version {version}, and this program knows version {WIRE_VERSION}",
             "a newer sensenova wrote it: install that version here, too",
         )
     if not isinstance(tag, str) or tag not in _KINDS[field]:

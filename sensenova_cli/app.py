@@ -194,9 +194,11 @@ def _register() -> None:
     from sensenova_cli.commands.bench import bench
     from sensenova_cli.commands.doctor import doctor
     from sensenova_cli.commands.info import info
+    from sensenova_cli.commands.serve import serve
     from sensenova_cli.commands.tiny_checkpoint import tiny_checkpoint
     from sensenova_cli.commands.verify import verify
 
+    app.command("serve")(serve)
     app.command("info")(info)
     app.command("bench")(bench)
     app.command("doctor")(doctor)

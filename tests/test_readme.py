@@ -1,5 +1,6 @@
 """The README does what it says: its commands, its transcript and its Python example, run as they stand."""
 
+import json
 import os
 import re
 import subprocess
@@ -32,7 +33,7 @@ def environment(tmp_path: Path, tiny_checkpoint: Path) -> dict[str, str]:
 
 
 def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[str, str]) -> None:
-    try_it, ci, use_it, pipes, profiles = blocks("bash")
+    try_it, ci, use_it, pipes, profiles, _serve = blocks("bash")
     assert ci == "bash .ci/run\n"
     # Installing is what .ci/run has done; the rest of the first command, and the tour, run as they stand,
     # but for the model and fewer steps than its pictures deserve.
@@ -83,6 +84,21 @@ def test_the_session(tmp_path: Path) -> None:
         else:
             screen.wait_for(line.removesuffix("…"))
     assert screen.leave() == 0
+
+
+def test_the_server(tmp_path: Path, environment: dict[str, str]) -> None:
+    *_, command = blocks("bash")
+    environment["SENSENOVA_SERVE_PORT"] = "0"
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {command}"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stderr is not None
+        line = next(line for line in server.stderr if line.startswith("serving "))
+        curl = line.split("try: ")[1]
+        answer = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout
+        server.terminate()
+    assert server.returncode == 0
+    assert json.loads(answer)["data"][0]["url"].startswith("http://127.0.0.1:")
 
 
 def test_the_python_examples(tmp_path: Path, environment: dict[str, str]) -> None:

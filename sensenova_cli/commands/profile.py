@@ -158,7 +158,7 @@ def init(
     file = _target_file(target)
     built_in = BUILT_IN_FOLDER / f"{target}.toml"
     source = read_settings_file(built_in) if target and built_in.is_file() else None
-    text = settings_template(source.values, source.description) if source else settings_template({})
+    text = settings_template(source.values, source.description, source.serve) if source else settings_template({})
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if flags.force:

@@ -1,12 +1,12 @@
 """Flags of a command: the options that the user typed, merged and checked against each other."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from config.settings import SETTING_NAMES, Settings
+from config.settings import SETTING_NAMES, ServeSettings, Settings
 from config.sizes import format_size, parse_aspect
-from config.sources import Layers, read_layers
+from config.sources import Layers, read_layers, read_serve_settings
 from config.step_cache import DEFAULT_PRESET
 from sensenova_cli.errors import UsageError
 
@@ -32,6 +32,7 @@ class Flags:
         force: replace existing files.
         json: print results as JSON.
         quiet: show no progress and no notices.
+        serve: the typed settings of `sensenova serve` by name, as text or bool.
     """
 
     settings: Mapping[str, Any]
@@ -45,10 +46,15 @@ class Flags:
     force: bool = False
     json: bool = False
     quiet: bool = False
+    serve: Mapping[str, Any] = field(default_factory=dict)
 
     def layers(self, record: Mapping[str, Any] | None = None, record_label: str = "picture") -> Layers:
         """Read all layers of settings and these flags; arguments and errors as for config.sources.read_layers."""
         return read_layers(self.settings, profile=self.profile, record=record, record_label=record_label)
+
+    def serve_settings(self) -> ServeSettings:
+        """Merge the settings of `sensenova serve` with these flags; errors as for `read_serve_settings`."""
+        return read_serve_settings(self.serve, profile=self.profile)
 
 
 def off_option(name: str) -> str:
@@ -94,7 +100,19 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         force=typed.get("force", False),
         json=typed.get("json", False),
         quiet=typed.get("quiet", False),
+        serve=_typed_serve(typed),
     )
+
+
+def _typed_serve(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the typed settings of `sensenova serve`. A flag and its --no- form contradict each other."""
+    given = {name: typed[name] for name in ServeSettings.model_fields if typed.get(name) not in (None, False)}
+    for name in ServeSettings.model_fields:
+        if typed.get(off_option(name)):
+            if given.get(name):
+                raise UsageError(f"--{name} and --no-{name} contradict each other", "give one of them")
+            given[name] = False
+    return given
 
 
 def _preset_of_backend(backend: str, preset: str | None) -> str:

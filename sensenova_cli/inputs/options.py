@@ -18,6 +18,7 @@ from config.settings import (
     ImageSettings,
     LoadSettings,
     OutputSettings,
+    ServeSettings,
     Settings,
     TextSettings,
 )
@@ -36,6 +37,7 @@ VERIFY_OPTIONS = (
     "force",
 )
 """Options of a verification. It draws with the settings of its pictures, and checks a checkpoint's own weights."""
+SERVE_OPTIONS = tuple(ServeSettings.model_fields)
 COMMON_OPTIONS = ("profile", "json", "quiet", "debug", "no_color")
 
 _PANELS = (
@@ -43,7 +45,10 @@ _PANELS = (
     ("Answer", frozenset(TextSettings.model_fields)),
     ("Model", frozenset(LoadSettings.model_fields)),
     ("Output", frozenset(OutputSettings.model_fields)),
+    ("Server", frozenset(ServeSettings.model_fields)),
 )
+_FIELDS = {**Settings.model_fields, **ServeSettings.model_fields}
+"""Declarations of all settings that are options."""
 _SHORT = {"output": ("-o",), "num_images": ("-n",)}
 _KINDS: dict[str, Any] = {"cfg_interval": tuple[str, str], "lora": list[str]}
 """Parser types of options that take several words or may be repeated."""
@@ -57,6 +62,13 @@ _METAVARS = {
     "gpu_memory": "SIZE",
     "gpus": "N|all",
     "output": "FILE",
+    "host": "ADDRESS",
+    "api_key_file": "FILE",
+    "served_name": "NAME",
+    "loras": "NAME=FILE,…",
+    "keep_memory": "SIZE",
+    "allow_host": "NAME,…",
+    "cors_origin": "ORIGIN,…",
 }
 
 
@@ -93,14 +105,14 @@ def _parameters(names: Iterable[str]) -> Iterator[tuple[str, tuple[Any, Any, Any
     default and hides the other one. A setting with a value `off` has a --no- form, too.
     """
     for name in names:
-        if name not in Settings.model_fields or Settings.model_fields[name].annotation is not bool:
+        if name not in _FIELDS or _FIELDS[name].annotation is not bool:
             yield name, _option(name)
-            if name in Settings.model_fields and "off" in get_args(Settings.model_fields[name].annotation):
+            if name in _FIELDS and "off" in get_args(_FIELDS[name].annotation):
                 flag = name.replace("_", "-")
                 yield off_option(name), _flag(f"--no-{flag}", help=f"The same as --{flag} off.", panel=_panel(name))
             continue
-        flag, on = name.replace("_", "-"), Settings.model_fields[name].default
-        text = Settings.model_fields[name].description or ""
+        flag, on = name.replace("_", "-"), _FIELDS[name].default
+        text = _FIELDS[name].description or ""
         panel = _panel(name)
         yield name, _flag(f"--{flag}", help=text, panel=panel, hidden=on)
         yield (
@@ -117,7 +129,7 @@ def _option(name: str) -> tuple[Any, Any, Any]:
     """Return type, default and typer.Option of one option."""
     if name in _EXTRA:
         return _EXTRA[name]
-    field = Settings.model_fields[name]
+    field = _FIELDS[name]
     flag = "--" + name.replace("_", "-")
     text = (field.description or "").replace("[", "\\[")
     if get_origin(field.annotation) is Literal:

@@ -148,6 +148,11 @@ class PictureWriter:
         return written
 
 
+def encode_png(image: Image.Image, record: PictureRecord | None) -> bytes:
+    """Return a picture as a PNG file with its record; without one if the record cannot be written."""
+    return _encode(image, record)[0]
+
+
 def slug(prompt: str) -> str:
     """Return the first words of a prompt for a file name: letters and digits of any script, joined by hyphens."""
     text = unicodedata.normalize("NFKC", prompt.replace("<image>", " ")).lower()

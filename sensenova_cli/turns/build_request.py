@@ -59,7 +59,7 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
             file.
     """
     if not isinstance(task, PictureTask):
-        resolved = layers.resolve(recommended)
+        resolved = layers.resolve(recommended, task.settings, "request")
         text = TextSettings.part_of(resolved.settings)
         request = task.conversation.ask(task.question, task.images, text)
         return Turn(task, resolved.settings, resolved.origins, request)

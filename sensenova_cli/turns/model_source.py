@@ -47,10 +47,16 @@ class ModelSource(Protocol):
 
 
 class ModelOnDemand:
-    """A model that `open` loads, for the requests of one command."""
+    """A model that `open` loads, for the requests of one command.
 
-    def __init__(self, settings: LoadSettings) -> None:
+    Args:
+        size: if given, the model is loaded for any request with pictures of up to this size, instead of for the
+            requests that `open` gets.
+    """
+
+    def __init__(self, settings: LoadSettings, size: str | None = None) -> None:
         self.settings = settings
+        self._size = size
 
     def card(self, view: TurnView) -> Card:
         """Read the card, as `ModelSource.card`."""
@@ -65,7 +71,8 @@ class ModelOnDemand:
             progress.show("loading")
             engine = model.open_engine(
                 self.settings,
-                requests=requests,
+                size=self._size or "auto",
+                requests=requests if self._size is None else None,
                 on_plan=progress.on_plan,
                 on_download=lambda done, total: progress.show("downloading", done, total),
                 on_progress=lambda now: progress.show("loading", now.done_bytes, now.total_bytes),

@@ -1,7 +1,8 @@
 """Tasks: the work that a user asks for, as plain values, before settings are merged."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -40,12 +41,14 @@ class AnswerTask:
     Attributes:
         images: pictures shown with this question.
         conversation: the earlier questions and answers, and the system message.
+        settings: checked settings of this question alone, by name.
     """
 
     kind: Literal["describe", "chat"]
     question: str
     images: tuple[Image.Image, ...] = ()
     conversation: Conversation = field(default_factory=Conversation)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 Task = PictureTask | AnswerTask

@@ -174,7 +174,7 @@ def test_init_of_a_built_in_name_copies_its_values() -> None:
     file = Path(succeed("init", "turbo").strip())
     values = tomllib.loads(file.read_text(encoding="utf-8"))
     assert values.pop("description")
-    assert values == {"num_steps": 8, "cfg_scale": 1.0}
+    assert values == {"num_steps": 8, "cfg_scale": 1.0, "serve": {}}
 
 
 def test_init_takes_a_path_and_makes_its_folder() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from config.profiles import BUILT_IN_FOLDER
-from config.settings import SETTING_NAMES
+from config.settings import SETTING_NAMES, ServeSettings
 from config.sources import FOREIGN_VARIABLES, OTHER_VARIABLES
 from docs.generate_settings import generated_page
 
@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="
 def test_tables_are_generated_from_the_declarations() -> None:
     assert generated_page(PAGE) == PAGE, "run: python -m docs.generate_settings"
     listed = [line.split("`")[1] for line in PAGE.split("## All settings")[1].splitlines() if line.startswith("| `")]
-    assert sorted(listed) == sorted(SETTING_NAMES)
+    assert sorted(listed) == sorted((*SETTING_NAMES, *ServeSettings.model_fields))
 
 
 def test_profiles_and_variables_are_on_the_page() -> None:

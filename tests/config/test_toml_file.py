@@ -65,6 +65,12 @@ def test_byte_order_mark_is_ignored() -> None:
         ("size.width = 3", "1:1", "size is a table", "without [sections] and dots"),
         ('model = ""', "1:1", 'model = "": must not be empty', "remove model"),
         ("description = 3", "1:1", "description = 3: must be text", "quotes"),
+        ("seed = 1\nport = 9000", "2:1", "port is a setting of `sensenova serve`", "write it below [serve]"),
+        ("loras = 'a=b'", "1:1", "loras is a setting of `sensenova serve`", "write it below [serve]"),
+        ("seed = 1\n[serve]\nnum_steps = 8", "3:1", "num_steps is not a setting of `sensenova serve`", "above [serve]"),
+        ("[serve]\nprot = 9000", "2:1", "unknown setting prot", "did you mean port?"),
+        ("[serve]\nport = 'x'", "2:1", 'port = "x": must be a whole number from 0 to 65535', ""),
+        ("serve = 1", "1:1", "serve = 1: must be a table", "write [serve] on its own line"),
         # bounds
         ("num_steps = 0", "1:1", "num_steps = 0: must be a whole number from 1 to 1000", "num_steps = 50"),
         ("cfg_scale = nan", "1:1", "cfg_scale = nan: must be a number from 0 to 100", "cfg_scale = 4.0"),

@@ -1,0 +1,160 @@
+"""Start of a server: the model's thread, the application and the messages for the operator."""
+
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.settings import LoadSettings, ServeSettings
+from config.sources import Layers
+from model import Engine
+from sensenova_cli.render.console import printable
+from sensenova_cli.render.progress import ProgressView
+from sensenova_cli.render.turn_view import TurnView
+from sensenova_cli.serve.app import build_app
+from sensenova_cli.serve.guard import Guard
+from sensenova_cli.serve.jobs import Job
+from sensenova_cli.serve.scheduler import LoadingState, Scheduler
+from sensenova_cli.serve.server import Server
+from sensenova_cli.serve.service import Service, served_name
+from sensenova_cli.turns.model_source import ModelOnDemand, model_name
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """The facts for the line that tells the operator how the server is guarded."""
+
+    has_key: bool
+    key_file: str | None
+    only_this_machine: bool
+
+    def text(self, name: str, url: str) -> str:
+        """Return the line, with a command that works."""
+        who = "for this machine only" if self.only_this_machine else "for all machines that can connect"
+        key = "with a key" if self.has_key else "WITHOUT A KEY" if not self.only_this_machine else "without a key"
+        key_file = shlex.quote(str(Path(self.key_file).expanduser())) if self.key_file else ""
+        secret = f"$(cat {key_file})" if key_file else "$SENSENOVA_SERVE_API_KEY"
+        header = f' -H "Authorization: Bearer {secret}"' if self.has_key else ""
+        body = '{"prompt": "a red circle", "response_format": "url"}'
+        curl = f"curl{header} -H 'Content-Type: application/json' -d '{body}' {url}/v1/images/generations"
+        return f"serving {name} at {url} {who}, {key}; try: {curl}"
+
+
+async def run_server(
+    settings: ServeSettings,
+    layers: Layers,
+    guard: Guard,
+    listener: socket.socket,
+    announcement: Announcement,
+    *,
+    quiet: bool,
+) -> BaseException | None:
+    """Serve until a signal ends the server. Return the error if the model could not be loaded."""
+    load = layers.load
+    name = served_name(settings, model_name(load))
+    view = _LoadingView(quiet=quiet)
+    scheduler = Scheduler(_opener(settings, layers, view), _public(load), settings.max_queue)
+    service = Service(settings, layers, scheduler, name)
+    server = Server(build_app(service, guard), scheduler)
+    url = _url(listener)
+
+    def announce() -> None:
+        if scheduler.state == "ready":
+            view.notice_line(announcement.text(name, url))
+
+    scheduler.on_ready = announce
+    forget = scheduler.on_finished
+
+    def finished(job: Job) -> None:
+        forget(job)
+        view.muted(_summary(job))
+
+    scheduler.on_finished = finished
+    server.on_stopping = lambda: view.muted("stopping after the running request; a second signal ends at once")
+    await server.run_on(listener)
+    return scheduler.failure
+
+
+def _opener(
+    settings: ServeSettings, layers: Layers, view: "_LoadingView"
+) -> Callable[[Callable[[LoadingState], None]], Engine]:
+    """Return the function that loads the model in the model's thread."""
+    size = str(layers.values.get("size", "auto"))
+
+    def open_model(on_progress: Callable[[LoadingState], None]) -> Engine:
+        view.on_progress = on_progress
+        engine = ModelOnDemand(layers.load, size).open((), view)
+        if settings.warmup:
+            began = time.perf_counter()
+            on_progress(LoadingState("warming up"))
+            engine.warm_up(size)
+            if time.perf_counter() - began > 1:
+                view.muted(f"warmed up in {time.perf_counter() - began:.1f} s")
+        return engine
+
+    return open_model
+
+
+class _LoadingView(TurnView):
+    """A view that also reports the progress of loading to the server, whose clients ask for it."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        super().__init__(quiet=quiet)
+        self._is_quiet = quiet
+        self.on_progress: Callable[[LoadingState], None] = lambda state: None
+
+    def notice_line(self, text: str) -> None:
+        """Print the line that says where the server is, also if the view is quiet."""
+        print(printable(text), file=sys.stderr, flush=True)
+
+    @contextmanager
+    def bytes_progress(self, title: str) -> Iterator[ProgressView]:
+        """Show a bar, and report the same numbers."""
+        with super().bytes_progress(title) as bar:
+            self.on_progress(LoadingState(title))
+            yield _Reporting(bar, title, self.on_progress)
+
+
+class _Reporting:
+    """A progress view that reports to two places."""
+
+    def __init__(self, bar: ProgressView, title: str, on_progress: Callable[[LoadingState], None]) -> None:
+        self._bar = bar
+        self._title = title
+        self._on_progress = on_progress
+
+    def update(self, done: int, total: int) -> None:
+        """Report the bytes so far."""
+        self._bar.update(done, total)
+        self._on_progress(LoadingState(self._title, done, total))
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
+
+
+def _public(load: LoadSettings) -> LoadSettings:
+    """Return load settings for the records of pictures, which other people get: without folders of this machine."""
+    model = model_name(load)
+    if Path(model).expanduser().exists():
+        model = Path(model).expanduser().absolute().name
+    return load.model_copy(update={"model": model})
+
+
+def _summary(job: Job) -> str:
+    """Return a line for the log. It contains nothing of prompts and pictures."""
+    task, settings = job.turn.task.kind, job.turn.settings
+    what = f" {settings.size}, {settings.num_steps} steps" if task in ("generate", "edit") else ""
+    reason = f": {job.error.code}" if job.error is not None else ""
+    return f"{time.strftime('%H:%M:%S')} {job.id} {task}{what}: {job.status}{reason} after {job.seconds:.1f} s"
+
+
+def _url(listener: socket.socket) -> str:
+    """Return the server's address. If it listens on all addresses, this is one that works on this machine."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
