@@ -99,10 +99,12 @@ def _read_for_browsers(saved: SavedSession, picture: SessionPicture) -> tuple[st
     """Return ending and content of a picture in a format that browsers show; None if the file is not readable."""
     path = saved.path(picture.number)
     try:
+        content = path.read_bytes()
+        image = read_picture(content)  # only a picture may leave the session, whatever the name of the file
         if path.suffix.lower() in MEDIA_TYPES:
-            return path.suffix.lower(), path.read_bytes()
+            return path.suffix.lower(), content
         buffer = io.BytesIO()
-        read_picture(path).save(buffer, "PNG")
+        image.save(buffer, "PNG")
         return ".png", buffer.getvalue()
     except (OSError, PictureError):
         return None
@@ -221,6 +223,7 @@ def _write_markdown(saved: SavedSession, target: Path, force: bool) -> None:
     """Write the pictures, then the document, so that it never names a picture that does not exist."""
     folder = _pictures_folder(target)
     created = bool(saved.state.pictures) and not folder.exists()
+    before = _identity(target)
     try:
         links: dict[int, str] = {}
         for picture in saved.state.pictures.values():
@@ -235,9 +238,18 @@ def _write_markdown(saved: SavedSession, target: Path, force: bool) -> None:
         text = "\n\n".join(_markdown_blocks(saved, links)) + "\n"
         _write(target, text.encode(), force)
     except BaseException:
-        if created:
+        if created and _identity(target) == before:  # a document that was written in the last moment needs them
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return a value that changes when the file is created or replaced; None if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _markdown_blocks(saved: SavedSession, links: dict[int, str]) -> Iterator[str]:

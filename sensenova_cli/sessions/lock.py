@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from sensenova_cli.errors import SessionError
+from sensenova_cli.sessions.plain_files import require_plain_files
 
 LOCK_FILE = "session.lock"
 PATIENCE = 0.5
@@ -22,8 +23,9 @@ def lock_session(folder: Path) -> BaseFileLock:
     """Lock a session's folder until `release` is called on the result.
 
     Raises:
-        SessionError: another process holds the lock, or the lock file cannot be written.
+        SessionError: another process holds the lock, the lock file cannot be written, or the folder contains links.
     """
+    require_plain_files(folder)
     path = folder / LOCK_FILE
 
     def note_holder(descriptor: int) -> None:
@@ -54,7 +56,7 @@ def is_locked(folder: Path) -> bool:
     # filelock is not used here: it would create the file in folders that are only read, and because its lock is
     # exclusive, two readers would take each other for writers.
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:  # no process has opened the session yet, or the file is not readable
         return False
     try:

@@ -13,6 +13,7 @@ from config.toml_file import show_path
 from sensenova_cli.errors import SessionError
 from sensenova_cli.sessions.entries import ENTRY, FORMAT, Entry, Opened
 from sensenova_cli.sessions.lock import is_locked
+from sensenova_cli.sessions.plain_files import require_plain_files
 from sensenova_cli.sessions.state import State
 
 SESSION_FILE = "session.jsonl"
@@ -94,9 +95,10 @@ def read_session(folder: Path, *, own: bool = False) -> SavedSession:
         own: the caller holds the session's lock and is not writing now.
 
     Raises:
-        SessionError: the folder has no session, the session is not readable, or a newer version of the program wrote
-            it.
+        SessionError: the folder has no session, the session is not readable, its folder contains links, or a newer
+            version of the program wrote it.
     """
+    require_plain_files(folder)
     file = folder / SESSION_FILE
     try:
         # Checked before reading: if the session is locked now, its last line may be incomplete without damage.

@@ -13,6 +13,7 @@ from config.toml_file import show_path
 from config.validation import near_miss
 from sensenova_cli.errors import SessionError, SessionWriteError
 from sensenova_cli.sessions.lock import lock_session
+from sensenova_cli.sessions.plain_files import is_plain
 from sensenova_cli.sessions.saved import SESSION_FILE, read_session
 
 MAX_NAME_BYTES = 200
@@ -110,7 +111,8 @@ def remove_session(folder: Path) -> None:
         SessionError: a process has the session open.
         SessionWriteError: the folder cannot be removed.
     """
-    lock = lock_session(folder)
+    # In a folder with links nothing is opened, and removal does not follow them.
+    lock = lock_session(folder) if is_plain(folder) else None
     # Renamed first: if the removal fails halfway, no half of a session stays in the list.
     hidden = folder.with_name(f".removed-{secrets.token_hex(6)}")
     try:
@@ -125,7 +127,8 @@ def remove_session(folder: Path) -> None:
             f"check the permissions of {error.filename or folder}",
         ) from error
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def _last_used(folder: Path) -> datetime:

@@ -1,0 +1,63 @@
+"""Check of a session's folder before anything in it is opened. The folder may come from somebody else.
+
+A link in it could make the program read, change or send a file of the user that has nothing to do with the session, and
+a pipe would make it wait forever.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from config.toml_file import show_path
+from sensenova_cli.errors import SessionError
+
+FOLDERS = ("pictures",)
+"""Folders of a session. All other entries are files."""
+
+
+def require_plain_files(folder: Path) -> None:
+    """Check that a session's folder contains only regular files with one name each, and real folders.
+
+    Raises:
+        SessionError: an entry is a link, a pipe, a device or a file with several names; the message names it.
+    """
+    _require(folder, stat.S_ISDIR)
+    try:
+        for entry in os.scandir(folder):
+            if entry.name in FOLDERS:
+                _require(Path(entry.path), stat.S_ISDIR)
+                for file in os.scandir(entry.path):
+                    _require(Path(file.path), stat.S_ISREG)
+            else:
+                _require(Path(entry.path), stat.S_ISREG)
+    except OSError:  # a missing or unreadable folder is reported when it is opened
+        return
+
+
+def is_plain(folder: Path) -> bool:
+    """Return whether `require_plain_files` accepts a folder."""
+    try:
+        require_plain_files(folder)
+    except SessionError:
+        return False
+    return True
+
+
+def _require(path: Path, has_kind: Callable[[int], bool]) -> None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return
+    if stat.S_ISLNK(status.st_mode):
+        what = "is a link"
+    elif not has_kind(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        what = "is neither a file nor a folder"
+    elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+        what = "has several names (hard links)"
+    else:
+        return
+    raise SessionError(
+        f"{show_path(path)} {what}, so the session is not opened",
+        "if the session is yours, replace it by a copy: cp -L; if it is from somebody else, do not trust it",
+    )

@@ -1,0 +1,80 @@
+"""Session folders from strangers: nothing outside of them is read, changed, shown or copied, and nothing hangs."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.harness import Program
+
+SECRET = "ssh-ed25519 PRIVATE"
+COMMANDS = (
+    ["repl", "--session", "theirs"],
+    ["sessions", "list"],
+    ["sessions", "show", "theirs"],
+    ["sessions", "export", "theirs", "-o", "out.html"],
+    ["sessions", "export", "theirs", "-o", "out.md"],
+)
+
+
+@pytest.fixture
+def session(program: Program, home: Path) -> Path:
+    """A session with one picture, and a file of the user beside it."""
+    assert program("repl", "--session", "theirs", stdin="a cat\n").code == 0
+    (home / "secret").write_text(SECRET)
+    return next(home.parent.glob("data/sessions/theirs"))
+
+
+def link(path: Path, target: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def hard_link(path: Path, target: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.hardlink_to(target)
+
+
+def pipe(path: Path, target: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("make", [link, hard_link, pipe])
+@pytest.mark.parametrize("name", ["session.lock", "session.jsonl", "pictures/001-a-cat-42.png"])
+def test_links_and_pipes_in_a_session(
+    make: Callable[[Path, Path], None], name: str, session: Path, program: Program, home: Path
+) -> None:
+    make(session / name, home / "secret")
+    for words in COMMANDS:
+        outcome = program(*words, stdin="a dog\n")
+        assert outcome.code == 2 if words[1] != "list" else outcome.code in (1, 2), (words, outcome)
+        assert name.rpartition("/")[2] in outcome.stderr
+        assert SECRET not in outcome.stdout + outcome.stderr
+    assert (home / "secret").read_text() == SECRET
+    assert not (home / "out.html").exists() and not (home / "out-pictures").exists()
+    assert program("sessions", "rm", "-y", "theirs").code == 0
+    assert not session.exists() and (home / "secret").read_text() == SECRET
+
+
+def test_a_folder_of_pictures_that_is_a_link(session: Path, program: Program, home: Path) -> None:
+    elsewhere = home / "elsewhere"
+    (session / "pictures").rename(elsewhere)
+    (session / "pictures").symlink_to(elsewhere)
+    before = sorted(elsewhere.iterdir())
+    for words in COMMANDS:
+        assert program(*words, stdin="a dog\n").code in (1, 2)
+    assert sorted(elsewhere.iterdir()) == before
+    assert program("sessions", "rm", "-y", "theirs").code == 0
+    assert sorted(elsewhere.iterdir()) == before
+
+
+def test_only_pictures_are_exported(session: Path, program: Program, home: Path) -> None:
+    next((session / "pictures").iterdir()).write_text(SECRET)
+    assert program("sessions", "export", "theirs", "-o", "out.html").code == 0
+    assert program("sessions", "export", "theirs", "-o", "out.md").code == 0
+    assert not list(home.glob("out-pictures/*"))
+    import base64
+
+    assert base64.b64encode(SECRET.encode()).decode()[:12] not in (home / "out.html").read_text()
