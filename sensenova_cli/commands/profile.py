@@ -27,7 +27,7 @@ from config.validation import join_problems
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.atomic_files import create_file, replace_file
-from sensenova_cli.system.unicode import json_text
+from sensenova_cli.system.unicode import for_terminal, json_text
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -120,7 +120,7 @@ def path(
       $EDITOR "$(sensenova profile path mine)"
     """
     if name is not None:
-        typer.echo(find_profile(name))
+        typer.echo(for_terminal(find_profile(name)))
         return
     places = {
         "user file": user_file(),
@@ -171,7 +171,7 @@ def init(
         raise SenseNovaError(f"{show_path(file)} cannot be written: {error.strerror}", "name another place") from None
     if created is None:
         raise SettingsError(f"{show_path(file)} exists already", "add -f to replace it")
-    typer.echo(created)
+    typer.echo(for_terminal(created))
 
 
 @app.command()
@@ -195,7 +195,7 @@ def check(
         except SettingsError as problem:
             problems.append(problem)
         else:
-            typer.echo(f"{file}: ok")
+            typer.echo(for_terminal(f"{file}: ok"))
     if problems:
         raise join_problems(problems)
 

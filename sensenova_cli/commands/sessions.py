@@ -11,7 +11,7 @@ import typer
 from sensenova_cli.errors import FAILED, SessionError, UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
-from sensenova_cli.system.unicode import json_text
+from sensenova_cli.system.unicode import for_terminal, json_text, printable
 
 if TYPE_CHECKING:
     from sensenova_cli.sessions.entries import Entry
@@ -91,7 +91,7 @@ def show(flags: Flags, name: Name) -> None:
         problems = [str(problem) for problem in saved.problems]
         typer.echo(json_text({**_summary(saved), "entries": entries, "problems": problems}))
         return
-    typer.echo("\n".join(_session_lines(saved)))
+    typer.echo(for_terminal("\n".join(_session_lines(saved))))
     _note_problems(saved)
 
 
@@ -128,7 +128,7 @@ def export(
     saved = _read(name)
     _note_problems(saved)
     export_session(saved, target, flags.force)
-    typer.echo(target)
+    typer.echo(for_terminal(target))
 
 
 @app.command()
@@ -152,7 +152,7 @@ def rm(
         _require_yes(f"Remove {target} with all pictures?")
     for folder in folders:
         remove_session(folder)
-        typer.echo(folder.name)
+        typer.echo(for_terminal(folder.name))
 
 
 def _require_yes(question: str) -> None:
@@ -175,8 +175,6 @@ def _read(name: str) -> "SavedSession":
 
 
 def _note_problems(saved: "SavedSession") -> None:
-    from sensenova_cli.render.console import printable
-
     for problem in saved.problems:
         typer.echo(f"note: {printable(str(problem))}", err=True)
 
@@ -236,7 +234,6 @@ def _print_sessions(readable: Sequence["SavedSession"]) -> None:
 
 def _row(saved: "SavedSession", with_time: bool) -> dict[str, str]:
     """Return the cells of a session by the titles of COLUMNS."""
-    from sensenova_cli.render.console import printable
     from sensenova_cli.sessions.summary import format_time
 
     prompt = " ".join(printable(saved.state.turns[0].prompt).split()) if saved.state.turns else ""
@@ -253,7 +250,6 @@ def _row(saved: "SavedSession", with_time: bool) -> dict[str, str]:
 
 def _session_lines(saved: "SavedSession") -> list[str]:
     """Return the lines of `sensenova sessions show`: a header, then every entry."""
-    from sensenova_cli.render.console import printable
     from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn
     from sensenova_cli.sessions.summary import counted, describe_entry, format_time, turn_facts
 

@@ -11,6 +11,7 @@ from config.errors import SenseNovaError
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
+from sensenova_cli.system.unicode import for_terminal
 
 
 @with_options("debug", "no_color")
@@ -45,4 +46,4 @@ def tiny_checkpoint(
                 parent.rmdir()
         reason = getattr(error, "strerror", None) or error
         raise SenseNovaError(f"{folder} cannot be written: {reason}", "make room, or name another folder") from error
-    typer.echo(folder)
+    typer.echo(for_terminal(folder))

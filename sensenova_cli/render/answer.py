@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
 
-from sensenova_cli.render.console import printable
+from sensenova_cli.system.unicode import printable
 
 BLOCKS = MarkdownIt().enable("table").disable("inline")
 """Finds the same blocks as Rich, without parsing the text inside them."""

@@ -14,8 +14,3 @@ def stderr_console() -> Console:
 def is_animated() -> bool:
     """Return whether stderr is a screen that can redraw lines."""
     return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
-
-
-def printable(text: str) -> str:
-    """Remove control characters, with which a model's text could move the cursor or change the screen."""
-    return "".join(letter for letter in text if letter in "\n\t" or letter.isprintable() or ord(letter) >= 0xA0)

@@ -8,6 +8,7 @@ from config.units import format_memory
 from sensenova_cli.render.bench import ceilings_line
 from sensenova_cli.render.progress import format_rate
 from sensenova_cli.render.table import plain_table, print_table
+from sensenova_cli.system.unicode import for_terminal
 
 if TYPE_CHECKING:
     from model.bench import Examination, Machine, OffloadPlan
@@ -43,9 +44,9 @@ def bandwidth_line(found: "Examination") -> str:
 def print_forecasts(found: "Examination", model: str, dtype: str) -> None:
     """Print a row for each picture size and offload plan; `*` marks the plan that `--offload auto` chooses."""
     if found.budget is None:
-        print(f"\n{model}: this system does not report free memory, so nothing can be predicted")
+        print(f"\n{for_terminal(model)}: this system does not report free memory, so nothing can be predicted")
         return
-    print(f"\n{model} in {dtype}, {format_memory(found.budget)} usable\n")
+    print(f"\n{for_terminal(model)} in {dtype}, {format_memory(found.budget)} usable\n")
     table = plain_table("", "size", "offload", "fits")
     for heading in ("peak", "guided step"):
         table.add_column(heading, justify="right")

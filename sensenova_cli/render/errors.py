@@ -2,8 +2,9 @@
 
 from rich.text import Text
 
-from sensenova_cli.render.console import printable, stderr_console
+from sensenova_cli.render.console import stderr_console
 from sensenova_cli.render.spelling import Spelling, as_flags
+from sensenova_cli.system.unicode import printable
 
 
 def print_error(what: str, hint: str = "", spelling: Spelling = as_flags) -> None:

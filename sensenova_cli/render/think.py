@@ -6,7 +6,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from sensenova_cli.render.console import printable
+from sensenova_cli.system.unicode import printable
 
 
 class LiveThink:

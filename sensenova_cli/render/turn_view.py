@@ -23,13 +23,14 @@ from model import (
     ThinkToken,
 )
 from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
-from sensenova_cli.render.console import is_animated, printable, stderr_console
+from sensenova_cli.render.console import is_animated, stderr_console
 from sensenova_cli.render.preview import LIVE_SIZE, Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView
 from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
 from sensenova_cli.render.turn_summary import turn_summary
+from sensenova_cli.system.unicode import for_terminal, printable
 
 
 class TurnView:
@@ -88,14 +89,14 @@ class TurnView:
     def muted(self, text: str) -> None:
         """Print a dim line of little importance."""
         if not self._quiet:
-            self._console.print(Text(self._spelling(text), style="dim"), soft_wrap=True)
+            self._console.print(Text(printable(self._spelling(text)), style="dim"), soft_wrap=True)
 
     @contextmanager
     def bytes_progress(self, title: str) -> Iterator[ProgressView]:
         """Show a bar for reading or downloading while the context is open."""
         view: ProgressView = _NoProgress()
         if not self._quiet:
-            view = (LiveBytes if self._animated else PlainBytes)(self._console, title)
+            view = (LiveBytes if self._animated else PlainBytes)(self._console, printable(title))
         try:
             yield view
         finally:
@@ -198,7 +199,7 @@ class TurnView:
             self._think.close(len(event.token_ids), event.seconds)
             self._think = None
         if self._print_think:
-            print(event.text.strip(), flush=True)
+            print(for_terminal(event.text.strip()), flush=True)
         if event.finish == "length":
             self.notice("the think text reached its limit and was cut off; raise the limit with `max_think_tokens`")
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sensenova_cli.render.console import printable
 from sensenova_cli.render.table import plain_table, print_table
+from sensenova_cli.system.unicode import printable
 
 if TYPE_CHECKING:
     from model import Checks, FileFinding

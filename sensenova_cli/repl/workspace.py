@@ -10,11 +10,12 @@ from config.toml_file import show_path
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.replay import PictureKind
-from sensenova_cli.render.console import printable, stderr_console
+from sensenova_cli.render.console import stderr_console
 from sensenova_cli.render.preview import Preview
 from sensenova_cli.repl.session_turns import SessionTurns
 from sensenova_cli.sessions.entries import SessionPicture, Stage, Use
 from sensenova_cli.sessions.session import Session
+from sensenova_cli.system.unicode import for_terminal, printable
 
 
 class Workspace:
@@ -153,7 +154,7 @@ class Workspace:
 
     def print_result(self, text: str) -> None:
         """Print a result on stdout, for a script."""
-        print(text, flush=True)
+        print(for_terminal(text), flush=True)
 
 
 def _are_consecutive(numbers: Sequence[int]) -> bool:

@@ -25,10 +25,10 @@ from config.settings import LoadSettings
 from model import Engine, Event, NamedLora, Picture, Statistics
 from sensenova_cli.outputs.picture_writer import encode_png
 from sensenova_cli.outputs.png_metadata import PictureRecord
-from sensenova_cli.render.console import printable
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.serve.errors import ApiError, api_error, unavailable
 from sensenova_cli.serve.jobs import FinishedPicture, Job, Position
+from sensenova_cli.system.unicode import printable
 from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Sink, run_turn
 

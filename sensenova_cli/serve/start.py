@@ -12,7 +12,6 @@ from pathlib import Path
 from config.settings import LoadSettings, ServeSettings
 from config.sources import Layers
 from model import Engine
-from sensenova_cli.render.console import printable
 from sensenova_cli.render.progress import ProgressView
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.serve.app import build_app
@@ -21,6 +20,7 @@ from sensenova_cli.serve.jobs import Job
 from sensenova_cli.serve.scheduler import LoadingState, Scheduler
 from sensenova_cli.serve.server import Server
 from sensenova_cli.serve.service import Service, served_name
+from sensenova_cli.system.unicode import printable
 from sensenova_cli.turns.model_source import ModelOnDemand, model_name
 
 

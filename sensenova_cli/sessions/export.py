@@ -20,12 +20,11 @@ from markdown_it import MarkdownIt
 
 from model import PictureError, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError
-from sensenova_cli.render.console import printable
 from sensenova_cli.sessions.entries import AnswerTurn, Opened, PictureTurn, SessionPicture, Stage, Use
 from sensenova_cli.sessions.saved import SavedSession
 from sensenova_cli.sessions.summary import counted, describe_entry, format_time, picture_facts, turn_facts
 from sensenova_cli.system.atomic_files import create_file, replace_file
-from sensenova_cli.system.unicode import valid_unicode
+from sensenova_cli.system.unicode import printable, valid_unicode
 
 ENDINGS = (".html", ".htm", ".md", ".markdown")
 PAGE_TEMPLATE = Path(__file__).with_name("page.html.jinja")

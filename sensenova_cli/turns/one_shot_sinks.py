@@ -8,6 +8,7 @@ from config.settings import LoadSettings
 from model import Answer, AnswerRequest, Event, Picture
 from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.json import answer_result, picture_result, print_json
+from sensenova_cli.system.unicode import for_terminal
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
 from sensenova_cli.turns.record import picture_record
@@ -62,7 +63,7 @@ class PictureFileSink(Sink):
 def print_path(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
     """Print the path of a picture file as a line on stdout."""
     if path is not None:
-        print(path, flush=True)
+        print(for_terminal(path), flush=True)
 
 
 def json_report(loaded: LoadSettings) -> Report:
