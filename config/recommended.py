@@ -4,7 +4,6 @@ They are in the optional file `recommended_settings.json` beside the weights. Wi
 SenseNova-U1 apply.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +11,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from config.errors import SettingsError
+from config.json_files import read_json
 from config.settings import ImageSettings, TextSettings
 from config.sizes import TRAINED_SIZES
 from config.validation import check_values, json_notation, near_miss
 
+MAX_FILE_BYTES = 2**20
 RECOMMENDED_FILE = "recommended_settings.json"
 
 REPAIR_HINT = "correct the file, or remove it to use the published settings"
@@ -75,13 +76,13 @@ def read_recommended(folder: Path) -> Recommended:
     if not path.exists():
         return Recommended()
     try:
-        recommended = Recommended.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        recommended = Recommended.model_validate(read_json(path, MAX_FILE_BYTES))
     except ValidationError as error:
         # Only the first problem of each key: pydantic reports a list with a wrong item again as a whole.
         first = {problem["loc"][:1]: problem for problem in reversed(error.errors(include_url=False))}
         reasons = [f"{path}: {_reason(problem)}" for problem in reversed(first.values())]
         raise RecommendationError("\n".join(reasons), REPAIR_HINT) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RecommendationError(f"{path}: is not valid JSON: {error}", REPAIR_HINT) from None
     except OSError as error:
         raise RecommendationError(f"{path}: cannot be read: {error.strerror}", REPAIR_HINT) from None

@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,9 @@ from config.validation import Notation, check_values
 
 SERVE_TABLE = "serve"
 """Name of the table with the settings of `sensenova serve`."""
+
+MAX_FILE_BYTES = 2**20
+"""Most bytes of a settings file."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,12 @@ def show_path(path: Path) -> str:
 
 def _read_text(path: Path) -> str:
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not path.is_dir():
+            # A pipe could be read only once, and a device may never end.
+            raise SettingsError(f"{show_path(path)}: is not a regular file", "write the settings to a file first")
+        if status.st_size > MAX_FILE_BYTES:
+            raise SettingsError(f"{show_path(path)}: has more than {MAX_FILE_BYTES:,} bytes", "shorten it")
         # utf-8-sig: some Windows editors write a byte-order mark first, which TOML does not allow.
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -1,8 +1,8 @@
 """The Hub cache: checkpoints that were downloaded before, found without the network."""
 
-import json
 from pathlib import Path
 
+from config.json_files import read_json
 from model.checkpoint.file_names import INDEX_FILE
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
@@ -70,7 +70,7 @@ def _missing_weights(folder: Path) -> str | None:
     if not index.is_file():
         return None if any(folder.glob("*.safetensors")) else "model.safetensors"
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(read_json(index)["weight_map"].values())
         return next((shard for shard in sorted(shards) if not (folder / shard).is_file()), None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

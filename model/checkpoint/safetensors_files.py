@@ -4,7 +4,6 @@ Tensors are read with plain file I/O into a few reused buffers, not through a me
 the process's resident memory until the map is closed, and a checkpoint is larger than the memory of most hosts.
 """
 
-import json
 import math
 import os
 import threading
@@ -17,12 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from config.json_files import parse_json, read_json
 from model.checkpoint.file_names import INDEX_FILE, SINGLE_FILE
 from model.devices import host_memory
 from model.errors import CheckpointError
 
 CHUNK_BYTES = 4 * 2**20
 """Size of the chunks in which tensors are read."""
+LARGEST_HEADER = 100_000_000
+"""Most bytes of a header; the limit of the format's own library."""
 READERS = min(4, os.cpu_count() or 1)
 """Number of threads that read."""
 _SHORT_RUNS = threading.Lock()
@@ -78,14 +80,14 @@ def _weight_files(folder: Path) -> list[Path]:
             "fetch the checkpoint again, or name the folder that has the weights",
         )
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError("weight_map must hold file names only")
+        names = sorted(set(read_json(index)["weight_map"].values()))
+        if not all(isinstance(name, str) and _is_file_name(name) for name in names):
+            raise TypeError("weight_map must hold names of files in the folder only")
     except OSError as error:
         raise CheckpointError(f"{index} cannot be read: {error.strerror}", "check its permissions") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{index} is damaged: it is not a JSON object with a weight_map of tensor and file names",
+            f"{index} is damaged: it is not a JSON object with a weight_map of tensors and files in this folder",
             "fetch the file again",
         ) from error
     missing = [name for name in names if not (folder / name).is_file()]
@@ -97,6 +99,11 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def _is_file_name(name: str) -> bool:
+    """Return whether a name is that of a file in the same folder: an index from a stranger may name other places."""
+    return 0 < len(name) <= 255 and name not in (".", "..") and {"/", "\\", "\0"}.isdisjoint(name)
+
+
 def _read_header(file: Path) -> list[StoredTensor]:
     """Read a file's header: its length in 8 bytes, little-endian, and JSON (huggingface/safetensors, README)."""
     try:
@@ -105,7 +112,9 @@ def _read_header(file: Path) -> list[StoredTensor]:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > size - 8:
                 raise ValueError("its header is incomplete")
-            header = json.loads(stream.read(length))
+            if length > LARGEST_HEADER:
+                raise ValueError(f"its header has {length:,} bytes; {LARGEST_HEADER:,} are allowed")
+            header = parse_json(stream.read(length))
         header.pop("__metadata__", None)
         base = 8 + length
         tensors = []
@@ -117,6 +126,8 @@ def _read_header(file: Path) -> list[StoredTensor]:
                     f"convert it to one of {', '.join(STORED_DTYPES)}",
                 )
             dtype, shape = STORED_DTYPES[entry["dtype"]], tuple(entry["shape"])
+            if any(type(number) is not int or number < 0 for number in (start, stop, *shape)):
+                raise ValueError(f"tensor {name[:100]} has numbers that are not whole or negative")
             if stop - start != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f"tensor {name} has {stop - start} bytes, which do not match shape {shape}")
             tensors.append(StoredTensor(file, name, dtype, shape, base + start, base + stop))

@@ -1,14 +1,17 @@
 """The configuration of a network: `config.json` of a checkpoint, checked and turned into plain values."""
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.json_files import read_json
 from model.errors import CheckpointError
 
+LARGEST_NUMBER = 1e12
+LARGEST_SIZE = 2**24
+LARGEST_SIZES = {"num_hidden_layers": 1024, "num_experts": 4096, "gen_num_experts": 4096}
+"""Bounds of the numbers in a configuration. They are checked before anything of that size is built."""
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "neo_chat"
 MLP_HEAD_WIDTH, CONVOLUTIONAL_HEAD_WIDTH = 4096, 1024
@@ -91,7 +94,7 @@ def read_config(folder: Path) -> ModelConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} has no {CONFIG_FILE}",
@@ -184,6 +187,15 @@ def _transformer(llm: "_Fields") -> TransformerConfig:
     return config
 
 
+def _shown(value: object) -> str:
+    """Return a value for a message, cut if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a number that is too large"
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
 class _Fields:
     """A section of the JSON. Errors of its look-ups name the file and the full name of the field."""
 
@@ -207,8 +219,8 @@ class _Fields:
         value = self.get(name, default)
         if value is None:
             raise self._missing(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise CheckpointError(f"{self.where}: {self._prefix}{name} is {value!r}, not a positive number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_NUMBER:
+            raise CheckpointError(f"{self.where}: {self._prefix}{name} is {_shown(value)}, not a positive number")
         return float(value)
 
     def integer(self, name: str, default: int | None = None) -> int:
@@ -216,6 +228,12 @@ class _Fields:
         value = self.number(name, default)
         if value != int(value):
             raise CheckpointError(f"{self.where}: {self._prefix}{name} is {value!r}, not a whole number")
+        most = LARGEST_SIZES.get(name, LARGEST_SIZE)
+        if value > most:
+            raise CheckpointError(
+                f"{self.where}: {self._prefix}{name} is {int(value):,}; {most:,} at most is supported",
+                "fetch config.json again",
+            )
         return int(value)
 
     def require(self, name: str, expected: Any) -> None:
@@ -223,7 +241,7 @@ class _Fields:
         value = self.get(name, expected)
         if value != expected:
             raise CheckpointError(
-                f"{self.where}: {self._prefix}{name} is {value!r}; only {expected!r} is supported",
+                f"{self.where}: {self._prefix}{name} is {_shown(value)}; only {expected!r} is supported",
                 "use a newer version of this program, or a published SenseNova-U1 checkpoint",
             )
 

@@ -10,7 +10,7 @@ from PIL import Image
 from config.errors import SenseNovaError
 from model import PictureError, read_picture
 from sensenova_cli.outputs.png_metadata import InputFile, PictureRecord, checksum, read_record
-from sensenova_cli.system.streams import STDIN, read_stdin
+from sensenova_cli.system.streams import MAX_INPUT_BYTES, STDIN, read_stdin
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def read_content(name: str) -> bytes:
     if not name:
         raise PictureError("the name of an input picture is empty", "give the name of a picture file")
     try:
-        return Path(name).expanduser().read_bytes()
+        with Path(name).expanduser().open("rb") as file:
+            return file.read(MAX_INPUT_BYTES + 1)  # a longer file is refused when it is decoded
     except (OSError, ValueError, RuntimeError):  # RuntimeError: ~nobody
         read_picture(name)  # raises an error that explains the problem
         raise

@@ -11,6 +11,9 @@ from config.validation import check_values, json_notation, near_miss
 from sensenova_cli.errors import UsageError
 from sensenova_cli.system.streams import STDIN, read_stdin
 
+MAX_TEXT_BYTES = 16 * 2**20
+"""Most bytes of a prompt file."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -94,8 +97,12 @@ def _read_lines(file: str) -> list[str]:
     if file == STDIN:
         return _read_stdin().split("\n")
     try:
+        with Path(file).expanduser().open("rb") as stream:
+            content = stream.read(MAX_TEXT_BYTES + 1)
+        if len(content) > MAX_TEXT_BYTES:
+            raise UsageError(f"the prompt file {file} has more than {MAX_TEXT_BYTES:,} bytes", "split it")
         # utf-8-sig: some editors on Windows write a byte-order mark, which would be part of the first prompt.
-        return Path(file).expanduser().read_text(encoding="utf-8-sig").split("\n")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except OSError as error:
         raise UsageError(f"the prompt file {file} cannot be read: {error.strerror}", "check its name") from error
     except UnicodeDecodeError as error:

@@ -10,6 +10,8 @@ from typing import Any
 
 from sensenova_cli.errors import UsageError
 
+MAX_INPUT_BYTES = 256 * 2**20
+"""Most bytes of standard input, and of a picture file."""
 STDIN = "-"
 """The word that means standard input in place of a prompt or a file."""
 
@@ -85,9 +87,12 @@ def read_stdin(hint: str) -> bytes:
     if sys.stdin is None:
         raise UsageError("standard input is closed", hint)
     try:
-        return sys.stdin.buffer.read()
+        content = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
     except OSError as error:
         raise UsageError(f"standard input cannot be read: {error.strerror or error}", hint) from error
+    if len(content) > MAX_INPUT_BYTES:
+        raise UsageError(f"standard input has more than {MAX_INPUT_BYTES:,} bytes", hint)
+    return content
 
 
 class _Writer(io.RawIOBase):
