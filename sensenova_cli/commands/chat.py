@@ -8,14 +8,14 @@ import typer
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
-    COMMON_OPTIONS,
     ENGINE_OPTIONS,
+    RUN_OPTIONS,
     TEXT_OPTIONS,
     with_options,
 )
 
 
-@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *COMMON_OPTIONS)
+@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *RUN_OPTIONS)
 def chat(
     flags: Flags,
     message: Annotated[

@@ -7,8 +7,8 @@ import typer
 
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
-    COMMON_OPTIONS,
     ENGINE_OPTIONS,
+    RUN_OPTIONS,
     TEXT_OPTIONS,
     with_options,
 )
@@ -17,7 +17,7 @@ ONE_PICTURE = "Describe this image in detail."
 SEVERAL_PICTURES = "Describe each of these images, and what they have in common."
 
 
-@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *COMMON_OPTIONS)
+@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *RUN_OPTIONS)
 def describe(
     flags: Flags,
     images: Annotated[

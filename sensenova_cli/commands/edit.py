@@ -7,10 +7,10 @@ import typer
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
-    COMMON_OPTIONS,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
+    RUN_OPTIONS,
     with_options,
 )
 
@@ -25,7 +25,7 @@ from sensenova_cli.inputs.options import (
     "force",
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
-    *COMMON_OPTIONS,
+    *RUN_OPTIONS,
 )
 def edit(
     flags: Flags,

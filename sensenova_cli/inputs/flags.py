@@ -32,6 +32,7 @@ class Flags:
         force: replace existing files.
         json: print results as JSON.
         quiet: show no progress and no notices.
+        timings: print how long each phase of the run took.
     """
 
     settings: Mapping[str, Any]
@@ -45,6 +46,7 @@ class Flags:
     force: bool = False
     json: bool = False
     quiet: bool = False
+    timings: bool = False
 
     def layers(self, record: Mapping[str, Any] | None = None, record_label: str = "picture") -> Layers:
         """Read all layers of settings and these flags; arguments and errors as for config.sources.read_layers."""
@@ -94,6 +96,7 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         force=typed.get("force", False),
         json=typed.get("json", False),
         quiet=typed.get("quiet", False),
+        timings=typed.get("timings", False),
     )
 
 

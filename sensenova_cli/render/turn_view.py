@@ -1,7 +1,7 @@
 """The view of a turn: it shows the progress of loading, and every event of a request."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.text import Text
@@ -29,6 +29,7 @@ from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, Plai
 from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
+from sensenova_cli.render.timings import timings_table
 from sensenova_cli.render.turn_summary import turn_summary
 
 
@@ -89,6 +90,10 @@ class TurnView:
         """Print a dim line of little importance."""
         if not self._quiet:
             self._console.print(Text(self._spelling(text), style="dim"), soft_wrap=True)
+
+    def timings(self, seconds: Mapping[str, float]) -> None:
+        """Print the seconds of each phase of the run, also if the view is quiet: the user asked for them."""
+        self._console.print(timings_table(seconds))
 
     @contextmanager
     def bytes_progress(self, title: str) -> Iterator[ProgressView]:
