@@ -16,6 +16,7 @@ from config.validation import Notation, check_values
 from model.checkpoint.card import Card
 from model.checkpoint.hub import DownloadPlan
 from model.checkpoint.named_lora import NamedLora
+from model.cuda_context import creating_cuda_context
 from model.events import Event, LoadProgress, Notice
 from model.parallel.commands import ClearCache, Run, UseLoras
 from model.requests import AnswerRequest, Request
@@ -109,13 +110,11 @@ class Engine(ABC):
             SettingsError: a setting is unknown, of a wrong type or out of bounds.
             SenseNovaError: as for `open_engine`.
         """
-        with process_timings.phase(IMPORTS):
-            from model.loading import load_model
-
         notation = Notation(lambda name: "", key=str, equals="=", literal=repr, text=False)
         checked = check_values({"model": str(checkpoint), **settings}, notation, LoadSettings.model_fields)
-        loaded = load_model(LoadSettings.model_validate(checked), size=size, requests=requests, on_progress=on_progress)
-        return LocalEngine(loaded)
+        load_settings = LoadSettings.model_validate(checked)
+        load_model = _import_loading(load_settings)
+        return LocalEngine(load_model(load_settings, size=size, requests=requests, on_progress=on_progress))
 
 
 class LocalEngine(Engine):
@@ -246,6 +245,13 @@ class LocalEngine(Engine):
             self.close()
 
 
+def _import_loading(settings: LoadSettings) -> "Callable[..., LocalModel]":
+    """Import PyTorch and everything that loads a model; return `load_model`."""
+    with process_timings.phase(IMPORTS), creating_cuda_context(settings):
+        from model.loading import load_model
+    return load_model
+
+
 def _close_if_alive(engine: "weakref.ref[LocalEngine]") -> None:
     if (alive := engine()) is not None:
         alive.close()
@@ -278,10 +284,7 @@ def open_engine(
         RankError: a rank was lost while the model was loading.
         DeviceMemoryError: the weights do not fit, or `gpu_memory` is below the smallest working set.
     """
-    with process_timings.phase(IMPORTS):
-        from model.loading import load_model
-
-    loaded = load_model(
+    loaded = _import_loading(settings)(
         settings, size=size, requests=requests, on_progress=on_progress, on_plan=on_plan, on_download=on_download
     )
     return LocalEngine(loaded)
