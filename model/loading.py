@@ -20,7 +20,7 @@ from model.parallel.layout import ParallelLayout
 from model.parallel.processes import RankProcesses
 from model.requests import AnswerRequest, Request
 from model.runner import Runner, image_tokens
-from model.timings import CARD, DEVICE, process_timings
+from model.timings import CARD, COMPILE, DEVICE, PLACE, READ, process_timings
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def load_model(
     """Load a model into this process and its ranks. Arguments and errors are those of `model.engine.open_engine`."""
     # Cheap checks first: a mistake must not be reported after a download or minutes of loading.
     require_compatible(settings)
+    process_timings.restart(DEVICE, PLACE, READ, COMPILE)
     with process_timings.phase(DEVICE):
         device, dtype = resolve_device(settings.device), resolve_dtype(settings.dtype)
     quantized = resolve_quantization(settings.quantization, device, dtype)

@@ -46,6 +46,11 @@ class Timings:
         """Add seconds to a phase."""
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
+    def restart(self, *names: str) -> None:
+        """Discard the seconds of phases that begin again."""
+        for name in names:
+            self._seconds.pop(name, None)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Measure the code inside the context as a part of a phase."""
@@ -57,8 +62,7 @@ class Timings:
 
     def measure_events(self, stream: Iterator[Event]) -> Iterator[Event]:
         """Yield a request's events, and measure its prefill and its first step. They replace those of the last one."""
-        self._seconds.pop(PREFILL, None)
-        self._seconds.pop(FIRST_STEP, None)
+        self.restart(PREFILL, FIRST_STEP)
         clock, waiting = time.perf_counter(), True
         with closing(cast(Generator[Event], stream)) as events:
             for event in events:

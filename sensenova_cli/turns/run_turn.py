@@ -77,6 +77,7 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
         KeyboardInterrupt: a stop was requested, and the turn ended between two events.
     """
     view = frontend.view
+    process_timings.restart(CARD)
     with process_timings.phase(CARD):
         recommended = model.card(view).recommended
         previews = Previews(*view.preview_request())

@@ -42,6 +42,14 @@ def test_the_order_is_that_of_a_run() -> None:
     assert list(timings.phases().items()) == [(name, 1.5) for name in PHASES]
 
 
+def test_phases_that_begin_again_are_discarded() -> None:
+    timings = Timings()
+    timings.add("read", 2.0)
+    timings.add("place", 1.0)
+    timings.restart("read", "compile")
+    assert timings.phases() == {"place": 1.0}
+
+
 def stream(*events: Event, closed: list[bool]) -> Iterator[Event]:
     try:
         yield from events
