@@ -7,13 +7,10 @@ that its user can type, such as `--offload auto`; a notebook shows them unchange
 
 import re
 from collections.abc import Callable
-
-from config.settings import SETTING_NAMES
+from functools import cache
 
 INPUT_IMAGES = "images"
 """Name of an edit's input pictures, which messages mention like a setting."""
-
-_MARK = re.compile(rf"`({'|'.join((*SETTING_NAMES, INPUT_IMAGES))})(?:=([^`]+))?`")
 
 
 def mention(name: str, value: object = None) -> str:
@@ -29,4 +26,13 @@ def respell(text: str, spell: Callable[[str, str | None], str]) -> str:
     Args:
         spell: name and value of a setting → the text to show; the value is None if the mark has none.
     """
-    return _MARK.sub(lambda mark: spell(mark[1], mark[2]), text)
+    if "`" not in text:
+        return text
+    return _mark().sub(lambda mark: spell(mark[1], mark[2]), text)
+
+
+@cache
+def _mark() -> re.Pattern[str]:
+    from config.settings import SETTING_NAMES  # takes a while, and most errors of usage mention no setting
+
+    return re.compile(rf"`({'|'.join((*SETTING_NAMES, INPUT_IMAGES))})(?:=([^`]+))?`")

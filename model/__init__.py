@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from model.parallel.launch import launched
     from model.rank_main import run_rank
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
+    from model.timings import CARD, PHASES, PROGRAM, Timings, process_timings
     from model.trace import Trace
     from model.verification.checks import (
         Checks,
@@ -103,6 +104,7 @@ _HOMES = {
     "model.parallel.connections": ["release_rank_processes"],
     "model.rank_main": ["run_rank"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
+    "model.timings": ["CARD", "PHASES", "PROGRAM", "Timings", "process_timings"],
     "model.trace": ["Trace"],
     "model.wire": ["WIRE_VERSION", "Packed", "pack", "unpack_event", "unpack_request"],
     "model.verification.checks": ["Checks", "PictureCheck", "find_checks", "published_checks", "published_models"],
@@ -117,9 +119,12 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CARD",
     "DEMO_MODEL",
     "NO_LORA",
     "OFFICIAL_MODEL",
+    "PHASES",
+    "PROGRAM",
     "WIRE_VERSION",
     "Answer",
     "AnswerRequest",
@@ -160,6 +165,7 @@ __all__ = [
     "TextToken",
     "ThinkText",
     "ThinkToken",
+    "Timings",
     "Trace",
     "WireError",
     "check_files",
@@ -173,6 +179,7 @@ __all__ = [
     "open_picture",
     "pack",
     "parse_loras",
+    "process_timings",
     "published_checks",
     "published_models",
     "read_card",

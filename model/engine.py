@@ -16,9 +16,11 @@ from config.validation import Notation, check_values
 from model.checkpoint.card import Card
 from model.checkpoint.hub import DownloadPlan
 from model.checkpoint.named_lora import NamedLora
+from model.cuda_context import creating_cuda_context
 from model.events import Event, LoadProgress, Notice
 from model.parallel.commands import ClearCache, Run, UseLoras
 from model.requests import AnswerRequest, GenerateRequest, Request
+from model.timings import IMPORTS, process_timings
 from model.trace import Trace
 
 if TYPE_CHECKING:
@@ -119,12 +121,11 @@ class Engine(ABC):
             SettingsError: a setting is unknown, of a wrong type or out of bounds.
             SenseNovaError: as for `open_engine`.
         """
-        from model.loading import load_model
-
         notation = Notation(lambda name: "", key=str, equals="=", literal=repr, text=False)
         checked = check_values({"model": str(checkpoint), **settings}, notation, LoadSettings.model_fields)
-        loaded = load_model(LoadSettings.model_validate(checked), size=size, requests=requests, on_progress=on_progress)
-        return LocalEngine(loaded)
+        load_settings = LoadSettings.model_validate(checked)
+        load_model = _import_loading(load_settings)
+        return LocalEngine(load_model(load_settings, size=size, requests=requests, on_progress=on_progress))
 
 
 class LocalEngine(Engine):
@@ -168,7 +169,7 @@ class LocalEngine(Engine):
             self._ranks.require_all_ranks()
         yield from map(Notice, self._runner.model.take_notices())
         if self._ranks is None:
-            yield from self._runner.run(request, trace)
+            yield from process_timings.measure_events(self._runner.run(request, trace))
             return
         if self._caches_differ:
             self._runner.prefix_cache.clear()
@@ -176,7 +177,8 @@ class LocalEngine(Engine):
         without_previews = request if isinstance(request, AnswerRequest) else replace(request, preview_every=0)
         command = Run(without_previews, self._caches_differ)
         try:
-            yield from self._ranks.stream_on_all(command, self._runner.run(request, trace))
+            stream = self._ranks.stream_on_all(command, self._runner.run(request, trace))
+            yield from process_timings.measure_events(stream)
         finally:
             # A rank that runs out of memory caches less than another. Their next prefill would run in other batches.
             cached = {0: self._runner.prefix_cache.lengths, **self._ranks.cached_tokens}
@@ -265,6 +267,13 @@ class LocalEngine(Engine):
             self.close()
 
 
+def _import_loading(settings: LoadSettings) -> "Callable[..., LocalModel]":
+    """Import PyTorch and everything that loads a model; return `load_model`."""
+    with process_timings.phase(IMPORTS), creating_cuda_context(settings):
+        from model.loading import load_model
+    return load_model
+
+
 def _close_if_alive(engine: "weakref.ref[LocalEngine]") -> None:
     if (alive := engine()) is not None:
         alive.close()
@@ -297,9 +306,7 @@ def open_engine(
         RankError: a rank was lost while the model was loading.
         DeviceMemoryError: the weights do not fit, or `gpu_memory` is below the smallest working set.
     """
-    from model.loading import load_model
-
-    loaded = load_model(
+    loaded = _import_loading(settings)(
         settings, size=size, requests=requests, on_progress=on_progress, on_plan=on_plan, on_download=on_download
     )
     return LocalEngine(loaded)

@@ -41,6 +41,7 @@ from model.network.sensenova import SenseNovaU1
 from model.parallel.collectives import ProcessGroups
 from model.parallel.tensor_parallel import apply_tensor_parallel
 from model.sampling.backend import Backend
+from model.timings import COMPILE, process_timings
 
 
 class LoadedModel:
@@ -124,7 +125,9 @@ class LoadedModel:
         else:
             self._offload = load_offloaded(self.folder, self.device, self.dtype, self.offload_plan, *arguments)
             self.network = self._offload.network
-        self.backend = select_backend(self.network, enforce_eager=self._settings.enforce_eager, groups=self._groups)
+        with process_timings.phase(COMPILE):
+            eager = self._settings.enforce_eager
+            self.backend = select_backend(self.network, enforce_eager=eager, groups=self._groups)
         self.adapters = tuple(adapters)
         self.is_loaded = True
 

@@ -20,6 +20,7 @@ from model.parallel.layout import ParallelLayout
 from model.parallel.processes import RankProcesses
 from model.requests import AnswerRequest, Request
 from model.runner import Runner, image_tokens
+from model.timings import CARD, COMPILE, DEVICE, PLACE, READ, process_timings
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def load_model(
     """Load a model into this process and its ranks. Arguments and errors are those of `model.engine.open_engine`."""
     # Cheap checks first: a mistake must not be reported after a download or minutes of loading.
     require_compatible(settings)
-    device, dtype = resolve_device(settings.device), resolve_dtype(settings.dtype)
+    process_timings.restart(DEVICE, PLACE, READ, COMPILE)
+    with process_timings.phase(DEVICE):
+        device, dtype = resolve_device(settings.device), resolve_dtype(settings.dtype)
     quantized = resolve_quantization(settings.quantization, device, dtype)
     gpus = count_gpus(settings.gpus, device)
     image_settings = [request.settings for request in requests or () if not isinstance(request, AnswerRequest)]
@@ -62,8 +65,9 @@ def load_model(
     ranks_wanted = gpus or settings.tensor_parallel_size * settings.cfg_parallel_size
     require_ranks(ranks_wanted, device, "gpus" if gpus else SIZES)
     model = settings.model or DEMO_MODEL
-    folder = find_checkpoint(model, on_plan=on_plan, on_progress=on_download)
-    recommended = read_recommended(folder)
+    with process_timings.phase(CARD):
+        folder = find_checkpoint(model, on_plan=on_plan, on_progress=on_download)
+        recommended = read_recommended(folder)
     sizes = [each.size for each in image_settings] or [size]
     largest = max(sizes, key=lambda each: image_tokens(each, recommended))
     if ranks_wanted == 1:

@@ -24,6 +24,7 @@ from model.sampling.prefix_cache import PrefixCache
 from model.tasks.answer import answer
 from model.tasks.context import TaskContext
 from model.tasks.draw import draw
+from model.timings import PLACE, process_timings
 from model.trace import Trace
 
 
@@ -56,6 +57,17 @@ class Runner:
         Args:
             groups: the process groups of the ranks that share the model; None if no other rank does.
         """
+        with process_timings.phase(PLACE):
+            return cls._load(command, device, groups, on_progress)
+
+    @classmethod
+    def _load(
+        cls,
+        command: Load,
+        device: torch.device,
+        groups: ProcessGroups | None,
+        on_progress: Callable[[LoadProgress], None] | None,
+    ) -> "Runner":
         folder, settings = command.folder, command.settings
         config = read_config(folder)
         vocabulary = config.transformer.vocabulary

@@ -4,15 +4,16 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from config.errors import SenseNovaError
 from sensenova_cli import __version__
-from sensenova_cli.commands import chat, describe, edit, generate, profile, repl, run, sessions
+from sensenova_cli.commands import COMMANDS, import_command
 from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, UsageError, exit_code
 from sensenova_cli.inputs.argv import before_dashes, spread_values, wants_help
 from sensenova_cli.system.streams import StdoutError, discard_stdout
@@ -53,7 +54,21 @@ TOO_MANY_WORDS = {
 
 
 class Program(TyperGroup):
-    """The group of all commands. Their errors become a message on stderr and an exit code, also under CliRunner."""
+    """The group of all commands. Their errors become a message on stderr and an exit code, also under CliRunner.
+
+    `commands` has only the names and summaries that `--help` lists. A command is imported when it is used.
+    """
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {
+            name: TyperCommand(name, help=summary, rich_markup_mode="rich") for name, summary in COMMANDS.items()
+        }
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the name, the imported command and its arguments, for a run and for the shell's completion."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load_command(command.name or ""), rest
 
     def main(  # type: ignore[override]  # Typer's other arguments are passed on
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -136,10 +151,10 @@ class Program(TyperGroup):
         """Return the typed command with its subcommand, the options before it, and the options that it has."""
         for index, word in enumerate(words):
             if word in self.commands:
-                command, name = self.commands[word], word
+                command, name = load_command(word), word
                 for second in words[index + 1 :]:
                     if second in getattr(command, "commands", {}):
-                        command, name = command.commands[second], f"{word} {second}"  # type: ignore[attr-defined]
+                        command, name = command.commands[second], f"{word} {second}"
                         break
                 known = {option for parameter in command.params for option in parameter.opts}
                 return name, {each.split("=")[0] for each in words[:index]}, known
@@ -187,28 +202,17 @@ def sensenova(
     """
 
 
-def _register() -> None:
-    for module in (generate, edit, describe, chat, repl, run):
-        name = module.__name__.rpartition(".")[2]
-        app.command(name)(getattr(module, name))
-    from sensenova_cli.commands.bench import bench
-    from sensenova_cli.commands.doctor import doctor
-    from sensenova_cli.commands.info import info
-    from sensenova_cli.commands.serve import serve
-    from sensenova_cli.commands.tiny_checkpoint import tiny_checkpoint
-    from sensenova_cli.commands.verify import verify
-
-    app.command("serve")(serve)
-    app.command("info")(info)
-    app.command("bench")(bench)
-    app.command("doctor")(doctor)
-    app.command("verify")(verify)
-    app.command("tiny-checkpoint")(tiny_checkpoint)
-    app.add_typer(profile.app, name="profile")
-    app.add_typer(sessions.app, name="sessions")
-
-
-_register()
+@cache
+def load_command(name: str) -> Any:
+    """Import a command and build its parser."""
+    command = import_command(name)
+    parent = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+    if isinstance(command, typer.Typer):
+        parent.add_typer(command, name=name)
+    else:
+        parent.command(name)(command)
+    parent.callback()(lambda: None)  # makes a group, also of one command
+    return typer.main.get_command(parent).commands[name]  # type: ignore[attr-defined]
 
 
 def _require_current_folder() -> None:

@@ -1,8 +1,6 @@
 """Errors of the command line, and the exit code of every error."""
 
 from config.errors import SenseNovaError, SettingsError
-from config.recommended import RecommendationError
-from model import CheckpointError, DeviceMemoryError, RequestError
 
 DONE = 0
 FAILED = 1
@@ -37,9 +35,16 @@ def exit_code(error: SenseNovaError) -> int:
     match error:
         case OutputWriteError():
             return FAILED
+        case UsageError() | OutputError() | SessionError():
+            return WRONG_INPUT
+    # These imports take a while, which an error of usage must not.
+    from config.recommended import RecommendationError
+    from model import CheckpointError, DeviceMemoryError, RequestError
+
+    match error:
         case CheckpointError() | RecommendationError():
             return NO_WEIGHTS
-        case UsageError() | SettingsError() | RequestError() | OutputError() | SessionError():
+        case SettingsError() | RequestError():
             return WRONG_INPUT
         case DeviceMemoryError():
             return OUT_OF_MEMORY

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from model.bench.doctor import Examination, examine
     from model.bench.forecast import Bandwidth, Forecast
     from model.bench.machine import Machine
+    from model.bench.startup import temporary_checkpoint
     from model.memory.estimate import OffloadPlan
 
 _HOMES = {
@@ -20,6 +21,7 @@ _HOMES = {
     "model.bench.doctor": ["Examination", "examine"],
     "model.bench.forecast": ["Bandwidth", "Forecast"],
     "model.bench.machine": ["Machine"],
+    "model.bench.startup": ["temporary_checkpoint"],
     "model.memory.estimate": ["OffloadPlan"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -37,6 +39,7 @@ __all__ = [
     "describe_bench",
     "examine",
     "measure",
+    "temporary_checkpoint",
 ]
 
 

@@ -18,6 +18,7 @@ from model.errors import CheckpointError
 from model.events import LoadProgress
 from model.network.configuration import ModelConfig, read_config
 from model.network.sensenova import SenseNovaU1
+from model.timings import READ, process_timings
 
 REPORT_BYTES = 64 * 2**20
 """Progress is reported after each 64 MiB."""
@@ -147,7 +148,8 @@ def fill(
             damaged.add(chunk.tensor.name)
         writer.write(chunk, staging)
 
-    _read(parts.values(), write, network.device, on_progress)
+    with process_timings.phase(READ):
+        _read(parts.values(), write, network.device, on_progress)
     staging.require_empty()
     require_undamaged(damaged, folder)
 

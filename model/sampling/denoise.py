@@ -55,8 +55,8 @@ def denoise(
 ) -> Iterator[Step]:
     """Yield the steps one by one. The last step's `tokens` are the picture.
 
-    A branch that a step does not need is not computed. With asynchronous steps, a step is yielded after the next one
-    has been launched. If the caller stops there, the device still finishes the next step.
+    A branch that a step does not need is not computed. With asynchronous steps, each step but the first is yielded
+    after the next one has been launched. If the caller stops there, the device still finishes the next step.
 
     The prefixes stay unchanged, so that the next picture can start from them.
 
@@ -100,7 +100,9 @@ def denoise(
         shown = step_picture(clean["condition"], size)
         layers = {branch: every_layer if cache is None else cache.computed[branch] for branch in branches}
         step = Step(next_time, shown, velocities["condition"], x, layers, record_event(device))
-        if not backend.denoises_async:
+        # The launch of the second step includes the capture of its graph, which takes longer than a step. The first
+        # step does not wait for it.
+        if not backend.denoises_async or number == 0:
             yield step
             continue
         # The next step has been launched by now, so the device does not idle while the caller handles this one.

@@ -1,1 +1,32 @@
-"""The commands. A command checks its arguments, then runs turns, a session or a measurement."""
+"""The commands, each in a module of its own that is imported when the command is used."""
+
+from importlib import import_module
+from typing import Any
+
+COMMANDS = {
+    "generate": "Make pictures from a prompt, and print their paths.",
+    "edit": "Change pictures as a prompt says, and print the paths of the results.",
+    "describe": "Describe pictures, or answer a question about them (-p).",
+    "chat": "Send a message to the model, and print its answer. Without a message, start a conversation.",
+    "repl": "Make, change and discuss pictures, turn by turn; the model stays loaded.",
+    "serve": "Serve a model to OpenAI clients, other tools and a web page.",
+    "run": "Replace vLLM-Omni's example script: type `sensenova run` instead of `python end2end.py`.",
+    "info": "Print how a picture was made, or what a checkpoint is. No model is loaded.",
+    "bench": "Measure how fast a model runs here, and how fast the device could be.",
+    "doctor": "Describe this machine, and predict which pictures a model can draw on it.",
+    "verify": "Check a checkpoint's files, and compare pictures that it draws.",
+    "tiny-checkpoint": "Write a tiny checkpoint of random numbers (4 MB) in the official layout.",
+    "profile": "Show, make and check settings files.",
+    "sessions": "List, show, export and remove the sessions of the REPL.",
+}
+"""Command → its line in `sensenova --help`, in the order of that list: the first line of the command's docstring.
+
+They are repeated here, so that the list is printed without importing the commands, which takes a quarter of a second.
+"""
+
+
+def import_command(name: str) -> Any:
+    """Import a command: a function, or the Typer app of a group of commands."""
+    module_name = name.replace("-", "_")
+    module = import_module(f"{__name__}.{module_name}")
+    return getattr(module, "app", None) or getattr(module, module_name)

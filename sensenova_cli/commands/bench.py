@@ -3,13 +3,14 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from config.errors import SettingsError
-from config.sizes import Size, check_size, parse_size
+from config.sizes import Size, check_size, format_size, parse_size
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from sensenova_cli.render.turn_view import TurnView
 
 PARTS = ("denoise", "decode", "load")
+STARTUP = "startup"
+"""A measurement in new processes. It is made alone, because this process would take memory and cores from them."""
 LOAD_FORMATS = ("auto", "dummy")
 SHAPES = ("u1-8b", "u1.5-8b")
 """Names of built-in model shapes. Their weights are random, so they need no files."""
@@ -30,8 +33,8 @@ def bench(
     parts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[denoise|decode|load]...",
-            help="Parts to measure; all of them if none is named.",
+            metavar="[denoise|decode|load]... | startup",
+            help="Parts to measure: all three if none is named; startup: new processes, from Enter to the first step.",
             show_default=False,
         ),
     ] = None,
@@ -52,6 +55,7 @@ def bench(
     ] = None,
     steps: Annotated[int, typer.Option(help="Number of denoising steps to time.", min=1, max=999, metavar="N")] = 10,
     tokens: Annotated[int, typer.Option(help="Number of text tokens to time.", min=1, metavar="N")] = 64,
+    runs: Annotated[int, typer.Option(help="Number of processes to time, with startup.", min=1, metavar="N")] = 5,
 ) -> None:
     """Measure how fast a model runs here, and how fast the device could be.
 
@@ -59,14 +63,18 @@ def bench(
       sensenova bench
       sensenova bench --model u1-8b --load-format dummy --json > u1-8b.json
       sensenova bench denoise --size 2048x2048 --steps 50 --model ./SenseNova-U1-8B-MoT
+      sensenova bench startup
 
     The same run measures two ceilings: a large matrix product and a large
     copy. A step's arithmetic and a token's memory traffic are shown as
     percentages of them. Seconds are medians.
     """
     for part in parts or ():
-        if part not in PARTS:
-            raise UsageError(f"there is no measurement {part!r}", f"name some of {', '.join(PARTS)}, or none for all")
+        if part not in (*PARTS, STARTUP):
+            names = ", ".join((*PARTS, STARTUP))
+            raise UsageError(f"there is no measurement {part!r}", f"name some of {names}, or none for the first three")
+    if STARTUP in (parts or ()) and parts != [STARTUP]:
+        raise UsageError("startup is measured alone", "run the other parts with another command")
     if load_format not in LOAD_FORMATS:
         raise UsageError(f"there is no load format {load_format!r}", f"use {' or '.join(LOAD_FORMATS)}")
     sizes = parse_sizes(size)
@@ -89,6 +97,9 @@ def bench(
         model = find_weights(settings, view)
     from model.bench import BenchPlan  # imports PyTorch, so this waits until all arguments are checked
 
+    if parts == [STARTUP]:
+        _measure_startup(BenchPlan(model, [], sizes, 0, 0, settings), name, runs, view, as_json=flags.json)
+        return
     chosen = [cast("BenchPart", part) for part in PARTS if part in (parts or PARTS)]
     _measure(BenchPlan(model, chosen, sizes, steps, tokens, settings), name, view, as_json=flags.json)
 
@@ -116,6 +127,29 @@ def _measure(plan: "BenchPlan", name: str, view: "TurnView", *, as_json: bool) -
     if as_json:
         assert ceilings is not None
         print_json(measurements_json(about, ceilings, figures))
+
+
+def _measure_startup(plan: "BenchPlan", name: str, runs: int, view: "TurnView", *, as_json: bool) -> None:
+    """Print the figures of new processes, each as soon as it is measured, or all of them as one JSON object."""
+    from config.recommended import read_recommended
+    from model.bench import describe_bench, temporary_checkpoint
+    from sensenova_cli.commands.startup import measure_in_processes
+    from sensenova_cli.render.bench import startup_json, startup_row
+    from sensenova_cli.render.json import print_json
+    from sensenova_cli.render.table import print_table
+
+    facts = {key: value for key, value in describe_bench(plan).items() if key not in ("steps", "tokens")}
+    view.muted(f"{facts['device']} · {facts['dtype']} · torch {facts['torch']} · {name}, {runs} processes each")
+    with temporary_checkpoint(plan.model) if isinstance(plan.model, str) else nullcontext(plan.model) as folder:
+        size = format_size((plan.sizes or read_recommended(folder).trained_sizes)[0])
+        about = {"command": shlex.join(["sensenova", *sys.argv[1:]]), "model": name, "size": size, **facts}
+        figures = []
+        for figure in measure_in_processes(plan.settings, str(folder.resolve()), size, runs):
+            figures.append(figure)
+            if not as_json:
+                print_table(startup_row(figure))
+    if as_json:
+        print_json(startup_json(about, figures))
 
 
 def parse_sizes(texts: Sequence[str] | None) -> list[Size]:

@@ -8,14 +8,14 @@ import typer
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
-    COMMON_OPTIONS,
     ENGINE_OPTIONS,
+    RUN_OPTIONS,
     TEXT_OPTIONS,
     with_options,
 )
 
 
-@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *COMMON_OPTIONS)
+@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *RUN_OPTIONS)
 def chat(
     flags: Flags,
     message: Annotated[
@@ -43,11 +43,8 @@ def chat(
       sensenova chat
     """
     # Imported here because these modules import Pillow, which `--help` does not need.
-    from model import Conversation
     from sensenova_cli.inputs.pictures import read_inputs
     from sensenova_cli.inputs.prompts import given_prompts, refuse_stdin_twice
-    from sensenova_cli.turns.one_shot import answer
-    from sensenova_cli.turns.tasks import AnswerTask
 
     refuse_stdin_twice(message, flags.prompt, *flags.image)
     prompts = given_prompts(message, flags.prompt, None)
@@ -59,5 +56,11 @@ def chat(
     if not prompts:
         raise UsageError("there is no message", 'add one: sensenova chat "Hello"')
     images = tuple(picture.image for picture in read_inputs(flags.image))
+    layers = flags.layers()
+    # These modules also import the library, which a wrong option must not wait for.
+    from model import Conversation
+    from sensenova_cli.turns.one_shot import answer
+    from sensenova_cli.turns.tasks import AnswerTask
+
     task = AnswerTask("chat", prompts[0].text, images, Conversation(system=system))
-    answer(task, flags.layers(), flags)
+    answer(task, layers, flags)

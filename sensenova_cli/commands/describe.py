@@ -7,8 +7,8 @@ import typer
 
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
-    COMMON_OPTIONS,
     ENGINE_OPTIONS,
+    RUN_OPTIONS,
     TEXT_OPTIONS,
     with_options,
 )
@@ -17,7 +17,7 @@ ONE_PICTURE = "Describe this image in detail."
 SEVERAL_PICTURES = "Describe each of these images, and what they have in common."
 
 
-@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *COMMON_OPTIONS)
+@with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *RUN_OPTIONS)
 def describe(
     flags: Flags,
     images: Annotated[
@@ -38,8 +38,6 @@ def describe(
     from sensenova_cli.inputs.argv import PICTURE_ENDINGS, is_picture
     from sensenova_cli.inputs.pictures import read_inputs
     from sensenova_cli.inputs.prompts import read_text, refuse_stdin_twice
-    from sensenova_cli.turns.one_shot import answer
-    from sensenova_cli.turns.tasks import AnswerTask
 
     names = [*(images or ()), *flags.image]
     if not names:
@@ -54,4 +52,9 @@ def describe(
     if flags.prompt is not None:
         question = read_text(flags.prompt)
     pictures = tuple(picture.image for picture in read_inputs(names))
-    answer(AnswerTask("describe", question, pictures), flags.layers(), flags)
+    layers = flags.layers()
+    # These modules also import the library, which a wrong option must not wait for.
+    from sensenova_cli.turns.one_shot import answer
+    from sensenova_cli.turns.tasks import AnswerTask
+
+    answer(AnswerTask("describe", question, pictures), layers, flags)

@@ -7,10 +7,10 @@ import typer
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
-    COMMON_OPTIONS,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
+    RUN_OPTIONS,
     with_options,
 )
 
@@ -25,7 +25,7 @@ from sensenova_cli.inputs.options import (
     "force",
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
-    *COMMON_OPTIONS,
+    *RUN_OPTIONS,
 )
 def edit(
     flags: Flags,
@@ -51,8 +51,6 @@ def edit(
     from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, refuse_stdin_twice
     from sensenova_cli.inputs.replay import read_replay
-    from sensenova_cli.turns.one_shot import make_pictures
-    from sensenova_cli.turns.tasks import PictureTask
 
     refuse_stdin_twice(prompt, flags.prompt, flags.prompt_file, *flags.image)
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
@@ -65,6 +63,10 @@ def edit(
     if not inputs and replay is not None and not all(each.images for each in prompts):
         inputs = recorded_inputs(replay.record, replay.file)
     layers = flags.layers(replay.settings, replay.label) if replay else flags.layers()
+    # These modules also import the library, which a wrong option or a missing prompt must not wait for.
+    from sensenova_cli.turns.one_shot import make_pictures
+    from sensenova_cli.turns.tasks import PictureTask
+
     tasks = [
         PictureTask(
             "edit",

@@ -7,11 +7,11 @@ import typer
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
-    COMMON_OPTIONS,
     EDIT_ONLY,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
+    RUN_OPTIONS,
     with_options,
 )
 
@@ -25,7 +25,7 @@ from sensenova_cli.inputs.options import (
     "force",
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
-    *COMMON_OPTIONS,
+    *RUN_OPTIONS,
 )
 def generate(
     flags: Flags,
@@ -47,8 +47,6 @@ def generate(
     # Imported here because these modules import Pillow, which `--help` does not need.
     from sensenova_cli.inputs.prompts import Prompt, given_prompts
     from sensenova_cli.inputs.replay import read_replay
-    from sensenova_cli.turns.one_shot import make_pictures
-    from sensenova_cli.turns.tasks import PictureTask
 
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
     replay = read_replay(flags.replay_file, "generate") if flags.replay_file is not None else None
@@ -60,5 +58,9 @@ def generate(
         if each.images:
             raise UsageError(f"{each.place}generate takes no input pictures", "use: sensenova edit --prompt-file …")
     layers = flags.layers(replay.settings, replay.label) if replay else flags.layers()
+    # These modules also import the library, which a wrong option or a missing prompt must not wait for.
+    from sensenova_cli.turns.one_shot import make_pictures
+    from sensenova_cli.turns.tasks import PictureTask
+
     tasks = [PictureTask("generate", each, replay=replay, width=flags.width, height=flags.height) for each in prompts]
     make_pictures(tasks, layers, flags)

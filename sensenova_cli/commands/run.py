@@ -14,10 +14,10 @@ from config.validation import near_miss
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import UNSUPPORTED_OPTIONS, Flags
 from sensenova_cli.inputs.options import (
-    COMMON_OPTIONS,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
+    RUN_OPTIONS,
     TEXT_OPTIONS,
     with_options,
 )
@@ -40,7 +40,7 @@ NAME = "sensenova_u1_output_{index}.png"
     "force",
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
-    *COMMON_OPTIONS,
+    *RUN_OPTIONS,
     *UNSUPPORTED_OPTIONS,
 )
 def run(

@@ -33,6 +33,7 @@ class Flags:
         json: print results as JSON.
         quiet: show no progress and no notices.
         serve: the typed settings of `sensenova serve` by name, as text or bool.
+        timings: print how long each phase of the run took.
     """
 
     settings: Mapping[str, Any]
@@ -47,6 +48,7 @@ class Flags:
     json: bool = False
     quiet: bool = False
     serve: Mapping[str, Any] = field(default_factory=dict)
+    timings: bool = False
 
     def layers(self, record: Mapping[str, Any] | None = None, record_label: str = "picture") -> Layers:
         """Read all layers of settings and these flags; arguments and errors as for config.sources.read_layers."""
@@ -101,6 +103,7 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         json=typed.get("json", False),
         quiet=typed.get("quiet", False),
         serve=_typed_serve(typed),
+        timings=typed.get("timings", False),
     )
 
 

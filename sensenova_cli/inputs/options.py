@@ -39,6 +39,8 @@ VERIFY_OPTIONS = (
 """Options of a verification. It draws with the settings of its pictures, and checks a checkpoint's own weights."""
 SERVE_OPTIONS = tuple(ServeSettings.model_fields)
 COMMON_OPTIONS = ("profile", "json", "quiet", "debug", "no_color")
+RUN_OPTIONS = ("timings", *COMMON_OPTIONS)
+"""Common options of the commands that run requests."""
 
 _PANELS = (
     ("Picture", frozenset(ImageSettings.model_fields)),
@@ -217,6 +219,9 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "force": _flag("--force", "-f", help="Replace existing files.", panel="Output"),
     "json": _flag("--json", help="Print one JSON object per result.", panel="Output"),
     "quiet": _flag("--quiet", "-q", help="Show errors only.", panel="Output"),
+    "timings": _flag(
+        "--timings", help="Print the seconds of each phase, from imports to the first step.", panel="Output"
+    ),
     "profile": _value(
         "--profile",
         help="Settings file, by name or path; see: sensenova profile list.",

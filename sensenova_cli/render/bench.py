@@ -10,6 +10,7 @@ from sensenova_cli.render.table import plain_table
 
 if TYPE_CHECKING:
     from model.bench import Ceilings, Figure
+    from sensenova_cli.commands.startup import StartupFigure
 
 
 def ceilings_line(ceilings: "Ceilings") -> str:
@@ -56,4 +57,23 @@ def measurements_json(about: Mapping[str, Any], ceilings: "Ceilings", figures: "
             }
             for figure in figures
         ],
+    }
+
+
+def startup_row(figure: "StartupFigure") -> Table:
+    """Return a figure of new processes as a table of one row: the median, the shortest and the longest time."""
+    table = plain_table()
+    table.add_column(min_width=48)
+    table.add_column(min_width=9, justify="right")
+    table.add_column()
+    low, high = min(figure.runs), max(figure.runs)
+    table.add_row(figure.work, f"{figure.seconds:.3f} s", f"{low:.3f} to {high:.3f}")
+    return table
+
+
+def startup_json(about: Mapping[str, Any], figures: "list[StartupFigure]") -> dict[str, Any]:
+    """Return all measurements of new processes; `seconds` is the median of `runs`."""
+    return {
+        **about,
+        "figures": [{"work": figure.work, "seconds": figure.seconds, "runs": list(figure.runs)} for figure in figures],
     }

@@ -1,17 +1,26 @@
 """Results as JSON for scripts: one object per line."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from model import Answer, AnswerRequest, Picture
 from sensenova_cli.render.step_cache import cache_json
+from sensenova_cli.render.timings import timings_json
 from sensenova_cli.system.unicode import json_text
 
 
 def picture_result(
-    picture: Picture, *, path: Path, task: str, prompt: str, model: str, seconds: float
+    picture: Picture,
+    *,
+    path: Path,
+    task: str,
+    prompt: str,
+    model: str,
+    seconds: float,
+    timings: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return the object that `--json` prints for a picture."""
+    """Return the object that `--json` prints for a picture; `timings` are the seconds of each phase of the run."""
     return {
         "task": task,
         "path": str(path),
@@ -23,11 +32,20 @@ def picture_result(
         "settings": picture.settings.model_dump(mode="json"),
         "cache": cache_json(picture.caching) if picture.caching else None,
         "seconds": round(seconds, 3),
+        **_timings_field(timings),
     }
 
 
-def answer_result(answer: Answer, *, task: str, request: AnswerRequest, model: str, seconds: float) -> dict[str, Any]:
-    """Return the object that `--json` prints for an answer."""
+def answer_result(
+    answer: Answer,
+    *,
+    task: str,
+    request: AnswerRequest,
+    model: str,
+    seconds: float,
+    timings: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Return the object that `--json` prints for an answer; `timings` as for `picture_result`."""
     return {
         "task": task,
         "text": answer.text,
@@ -37,7 +55,12 @@ def answer_result(answer: Answer, *, task: str, request: AnswerRequest, model: s
         "model": model,
         "settings": request.settings.model_dump(mode="json"),
         "seconds": round(seconds, 3),
+        **_timings_field(timings),
     }
+
+
+def _timings_field(timings: Mapping[str, float] | None) -> dict[str, Any]:
+    return {} if timings is None else {"timings": timings_json(timings)}
 
 
 def print_json(result: dict[str, Any]) -> None:

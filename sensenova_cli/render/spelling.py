@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 
 from config.mentions import INPUT_IMAGES, respell
-from config.settings import Settings
 
 Spelling = Callable[[str], str]
 """Replaces the marks of settings in a text by their spelling."""
@@ -29,6 +28,8 @@ def as_session(text: str) -> str:
 
 
 def _flag(name: str, value: str | None) -> str:
+    from config.settings import Settings  # takes a while, and most errors of usage mention no setting
+
     flag = "image" if name == INPUT_IMAGES else name.replace("_", "-")
     if name in Settings.model_fields and Settings.model_fields[name].annotation is bool:
         return f"--no-{flag}" if value == "false" else f"--{flag}"

@@ -1,8 +1,9 @@
 """The view of a turn: it shows the progress of loading, and every event of a request."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -22,15 +23,19 @@ from model import (
     ThinkText,
     ThinkToken,
 )
-from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
+from sensenova_cli.render.answer import PlainAnswer
 from sensenova_cli.render.console import is_animated, stderr_console
 from sensenova_cli.render.preview import LIVE_SIZE, Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView
 from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
+from sensenova_cli.render.timings import timings_table
 from sensenova_cli.render.turn_summary import turn_summary
 from sensenova_cli.system.unicode import for_terminal, printable
+
+if TYPE_CHECKING:
+    from sensenova_cli.render.markdown_answer import MarkdownAnswer
 
 
 class TurnView:
@@ -76,6 +81,7 @@ class TurnView:
         self._show_each = show_each
         self._spelling = spelling
         self._answer: PlainAnswer | MarkdownAnswer | None = None
+        self._redraws_answer = False
         self._answered = ""
         self._noticed: set[str] = set()
 
@@ -90,6 +96,10 @@ class TurnView:
         """Print a dim line of little importance."""
         if not self._quiet:
             self._console.print(Text(printable(self._spelling(text)), style="dim"), soft_wrap=True)
+
+    def timings(self, seconds: Mapping[str, float]) -> None:
+        """Print the seconds of each phase of the run, also if the view is quiet: the user asked for them."""
+        self._console.print(timings_table(seconds))
 
     @contextmanager
     def bytes_progress(self, title: str) -> Iterator[ProgressView]:
@@ -120,8 +130,8 @@ class TurnView:
     @property
     def is_live(self) -> bool:
         """Whether a bar, think text or an answer is redrawn in place. The cursor is then on its last row."""
-        views = (self._steps, self._think, self._answer)
-        return any(isinstance(view, LiveSteps | LiveThink | MarkdownAnswer) for view in views)
+        bars = (self._steps, self._think)
+        return self._redraws_answer or any(isinstance(view, LiveSteps | LiveThink) for view in bars)
 
     def event(self, event: Event) -> None:
         """Show one event. Finished pictures are shown by `after_sinks`."""
@@ -214,15 +224,23 @@ class TurnView:
 
     def _write(self, text: str) -> None:
         if self._answer is None:
-            on_screen = sys.stdout.isatty() and self._animated
-            self._answer = MarkdownAnswer() if on_screen else PlainAnswer()
+            self._answer = self._new_answer()
         self._answered += text
         self._answer.add(text)
+
+    def _new_answer(self) -> "PlainAnswer | MarkdownAnswer":
+        if not (sys.stdout.isatty() and self._animated):
+            return PlainAnswer()
+        from sensenova_cli.render.markdown_answer import MarkdownAnswer  # takes a while
+
+        self._redraws_answer = True
+        return MarkdownAnswer()
 
     def _end_answer_line(self) -> None:
         if self._answer is not None:
             self._answer.close()
         self._answer = None
+        self._redraws_answer = False
         self._answered = ""
 
     def _close_views(self) -> None:

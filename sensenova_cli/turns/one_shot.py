@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from config.settings import OutputSettings
 from config.sources import Layers
+from model import PROGRAM, process_timings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import SignalStop
+from sensenova_cli.system.process_start import seconds_since_start
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelOnDemand
 from sensenova_cli.turns.one_shot_sinks import AnswerJsonSink, PictureFileSink, json_report, print_path
@@ -35,6 +37,7 @@ def make_pictures(
     tasks: Sequence[PictureTask], layers: Layers, flags: Flags, names: NameTemplate | None = None
 ) -> None:
     """Make the pictures of all tasks, and print the path of each on stdout, or JSON; errors as for `run_turns`."""
+    process_timings.add(PROGRAM, seconds_since_start())
     output = layers.output
     _require_one_use_of_stdout(output, flags, names)
     view = TurnView(
@@ -53,17 +56,26 @@ def make_pictures(
             stdout_is_terminal=sys.stdout.isatty(),
             count=count,
         )
-        report = json_report(layers.load) if flags.json else print_path
+        report = json_report(layers.load, timings=flags.timings) if flags.json else print_path
         return [PictureFileSink(writer, layers.load, count, names.first_index if names else 0, report)]
 
     run_turns(tasks, layers, ModelOnDemand(layers.load), Frontend(view, open_sinks, SignalStop()))
+    _show_timings(view, flags)
 
 
 def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     """Answer one question in text on stdout, or JSON; errors as for `run_turns`."""
+    process_timings.add(PROGRAM, seconds_since_start())
     view = TurnView(quiet=flags.quiet, stream_answers=not flags.json)
-    sinks: list[Sink] = [AnswerJsonSink(layers.load)] if flags.json else []
+    sinks: list[Sink] = [AnswerJsonSink(layers.load, timings=flags.timings)] if flags.json else []
     run_turns([task], layers, ModelOnDemand(layers.load), Frontend(view, lambda turns: sinks, SignalStop()))
+    _show_timings(view, flags)
+
+
+def _show_timings(view: TurnView, flags: Flags) -> None:
+    """Print the phases of the run, unless its results contain them."""
+    if flags.timings and not flags.json:
+        view.timings(process_timings.phases())
 
 
 def _require_one_use_of_stdout(output: OutputSettings, flags: Flags, names: NameTemplate | None) -> None:

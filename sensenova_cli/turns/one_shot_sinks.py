@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.settings import LoadSettings
-from model import Answer, AnswerRequest, Event, Picture
+from model import Answer, AnswerRequest, Event, Picture, process_timings
 from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.json import answer_result, picture_result, print_json
 from sensenova_cli.system.unicode import for_terminal
@@ -66,8 +66,12 @@ def print_path(picture: Picture, path: Path | None, turn: Turn, seconds: float) 
         print(for_terminal(path), flush=True)
 
 
-def json_report(loaded: LoadSettings) -> Report:
-    """Return a report that prints each picture file as a JSON line on stdout."""
+def json_report(loaded: LoadSettings, *, timings: bool) -> Report:
+    """Return a report that prints each picture file as a JSON line on stdout.
+
+    Args:
+        timings: add the seconds of each phase of the run so far.
+    """
 
     def report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
         if path is not None:
@@ -79,6 +83,7 @@ def json_report(loaded: LoadSettings) -> Report:
                     prompt=turn.prompt,
                     model=model_name(loaded),
                     seconds=seconds,
+                    timings=process_timings.phases() if timings else None,
                 )
             )
 
@@ -88,8 +93,13 @@ def json_report(loaded: LoadSettings) -> Report:
 class AnswerJsonSink(Sink):
     """Prints each answer as a JSON line on stdout."""
 
-    def __init__(self, loaded: LoadSettings) -> None:
+    def __init__(self, loaded: LoadSettings, *, timings: bool) -> None:
+        """
+        Args:
+            timings: add the seconds of each phase of the run.
+        """
         self._loaded = loaded
+        self._timings = timings
 
     def take(self, event: Event) -> None:
         """Print a finished answer."""
@@ -98,5 +108,12 @@ class AnswerJsonSink(Sink):
             assert isinstance(request, AnswerRequest)
             seconds = time.perf_counter() - self.started
             print_json(
-                answer_result(event, task=kind, request=request, model=model_name(self._loaded), seconds=seconds)
+                answer_result(
+                    event,
+                    task=kind,
+                    request=request,
+                    model=model_name(self._loaded),
+                    seconds=seconds,
+                    timings=process_timings.phases() if self._timings else None,
+                )
             )

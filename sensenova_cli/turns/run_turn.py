@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 from config.errors import SenseNovaError
 from config.sources import Layers
-from model import Engine, Event
+from model import CARD, Engine, Event, process_timings
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.turns.build_request import Previews, Turn, build_turn
@@ -77,9 +77,11 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
         KeyboardInterrupt: a stop was requested, and the turn ended between two events.
     """
     view = frontend.view
-    recommended = model.card(view).recommended
-    previews = Previews(*view.preview_request())
-    turns = [build_turn(task, layers, recommended, previews) for task in tasks]
+    process_timings.restart(CARD)
+    with process_timings.phase(CARD):
+        recommended = model.card(view).recommended
+        previews = Previews(*view.preview_request())
+        turns = [build_turn(task, layers, recommended, previews) for task in tasks]
     sinks = frontend.open_sinks(turns)
     for warning in dict.fromkeys(warning for turn in turns for warning in turn.warnings):
         view.notice(warning)

@@ -14,8 +14,9 @@ from rich.live import Live
 
 from model.events import Answer, TextToken
 from model.requests import AnswerRequest
-from sensenova_cli.render import answer as answer_module
-from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer, split_blocks
+from sensenova_cli.render import markdown_answer as answer_module
+from sensenova_cli.render.answer import PlainAnswer
+from sensenova_cli.render.markdown_answer import MarkdownAnswer, split_blocks
 from sensenova_cli.render.turn_view import TurnView
 from tests.cli.test_screen import environment
 
@@ -272,7 +273,7 @@ def test_a_pipe_gets_plain_text_unchanged(capsys: pytest.CaptureFixture[str]) ->
 
 PROGRAM = """
 import sys, time
-from sensenova_cli.render.answer import MarkdownAnswer
+from sensenova_cli.render.markdown_answer import MarkdownAnswer
 answer = MarkdownAnswer()
 for word in sys.argv[1].split(" "):
     answer.add(word + " ")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,39 @@ def test_json_is_one_object_with_consistent_rates(tiny_checkpoint: Path) -> None
     assert all(figure["peak_memory_bytes"] > 0 for figure in report["figures"])
 
 
+@pytest.mark.slow
+def test_startup_is_measured_in_new_processes(tiny_checkpoint: Path) -> None:
+    words = ("startup", "--model", str(tiny_checkpoint), "--size", "64x64", "--dtype", "float32", "--runs", "1")
+    result = bench(*words, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["size"], report["dtype"], report["model"]) == ("64x64", "float32", str(tiny_checkpoint))
+    figures = {figure["work"]: figure for figure in report["figures"]}
+    assert all(figure["runs"] == [figure["seconds"]] for figure in figures.values())
+    first, end = (f"sensenova generate, Enter to the {moment}" for moment in ("first step", "end"))
+    assert 0 < figures[first]["seconds"] < figures[end]["seconds"]
+    assert {
+        "sensenova --help",
+        "import typer, rich, pydantic",
+        "  of it, imports",
+        "  of it, first_step",
+        "sensenova describe, Enter to the first token",
+        "loading, with the imports",
+        "reading of the weights",
+        "second picture, to its first step",
+        "first think token",
+    } <= set(figures)
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_is_reported(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    damaged = Path(shutil.copytree(tiny_checkpoint, tmp_path / "damaged"))
+    (damaged / "tokenizer.json").unlink()
+    result = bench("startup", "--model", str(damaged), "--runs", "1")
+    assert result.exit_code == 1
+    assert "a measured process failed" in result.stderr and "sensenova --help" in result.stdout
+
+
 @pytest.mark.parametrize("model", ["u1-8b", "u1.5-8b"])
 def test_random_weights_need_no_files(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
@@ -102,6 +136,8 @@ def test_without_a_model_the_demo_is_measured_at_its_own_size() -> None:
 
 @pytest.mark.parametrize(("words", "expected", "code"), [
     (("speed",), "there is no measurement 'speed': name some of denoise, decode, load", 2),
+    (("startup", "load"), "startup is measured alone", 2),
+    (("startup", "--runs", "0"), "invalid value for '--runs'", 2),
     (("--load-format", "fast"), "there is no load format 'fast': use auto or dummy", 2),
     (("--load-format", "dummy"), "no random weights without a model: with --load-format dummy, use --model u1-8b", 2),
     (("--load-format", "dummy", "--model", "./mine"), "no random weights for ./mine: with --load-format dummy", 2),

@@ -8,6 +8,8 @@ import tomllib
 import pytest
 
 from sensenova_cli import __version__
+from sensenova_cli.app import load_command
+from sensenova_cli.commands import COMMANDS as SUMMARIES
 from tests.cli.harness import REPOSITORY, Program
 
 COMMANDS = [
@@ -27,6 +29,11 @@ EXAMPLE_FLAGS = """
     --tensor-parallel-size --cfg-parallel-size --enforce-eager --enable-cpu-offload --cache-backend
     --enable-cache-dit-summary --deploy-config --step-execution
 """
+
+
+def test_the_list_of_commands_repeats_their_docstrings() -> None:
+    for name, summary in SUMMARIES.items():
+        assert (load_command(name).help or "").splitlines()[0] == summary
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -126,7 +126,7 @@ main()
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
-    "name", ["sensenova_cli.app", "typer", "sensenova_cli.system.streams", "sensenova_cli.turns.one_shot"]
+    "name", ["sensenova_cli.app", "typer", "sensenova_cli.system.streams", "sensenova_cli.inputs.prompts"]
 )
 def test_a_signal_during_imports(name: str, number: str) -> None:
     script = SIGNAL_WHILE_IMPORTING.format(name=name, number=number)

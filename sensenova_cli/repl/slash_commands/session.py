@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from config.validation import near_miss
+from model import process_timings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.render.progress import format_bytes, format_rate
 from sensenova_cli.repl.lines import Line
@@ -40,6 +41,7 @@ def stats(workspace: Workspace, line: Line) -> None:
         ("text", f"{statistics.new_tokens} tokens in {statistics.text_seconds:.2f} s" + read),
         ("picture", f"{statistics.steps} steps in {statistics.denoise_seconds:.2f} s" + computed),
         ("total", f"{statistics.seconds:.2f} s"),
+        ("start", ", ".join(f"{name} {seconds:.2f} s" for name, seconds in process_timings.phases().items())),
         ("memory", f"peak {format_bytes(statistics.peak_memory)} on {statistics.device}"),
         ("session", str(workspace.session.folder or "nothing yet")),
     ]

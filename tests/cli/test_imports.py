@@ -1,0 +1,140 @@
+"""Each kind of command imports only what it uses. Every command runs in a new process."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.cli.harness import REPOSITORY
+
+LIBRARY = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "model.engine")
+PICTURES = ("PIL.Image",)
+SETTINGS = ("config.settings", "config.recommended", "config.sources")
+SHOWN_RARELY = ("rich.markdown", "rich.live", "markdown_it", "pygments")
+NEVER = ("transformers", "accelerate", "diffusers", "cache_dit")
+"""Libraries that no command needs by itself: `--cache` imports cache_dit, and a launcher imports accelerate."""
+UNUSED_BY_INFERENCE = (
+    *NEVER,
+    "huggingface_hub",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "torch.onnx",
+    "torch.testing",
+    "torch.utils.cpp_extension",
+    "torch.utils.tensorboard",
+    "sympy",
+    "networkx",
+    "triton",
+    "pandas",
+    "scipy",
+    "matplotlib",
+    "jinja2",
+)
+"""Modules that an inference on a CPU, in one process and from a folder, does not use."""
+
+DRAW = ("generate", "a red circle", "--size", "32x32", "--num-steps", "1", "--dtype", "float32", "-o", "made.png")
+
+SCRIPT = """
+import sys
+from sensenova_cli.app import app
+try:
+    app(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+print("imported", code, *sys.modules, file=sys.stderr)
+"""
+
+
+def imported(folder: Path, *words: str, code: int = 0, stdin: str = "", **environment: str) -> set[str]:
+    """Run a command in a new process in a folder; return the modules that are imported at its end."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("SENSENOVA_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *words],
+        cwd=folder,
+        env={**kept, "HOME": str(folder), "PYTHONPATH": str(REPOSITORY), **environment},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    word, found, *modules = done.stderr.splitlines()[-1].split()
+    assert (word, found) == ("imported", str(code)), done.stderr
+    return set(modules)
+
+
+@cache
+def imported_by_torch() -> set[str]:
+    """Return the modules that PyTorch imports by itself; they differ between its versions."""
+    script = "import sys, torch; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "forbidden"),
+    [
+        (("--help",), 0, (*LIBRARY, *PICTURES, *SETTINGS, "rich.live")),
+        ((), 0, (*LIBRARY, *PICTURES, *SETTINGS, "rich.live")),
+        (("--version",), 0, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
+        (("nonsense",), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
+        (("--nonsense",), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
+        (("generate", "--help"), 0, (*LIBRARY, *PICTURES, "rich.live")),
+        (("generate", "--nonsense"), 2, (*LIBRARY, *PICTURES, *SHOWN_RARELY, "rich.table")),
+        (("generate",), 2, (*LIBRARY, *SHOWN_RARELY)),
+        (("generate", "a cat", "--num-steps", "0"), 2, (*LIBRARY, *SHOWN_RARELY[:1])),
+        (("profile", "list"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
+        (("profile", "show", "draft"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
+        (("profile", "path", "draft"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
+        (("sessions", "list"), 0, ("torch", "numpy", "tokenizers", "huggingface_hub", *SHOWN_RARELY)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_commands_without_a_model(
+    words: tuple[str, ...], code: int, forbidden: tuple[str, ...], tmp_path: Path
+) -> None:
+    modules = imported(tmp_path, *words, code=code)
+    assert sorted(modules & {*forbidden, *NEVER}) == []
+
+
+def test_completion(tmp_path: Path) -> None:
+    """The shell completes a command's name, then one of its options."""
+    shell = {"_SENSENOVA_COMPLETE": "complete_bash", "COMP_CWORD": "1", "COMP_WORDS": "sensenova gen"}
+    modules = imported(tmp_path, **shell)
+    assert sorted(modules & {*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, *NEVER}) == []
+    modules = imported(tmp_path, **{**shell, "COMP_CWORD": "2", "COMP_WORDS": "sensenova generate --num"})
+    assert sorted(modules & {*LIBRARY, *PICTURES, *SHOWN_RARELY, *NEVER}) == []
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """Draw a picture with the demo; return its folder and the modules that were imported."""
+    folder = tmp_path_factory.mktemp("made")
+    return folder, imported(folder, *DRAW)
+
+
+def test_a_picture(made: tuple[Path, set[str]]) -> None:
+    folder, modules = made
+    assert (folder / "made.png").exists()
+    assert sorted((modules - imported_by_torch()) & {*UNUSED_BY_INFERENCE, "rich.markdown", "prompt_toolkit"}) == []
+
+
+def test_our_code_imports_hardly_anything_of_torch_by_itself(made: tuple[Path, set[str]]) -> None:
+    """PyTorch's own modules beyond `import torch` are listed here, so that a heavy one is noticed."""
+    own = {module for module in made[1] - imported_by_torch() if module.startswith("torch.")}
+    assert own <= {"torch.utils._device", "torch.nn.attention"}
+
+
+def test_an_answer(made: tuple[Path, set[str]]) -> None:
+    modules = imported(made[0], "describe", "made.png", "--max-tokens", "2", "--dtype", "float32")
+    assert sorted((modules - imported_by_torch()) & {*UNUSED_BY_INFERENCE, "rich.markdown", "prompt_toolkit"}) == []
+
+
+def test_info(made: tuple[Path, set[str]]) -> None:
+    modules = imported(made[0], "info", "made.png")
+    assert sorted(modules & {"torch", "numpy", "tokenizers", "huggingface_hub", *SHOWN_RARELY, *NEVER}) == []
