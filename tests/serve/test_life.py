@@ -21,7 +21,6 @@ import pytest
 from PIL import Image
 
 from model import CheckpointError, DeviceMemoryError
-from sensenova_cli.commands import serve as command
 from tests.cli.conftest import home, program  # noqa: F401  # fixtures
 from tests.cli.harness import REPOSITORY, Outcome, Program
 from tests.serve.conftest import Process, serve_process, until
@@ -287,7 +286,7 @@ def test_mistakes_in_the_environment(program: Program, monkeypatch: pytest.Monke
 
 
 def test_missing_libraries(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None if name != "uvicorn" else object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name != "uvicorn" else object())
     fails(
         program("serve"),
         2,

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -51,7 +52,12 @@ def test_the_bodies_of_all_requests_are_limited_together(served: Served, monkeyp
     body = json.dumps({"request": "generate", "prompt": "x"}).encode() + b" " * 200_000
     held: list[int] = []
     take = connections.Limits.take
-    monkeypatch.setattr(connections.Limits, "take", lambda self, size: (take(self, size), held.append(size)))
+
+    def counted(self: connections.Limits, size: int) -> None:
+        take(self, size)
+        held.append(size)
+
+    monkeypatch.setattr(connections.Limits, "take", counted)
     with closing(connect(served.url)) as slow:
         slow.sendall(post(RUN, body)[:-1])
         until(lambda: sum(held) >= len(body) - 1)
@@ -123,7 +129,8 @@ def test_a_client_that_hangs_up_within_its_body_leaves_no_trace(served: Served) 
 
 def others(served: Served) -> int:
     """Return the number of connections with requests that have no answer."""
-    return sum(1 for each in served.server.server_state.connections if each.cycle and not each.cycle.response_complete)
+    open_ones: Any = served.server.server_state.connections
+    return sum(1 for each in open_ones if each.cycle and not each.cycle.response_complete)
 
 
 @pytest.mark.parametrize("close", [True, False])
