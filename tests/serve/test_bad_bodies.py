@@ -271,6 +271,8 @@ def test_prompts_have_a_largest_length(served: Served) -> None:
     refused(served, RUN, {"request": "answer", "prompt": longer})
     refused(served, CHAT, {"messages": [{"role": "user", "content": longer}]})
     refused(served, CHAT, {"messages": [{"role": "user", "content": longest}] * 40})
+    system = [{"role": "system", "content": longest}] * 40
+    refused(served, CHAT, {"messages": [*system, {"role": "user", "content": "x"}]})
 
 
 @pytest.mark.parametrize(

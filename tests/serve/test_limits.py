@@ -120,6 +120,18 @@ def test_a_body_that_never_ends_is_answered(served: Served, monkeypatch: pytest.
             assert answer is None or (answer[0] == 408 and error_in(answer)["code"] == "timeout")
 
 
+def test_an_endless_body_that_nobody_reads_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
+    with closing(connect(served.url)) as connection:
+        connection.sendall(post("/nothing", b"").replace(b"Content-Length: 0", b"Content-Length: 99999999999"))
+        answer = read_answer(connection)
+        assert answer is not None and answer[0] == 404
+        with pytest.raises(OSError):
+            for _ in range(3000):
+                connection.sendall(b" " * 1000)
+                time.sleep(0.01)
+
+
 def test_a_client_that_hangs_up_within_its_body_leaves_no_trace(served: Served) -> None:
     for body, kind in ((b" " * 1000, "application/json"), (FORM, "multipart/form-data; boundary=x")):
         with closing(connect(served.url)) as connection:
