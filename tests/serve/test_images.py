@@ -320,8 +320,24 @@ def test_a_lora_in_a_form(serve: Serve, home: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "seed[x] size[x] width[x] prompt[x] stream[x] model[x] lora[x] lora[name] output_format[x] response_format[x] "
-    "partial_images[x] output_compression[x] extra_args[seed][x] [] [x] seed[]".split(),
+    [
+        "seed[x]",
+        "size[x]",
+        "width[x]",
+        "prompt[x]",
+        "stream[x]",
+        "model[x]",
+        "lora[x]",
+        "lora[name]",
+        "output_format[x]",
+        "response_format[x]",
+        "partial_images[x]",
+        "output_compression[x]",
+        "extra_args[seed][x]",
+        "[]",
+        "[x]",
+        "seed[]",
+    ],
 )
 def test_odd_form_fields_never_break_the_server(served: Served, name: str) -> None:
     fields = {"prompt": "more", name: "["} if name != "prompt[x]" else {name: "["}
