@@ -1,6 +1,7 @@
 """Forms with pictures, as clients of the Images API send them for edits."""
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import FormData, UploadFile
@@ -72,7 +73,16 @@ def _unfold(texts: dict[str, str]) -> dict[str, Any]:
             nested.setdefault(parts[1], {})[parts[2]] = text
     for name in nested.keys() & plain.keys():
         raise bad_request(f'"{name}" is given twice', "give it once", param=name)
-    return from_form(plain) | {name: from_form(inner) for name, inner in nested.items()}
+    return from_form(plain) | {name: _typed(inner) for name, inner in nested.items()}
+
+
+def _typed(inner: dict[str, str]) -> dict[str, Any]:
+    """Return the typed fields of an object. Its numbers that are no settings belong to a LoRA."""
+    typed = from_form(inner)
+    for name in typed.keys() & {"scale", "strength"}:
+        with suppress(ValueError):
+            typed[name] = float(typed[name])
+    return typed
 
 
 def _file_name(name: str | None, number: int) -> str:

@@ -75,7 +75,7 @@ def read_messages(given: object) -> Chat:
         raise bad_request("the last message must be the user's", "add one", param="messages")
     if not messages[-1].text.strip():
         raise bad_request("the last message has no text", "say what to do", param="messages")
-    if sum(len(each.text) for each in messages) > MAX_CONVERSATION:
+    if sum(map(len, system)) + sum(len(each.text) for each in messages) > MAX_CONVERSATION:
         raise bad_request("the conversation is too long", "start a new one", param="messages")
     require_few(sum(len(each.files) for each in messages), "messages")
     return Chat(tuple(messages), "\n".join(filter(None, system)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -54,6 +55,7 @@ class Server(uvicorn.Server):
                 self.should_exit = True
 
         scheduler.on_ready = on_ready
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns about each client that hangs up
         with self.capture_signals():
             scheduler.start()
             await self.serve(sockets=[listener])

@@ -25,7 +25,7 @@ MAX_RESULTS = 1000
 """Most finished jobs whose results are kept."""
 MAX_TEXT = 65_536
 """Most characters of a prompt, a message of a conversation, or another text field."""
-MAX_CONVERSATION = 2_000_000
+MAX_CONVERSATION = 500_000
 """Most characters of all messages of a conversation."""
 DRAW_SUFFIX = "-draw"
 """The model's name with this suffix draws pictures in chats."""

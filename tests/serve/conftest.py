@@ -63,7 +63,7 @@ Serve = Callable[..., Served]
 @pytest.fixture
 def serve(home: Path) -> Iterator[Serve]:  # noqa: F811
     """Start servers on fake engines; they end with the test."""
-    stops: list[Callable[[], None]] = []
+    stops: list[Callable[[], object]] = []
 
     def start(guard: Guard | None = None, open_model: Any = None, **settings: Any) -> Served:
         context = serving(home.parent / "checkpoint", guard or Guard(), open_model, **settings)

@@ -88,13 +88,13 @@ def test_texts_that_are_not_text(served: Served, text: str) -> None:
         body = {"model": text, "prompt": "x", "messages": [{"role": "user", "content": "x"}]}
         assert refused(served, path, body)["code"] == "model_not_found"
     refused(served, "/sdapi/v1/txt2img", {"prompt": text})
-    body = {"prompt": "x", f"unknown {text}": 1, "num_steps": 1}
-    assert served.client().post(GENERATIONS, content=json.dumps(body).encode(), headers=JSON).status_code == 200
+    odd: dict[str, Any] = {"prompt": "x", f"unknown {text}": 1, "num_steps": 1}
+    assert served.client().post(GENERATIONS, content=json.dumps(odd).encode(), headers=JSON).status_code == 200
 
 
 JSON = {"Content-Type": "application/json"}
 WRONG: list[Any] = [None, True, -1, 10**400, 1.5, "", "\ud800", "9" * 5000, [[]], [{}], ["x"], {}, {"url": []}]
-FIELDS = {
+FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     GENERATIONS: (
         {"prompt": "x", "num_steps": 1},
         "prompt model n size background output_format output_compression response_format stream partial_images "
@@ -271,6 +271,8 @@ def test_prompts_have_a_largest_length(served: Served) -> None:
     refused(served, RUN, {"request": "answer", "prompt": longer})
     refused(served, CHAT, {"messages": [{"role": "user", "content": longer}]})
     refused(served, CHAT, {"messages": [{"role": "user", "content": longest}] * 40})
+    system = [{"role": "system", "content": longest}] * 40
+    refused(served, CHAT, {"messages": [*system, {"role": "user", "content": "x"}]})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,7 +13,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from model import DeviceMemoryError
 from tests.cli.fake_engine import THINK
-from tests.serve.clients import BLUE, RED, client, data_url, error_of, file_of, opened, plain, turned_jpeg
+from tests.serve.clients import BLUE, RED, client, data_url, error_of, opened, plain, turned_jpeg
 from tests.serve.conftest import Process, Serve, Served, until
 
 
@@ -309,6 +310,44 @@ def test_form_fields_have_their_types(served: Served, api: openai.OpenAI) -> Non
     assert (settings.seed, settings.cfg_scale) == (6, 1.5)
 
 
+def test_a_lora_in_a_form(serve: Serve, home: Path) -> None:
+    (home / "pixel.safetensors").write_bytes(b"")
+    served = serve(loras="pixel=pixel.safetensors")
+    api = client(served.url)
+    api.images.edit(prompt="more", image=plain(), extra_body={"lora": {"name": "pixel", "scale": 0.5}})
+    assert [(each.name, each.strength) for each in served.engine.loras] == [("pixel.safetensors", 0.5)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "seed[x]",
+        "size[x]",
+        "width[x]",
+        "prompt[x]",
+        "stream[x]",
+        "model[x]",
+        "lora[x]",
+        "lora[name]",
+        "output_format[x]",
+        "response_format[x]",
+        "partial_images[x]",
+        "output_compression[x]",
+        "extra_args[seed][x]",
+        "[]",
+        "[x]",
+        "seed[]",
+    ],
+)
+def test_odd_form_fields_never_break_the_server(served: Served, name: str) -> None:
+    fields = {"prompt": "more", name: "["} if name != "prompt[x]" else {name: "["}
+    files = {"image": ("a.png", plain(), "image/png")}
+    answer = served.client().post("/v1/images/edits", data=fields, files=files)
+    content = answer.json()
+    assert answer.status_code in (200, 400, 404)
+    assert content["notices"] if answer.status_code == 200 else content["error"]["message"]
+
+
 def test_edits_in_json(served: Served) -> None:
     url = data_url(plain(BLUE))
     forms: list[dict[str, Any]] = [
@@ -417,4 +456,3 @@ def test_a_large_preview_is_small_enough(served: Served, api: openai.OpenAI) -> 
     served.engine.predict = predict
     drawn(api, partial_images=1, size="2048x2048")
     assert sizes and set(sizes) == {1024}
-    assert file_of(Image.new("RGB", (1, 1)))

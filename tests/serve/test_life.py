@@ -21,7 +21,6 @@ import pytest
 from PIL import Image
 
 from model import CheckpointError, DeviceMemoryError
-from sensenova_cli.commands import serve as command
 from tests.cli.conftest import home, program  # noqa: F401  # fixtures
 from tests.cli.harness import REPOSITORY, Outcome, Program
 from tests.serve.conftest import Process, serve_process, until
@@ -287,7 +286,7 @@ def test_mistakes_in_the_environment(program: Program, monkeypatch: pytest.Monke
 
 
 def test_missing_libraries(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None if name != "uvicorn" else object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name != "uvicorn" else object())
     fails(
         program("serve"),
         2,
@@ -306,16 +305,16 @@ def slow_demo(tmp_path: Path) -> Iterator[Process]:
         yield process
 
 
-def long_events(process: Process) -> Iterator[dict[str, Any]]:
-    """Yield the events of a request that takes many seconds, from its first step."""
-    settings = {"num_steps": 60, "size": "256x256", "seed": 1}
+def long_events(process: Process, steps: int) -> Iterator[dict[str, Any]]:
+    """Yield the events of a request that takes seconds, from its first step."""
+    settings = {"num_steps": steps, "size": "256x256", "seed": 1}
     found = events(process.client(), {"request": "generate", "prompt": "a cat", "settings": settings})
     assert any(each["event"] == "step" for each in found)
     return found
 
 
 def test_sigterm_finishes_the_running_request(slow_demo: Process) -> None:
-    found = long_events(slow_demo)
+    found = long_events(slow_demo, 60)
     answers: list[httpx2.Response] = []
     waiting = threading.Thread(target=lambda: answers.append(slow_demo.client().post(GENERATIONS, json=CAT)))
     waiting.start()
@@ -331,7 +330,7 @@ def test_sigterm_finishes_the_running_request(slow_demo: Process) -> None:
 
 
 def test_a_second_signal_ends_at_once(slow_demo: Process) -> None:
-    found = long_events(slow_demo)
+    found = long_events(slow_demo, 200)
     slow_demo.process.send_signal(signal.SIGINT)
     until(lambda: any("a second signal" in line for line in slow_demo.messages))
     assert slow_demo.process.poll() is None

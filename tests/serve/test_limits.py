@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -51,7 +52,12 @@ def test_the_bodies_of_all_requests_are_limited_together(served: Served, monkeyp
     body = json.dumps({"request": "generate", "prompt": "x"}).encode() + b" " * 200_000
     held: list[int] = []
     take = connections.Limits.take
-    monkeypatch.setattr(connections.Limits, "take", lambda self, size: (take(self, size), held.append(size)))
+
+    def counted(self: connections.Limits, size: int) -> None:
+        take(self, size)
+        held.append(size)
+
+    monkeypatch.setattr(connections.Limits, "take", counted)
     with closing(connect(served.url)) as slow:
         slow.sendall(post(RUN, body)[:-1])
         until(lambda: sum(held) >= len(body) - 1)
@@ -114,6 +120,18 @@ def test_a_body_that_never_ends_is_answered(served: Served, monkeypatch: pytest.
             assert answer is None or (answer[0] == 408 and error_in(answer)["code"] == "timeout")
 
 
+def test_an_endless_body_that_nobody_reads_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
+    with closing(connect(served.url)) as connection:
+        connection.sendall(post("/nothing", b"").replace(b"Content-Length: 0", b"Content-Length: 99999999999"))
+        answer = read_answer(connection)
+        assert answer is not None and answer[0] == 404
+        with pytest.raises(OSError):
+            for _ in range(3000):
+                connection.sendall(b" " * 1000)
+                time.sleep(0.01)
+
+
 def test_a_client_that_hangs_up_within_its_body_leaves_no_trace(served: Served) -> None:
     for body, kind in ((b" " * 1000, "application/json"), (FORM, "multipart/form-data; boundary=x")):
         with closing(connect(served.url)) as connection:
@@ -123,7 +141,8 @@ def test_a_client_that_hangs_up_within_its_body_leaves_no_trace(served: Served) 
 
 def others(served: Served) -> int:
     """Return the number of connections with requests that have no answer."""
-    return sum(1 for each in served.server.server_state.connections if each.cycle and not each.cycle.response_complete)
+    open_ones: Any = served.server.server_state.connections
+    return sum(1 for each in open_ones if each.cycle and not each.cycle.response_complete)
 
 
 @pytest.mark.parametrize("close", [True, False])

@@ -117,7 +117,7 @@ def test_openai_tries_again_until_there_is_room(serve: Serve) -> None:
     transport = served.client()
     refused = threading.Event()
     transport.event_hooks = {"response": [lambda response: refused.set() if response.status_code == 503 else None]}
-    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=2, http_client=transport)  # type: ignore[arg-type]
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=2, http_client=transport)
     with running(served), ThreadPoolExecutor(1) as pool:
         found = pool.submit(client.images.generate, prompt="a cat", model="demo")
         assert refused.wait(30)
@@ -520,7 +520,8 @@ def test_a_request_whose_body_arrives_while_the_server_stops(served: Served) -> 
     body = json.dumps(CAT).encode()
     with closing(connect(served.url)) as connection:
         connection.sendall(post(RUN, body)[:-5])
-        until(lambda: any(each.cycle for each in served.server.server_state.connections))
+        open_ones: Any = served.server.server_state.connections
+        until(lambda: any(each.cycle for each in open_ones))
         stop(served)
         until(lambda: served.service.scheduler.state == "stopping")
         connection.sendall(body[-5:])
