@@ -30,6 +30,17 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Nothing has happened for a moment on a server. The event lets a client react to Ctrl-C meanwhile.
+
+    Attributes:
+        position: number of the requests that the server runs before this one; 0 while this one runs.
+    """
+
+    position: int
+
+
+@dataclass(frozen=True)
 class PrefixRead:
     """The prefill of a branch is done.
 
@@ -198,4 +209,6 @@ class Statistics:
     attention: str = ""
 
 
-Event = Notice | PrefixRead | ThinkToken | ThinkText | DenoisingStep | Picture | TextToken | Answer | Statistics
+Event = (
+    Notice | Waiting | PrefixRead | ThinkToken | ThinkText | DenoisingStep | Picture | TextToken | Answer | Statistics
+)

@@ -72,8 +72,9 @@ def bench(
     sizes = parse_sizes(size)
     settings = flags.layers().load
     from sensenova_cli.render.turn_view import TurnView
-    from sensenova_cli.turns.model_source import find_weights, model_name
+    from sensenova_cli.turns.model_source import find_weights, model_name, require_local
 
+    require_local(settings)
     view = TurnView(quiet=flags.quiet)
     name = model_name(settings)
     model: Path | str

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from config.errors import SenseNovaError
+from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.streams import STDIN, read_stdin
@@ -19,32 +20,38 @@ class NoRecordError(SenseNovaError):
     """An error for a picture without a record."""
 
 
-@with_options("json", "debug", "no_color")
+@with_options("server", "server_key_file", "json", "debug", "no_color")
 def info(
     flags: Flags,
     files: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="FILE...",
+            metavar="[FILE...]",
             help="Pictures made by sensenova (- reads one from standard input), or checkpoint folders.",
             show_default=False,
         ),
-    ],
+    ] = None,
 ) -> None:
-    """Print how a picture was made, or what a checkpoint is. No model is loaded.
+    """Print how a picture was made, or what a checkpoint or a server is. No model is loaded.
 
     [bold]Examples[/bold]
       sensenova info a-cute-cat-42.png
       sensenova info --json *.png | jq .settings.seed
+      sensenova info --server http://gpu-box:8642
 
     The exit code is 1 if a picture has no record, 2 if it cannot be read, and
     3 if a checkpoint is damaged. The other files are printed in any case.
     """
     problems: list[SenseNovaError] = []
     printed = 0
-    for file in files:
+    if files and "server" in flags.settings:
+        raise UsageError("--server and FILE contradict each other", "give one of them")
+    if not files and "server" not in flags.settings:
+        raise UsageError("there is nothing to describe", "name a picture, a checkpoint folder or a --server")
+    described: list[str | None] = [*files] if files else [None]
+    for file in described:
         try:
-            facts = _facts(file)
+            facts = _server_facts(flags) if file is None else _facts(file)
         except SenseNovaError as problem:
             problems.append(problem)
             continue
@@ -55,6 +62,12 @@ def info(
         printed += 1
     if problems:
         raise _joined(problems)
+
+
+def _server_facts(flags: Flags) -> dict[str, Any]:
+    from model import read_server_facts
+
+    return read_server_facts(flags.layers().load)
 
 
 def _facts(file: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from model import (
     TextToken,
     ThinkText,
     ThinkToken,
+    Waiting,
 )
 from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
 from sensenova_cli.render.console import is_animated, printable, stderr_console
@@ -127,6 +128,11 @@ class TurnView:
         match event:
             case Notice():
                 self._notice_once(event.text)
+            case Waiting(position) if position:
+                noun = "request is" if position == 1 else "requests are"
+                self._notice_once(f"waiting: {position} {noun} before this one on the server")
+            case Waiting() if self._steps is None and not self._will_think:
+                self._show_first_bar(0)
             case PrefixRead() if not self._will_think:
                 self._show_first_bar(0)
             case ThinkToken() if not self._quiet:

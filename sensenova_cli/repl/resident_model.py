@@ -68,6 +68,12 @@ class ResidentModel:
         return model_name(self.settings)
 
     @property
+    def loaded(self) -> LoadSettings:
+        """The load settings for records, as `ModelSource.loaded`."""
+        card = self._engine.card if self._engine is not None else self._card
+        return card.loaded if card is not None and card.loaded is not None else self.settings
+
+    @property
     def is_done(self) -> bool:
         """Whether loading has ended, with success or not."""
         return self._done.is_set()
@@ -146,7 +152,7 @@ class ResidentModel:
             self._previous_thread = None
         began = time.perf_counter()
         try:
-            self._card = read_card(self.settings)
+            self._card = read_card(self.settings, self._on_load)
             engine = model.open_engine(
                 self.settings,
                 size=self._size,
@@ -154,7 +160,10 @@ class ResidentModel:
                 on_download=lambda done, total: self._advance("downloading", done, total),
                 on_progress=self._on_load,
             )
-            self._notices.append(f"{self.name} loaded in {time.perf_counter() - began:.1f} s: {engine.description}")
+            how = "ready" if self.settings.is_remote else f"loaded in {time.perf_counter() - began:.1f} s"
+            self._notices.append(
+                f"{engine.card.model if self.settings.is_remote else self.name} {how}: {engine.description}"
+            )
             if not self._cancelled:
                 self._engine = engine
         except BaseException as error:  # `open` and `card` raise it in the thread that waits

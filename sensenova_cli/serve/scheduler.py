@@ -100,6 +100,11 @@ class Scheduler:
         self._idle.set()
 
     @property
+    def public_settings(self) -> LoadSettings:
+        """The settings that the model was loaded with, without folders of this machine."""
+        return self._loaded
+
+    @property
     def waiting(self) -> Sequence[Job]:
         """The jobs that wait, the next one first."""
         return tuple(self._waiting)

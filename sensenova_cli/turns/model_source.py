@@ -19,6 +19,7 @@ from model import (
     find_checkpoint,
     read_card,
 )
+from sensenova_cli.errors import UsageError
 from sensenova_cli.render.progress import ProgressView, format_bytes
 from sensenova_cli.render.turn_view import TurnView
 
@@ -29,7 +30,15 @@ DEMO_NOTICE = (
 
 
 class ModelSource(Protocol):
-    """A model that can be opened, or is open already."""
+    """A model that can be opened, or is open already.
+
+    Attributes:
+        loaded: the load settings that made the pictures, for their records. Those of a model on a server are known
+            when its card has been read.
+    """
+
+    @property
+    def loaded(self) -> LoadSettings: ...
 
     def card(self, view: TurnView) -> Card:
         """Read the model's card, without its weights.
@@ -56,14 +65,27 @@ class ModelOnDemand:
 
     def __init__(self, settings: LoadSettings, size: str | None = None) -> None:
         self.settings = settings
+        self._loaded = settings
         self._size = size
+
+    @property
+    def loaded(self) -> LoadSettings:
+        """See `ModelSource`."""
+        return self._loaded
 
     def card(self, view: TurnView) -> Card:
         """Read the card, as `ModelSource.card`."""
-        return read_card(self.settings)
+        with closing(_OpeningProgress(view, model_name(self.settings))) as progress:
+            card = read_card(self.settings, lambda now: progress.show("waiting for", now.done_bytes, now.total_bytes))
+        self._loaded = card.loaded or self.settings
+        return card
 
     def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
         """Load the model, as `ModelSource.open`."""
+        if self.settings.is_remote:
+            engine = model.open_engine(self.settings)
+            view.muted(f"using {engine.card.model}, {engine.description}")
+            return engine
         if self.settings.model is None:
             view.notice(DEMO_NOTICE)
         start = time.perf_counter()
@@ -88,6 +110,7 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
         DeviceError: the device does not exist. This is checked before a download.
         SenseNovaError: as for `model.find_checkpoint`.
     """
+    require_local(settings)
     if settings.model is None:
         view.notice(DEMO_NOTICE)
     if settings.device not in ("auto", "cpu"):  # these two always exist; the check would import PyTorch
@@ -100,8 +123,19 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
         )
 
 
+def require_local(settings: LoadSettings) -> None:
+    """Raise UsageError if the settings name a server, for a command that works with the model's files."""
+    if settings.is_remote:
+        raise UsageError(
+            f"this command needs the model's files, which the server {settings.server} does not give out",
+            f"run it on that machine, or use the files here: {mention('server', 'off')}",
+        )
+
+
 def model_name(settings: LoadSettings) -> str:
-    """Return the model's name, which is `demo` if no model is configured."""
+    """Return the model's name, which is `demo` if no model is configured; for a server the server's address."""
+    if settings.model is None and settings.is_remote:
+        return f"the server {settings.server}"
     return settings.model or DEMO_MODEL
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from config.errors import SenseNovaError
+from config.settings import RECORDED_LOAD_SETTINGS
 from config.sources import Layers
-from model import Engine, Event
+from model import Card, Engine, Event
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.turns.build_request import Previews, Turn, build_turn
 from sensenova_cli.turns.model_source import ModelSource
-from sensenova_cli.turns.tasks import Task
+from sensenova_cli.turns.tasks import PictureTask, Task
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,11 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
         KeyboardInterrupt: a stop was requested, and the turn ended between two events.
     """
     view = frontend.view
-    recommended = model.card(view).recommended
+    card = model.card(view)
     previews = Previews(*view.preview_request())
-    turns = [build_turn(task, layers, recommended, previews) for task in tasks]
+    turns = [build_turn(task, layers, card.recommended, previews) for task in tasks]
     sinks = frontend.open_sinks(turns)
-    for warning in dict.fromkeys(warning for turn in turns for warning in turn.warnings):
+    for warning in dict.fromkeys(warning for turn in turns for warning in (*turn.warnings, *_differences(turn, card))):
         view.notice(warning)
     engine = model.open([turn.request for turn in turns], view)
     for turn in turns:
@@ -122,6 +123,19 @@ def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop
                 sink.take(event)
             stop.check()
             view.after_sinks(event)
+
+
+def _differences(turn: Turn, card: Card) -> list[str]:
+    """Return warnings about a replay on a server that has loaded another model than the one that made the picture."""
+    replay = turn.task.replay if isinstance(turn.task, PictureTask) else None
+    if replay is None or card.loaded is None:
+        return []
+    made, there = replay.record.loaded, card.loaded
+    names = [name for name in RECORDED_LOAD_SETTINGS if getattr(made, name) != getattr(there, name)]
+    if not names:
+        return []
+    differing = ", ".join(f"{name} {getattr(made, name)} there {getattr(there, name)}" for name in names)
+    return [f"{replay.file} was made differently, so the new picture will differ: {differing}"]
 
 
 def _outcome(failure: BaseException | None, seconds: float) -> Outcome:
