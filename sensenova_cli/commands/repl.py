@@ -89,7 +89,7 @@ def start_session(
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with Session.open(name, model) if name is not None else Session.start(model) as session:
         repl = Repl(session, flags, mode, system=system, interactive=interactive, debug="--debug" in sys.argv)
-        repl.greet(DEMO_NOTICE if settings.model is None else "")
+        repl.greet(DEMO_NOTICE if settings.model is None and not settings.is_remote else "")
         if images:
             repl.stage_files(images)
         if interactive:
