@@ -5,6 +5,7 @@ import queue
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -34,6 +35,7 @@ class Connection:
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self._streams: deque[Any] = deque(maxlen=4)  # the newest connections; requests run one after another
         headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
         try:
             self._client = httpx2.Client(
@@ -41,6 +43,7 @@ class Connection:
                 headers=headers,
                 timeout=httpx2.Timeout(ASK_SECONDS, connect=CONNECT_SECONDS, write=WRITE_SECONDS),
                 follow_redirects=False,
+                event_hooks={"request": [lambda request: request.extensions.setdefault("trace", self.trace)]},
                 trust_env=not _is_loopback(address.url),  # a proxy cannot reach this machine's own servers
             )
         except (httpx2.InvalidURL, ValueError) as error:
@@ -99,6 +102,19 @@ class Connection:
         """Close all connections."""
         self._client.close()
 
+    def trace(self, name: str, info: dict[str, Any]) -> None:
+        """Remember a new connection. The HTTP library calls this at every step of a request."""
+        if name.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            self._streams.append(info["return_value"])
+
+    def interrupt(self) -> None:
+        """Shut all connections down. Closing them alone would not wake a thread that waits for an answer."""
+        while self._streams:
+            connected = self._streams.pop().get_extra_info("socket")
+            if connected is not None:
+                with suppress(OSError):
+                    connected.shutdown(socket.SHUT_RDWR)
+
     def translated(self) -> "_Translated":
         """Return a context that turns errors of the HTTP library into ours."""
         return _Translated(self)
@@ -150,9 +166,10 @@ class Answer:
         self._connection = connection
         self._client = client
         self._request = request
+        self._request.extensions["trace"] = self._trace
         self._parts: queue.SimpleQueue[bytes | BaseException | None] = queue.SimpleQueue()
         self._response: httpx2.Response | None = None
-        self._closed = False
+        self._closed = self._complete = False
         threading.Thread(target=self._read, name="answer", daemon=True).start()
 
     def parts(self) -> Iterator[bytes | None]:
@@ -175,26 +192,25 @@ class Answer:
             yield part
 
     def close(self) -> None:
-        """Close the connection. The server then stops the work."""
+        """Close the connection unless the whole answer has arrived. The server notices it, and can stop the work."""
         self._closed = True
-        response = self._response
-        if response is not None:
-            stream = response.extensions.get("network_stream")
-            connected = stream.get_extra_info("socket") if stream is not None else None
-            if connected is not None:
-                with suppress(OSError):  # closing alone would not wake the thread that reads
-                    connected.shutdown(socket.SHUT_RDWR)
+        if not self._complete:
+            self._connection.interrupt()
+
+    def _trace(self, name: str, info: dict[str, Any]) -> None:
+        self._connection.trace(name, info)
+        if self._closed and name.endswith(".send_request_headers.started"):
+            raise ConnectionAbortedError("the request was cancelled before it was sent")
 
     def _read(self) -> None:
         try:
             self._response = self._client.send(self._request, stream=True)
-            if self._closed:
-                self.close()
             if not self._response.is_success:
                 self._response.read()
                 self._connection._require_success(self._response)
             for part in self._response.iter_bytes():
                 self._parts.put(part)
+            self._complete = True
             self._parts.put(None)
         except BaseException as error:
             self._parts.put(error)
