@@ -97,6 +97,11 @@ class Engine(ABC):
         """Whether a process that the engine needs was lost, so that the engine has to be opened again."""
         return False
 
+    @property
+    def cancel_notice(self) -> str:
+        """A note for the user who has cancelled a request; empty if its work has ended."""
+        return ""
+
     @staticmethod
     def load(
         checkpoint: str | Path,

@@ -149,6 +149,7 @@ class Picture:
         settings: the resolved settings: explicit size, this picture's seed, `num_images` 1.
         think_text: the think text before the picture, or None.
         caching: the step cache's work, or None without a step cache.
+        made_by: the other program that computed it, such as `vLLM-Omni`; empty for this one.
     """
 
     index: int
@@ -157,6 +158,7 @@ class Picture:
     settings: ImageSettings
     think_text: str | None
     caching: CacheSummary | None = None
+    made_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Statistics:
-    """The last event of every request.
+    """The last event of every request. A server of another kind does not report some of the numbers; they are 0 then.
 
     Attributes:
         prefix_tokens: prefilled tokens of all branches, without reused ones.

@@ -69,7 +69,9 @@ class PictureRecord(BaseModel):
         loaded: the load settings that are declared as recorded. `model` is an absolute folder or a Hub id.
         inputs: the pictures that an edit started from, in order.
         think_text: the think text that precedes the picture, or None.
-        version: version of the program that made it.
+        made_by: the program on a server that computed the picture, if it is not this one. Only the model is recorded of
+            its load settings, because the others are not known. The picture cannot be repeated byte for byte.
+        version: version of this program, which wrote the record.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -80,6 +82,7 @@ class PictureRecord(BaseModel):
     loaded: LoadSettings
     inputs: tuple[InputFile, ...] = ()
     think_text: str | None = None
+    made_by: str | None = None
     version: str
 
     @model_validator(mode="before")
@@ -87,7 +90,8 @@ class PictureRecord(BaseModel):
     def _gather_loaded(cls, content: Any) -> Any:
         if not isinstance(content, dict) or "loaded" in content:
             return content
-        missing = [name for name in ALWAYS_RECORDED if name not in content]
+        always = ALWAYS_RECORDED[:1] if content.get("made_by") else ALWAYS_RECORDED
+        missing = [name for name in always if name not in content]
         if missing:
             raise ValueError(f"{missing[0]} is missing")
         loaded = {name: content[name] for name in RECORDED_LOAD_SETTINGS if name in content}
@@ -102,8 +106,10 @@ class PictureRecord(BaseModel):
     @model_serializer(mode="wrap")
     def _spread_loaded(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = {}
+        recorded = ("model",) if self.made_by else RECORDED_LOAD_SETTINGS
         for name, value in standard(self).items():
-            content |= {key: value[key] for key in RECORDED_LOAD_SETTINGS} if name == "loaded" else {name: value}
+            if name != "made_by" or value is not None:
+                content |= {key: value[key] for key in recorded} if name == "loaded" else {name: value}
         return content
 
 
@@ -178,6 +184,6 @@ def _parameters(record: PictureRecord) -> str:
         "Size": settings.size,
         "Model": model.replace(",", " "),
         "Shift": f"{settings.timestep_shift:g}",
-        "Version": f"sensenova {record.version}",
+        "Version": f"sensenova {record.version}" + (f" with {record.made_by}" if record.made_by else ""),
     }
     return f"{record.prompt}\n" + ", ".join(f"{key}: {value}" for key, value in pairs.items())

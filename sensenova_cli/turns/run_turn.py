@@ -116,13 +116,18 @@ def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], 
 
 def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:
     stream = cast("Generator[Event]", engine.run(turn.request))
-    with view.showing(turn.request), closing(stream) as events:
-        for event in events:
-            view.event(event)
-            for sink in sinks:
-                sink.take(event)
-            stop.check()
-            view.after_sinks(event)
+    try:
+        with view.showing(turn.request), closing(stream) as events:
+            for event in events:
+                view.event(event)
+                for sink in sinks:
+                    sink.take(event)
+                stop.check()
+                view.after_sinks(event)
+    except KeyboardInterrupt:
+        if engine.cancel_notice:
+            view.notice(engine.cancel_notice)
+        raise
 
 
 def _differences(turn: Turn, card: Card) -> list[str]:
