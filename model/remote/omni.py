@@ -6,11 +6,14 @@ All fields go into the nested object `extra_body`, which every version of that s
 import base64
 import binascii
 import json
+import re
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from config.errors import SenseNovaError
+from config.mentions import mention
 from config.recommended import Recommended
 from config.settings import ImageSettings, LoadSettings, TextSettings
 from config.sizes import TRAINED_SIZES, format_size, resolve_size
@@ -19,14 +22,16 @@ from model.checkpoint.named_lora import NamedLora
 from model.conversation import write_placeholders
 from model.engine import Engine
 from model.errors import PictureError, RequestError, ServerError
-from model.events import Answer, Event, Notice, Picture, Statistics, TextToken, ThinkText, Waiting
+from model.events import Answer, Event, Notice, Picture, Statistics, TextToken, ThinkText, ThinkToken, Waiting
 from model.image_files import read_picture
+from model.placeholders import PLACEHOLDER
 from model.png import PNGFiles
-from model.remote.http import MAX_ANSWER, Connection
+from model.remote.http import MAX_ANSWER, Connection, Refused
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 
 KIND = "a vLLM-Omni server"
 PATH = "/v1/chat/completions"
+THINK_START, THINK_END = "<think>", "</think>"
 UNKNOWN_IMAGE_SETTINGS = (
     "max_think_tokens",
     "input_pixels",
@@ -35,10 +40,13 @@ UNKNOWN_IMAGE_SETTINGS = (
 )
 """Picture settings that the server has not: they must have their defaults."""
 UNKNOWN_TEXT_SETTINGS = ("top_p", "top_k", "repetition_penalty")
-MISSING = (
-    f"{KIND} answers whole requests: there are no steps, no previews and no live text; a picture never has exactly "
-    "the bytes that it has here; after Ctrl-C the server goes on, and the next request waits for it"
+DRAWS = (
+    f"{KIND} sends a picture when it is finished, without steps and previews, and its pictures never have exactly the "
+    "bytes of pictures that are made here"
 )
+ANSWERS = f"{KIND} sends an answer when it is finished, and does not say whether `max_tokens` has cut it off"
+FOLDS = f"{KIND} has no conversations: the earlier turns are sent as one text, so the answer may differ from one here"
+GOES_ON = f"{KIND} may go on with the cancelled request, and the next request then waits for it"
 
 
 class OmniEngine(Engine):
@@ -58,22 +66,25 @@ class OmniEngine(Engine):
         loaded = LoadSettings(model=model, server=settings.server, server_key_file=settings.server_key_file)
         self._card = Card(model, Recommended(trained_sizes=TRAINED_SIZES, settings={}), loaded)
         if settings.model not in (None, model):
-            raise RequestError(f"the server has the model {model}, not {settings.model}", "leave `model` out")
-        self._told = False
+            raise RequestError(
+                f"{KIND} at {connection.address.url} has the model {model}, not {settings.model}", "leave `model` out"
+            )
+        self._noticed: set[str] = set()
+        self._version: str | None = None
 
     def run(self, request: Request) -> Iterator[Event]:
         """See `Engine.run`. Yields `Waiting` while the server works."""
         _require_known(request)
-        if not self._told:
-            self._told = True
-            yield Notice(MISSING)
         began = time.perf_counter()
+        steps = 0
         if isinstance(request, AnswerRequest):
+            yield from self._notice_once(ANSWERS)
             yield from self._answer(request)
-            steps = 0
         else:
+            yield from self._notice_once(DRAWS)
+            shown: str | None = None
             for index in range(request.settings.num_images):
-                yield from self._draw(request, index)
+                shown = yield from self._draw(request, index, shown)
             steps = request.settings.num_images * request.settings.num_steps
         seconds = time.perf_counter() - began
         yield Statistics(0, 0, steps, 0.0, 0.0, seconds, 0, f"{KIND} at {self._connection.address.url}")
@@ -100,13 +111,24 @@ class OmniEngine(Engine):
             RequestError: this kind of server merges LoRAs at its start only.
         """
         if loras:
-            raise RequestError(f"{KIND} merges LoRAs when it starts", "start it with the LoRA")
+            raise RequestError(
+                f"{KIND} merges LoRAs only when it starts", "start it with the LoRA, or leave `lora` out"
+            )
+
+    @property
+    def cancel_notice(self) -> str:
+        """See `Engine.cancel_notice`. Such a server does not interrupt the steps of a picture."""
+        return GOES_ON
 
     def close(self) -> None:
         """Close the connections to the server."""
         self._connection.close()
 
-    def _draw(self, request: GenerateRequest | EditRequest, index: int) -> Iterator[Event]:
+    def _draw(
+        self, request: GenerateRequest | EditRequest, index: int, shown: str | None
+    ) -> Generator[Event, None, str | None]:
+        """Draw one picture, and return its think text. `shown` is that of the picture before; equal text is not yielded
+        again."""
         settings = request.settings
         images = request.images if isinstance(request, EditRequest) else ()
         first = images[0].size if images else None
@@ -128,21 +150,22 @@ class OmniEngine(Engine):
         }
         answer = yield from self._ask(prompt, _png_files(images), fields)
         think = _think_text(answer)
-        if think is not None:
-            yield ThinkText(think, (), "end", 0.0)
+        if think is not None and think != shown:
+            yield from _think_events(think)
         image = _picture(answer)
         if image.size != (width, height):
             yield Notice(f"the server made {format_size(image.size)} instead of {width}x{height}")
         update = {"size": format_size(image.size), "seed": settings.seed + index, "num_images": 1}
         made_with = settings.model_copy(update=update)
-        yield Picture(index, settings.num_images, image, made_with, think)
+        yield Picture(index, settings.num_images, image, made_with, think, made_by=self._made_by())
+        return think
 
     def _answer(self, request: AnswerRequest) -> Iterator[Event]:
         settings = request.settings
         turns = write_placeholders([*request.history, Message("user", request.prompt)], len(request.images))
         if request.history:
-            yield Notice(f"{KIND} has no conversations: the earlier turns are sent as one text")
-        prompt = "\n\n".join(f"{turn.role}: {turn.text}" if len(turns) > 1 else turn.text for turn in turns)
+            yield from self._notice_once(FOLDS)
+        prompt = _fold(turns)
         fields = {
             "modalities": ["text"],
             "max_tokens": settings.max_tokens,
@@ -150,11 +173,31 @@ class OmniEngine(Engine):
             "extra_args": {"do_sample": settings.do_sample, "temperature": settings.temperature},
         }
         answer = yield from self._ask(prompt, _png_files(request.images), fields)
-        text = _content(answer)
-        if not isinstance(text, str):
-            raise ServerError("the server answered a question with a picture", "check its version")
+        content = _content(answer)
+        if not isinstance(content, str):
+            raise ServerError(
+                f"{KIND} answered a question without text", "check that it has a SenseNova-U1 model, and its version"
+            )
+        think, text, is_cut = _split_think(content)
+        if think:
+            yield from _think_events(think)
         yield TextToken(0, text)
-        yield Answer(text, (), "end")
+        yield Answer(text, (), "length" if is_cut else "end")
+
+    def _notice_once(self, text: str) -> Iterator[Event]:
+        if text not in self._noticed:
+            self._noticed.add(text)
+            yield Notice(text)
+
+    def _made_by(self) -> str:
+        """Return the server's name for records. Its `/version` is that of vLLM; some proxies do not pass it on."""
+        if self._version is None:
+            try:
+                self._version = str(self._connection.get("/version")["version"])
+            except (SenseNovaError, KeyError, TypeError):
+                self._version = ""
+        is_plain = re.fullmatch(r"[0-9A-Za-z.+_-]{1,40}", self._version) is not None
+        return f"vLLM-Omni (vLLM {self._version})" if is_plain else "vLLM-Omni"
 
     def _ask(
         self, prompt: str, files: Sequence[bytes], fields: dict[str, Any]
@@ -165,27 +208,60 @@ class OmniEngine(Engine):
             url = f"data:image/png;base64,{base64.b64encode(file).decode()}"
             parts.append({"type": "image_url", "image_url": {"url": url}})
         body = {"model": self._model, "messages": [{"role": "user", "content": parts}], "extra_body": fields}
-        received: list[bytes] = []
-        with closing(self._connection.post_in_background(PATH, body)) as answer:
-            for part in answer.parts():
-                if part is None:
-                    yield Waiting(0)
-                else:
-                    received.append(part)
-                    if sum(map(len, received)) > MAX_ANSWER:
+        received = bytearray()
+        try:
+            with closing(self._connection.post_in_background(PATH, body)) as answer:
+                for part in answer.parts():
+                    if part is None:
+                        yield Waiting(0)
+                        continue
+                    received += part
+                    if len(received) > MAX_ANSWER:
                         raise ServerError("the answer of the server is too long", "check the address")
-        return _json(b"".join(received))
+        except Refused as refused:
+            if refused.status == 503:
+                hint = "look at the server's log: its engine may have ended"
+                raise ServerError(f"{KIND} cannot answer: {refused.what}", hint) from None
+            raise RequestError(f"{KIND} refuses the request: {refused.what}", refused.hint) from None
+        return _json(bytes(received))
 
 
 def _require_known(request: Request) -> None:
     """Raise RequestError if a setting that the server has not differs from its default."""
     names = UNKNOWN_TEXT_SETTINGS if isinstance(request, AnswerRequest) else UNKNOWN_IMAGE_SETTINGS
     group = TextSettings if isinstance(request, AnswerRequest) else ImageSettings
+    instead = "or use a server that `sensenova serve` has started"
     for name in names:
-        if getattr(request.settings, name) != group.model_fields[name].default:
-            raise RequestError(f"{KIND} has no setting `{name}`", "leave it out, or use a server of sensenova")
+        default = group.model_fields[name].default
+        if getattr(request.settings, name) != default:
+            way = "leave it out" if default is None else f"use {mention(name, default)}"
+            raise RequestError(f"{KIND} has no setting `{name}`", f"{way}, {instead}")
     if isinstance(request, AnswerRequest) and request.system:
-        raise RequestError(f"{KIND} ignores system messages", "leave it out, or use a server of sensenova")
+        raise RequestError(f"{KIND} ignores system messages", f"leave it out, {instead}")
+
+
+def _fold(turns: Sequence[Message]) -> str:
+    """Write a conversation as one text. Only users' turns contain placeholders of pictures."""
+    if len(turns) == 1:
+        return turns[0].text
+    texts = [turn.text if turn.role == "user" else turn.text.replace(PLACEHOLDER, "(image)") for turn in turns]
+    return "\n\n".join(f"{turn.role}: {text}" for turn, text in zip(turns, texts, strict=True))
+
+
+def _think_events(text: str) -> Iterator[Event]:
+    """Yield a think text that arrived as a whole. Its tokens and its time are not known."""
+    yield ThinkToken(0, text)
+    yield ThinkText(text, (), "end", 0.0)
+
+
+def _split_think(content: str) -> tuple[str, str, bool]:
+    """Return the think text in front of an answer, the answer, and whether it was cut off while the model thought."""
+    think, end, answer = content.partition(THINK_END)
+    if end:
+        return think.strip().removeprefix(THINK_START).strip(), answer.strip(), False
+    if content.lstrip().startswith(THINK_START):
+        return content.strip().removeprefix(THINK_START).strip(), "", True
+    return "", content, False
 
 
 def _png_files(images: Sequence[Any]) -> list[bytes]:
@@ -222,7 +298,10 @@ def _picture(answer: Mapping[str, Any]) -> Any:
         if isinstance(part, dict) and isinstance(part.get("image_url"), dict) and "url" in part["image_url"]
     ]
     if not urls:
-        raise ServerError("the server answered without a picture", "check the server's log")
+        raise ServerError(
+            f"{KIND} answered without a picture",
+            "check that it was started with --omni, and has a SenseNova-U1 model",
+        )
     try:
         return read_picture(base64.b64decode(str(urls[0]).partition(",")[2], validate=True), "the server's picture")
     except (binascii.Error, PictureError) as error:
@@ -230,6 +309,9 @@ def _picture(answer: Mapping[str, Any]) -> Any:
 
 
 def _think_text(answer: Mapping[str, Any]) -> str | None:
+    """Return the think text of a picture, without the tokens around it."""
     metrics = answer.get("metrics")
     text = metrics.get("think_text") if isinstance(metrics, dict) else None
-    return text if isinstance(text, str) and text else None
+    if not isinstance(text, str):
+        return None
+    return text.replace(THINK_START, "").replace(THINK_END, "").strip() or None
