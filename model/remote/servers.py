@@ -11,8 +11,9 @@ from model.engine import Engine
 from model.errors import ServerError
 from model.events import LoadProgress
 from model.remote.address import find_address
-from model.remote.http import Connection, Refused
-from model.remote.native import ServerEngine
+from model.remote.failures import DamagedAnswerError, LostConnectionError, Refused
+from model.remote.http import Connection
+from model.remote.native import INFO, ServerEngine
 from model.remote.omni import OmniEngine
 
 POLL_SECONDS = 0.3
@@ -30,13 +31,15 @@ def open_server(settings: LoadSettings, on_progress: Callable[[LoadProgress], No
     """
     connection = Connection(find_address(settings))
     try:
-        kind, name = _probe(connection, on_progress)
+        kind, name = _probe(connection)
         engine: Engine
         if kind == "vllm":
             engine = OmniEngine(connection, settings, name)
         else:
-            engine = ServerEngine(connection, settings, connection.get("/v1/sensenova/info"))
-        engine.use_loras(parse_loras(settings.lora))
+            _wait_until_loaded(connection, on_progress)
+            engine = ServerEngine(connection, settings, _info(connection))
+        if settings.lora is not None:
+            engine.use_loras(parse_loras(settings.lora))
         return engine
     except BaseException:
         connection.close()
@@ -50,25 +53,48 @@ def read_server_card(settings: LoadSettings, on_progress: Callable[[LoadProgress
     return engine.card
 
 
-def _probe(connection: Connection, on_progress: Callable[[LoadProgress], None] | None) -> tuple[str, str]:
+def read_server_facts(settings: LoadSettings) -> dict[str, Any]:
+    """Return what a server says about itself and its model, as JSON values. It does not wait for a model that is
+    loading. Errors as for `open_server`."""
+    connection = Connection(find_address(settings))
+    try:
+        kind, name = _probe(connection)
+        about = {"server": connection.address.url, "kind": "sensenova" if kind == "sensenova" else "vLLM-Omni"}
+        if kind == "vllm":
+            return {**about, "model": name}
+        state = connection.state()
+        if state.get("status") != "ok":
+            percent = _percent(_progress(state))
+            return {**about, "model": name, "status": f"{state.get('status')}{percent}"}
+        return {**about, **_info(connection)}
+    finally:
+        connection.close()
+
+
+def _probe(connection: Connection) -> tuple[str, str]:
     """Return the kind of a server, `sensenova` or `vllm`, and the name of its first model."""
     url = connection.address.url
+    check = "check the address and the port"
     try:
         models = connection.get("/v1/models")
         first = models["data"][0]
-        kind, name = first.get("owned_by"), str(first["id"])
+        kind, name = first["owned_by"], str(first["id"])
+    except LostConnectionError:
+        raise LostConnectionError(
+            f"{url} accepts connections, but does not answer", f"{check}; an address with TLS begins with https://"
+        ) from None
     except Refused as refused:
-        if refused.status == 404:
-            raise ServerError(f"{url} is not a server for these models", "check the address and the port") from None
-        raise
+        if refused.code == "host_refused":
+            raise
+        raise ServerError(
+            f"{url} is not a server for these models: it answers with error {refused.status}", check
+        ) from None
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise ServerError(f"{url} is not a server for these models", "check the address and the port") from None
+        raise ServerError(f"{url} is not a server for these models", check) from None
     if kind not in ("sensenova", "vllm"):
         raise ServerError(
             f"{url} is a server of {str(kind)[:50]}", "only `sensenova serve` and vLLM-Omni have these models"
         )
-    if kind == "sensenova":
-        _wait_until_loaded(connection, on_progress)
     return kind, name
 
 
@@ -76,22 +102,27 @@ def _wait_until_loaded(connection: Connection, on_progress: Callable[[LoadProgre
     while (state := connection.state()).get("status") != "ok":
         if state.get("status") != "loading":
             raise ServerError(
-                f"the server at {connection.address.url} cannot answer: {state.get('status')}", "look at its log"
+                f"the server at {connection.address.url} cannot answer: its state is {state.get('status')}",
+                "look at its log",
             )
-        progress = state.get("progress", {})
         if on_progress is not None:
-            on_progress(LoadProgress(int(progress.get("done", 0)), int(progress.get("total", 0))))
+            on_progress(_progress(state))
         time.sleep(POLL_SECONDS)
 
 
-def read_server_facts(settings: LoadSettings) -> dict[str, Any]:
-    """Return what a server says about itself and its model, as JSON values; errors as for `open_server`."""
-    connection = Connection(find_address(settings))
-    try:
-        kind, name = _probe(connection, None)
-        about = {"server": connection.address.url, "kind": "sensenova" if kind == "sensenova" else "vLLM-Omni"}
-        if kind == "vllm":
-            return {**about, "model": name}
-        return {**about, **connection.get("/v1/sensenova/info")}
-    finally:
-        connection.close()
+def _info(connection: Connection) -> dict[str, Any]:
+    info = connection.get(INFO)
+    if not isinstance(info, dict):
+        raise DamagedAnswerError(f"the server at {connection.address.url} does not describe itself", "update it")
+    return info
+
+
+def _progress(state: Any) -> LoadProgress:
+    progress = state.get("progress")
+    numbers = [progress.get(name) if isinstance(progress, dict) else 0 for name in ("done", "total")]
+    done, total = (number if isinstance(number, int) else 0 for number in numbers)
+    return LoadProgress(done, total)
+
+
+def _percent(progress: LoadProgress) -> str:
+    return f", {100 * progress.done_bytes // progress.total_bytes} %" if progress.total_bytes else ""

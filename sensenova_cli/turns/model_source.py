@@ -67,6 +67,7 @@ class ModelOnDemand:
         self.settings = settings
         self._loaded = settings
         self._size = size
+        self._remote: Engine | None = None
 
     @property
     def loaded(self) -> LoadSettings:
@@ -74,16 +75,17 @@ class ModelOnDemand:
         return self._loaded
 
     def card(self, view: TurnView) -> Card:
-        """Read the card, as `ModelSource.card`."""
-        with closing(_OpeningProgress(view, model_name(self.settings))) as progress:
-            card = read_card(self.settings, lambda now: progress.show("waiting for", now.done_bytes, now.total_bytes))
-        self._loaded = card.loaded or self.settings
-        return card
+        """Read the card, as `ModelSource.card`. A server answers with it when its model is loaded."""
+        if not self.settings.is_remote:
+            return read_card(self.settings)
+        engine = self._open_remote(view)
+        self._loaded = engine.card.loaded or self.settings
+        return engine.card
 
     def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
         """Load the model, as `ModelSource.open`."""
         if self.settings.is_remote:
-            engine = model.open_engine(self.settings)
+            engine = self._open_remote(view)
             view.muted(f"using {engine.card.model}, {engine.description}")
             return engine
         if self.settings.model is None:
@@ -101,6 +103,16 @@ class ModelOnDemand:
             )
         view.muted(f"loaded in {time.perf_counter() - start:.1f} s: {engine.description}")
         return engine
+
+    def _open_remote(self, view: TurnView) -> Engine:
+        """Return the engine of the server, and wait until its model is loaded."""
+        if self._remote is None:
+            with closing(_OpeningProgress(view, model_name(self.settings))) as progress:
+                self._remote = model.open_engine(
+                    self.settings,
+                    on_progress=lambda now: progress.show("waiting for", now.done_bytes, now.total_bytes),
+                )
+        return self._remote
 
 
 def find_weights(settings: LoadSettings, view: TurnView) -> Path:
@@ -135,7 +147,7 @@ def require_local(settings: LoadSettings) -> None:
 def model_name(settings: LoadSettings) -> str:
     """Return the model's name, which is `demo` if no model is configured; for a server the server's address."""
     if settings.model is None and settings.is_remote:
-        return f"the server {settings.server}"
+        return "the server on this machine" if settings.server == "local" else f"the server {settings.server}"
     return settings.model or DEMO_MODEL
 
 
