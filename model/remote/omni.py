@@ -26,7 +26,8 @@ from model.events import Answer, Event, Notice, Picture, Statistics, TextToken, 
 from model.image_files import read_picture
 from model.placeholders import PLACEHOLDER
 from model.png import PNGFiles
-from model.remote.http import MAX_ANSWER, Connection, Refused
+from model.remote.failures import Refused
+from model.remote.http import MAX_ANSWER, Connection
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 
 KIND = "a vLLM-Omni server"
@@ -219,9 +220,6 @@ class OmniEngine(Engine):
                     if len(received) > MAX_ANSWER:
                         raise ServerError("the answer of the server is too long", "check the address")
         except Refused as refused:
-            if refused.status == 503:
-                hint = "look at the server's log: its engine may have ended"
-                raise ServerError(f"{KIND} cannot answer: {refused.what}", hint) from None
             raise RequestError(f"{KIND} refuses the request: {refused.what}", refused.hint) from None
         return _json(bytes(received))
 

@@ -1,9 +1,10 @@
 """`sensenova info`: prints how a picture was made or what a checkpoint is, without loading a model."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +18,13 @@ from sensenova_cli.system.unicode import json_text
 
 
 class NoRecordError(SenseNovaError):
-    """An error for a picture without a record."""
+    """An error for a picture without a record.
+
+    Attributes:
+        facts: what is known about it nevertheless; empty if nothing is.
+    """
+
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 @with_options("server", "server_key_file", "json", "debug", "no_color")
@@ -39,11 +46,14 @@ def info(
       sensenova info --json *.png | jq .settings.seed
       sensenova info --server http://gpu-box:8642
 
-    The exit code is 1 if a picture has no record, 2 if it cannot be read, and
-    3 if a checkpoint is damaged. The other files are printed in any case.
+    Of a picture that another program made, the text is printed in which that
+    program describes it, if there is one. The exit code is 1 if a picture has
+    no record of sensenova, 2 if it cannot be read, and 3 if a checkpoint is
+    damaged. The other files are printed in any case.
     """
     problems: list[SenseNovaError] = []
     printed = 0
+    facts: Mapping[str, Any]
     if files and "server" in flags.settings:
         raise UsageError("--server and FILE contradict each other", "give one of them")
     if not files and "server" not in flags.settings:
@@ -54,7 +64,9 @@ def info(
             facts = _server_facts(flags) if file is None else _facts(file)
         except SenseNovaError as problem:
             problems.append(problem)
-            continue
+            if not isinstance(problem, NoRecordError) or not problem.facts:
+                continue
+            facts = problem.facts
         if flags.json:
             typer.echo(json_text(facts))
         else:
@@ -73,16 +85,24 @@ def _server_facts(flags: Flags) -> dict[str, Any]:
 def _facts(file: str) -> dict[str, Any]:
     if file != STDIN and Path(file).is_dir():
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
-    from sensenova_cli.outputs.png_metadata import read_record
+    from sensenova_cli.outputs.png_metadata import read_parameters, read_record
 
     name = "standard input" if file == STDIN else file
-    record = read_record(read_stdin("name a picture file") if file == STDIN else file, name)
-    if record is None:
+    source = read_stdin("name a picture file") if file == STDIN else file
+    record = read_record(source, name)
+    if record is not None:
+        return {"picture": name, **record.model_dump(mode="json")}
+    parameters = read_parameters(source, name)
+    if parameters is None:
         raise NoRecordError(
-            f"{name} has no record of how it was made",
+            f"{name} has no record of how it was made, and cannot be repeated",
             "only PNG files written by sensenova have one, unless --no-metadata was given or another tool removed it",
         )
-    return {"picture": name, **record.model_dump(mode="json")}
+    problem = NoRecordError(
+        f"{name} was described by another program, and cannot be repeated byte for byte", "draw it anew with its prompt"
+    )
+    problem.facts = {"picture": name, "parameters": parameters}
+    raise problem
 
 
 def _checkpoint_facts(folder: Path) -> dict[str, Any]:
@@ -99,7 +119,7 @@ def _checkpoint_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _lines(facts: dict[str, Any]) -> list[str]:
+def _lines(facts: Mapping[str, Any]) -> list[str]:
     """Return `key: value` lines; the settings of a picture are listed under their own names."""
     lines = []
     for key, value in facts.items():
@@ -111,6 +131,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             lines += [f"input: {_printable(picture['path'])}" for picture in value]
         elif key == "weight_bytes":
             lines.append(f"{key}: {value:,}")
+        elif key == "made_by":
+            lines.append(f"made_by: {_printable(value)}; it cannot be repeated byte for byte")
         else:
             lines.append(f"{key}: {_text(value)}")
     return lines

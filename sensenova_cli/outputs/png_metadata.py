@@ -27,6 +27,7 @@ from sensenova_cli.system.streams import STDIN
 from sensenova_cli.system.unicode import json_text, valid_unicode
 
 KEYWORD = "sensenova"
+PARAMETERS = "parameters"
 FORMAT = 1
 """Version of the format. Increase it after a change that older programs would misread."""
 
@@ -124,7 +125,7 @@ def png_info(record: PictureRecord) -> PngInfo:
     content = {"format": FORMAT, **record.model_dump(mode="json")}
     # The text is uncompressed, because every viewer can show it then, and Pillow limits the size of compressed text.
     chunks.add_itxt(KEYWORD, json_text(content), zip=False)
-    chunks.add_text("parameters", valid_unicode(_parameters(record)))
+    chunks.add_text(PARAMETERS, valid_unicode(_parameters(record)))
     return chunks
 
 
@@ -140,9 +141,7 @@ def read_record(source: str | Path | bytes, name: str | None = None) -> PictureR
         PictureError: the file is missing, damaged or not a picture, or its record is damaged or was written by a newer
             version of the program.
     """
-    with open_picture(source, name) as image:
-        # Reading `text` decodes the picture: some tools store text after it, and a truncated file must be an error.
-        text = image.text.get(KEYWORD) if isinstance(image, PngImageFile) else None
+    text = _read_text(source, name, KEYWORD)
     if text is None:
         return None
     shown_name = name if name is not None else "the picture" if isinstance(source, bytes) else str(source)
@@ -161,6 +160,25 @@ def read_record(source: str | Path | bytes, name: str | None = None) -> PictureR
             f"the record in {shown_name} cannot be read ({_reason(error)})",
             "the picture itself may still be intact",
         ) from error
+
+
+def read_parameters(source: str | Path | bytes, name: str | None = None) -> str | None:
+    """Return the text in a picture in which A1111's web UI and similar programs describe it; None if it has none.
+
+    Args:
+        source, name: as for `model.read_picture`.
+
+    Raises:
+        PictureError: the file is missing, damaged or not a picture.
+    """
+    return _read_text(source, name, PARAMETERS)
+
+
+def _read_text(source: str | Path | bytes, name: str | None, keyword: str) -> str | None:
+    """Return a text chunk of a PNG file."""
+    with open_picture(source, name) as image:
+        # Reading `text` decodes the picture: some tools store text after it, and a truncated file must be an error.
+        return image.text.get(keyword) if isinstance(image, PngImageFile) else None
 
 
 def _reason(error: Exception) -> str:
