@@ -11,6 +11,7 @@ from model.errors import DeviceMemoryError, RequestError, ServerError
 from model.remote.address import GO_ON, KEY_VARIABLE, Address
 
 KEY_HINT = f"set {KEY_VARIABLE}, or name a file that contains the key: `server_key_file`"
+CHECK = "check the address and the port"
 RETRY_SECONDS = 5.0
 """Time until a request is sent again, if a busy server names none."""
 WRONG_HOST = (62, 64)
@@ -102,9 +103,7 @@ def lost(address: Address, error: BaseException) -> SenseNovaError:
     if isinstance(error, httpx2.TimeoutException):
         return LostConnectionError(f"the server at {url} does not answer", hint)
     if isinstance(error, httpx2.RemoteProtocolError) and "illegal" in str(error):
-        if r"\x15\x03" in str(error):  # the start of a TLS alert
-            return DamagedAnswerError(f"{url} speaks TLS", "write https:// instead of http://")
-        return DamagedAnswerError(f"{url} does not speak HTTP", "check the address and the port")
+        return DamagedAnswerError(f"{url} does not speak HTTP", f"{CHECK}; an address with TLS begins with https://")
     return LostConnectionError(
         f"the connection to {url} was lost: {_reason(error)}", "run it again when the server is back"
     )

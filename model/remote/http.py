@@ -16,7 +16,7 @@ import httpx2
 from config.errors import SenseNovaError
 from model.errors import RequestError
 from model.remote.address import Address
-from model.remote.failures import DamagedAnswerError, LostConnectionError, lost, refusal
+from model.remote.failures import KEY_HINT, DamagedAnswerError, LostConnectionError, lost, refusal
 from model.remote.failures import Refused as Refused
 
 CONNECT_SECONDS = 5.0
@@ -43,24 +43,25 @@ class Connection:
     """
 
     def __init__(self, address: Address) -> None:
+        """Prepare requests; nothing is sent.
+
+        Raises:
+            RequestError: the address is not one of a server.
+        """
+        _require_address(address.url)
         self.address = address
         self._streams: deque[Any] = deque(maxlen=4)  # the newest connections; requests run one after another
         headers = {"Accept-Encoding": "identity"}
         if address.key:
             headers["Authorization"] = f"Bearer {address.key}"
-        try:
-            self._client = httpx2.Client(
-                base_url=address.url,
-                headers=headers,
-                timeout=None,
-                follow_redirects=False,
-                verify=address.url.startswith("https:"),  # reading all certificates takes 0.1 s
-                mounts=_direct_mounts(address.url),
-            )
-        except (httpx2.InvalidURL, ValueError) as error:
-            raise RequestError(
-                f"{address.url} is not an address: {error}", "write it like http://gpu-box:8642"
-            ) from None
+        self._client = httpx2.Client(
+            base_url=address.url,
+            headers=headers,
+            timeout=None,
+            follow_redirects=False,
+            verify=address.url.startswith("https:"),  # reading all certificates takes 0.1 s
+            mounts=_direct_mounts(address.url),
+        )
 
     def get(self, path: str) -> Any:
         """Return the JSON of an answer without pictures.
@@ -265,6 +266,18 @@ def _last(waiting: Generator[None, None, bytes]) -> bytes:
         except StopIteration as end:
             content: bytes = end.value
             return content
+
+
+def _require_address(url: str) -> None:
+    try:
+        parsed = httpx2.URL(url)
+        port = parsed.port or 0
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise RequestError(f"{url} is not an address: {error}", "write it like http://gpu-box:8642") from None
+    if parsed.userinfo:
+        raise RequestError("the address of the server contains a name or a password", f"leave it out; {KEY_HINT}")
+    if not parsed.host or not 0 <= port < 2**16:
+        raise RequestError(f"{url} is not an address: its port is {port}", "write it like http://gpu-box:8642")
 
 
 def _timeout(silence: float | None) -> httpx2.Timeout:

@@ -11,7 +11,7 @@ from model.engine import Engine
 from model.errors import ServerError
 from model.events import LoadProgress
 from model.remote.address import find_address
-from model.remote.failures import DamagedAnswerError, LostConnectionError, Refused
+from model.remote.failures import CHECK, DamagedAnswerError, LostConnectionError, Refused
 from model.remote.http import Connection
 from model.remote.native import INFO, ServerEngine
 from model.remote.omni import OmniEngine
@@ -74,7 +74,7 @@ def read_server_facts(settings: LoadSettings) -> dict[str, Any]:
 def _probe(connection: Connection) -> tuple[str, str]:
     """Return the kind of a server, `sensenova` or `vllm`, and the name of its first model."""
     url = connection.address.url
-    check = "check the address and the port"
+    check = CHECK
     try:
         models = connection.get("/v1/models")
         first = models["data"][0]

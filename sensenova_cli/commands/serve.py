@@ -5,11 +5,12 @@ import importlib.util
 import ipaddress
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.errors import SenseNovaError
-from config.settings import ServeSettings
+from config.settings import REMOTE_SETTINGS, ServeSettings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import ENGINE_OPTIONS, SERVE_OPTIONS, with_options
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "SENSENOVA_SERVE_API_KEY"
 LIBRARIES = ("starlette", "uvicorn", "python_multipart")
+LOAD_OPTIONS = tuple(name for name in ENGINE_OPTIONS if name not in REMOTE_SETTINGS)
 
 
-@with_options(*SERVE_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", "profile", "quiet", "debug", "no_color")
+@with_options(*SERVE_OPTIONS, *LOAD_OPTIONS, "enable_cpu_offload", "profile", "quiet", "debug", "no_color")
 def serve(flags: Flags) -> None:
     """Serve a model to OpenAI clients, other tools and a web page.
 
@@ -36,6 +38,8 @@ def serve(flags: Flags) -> None:
     or SIGTERM finishes the running request, and a second one ends at once.
     """
     _require_libraries()
+    # `server = "local"` in the user file is for the other commands. This one loads the model that they use.
+    flags = replace(flags, settings={**flags.settings, "server": "off"})
     settings, layers = flags.serve_settings(), flags.layers()
     key = _read_key(settings, flags)
     if key is None and settings.key and not _is_loopback(settings.host):
