@@ -26,7 +26,7 @@ from model.events import Answer, Event, Notice, Picture, Statistics, TextToken, 
 from model.image_files import read_picture
 from model.placeholders import PLACEHOLDER
 from model.png import PNGFiles
-from model.remote.failures import Refused
+from model.remote.failures import LostConnectionError, Refused, UnreachableError
 from model.remote.http import MAX_ANSWER, Connection
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 
@@ -71,6 +71,7 @@ class OmniEngine(Engine):
                 f"{KIND} at {connection.address.url} has the model {model}, not {settings.model}", "leave `model` out"
             )
         self._noticed: set[str] = set()
+        self._is_lost = False
         self._version: str | None = None
 
     def run(self, request: Request) -> Iterator[Event]:
@@ -115,6 +116,11 @@ class OmniEngine(Engine):
             raise RequestError(
                 f"{KIND} merges LoRAs only when it starts", "start it with the LoRA, or leave `lora` out"
             )
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection was lost. The server may have another model when it is back."""
+        return self._is_lost
 
     @property
     def cancel_notice(self) -> str:
@@ -219,6 +225,9 @@ class OmniEngine(Engine):
                     received += part
                     if len(received) > MAX_ANSWER:
                         raise ServerError("the answer of the server is too long", "check the address")
+        except (UnreachableError, LostConnectionError):
+            self._is_lost = True
+            raise
         except Refused as refused:
             raise RequestError(f"{KIND} refuses the request: {refused.what}", refused.hint) from None
         return _json(bytes(received))

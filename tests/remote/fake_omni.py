@@ -45,6 +45,7 @@ class FakeOmni:
         gate: chat requests wait for it.
         started: set when a chat request has arrived.
         gone: set when a client closes its connection while its request waits.
+        drops: number of chat requests whose connections are closed without an answer.
         size: the size of pictures, if it differs from the one asked for.
         key: the key that paths below /v1 need.
         is_alive: whether its engine lives.
@@ -63,6 +64,7 @@ class FakeOmni:
     gate: threading.Event = field(default_factory=threading.Event)
     started: threading.Event = field(default_factory=threading.Event)
     gone: threading.Event = field(default_factory=threading.Event)
+    drops: int = 0
     size: tuple[int, int] | None = None
     key: str | None = None
     is_alive: bool = True
@@ -209,6 +211,10 @@ def serving(version: Version, port: int = 0) -> Iterator[FakeOmni]:
                     fake.gone.set()
                     self.close_connection = True
                     return
+            if fake.drops:
+                fake.drops -= 1
+                self.close_connection = True
+                return
             if fake.raw is not None:
                 status, kind, content = fake.raw
                 self._send_bytes(status, kind, content)

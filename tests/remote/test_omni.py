@@ -448,6 +448,17 @@ def test_a_dead_engine(newer: FakeOmni) -> None:
     assert outcome.code == 1 and "EngineCore encountered an issue" in outcome.stderr
 
 
+def test_a_lost_connection_ends_the_turn_and_the_session_goes_on(newer: FakeOmni) -> None:
+    newer.drops = 1
+    outcome = run(newer, "repl", stdin="a cat --size 64x64\na dog --size 64x64\n")
+    assert outcome.code == 1 and f"the connection to {newer.url} was lost" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert len(outcome.stdout.splitlines()) == 1 and newer.prompts == ["a dog"]
+    newer.drops = 1
+    one_shot = run(newer, "generate", "a cat", "--size", "64x64")
+    assert one_shot.code == 1 and "was lost" in one_shot.stderr and one_shot.stdout == ""
+
+
 def test_pictures_before_a_failure_are_saved(newer: FakeOmni) -> None:
     def fail(arguments: dict[str, Any]) -> None:
         if arguments["seed"] == 44:
