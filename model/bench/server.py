@@ -1,4 +1,4 @@
-"""The measurements of `sensenova bench --server`: a server as its clients see it. Nothing here imports PyTorch."""
+"""The measurements of a server as its clients see it, for `sensenova bench`. Nothing here imports PyTorch."""
 
 import itertools
 import statistics

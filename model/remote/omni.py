@@ -307,7 +307,7 @@ def _picture(answer: Mapping[str, Any]) -> Any:
     if not urls:
         raise ServerError(
             f"{KIND} answered without a picture",
-            "check that it was started with --omni, and has a SenseNova-U1 model",
+            "check that it is vLLM-Omni with a SenseNova-U1 model, not vLLM alone",
         )
     try:
         return read_picture(base64.b64decode(str(urls[0]).partition(",")[2], validate=True), "the server's picture")

@@ -123,7 +123,7 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
     """Return `key: value` lines; the settings of a picture are listed under their own names."""
     lines = []
     for key, value in facts.items():
-        if value is None or value in ([], ()):
+        if value is None or value in ([], ()) or key == "defaults":  # a server's, of all settings: for programs
             continue
         if key == "settings":
             lines += _lines(value)
@@ -142,7 +142,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items() if part is not None)
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return _printable(str(value)).replace("\n", "\n  ")
