@@ -190,7 +190,8 @@ class Answer:
         self._request = request
         self._any_status = any_status
         self._parts: queue.Queue[bytes | BaseException | None] = queue.Queue(MAX_UNREAD)
-        self._closed = self._complete = False
+        self._headers: Mapping[str, str] = {}
+        self._closed = self._complete = self._is_read = False
         request.extensions["trace"] = self._trace
         threading.Thread(target=self._read, name="answer", daemon=True).start()
 
@@ -200,17 +201,22 @@ class Answer:
         Raises:
             SenseNovaError: as for `Connection.get`.
         """
-        while True:
+        while not self._is_read:
             try:
                 part = self._parts.get(timeout=WAIT_SECONDS)
             except queue.Empty:
                 yield None
                 continue
+            self._is_read = part is None or isinstance(part, BaseException)
             if part is None:
                 return
             if isinstance(part, BaseException):
                 raise part if isinstance(part, SenseNovaError) else lost(self._connection.address, part)
             yield part
+
+    def header(self, name: str) -> str:
+        """Return a header of the answer; empty before it begins, and if there is none."""
+        return self._headers.get(name, "")
 
     def close(self) -> None:
         """Close the connection, unless the whole answer has arrived. The server notices it, and can stop the work."""
@@ -227,6 +233,7 @@ class Answer:
         response: httpx2.Response | None = None
         try:
             response = self._connection._client.send(self._request, stream=True)
+            self._headers = response.headers
             if not self._any_status and not response.is_success:
                 self._raise_failure(response)
             for part in response.iter_bytes():

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from config.errors import SenseNovaError, SettingsError
 from config.recommended import Recommended
-from config.settings import RECORDED_LOAD_SETTINGS, LoadSettings
+from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings
 from config.sizes import parse_size
 from model.checkpoint.card import Card
 from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras
@@ -80,15 +80,23 @@ class _Received:
         """
         self.results += isinstance(event, RESULTS)
         if isinstance(event, Picture):
-            if event.index != self.pictures:
-                raise DamagedAnswerError("a picture is missing in the server's answer", "run it again")
+            self._require_expected(event)
             self.pictures += 1
         self.is_answered |= isinstance(event, Answer)
         if isinstance(event, Statistics):
-            is_text = isinstance(self.request, AnswerRequest)
-            if not self.is_answered if is_text else self.pictures != self.request.settings.num_images:  # type: ignore[union-attr]
+            wanted = 0 if isinstance(self.request, AnswerRequest) else self.request.settings.num_images
+            if self.pictures < wanted or not (wanted or self.is_answered):
                 raise DamagedAnswerError("a result is missing in the server's answer", "run it again")
             self.is_complete = True
+
+    def _require_expected(self, picture: Picture) -> None:
+        """Raise DamagedAnswerError unless this is the next picture, made with the settings of the request."""
+        made, asked = picture.settings, self.request.settings
+        if isinstance(asked, ImageSettings) and picture.index == self.pictures:
+            changes = {"size": made.size, "seed": asked.seed + picture.index, "num_images": 1}
+            if made == asked.model_copy(update=changes) and parse_size(made.size) == picture.image.size:
+                return
+        raise DamagedAnswerError("the server sent another picture than the next one", "run it again")
 
 
 class ServerEngine(Engine):
@@ -233,6 +241,7 @@ class ServerEngine(Engine):
                 yield from self._read_answer(answer.parts(), received)
                 has_ended = True
             except (LostConnectionError, DamagedAnswerError, UnreachableError) as error:
+                received.id = received.id or answer.header("x-request-id")
                 if not received.id:
                     raise
                 if not received.is_complete:

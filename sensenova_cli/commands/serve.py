@@ -1,6 +1,5 @@
 """`sensenova serve`: keeps a model loaded, and answers HTTP requests of OpenAI's clients and others."""
 
-import asyncio
 import importlib.util
 import ipaddress
 import os
@@ -47,7 +46,9 @@ def serve(flags: Flags) -> None:
             f"other machines could use the server at {settings.host}, and there is no key",
             "name a file that contains one with --api-key-file, or allow everybody with --no-key",
         )
-    # Imported here because these modules import Pillow and the server's libraries, which `--help` does not need.
+    # Imported here because these modules import Pillow and the server's libraries, which other commands do not need.
+    import asyncio
+
     from sensenova_cli.serve.guard import Guard
     from sensenova_cli.serve.start import Announcement, run_server
 

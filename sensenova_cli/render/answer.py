@@ -23,6 +23,8 @@ SECONDS_BETWEEN_REDRAWS = 0.1
 class PlainAnswer:
     """An answer as plain text, printed token by token."""
 
+    is_live = False
+
     def __init__(self) -> None:
         self._text = ""
 
@@ -44,7 +46,12 @@ class MarkdownAnswer:
     """An answer as Markdown. Finished blocks are printed once; only the end of the last block is redrawn.
 
     A live region with the whole answer would freeze or repeat rows once it is taller than the screen.
+
+    Attributes:
+        is_live: whether its last rows are redrawn in place.
     """
+
+    is_live = True
 
     def __init__(self) -> None:
         self._console = Console(highlight=False)

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -24,7 +25,6 @@ from model import (
     ThinkToken,
     Waiting,
 )
-from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
 from sensenova_cli.render.console import is_animated, printable, stderr_console
 from sensenova_cli.render.preview import LIVE_SIZE, Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView
@@ -33,6 +33,9 @@ from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
 from sensenova_cli.render.turn_summary import turn_summary
 from sensenova_cli.render.waiting import LiveWaiting, PlainWaiting
+
+if TYPE_CHECKING:
+    from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
 
 
 class TurnView:
@@ -80,7 +83,7 @@ class TurnView:
         self._cache_summary = cache_summary
         self._show_each = show_each
         self._spelling = spelling
-        self._answer: PlainAnswer | MarkdownAnswer | None = None
+        self._answer: "PlainAnswer | MarkdownAnswer | None" = None
         self._answered = ""
         self._noticed: set[str] = set()
 
@@ -126,8 +129,9 @@ class TurnView:
     @property
     def is_live(self) -> bool:
         """Whether a bar, think text or an answer is redrawn in place. The cursor is then on its last row."""
-        views = (self._steps, self._think, self._answer, self._waiting)
-        return any(isinstance(view, LiveSteps | LiveThink | MarkdownAnswer | LiveWaiting) for view in views)
+        views = (self._steps, self._think, self._waiting)
+        is_answer_live = self._answer is not None and self._answer.is_live
+        return is_answer_live or any(isinstance(view, LiveSteps | LiveThink | LiveWaiting) for view in views)
 
     def event(self, event: Event) -> None:
         """Show one event. Finished pictures are shown by `after_sinks`."""
@@ -251,6 +255,9 @@ class TurnView:
 
     def _write(self, text: str) -> None:
         if self._answer is None:
+            # Imported here because it imports a parser of Markdown, which pictures do not need.
+            from sensenova_cli.render.answer import MarkdownAnswer, PlainAnswer
+
             on_screen = sys.stdout.isatty() and self._animated
             self._answer = MarkdownAnswer() if on_screen else PlainAnswer()
         self._answered += text

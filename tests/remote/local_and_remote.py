@@ -100,10 +100,10 @@ def restore(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def comparable_files(files: dict[str, bytes]) -> dict[str, Any]:
-    """Return files without times; the prompts' history contains times only in comments."""
+    """Return files without times. The history of prompts and the lock contain nothing else."""
     found: dict[str, Any] = {}
     for name, content in files.items():
-        if Path(name).name == "history":
+        if Path(name).name in ("history", "session.lock"):
             continue
         found[name] = without_times(content) if name.endswith((".jsonl", ".json")) else content
     return found

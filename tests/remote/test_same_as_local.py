@@ -11,7 +11,7 @@ from PIL import Image
 from model.errors import DeviceMemoryError, NumericsError, RequestError
 from model.remote.http import Connection
 from tests.cli.harness import REPOSITORY
-from tests.remote.local_and_remote import Both, both, comparable_files, environment, files_in  # noqa: F401  # a fixture
+from tests.remote.local_and_remote import Both, both, comparable_files, environment, files_in, restore  # noqa: F401  # a fixture
 from tests.repl.terminal import Terminal
 from tests.serve.conftest import Process, demo_server, home  # noqa: F401  # fixtures
 
@@ -222,6 +222,14 @@ def test_torch_is_never_imported(both: Both, tmp_path: Path, words: tuple[str, .
     assert not mark.exists()
 
 
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """An empty folder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
 TYPED = (
     "a red cat --seed 7",
     "make it blue",
@@ -254,36 +262,37 @@ def session_of(folder: Path) -> dict[str, Any]:
     return {name.partition("/")[2]: content for name, content in found.items()}
 
 
-def compare_sessions(tmp_path: Path, url: str, module: str, *options: str, **variables: str) -> None:
-    """Run the session in two terminals, with the model of the module's process and with a server."""
-    folders = {"local": tmp_path / "local", "remote": tmp_path / "remote"}
-    for name, folder in folders.items():
-        folder.mkdir()
-        words = (*options, "--server", url) if name == "remote" else options
-        program = "sensenova_cli" if name == "remote" else module
+def compare_sessions(folder: Path, url: str, module: str, *options: str, **variables: str) -> None:
+    """Run the session in two terminals, with the model of the module's process and with a server.
+
+    Both use the same folder, because records contain the paths of input pictures.
+    """
+    sessions = []
+    for program, words in ((module, options), ("sensenova_cli", (*options, "--server", url))):
         for start in (("repl",), ("repl", "--continue")):
             terminal = Terminal(*start, *words, folder=folder, module=program, **variables)
             text = type_a_session(terminal)
             assert "error:" not in text, text
-    local, remote = (session_of(folder) for folder in folders.values())
-    assert remote == local
-    assert turns(local["session.jsonl"]) == 2 * 10
+        sessions.append(session_of(folder))
+        restore(folder, {})
+    assert sessions[0] == sessions[1]
+    assert turns(sessions[0]["session.jsonl"]) == 2 * 9
 
 
 @pytest.mark.slow
-def test_a_session_in_a_terminal(both: Both, tmp_path: Path) -> None:  # noqa: F811
+def test_a_session_in_a_terminal(both: Both, empty: Path) -> None:  # noqa: F811
     red = Image.new("RGB", (64, 64), "red")
     both.served.engine.predict = lambda longer_side: red
-    compare_sessions(tmp_path, both.served.url, "tests.cli.fake_program", FAKE_PREVIEW="red")
+    compare_sessions(empty, both.served.url, "tests.cli.fake_program", FAKE_PREVIEW="red", SENSENOVA_DTYPE="bfloat16")
 
 
 @pytest.mark.slow
-def test_a_session_in_a_terminal_on_the_demo(demo_server: Process, tmp_path: Path) -> None:  # noqa: F811
-    compare_sessions(tmp_path, demo_server.url, "sensenova_cli", "--num-steps", "2", "--max-tokens", "8")
+def test_a_session_in_a_terminal_on_the_demo(demo_server: Process, empty: Path) -> None:  # noqa: F811
+    compare_sessions(empty, demo_server.url, "sensenova_cli", "--num-steps", "2", "--max-tokens", "8")
 
 
 @pytest.mark.slow
-def test_the_demo(demo_server: Process, tmp_path: Path) -> None:  # noqa: F811
+def test_the_demo(demo_server: Process, empty: Path) -> None:  # noqa: F811
     commands = (
         ("generate", "a red circle", "-n", "2", "--num-steps", "3", "-o", "{index}.png"),
         ("generate", "a star", "--think", "--print-think", "--num-steps", "2", "-o", "star.png"),
@@ -292,22 +301,21 @@ def test_the_demo(demo_server: Process, tmp_path: Path) -> None:  # noqa: F811
         ("describe", "star.png", "--max-tokens", "8"),
     )
     results = []
-    for name, words in (("local", ()), ("remote", ("--server", demo_server.url))):
-        folder = tmp_path / name
-        folder.mkdir()
+    for words in ((), ("--server", demo_server.url)):
         outputs = []
         for command in commands:
             done = subprocess.run(
                 [sys.executable, "-m", "sensenova_cli", *command, *words],
-                cwd=folder,
+                cwd=empty,
                 text=True,
                 capture_output=True,
                 check=False,
-                env={**environment(folder), "PYTHONPATH": str(REPOSITORY)},
+                env={**environment(empty), "PYTHONPATH": str(REPOSITORY)},
             )
             assert done.returncode == 0, done.stderr
             outputs.append(done.stdout)
-        results.append((outputs, files_in(folder)))
+        results.append((outputs, files_in(empty)))
+        restore(empty, {})
     assert results[0] == results[1]
     files = results[1][1]
     assert files["again.png"] == files["star.png"]
