@@ -83,7 +83,7 @@ class TurnView:
         self._cache_summary = cache_summary
         self._show_each = show_each
         self._spelling = spelling
-        self._answer: "PlainAnswer | MarkdownAnswer | None" = None
+        self._answer: PlainAnswer | MarkdownAnswer | None = None
         self._answered = ""
         self._noticed: set[str] = set()
 

@@ -98,11 +98,15 @@ def _forward_requests(proxy: Proxy, client: socket.socket, server: socket.socket
 
 
 def _forward_answers(proxy: Proxy, server: socket.socket, client: socket.socket, is_run: threading.Event) -> None:
-    seen = 0
-    while part := server.recv(65536):
-        while part and is_run.is_set() and proxy.harm is not None and not proxy.harmed.is_set():
+    seen, held = 0, b""
+    while received := server.recv(65536):
+        part, held = held + received, b""
+        while is_run.is_set() and proxy.harm is not None and not proxy.harmed.is_set():
             start = part.find(EVENT)
             if start < 0:
+                # The start of the next event may have arrived without its end.
+                length = next((size for size in range(len(EVENT) - 1, 0, -1) if part.endswith(EVENT[:size])), 0)
+                part, held = part[: len(part) - length], part[len(part) - length :]
                 break
             if seen == proxy.at:
                 client.sendall(part[:start])
@@ -117,3 +121,4 @@ def _forward_answers(proxy: Proxy, server: socket.socket, client: socket.socket,
             client.sendall(part[: start + len(EVENT)])
             part = part[start + len(EVENT) :]
         client.sendall(part)
+    client.sendall(held)

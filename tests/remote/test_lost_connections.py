@@ -1,17 +1,25 @@
 """Connections that end, stall or garble, servers that die, and Ctrl-C: nothing hangs, nothing is half-written."""
 
+import json
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model.errors import DeviceMemoryError
 from model.remote import native
 from sensenova_cli.system.interrupts import SIGNALS, handle_signals
-from tests.cli.harness import Outcome, Program
+from tests.cli.harness import REPOSITORY, Outcome, Program
+from tests.remote.bad_servers import listening, read_request
+from tests.remote.local_and_remote import environment
 from tests.remote.proxy import Cut, Harm, Proxy, proxying
 from tests.serve.conftest import Serve, Served, home, serve, until  # noqa: F401  # fixtures
 
@@ -220,8 +228,6 @@ def test_finished_pictures_are_kept_if_the_others_are_not(served: Served, proxy:
 
 
 def test_an_error_that_happened_meanwhile_is_shown(served: Served, proxy: Proxy) -> None:
-    from model.errors import DeviceMemoryError
-
     def on_step(number: int) -> None:
         if number == 3:
             raise DeviceMemoryError("the picture is too large for the device")
@@ -256,17 +262,6 @@ def test_a_connection_lost_before_the_request(served: Served, proxy: Proxy, path
 # Ctrl-C
 
 
-def at_event(number: int) -> Harm:
-    """Return a harm that only presses Ctrl-C."""
-
-    def press(content: bytes) -> bytes:
-        signal.raise_signal(signal.SIGINT)
-        time.sleep(0.3)
-        return content
-
-    return press
-
-
 def press_when(condition: Callable[[], bool], then: Callable[[], None] = lambda: None) -> threading.Thread:
     """Press Ctrl-C once a condition holds."""
 
@@ -286,10 +281,8 @@ def expect_interrupted(outcome: Outcome) -> None:
     assert not list(Path.cwd().iterdir())
 
 
-@pytest.mark.usefixtures("signals")
+@pytest.mark.usefixtures("signals", "home")
 def test_ctrl_c_while_connecting() -> None:
-    from tests.remote.bad_servers import listening, read_request
-
     asked = threading.Event()
 
     def silent(connection: Any) -> None:
@@ -398,23 +391,9 @@ def test_ctrl_c_in_an_answer(served: Served) -> None:
 
 def session(url: str, lines: Iterator[str]) -> Outcome:
     """Run a session whose lines are made one by one, each when the one before has ended."""
-    import io
-    import sys
-
-    class Lines(io.StringIO):
-        def __iter__(self) -> Iterator[str]:  # type: ignore[override]
-            return (f"{line}\n" for line in lines)
-
-    from typer.testing import CliRunner
-
-    from sensenova_cli.app import app
-
-    del sys
-    runner = CliRunner()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("sensenova_cli.repl.run_session._joined", lambda stream: iter(lines))
-        result = runner.invoke(app, ["repl", "--session", "cats", "--server", url])
-    return Outcome(result.exit_code, result.stdout, result.stderr, result.stdout_bytes)
+        patched.setattr("sensenova_cli.repl.run_session._joined", lambda stream: lines)
+        return Program()("repl", "--session", "cats", "--server", url)
 
 
 def test_a_session_goes_on_when_the_server_is_back(served: Served, proxy: Proxy) -> None:
@@ -472,3 +451,85 @@ def test_a_server_without_room_for_pictures_gets_them_with_the_request(serve: Se
     Program()("generate", "a cat", "-o", "made.png", "--server", served.url)
     outcome = Program()("edit", "--image", "made.png", "make it blue", "-o", "blue.png", "--server", served.url)
     assert (outcome.code, outcome.stdout) == (0, "blue.png\n"), outcome.stderr
+
+
+# A server that is killed
+
+
+@contextmanager
+def serving_at(port: int, folder: Path, step_seconds: str = "0") -> Iterator["subprocess.Popen[str]"]:
+    """Run `sensenova serve` on a fake engine in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.cli.fake_program", "serve", "--port", str(port)],
+        cwd=folder,
+        text=True,
+        stderr=subprocess.PIPE,
+        env={**environment(folder), "PYTHONPATH": str(REPOSITORY), "FAKE_STEP_SECONDS": step_seconds},
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("serving "):
+            break
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def free_port() -> int:
+    """Return a port that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def kill_in_a_step(process: "subprocess.Popen[str]") -> None:
+    """Kill a server once a step of a second or more has begun, which its engine announces."""
+
+    def kill() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "a step has begun" in line:
+                process.kill()
+                return
+
+    threading.Thread(target=kill, daemon=True).start()
+
+
+def test_a_server_that_is_killed_in_a_picture(home: Path, tmp_path: Path) -> None:  # noqa: F811
+    port = free_port()
+    with serving_at(port, tmp_path, "600") as process:
+        kill_in_a_step(process)
+        outcome = draw(f"http://127.0.0.1:{port}")
+    assert (outcome.code, outcome.stdout) == (1, ""), outcome.stderr
+    error, hint = outcome.stderr.splitlines()[-2:]
+    assert error.startswith(f"error: the connection to http://127.0.0.1:{port} was lost")
+    assert hint == "hint: run it again when the server is back"
+    assert not list(home.iterdir())
+
+
+def test_a_session_whose_server_is_killed_and_started_again(home: Path, tmp_path: Path) -> None:  # noqa: F811
+    port = free_port()
+    first = ExitStack()
+    first.enter_context(serving_at(port, tmp_path))
+
+    def lines() -> Iterator[str]:
+        with first:
+            yield "a cat"
+            yield "? what is it"
+        with serving_at(port, tmp_path, "600") as process:
+            kill_in_a_step(process)
+            yield "make it blue"  # of the server that was started again
+        yield "make it green"  # there is no server
+        with serving_at(port, tmp_path):
+            yield "make it red"
+            yield "? and now"
+
+    outcome = session(f"http://127.0.0.1:{port}", lines())
+    paths = [Path(each) for each in outcome.stdout.splitlines() if each.endswith(".png")]
+    assert [each.name for each in paths] == ["001-a-cat-42.png", "002-make-it-red-43.png"], outcome.stderr
+    assert outcome.stdout.count("It is a cat.") == 2
+    assert outcome.stderr.count("error: ") == 2, outcome.stderr
+    assert outcome.code == 1, "two lines failed"
+    log = [json.loads(line) for line in (paths[0].parents[1] / "session.jsonl").read_text().splitlines()]
+    assert [each["status"] for each in log if "prompt" in each] == ["done", "done", "failed", "done", "done"]
