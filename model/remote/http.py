@@ -61,6 +61,8 @@ class Connection:
             follow_redirects=False,
             verify=address.url.startswith("https:"),  # reading all certificates takes 0.1 s
             mounts=_direct_mounts(address.url),
+            # Preparing for the environment's proxies takes another 0.1 s. With TLS, SSL_CERT_FILE is needed.
+            trust_env=address.url.startswith("https:") or not _is_here(httpx2.URL(address.url).host),
         )
 
     def get(self, path: str) -> Any:
@@ -294,8 +296,11 @@ def _timeout(silence: float | None) -> httpx2.Timeout:
 def _direct_mounts(url: str) -> dict[str, Any]:
     """Return the rule that no proxy of the environment is used for this machine's own servers."""
     host = httpx2.URL(url).host
+    return {f"all://{f'[{host}]' if ':' in host else host}": None} if _is_here(host) else {}
+
+
+def _is_here(host: str) -> bool:
     try:
-        is_here = ip_address(host).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
-        is_here = host == "localhost"
-    return {f"all://{f'[{host}]' if ':' in host else host}": None} if is_here else {}
+        return host == "localhost"

@@ -194,7 +194,7 @@ class TurnView:
 
     def _show_waiting(self, position: int) -> None:
         """Show the time since the last picture, unless the engine shows its work itself."""
-        if position:
+        if position and not self._animated:
             noun = "request is" if position == 1 else "requests are"
             self._notice_once(f"waiting: {position} {noun} before this one on the server")
         if self._quiet or self._shows_work:
@@ -207,7 +207,7 @@ class TurnView:
             expected = (self._times[-1] - self._times[0]) / made if made else None
             view = LiveWaiting if self._animated else PlainWaiting
             self._waiting = view(self._console, title, self._times[-1], expected)
-        self._waiting.update()
+        self._waiting.update(position)
 
     def _end_waiting(self) -> None:
         if self._waiting is not None:

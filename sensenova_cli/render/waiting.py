@@ -25,10 +25,14 @@ class _Waiting:
         self._title = title
         self._began = began
         self._expected = expected
+        self._before = 0
 
     def _text(self) -> str:
+        seconds = f"{time.perf_counter() - self._began:.0f} s"
+        if self._before:
+            return f"{self._title}: waiting for {self._before} other request{'s' * (self._before > 1)}, {seconds}"
         about = f" of about {self._expected:.0f} s" if self._expected is not None else ""
-        return f"{self._title}: {time.perf_counter() - self._began:.0f} s{about}"
+        return f"{self._title}: {seconds}{about}"
 
 
 class LiveWaiting(_Waiting):
@@ -47,8 +51,9 @@ class LiveWaiting(_Waiting):
         )
         self._live.start()
 
-    def update(self) -> None:
-        """Do nothing: the row is redrawn by itself."""
+    def update(self, before: int = 0) -> None:
+        """Show how many requests the server runs before this one; the row is redrawn by itself."""
+        self._before = before
 
     def close(self) -> None:
         """Remove the row."""
@@ -66,8 +71,9 @@ class PlainWaiting(_Waiting):
         super().__init__(console, title, began, expected)
         self._next = began + INTERVAL
 
-    def update(self) -> None:
+    def update(self, before: int = 0) -> None:
         """Print a line if it is time."""
+        self._before = before
         if time.perf_counter() >= self._next:
             self._next += INTERVAL
             self._console.print(self._text(), soft_wrap=True, markup=False)
