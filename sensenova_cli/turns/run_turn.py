@@ -136,7 +136,9 @@ def _differences(turn: Turn, card: Card) -> list[str]:
     if replay is None or card.loaded is None:
         return []
     made, there = replay.record.loaded, card.loaded
-    names = [name for name in RECORDED_LOAD_SETTINGS if getattr(made, name) != getattr(there, name)]
+    # A server of another kind tells only its model's name, and so do records of its pictures.
+    known = there.model_fields_set & ({"model"} if replay.record.made_by else set(RECORDED_LOAD_SETTINGS))
+    names = [name for name in RECORDED_LOAD_SETTINGS if name in known and getattr(made, name) != getattr(there, name)]
     if not names:
         return []
     differing = ", ".join(f"{name} {getattr(made, name)} there {getattr(there, name)}" for name in names)

@@ -281,6 +281,18 @@ def test_a_local_replay_of_such_a_picture_warns(newer: FakeOmni, monkeypatch: py
     assert record is not None and record.made_by is None
 
 
+def test_replaying_a_local_picture_tells_only_the_differences_that_are_known(
+    newer: FakeOmni, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Program()
+    with monkeypatch.context() as local:
+        local.setattr("model.engine.open_engine", program.load)
+        assert program("generate", "a cat", "--dtype", "float32", "-o", "cat.png").code == 0
+    outcome = done(newer, "generate", "--from", "cat.png", "--size", "64x64", "-o", "again.png")
+    (line,) = [line for line in outcome.stderr.splitlines() if "was made differently" in line]
+    assert f"there {MODEL}" in line and "dtype" not in line
+
+
 def test_a_proxy_that_hides_the_version(newer: FakeOmni, monkeypatch: pytest.MonkeyPatch) -> None:
     from model.remote.http import Connection
 
