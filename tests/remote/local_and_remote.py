@@ -110,10 +110,15 @@ def comparable_files(files: dict[str, bytes]) -> dict[str, Any]:
 
 
 def without_times(lines: bytes) -> list[Any]:
-    """Return JSON lines without the fields that are times."""
+    """Return JSON lines without the fields that are times. A session is opened before a server names its model."""
+    entries = [json.loads(line) for line in lines.decode().splitlines()]
     return [
-        {name: value for name, value in json.loads(line).items() if name not in TIMES}
-        for line in lines.decode().splitlines()
+        {
+            name: value
+            for name, value in entry.items()
+            if name not in TIMES and not (name == "model" and entry.get("kind") == "opened")
+        }
+        for entry in entries
     ]
 
 
