@@ -2,10 +2,10 @@
 
     SENSENOVA_DTYPE=float32 python -m benchmarks.local_server --output benchmarks/results/local_server.json
 
-A server with the built-in demo is started, and makes one picture first. Each run then times two whole processes, one
-after the other: with the server and without. Seconds are wall time from the start of the interpreter to its end. The
-picture's own time is the growth of the server's metric `busy_seconds_total`; the rest is the overhead of the command.
-Exits with 1 if the median overhead is above the bar.
+A server with the built-in demo is started, and makes one picture first. Each run then times three whole processes, one
+after the other: with the server, without it, and `--help`, which shows how busy the machine is. Seconds are wall time
+from the start of the interpreter to its end. The picture's own time is the growth of the server's metric
+`busy_seconds_total`; the rest is the overhead of the command. Exits with 1 if the median overhead is above the bar.
 """
 
 import os
@@ -51,13 +51,16 @@ def server(folder: Path) -> Iterator[str]:
         process.communicate()
 
 
-def seconds(folder: Path, steps: int, *words: str) -> float:
-    """Make a picture in a new process; return its seconds."""
-    command = [sys.executable, "-m", "sensenova_cli", "generate", PROMPT, "-f", "-o", str(folder / "picture.png")]
+def picture_words(folder: Path, steps: int) -> tuple[str, ...]:
+    """Return the command that makes the picture."""
+    return "generate", PROMPT, "--num-steps", str(steps), "-f", "-o", str(folder / "picture.png")
+
+
+def seconds(folder: Path, *words: str) -> float:
+    """Run the program; return its seconds."""
     clock = time.perf_counter()
-    subprocess.run(
-        [*command, "--num-steps", str(steps), *words], check=True, capture_output=True, env=environment(folder)
-    )
+    command = [sys.executable, "-m", "sensenova_cli", *words]
+    subprocess.run(command, check=True, capture_output=True, env=environment(folder))
     return time.perf_counter() - clock
 
 
@@ -74,21 +77,28 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--steps", type=int, default=24, help="denoising steps of the picture (default: 24)")
     options = parser.parse_args()
-    taken: dict[str, list[float]] = {"server": [], "overhead": [], "cold": []}
+    taken: dict[str, list[float]] = {"server": [], "overhead": [], "cold": [], "help": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        words = picture_words(folder, options.steps)
         with server(folder) as address:
-            seconds(folder, options.steps, "--server", "local")  # compiles modules, and warms caches
+            seconds(folder, *words, "--server", "local")  # compiles modules, and warms caches
             for run in range(options.runs):
                 harness.progress(f"run {run + 1} of {options.runs}")
                 before = busy_seconds(address)
-                taken["server"].append(seconds(folder, options.steps, "--server", "local"))
+                taken["server"].append(seconds(folder, *words, "--server", "local"))
                 taken["overhead"].append(taken["server"][-1] - (busy_seconds(address) - before))
-                taken["cold"].append(seconds(folder, options.steps))
+                taken["cold"].append(seconds(folder, *words))
+                taken["help"].append(seconds(folder, "--help"))
     medians = {name: statistics.median(values) for name, values in taken.items()}
     bars = [Bar("overhead of --server local", medians["overhead"], BAR_SECONDS, "s")]
     shown = harness.table("", "median", "lowest", "highest", title=f"generate, {options.steps} steps, seconds")
-    names = {"server": "--server local, warm", "overhead": "without the picture's own steps", "cold": "local, cold"}
+    names = {
+        "server": "--server local, warm",
+        "overhead": "without the picture's own steps",
+        "cold": "local, cold",
+        "help": "--help",
+    }
     for key, title in names.items():
         values = taken[key]
         shown.add_row(title, *(f"{value:.2f}" for value in (medians[key], min(values), max(values))))
