@@ -1,7 +1,7 @@
 """A fake vLLM-Omni server. It replays the documented answers of two versions, with their quirks, on plain pictures.
 
 `VOo` reads only the nested `extra_body` if there is one. `VO30` merges it with the root, and refuses a field that is in
-both. See the section about vLLM-Omni in docs/remote.md.
+both. docs/remote.md describes the requests.
 """
 
 import base64
