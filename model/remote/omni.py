@@ -239,6 +239,8 @@ def _require_known(request: Request) -> None:
     group = TextSettings if isinstance(request, AnswerRequest) else ImageSettings
     instead = "or use a server that `sensenova serve` has started"
     for name in names:
+        if name == "input_pixels" and isinstance(request, GenerateRequest):
+            continue  # it is about input pictures
         default = group.model_fields[name].default
         if getattr(request.settings, name) != default:
             way = "leave it out" if default is None else f"use {mention(name, default)}"

@@ -70,6 +70,13 @@ def test_a_refused_setting_of_a_profile_can_be_put_back(newer: FakeOmni) -> None
     assert run(newer, "generate", "x", "--size", "64x64", "--noise", "device").code == 0
 
 
+def test_a_profile_for_edits_does_not_stop_other_commands(newer: FakeOmni) -> None:
+    Path("sensenova.toml").write_text('input_pixels = "native"\n')
+    done(newer, "generate", "x", "--size", "64x64", "-o", "x.png")
+    outcome = run(newer, "edit", "--image", "x.png", "red")
+    assert outcome.code == 2 and "use --input-pixels auto" in outcome.stderr
+
+
 def test_settings_at_their_defaults_are_not_refused(newer: FakeOmni) -> None:
     done(newer, "generate", "x", "--size", "64x64", "--noise", "device", "--cache", "off", "--max-think-tokens", "1024")
     done(newer, "chat", "x", "--top-p", "1", "--lora", "off")
