@@ -190,6 +190,14 @@ class LoadSettings(SettingsGroup):
     """Number of model copies for different guidance branches; each needs tensor_parallel_size GPUs."""
     gpus: Literal["all"] | Annotated[int, Field(ge=0, le=64)] = 0
     """Number of GPUs, or all: chooses both parallel sizes for the fastest result; 0 keeps the sizes as set."""
+    server: Annotated[
+        str | None,
+        Field(pattern=r"^(off|local|(https?://)?[^\s/?#@]+(/[^\s?#]*)?)$", examples=["http://gpu-box:8642", "local"]),
+        Scope(session=False),
+    ] = None
+    """Server with a loaded model, by address; local for one on this machine; off to load the model here."""
+    server_key_file: Annotated[str | None, Scope(session=False)] = None
+    """File with the key of the server. The variable SENSENOVA_SERVER_KEY can hold the key instead."""
 
     @field_validator("model", "lora")
     @classmethod
@@ -198,6 +206,11 @@ class LoadSettings(SettingsGroup):
         if name is not None and not name.strip():
             raise ValueError("must not be empty")
         return name
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the model is on a server. The settings of loading are then the server's own."""
+        return self.server not in (None, "off")
 
     @property
     def gpu_memory_bytes(self) -> int | None:
@@ -311,6 +324,9 @@ def scope_of(name: str) -> Scope:
 
 RECORDED_LOAD_SETTINGS: tuple[str, ...] = tuple(name for name in LoadSettings.model_fields if scope_of(name).recorded)
 """Load settings in a picture's record, in the order of their declaration."""
+
+REMOTE_SETTINGS = ("server", "server_key_file")
+"""Load settings that find a server. All others describe a model on this machine."""
 
 SESSION_SETTINGS: tuple[str, ...] = tuple(name for name in SETTING_NAMES if scope_of(name).session)
 """Settings that `/set` can change in a session."""

@@ -16,6 +16,7 @@ from config.errors import SettingsError
 from config.profiles import PROJECT_FILE, find_profile, has_user_folder, is_profile_path, user_file
 from config.recommended import Recommended, check_recommended
 from config.settings import (
+    REMOTE_SETTINGS,
     SETTING_NAMES,
     LoadSettings,
     OutputSettings,
@@ -34,6 +35,7 @@ OTHER_VARIABLES: dict[str, str] = {
     "SENSENOVA_CONFIG_DIR": "folder of the user file and the user's profiles",
     "SENSENOVA_DATA_DIR": "folder of saved sessions and other user data",
     "SENSENOVA_PROFILE": "profile to use without --profile",
+    "SENSENOVA_SERVER_KEY": "key of the server that `server` names",
     "SENSENOVA_SERVE_API_KEY": "key that clients of `sensenova serve` must send",
 }
 """Environment variables that are not settings, with their meaning."""
@@ -91,8 +93,14 @@ class Layers:
 
     @cached_property
     def load(self) -> LoadSettings:
-        """The load settings."""
-        return LoadSettings.model_validate(self._of(LoadSettings))
+        """The load settings. With a server these are only the ones that find it, and what flags ask of it: all others
+        describe a model on this machine."""
+        values = self._of(LoadSettings)
+        load = LoadSettings.model_validate(values)
+        if not load.is_remote:
+            return load
+        asked = {name: value for name, value in values.items() if name in REMOTE_SETTINGS or self._is_flag(name)}
+        return LoadSettings.model_validate(asked)
 
     @cached_property
     def output(self) -> OutputSettings:
@@ -121,6 +129,22 @@ class Layers:
         defaults = dict.fromkeys(SETTING_NAMES, "default")
         return Resolved(settings, {**defaults, **below.origins, **self.origins, **above.origins})
 
+    def _is_flag(self, name: str) -> bool:
+        return self.origins.get(name, "").startswith("flag ")
+
+    def _require_no_local_flags(self) -> None:
+        """Raise SettingsError if a flag sets how to load a model that a server has loaded already."""
+        if not self.load.is_remote:
+            return
+        for name in LoadSettings.model_fields:
+            is_default = self.values.get(name) == LoadSettings.model_fields[name].default
+            if self._is_flag(name) and not is_default and name not in (*REMOTE_SETTINGS, "model", "lora"):
+                raise SettingsError(
+                    f"{self.origins[name].removeprefix('flag ')} is about loading a model here, and the server "
+                    f"{self.load.server} has loaded its own",
+                    "leave it out, or load the model here: `server=off`",
+                )
+
     def _of(self, group: type[SettingsGroup]) -> dict[str, Any]:
         return {name: value for name, value in self.values.items() if name in group.model_fields}
 
@@ -148,6 +172,7 @@ def read_layers(
     layers = _merge(
         _file_layers(profile), _environment_layer(), _typed_layer(record or {}, record_label), _flag_layer(flags or {})
     )
+    layers._require_no_local_flags()
     require_compatible(layers.load, layers.values.get("cache", "off"))
     return layers
 

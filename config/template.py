@@ -12,6 +12,8 @@ EXAMPLES: Mapping[str, Any] = {
     "model": "SenseNova/SenseNova-U1-8B-MoT",
     "lora": "style.safetensors:0.8",
     "gpu_memory": "8GiB",
+    "server": "http://gpu-box:8642",
+    "server_key_file": "server.key",
     "output": "pictures/{slug}-{seed}.png",
     "cache_threshold": 0.24,
     "cache_warmup_steps": 4,

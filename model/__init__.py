@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from config.settings import ImageSettings, LoadSettings, TextSettings
     from model.checkpoint.builtin import DEMO_MODEL
-    from model.checkpoint.card import Card, read_card
+    from model.checkpoint.card import Card
     from model.checkpoint.facts import CheckpointFacts, read_facts
     from model.checkpoint.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint, local_checkpoint
     from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
     from model.checkpoint.random_weights import write_tiny_checkpoint
     from model.conversation import Conversation
     from model.devices import require_device
-    from model.engine import Engine, open_engine
+    from model.engine import Engine, open_engine, read_card
     from model.errors import (
         CheckpointError,
         DeviceError,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         PictureError,
         RankError,
         RequestError,
+        ServerError,
         WireError,
     )
     from model.events import (
@@ -49,11 +50,14 @@ if TYPE_CHECKING:
         TextToken,
         ThinkText,
         ThinkToken,
+        Waiting,
     )
     from model.image_files import open_picture, read_picture
     from model.parallel.connections import release_rank_processes
     from model.parallel.launch import launched
     from model.rank_main import run_rank
+    from model.remote.address import remove_note, write_note
+    from model.remote.servers import read_server_facts
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
     from model.timings import CARD, PHASES, PROGRAM, Timings, process_timings
     from model.trace import Trace
@@ -70,9 +74,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "config.settings": ["ImageSettings", "LoadSettings", "TextSettings"],
-    "model.checkpoint.card": ["Card", "read_card"],
+    "model.checkpoint.card": ["Card"],
     "model.conversation": ["Conversation"],
-    "model.engine": ["Engine", "open_engine"],
+    "model.engine": ["Engine", "open_engine", "read_card"],
     "model.errors": [
         "CheckpointError",
         "DeviceError",
@@ -81,6 +85,7 @@ _HOMES = {
         "PictureError",
         "RankError",
         "RequestError",
+        "ServerError",
         "WireError",
     ],
     "model.events": [
@@ -97,12 +102,15 @@ _HOMES = {
         "TextToken",
         "ThinkText",
         "ThinkToken",
+        "Waiting",
     ],
     "model.image_files": ["open_picture", "read_picture"],
     "model.devices": ["require_device"],
     "model.parallel.launch": ["launched"],
     "model.parallel.connections": ["release_rank_processes"],
     "model.rank_main": ["run_rank"],
+    "model.remote.servers": ["read_server_facts"],
+    "model.remote.address": ["remove_note", "write_note"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
     "model.timings": ["CARD", "PHASES", "PROGRAM", "Timings", "process_timings"],
     "model.trace": ["Trace"],
@@ -160,6 +168,7 @@ __all__ = [
     "RankError",
     "Request",
     "RequestError",
+    "ServerError",
     "Statistics",
     "TextSettings",
     "TextToken",
@@ -167,6 +176,7 @@ __all__ = [
     "ThinkToken",
     "Timings",
     "Trace",
+    "Waiting",
     "WireError",
     "check_files",
     "compare_picture",
@@ -185,11 +195,14 @@ __all__ = [
     "read_card",
     "read_facts",
     "read_picture",
+    "read_server_facts",
     "release_rank_processes",
+    "remove_note",
     "require_device",
     "run_rank",
     "unpack_event",
     "unpack_request",
+    "write_note",
     "write_tiny_checkpoint",
 ]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from config.settings import ImageSettings, LoadSettings, TextSettings
 from config.validation import Notation, check_values
-from model.checkpoint.card import Card
+from model.checkpoint.card import Card, read_local_card
 from model.checkpoint.hub import DownloadPlan
 from model.checkpoint.named_lora import NamedLora
 from model.cuda_context import creating_cuda_context
@@ -98,6 +98,11 @@ class Engine(ABC):
     def is_lost(self) -> bool:
         """Whether a process that the engine needs was lost, so that the engine has to be opened again."""
         return False
+
+    @property
+    def cancel_notice(self) -> str:
+        """A note for the user who has cancelled a request; empty if its work has ended."""
+        return ""
 
     @staticmethod
     def load(
@@ -279,6 +284,26 @@ def _close_if_alive(engine: "weakref.ref[LocalEngine]") -> None:
         alive.close()
 
 
+def read_card(settings: LoadSettings, on_progress: Callable[[LoadProgress], None] | None = None) -> Card:
+    """Read the card of the model that the settings name, as `model.checkpoint.card.read_local_card`.
+
+    With the setting `server`, it is the card of that server's model. If the server is still loading, wait for it.
+
+    Args:
+        on_progress: called while the server is loading.
+
+    Raises:
+        CheckpointError: the model does not exist or cannot be reached, or a LoRA cannot be read.
+        RecommendationError: the recommended settings are damaged.
+        ServerError, RequestError: as for `open_engine`.
+    """
+    if settings.is_remote:
+        from model.remote.servers import read_server_card
+
+        return read_server_card(settings, on_progress)
+    return read_local_card(settings)
+
+
 def open_engine(
     settings: LoadSettings,
     *,
@@ -288,7 +313,8 @@ def open_engine(
     on_plan: Callable[[DownloadPlan], None] | None = None,
     on_download: Callable[[int, int], None] | None = None,
 ) -> Engine:
-    """Open the model that the settings name. It is downloaded first if it is not in the Hub cache.
+    """Open the model that the settings name. It is downloaded first if it is not in the Hub cache. With the setting
+    `server`, it is the model of that server.
 
     Args:
         size: the picture size to reserve memory for, as in the settings, if `requests` make no picture. A later request
@@ -305,7 +331,12 @@ def open_engine(
             that number of shards.
         RankError: a rank was lost while the model was loading.
         DeviceMemoryError: the weights do not fit, or `gpu_memory` is below the smallest working set.
+        ServerError: the server cannot be reached, or is not one for these models.
     """
+    if settings.is_remote:
+        from model.remote.servers import open_server
+
+        return open_server(settings, on_progress)
     loaded = _import_loading(settings)(
         settings, size=size, requests=requests, on_progress=on_progress, on_plan=on_plan, on_download=on_download
     )

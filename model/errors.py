@@ -31,5 +31,9 @@ class NumericsError(SenseNovaError):
     """A result that is NaN or infinity."""
 
 
+class ServerError(SenseNovaError):
+    """A server that cannot be reached, was lost during a request, or does not answer as it should."""
+
+
 class RankError(SenseNovaError):
     """A lost rank process. The model that it shared is lost, too, and must be loaded again."""

@@ -30,6 +30,17 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Nothing has happened for a moment on a server. The event lets a client react to Ctrl-C meanwhile.
+
+    Attributes:
+        position: number of the requests that the server runs before this one; 0 while this one runs.
+    """
+
+    position: int
+
+
+@dataclass(frozen=True)
 class PrefixRead:
     """The prefill of a branch is done.
 
@@ -138,6 +149,7 @@ class Picture:
         settings: the resolved settings: explicit size, this picture's seed, `num_images` 1.
         think_text: the think text before the picture, or None.
         caching: the step cache's work, or None without a step cache.
+        made_by: the other program that computed it, such as `vLLM-Omni`; empty for this one.
     """
 
     index: int
@@ -146,6 +158,7 @@ class Picture:
     settings: ImageSettings
     think_text: str | None
     caching: CacheSummary | None = None
+    made_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,7 +185,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Statistics:
-    """The last event of every request.
+    """The last event of every request. A server of another kind does not report some of the numbers; they are 0 then.
 
     Attributes:
         prefix_tokens: prefilled tokens of all branches, without reused ones.
@@ -198,4 +211,6 @@ class Statistics:
     attention: str = ""
 
 
-Event = Notice | PrefixRead | ThinkToken | ThinkText | DenoisingStep | Picture | TextToken | Answer | Statistics
+Event = (
+    Notice | Waiting | PrefixRead | ThinkToken | ThinkText | DenoisingStep | Picture | TextToken | Answer | Statistics
+)

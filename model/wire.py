@@ -25,6 +25,7 @@ from model.events import (
     TextToken,
     ThinkText,
     ThinkToken,
+    Waiting,
 )
 from model.png import PNGFiles
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
@@ -37,6 +38,7 @@ REQUESTS: dict[str, type[Request]] = {"generate": GenerateRequest, "edit": EditR
 
 EVENTS: dict[str, type[Event]] = {
     "notice": Notice,
+    "waiting": Waiting,
     "prefix": PrefixRead,
     "think_token": ThinkToken,
     "think": ThinkText,

@@ -54,7 +54,7 @@ def test_every_public_name_is_there(package: object) -> None:
 
 
 LEVELS = (
-    ("model.engine", "model.rank_main"),
+    ("model.engine", "model.rank_main", "model.remote"),
     ("model.loading",),
     ("model.runner",),
     ("model.tasks",),

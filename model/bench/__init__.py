@@ -1,4 +1,5 @@
-"""Benchmarks: how fast a model runs on this machine, and how close that is to the limits of the device.
+"""Benchmarks: how fast a model runs on this machine, how close that is to the limits of the device, and how fast a
+server answers.
 
 Public names are imported on first use, so importing this package does not import PyTorch.
 """
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from model.bench.doctor import Examination, examine
     from model.bench.forecast import Bandwidth, Forecast
     from model.bench.machine import Machine
+    from model.bench.server import ServerFigure, ServerPlan, measure_server
     from model.bench.startup import temporary_checkpoint
     from model.memory.estimate import OffloadPlan
 
@@ -21,6 +23,7 @@ _HOMES = {
     "model.bench.doctor": ["Examination", "examine"],
     "model.bench.forecast": ["Bandwidth", "Forecast"],
     "model.bench.machine": ["Machine"],
+    "model.bench.server": ["ServerFigure", "ServerPlan", "measure_server"],
     "model.bench.startup": ["temporary_checkpoint"],
     "model.memory.estimate": ["OffloadPlan"],
 }
@@ -36,9 +39,12 @@ __all__ = [
     "Forecast",
     "Machine",
     "OffloadPlan",
+    "ServerFigure",
+    "ServerPlan",
     "describe_bench",
     "examine",
     "measure",
+    "measure_server",
     "temporary_checkpoint",
 ]
 

@@ -17,14 +17,16 @@ class Card:
     Attributes:
         model: the name that the user gave: a folder, a Hub id, or `demo`.
         recommended: the model's recommended settings and sizes. Settings that its LoRAs recommend override them.
+        loaded: for a model on a server, the recorded settings that the server has loaded it with.
     """
 
     model: str
     recommended: Recommended
+    loaded: LoadSettings | None = None
 
 
-def read_card(settings: LoadSettings) -> Card:
-    """Read the card of the model that the settings name; without a name, of the built-in demo.
+def read_local_card(settings: LoadSettings) -> Card:
+    """Read the card of the model that the settings name, here or on the Hub; without a name, of the built-in demo.
 
     For a Hub id that is not in the Hub cache, only `config.json` and `recommended_settings.json` are downloaded.
 

@@ -1,4 +1,4 @@
-"""`sensenova bench`: measures how fast a model runs on this machine."""
+"""`sensenova bench`: measures how fast a model runs on this machine, or how fast a server answers."""
 
 import shlex
 import sys
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from config.errors import SettingsError
+from config.mentions import mention
+from config.settings import LoadSettings
 from config.sizes import Size, check_size, format_size, parse_size
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
 
 if TYPE_CHECKING:
-    from model.bench import BenchPart, BenchPlan
+    from model.bench import BenchPart, BenchPlan, ServerPlan
     from sensenova_cli.render.turn_view import TurnView
 
 PARTS = ("denoise", "decode", "load")
@@ -27,7 +29,7 @@ SHAPES = ("u1-8b", "u1.5-8b")
 """Names of built-in model shapes. Their weights are random, so they need no files."""
 
 
-@with_options("model", "device", "dtype", "quantization", "enforce_eager", *COMMON_OPTIONS)
+@with_options("model", "device", "dtype", "quantization", "enforce_eager", "server", "server_key_file", *COMMON_OPTIONS)
 def bench(
     flags: Flags,
     parts: Annotated[
@@ -57,17 +59,21 @@ def bench(
     tokens: Annotated[int, typer.Option(help="Number of text tokens to time.", min=1, metavar="N")] = 64,
     runs: Annotated[int, typer.Option(help="Number of processes to time, with startup.", min=1, metavar="N")] = 5,
 ) -> None:
-    """Measure how fast a model runs here, and how fast the device could be.
+    """Measure how fast a model runs here and how fast the device could be, or how fast a server answers.
 
     [bold]Examples[/bold]
       sensenova bench
       sensenova bench --model u1-8b --load-format dummy --json > u1-8b.json
       sensenova bench denoise --size 2048x2048 --steps 50 --model ./SenseNova-U1-8B-MoT
       sensenova bench startup
+      sensenova bench --server http://gpu-box:8642
 
     The same run measures two ceilings: a large matrix product and a large
     copy. A step's arithmetic and a token's memory traffic are shown as
     percentages of them. Seconds are medians.
+
+    With --server, seconds are those of a client: until the first event, a
+    picture, or an answer. Pictures are drawn by 1, 4 and 16 clients at once.
     """
     for part in parts or ():
         if part not in (*PARTS, STARTUP):
@@ -82,6 +88,17 @@ def bench(
     from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.model_source import find_weights, model_name
 
+    if settings.is_remote:
+        typed = " ".join(parts or ()) or ("--load-format dummy" if load_format != "auto" else "")
+        if typed:
+            raise UsageError(
+                f"{typed} is measured on this machine, not on the server {settings.server}",
+                f"leave it out, or add {mention('server', 'off')}",
+            )
+        from model.bench import ServerPlan
+
+        _measure_server(settings, ServerPlan(sizes, steps, tokens), flags)
+        return
     view = TurnView(quiet=flags.quiet)
     name = model_name(settings)
     model: Path | str
@@ -150,6 +167,40 @@ def _measure_startup(plan: "BenchPlan", name: str, runs: int, view: "TurnView", 
                 print_table(startup_row(figure))
     if as_json:
         print_json(startup_json(about, figures))
+
+
+def _measure_server(settings: LoadSettings, plan: "ServerPlan", flags: Flags) -> None:
+    """Print the figures of a server, as `_measure` does."""
+    from model import Notice, open_engine
+    from model.bench import ServerFigure, measure_server
+    from sensenova_cli.render.bench import server_figure_row, server_figures_json
+    from sensenova_cli.render.json import print_json
+    from sensenova_cli.render.table import print_table
+    from sensenova_cli.render.turn_view import TurnView
+    from sensenova_cli.turns.model_source import ModelOnDemand
+
+    view = TurnView(quiet=flags.quiet)
+    source = ModelOnDemand(settings)
+    card = source.card(view)
+    engine = source.open((), view)
+    about = {
+        "command": shlex.join(["sensenova", *sys.argv[1:]]),
+        "model": card.model,
+        "server": engine.description,
+        "steps": plan.steps,
+        "tokens": plan.tokens,
+    }
+    figures: list[ServerFigure] = []
+    for result in measure_server(engine, lambda: open_engine(settings), plan):
+        if isinstance(result, Notice):
+            view.notice(result.text)
+            continue
+        figures.append(result)
+        if not flags.json:
+            print_table(server_figure_row(result))
+    engine.close()
+    if flags.json:
+        print_json(server_figures_json(about, figures))
 
 
 def parse_sizes(texts: Sequence[str] | None) -> list[Size]:

@@ -37,9 +37,10 @@ def doctor(
     from sensenova_cli.render.doctor import bandwidth_line, forecast_json, machine_lines, print_forecasts
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.turn_view import TurnView
-    from sensenova_cli.turns.model_source import find_weights, model_name
+    from sensenova_cli.turns.model_source import find_weights, model_name, require_local
 
     view = TurnView(quiet=flags.quiet)
+    require_local(settings)
     name = model_name(settings)
     model = name if name in SHAPES else find_weights(settings, view)
     from model.bench import Machine, examine  # imports PyTorch, so this waits until all arguments are checked

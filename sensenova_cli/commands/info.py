@@ -2,14 +2,16 @@
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
 
 from config.errors import SenseNovaError
+from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.streams import STDIN, read_stdin
@@ -17,38 +19,55 @@ from sensenova_cli.system.unicode import json_text
 
 
 class NoRecordError(SenseNovaError):
-    """An error for a picture without a record."""
+    """An error for a picture without a record.
+
+    Attributes:
+        facts: what is known about it nevertheless; empty if nothing is.
+    """
+
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
-@with_options("json", "debug", "no_color")
+@with_options("server", "server_key_file", "json", "debug", "no_color")
 def info(
     flags: Flags,
     files: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="FILE...",
+            metavar="[FILE...]",
             help="Pictures made by sensenova (- reads one from standard input), or checkpoint folders.",
             show_default=False,
         ),
-    ],
+    ] = None,
 ) -> None:
-    """Print how a picture was made, or what a checkpoint is. No model is loaded.
+    """Print how a picture was made, or what a checkpoint or a server is. No model is loaded.
 
     [bold]Examples[/bold]
       sensenova info a-cute-cat-42.png
       sensenova info --json *.png | jq .settings.seed
+      sensenova info --server http://gpu-box:8642
 
-    The exit code is 1 if a picture has no record, 2 if it cannot be read, and
-    3 if a checkpoint is damaged. The other files are printed in any case.
+    Of a picture that another program made, the text is printed in which that
+    program describes it, if there is one. The exit code is 1 if a picture has
+    no record of sensenova, 2 if it cannot be read, and 3 if a checkpoint is
+    damaged. The other files are printed in any case.
     """
     problems: list[SenseNovaError] = []
     printed = 0
-    for file in files:
+    facts: Mapping[str, Any]
+    if files and "server" in flags.settings:
+        raise UsageError("--server and FILE contradict each other", "give one of them")
+    if not files and "server" not in flags.settings:
+        raise UsageError("there is nothing to describe", "name a picture, a checkpoint folder or a --server")
+    described: list[str | None] = [*files] if files else [None]
+    for file in described:
         try:
-            facts = _facts(file)
+            facts = _server_facts(flags) if file is None else _facts(file)
         except SenseNovaError as problem:
             problems.append(problem)
-            continue
+            if not isinstance(problem, NoRecordError) or not problem.facts:
+                continue
+            facts = problem.facts
         if flags.json:
             typer.echo(json_text(facts))
         else:
@@ -58,19 +77,33 @@ def info(
         raise _joined(problems)
 
 
+def _server_facts(flags: Flags) -> dict[str, Any]:
+    from model import read_server_facts
+
+    return read_server_facts(flags.layers().load)
+
+
 def _facts(file: str) -> dict[str, Any]:
     if file != STDIN and os.path.isdir(file):  # noqa: PTH112  # pathlib raises an error for a name that is too long
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
-    from sensenova_cli.outputs.png_metadata import read_record
+    from sensenova_cli.outputs.png_metadata import read_parameters, read_record
 
     name = "standard input" if file == STDIN else file
-    record = read_record(read_stdin("name a picture file") if file == STDIN else file, name)
-    if record is None:
+    source = read_stdin("name a picture file") if file == STDIN else file
+    record = read_record(source, name)
+    if record is not None:
+        return {"picture": name, **record.model_dump(mode="json")}
+    parameters = read_parameters(source, name)
+    if parameters is None:
         raise NoRecordError(
-            f"{name} has no record of how it was made",
+            f"{name} has no record of how it was made, and cannot be repeated",
             "only PNG files written by sensenova have one, unless --no-metadata was given or another tool removed it",
         )
-    return {"picture": name, **record.model_dump(mode="json")}
+    problem = NoRecordError(
+        f"{name} was described by another program, and cannot be repeated byte for byte", "draw it anew with its prompt"
+    )
+    problem.facts = {"picture": name, "parameters": parameters}
+    raise problem
 
 
 def _checkpoint_facts(folder: Path) -> dict[str, Any]:
@@ -87,11 +120,11 @@ def _checkpoint_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def _lines(facts: dict[str, Any]) -> list[str]:
+def _lines(facts: Mapping[str, Any]) -> list[str]:
     """Return `key: value` lines; the settings of a picture are listed under their own names."""
     lines = []
     for key, value in facts.items():
-        if value is None or value in ([], ()):
+        if value is None or value in ([], ()) or key == "defaults":  # a server's, of all settings: for programs
             continue
         if key == "settings":
             lines += _lines(value)
@@ -99,6 +132,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             lines += [f"input: {_printable(picture['path'])}" for picture in value]
         elif key == "weight_bytes":
             lines.append(f"{key}: {value:,}")
+        elif key == "made_by":
+            lines.append(f"made_by: {_printable(value)}; it cannot be repeated byte for byte")
         else:
             lines.append(f"{key}: {_text(value)}")
     return lines
@@ -108,7 +143,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items() if part is not None)
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return _printable(str(value)).replace("\n", "\n  ")

@@ -73,23 +73,22 @@ def start_session(
     if resume and name is not None:
         raise UsageError("--continue and --session contradict each other", "give one of them")
     # Imported here because these modules import prompt-toolkit and Pillow, which `--help` does not need.
-    from model import DEMO_MODEL
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.repl.run_session import run_interactive, run_script
     from sensenova_cli.sessions.session import Session
     from sensenova_cli.sessions.store import latest_session
     from sensenova_cli.system.interrupts import clear_signals
-    from sensenova_cli.turns.model_source import DEMO_NOTICE
+    from sensenova_cli.turns.model_source import DEMO_NOTICE, model_name
 
     clear_signals()
     settings = flags.layers().load  # raises an error for wrong settings before the session starts
-    model = settings.model or DEMO_MODEL
+    model = model_name(settings)
     if resume:
         name = latest_session().name
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with Session.open(name, model) if name is not None else Session.start(model) as session:
         repl = Repl(session, flags, mode, system=system, interactive=interactive, debug="--debug" in sys.argv)
-        repl.greet(DEMO_NOTICE if settings.model is None else "")
+        repl.greet(DEMO_NOTICE if settings.model is None and not settings.is_remote else "")
         if images:
             repl.stage_files(images)
         if interactive:

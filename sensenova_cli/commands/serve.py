@@ -8,19 +8,21 @@ import os
 import re
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from config.errors import SenseNovaError
-from config.settings import ServeSettings
+from config.settings import REMOTE_SETTINGS, ServeSettings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import ENGINE_OPTIONS, SERVE_OPTIONS, with_options
 
 KEY_VARIABLE = "SENSENOVA_SERVE_API_KEY"
 LIBRARIES = ("starlette", "uvicorn", "python_multipart")
+LOAD_OPTIONS = tuple(name for name in ENGINE_OPTIONS if name not in REMOTE_SETTINGS)
 
 
-@with_options(*SERVE_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", "profile", "quiet", "debug", "no_color")
+@with_options(*SERVE_OPTIONS, *LOAD_OPTIONS, "enable_cpu_offload", "profile", "quiet", "debug", "no_color")
 def serve(flags: Flags) -> None:
     """Serve a model to OpenAI clients, other tools and a web page.
 
@@ -35,6 +37,8 @@ def serve(flags: Flags) -> None:
     or SIGTERM finishes the running request, and a second one ends at once.
     """
     _require_libraries()
+    # `server = "local"` in the user file is for the other commands. This one loads the model that they use.
+    flags = replace(flags, settings={**flags.settings, "server": "off"})
     settings, layers = flags.serve_settings(), flags.layers()
     key = _read_key(settings, flags)
     if key is None and settings.key and not _is_loopback(settings.host):
@@ -42,7 +46,8 @@ def serve(flags: Flags) -> None:
             f"other machines could use the server at {settings.host}, and there is no key",
             "name a file that contains one with --api-key-file, or allow everybody with --no-key",
         )
-    # Imported here because these modules import Pillow and the server's libraries, which `--help` does not need.
+    # Imported here because these modules import Pillow and the server's libraries, which other commands do not need.
+
     from sensenova_cli.serve.guard import Guard
     from sensenova_cli.serve.start import Announcement, run_server
 

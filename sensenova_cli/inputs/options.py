@@ -64,6 +64,8 @@ _METAVARS = {
     "gpu_memory": "SIZE",
     "gpus": "N|all",
     "output": "FILE",
+    "server": "URL|local|off",
+    "server_key_file": "FILE",
     "host": "ADDRESS",
     "api_key_file": "FILE",
     "served_name": "NAME",

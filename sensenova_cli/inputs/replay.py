@@ -7,7 +7,7 @@ from typing import Any, Literal
 from config.settings import RECORDED_LOAD_SETTINGS
 from model import NO_LORA
 from sensenova_cli.errors import UsageError
-from sensenova_cli.outputs.png_metadata import PictureRecord, read_record
+from sensenova_cli.outputs.png_metadata import PictureRecord, read_parameters, read_record
 
 PictureKind = Literal["generate", "edit"]
 
@@ -25,9 +25,18 @@ class Replay:
         return f"picture {self.file}"
 
     @property
+    def warning(self) -> str | None:
+        """What the user should know before the picture is made again; None if nothing."""
+        if not self.record.made_by:
+            return None
+        return f"{self.file} was made by {self.record.made_by}, so it cannot be repeated byte for byte"
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The recorded settings, as a layer."""
         loaded = self.record.loaded
+        if self.record.made_by:  # how that program loads its model is not known
+            return {**self.record.settings.model_dump(), "model": loaded.model}
         recorded = {name: getattr(loaded, name) for name in RECORDED_LOAD_SETTINGS}
         return {**self.record.settings.model_dump(), **recorded, "lora": loaded.lora or NO_LORA}
 
@@ -45,6 +54,11 @@ def read_replay(file: str, kind: PictureKind) -> Replay:
     """
     path = Path(file).expanduser()
     record = read_record(path, file)
+    if record is None and read_parameters(path, file) is not None:
+        raise UsageError(
+            f"{file} has no record of how it was made, only the text of another program, and cannot be repeated",
+            f"see the text: sensenova info {file}",
+        )
     if record is None:
         raise UsageError(
             f"{file} has no record of how it was made", "only PNG files that sensenova wrote with metadata have one"

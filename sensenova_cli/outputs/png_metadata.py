@@ -27,6 +27,7 @@ from sensenova_cli.system.streams import STDIN
 from sensenova_cli.system.unicode import valid_unicode
 
 KEYWORD = "sensenova"
+PARAMETERS = "parameters"
 FORMAT = 1
 """Version of the format. Increase it after a change that older programs would misread."""
 
@@ -69,7 +70,9 @@ class PictureRecord(BaseModel):
         loaded: the load settings that are declared as recorded. `model` is an absolute folder or a Hub id.
         inputs: the pictures that an edit started from, in order.
         think_text: the think text that precedes the picture, or None.
-        version: version of the program that made it.
+        made_by: the program on a server that computed the picture, if it is not this one. Only the model is recorded of
+            its load settings, because the others are not known. The picture cannot be repeated byte for byte.
+        version: version of this program, which wrote the record.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -80,6 +83,7 @@ class PictureRecord(BaseModel):
     loaded: LoadSettings
     inputs: tuple[InputFile, ...] = ()
     think_text: str | None = None
+    made_by: str | None = None
     version: str
 
     @model_validator(mode="before")
@@ -87,7 +91,8 @@ class PictureRecord(BaseModel):
     def _gather_loaded(cls, content: Any) -> Any:
         if not isinstance(content, dict) or "loaded" in content:
             return content
-        missing = [name for name in ALWAYS_RECORDED if name not in content]
+        always = ALWAYS_RECORDED[:1] if content.get("made_by") else ALWAYS_RECORDED
+        missing = [name for name in always if name not in content]
         if missing:
             raise ValueError(f"{missing[0]} is missing")
         loaded = {name: content[name] for name in RECORDED_LOAD_SETTINGS if name in content}
@@ -102,8 +107,10 @@ class PictureRecord(BaseModel):
     @model_serializer(mode="wrap")
     def _spread_loaded(self, standard: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = {}
+        recorded = ("model",) if self.made_by else RECORDED_LOAD_SETTINGS
         for name, value in standard(self).items():
-            content |= {key: value[key] for key in RECORDED_LOAD_SETTINGS} if name == "loaded" else {name: value}
+            if name != "made_by" or value is not None:
+                content |= {key: value[key] for key in recorded} if name == "loaded" else {name: value}
         return content
 
 
@@ -119,7 +126,7 @@ def png_info(record: PictureRecord) -> PngInfo:
     # The text is uncompressed, because every viewer can show it then, and Pillow limits the size of compressed text.
     # ASCII, because some programs save the text again in another encoding.
     chunks.add_itxt(KEYWORD, json.dumps(content), zip=False)
-    chunks.add_text("parameters", valid_unicode(_parameters(record)))
+    chunks.add_text(PARAMETERS, valid_unicode(_parameters(record)))
     return chunks
 
 
@@ -135,9 +142,7 @@ def read_record(source: str | Path | bytes, name: str | None = None) -> PictureR
         PictureError: the file is missing, damaged or not a picture, or its record is damaged or was written by a newer
             version of the program.
     """
-    with open_picture(source, name) as image:
-        # Reading `text` decodes the picture: some tools store text after it, and a truncated file must be an error.
-        text = image.text.get(KEYWORD) if isinstance(image, PngImageFile) else None
+    text = _read_text(source, name, KEYWORD)
     if text is None:
         return None
     text = _repaired(text)
@@ -169,6 +174,25 @@ def _repaired(text: str) -> str:
         return text
 
 
+def read_parameters(source: str | Path | bytes, name: str | None = None) -> str | None:
+    """Return the text in a picture in which A1111's web UI and similar programs describe it; None if it has none.
+
+    Args:
+        source, name: as for `model.read_picture`.
+
+    Raises:
+        PictureError: the file is missing, damaged or not a picture.
+    """
+    return _read_text(source, name, PARAMETERS)
+
+
+def _read_text(source: str | Path | bytes, name: str | None, keyword: str) -> str | None:
+    """Return a text chunk of a PNG file."""
+    with open_picture(source, name) as image:
+        # Reading `text` decodes the picture: some tools store text after it, and a truncated file must be an error.
+        return image.text.get(keyword) if isinstance(image, PngImageFile) else None
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, SettingsError):
         return error.what
@@ -190,6 +214,6 @@ def _parameters(record: PictureRecord) -> str:
         "Size": settings.size,
         "Model": model.replace(",", " "),
         "Shift": f"{settings.timestep_shift:g}",
-        "Version": f"sensenova {record.version}",
+        "Version": f"sensenova {record.version}" + (f" with {record.made_by}" if record.made_by else ""),
     }
     return f"{record.prompt}\n" + ", ".join(f"{key}: {value}" for key, value in pairs.items())

@@ -9,7 +9,7 @@ from sensenova_cli.render.progress import format_bytes, format_rate
 from sensenova_cli.render.table import plain_table
 
 if TYPE_CHECKING:
-    from model.bench import Ceilings, Figure
+    from model.bench import Ceilings, Figure, ServerFigure
     from sensenova_cli.commands.startup import StartupFigure
 
 
@@ -39,6 +39,32 @@ def figure_row(figure: "Figure") -> Table:
         f"peak {format_bytes(figure.peak_memory)}",
     )
     return table
+
+
+def server_figure_row(figure: "ServerFigure") -> Table:
+    """Return a figure of a server as a table of one row, such as `answer of 64 tokens   2.1030 s   35.1 tokens/s`."""
+    table = plain_table()
+    table.add_column(min_width=46)
+    table.add_column(min_width=11, justify="right")
+    table.add_column(min_width=18, justify="right")
+    table.add_row(figure.work, f"{figure.seconds:.4f} s", f"{figure.rate:.1f} {figure.unit}" if figure.rate else "")
+    return table
+
+
+def server_figures_json(about: Mapping[str, Any], figures: "list[ServerFigure]") -> dict[str, Any]:
+    """Return all measurements of a server. Keys that figures of this machine have, too, have the same meaning."""
+    return {
+        **about,
+        "figures": [
+            {
+                "work": figure.work,
+                "seconds": figure.seconds,
+                "rate": figure.rate or None,
+                "unit": figure.unit or None,
+            }
+            for figure in figures
+        ],
+    }
 
 
 def measurements_json(about: Mapping[str, Any], ceilings: "Ceilings", figures: "list[Figure]") -> dict[str, Any]:

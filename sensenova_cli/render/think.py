@@ -45,13 +45,13 @@ class LiveThink:
                 self._print(row.plain)
             self._row = rows[-1].plain
 
-    def close(self, tokens: int, seconds: float) -> None:
-        """Show the rest of the text and its length."""
+    def close(self, summary: str) -> None:
+        """Show the rest of the text, and a line about its length."""
         if self._row:
             self._print(self._row)
             self._row = ""
         self.stop()
-        self._console.print(Text(f"thought for {tokens} tokens, {seconds:.1f} s", style="dim"))
+        self._console.print(Text(summary, style="dim"))
 
     def stop(self) -> None:
         """Remove the live rows."""
@@ -80,10 +80,10 @@ class PlainThink:
         for line in finished:
             self._print(line)
 
-    def close(self, tokens: int, seconds: float) -> None:
+    def close(self, summary: str) -> None:
         if self._line:
             self._print(self._line)
-        self._console.print(f"thought for {tokens} tokens, {seconds:.1f} s", soft_wrap=True)
+        self._console.print(summary, soft_wrap=True)
 
     def stop(self) -> None:
         """Do nothing: nothing is redrawn."""

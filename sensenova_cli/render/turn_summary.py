@@ -11,7 +11,8 @@ def turn_summary(statistics: Statistics) -> str:
         parts.append(f"{statistics.steps} steps" + _rate(statistics.steps, statistics.denoise_seconds, "steps/s"))
     if statistics.new_tokens:
         parts.append(f"{statistics.new_tokens} tokens" + _rate(statistics.new_tokens, statistics.text_seconds, "tok/s"))
-    parts.append(f"peak {format_bytes(statistics.peak_memory)} on {statistics.device}")
+    peak = f"peak {format_bytes(statistics.peak_memory)} " if statistics.peak_memory else ""
+    parts.append(f"{peak}on {statistics.device}")
     return " · ".join(parts)
 
 

@@ -1,6 +1,7 @@
 """The view of a turn: it shows the progress of loading, and every event of a request."""
 
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from model import (
     TextToken,
     ThinkText,
     ThinkToken,
+    Waiting,
 )
 from sensenova_cli.render.answer import PlainAnswer
 from sensenova_cli.render.console import is_animated, stderr_console
@@ -32,6 +34,7 @@ from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
 from sensenova_cli.render.timings import timings_table
 from sensenova_cli.render.turn_summary import turn_summary
+from sensenova_cli.render.waiting import LiveWaiting, PlainWaiting
 from sensenova_cli.system.unicode import for_terminal, printable
 
 if TYPE_CHECKING:
@@ -77,6 +80,9 @@ class TurnView:
         self._preview = Preview.choose(self._console, "off" if quiet else preview)
         self._steps: LiveSteps | PlainSteps | None = None
         self._think: LiveThink | PlainThink | None = None
+        self._waiting: LiveWaiting | PlainWaiting | None = None
+        self._shows_work = False  # whether the engine yields events while it works on this request
+        self._times: list[float] = []  # when the request began, and when each picture was finished
         self._cache_summary = cache_summary
         self._show_each = show_each
         self._spelling = spelling
@@ -116,6 +122,7 @@ class TurnView:
     def showing(self, request: Request) -> Iterator[None]:
         """Show the events of one request inside this context; at its end, remove the bars and end the answer's line."""
         self._request, self._answered = request, ""
+        self._shows_work, self._times = False, [time.perf_counter()]
         try:
             yield
         finally:
@@ -130,25 +137,32 @@ class TurnView:
     @property
     def is_live(self) -> bool:
         """Whether a bar, think text or an answer is redrawn in place. The cursor is then on its last row."""
-        bars = (self._steps, self._think)
-        return self._redraws_answer or any(isinstance(view, LiveSteps | LiveThink) for view in bars)
+        bars = (self._steps, self._think, self._waiting)
+        return self._redraws_answer or any(isinstance(view, LiveSteps | LiveThink | LiveWaiting) for view in bars)
 
     def event(self, event: Event) -> None:
         """Show one event. Finished pictures are shown by `after_sinks`."""
+        if not isinstance(event, Notice | Waiting):
+            self._end_waiting()
+            self._shows_work |= isinstance(event, PrefixRead | DenoisingStep | TextToken)
         match event:
             case Notice():
                 self._notice_once(event.text)
+            case Waiting():
+                self._show_waiting(event.position)
             case PrefixRead() if not self._will_think:
                 self._show_first_bar(0)
             case ThinkToken() if not self._quiet:
                 self._thinking().add(event.text)
             case ThinkText():
                 self._end_thinking(event)
-                self._show_first_bar(0)
+                if event.token_ids:  # otherwise the whole picture has arrived with it
+                    self._show_first_bar(0)
             case DenoisingStep() if not self._quiet:
                 self._steps_view(event.index, event.count).update(event.step, event.steps, event.preview)
             case Picture():
                 self._close_views()
+                self._times.append(time.perf_counter())
             case TextToken() if self._stream_answers:
                 self._write(event.text)
             case Answer():
@@ -164,7 +178,7 @@ class TurnView:
                 self._preview.show(event.image)
             if self._cache_summary and not self._quiet:
                 self._show_cache_summary(event)
-            if event.index + 1 < event.count:
+            if event.index + 1 < event.count and self._shows_work:
                 self._show_first_bar(event.index + 1)
 
     def _show_cache_summary(self, picture: Picture) -> None:
@@ -185,13 +199,35 @@ class TurnView:
             settings = self._request.settings
             self._steps_view(index, settings.num_images).update(0, settings.num_steps)
 
+    def _show_waiting(self, position: int) -> None:
+        """Show the time since the last picture, unless the engine shows its work itself."""
+        if position and not self._animated:
+            noun = "request is" if position == 1 else "requests are"
+            self._notice_once(f"waiting: {position} {noun} before this one on the server")
+        if self._quiet or self._shows_work:
+            return
+        if self._waiting is None:
+            made = len(self._times) - 1
+            title = "answer"
+            if isinstance(self._request, GenerateRequest | EditRequest):
+                title = _picture_title(made, self._request.settings.num_images)
+            expected = (self._times[-1] - self._times[0]) / made if made else None
+            view = LiveWaiting if self._animated else PlainWaiting
+            self._waiting = view(self._console, title, self._times[-1], expected)
+        self._waiting.update(position)
+
+    def _end_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
+        self._waiting = None
+
     @property
     def _will_think(self) -> bool:
         return isinstance(self._request, GenerateRequest | EditRequest) and self._request.settings.think
 
     def _steps_view(self, index: int, count: int) -> LiveSteps | PlainSteps:
         if self._steps is None:
-            title = f"picture {index + 1} of {count}" if count > 1 else "picture"
+            title = _picture_title(index, count)
             if self._animated:
                 self._steps = LiveSteps(self._console, title, self._preview.live())
             else:
@@ -206,7 +242,9 @@ class TurnView:
 
     def _end_thinking(self, event: ThinkText) -> None:
         if self._think is not None:
-            self._think.close(len(event.token_ids), event.seconds)
+            words = f"{len(event.text.split())} words"
+            timed = f"{len(event.token_ids)} tokens, {event.seconds:.1f} s"
+            self._think.close(f"thought for {timed if event.token_ids else words}")
             self._think = None
         if self._print_think:
             print(for_terminal(event.text.strip()), flush=True)
@@ -244,11 +282,16 @@ class TurnView:
         self._answered = ""
 
     def _close_views(self) -> None:
+        self._end_waiting()
         if self._steps is not None:
             self._steps.close()
         if self._think is not None:
             self._think.stop()
         self._steps = self._think = None
+
+
+def _picture_title(index: int, count: int) -> str:
+    return f"picture {index + 1} of {count}" if count > 1 else "picture"
 
 
 class _NoProgress:

@@ -111,7 +111,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
         parts.append("think")
     if turns.profile:
         parts.append(turns.profile)
-    if turns.measurements.statistics:
+    if turns.measurements.statistics and turns.measurements.statistics.peak_memory:
         parts.append(format_bytes(turns.measurements.statistics.peak_memory))
     width = get_app().output.get_size().columns
     text = parts[0]

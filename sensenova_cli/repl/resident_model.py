@@ -48,7 +48,8 @@ class ResidentModel:
             after: the previous model. Loading waits for the end of its thread, because two models would not fit.
         """
         self.settings = settings
-        self.progress = Progress(f"loading {self.name}")
+        self._verb = "waiting for" if settings.is_remote else "loading"
+        self.progress = Progress(f"{self._verb} {model_name(settings)}")
         self._size = size
         self._previous_thread = after._thread if after is not None else None
         self._engine: Engine | None = None
@@ -64,8 +65,16 @@ class ResidentModel:
 
     @property
     def name(self) -> str:
-        """The name of the model."""
+        """The name of the model; for a server its address, until the server has said which model it has."""
+        if self.settings.is_remote and self._card is not None:
+            return self._card.model
         return model_name(self.settings)
+
+    @property
+    def loaded(self) -> LoadSettings:
+        """The load settings for records, as `ModelSource.loaded`."""
+        card = self._engine.card if self._engine is not None else self._card
+        return card.loaded if card is not None and card.loaded is not None else self.settings
 
     @property
     def is_done(self) -> bool:
@@ -85,6 +94,8 @@ class ResidentModel:
 
     def card(self, view: TurnView) -> Card:
         """Wait for the card, and return it as `ModelSource.card`."""
+        if self.settings.is_remote:
+            self._wait(view)
         while self._card is None and not self._done.wait(POLL_SECONDS):
             pass  # a card is a few kilobytes; `open` shows the progress of the weights
         if self._engine is not None:
@@ -146,7 +157,8 @@ class ResidentModel:
             self._previous_thread = None
         began = time.perf_counter()
         try:
-            self._card = read_card(self.settings)
+            if not self.settings.is_remote:
+                self._card = read_card(self.settings)
             engine = model.open_engine(
                 self.settings,
                 size=self._size,
@@ -154,7 +166,9 @@ class ResidentModel:
                 on_download=lambda done, total: self._advance("downloading", done, total),
                 on_progress=self._on_load,
             )
-            self._notices.append(f"{self.name} loaded in {time.perf_counter() - began:.1f} s: {engine.description}")
+            self._card = engine.card
+            how = "is ready" if self.settings.is_remote else f"loaded in {time.perf_counter() - began:.1f} s"
+            self._notices.append(f"{self.name} {how}: {engine.description}")
             if not self._cancelled:
                 self._engine = engine
         except BaseException as error:  # `open` and `card` raise it in the thread that waits
@@ -168,7 +182,7 @@ class ResidentModel:
         self._advance("downloading", 0, 0)
 
     def _on_load(self, now: LoadProgress) -> None:
-        self._advance("loading", now.done_bytes, now.total_bytes)
+        self._advance(self._verb, now.done_bytes, now.total_bytes)
 
     def _advance(self, verb: str, done: int, total: int) -> None:
         if self._cancelled:

@@ -161,8 +161,8 @@ class SessionTurns:
         )
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
-            loaded = self.resident_model.settings
-            sink = SessionPictureSink(self.session, kind, loaded, line_options, inputs, self._on_picture)
+            source = self.resident_model
+            sink = SessionPictureSink(self.session, kind, source, line_options, inputs, self._on_picture)
             if not line_options.settings.get("output"):
                 return [sink]
 
@@ -171,7 +171,7 @@ class SessionTurns:
 
             count = turns[0].settings.num_images
             writer = _picture_writer(layers.output.output, count, line_options)
-            return [sink, PictureFileSink(writer, loaded, count, 0, report)]
+            return [sink, PictureFileSink(writer, source, count, 0, report)]
 
         self._run(task, layers, view, open_sinks)
 
@@ -196,9 +196,9 @@ class SessionTurns:
         system = conversation.system
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
-            loaded = self.resident_model.settings
+            source = self.resident_model
             return [
-                SessionAnswerSink(self.session, kind, loaded, line_options, images, system=system, continues=continues)
+                SessionAnswerSink(self.session, kind, source, line_options, images, system=system, continues=continues)
             ]
 
         self._run(AnswerTask(kind, text, shown, conversation), layers, self._view(layers), open_sinks)

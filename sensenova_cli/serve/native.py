@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from config.settings import ImageSettings, SettingsGroup, TextSettings
+from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, SettingsGroup, TextSettings
 from model import WIRE_VERSION, Conversation, Event, Message, pack
 from sensenova_cli import __version__
 from sensenova_cli.inputs.pictures import InputImage
@@ -93,6 +93,7 @@ class NativeApi:
                 "program": __version__,
                 "model": service.name,
                 "description": engine.description,
+                "loaded": {name: getattr(service.scheduler.public_settings, name) for name in RECORDED_LOAD_SETTINGS},
                 "trained_sizes": [f"{width}x{height}" for width, height in recommended.trained_sizes],
                 "settings": dict(recommended.settings),
                 "defaults": _values(resolved, ImageSettings) | _values(resolved, TextSettings),

@@ -99,6 +99,11 @@ class Scheduler:
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="png")
 
     @property
+    def public_settings(self) -> LoadSettings:
+        """The settings that the model was loaded with, without folders of this machine."""
+        return self._loaded
+
+    @property
     def waiting(self) -> Sequence[Job]:
         """The jobs that wait, the next one first."""
         return tuple(self._waiting)

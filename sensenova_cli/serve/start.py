@@ -6,12 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config.settings import LoadSettings, ServeSettings
 from config.sources import Layers
-from model import Engine
+from model import Engine, parse_loras, remove_note, write_note
 from sensenova_cli.render.progress import ProgressView
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.serve.app import build_app
@@ -64,6 +64,7 @@ async def run_server(
 
     def announce() -> None:
         if scheduler.state == "ready":
+            _leave_note(view, url, guard.key)
             view.notice_line(announcement.text(name, url))
 
     scheduler.on_ready = announce
@@ -75,8 +76,19 @@ async def run_server(
 
     scheduler.on_finished = finished
     server.on_stopping = lambda: view.muted("stopping after the running request; a second signal ends at once")
-    await server.run_on(listener)
+    try:
+        await server.run_on(listener)
+    finally:
+        remove_note()
     return scheduler.failure
+
+
+def _leave_note(view: TurnView, url: str, key: str | None) -> None:
+    """Tell other commands of this user where the server is, for `--server local`."""
+    try:
+        write_note(url, key)
+    except OSError as error:
+        view.notice(f"`server=local` will not find this server: its note cannot be written ({error.strerror})")
 
 
 def _opener(
@@ -142,7 +154,8 @@ def _public(load: LoadSettings) -> LoadSettings:
     model = model_name(load)
     if Path(model).expanduser().exists():
         model = Path(model).expanduser().absolute().name
-    return load.model_copy(update={"model": model})
+    loras = [replace(lora, name=Path(lora.name).name) for lora in parse_loras(load.lora)]
+    return load.model_copy(update={"model": model, "lora": ", ".join(map(str, loras)) or None})
 
 
 def _summary(job: Job) -> str:

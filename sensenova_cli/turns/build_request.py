@@ -72,6 +72,8 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
 def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommended, previews: Previews) -> Turn:
     resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
     seed, warnings = _choose_seed(task, resolved)
+    if task.replay is not None and task.replay.warning is not None:
+        warnings.append(task.replay.warning)
     size = _choose_size(task, resolved.settings.size, recommended)
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
     image = ImageSettings.part_of(settings)

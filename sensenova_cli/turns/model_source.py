@@ -19,6 +19,7 @@ from model import (
     find_checkpoint,
     read_card,
 )
+from sensenova_cli.errors import UsageError
 from sensenova_cli.render.progress import ProgressView, format_bytes
 from sensenova_cli.render.turn_view import TurnView
 
@@ -29,7 +30,15 @@ DEMO_NOTICE = (
 
 
 class ModelSource(Protocol):
-    """A model that can be opened, or is open already."""
+    """A model that can be opened, or is open already.
+
+    Attributes:
+        loaded: the load settings that made the pictures, for their records. Those of a model on a server are known
+            when its card has been read.
+    """
+
+    @property
+    def loaded(self) -> LoadSettings: ...
 
     def card(self, view: TurnView) -> Card:
         """Read the model's card, without its weights.
@@ -56,14 +65,29 @@ class ModelOnDemand:
 
     def __init__(self, settings: LoadSettings, size: str | None = None) -> None:
         self.settings = settings
+        self._loaded = settings
         self._size = size
+        self._remote: Engine | None = None
+
+    @property
+    def loaded(self) -> LoadSettings:
+        """See `ModelSource`."""
+        return self._loaded
 
     def card(self, view: TurnView) -> Card:
-        """Read the card, as `ModelSource.card`."""
-        return read_card(self.settings)
+        """Read the card, as `ModelSource.card`. A server answers with it when its model is loaded."""
+        if not self.settings.is_remote:
+            return read_card(self.settings)
+        engine = self._open_remote(view)
+        self._loaded = engine.card.loaded or self.settings
+        return engine.card
 
     def open(self, requests: Sequence[Request], view: TurnView) -> Engine:
         """Load the model, as `ModelSource.open`."""
+        if self.settings.is_remote:
+            engine = self._open_remote(view)
+            view.muted(f"using {engine.card.model}, {engine.description}")
+            return engine
         if self.settings.model is None:
             view.notice(DEMO_NOTICE)
         start = time.perf_counter()
@@ -80,6 +104,16 @@ class ModelOnDemand:
         view.muted(f"loaded in {time.perf_counter() - start:.1f} s: {engine.description}")
         return engine
 
+    def _open_remote(self, view: TurnView) -> Engine:
+        """Return the engine of the server, and wait until its model is loaded."""
+        if self._remote is None:
+            with closing(_OpeningProgress(view, model_name(self.settings))) as progress:
+                self._remote = model.open_engine(
+                    self.settings,
+                    on_progress=lambda now: progress.show("waiting for", now.done_bytes, now.total_bytes),
+                )
+        return self._remote
+
 
 def find_weights(settings: LoadSettings, view: TurnView) -> Path:
     """Return the folder of a model's checkpoint for a command that needs no engine; download it if necessary.
@@ -88,6 +122,7 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
         DeviceError: the device does not exist. This is checked before a download.
         SenseNovaError: as for `model.find_checkpoint`.
     """
+    require_local(settings)
     if settings.model is None:
         view.notice(DEMO_NOTICE)
     if settings.device not in ("auto", "cpu"):  # these two always exist; the check would import PyTorch
@@ -100,8 +135,19 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
         )
 
 
+def require_local(settings: LoadSettings) -> None:
+    """Raise UsageError if the settings name a server, for a command that works with the model's files."""
+    if settings.is_remote:
+        raise UsageError(
+            f"this command needs the model's files, which the server {settings.server} does not give out",
+            f"run it on that machine, or use the files here: {mention('server', 'off')}",
+        )
+
+
 def model_name(settings: LoadSettings) -> str:
-    """Return the model's name, which is `demo` if no model is configured."""
+    """Return the model's name, which is `demo` if no model is configured; for a server the server's address."""
+    if settings.model is None and settings.is_remote:
+        return "the server on this machine" if settings.server == "local" else f"the server {settings.server}"
     return settings.model or DEMO_MODEL
 
 

@@ -48,6 +48,8 @@ def make_pictures(
         cache_summary=output.enable_cache_dit_summary,
     )
 
+    source = ModelOnDemand(layers.load)
+
     def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
         count = sum(turn.settings.num_images for turn in turns)
         writer = PictureWriter.prepare(
@@ -56,10 +58,10 @@ def make_pictures(
             stdout_is_terminal=sys.stdout.isatty(),
             count=count,
         )
-        report = json_report(layers.load, timings=flags.timings) if flags.json else print_path
-        return [PictureFileSink(writer, layers.load, count, names.first_index if names else 0, report)]
+        report = json_report(source, timings=flags.timings) if flags.json else print_path
+        return [PictureFileSink(writer, source, count, names.first_index if names else 0, report)]
 
-    run_turns(tasks, layers, ModelOnDemand(layers.load), Frontend(view, open_sinks, SignalStop()))
+    run_turns(tasks, layers, source, Frontend(view, open_sinks, SignalStop()))
     _show_timings(view, flags)
 
 
@@ -67,8 +69,9 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     """Answer one question in text on stdout, or JSON; errors as for `run_turns`."""
     process_timings.add(PROGRAM, seconds_since_start())
     view = TurnView(quiet=flags.quiet, stream_answers=not flags.json)
-    sinks: list[Sink] = [AnswerJsonSink(layers.load, timings=flags.timings)] if flags.json else []
-    run_turns([task], layers, ModelOnDemand(layers.load), Frontend(view, lambda turns: sinks, SignalStop()))
+    source = ModelOnDemand(layers.load)
+    sinks: list[Sink] = [AnswerJsonSink(source, timings=flags.timings)] if flags.json else []
+    run_turns([task], layers, source, Frontend(view, lambda turns: sinks, SignalStop()))
     _show_timings(view, flags)
 
 

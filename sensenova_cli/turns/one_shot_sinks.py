@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from config.settings import LoadSettings
 from model import Answer, AnswerRequest, Event, Picture, process_timings
 from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.json import answer_result, picture_result, print_json
 from sensenova_cli.system.unicode import for_terminal
 from sensenova_cli.turns.build_request import Turn
-from sensenova_cli.turns.model_source import model_name
+from sensenova_cli.turns.model_source import ModelSource, model_name
 from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Sink
 
@@ -22,16 +21,16 @@ class PictureFileSink(Sink):
     """Writes each finished picture to a file and reports the file.
 
     Args:
-        loaded: the settings that the model is loaded with, for the pictures' records.
+        source: the model; its load settings are for the pictures' records.
         count: number of pictures that all turns make together.
         first_index: number of the first picture in file names.
     """
 
     def __init__(
-        self, writer: PictureWriter, loaded: LoadSettings, count: int, first_index: int, report: Report
+        self, writer: PictureWriter, source: ModelSource, count: int, first_index: int, report: Report
     ) -> None:
         self._writer = writer
-        self._loaded = loaded
+        self._source = source
         self._count = count
         self._index = first_index
         self._report = report
@@ -52,7 +51,7 @@ class PictureFileSink(Sink):
             seed=event.settings.seed,
             index=self._index,
             count=self._count,
-            record=picture_record(event, self.turn, self._loaded),
+            record=picture_record(event, self.turn, self._source.loaded),
         )
         self._index += 1
         now = time.perf_counter()
@@ -66,7 +65,7 @@ def print_path(picture: Picture, path: Path | None, turn: Turn, seconds: float) 
         print(for_terminal(path), flush=True)
 
 
-def json_report(loaded: LoadSettings, *, timings: bool) -> Report:
+def json_report(source: ModelSource, *, timings: bool) -> Report:
     """Return a report that prints each picture file as a JSON line on stdout.
 
     Args:
@@ -81,7 +80,7 @@ def json_report(loaded: LoadSettings, *, timings: bool) -> Report:
                     path=path,
                     task=turn.task.kind,
                     prompt=turn.prompt,
-                    model=model_name(loaded),
+                    model=model_name(source.loaded),
                     seconds=seconds,
                     timings=process_timings.phases() if timings else None,
                 )
@@ -93,12 +92,12 @@ def json_report(loaded: LoadSettings, *, timings: bool) -> Report:
 class AnswerJsonSink(Sink):
     """Prints each answer as a JSON line on stdout."""
 
-    def __init__(self, loaded: LoadSettings, *, timings: bool) -> None:
+    def __init__(self, source: ModelSource, *, timings: bool) -> None:
         """
         Args:
             timings: add the seconds of each phase of the run.
         """
-        self._loaded = loaded
+        self._source = source
         self._timings = timings
 
     def take(self, event: Event) -> None:
@@ -112,7 +111,7 @@ class AnswerJsonSink(Sink):
                     event,
                     task=kind,
                     request=request,
-                    model=model_name(self._loaded),
+                    model=model_name(self._source.loaded),
                     seconds=seconds,
                     timings=process_timings.phases() if self._timings else None,
                 )

@@ -22,8 +22,8 @@ def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> Pictur
     task = turn.task
     assert isinstance(task, PictureTask)
     model = model_name(loaded)
-    # A record outlives the current folder; a Hub id is not a path.
-    if model != DEMO_MODEL and Path(model).expanduser().is_dir():
+    # A record outlives the current folder; a Hub id is not a path, and a server's name for its model is not one here.
+    if not picture.made_by and model != DEMO_MODEL and Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().absolute())
     lora = format_loras(parse_loras(loaded.lora))
     return PictureRecord(
@@ -33,5 +33,6 @@ def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> Pictur
         loaded=loaded.model_copy(update={"model": model, "lora": lora}),
         inputs=tuple(each.source for each in task.inputs),
         think_text=picture.think_text,
+        made_by=picture.made_by or None,
         version=__version__,
     )

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from config.errors import SenseNovaError
+from config.settings import RECORDED_LOAD_SETTINGS
 from config.sources import Layers
-from model import CARD, Engine, Event, process_timings
+from model import CARD, Card, Engine, Event, process_timings
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.turns.build_request import Previews, Turn, build_turn
 from sensenova_cli.turns.model_source import ModelSource
-from sensenova_cli.turns.tasks import Task
+from sensenova_cli.turns.tasks import PictureTask, Task
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
     view = frontend.view
     process_timings.restart(CARD)
     with process_timings.phase(CARD):
-        recommended = model.card(view).recommended
+        card = model.card(view)
         previews = Previews(*view.preview_request())
-        turns = [build_turn(task, layers, recommended, previews) for task in tasks]
+        turns = [build_turn(task, layers, card.recommended, previews) for task in tasks]
     sinks = frontend.open_sinks(turns)
-    for warning in dict.fromkeys(warning for turn in turns for warning in turn.warnings):
+    for warning in dict.fromkeys(warning for turn in turns for warning in (*turn.warnings, *_differences(turn, card))):
         view.notice(warning)
     engine = model.open([turn.request for turn in turns], view)
     for turn in turns:
@@ -117,13 +118,33 @@ def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], 
 
 def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:
     stream = cast("Generator[Event]", engine.run(turn.request))
-    with view.showing(turn.request), closing(stream) as events:
-        for event in events:
-            view.event(event)
-            for sink in sinks:
-                sink.take(event)
-            stop.check()
-            view.after_sinks(event)
+    try:
+        with view.showing(turn.request), closing(stream) as events:
+            for event in events:
+                view.event(event)
+                for sink in sinks:
+                    sink.take(event)
+                stop.check()
+                view.after_sinks(event)
+    except KeyboardInterrupt:
+        if engine.cancel_notice:
+            view.notice(engine.cancel_notice)
+        raise
+
+
+def _differences(turn: Turn, card: Card) -> list[str]:
+    """Return warnings about a replay on a server that has loaded another model than the one that made the picture."""
+    replay = turn.task.replay if isinstance(turn.task, PictureTask) else None
+    if replay is None or card.loaded is None:
+        return []
+    made, there = replay.record.loaded, card.loaded
+    # A server of another kind tells only its model's name, and so do records of its pictures.
+    known = there.model_fields_set & ({"model"} if replay.record.made_by else set(RECORDED_LOAD_SETTINGS))
+    names = [name for name in RECORDED_LOAD_SETTINGS if name in known and getattr(made, name) != getattr(there, name)]
+    if not names:
+        return []
+    differing = ", ".join(f"{name} {getattr(made, name)} there {getattr(there, name)}" for name in names)
+    return [f"{replay.file} was made differently, so the new picture will differ: {differing}"]
 
 
 def _outcome(failure: BaseException | None, seconds: float) -> Outcome:

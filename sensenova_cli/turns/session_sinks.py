@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from config.settings import ImageSettings, LoadSettings, SettingsGroup, TextSettings
+from config.settings import ImageSettings, SettingsGroup, TextSettings
 from model import Answer, Event, Picture, PrefixRead, Statistics, TextToken, ThinkText
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.replay import PictureKind
@@ -11,7 +11,7 @@ from sensenova_cli.render.spelling import as_session
 from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, SessionPicture
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.turns.build_request import Turn
-from sensenova_cli.turns.model_source import model_name
+from sensenova_cli.turns.model_source import ModelSource, model_name
 from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Outcome, Sink
 
@@ -20,14 +20,14 @@ class _SessionSink(Sink):
     """A sink that logs its turn in the session.
 
     Args:
-        loaded: the settings that the model is loaded with.
+        source: the model.
         line_options: the flags at the end of the turn's line.
         inputs: numbers of the pictures that the turn is about.
     """
 
-    def __init__(self, session: Session, loaded: LoadSettings, line_options: Flags, inputs: Sequence[int]) -> None:
+    def __init__(self, session: Session, source: ModelSource, line_options: Flags, inputs: Sequence[int]) -> None:
         self._session = session
-        self._loaded = loaded
+        self._source = source
         self._line_options = line_options
         self._inputs = tuple(inputs)
 
@@ -39,7 +39,7 @@ class _SessionSink(Sink):
             "prompt": turn.prompt,
             "inputs": self._inputs,
             "settings": _plain({name: getattr(turn.settings, name) for name in group.model_fields}),
-            "model": model_name(self._loaded),
+            "model": model_name(self._source.loaded),
             "status": outcome.status,
             "reason": as_session(outcome.reason),
             "seconds": outcome.seconds,
@@ -61,12 +61,12 @@ class SessionPictureSink(_SessionSink):
         self,
         session: Session,
         kind: PictureKind,
-        loaded: LoadSettings,
+        source: ModelSource,
         line_options: Flags,
         inputs: Sequence[int],
         on_picture: Callable[[SessionPicture, str], None],
     ) -> None:
-        super().__init__(session, loaded, line_options, inputs)
+        super().__init__(session, source, line_options, inputs)
         self._kind = kind
         self._on_picture = on_picture
         self.pictures: list[SessionPicture] = []
@@ -81,7 +81,7 @@ class SessionPictureSink(_SessionSink):
                 event.image,
                 prompt=self.turn.prompt,
                 seed=event.settings.seed,
-                record=picture_record(event, self.turn, self._loaded),
+                record=picture_record(event, self.turn, self._source.loaded),
             )
             self.pictures.append(picture)
             self._on_picture(picture, str(self._session.path(picture.number)))
@@ -113,14 +113,14 @@ class SessionAnswerSink(_SessionSink):
         self,
         session: Session,
         kind: Literal["describe", "chat"],
-        loaded: LoadSettings,
+        source: ModelSource,
         line_options: Flags,
         inputs: Sequence[int],
         *,
         system: str,
         continues: bool,
     ) -> None:
-        super().__init__(session, loaded, line_options, inputs)
+        super().__init__(session, source, line_options, inputs)
         self._kind = kind
         self._system = system
         self._continues = continues

@@ -74,7 +74,8 @@ def verify_pictures(
     )
     # Memory is reserved for these sizes. Inputs that are not drawn yet are blank here.
     requests = [check.request(supplied.image if supplied else Image.new("RGB", check.size)) for check in drawn]
-    engine = ModelOnDemand(settings).open(requests, view) if drawn else None
+    source = ModelOnDemand(settings)
+    engine = source.open(requests, view) if drawn else None
     results: dict[str, tuple[Picture, Path]] = {}
     for check in checks.pictures:
         tolerance = check.tolerance_for(settings.dtype, checks.dtype)
@@ -88,7 +89,7 @@ def verify_pictures(
             results[name] = picture, path
 
         assert engine is not None
-        sink = PictureFileSink(writer, settings, len(drawn), len(results), keep)
+        sink = PictureFileSink(writer, source, len(drawn), len(results), keep)
         run_turn(engine, turn, view, [sink], SignalStop())
         picture, path = results[check.name]
         comparison = compare_picture(check, picture.image, tolerance)

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import typer
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner, Result
 
 from config.settings import ImageSettings
 from sensenova_cli.commands.info import NoRecordError, info
 from sensenova_cli.errors import UsageError, exit_code
+from sensenova_cli.inputs.replay import read_replay
 from sensenova_cli.outputs.png_metadata import InputFile, PictureRecord, png_info
 
 RECORD = PictureRecord(
@@ -155,6 +157,56 @@ def test_picture_without_a_record() -> None:
     assert exit_code(done.exception) == 1
 
 
+FOREIGN = "a cat \x1b]0;owned\x07 at dusk\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, Seed: 7, Size: 64x32"
+
+
+def foreign(name: str) -> str:
+    """Write a picture as A1111's web UI and similar programs do."""
+    chunks = PngInfo()
+    chunks.add_text("parameters", FOREIGN)
+    Image.new("RGB", (64, 32), "teal").save(name, "PNG", pnginfo=chunks)
+    return name
+
+
+def test_picture_of_another_program() -> None:
+    done = run(foreign("other.png"))
+    assert done.stdout.splitlines() == [
+        "picture: other.png",
+        "parameters: a cat \\x1b]0;owned\\x07 at dusk",
+        "  Negative prompt: dog",
+        "  Steps: 20, Sampler: Euler a, Seed: 7, Size: 64x32",
+    ]
+    assert isinstance(done.exception, NoRecordError) and exit_code(done.exception) == 1
+    assert done.exception.what == "other.png was described by another program, and cannot be repeated byte for byte"
+
+
+def test_picture_of_another_program_as_json_and_beside_others() -> None:
+    done = run("--json", picture("a.png"), foreign("other.png"), picture("plain.png", None), picture("b.png"))
+    first, second, third = map(json.loads, done.stdout.splitlines())
+    assert second == {"picture": "other.png", "parameters": FOREIGN}
+    assert (first["picture"], third["picture"]) == ("a.png", "b.png")
+    assert "other.png" in str(done.exception) and "plain.png" in str(done.exception)
+    assert exit_code(done.exception) == 1  # type: ignore[arg-type]
+
+
+def test_picture_of_another_program_cannot_be_replayed() -> None:
+    with pytest.raises(UsageError, match="only the text of another program, and cannot be repeated") as caught:
+        read_replay(foreign("other.png"), "generate")
+    assert caught.value.hint == "see the text: sensenova info other.png"
+
+
+def test_picture_that_another_program_computed() -> None:
+    content = {**RECORD.model_dump(mode="json"), "made_by": "vLLM-Omni (vLLM 0.30.0)"}
+    done = run(picture("omni.png", PictureRecord.model_validate(content)))
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert "made_by: vLLM-Omni (vLLM 0.30.0); it cannot be repeated byte for byte" in lines
+    assert "model: SenseNova/SenseNova-U1-8B-MoT" in lines
+    assert not any(line.startswith(("dtype", "quantization", "lora", "enforce_eager")) for line in lines)
+    settings = read_replay("omni.png", "edit").settings
+    assert settings["model"] == "SenseNova/SenseNova-U1-8B-MoT" and "dtype" not in settings
+
+
 def test_unreadable_file_has_its_own_exit_code() -> None:
     done = run("none.png")
     assert "there is no file none.png" in str(done.exception)
@@ -209,7 +261,7 @@ def test_no_model_library_is_imported() -> None:
         "import sys, typer\n"
         "from sensenova_cli.commands.info import info\n"
         "assert 'PIL' not in sys.modules, 'help must be quick'\n"
-        "info(files=sys.argv[1:], json=False, debug=False, no_color=False)\n"
+        "info(files=sys.argv[1:], server=None, server_key_file=None, json=False, debug=False, no_color=False)\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"
     )
     done = subprocess.run(

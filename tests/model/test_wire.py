@@ -29,6 +29,7 @@ from model.events import (
     TextToken,
     ThinkText,
     ThinkToken,
+    Waiting,
 )
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
 from model.wire import Packed, pack, unpack_event, unpack_request
@@ -66,6 +67,7 @@ EVENTS: list[Event] = [
     TextToken(5, " 猫"),
     Answer("A cat.", (1, 2), "end"),
     Statistics(14, 4, 50, 0.5, 2.0, 3.0, 1_500_000_000, "cpu", 10**12, 10**18, "flash"),
+    Waiting(2),
 ]
 
 
@@ -124,6 +126,7 @@ def test_the_form() -> None:
     assert len(edit.pictures) == 2
     assert list(wire.EVENTS) == [
         "notice",
+        "waiting",
         "prefix",
         "think_token",
         "think",

@@ -45,6 +45,8 @@ def stats(workspace: Workspace, line: Line) -> None:
         ("memory", f"peak {format_bytes(statistics.peak_memory)} on {statistics.device}"),
         ("session", str(workspace.session.folder or "nothing yet")),
     ]
+    if not measurements.prefix_tokens:  # every prompt has tokens, so this server has reported nothing but the end
+        rows = [("total", f"{statistics.seconds:.2f} s on {statistics.device}, which reports no more"), rows[-1]]
     for name, value in rows:
         workspace.print_text(f"{name:8} {value}")
 

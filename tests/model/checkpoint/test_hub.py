@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 from config.settings import LoadSettings
-from model.checkpoint.card import read_card
+from model.checkpoint.card import read_local_card as read_card
 from model.checkpoint.download import hub_files
 from model.checkpoint.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint
 from model.errors import CheckpointError
