@@ -43,14 +43,15 @@ def read_answer(connection: socket.socket) -> Answer | None:
         head, _, body = data.partition(b"\r\n\r\n")
         lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        while len(body) < int(headers.get("content-length", "0")):
+        length = int(headers.get("content-length", "0"))
+        while len(body) < length:
             part = connection.recv(65536)
             if not part:
                 return None
             body += part
     except ConnectionError:
         return None
-    return int(lines[0].split()[1]), headers, body
+    return int(lines[0].split()[1]), headers, body[:length]
 
 
 def get(path: str, *headers: str, host: str | None = "127.0.0.1", version: str = "1.1") -> bytes:
