@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from model.errors import DeviceMemoryError
+from config.errors import SenseNovaError
+from model.errors import DeviceMemoryError, NumericsError, RequestError
 from model.remote import native
 from sensenova_cli.system.interrupts import SIGNALS, handle_signals
 from tests.cli.harness import REPOSITORY, Outcome, Program
@@ -227,15 +228,18 @@ def test_finished_pictures_are_kept_if_the_others_are_not(served: Served, proxy:
     assert [each.name for each in Path.cwd().iterdir()] == ["a-cat-42.png"]
 
 
-def test_an_error_that_happened_meanwhile_is_shown(served: Served, proxy: Proxy) -> None:
+@pytest.mark.parametrize(("kind", "code"), [(DeviceMemoryError, 4), (RequestError, 2), (NumericsError, 1)])
+def test_an_error_that_happened_meanwhile_is_shown(
+    served: Served, proxy: Proxy, kind: type[SenseNovaError], code: int
+) -> None:
     def on_step(number: int) -> None:
         if number == 3:
-            raise DeviceMemoryError("the picture is too large for the device")
+            raise kind("the picture is too large for the device")
 
     served.engine.on_step = on_step
     proxy.at, proxy.harm = 3, after_the_end(served, cut)
     outcome = draw(proxy.url)
-    assert outcome.code == 4
+    assert outcome.code == code
     assert "the picture is too large for the device" in outcome.stderr
 
 
