@@ -17,7 +17,6 @@ from config.errors import SenseNovaError
 from model.errors import RequestError
 from model.remote.address import Address
 from model.remote.failures import KEY_HINT, DamagedAnswerError, LostConnectionError, lost, refusal
-from model.remote.failures import Refused as Refused
 
 CONNECT_SECONDS = 5.0
 WRITE_SECONDS = 120.0

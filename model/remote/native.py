@@ -285,21 +285,29 @@ class ServerEngine(Engine):
                 state = yield from _waiting(
                     self._connection.ask_json(_path(received), seconds=FETCH_SECONDS, most=MAX_ANSWER), 0
                 )
-                if _is_over(state):
-                    for content in state["events"][received.results :]:
-                        if content.get("event") == ERROR:
-                            raise _failure(self._connection.address.url, content)
-                        yield _taken(content, received)
-                    break
             except (LostConnectionError, DamagedAnswerError, UnreachableError):
                 tries += 1
-            except SenseNovaError as failure:
-                raise (error if isinstance(failure, Refused | Unavailable) else failure) from None
+            except (Refused, Unavailable):  # the server was started again, and knows nothing of the request
+                raise error from None
+            else:
+                try:
+                    if _is_over(state):
+                        yield from self._rest_of(state["events"], received)
+                        break
+                except DamagedAnswerError:
+                    tries += 1
             if tries == FETCH_TRIES:
                 raise error
             yield from _wait(PAUSE_SECONDS)
         if not received.is_complete:
             raise error
+
+    def _rest_of(self, results: Sequence[Any], received: _Received) -> Iterator[Event]:
+        """Yield the results that have not arrived yet; raise the failure of the request if there is one."""
+        for content in results[received.results :]:
+            if isinstance(content, dict) and content.get("event") == ERROR:
+                raise _failure(self._connection.address.url, content)
+            yield _taken(content, received)
 
 
 def card_of(settings: LoadSettings, info: Mapping[str, Any], url: str) -> Card:

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from model.errors import DeviceMemoryError
+from config.errors import SenseNovaError
+from model.errors import DeviceMemoryError, NumericsError, RequestError
 from model.remote import native
 from sensenova_cli.system.interrupts import SIGNALS, handle_signals
 from tests.cli.harness import REPOSITORY, Outcome, Program
 from tests.remote.bad_servers import listening, read_request
 from tests.remote.local_and_remote import environment
 from tests.remote.proxy import Cut, Harm, Proxy, proxying
+from tests.repl.terminal import Terminal
 from tests.serve.conftest import Serve, Served, home, serve, until  # noqa: F401  # fixtures
 
 EVENTS = ("queued", "queued", "prefix", "prefix", "step", "step", "step", "step", "picture", "statistics")
@@ -227,15 +229,18 @@ def test_finished_pictures_are_kept_if_the_others_are_not(served: Served, proxy:
     assert [each.name for each in Path.cwd().iterdir()] == ["a-cat-42.png"]
 
 
-def test_an_error_that_happened_meanwhile_is_shown(served: Served, proxy: Proxy) -> None:
+@pytest.mark.parametrize(("kind", "code"), [(DeviceMemoryError, 4), (RequestError, 2), (NumericsError, 1)])
+def test_an_error_that_happened_meanwhile_is_shown(
+    served: Served, proxy: Proxy, kind: type[SenseNovaError], code: int
+) -> None:
     def on_step(number: int) -> None:
         if number == 3:
-            raise DeviceMemoryError("the picture is too large for the device")
+            raise kind("the picture is too large for the device")
 
     served.engine.on_step = on_step
     proxy.at, proxy.harm = 3, after_the_end(served, cut)
     outcome = draw(proxy.url)
-    assert outcome.code == 4
+    assert outcome.code == code
     assert "the picture is too large for the device" in outcome.stderr
 
 
@@ -388,6 +393,40 @@ def test_ctrl_c_in_an_answer(served: Served) -> None:
 
 
 # Sessions
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_session(served: Served, tmp_path: Path) -> None:
+    """In the queue, in a step and in an answer: the turn ends, on the server too, and the session goes on."""
+    served.gate.clear()
+    terminal = Terminal("repl", "--preview", "off", "--server", served.url, folder=tmp_path)
+    other = served.client().stream("POST", "/v1/sensenova/run", json={"request": "generate", "prompt": "a dog"})
+    with other as running:
+        until(lambda: len(served.engine.requests) == 1)
+        terminal.wait_for_prompt()
+        terminal.type("a cat")
+        terminal.wait_for("waiting for 1 other request")
+        terminal.child.send("\x03")
+        terminal.wait_for("interrupted")
+        until(lambda: not served.service.scheduler.waiting)
+        served.gate.set()
+        running.read()
+    for number, line in enumerate(("a cat", "/chat hello"), start=2):
+        served.gate.clear()
+        terminal.wait_for_prompt()
+        terminal.type(line)
+        until(lambda number=number: len(served.engine.requests) == number)  # type: ignore[misc]
+        terminal.wait_for(line, count=2 if number == 2 else 1)
+        terminal.child.send("\x03")
+        until(lambda: is_idle(served) or served.service.scheduler.running.stop.requested)  # type: ignore[union-attr]
+        served.gate.set()
+        terminal.wait_for("interrupted", count=number)
+        until(lambda: is_idle(served))
+    terminal.wait_for_prompt()
+    terminal.type("a red cat")
+    terminal.wait_for("picture 1")
+    assert terminal.leave() == 0, terminal.text
+    assert "error" not in terminal.text
 
 
 def session(url: str, lines: Iterator[str]) -> Outcome:
