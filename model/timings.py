@@ -1,4 +1,5 @@
-"""Times of the phases from the start of the process to the first result, for the option `timings` and `sensenova bench startup`.
+"""Times of the phases of a process: from its start to the first result. The option `timings` and `sensenova bench startup`
+print them.
 
 A phase reads the clock twice, so phases are always recorded. One thread at a time loads or runs a model, and only this
 thread records.
