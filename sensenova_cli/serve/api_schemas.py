@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from config.settings import ImageSettings, SettingsGroup, TextSettings
+from model import WIRE_VERSION
 from sensenova_cli.serve.forms import PICTURE_NAMES
 from sensenova_cli.serve.images import FORMATS, MAX_PARTIAL_IMAGES
 from sensenova_cli.serve.pictures import MAX_FILES
@@ -258,7 +259,7 @@ SCHEMAS: dict[str, Schema] = {
     "RunRequest": record(
         {
             "request": one_of("generate", "edit", "answer"),
-            "version": whole(1, 1),
+            "version": whole(1, WIRE_VERSION),
             "prompt": PROMPT,
             "settings": {"anyOf": [ref("ImageSettings"), ref("TextSettings")]},
             "images": list_of(record({"png": whole(0, description="Index into pictures.")}), maxItems=MAX_FILES),

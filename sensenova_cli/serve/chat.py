@@ -18,7 +18,7 @@ from sensenova_cli.serve.images import usage as picture_usage
 from sensenova_cli.serve.jobs import FinishedPicture, Job
 from sensenova_cli.serve.messages import Chat, conversation_of, pictures_to_change, read_files, read_messages
 from sensenova_cli.serve.picture_fields import NOT_USED, WITHOUT_MEANING, merge_nested, picture_fields
-from sensenova_cli.serve.service import Service, text_settings
+from sensenova_cli.serve.service import Service, check_settings
 from sensenova_cli.serve.streams import event_stream, follow, json_response, require_done, sse, unless_gone
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 
@@ -197,7 +197,15 @@ class _TextAnswer(_Answer):
                 yield self._chunk({"content": rest})
 
     def _usage(self, results: list[Event | FinishedPicture]) -> dict[str, Any]:
-        return chat_usage(results)
+        prefix = next((each for each in results if isinstance(each, PrefixRead)), None)
+        new = next((len(each.token_ids) for each in results if isinstance(each, Answer)), 0)
+        prompt, reused = (prefix.tokens, prefix.reused) if prefix else (0, 0)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": new,
+            "total_tokens": prompt + new,
+            "prompt_tokens_details": {"cached_tokens": reused},
+        }
 
 
 class _PictureAnswer(_Answer):
@@ -236,19 +244,6 @@ class _PictureAnswer(_Answer):
             "total_tokens": counts["total_tokens"],
             "prompt_tokens_details": {"cached_tokens": counts["input_tokens_details"]["cached_tokens"]},
         }
-
-
-def chat_usage(results: list[Event | FinishedPicture]) -> dict[str, Any]:
-    """Return the token counts of an answer in text."""
-    prefix = next((each for each in results if isinstance(each, PrefixRead)), None)
-    new = next((len(each.token_ids) for each in results if isinstance(each, Answer)), 0)
-    prompt, reused = (prefix.tokens, prefix.reused) if prefix else (0, 0)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": new,
-        "total_tokens": prompt + new,
-        "prompt_tokens_details": {"cached_tokens": reused},
-    }
 
 
 async def _part(finished: FinishedPicture) -> dict[str, Any]:
@@ -298,4 +293,4 @@ def _text_fields(fields: Mapping[str, Any], notices: list[str]) -> dict[str, Any
         given["do_sample"] = False
     elif ("temperature" in given or given.get("top_p", 1) != 1) and "do_sample" not in given:
         given["do_sample"] = True
-    return text_settings(given, names)
+    return check_settings(given, TextSettings, names)

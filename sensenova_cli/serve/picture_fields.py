@@ -7,7 +7,7 @@ from typing import Any
 from config.settings import ImageSettings
 from sensenova_cli.serve.bodies import parse_json
 from sensenova_cli.serve.errors import ApiError, bad_request
-from sensenova_cli.serve.service import picture_settings
+from sensenova_cli.serve.service import check_settings
 
 OTHER_NAMES = {
     "n": "num_images",
@@ -101,7 +101,11 @@ def picture_fields(fields: Mapping[str, Any], known: frozenset[str]) -> PictureF
     Raises:
         ApiError: a value is wrong, two fields contradict each other, or a field asks for something impossible.
     """
-    _refuse(fields)
+    require_possible(fields, REFUSED)
+    if fields.get("background") == "transparent":
+        raise bad_request(
+            '"background": pictures have no transparent parts', "use opaque", param="background", code="not_supported"
+        )
     given: dict[str, Any] = {}
     names: dict[str, str] = {}
     notices: list[str] = []
@@ -119,17 +123,19 @@ def picture_fields(fields: Mapping[str, Any], known: frozenset[str]) -> PictureF
         elif name not in ("width", "height", "lora", "background"):
             notices.append(f'"{name[:100]}" is unknown and has no effect')
     _merge_sides(fields, given, names)
-    return PictureFields(picture_settings(_whole_numbers(given), names), fields.get("lora"), notices[:50])
+    settings = check_settings(_whole_numbers(given), ImageSettings, names)
+    return PictureFields(settings, fields.get("lora"), notices[:50])
 
 
-def _refuse(fields: Mapping[str, Any]) -> None:
-    for name, reason in REFUSED.items():
-        if fields.get(name) not in (None, "", [], False):
+def require_possible(fields: Mapping[str, Any], refused: Mapping[str, str]) -> None:
+    """Raise ApiError if a field asks for something impossible.
+
+    Args:
+        refused: field → reason.
+    """
+    for name, reason in refused.items():
+        if fields.get(name) not in (None, "", False, [], {}):
             raise bad_request(f'"{name}": {reason}', f'leave out "{name}"', param=name, code="not_supported")
-    if fields.get("background") == "transparent":
-        raise bad_request(
-            '"background": pictures have no transparent parts', "use opaque", param="background", code="not_supported"
-        )
 
 
 def _merge_sides(fields: Mapping[str, Any], given: dict[str, Any], names: dict[str, str]) -> None:

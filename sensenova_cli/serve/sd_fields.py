@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sensenova_cli.serve.bodies import reject_unusable
 from sensenova_cli.serve.errors import ApiError, bad_request
-from sensenova_cli.serve.picture_fields import picture_fields
+from sensenova_cli.serve.picture_fields import picture_fields, require_possible
 from sensenova_cli.serve.service import require_text
 
 SAMPLER = "Euler"
@@ -134,7 +133,7 @@ def read_fields(fields: Mapping[str, Any], model: str, *, changes_pictures: bool
     if not isinstance(overrides, Mapping | None):
         raise bad_request('"override_settings" must be an object', param="override_settings")
     require_model((overrides or {}).get("sd_model_checkpoint"), model, "override_settings.sd_model_checkpoint")
-    reject_unusable(fields, REFUSED)
+    require_possible(fields, REFUSED)
     notices: list[str] = []
     wanted = _rest(_merge(fields, overrides or {}, notices), notices)
     if changes_pictures:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from config.errors import SenseNovaError, SettingsError
-from config.settings import ImageSettings, ServeSettings, SettingsGroup, TextSettings
+from config.settings import ServeSettings, SettingsGroup
 from config.sizes import resolve_size
 from config.sources import Layers
 from config.validation import check_values, json_notation
@@ -183,9 +183,7 @@ class Service:
                 del self._jobs[job.id]
 
 
-def check_settings(
-    given: Mapping[str, Any], group: type[SettingsGroup], param: Mapping[str, str] = {}
-) -> dict[str, Any]:
+def check_settings(given: Mapping[str, Any], group: type[SettingsGroup], param: Mapping[str, str]) -> dict[str, Any]:
     """Check the settings of a request. A missing seed becomes a random one.
 
     Args:
@@ -203,16 +201,6 @@ def check_settings(
         except SettingsError as error:
             raise api_error(error, param.get(name, name)) from None
     return {"seed": secrets.randbelow(2**32), **checked}
-
-
-def picture_settings(given: Mapping[str, Any], param: Mapping[str, str] = {}) -> dict[str, Any]:
-    """Check the settings of pictures, as `check_settings`."""
-    return check_settings(given, ImageSettings, param)
-
-
-def text_settings(given: Mapping[str, Any], param: Mapping[str, str] = {}) -> dict[str, Any]:
-    """Check the settings of an answer, as `check_settings`."""
-    return check_settings(given, TextSettings, param)
 
 
 def require_text(value: object, param: str, most: int = MAX_TEXT) -> str:

@@ -116,7 +116,6 @@ class _LoadingView(TurnView):
 
     def __init__(self, *, quiet: bool) -> None:
         super().__init__(quiet=quiet)
-        self._is_quiet = quiet
         self.on_progress: Callable[[LoadingState], None] = lambda state: None
 
     def notice_line(self, text: str) -> None:

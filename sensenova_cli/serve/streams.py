@@ -23,6 +23,9 @@ PING_SECONDS = 15.0
 OPENAI_PATHS = ("/v1/images/", "/v1/chat/", "/v1/models")
 """Starts of the paths of OpenAI's API."""
 
+_LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+"""Characters that some clients take for the end of a line of a stream. JSON allows their escapes in texts."""
+
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return JSON. Long answers are pictures, so they are encoded by the caller's thread only once."""
@@ -39,10 +42,6 @@ def error_response(error: ApiError, path: str) -> Response:
     if path.startswith("/sdapi/"):
         content = {"detail": error.message_and_hint, **content}
     return json_response(content, error.status, error.headers)
-
-
-_LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
-"""Characters that some clients take for the end of a line of a stream. JSON allows their escapes in texts."""
 
 
 def encode(content: Any) -> bytes:
