@@ -16,6 +16,7 @@ from model.errors import RequestError, ServerError
 
 KEY_VARIABLE = "SENSENOVA_SERVER_KEY"
 GO_ON = f"start one with `sensenova serve`, or load the model here: {mention('server', 'off')}"
+NAME_A_FILE = "name a file that contains only the key: `server_key_file`"
 MAX_NOTE = 10_000
 """Most bytes of a note."""
 
@@ -154,10 +155,7 @@ def _read_key(settings: LoadSettings) -> str | None:
             key = Path(source).expanduser().read_text(encoding="utf-8").strip()
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody
             reason = getattr(error, "strerror", None) or "it is not text"
-            raise RequestError(f"{source}: the server's key cannot be read: {reason}", _NAME_A_FILE) from None
+            raise RequestError(f"{source}: the server's key cannot be read: {reason}", NAME_A_FILE) from None
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise RequestError(f"{source} contains no usable key", "a key is one word of letters and digits")
     return key
-
-
-_NAME_A_FILE = "name a file that contains only the key: `server_key_file`"

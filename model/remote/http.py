@@ -16,7 +16,7 @@ import httpx2
 from config.errors import SenseNovaError
 from model.errors import RequestError
 from model.remote.address import Address
-from model.remote.failures import KEY_HINT, DamagedAnswerError, LostConnectionError, lost, refusal
+from model.remote.failures import CHECK, KEY_HINT, DamagedAnswerError, LostConnectionError, lost, refusal
 
 CONNECT_SECONDS = 5.0
 WRITE_SECONDS = 120.0
@@ -162,11 +162,9 @@ class Connection:
                 else:
                     received += part
                 if len(received) > most:
-                    raise DamagedAnswerError(f"{self.address.url} sends too much", "check the address and the port")
+                    raise DamagedAnswerError(f"{self.address.url} sends too much", CHECK)
                 if time.monotonic() > end:
-                    raise LostConnectionError(
-                        f"the server at {self.address.url} does not answer", "check the address and the port"
-                    )
+                    raise LostConnectionError(f"the server at {self.address.url} does not answer", CHECK)
         return bytes(received)
 
     def _json(self, content: bytes) -> Any:
@@ -174,7 +172,7 @@ class Connection:
             return json.loads(content)
         except (ValueError, RecursionError):
             raise DamagedAnswerError(
-                f"{self.address.url} answers, but it is not a server for these models", "check the address and the port"
+                f"{self.address.url} answers, but it is not a server for these models", CHECK
             ) from None
 
 

@@ -74,23 +74,22 @@ def read_server_facts(settings: LoadSettings) -> dict[str, Any]:
 def _probe(connection: Connection) -> tuple[str, str]:
     """Return the kind of a server, `sensenova` or `vllm`, and the name of its first model."""
     url = connection.address.url
-    check = CHECK
     try:
         models = connection.get("/v1/models")
         first = models["data"][0]
         kind, name = first["owned_by"], str(first["id"])
     except LostConnectionError:
         raise LostConnectionError(
-            f"{url} accepts connections, but does not answer", f"{check}; an address with TLS begins with https://"
+            f"{url} accepts connections, but does not answer", f"{CHECK}; an address with TLS begins with https://"
         ) from None
     except Refused as refused:
         if refused.code == "host_refused":
             raise
         raise ServerError(
-            f"{url} is not a server for these models: it answers with error {refused.status}", check
+            f"{url} is not a server for these models: it answers with error {refused.status}", CHECK
         ) from None
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise ServerError(f"{url} is not a server for these models", check) from None
+        raise ServerError(f"{url} is not a server for these models", CHECK) from None
     if kind not in ("sensenova", "vllm"):
         raise ServerError(
             f"{url} is a server of {str(kind)[:50]}", "only `sensenova serve` and vLLM-Omni have these models"
