@@ -52,7 +52,7 @@ def _require(path: Path, has_kind: Callable[[int], bool]) -> None:
     if stat.S_ISLNK(status.st_mode):
         what = "is a link"
     elif not has_kind(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        what = "is neither a file nor a folder"
+        what = "is not a folder" if stat.S_ISREG(status.st_mode) else "is neither a file nor a folder"
     elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         what = "has several names (hard links)"
     else:
