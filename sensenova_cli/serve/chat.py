@@ -1,4 +1,4 @@
-"""OpenAI's Chat Completions API: answers in text, and pictures where the request or the model's name asks for them."""
+"""OpenAI's Chat Completions API: answers in text, or pictures if the request or the model's name asks for them."""
 
 import base64
 from collections.abc import AsyncGenerator, Mapping
@@ -36,7 +36,7 @@ NEUTRAL = {
     "parallel_tool_calls": (True, False),
     "reasoning_effort": ("none",),
 }
-"""Fields that have no effect, and the values at which nothing is missing without them."""
+"""Fields without effect → values that need no notice."""
 PICTURE_HINTS = ("height", "width", "size", "num_inference_steps", "num_steps", "cfg_scale", "num_outputs_per_prompt")
 """Fields that only make sense for pictures. vLLM-Omni's server draws if a request has no `modalities`."""
 
@@ -123,7 +123,7 @@ class _Answer:
         """Yield the chunks of a stream.
 
         Args:
-            count_tokens: end with a chunk that has the usage.
+            count_tokens: add a chunk with the token counts at the end.
         """
         yield self._chunk({"role": "assistant", "content": ""})
         async for message in follow(self._job):
@@ -154,7 +154,7 @@ class _Answer:
         return sse({**self._head("chat.completion.chunk"), "choices": [choice], **more})
 
     def _extras(self, results: list[Event | FinishedPicture]) -> dict[str, Any]:
-        """Return seed, notices and measurements; the think text stands where vLLM-Omni's clients look for it."""
+        """Return seed, notices and metrics, which include the think text: vLLM-Omni's clients read it there."""
         found = extras(self._job, results)
         think = next((each.text for each in results if isinstance(each, ThinkText)), None)
         metrics = {**(found["metrics"] or {}), "think_text": think}
@@ -165,7 +165,7 @@ class _Answer:
         raise NotImplementedError
 
     def _finish(self, results: list[Event | FinishedPicture]) -> str:
-        """Return why the answer ended."""
+        """Return the reason for the end of the answer, in OpenAI's words."""
         answer = next((each for each in results if isinstance(each, Answer)), None)
         return "length" if answer is not None and answer.finish == "length" else "stop"
 

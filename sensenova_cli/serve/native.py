@@ -46,7 +46,7 @@ FIELDS = frozenset(
         "lora",
     }
 )
-"""The fields of a request that are known."""
+"""The known fields of a request."""
 
 
 class NativeApi:
@@ -75,7 +75,7 @@ class NativeApi:
         return json_response({**_state(job), "events": events})
 
     async def stop(self, request: Request) -> Response:
-        """Stop a job."""
+        """Stop a job, and return its state without results."""
         job = self._service.job(request.path_params["id"])
         self._service.scheduler.cancel(job)
         return json_response({**_state(job), "status": "cancelled" if not job.is_finished else job.status})

@@ -1,4 +1,4 @@
-"""Fields of a request for pictures, under all names that clients use for them, and what becomes of each."""
+"""Read the fields of a request for pictures, under all names that clients use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ WITHOUT_MEANING = frozenset(
         "store",
     }
 )
-"""Fields of other services that have no meaning here, so that nothing is lost without them."""
+"""Fields of other services that have no meaning here. They need no notice."""
 
 NOT_USED = {
     "negative_prompt": "the model has no negative prompt",
@@ -45,7 +45,7 @@ NOT_USED = {
     "true_cfg_scale": "use cfg_scale",
     "max_tokens": "use max_think_tokens to limit the think text",
 }
-"""Fields that a client may believe to work → note for the client."""
+"""Fields that a client may expect to work → reason in the notice."""
 
 REFUSED = {
     "mask": "the model cannot change only a part of a picture",
@@ -54,7 +54,7 @@ REFUSED = {
     "markup": "the model has no such setting",
     "svg": "pictures are made of pixels",
 }
-"""Fields that ask for something that cannot be done → reason."""
+"""Fields that ask for something impossible → reason."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class PictureFields:
     Attributes:
         settings: checked picture settings.
         lora: value of the field `lora`.
-        notices: notes for the client about fields that have no effect.
+        notices: notices for the client about fields that have no effect.
     """
 
     settings: dict[str, Any]
@@ -73,7 +73,7 @@ class PictureFields:
 
 
 def merge_nested(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with those of `extra_body` and its like beside them.
+    """Return the fields, together with those nested in the objects of NESTED.
 
     Raises:
         ApiError: a field is given twice with different values.

@@ -38,9 +38,13 @@ class Service:
     """Everything that the APIs share. All methods belong to the event loop's thread.
 
     Attributes:
-        name: the model's name for clients.
+        settings: the server's own settings.
+        layers: settings of pictures and answers, which requests override.
         scheduler: the queue of jobs.
-        pictures: uploaded pictures, and finished ones that are given out by address.
+        name: the model's name for clients.
+        pictures: uploaded pictures, and finished ones whose address a client has.
+        loras: the LoRAs that clients may choose, by name.
+        started_at: value of `time.time` at the start.
     """
 
     def __init__(self, settings: ServeSettings, layers: Layers, scheduler: Scheduler, name: str) -> None:
@@ -69,7 +73,7 @@ class Service:
         """Merge the settings of a task and build its request, within the limits of this server.
 
         Args:
-            names: setting → name of the client's field, for errors about limits; without an entry it is the same.
+            names: setting → name of the client's field, where it differs, for errors about limits.
 
         Raises:
             ApiError: the task is not valid, or exceeds a limit.
@@ -87,7 +91,7 @@ class Service:
 
         Args:
             lora: the value of a request's field `lora`.
-            notices: notes for the client, which the job publishes first.
+            notices: notices for the client, which the job publishes first.
 
         Raises:
             ApiError: the LoRA is unknown, the queue is full, or the model is not ready.
@@ -112,7 +116,7 @@ class Service:
         """Check the model's name in a request, and return whether it is the name that draws pictures in chats.
 
         Raises:
-            ApiError: another model is asked for.
+            ApiError: the request names another model.
         """
         if name is None or name == "":
             return False
@@ -173,7 +177,7 @@ class Service:
             raise bad_request(f'"{param}": {shown}; this server allows {most:,} at most', param=param, code="limit")
 
     def _forget_old(self) -> None:
-        """Forget results that are too old, and the oldest ones if they are too many or take too much memory."""
+        """Forget results that are too old, and the oldest ones if there are too many or they take too much memory."""
         finished = [job for job in self._jobs.values() if job.is_finished]
         total = sum(job.size_in_memory for job in finished)
         for index, job in enumerate(finished):
@@ -188,7 +192,7 @@ def check_settings(given: Mapping[str, Any], group: type[SettingsGroup], param: 
 
     Args:
         given: setting → value from JSON.
-        param: setting → name of its field, where that differs.
+        param: setting → name of the client's field, where it differs.
 
     Raises:
         ApiError: a value has a wrong type or is out of bounds; it names the field.
