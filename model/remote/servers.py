@@ -1,4 +1,4 @@
-"""Finding out what a server is, waiting until it is ready, and opening its engine."""
+"""Detect the kind of a server, wait until its model is loaded, and open its engine."""
 
 import time
 from collections.abc import Callable
@@ -54,8 +54,11 @@ def read_server_card(settings: LoadSettings, on_progress: Callable[[LoadProgress
 
 
 def read_server_facts(settings: LoadSettings) -> dict[str, Any]:
-    """Return what a server says about itself and its model, as JSON values. It does not wait for a model that is
-    loading. Errors as for `open_server`."""
+    """Return a server's description of itself and its model, as JSON values. Do not wait for a model that is loading.
+
+    Raises:
+        SenseNovaError: as for `open_server`.
+    """
     connection = Connection(find_address(settings))
     try:
         kind, name = _probe(connection)
