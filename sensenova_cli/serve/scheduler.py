@@ -37,9 +37,8 @@ State = Literal["loading", "ready", "failed", "stopping"]
 
 @dataclass(frozen=True)
 class LoadingState:
-    """Progress of loading: the activity and the bytes so far; `total` is 0 if it is not known."""
+    """Progress of loading: the bytes so far, and of the whole model; `total` is 0 while it is not known."""
 
-    title: str
     done: int = 0
     total: int = 0
 
@@ -85,7 +84,7 @@ class Scheduler:
             max_queue: maximum number of jobs that wait.
         """
         self.state: State = "loading"
-        self.loading = LoadingState("loading")
+        self.loading = LoadingState()
         self.failure: BaseException | None = None
         self.engine: Engine | None = None
         self.running: Job | None = None
@@ -261,9 +260,10 @@ class Scheduler:
         self.on_ready()
 
     def _reload(self) -> None:
+        """Return to loading, because a process of the model was lost."""
         self.engine = None
         if self.state == "ready":
-            self.state, self.loading = "loading", LoadingState("loading again: a process of the model was lost")
+            self.state, self.loading = "loading", LoadingState()
 
     def _finish_running(self, job: Job, failure: BaseException | None, seconds: float) -> None:
         self.running = None

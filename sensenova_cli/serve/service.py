@@ -207,7 +207,7 @@ def check_settings(given: Mapping[str, Any], group: type[SettingsGroup], param: 
     return {"seed": secrets.randbelow(2**32), **checked}
 
 
-def require_text(value: object, param: str, most: int = MAX_TEXT) -> str:
+def require_text(value: object, param: str) -> str:
     """Return a text field.
 
     Raises:
@@ -215,8 +215,10 @@ def require_text(value: object, param: str, most: int = MAX_TEXT) -> str:
     """
     if not isinstance(value, str):
         raise bad_request(f"{param} must be text", "write it in quotes", param=param)
-    if len(value) > most:
-        raise bad_request(f"{param} has {len(value):,} characters; the limit is {most:,}", "shorten it", param=param)
+    if len(value) > MAX_TEXT:
+        raise bad_request(
+            f"{param} has {len(value):,} characters; the limit is {MAX_TEXT:,}", "shorten it", param=param
+        )
     return value
 
 

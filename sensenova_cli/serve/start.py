@@ -102,7 +102,7 @@ def _opener(
         engine = ModelOnDemand(layers.load, size).open((), view)
         if settings.warmup:
             began = time.perf_counter()
-            on_progress(LoadingState("warming up"))
+            on_progress(LoadingState())
             engine.warm_up(size)
             if time.perf_counter() - began > 1:
                 view.muted(f"warmed up in {time.perf_counter() - began:.1f} s")
@@ -126,22 +126,21 @@ class _LoadingView(TurnView):
     def bytes_progress(self, title: str) -> Iterator[ProgressView]:
         """Show a bar, and report the same numbers."""
         with super().bytes_progress(title) as bar:
-            self.on_progress(LoadingState(title))
-            yield _Reporting(bar, title, self.on_progress)
+            self.on_progress(LoadingState())
+            yield _Reporting(bar, self.on_progress)
 
 
 class _Reporting:
     """A progress view that reports to two places."""
 
-    def __init__(self, bar: ProgressView, title: str, on_progress: Callable[[LoadingState], None]) -> None:
+    def __init__(self, bar: ProgressView, on_progress: Callable[[LoadingState], None]) -> None:
         self._bar = bar
-        self._title = title
         self._on_progress = on_progress
 
     def update(self, done: int, total: int) -> None:
         """Report the bytes so far."""
         self._bar.update(done, total)
-        self._on_progress(LoadingState(self._title, done, total))
+        self._on_progress(LoadingState(done, total))
 
     def close(self) -> None:
         """Remove the bar."""
