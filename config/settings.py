@@ -275,7 +275,7 @@ class ServeSettings(SettingsGroup):
     max_new_tokens: Annotated[int, Field(ge=1, le=32768)] = 8192
     """Maximum number of tokens of an answer or a think text."""
     keep_memory: Annotated[str, Field(examples=["512MiB", "2GiB"])] = "512MiB"
-    """Memory for uploaded pictures, and as much again for results, which stay fetchable for ten minutes."""
+    """Memory for uploaded pictures, and the same amount for results, which can be fetched for ten minutes."""
     allow_host: Annotated[str | None, Field(examples=["pictures.example.org"])] = None
     """Host names under which clients reach the server, separated by commas; addresses and localhost always work."""
     cors_origin: Annotated[str | None, Field(examples=["https://app.example.org"])] = None
