@@ -39,7 +39,7 @@ class Service:
 
     Attributes:
         settings: the server's own settings.
-        layers: settings of pictures and answers, which requests override.
+        layers: all other settings, in their layers; requests override those of pictures and answers.
         scheduler: the queue of jobs.
         name: the model's name for clients.
         pictures: uploaded pictures, and finished ones whose address a client has.
