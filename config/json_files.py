@@ -1,10 +1,11 @@
-"""JSON files of strangers: read with limits."""
+"""JSON that other people wrote, read with limits."""
 
 import errno
 import json
 import math
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,10 +31,29 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
     return parse_json(path.read_bytes())
 
 
-def parse_json(content: bytes | str) -> Any:
-    """Return the value of a JSON text; ValueError as for `read_json`."""
+def parse_json(
+    content: bytes | str,
+    *,
+    parse_int: Callable[[str], int] | None = None,
+    parse_object: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """Return the value of a JSON text.
+
+    Args:
+        parse_int: reads a whole number; None for `int`.
+        parse_object: makes an object of its names and values; None for `dict`.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or has a number that is not finite.
+    """
     try:
-        return json.loads(content, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(
+            content,
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=parse_int,
+            object_pairs_hook=parse_object,
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -209,7 +209,7 @@ class LoadSettings(SettingsGroup):
 
     @property
     def is_remote(self) -> bool:
-        """Whether the model is on a server. The settings of loading are then the server's own."""
+        """Whether the model is on a server, which has its own load settings."""
         return self.server not in (None, "off")
 
     @property
@@ -253,7 +253,7 @@ class ServeSettings(SettingsGroup):
     """Settings of `sensenova serve`. In TOML files they are in the table `[serve]`, and they have their own flags."""
 
     host: Annotated[str, Field(min_length=1, examples=["127.0.0.1", "0.0.0.0"])] = "127.0.0.1"
-    """Address to listen on. Other machines can only connect to an address that is not 127.0.0.1; they need a key."""
+    """Address to listen on. With 127.0.0.1 only this machine can connect; with another address clients need a key."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8642
     """Port to listen on; 0 for any free one."""
     api_key_file: str | None = None
@@ -275,7 +275,7 @@ class ServeSettings(SettingsGroup):
     max_new_tokens: Annotated[int, Field(ge=1, le=32768)] = 8192
     """Maximum number of tokens of an answer or a think text."""
     keep_memory: Annotated[str, Field(examples=["512MiB", "2GiB"])] = "512MiB"
-    """Memory for uploaded pictures, and as much again for results, which stay fetchable for ten minutes."""
+    """Memory for uploaded pictures, and the same amount for results, which can be fetched for ten minutes."""
     allow_host: Annotated[str | None, Field(examples=["pictures.example.org"])] = None
     """Host names under which clients reach the server, separated by commas; addresses and localhost always work."""
     cors_origin: Annotated[str | None, Field(examples=["https://app.example.org"])] = None

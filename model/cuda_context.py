@@ -1,4 +1,4 @@
-"""Creates a GPU's CUDA context on a thread while PyTorch is imported: each of them takes seconds.
+"""Create a GPU's CUDA context on a thread while PyTorch is imported: both take seconds.
 
 PyTorch uses a device's primary context, so it finds the context that this module has created. All errors are ignored
 here: PyTorch runs into them again and reports them.
@@ -18,10 +18,10 @@ DRIVER = "libcuda.so.1"
 
 @contextmanager
 def creating_cuda_context(settings: LoadSettings) -> Iterator[None]:
-    """Create the context of the device that the settings name, beside the code inside this context.
+    """Create the CUDA context of the device that the settings name, while the code inside runs. Wait for it at the end.
 
-    It does nothing for other devices, for several ranks, whose processes create their own, and if PyTorch is imported
-    already. At its end, also after an error, the thread has ended.
+    Do nothing for other devices, for several ranks, whose processes create their own contexts, or if PyTorch is
+    imported already.
     """
     index = _device_index(settings)
     if index is None or "torch" in sys.modules:

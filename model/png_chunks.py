@@ -1,7 +1,6 @@
-"""PNG files without the chunks that their pixels do not need.
+"""Remove chunks of PNG files that Pillow would refuse, although the pixels do not need them.
 
-Other programs write chunks that Pillow refuses: huge compressed texts, a resolution that is too short, wrong checksums.
-They cannot make a picture unreadable.
+Other programs write huge compressed texts, incomplete resolutions and wrong checksums. Their pictures stay readable.
 """
 
 import struct
@@ -9,7 +8,7 @@ import zlib
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
-"""Chunks of the pixels. Damage in them is damage of the picture."""
+"""Chunks that the pixels need. They are always kept: if one is damaged, the picture is damaged."""
 SMALL_CHUNKS = frozenset((b"iCCP", b"sRGB", b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
 """Other chunks that are read. They are left out if they are damaged or too long."""
 MAX_SMALL_CHUNKS = 32 * 2**20
@@ -19,8 +18,10 @@ MAX_UNPACKED = 2**20
 
 
 def essential_png(content: bytes) -> bytes:
-    """Return a PNG file with only the chunks that are read. Another file, or one whose chunks end early, stays as it is
-    from the first byte that is not understood."""
+    """Return a PNG file with only the chunks that are read.
+
+    A file of another format is returned unchanged. If a chunk is incomplete, the rest of the file follows unchanged.
+    """
     if not content.startswith(SIGNATURE):
         return content
     kept = [SIGNATURE]

@@ -1,8 +1,7 @@
-"""Times of the phases of a process: from its start to the first result. The option `timings` and `sensenova bench startup`
-print them.
+"""Times of the phases of a process, from its start to the first result.
 
-A phase reads the clock twice, so phases are always recorded. One thread at a time loads or runs a model, and only this
-thread records.
+The option `timings` and `sensenova bench startup` print them. A phase reads the clock twice, so phases are always
+recorded. One thread at a time loads or runs a model, and only this thread records.
 """
 
 import time

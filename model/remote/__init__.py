@@ -1,4 +1,4 @@
 """Engines on servers: our own, and vLLM-Omni's. Nothing here imports PyTorch.
 
-`open_server` asks a server what it is, and returns the engine that speaks its language.
+`open_server` detects the kind of a server, and returns the engine for it.
 """

@@ -16,6 +16,7 @@ from model.errors import RequestError, ServerError
 
 KEY_VARIABLE = "SENSENOVA_SERVER_KEY"
 GO_ON = f"start one with `sensenova serve`, or load the model here: {mention('server', 'off')}"
+NAME_A_FILE = "name a file that contains only the key: `server_key_file`"
 MAX_NOTE = 10_000
 """Most bytes of a note."""
 
@@ -44,10 +45,6 @@ class LocalServer:
     process: int
 
 
-class UnsafeNoteError(ServerError):
-    """A note that another user can have written."""
-
-
 def find_address(settings: LoadSettings) -> Address:
     """Return the address that the settings name.
 
@@ -60,7 +57,7 @@ def find_address(settings: LoadSettings) -> Address:
         note = read_note()
         if note is None:
             raise ServerError("no server of yours runs on this machine", GO_ON)
-        if not _is_running(note.process):  # another program may have its port, and must not get its key
+        if not _is_running(note.process):  # another program may use its port now, and must not get the key
             raise ServerError(f"the server at {note.url} has ended without removing its note", GO_ON)
         # The variable holds the key of another server, if there are several; a file was named for this one.
         key = _read_key(settings) if settings.server_key_file is not None or note.key is None else note.key
@@ -70,9 +67,9 @@ def find_address(settings: LoadSettings) -> Address:
 
 
 def note_file() -> Path:
-    """Return the file of the note, which differs between machines: they may share a home folder.
+    """Return the file of the note. Its name contains the machine's, because machines may share a home folder.
 
-    The variable SENSENOVA_DATA_DIR overrides its folder.
+    The variable SENSENOVA_DATA_DIR overrides the folder.
     """
     override = os.environ.get("SENSENOVA_DATA_DIR")
     folder = Path(override).expanduser() if override else user_state_path("sensenova", appauthor=False)
@@ -84,8 +81,7 @@ def read_note() -> LocalServer | None:
     """Return the note of the last server that was started on this machine; None if there is none.
 
     Raises:
-        UnsafeNoteError: another user can have written it. That server would see all prompts and pictures.
-        ServerError: it cannot be read.
+        ServerError: it cannot be read, or another user may have written it, to receive prompts and pictures.
     """
     file = note_file()
     remove = f"remove it, and start the server again: rm {file}"
@@ -94,7 +90,7 @@ def read_note() -> LocalServer | None:
         with os.fdopen(handle, encoding="utf-8") as stream:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-                raise UnsafeNoteError(f"{file} is not used: others can have written or read it", remove)
+                raise ServerError(f"{file} is not used: other users may have written or read it", remove)
             content = json.loads(stream.read(MAX_NOTE))
         url, key, process = content["url"], content["key"], content["process"]
         if not isinstance(url, str) or not isinstance(key, str | None) or not isinstance(process, int):
@@ -107,7 +103,7 @@ def read_note() -> LocalServer | None:
 
 
 def write_note(url: str, key: str | None) -> None:
-    """Leave the note of this process. Only the user can read it.
+    """Write the note of this process. Only the user can read it.
 
     Raises:
         OSError: it cannot be written.
@@ -123,7 +119,7 @@ def write_note(url: str, key: str | None) -> None:
 
 
 def remove_note() -> None:
-    """Remove the note of this process; one of another process stays."""
+    """Remove the note if this process has written it."""
     try:
         note = read_note()
     except ServerError:
@@ -154,10 +150,7 @@ def _read_key(settings: LoadSettings) -> str | None:
             key = Path(source).expanduser().read_text(encoding="utf-8").strip()
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody
             reason = getattr(error, "strerror", None) or "it is not text"
-            raise RequestError(f"{source}: the server's key cannot be read: {reason}", _NAME_A_FILE) from None
+            raise RequestError(f"{source}: the server's key cannot be read: {reason}", NAME_A_FILE) from None
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise RequestError(f"{source} contains no usable key", "a key is one word of letters and digits")
     return key
-
-
-_NAME_A_FILE = "name a file that contains only the key: `server_key_file`"

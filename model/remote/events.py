@@ -1,4 +1,4 @@
-"""Server-sent events: the lines of an answer as named JSON objects."""
+"""Read server-sent events: the lines of an answer become JSON objects with names."""
 
 import json
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class _Reader:
             raise _damaged("a line that is not part of an event")
         name, self._name = self._name, ""
         content = _parse(line[6:])
-        if not name and ERROR in content:  # written where no event was open
+        if not name and ERROR in content:  # the server failed outside of an event
             return {"event": ERROR, **content}
         if content.get("event") != name:
             raise _damaged("an event under a wrong name")
@@ -82,5 +82,5 @@ def _parse(payload: bytes) -> dict[str, Any]:
     return content
 
 
-def _damaged(what: str) -> DamagedAnswerError:
-    return DamagedAnswerError(f"the server sent {what}", "check the address, and proxies on the way")
+def _damaged(part: str) -> DamagedAnswerError:
+    return DamagedAnswerError(f"the server sent {part}", "check the address, and proxies on the way")

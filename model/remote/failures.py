@@ -1,4 +1,4 @@
-"""Errors of servers and connections: what happened, where, and what to do next."""
+"""Errors of servers and connections, with the address and the next step for the user."""
 
 import json
 import ssl
@@ -19,7 +19,7 @@ WRONG_HOST = (62, 64)
 
 
 class Refused(RequestError):
-    """An answer of a server that says that the request is wrong.
+    """The server answered that the request is wrong.
 
     Attributes:
         status: its HTTP status.
@@ -31,7 +31,7 @@ class Refused(RequestError):
 
 
 class Unavailable(ServerError):
-    """An answer of a server that cannot run the request now.
+    """The server answered that it cannot run the request now.
 
     Attributes:
         code: its word for programs, such as `queue_full`; empty if it has none.
@@ -43,20 +43,19 @@ class Unavailable(ServerError):
 
 
 class UnreachableError(ServerError):
-    """A server that cannot be reached."""
+    """The server cannot be reached."""
 
 
 class LostConnectionError(ServerError):
-    """A connection that ended too early, or on which nothing arrives any more."""
+    """The connection ended too early, or nothing arrives on it any more."""
 
 
 class DamagedAnswerError(ServerError):
-    """An answer that is not what a server of its kind sends."""
+    """An answer that a server of this kind does not send."""
 
 
 def refusal(url: str, status: int, retry_after: str | None, content: bytes, *, has_key: bool = True) -> SenseNovaError:
-    """Return the error for an answer with an error status. It knows the forms of our server, of vLLM-Omni's, and of
-    proxies.
+    """Return the error for an answer with an error status, in the form of our server, of vLLM-Omni's, or of a proxy.
 
     Args:
         retry_after: the header `Retry-After`.

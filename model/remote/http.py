@@ -16,7 +16,7 @@ import httpx2
 from config.errors import SenseNovaError
 from model.errors import RequestError
 from model.remote.address import Address
-from model.remote.failures import KEY_HINT, DamagedAnswerError, LostConnectionError, lost, refusal
+from model.remote.failures import CHECK, KEY_HINT, DamagedAnswerError, LostConnectionError, lost, refusal
 
 CONNECT_SECONDS = 5.0
 WRITE_SECONDS = 120.0
@@ -69,14 +69,18 @@ class Connection:
 
         Raises:
             Refused: the server answered that the request is wrong.
-            Unavailable: the server answered that it cannot do it now.
+            Unavailable: the server answered that it cannot run the request now.
             ServerError: the server cannot be reached, or does not answer as it should.
             RequestError: the address or the key is wrong.
         """
         return self._json(_last(self.ask("GET", path)))
 
     def state(self) -> Mapping[str, Any]:
-        """Return the JSON of `/health`, which has an error status while the server is not ready. Errors as for `get`"""
+        """Return the JSON of `/health`, which has an error status while the server is not ready.
+
+        Raises:
+            SenseNovaError: as for `get`.
+        """
         answer = Answer(
             self, self._client.build_request("GET", "/health", timeout=_timeout(ASK_SECONDS)), any_status=True
         )
@@ -109,11 +113,11 @@ class Connection:
     def ask_json(
         self, path: str, *, seconds: float | None = None, most: int = MAX_SHORT_ANSWER
     ) -> Generator[None, None, Any]:
-        """As `ask` with GET, but return the answer's JSON."""
+        """Do the same as `ask` with GET, and return the answer's JSON."""
         return self._json((yield from self.ask("GET", path, seconds=seconds, most=most)))
 
     def delete(self, path: str, seconds: float) -> None:
-        """Send DELETE and ignore the answer: it is sent when nothing can be done about a failure."""
+        """Send DELETE and ignore the answer and all errors: the caller could not react to them."""
         with suppress(SenseNovaError):
             _last(self.ask("DELETE", path, seconds=seconds))
 
@@ -162,11 +166,9 @@ class Connection:
                 else:
                     received += part
                 if len(received) > most:
-                    raise DamagedAnswerError(f"{self.address.url} sends too much", "check the address and the port")
+                    raise DamagedAnswerError(f"{self.address.url} sends too much", CHECK)
                 if time.monotonic() > end:
-                    raise LostConnectionError(
-                        f"the server at {self.address.url} does not answer", "check the address and the port"
-                    )
+                    raise LostConnectionError(f"the server at {self.address.url} does not answer", CHECK)
         return bytes(received)
 
     def _json(self, content: bytes) -> Any:
@@ -174,7 +176,7 @@ class Connection:
             return json.loads(content)
         except (ValueError, RecursionError):
             raise DamagedAnswerError(
-                f"{self.address.url} answers, but it is not a server for these models", "check the address and the port"
+                f"{self.address.url} answers, but it is not a server for these models", CHECK
             ) from None
 
 
@@ -185,7 +187,7 @@ class Answer:
         """Send a request.
 
         Args:
-            any_status: an answer with an error status is not an error.
+            any_status: accept an answer with an error status.
         """
         self._connection = connection
         self._request = request
@@ -216,7 +218,7 @@ class Answer:
             yield part
 
     def header(self, name: str) -> str:
-        """Return a header of the answer; empty before it begins, and if there is none."""
+        """Return a header of the answer; empty if it is missing, or before the answer begins."""
         return self._headers.get(name, "")
 
     def close(self) -> None:
@@ -293,7 +295,7 @@ def _timeout(silence: float | None) -> httpx2.Timeout:
 
 
 def _direct_mounts(url: str) -> dict[str, Any]:
-    """Return the rule that no proxy of the environment is used for this machine's own servers."""
+    """Return the rule that requests to this machine bypass the environment's proxies; empty for other hosts."""
     host = httpx2.URL(url).host
     return {f"all://{f'[{host}]' if ':' in host else host}": None} if _is_here(host) else {}
 

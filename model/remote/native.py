@@ -38,11 +38,11 @@ INFO = "/v1/sensenova/info"
 SILENCE_SECONDS = 60.0
 """Time without a byte after which a connection is lost. The server sends something every 15 s."""
 DELETE_SECONDS = 2.0
-"""Time for telling a server that a request is cancelled. Closing the connection cancels it as well."""
+"""Time for the request DELETE, which cancels another one. Closing the connection cancels it as well."""
 FETCH_TRIES = 4
 """Attempts to fetch a result after the connection was lost."""
 PAUSE_SECONDS = 0.5
-"""Time between two of them, and between two questions whether the request has ended."""
+"""Time between two of these attempts, and between two checks whether the request has ended."""
 BUSY = ("queue_full", "loading")
 """Reasons of a server that pass by themselves, so that the request is sent again."""
 RESULTS = (Notice, PrefixRead, ThinkText, Picture, Answer, Statistics)
@@ -53,7 +53,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class _Received:
-    """What has arrived of the answer to a request.
+    """The part of the answer to a request that has arrived.
 
     Attributes:
         id: the server's name of the request; empty before the first event.
@@ -61,7 +61,7 @@ class _Received:
         results: number of the events that the server keeps.
         pictures: number of the pictures among them.
         is_answered: whether the answer's text is complete.
-        is_complete: whether nothing is missing.
+        is_complete: whether all events have arrived.
     """
 
     request: Request
@@ -102,8 +102,8 @@ class _Received:
 class ServerEngine(Engine):
     """A model on our own server.
 
-    Pictures have the same bytes as with the same model, settings and kind of device here. A prefix cache on the server
-    serves all its clients: the last request's prefixes stay.
+    Pictures have the same bytes as with the same model, settings and kind of device here. The server has one prefix
+    cache for all clients, which holds the prefixes of the last request.
     """
 
     def __init__(self, connection: Connection, settings: LoadSettings, info: Mapping[str, Any]) -> None:
@@ -246,7 +246,7 @@ class ServerEngine(Engine):
                     raise
                 if not received.is_complete:
                     yield from _drain(answer, received.position)
-                    yield Notice("the connection was lost; fetching what the server has finished")
+                    yield Notice("the connection was lost; fetching the finished results from the server")
                     yield from self._fetch_rest(received, error)
                 has_ended = True
             except SenseNovaError:
@@ -340,7 +340,7 @@ def card_of(settings: LoadSettings, info: Mapping[str, Any], url: str) -> Card:
 
 
 def _served(info: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what must stay the same while an engine is open."""
+    """Return the facts that must not change while an engine is open: version, model and load settings."""
     return info.get("version"), info.get("model"), info.get("loaded")
 
 
@@ -427,7 +427,7 @@ def _drain(answer: HTTPAnswer, position: int) -> Iterator[Event]:
 
 
 def _wait(seconds: float, position: int = 0) -> Iterator[Event]:
-    """Wait, and yield often enough that the user can stop."""
+    """Wait, and yield ten times a second, so that the user can stop."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(0.1)

@@ -39,8 +39,9 @@ UNKNOWN_IMAGE_SETTINGS = (
     "noise",
     *(name for name in ImageSettings.model_fields if name.startswith("cache")),
 )
-"""Picture settings that the server has not: they must have their defaults."""
+"""Picture settings that the server does not have. They must have their defaults."""
 UNKNOWN_TEXT_SETTINGS = ("top_p", "top_k", "repetition_penalty")
+"""Text settings that the server does not have."""
 DRAWS = (
     f"{KIND} sends a picture when it is finished, without steps and previews, and its pictures never have exactly the "
     "bytes of pictures that are made here"
@@ -93,7 +94,7 @@ class OmniEngine(Engine):
 
     @property
     def card(self) -> Card:
-        """See `Engine.card`. The server does not tell its model's sizes, so these are those of the published models."""
+        """See `Engine.card`. The server does not send its model's sizes, so these are those of the published models."""
         return self._card
 
     @property
@@ -134,8 +135,11 @@ class OmniEngine(Engine):
     def _draw(
         self, request: GenerateRequest | EditRequest, index: int, shown: str | None
     ) -> Generator[Event, None, str | None]:
-        """Draw one picture, and return its think text. `shown` is that of the picture before; equal text is not yielded
-        again."""
+        """Draw one picture, and return its think text.
+
+        Args:
+            shown: think text of the picture before; an equal text is not yielded again.
+        """
         settings = request.settings
         images = request.images if isinstance(request, EditRequest) else ()
         first = images[0].size if images else None
@@ -197,7 +201,7 @@ class OmniEngine(Engine):
             yield Notice(text)
 
     def _made_by(self) -> str:
-        """Return the server's name for records. Its `/version` is that of vLLM; some proxies do not pass it on."""
+        """Return the server's name for records. `/version` is that of vLLM; behind some proxies it is missing."""
         if self._version is None:
             try:
                 self._version = str(self._connection.get("/version")["version"])
@@ -234,7 +238,7 @@ class OmniEngine(Engine):
 
 
 def _require_known(request: Request) -> None:
-    """Raise RequestError if a setting that the server has not differs from its default."""
+    """Raise RequestError if a setting that the server does not have differs from its default."""
     names = UNKNOWN_TEXT_SETTINGS if isinstance(request, AnswerRequest) else UNKNOWN_IMAGE_SETTINGS
     group = TextSettings if isinstance(request, AnswerRequest) else ImageSettings
     instead = "or use a server that `sensenova serve` has started"
@@ -274,7 +278,7 @@ def _split_think(content: str) -> tuple[str, str, bool]:
 
 
 def _png_files(images: Sequence[Any]) -> list[bytes]:
-    """Return upright RGB files: the server neither turns pictures nor blends transparent parts as we do."""
+    """Return upright RGB files, because the server does not rotate pictures or blend transparent parts as we do."""
     files = PNGFiles()
     for image in images:
         files.add(image)

@@ -1,4 +1,4 @@
-"""Finding out what a server is, waiting until it is ready, and opening its engine."""
+"""Detect the kind of a server, wait until its model is loaded, and open its engine."""
 
 import time
 from collections.abc import Callable
@@ -54,8 +54,11 @@ def read_server_card(settings: LoadSettings, on_progress: Callable[[LoadProgress
 
 
 def read_server_facts(settings: LoadSettings) -> dict[str, Any]:
-    """Return what a server says about itself and its model, as JSON values. It does not wait for a model that is
-    loading. Errors as for `open_server`."""
+    """Return a server's description of itself and its model, as JSON values. Do not wait for a model that is loading.
+
+    Raises:
+        SenseNovaError: as for `open_server`.
+    """
     connection = Connection(find_address(settings))
     try:
         kind, name = _probe(connection)
@@ -74,23 +77,22 @@ def read_server_facts(settings: LoadSettings) -> dict[str, Any]:
 def _probe(connection: Connection) -> tuple[str, str]:
     """Return the kind of a server, `sensenova` or `vllm`, and the name of its first model."""
     url = connection.address.url
-    check = CHECK
     try:
         models = connection.get("/v1/models")
         first = models["data"][0]
         kind, name = first["owned_by"], str(first["id"])
     except LostConnectionError:
         raise LostConnectionError(
-            f"{url} accepts connections, but does not answer", f"{check}; an address with TLS begins with https://"
+            f"{url} accepts connections, but does not answer", f"{CHECK}; an address with TLS begins with https://"
         ) from None
     except Refused as refused:
         if refused.code == "host_refused":
             raise
         raise ServerError(
-            f"{url} is not a server for these models: it answers with error {refused.status}", check
+            f"{url} is not a server for these models: it answers with error {refused.status}", CHECK
         ) from None
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise ServerError(f"{url} is not a server for these models", check) from None
+        raise ServerError(f"{url} is not a server for these models", CHECK) from None
     if kind not in ("sensenova", "vllm"):
         raise ServerError(
             f"{url} is a server of {str(kind)[:50]}", "only `sensenova serve` and vLLM-Omni have these models"

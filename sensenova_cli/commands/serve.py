@@ -1,4 +1,4 @@
-"""`sensenova serve`: keeps a model loaded, and answers HTTP requests of OpenAI's clients and others."""
+"""`sensenova serve`: keeps a model loaded, and answers the HTTP requests of OpenAI's and other clients."""
 
 import asyncio
 import errno
@@ -46,8 +46,7 @@ def serve(flags: Flags) -> None:
             f"other machines could use the server at {settings.host}, and there is no key",
             "name a file that contains one with --api-key-file, or allow everybody with --no-key",
         )
-    # Imported here because these modules import Pillow and the server's libraries, which other commands do not need.
-
+    # Imported here, after `_require_libraries`, because these modules import the server's libraries.
     from sensenova_cli.serve.guard import Guard
     from sensenova_cli.serve.start import Announcement, run_server
 
@@ -76,7 +75,7 @@ def _read_key(settings: ServeSettings, flags: Flags) -> str | None:
     """Return the key that clients must send, or None.
 
     Raises:
-        UsageError: the key's file cannot be read or is empty, or a key and `--no-key` are given.
+        UsageError: the key's file cannot be read, the key is not usable, or a key and `--no-key` are given.
     """
     key = os.environ.get(KEY_VARIABLE) or None
     source = KEY_VARIABLE
@@ -105,7 +104,7 @@ def _read_key(settings: ServeSettings, flags: Flags) -> str | None:
 
 
 def _listen(settings: ServeSettings) -> socket.socket:
-    from sensenova_cli.serve.server import listen
+    from sensenova_cli.serve.server import listen  # imports the server's libraries
 
     try:
         return listen(settings.host, settings.port)
@@ -127,7 +126,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _names(flag: str, text: str | None, form: str, example: str) -> frozenset[str]:
-    """Return the names in a list with commas.
+    """Return the names in a text, where commas separate them.
 
     Raises:
         UsageError: a name is not in the form in which browsers send it, so it would never match.

@@ -1,4 +1,4 @@
-"""`sensenova bench startup`: measures in new processes what a user waits for before the first step."""
+"""`sensenova bench startup`: measures, in new processes, the time from Enter to the first step or token."""
 
 import json
 import os
@@ -39,14 +39,14 @@ class StartupFigure:
 
 
 def measure_in_processes(settings: LoadSettings, model: str, size: str, runs: int) -> Iterator[StartupFigure]:
-    """Measure each kind of work in new processes, several times; yield each figure as soon as it is known.
+    """Measure each kind of work in new processes, several times, and yield each figure as soon as it is known.
 
-    One more process runs before the others and is not timed. It brings files into the page cache, and compiled kernels
-    into theirs.
+    One more process runs before the others and is not timed. It fills the caches of files and of compiled kernels.
 
     Args:
         model: the model's name, or a folder.
         size: size of the pictures, as in the settings.
+        runs: number of timed processes for each kind of work.
 
     Raises:
         SenseNovaError: a process failed.
@@ -68,7 +68,7 @@ def _flags(settings: LoadSettings, model: str) -> list[str]:
 
 
 def _help(runs: int, folder: str) -> Iterator[StartupFigure]:
-    """Measure the help and the import of its libraries, in turn."""
+    """Measure the help and the import of its libraries, alternately, so that both see the same load."""
     works = {
         "sensenova --help": ["-m", "sensenova_cli", "--help"],
         f"import {LIBRARIES}": ["-c", f"import {LIBRARIES}"],
@@ -86,7 +86,10 @@ def _help(runs: int, folder: str) -> Iterator[StartupFigure]:
 def _run_command(name: str, words: Sequence[str], awaited: str, runs: int, folder: str) -> Iterator[StartupFigure]:
     """Measure a command from its start to a text on stderr, or to its first output if the text is empty.
 
-    If the command prints JSON with the phases of its run, measure them, too.
+    If the command prints JSON with the phases of its run, also yield a figure for each phase.
+
+    Args:
+        awaited: the text on stderr; empty for the first output on stdout.
     """
     item = "step" if awaited else "token"
     seconds: dict[str, list[float]] = {}
@@ -137,10 +140,13 @@ def _start(words: Sequence[str], folder: str) -> "subprocess.Popen[bytes]":
 
 
 def _wait(process: "subprocess.Popen[bytes]", words: Sequence[str], read: str = "") -> bytes:
-    """Wait for the end of a process and return its other output; raise SenseNovaError if it failed.
+    """Wait for the end of a process, and return the part of stdout that has not been read.
 
     Args:
-        read: the part of its messages that has been read.
+        read: the output that has been read, for the error.
+
+    Raises:
+        SenseNovaError: the process failed.
     """
     output, problem = process.communicate()
     if process.returncode:

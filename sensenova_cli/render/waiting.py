@@ -1,4 +1,4 @@
-"""The time that a server has worked so far, while nothing arrives from it."""
+"""Show the time that a server has worked so far, while nothing arrives from it."""
 
 import time
 
@@ -15,9 +15,9 @@ class _Waiting:
     """Counts the seconds of waiting for one picture or answer.
 
     Args:
-        title: what the server makes.
-        began: value of `time.perf_counter` when it began.
-        expected: seconds that the earlier pictures took on average; None if there are none.
+        title: name of the picture or answer that the server makes.
+        began: value of `time.perf_counter` at the start.
+        expected: average seconds of the earlier pictures; None if there are none.
     """
 
     def __init__(self, console: Console, title: str, began: float, expected: float | None) -> None:
@@ -36,7 +36,7 @@ class _Waiting:
 
 
 class LiveWaiting(_Waiting):
-    """A row on a screen, which is redrawn every second and removed in the end."""
+    """A row on a screen that is redrawn eight times a second, and removed at the end."""
 
     def __init__(self, console: Console, title: str, began: float, expected: float | None) -> None:
         super().__init__(console, title, began, expected)
@@ -52,7 +52,7 @@ class LiveWaiting(_Waiting):
         self._live.start()
 
     def update(self, before: int = 0) -> None:
-        """Show how many requests the server runs before this one; the row is redrawn by itself."""
+        """Set the number of requests that the server runs before this one. The row is redrawn by itself."""
         self._before = before
 
     def close(self) -> None:
@@ -72,11 +72,11 @@ class PlainWaiting(_Waiting):
         self._next = began + INTERVAL
 
     def update(self, before: int = 0) -> None:
-        """Print a line if it is time."""
+        """Print a line if 30 seconds have passed since the last one."""
         self._before = before
         if time.perf_counter() >= self._next:
             self._next += INTERVAL
             self._console.print(self._text(), soft_wrap=True, markup=False)
 
     def close(self) -> None:
-        """Do nothing: nothing is redrawn."""
+        """Do nothing: printed lines stay."""

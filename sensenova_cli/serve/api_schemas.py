@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from config.settings import ImageSettings, SettingsGroup, TextSettings
+from model import WIRE_VERSION
 from sensenova_cli.serve.forms import PICTURE_NAMES
 from sensenova_cli.serve.images import FORMATS, MAX_PARTIAL_IMAGES
 from sensenova_cli.serve.pictures import MAX_FILES
@@ -94,8 +95,8 @@ def settings(group: type[SettingsGroup]) -> dict[str, Schema]:
 BOOLEAN: Schema = {"type": "boolean"}
 NUMBER: Schema = {"type": "number"}
 OBJECT: Schema = {"type": "object"}
-PROMPT = text("What to draw or to answer.", minLength=1, maxLength=MAX_TEXT)
-NOTICES = list_of(text(), description="Notes, such as the names of unknown fields.")
+PROMPT = text("The picture to draw, the change to make, or the question to answer.", minLength=1, maxLength=MAX_TEXT)
+NOTICES = list_of(text(), description="Notices, such as the names of unknown fields.")
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 )
@@ -103,7 +104,7 @@ PICTURE = text("A PNG, JPEG, WebP or GIF file in base64, or as a data URL.", exa
 MODEL = text("Name of the model; it may be left out.")
 LORA: Schema = {
     "description": "A LoRA that the operator has registered.",
-    "anyOf": [text("Its name, or off."), record({"name": text(), "strength": NUMBER}, ("name",))],
+    "anyOf": [text("Its name, or off."), record({"name": text(), "scale": NUMBER}, ("name",))],
 }
 SIDES = {name: {**whole(32), "multipleOf": 32, "description": "Needs the other side."} for name in ("width", "height")}
 COUNTS = {
@@ -173,7 +174,7 @@ SCHEMAS: dict[str, Schema] = {
                     "type": one_of("invalid_request_error", "server_error"),
                     "code": text("A word for programs, such as queue_full."),
                     "param": {"type": ["string", "null"], "description": "The field that is wrong."},
-                    "hint": text("What to do next."),
+                    "hint": text("The next step; may be empty."),
                     "status": whole(400, 599),
                 }
             )
@@ -258,7 +259,7 @@ SCHEMAS: dict[str, Schema] = {
     "RunRequest": record(
         {
             "request": one_of("generate", "edit", "answer"),
-            "version": whole(1, 1),
+            "version": whole(1, WIRE_VERSION),
             "prompt": PROMPT,
             "settings": {"anyOf": [ref("ImageSettings"), ref("TextSettings")]},
             "images": list_of(record({"png": whole(0, description="Index into pictures.")}), maxItems=MAX_FILES),
@@ -383,4 +384,4 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     **{("GET", f"/sdapi/v1/{name}"): _SD_LIST for name in _SD_LISTS},
 }
-"""(method, path) → what the routes do not say about an operation."""
+"""(method, path) → body and answers of the operation, which the routes do not describe."""

@@ -1,4 +1,4 @@
-"""The web application: all routes, and the answers to their errors."""
+"""The web application: its routes, the page, and the answers to errors."""
 
 import base64
 import hashlib
@@ -94,7 +94,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = {
-        404: ("there is no such address here", "not_found", "docs/serving.md lists the addresses"),
+        404: ("there is no such address here", "not_found", "docs/serving.md lists the endpoints"),
         405: ("this address does not support the method", "method_not_allowed", ""),
     }
     message, code, hint = known.get(error.status_code, (str(error.detail)[:200], "invalid_request", ""))

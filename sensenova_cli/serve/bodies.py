@@ -1,13 +1,11 @@
 """Bodies of requests: JSON objects, read with limits."""
 
 import asyncio
-import json
-import math
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.requests import Request
 
+from config import json_files
 from sensenova_cli.serve.errors import ApiError, bad_request
 
 MAX_BODY = 256_000_000
@@ -36,19 +34,8 @@ async def read_json(request: Request) -> dict[str, Any]:
     return await asyncio.to_thread(_parse, body) if len(body) > 100_000 else _parse(body)
 
 
-def reject_unusable(fields: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """Raise ApiError if a field asks for something that cannot be done.
-
-    Args:
-        names: field → reason.
-    """
-    for name, reason in names.items():
-        if fields.get(name) not in (None, "", False, [], {}):
-            raise bad_request(f'"{name}": {reason}', f'leave out "{name}"', param=name, code="not_supported")
-
-
 def parse_json(text: bytes | str) -> Any:
-    """Parse JSON of a client.
+    """Parse JSON that a client sent.
 
     Raises:
         ValueError: it is not JSON, a key appears twice in an object, a number is not finite, or it exceeds a limit.
@@ -56,16 +43,7 @@ def parse_json(text: bytes | str) -> Any:
     signs: tuple[Any, ...] = (b",", b"[", b"{") if isinstance(text, bytes) else (",", "[", "{")
     if sum(map(text.count, signs)) > MAX_VALUES:
         raise ValueError("it has too many values")
-    try:
-        content = json.loads(
-            text,
-            parse_constant=_refuse_constant,
-            parse_float=_finite_number,
-            parse_int=_whole_number,
-            object_pairs_hook=_object,
-        )
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    content = json_files.parse_json(text, parse_int=_whole_number, parse_object=_object)
     level = [content]
     for _ in range(MAX_DEPTH):
         nested = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
@@ -83,17 +61,6 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise bad_request("the body is not a JSON object", 'write it like {"prompt": "a cat"}', code="invalid_json")
     return content
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite_number(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is too large a number")
-    return number
 
 
 def _whole_number(text: str) -> int:

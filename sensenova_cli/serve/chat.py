@@ -1,4 +1,4 @@
-"""OpenAI's Chat Completions API: answers in text, and pictures where the request or the model's name asks for them."""
+"""OpenAI's Chat Completions API: answers in text, or pictures if the request or the model's name asks for them."""
 
 import base64
 from collections.abc import AsyncGenerator, Mapping
@@ -18,7 +18,7 @@ from sensenova_cli.serve.images import usage as picture_usage
 from sensenova_cli.serve.jobs import FinishedPicture, Job
 from sensenova_cli.serve.messages import Chat, conversation_of, pictures_to_change, read_files, read_messages
 from sensenova_cli.serve.picture_fields import NOT_USED, WITHOUT_MEANING, merge_nested, picture_fields
-from sensenova_cli.serve.service import Service, text_settings
+from sensenova_cli.serve.service import Service, check_settings
 from sensenova_cli.serve.streams import event_stream, follow, json_response, require_done, sse, unless_gone
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 
@@ -36,7 +36,7 @@ NEUTRAL = {
     "parallel_tool_calls": (True, False),
     "reasoning_effort": ("none",),
 }
-"""Fields that have no effect, and the values at which nothing is missing without them."""
+"""Fields without effect → values that need no notice."""
 PICTURE_HINTS = ("height", "width", "size", "num_inference_steps", "num_steps", "cfg_scale", "num_outputs_per_prompt")
 """Fields that only make sense for pictures. vLLM-Omni's server draws if a request has no `modalities`."""
 
@@ -123,7 +123,7 @@ class _Answer:
         """Yield the chunks of a stream.
 
         Args:
-            count_tokens: end with a chunk that has the usage.
+            count_tokens: add a chunk with the token counts at the end.
         """
         yield self._chunk({"role": "assistant", "content": ""})
         async for message in follow(self._job):
@@ -154,7 +154,7 @@ class _Answer:
         return sse({**self._head("chat.completion.chunk"), "choices": [choice], **more})
 
     def _extras(self, results: list[Event | FinishedPicture]) -> dict[str, Any]:
-        """Return seed, notices and measurements; the think text stands where vLLM-Omni's clients look for it."""
+        """Return seed, notices and metrics, which include the think text: vLLM-Omni's clients read it there."""
         found = extras(self._job, results)
         think = next((each.text for each in results if isinstance(each, ThinkText)), None)
         metrics = {**(found["metrics"] or {}), "think_text": think}
@@ -165,7 +165,7 @@ class _Answer:
         raise NotImplementedError
 
     def _finish(self, results: list[Event | FinishedPicture]) -> str:
-        """Return why the answer ended."""
+        """Return the reason for the end of the answer, in OpenAI's words."""
         answer = next((each for each in results if isinstance(each, Answer)), None)
         return "length" if answer is not None and answer.finish == "length" else "stop"
 
@@ -197,7 +197,15 @@ class _TextAnswer(_Answer):
                 yield self._chunk({"content": rest})
 
     def _usage(self, results: list[Event | FinishedPicture]) -> dict[str, Any]:
-        return chat_usage(results)
+        prefix = next((each for each in results if isinstance(each, PrefixRead)), None)
+        new = next((len(each.token_ids) for each in results if isinstance(each, Answer)), 0)
+        prompt, reused = (prefix.tokens, prefix.reused) if prefix else (0, 0)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": new,
+            "total_tokens": prompt + new,
+            "prompt_tokens_details": {"cached_tokens": reused},
+        }
 
 
 class _PictureAnswer(_Answer):
@@ -236,19 +244,6 @@ class _PictureAnswer(_Answer):
             "total_tokens": counts["total_tokens"],
             "prompt_tokens_details": {"cached_tokens": counts["input_tokens_details"]["cached_tokens"]},
         }
-
-
-def chat_usage(results: list[Event | FinishedPicture]) -> dict[str, Any]:
-    """Return the token counts of an answer in text."""
-    prefix = next((each for each in results if isinstance(each, PrefixRead)), None)
-    new = next((len(each.token_ids) for each in results if isinstance(each, Answer)), 0)
-    prompt, reused = (prefix.tokens, prefix.reused) if prefix else (0, 0)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": new,
-        "total_tokens": prompt + new,
-        "prompt_tokens_details": {"cached_tokens": reused},
-    }
 
 
 async def _part(finished: FinishedPicture) -> dict[str, Any]:
@@ -298,4 +293,4 @@ def _text_fields(fields: Mapping[str, Any], notices: list[str]) -> dict[str, Any
         given["do_sample"] = False
     elif ("temperature" in given or given.get("top_p", 1) != 1) and "do_sample" not in given:
         given["do_sample"] = True
-    return text_settings(given, names)
+    return check_settings(given, TextSettings, names)

@@ -1,4 +1,4 @@
-"""Connections of clients: limits of time and size, so that no client can hold memory or a connection for long."""
+"""Limits of time and size for connections, so that no client can hold memory or a connection for long."""
 
 import asyncio
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ WRITE_SECONDS = 60.0
 PART_BYTES = 256 * 1024
 """Most bytes of a part of an answer."""
 MAX_CONNECTIONS = 500
+"""Most open connections. Further ones are closed at once."""
 MAX_BODIES = 2 * MAX_BODY
 """Most bytes of the bodies of all requests that have no complete answer yet."""
 
@@ -180,7 +181,7 @@ class _LimitedAnswer:
         except TimeoutError:
             if transport := Connection.open.get(self._client):
                 transport.abort()
-                await asyncio.sleep(0)  # the connection learns of its end, so that nothing more is sent
+                await asyncio.sleep(0)  # lets the connection process its end, so that nothing more is sent
 
 
 def _too_large() -> ApiError:

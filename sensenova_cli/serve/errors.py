@@ -20,8 +20,8 @@ class ApiError(Exception):
         status: HTTP status, 400 or more.
         message: a sentence that names the problem.
         code: a word for programs, such as `queue_full`.
-        param: the field of the request that caused it, or None.
-        hint: what to do next; empty if there is nothing.
+        param: the field of the request that caused it; None if there is none.
+        hint: the next step for the client; may be empty.
         headers: headers of the answer.
     """
 
@@ -68,13 +68,15 @@ def bad_request(message: str, hint: str = "", *, param: str | None = None, code:
 
 
 def unavailable(message: str, code: str, hint: str = "") -> ApiError:
-    """Return an error that passes: the client should try again later."""
+    """Return an error of a temporary condition: the client should try again later."""
     return ApiError(503, message, code, hint=hint, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
 def api_error(error: BaseException, param: str | None = None) -> ApiError:
-    """Return the answer to an error of any kind. An unexpected one says nothing about its cause, which only the
-    operator should learn."""
+    """Return the answer to an error of any kind.
+
+    The answer to an unexpected error contains only its type: the cause is for the operator.
+    """
     if isinstance(error, ApiError):
         return error
     no_retry = {"x-should-retry": "false"}  # OpenAI's clients would send a request again after a 500

@@ -48,7 +48,7 @@ async def _read(form: FormData) -> tuple[dict[str, Any], list[tuple[bytes, str]]
                 files.append((decode_data_url(value, name), f"picture {len(files) + 1}"))
         elif isinstance(value, UploadFile):
             if name not in REFUSED:
-                raise bad_request(f"there is no picture {name[:50]!r} in an edit", "name it image", param=name[:50])
+                raise bad_request(f'"{name[:50]}" takes no file', 'send pictures as "image"', param=name[:50])
             texts[name] = value.filename or name  # refused later, with the reason
         elif name.endswith("[]"):
             items = f"{texts[name[:-2]][:-1]}, {value}]" if name[:-2] in texts else f"[{value}]"
@@ -77,7 +77,7 @@ def _unfold(texts: dict[str, str]) -> dict[str, Any]:
 
 
 def _typed(inner: dict[str, str]) -> dict[str, Any]:
-    """Return the typed fields of an object. Its numbers that are no settings belong to a LoRA."""
+    """Return the typed fields of an object. `scale` and `strength` are not settings, but numbers of a LoRA."""
     typed = from_form(inner)
     for name in typed.keys() & {"scale", "strength"}:
         with suppress(ValueError):

@@ -52,7 +52,7 @@ KNOWN = frozenset(
 """Fields that this module reads itself. The others are settings, or have no effect."""
 MAX_PARTIAL_IMAGES = 20
 PREVIEW_SIDE = 1024
-"""Longer side of a partial image in pixels, at most."""
+"""Most pixels of the longer side of a partial image."""
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 Kind = Literal["generate", "edit"]
@@ -66,6 +66,7 @@ class Output:
         as_url: give out addresses instead of the files.
         format: png, jpeg or webp. Only PNG files contain the record of how they were made.
         quality: quality of JPEG and WebP files, 0 to 100.
+        stream: send each picture as an event when it is finished.
         partial_images: number of previews of a picture in a stream.
     """
 
@@ -86,7 +87,7 @@ class ImagesApi:
         """Make pictures from a prompt."""
         fields = merge_nested(await read_json(request))
         for name in PICTURE_NAMES:
-            if fields.get(name):  # without it the client would get a picture of something else
+            if fields.get(name):  # otherwise the client would get a picture that ignores its input
                 raise bad_request(
                     f'"{name}": generations start from a prompt alone', "use /v1/images/edits", param=name
                 )
@@ -218,7 +219,7 @@ class _Answers:
 
 
 def sent_names(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names under which a client sent settings, where those are other names than ours."""
+    """Return setting → field of the client, for settings that it sent under another name than ours."""
     return {setting: name for name, setting in OTHER_NAMES.items() if fields.get(name) is not None}
 
 
@@ -246,7 +247,7 @@ def usage(results: list[Event | FinishedPicture], pictures: list[FinishedPicture
 
 
 def extras(job: Job, results: list[Event | FinishedPicture]) -> dict[str, Any]:
-    """Return the parts of an answer that OpenAI's API does not have: the request's id, notes and measurements."""
+    """Return the parts of an answer that OpenAI's API does not have: the request's id, notices and measurements."""
     statistics = next((each for each in results if isinstance(each, Statistics)), None)
     metrics = None
     if statistics is not None:
@@ -262,7 +263,7 @@ def extras(job: Job, results: list[Event | FinishedPicture]) -> dict[str, Any]:
 
 
 def with_previews(turn: Turn, count: int) -> Turn:
-    """Return a turn for pictures with `count` evenly spaced previews of each, or as many as it has steps."""
+    """Return a turn whose pictures have `count` evenly spaced previews each, or fewer if there are too few steps."""
     request = turn.request
     assert not isinstance(request, AnswerRequest)
     steps = request.settings.num_steps
@@ -285,7 +286,7 @@ def step_comment(step: DenoisingStep) -> bytes:
 
 
 def _output_notices(fields: Mapping[str, Any], output: Output, turn: Turn) -> list[str]:
-    """Return notes about wishes for the output that have no effect."""
+    """Return notices about fields of the output that have no effect."""
     notices = []
     if output.partial_images and not output.stream:
         notices.append('"partial_images" has no effect without "stream": true')
@@ -337,7 +338,7 @@ def _read_output(fields: Mapping[str, Any]) -> Output:
 
 
 def _as_list(value: object) -> list[object]:
-    """Return the pictures in a field that has one or a list of them."""
+    """Return the pictures in a field that contains one picture or a list."""
     if not value:
         return []
     return value if isinstance(value, list) else [value]

@@ -36,7 +36,7 @@ class FinishedPicture:
 
     @property
     def png(self) -> "asyncio.Future[bytes]":
-        """The file, to wait for. A listener that goes away while it waits does not cancel it for the others."""
+        """A future of the file. A listener that goes away while it waits does not cancel it for others."""
         return asyncio.shield(self.encoding)
 
 
@@ -56,10 +56,11 @@ class Job:
 
     Attributes:
         id: name of the job for clients.
-        turn: the turn, with its checked request. It is forgotten when the job has ended and its client has its answer.
-        loras: the LoRAs to merge before it runs; None for those that the model was loaded with.
+        loras: the LoRAs to merge before it runs; None for those that are merged already.
         stop: ends the turn between two steps or tokens.
         status, error: the state; the error of a failed job.
+        position: its place in the queue; 0 while it runs.
+        created_at: value of `time.time` when the request arrived.
         results: finished pictures, texts and statistics so far.
         finished_at: value of `time.monotonic` at its end.
     """
@@ -82,7 +83,7 @@ class Job:
 
     @property
     def turn(self) -> Turn:
-        """The turn."""
+        """The turn, with its checked request. It is forgotten when the job has ended and its client has the answer."""
         assert self._turn is not None
         return self._turn
 
@@ -147,7 +148,7 @@ class Job:
             pass
 
     def leave(self) -> None:
-        """Drop the messages: nobody will read them. The results stay."""
+        """Drop unread and future messages, because the listener is gone. The results stay."""
         self._is_left = True
         self._unread.clear()
         self.free_request()
@@ -159,13 +160,13 @@ class Job:
 
     @property
     def size_in_memory(self) -> int:
-        """Bytes of its finished files."""
+        """Bytes of its finished files, and characters of its answers."""
         files = [result.encoding for result in self.results if isinstance(result, FinishedPicture)]
         ready = [file.result() for file in files if file.done() and not file.cancelled() and not file.exception()]
         return sum(map(len, ready)) + sum(len(each.text) for each in self.results if isinstance(each, Answer))
 
     def _drop_old_previews(self) -> None:
-        """Make room for one more preview among the unread ones."""
+        """Drop unread previews until there is room for one more."""
         with_preview = [
             index
             for index, message in enumerate(self._unread)

@@ -1,4 +1,4 @@
-"""The messages of a chat, in OpenAI's form and that of vLLM-Omni, as the task that they ask for."""
+"""Read the messages of a chat, in the forms of OpenAI's and vLLM-Omni's clients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,9 +72,9 @@ def read_messages(given: object) -> Chat:
         else:
             messages.append(message)
     if not messages or messages[-1].role != "user":
-        raise bad_request("the last message must be the user's", "add one", param="messages")
+        raise bad_request("the last message must be the user's", "add a message of the user", param="messages")
     if not messages[-1].text.strip():
-        raise bad_request("the last message has no text", "say what to do", param="messages")
+        raise bad_request("the last message has no text", "write a question or a prompt", param="messages")
     if sum(map(len, system)) + sum(len(each.text) for each in messages) > MAX_CONVERSATION:
         raise bad_request("the conversation is too long", "start a new one", param="messages")
     require_few(sum(len(each.files) for each in messages), "messages")
@@ -117,7 +117,7 @@ async def conversation_of(chat: Chat) -> tuple[Conversation, tuple[InputImage, .
 
 
 def pictures_to_change(chat: Chat) -> list[bytes]:
-    """Return the pictures that an edit starts from: those of the last message, or else the newest in the chat."""
+    """Return the pictures of the newest message that has some: an edit starts from them."""
     return next((list(each.files) for each in reversed(chat.messages) if each.files), [])
 
 
@@ -169,7 +169,9 @@ def _read_content(content: object, place: str) -> tuple[list[str], list[bytes]]:
 
 
 def _read_picture(part: object, param: str) -> bytes:
-    """Return the file of a part `{"type": "image_url", "image_url": {"url": "data:…"}}`; Ollama's clients write the URL
-    itself instead of the inner object."""
+    """Return the file in a part `{"type": "image_url", "image_url": {"url": "data:…"}}`.
+
+    Ollama's clients write the URL itself instead of the inner object.
+    """
     url = part.get("image_url", part.get("url")) if isinstance(part, Mapping) else part
     return decode_data_url(url.get("url") if isinstance(url, Mapping) else url, param)

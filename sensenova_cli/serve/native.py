@@ -26,7 +26,7 @@ from sensenova_cli.serve.pictures import (
     read_uploads,
     require_few,
 )
-from sensenova_cli.serve.service import MAX_CONVERSATION, MAX_TEXT, Service, check_settings, require_text
+from sensenova_cli.serve.service import MAX_CONVERSATION, Service, check_settings, require_text
 from sensenova_cli.serve.streams import event_stream, follow, json_response, sse
 from sensenova_cli.turns.build_request import Previews
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask, Task
@@ -46,7 +46,7 @@ FIELDS = frozenset(
         "lora",
     }
 )
-"""The fields of a request that are known."""
+"""The known fields of a request."""
 
 
 class NativeApi:
@@ -75,7 +75,7 @@ class NativeApi:
         return json_response({**_state(job), "events": events})
 
     async def stop(self, request: Request) -> Response:
-        """Stop a job."""
+        """Stop a job, and return its state without results."""
         job = self._service.job(request.path_params["id"])
         self._service.scheduler.cancel(job)
         return json_response({**_state(job), "status": "cancelled" if not job.is_finished else job.status})
@@ -246,7 +246,7 @@ def _history(content: Mapping[str, Any]) -> tuple[Message, ...]:
     for index, each in enumerate(history):
         if not isinstance(each, dict) or each.get("role") not in ("user", "assistant"):
             raise bad_request("a turn has a role, user or assistant, and a text", param=f"history.{index}")
-        messages.append(Message(each["role"], require_text(each.get("text"), f"history.{index}.text", MAX_TEXT)))
+        messages.append(Message(each["role"], require_text(each.get("text"), f"history.{index}.text")))
     if sum(len(each.text) for each in messages) > MAX_CONVERSATION:
         raise bad_request("the conversation is too long", "start a new one", param="history")
     return tuple(messages)

@@ -18,7 +18,7 @@ from sensenova_cli.serve.guard import OPEN_PATHS
 from sensenova_cli.serve.streams import json_response
 
 TAGS = {"/v1/sensenova/": "Native", "/v1/": "OpenAI", "/sdapi/": "AUTOMATIC1111", "/": "Server"}
-"""Start of a path → group of its operations. The first one that fits applies."""
+"""Start of a path → group of its operations. The first one that matches applies."""
 INTRODUCTION = (
     "One model that draws, changes and answers. Unknown fields of a request are named in `notices`. "
     "A request ends if its client closes the connection."
@@ -26,7 +26,7 @@ INTRODUCTION = (
 
 
 async def description(request: Request) -> Response:
-    """Return this description."""
+    """Return the description of the API."""
     return json_response(describe(request.app.routes, needs_key=request.app.state.needs_key))
 
 

@@ -1,4 +1,4 @@
-"""Fields of a request for pictures, under all names that clients use for them, and what becomes of each."""
+"""Read the fields of a request for pictures, under all names that clients use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 from config.settings import ImageSettings
 from sensenova_cli.serve.bodies import parse_json
 from sensenova_cli.serve.errors import ApiError, bad_request
-from sensenova_cli.serve.service import picture_settings
+from sensenova_cli.serve.service import check_settings
 
 OTHER_NAMES = {
     "n": "num_images",
@@ -37,7 +37,7 @@ WITHOUT_MEANING = frozenset(
         "store",
     }
 )
-"""Fields of other services that have no meaning here, so that nothing is lost without them."""
+"""Fields of other services that have no meaning here. They need no notice."""
 
 NOT_USED = {
     "negative_prompt": "the model has no negative prompt",
@@ -45,7 +45,7 @@ NOT_USED = {
     "true_cfg_scale": "use cfg_scale",
     "max_tokens": "use max_think_tokens to limit the think text",
 }
-"""Fields that a client may believe to work → note for the client."""
+"""Fields that a client may expect to work → reason in the notice."""
 
 REFUSED = {
     "mask": "the model cannot change only a part of a picture",
@@ -54,7 +54,7 @@ REFUSED = {
     "markup": "the model has no such setting",
     "svg": "pictures are made of pixels",
 }
-"""Fields that ask for something that cannot be done → reason."""
+"""Fields that ask for something impossible → reason."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class PictureFields:
     Attributes:
         settings: checked picture settings.
         lora: value of the field `lora`.
-        notices: notes for the client about fields that have no effect.
+        notices: notices for the client about fields that have no effect.
     """
 
     settings: dict[str, Any]
@@ -73,7 +73,7 @@ class PictureFields:
 
 
 def merge_nested(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with those of `extra_body` and its like beside them.
+    """Return the fields, together with those nested in the objects of NESTED.
 
     Raises:
         ApiError: a field is given twice with different values.
@@ -101,7 +101,11 @@ def picture_fields(fields: Mapping[str, Any], known: frozenset[str]) -> PictureF
     Raises:
         ApiError: a value is wrong, two fields contradict each other, or a field asks for something impossible.
     """
-    _refuse(fields)
+    require_possible(fields, REFUSED)
+    if fields.get("background") == "transparent":
+        raise bad_request(
+            '"background": pictures have no transparent parts', "use opaque", param="background", code="not_supported"
+        )
     given: dict[str, Any] = {}
     names: dict[str, str] = {}
     notices: list[str] = []
@@ -119,17 +123,19 @@ def picture_fields(fields: Mapping[str, Any], known: frozenset[str]) -> PictureF
         elif name not in ("width", "height", "lora", "background"):
             notices.append(f'"{name[:100]}" is unknown and has no effect')
     _merge_sides(fields, given, names)
-    return PictureFields(picture_settings(_whole_numbers(given), names), fields.get("lora"), notices[:50])
+    settings = check_settings(_whole_numbers(given), ImageSettings, names)
+    return PictureFields(settings, fields.get("lora"), notices[:50])
 
 
-def _refuse(fields: Mapping[str, Any]) -> None:
-    for name, reason in REFUSED.items():
-        if fields.get(name) not in (None, "", [], False):
+def require_possible(fields: Mapping[str, Any], refused: Mapping[str, str]) -> None:
+    """Raise ApiError if a field asks for something impossible.
+
+    Args:
+        refused: field → reason.
+    """
+    for name, reason in refused.items():
+        if fields.get(name) not in (None, "", False, [], {}):
             raise bad_request(f'"{name}": {reason}', f'leave out "{name}"', param=name, code="not_supported")
-    if fields.get("background") == "transparent":
-        raise bad_request(
-            '"background": pictures have no transparent parts', "use opaque", param="background", code="not_supported"
-        )
 
 
 def _merge_sides(fields: Mapping[str, Any], given: dict[str, Any], names: dict[str, str]) -> None:

@@ -48,7 +48,7 @@ def decode_data_url(url: object, param: str) -> bytes:
     """Return the file in a data URL, or in plain base64.
 
     Raises:
-        ApiError: it is another URL, which the server never fetches, or is not base64.
+        ApiError: it is another URL, which the server never fetches, is not base64, or is too large.
     """
     if not isinstance(url, str) or not url:
         raise bad_request("a picture must be a data URL", 'write it like "data:image/png;base64,…"', param=param)

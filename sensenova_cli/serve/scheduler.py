@@ -37,9 +37,8 @@ State = Literal["loading", "ready", "failed", "stopping"]
 
 @dataclass(frozen=True)
 class LoadingState:
-    """Progress of loading: the activity and the bytes so far; `total` is 0 if it is not known."""
+    """Progress of loading: the bytes so far, and of the whole model; `total` is 0 while it is not known."""
 
-    title: str
     done: int = 0
     total: int = 0
 
@@ -50,7 +49,7 @@ OpenModel = Callable[[Callable[[LoadingState], None]], Engine]
 
 @dataclass
 class Counters:
-    """Numbers of finished jobs and of their work since the start, for the metrics."""
+    """Numbers of jobs by their end, and of their work, since the start, for the metrics."""
 
     done: int = 0
     failed: int = 0
@@ -69,10 +68,12 @@ class Scheduler:
     Attributes:
         state: `loading`, `ready`, `failed` (the model cannot be loaded) or `stopping`.
         loading: progress while it is loading.
-        failure: why the model could not be loaded; None otherwise.
+        failure: the error of loading the model; None without one.
         engine: the model when it is ready. Only its thread may run it; other threads may read its card.
         running: the job that runs now.
         counters: numbers for the metrics.
+        on_ready: called when the model is loaded, and when loading has failed.
+        on_finished: called with each job that has ended.
     """
 
     def __init__(self, open_model: OpenModel, loaded: LoadSettings, max_queue: int) -> None:
@@ -83,7 +84,7 @@ class Scheduler:
             max_queue: maximum number of jobs that wait.
         """
         self.state: State = "loading"
-        self.loading = LoadingState("loading")
+        self.loading = LoadingState()
         self.failure: BaseException | None = None
         self.engine: Engine | None = None
         self.running: Job | None = None
@@ -121,11 +122,11 @@ class Scheduler:
         """
         self.require_room()
         self._waiting.append(job)
-        self._tell_positions()
+        self._publish_positions()
         self._start_next()
 
     def require_room(self) -> None:
-        """Raise ApiError unless a job can be submitted now. It is also checked before pictures are decoded."""
+        """Raise ApiError unless a job can be submitted now. Callers also check this before they decode pictures."""
         self.require_ready()
         if self.running is not None and len(self._waiting) >= self._max_queue:
             self.counters.refused += 1
@@ -150,7 +151,7 @@ class Scheduler:
         if job in self._waiting:
             self._waiting.remove(job)
             self._end(job, "cancelled")
-            self._tell_positions()
+            self._publish_positions()
 
     def drain(self) -> None:
         """Refuse new jobs, end the waiting ones with an error, and let the running one finish."""
@@ -172,10 +173,10 @@ class Scheduler:
         self.running, job.status = job, "running"
         self.counters.queue_seconds += job.seconds
         job.publish(Position(0))
-        self._tell_positions()
+        self._publish_positions()
         self._inbox.put(job)
 
-    def _tell_positions(self) -> None:
+    def _publish_positions(self) -> None:
         for position, job in enumerate(self._waiting, start=1):
             if job.position != position and (self.running is not None or position > 1):
                 job.publish(Position(position))
@@ -195,7 +196,7 @@ class Scheduler:
     # The rest of the class runs in the model's thread, except for the functions that `_call` passes to the loop.
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
-        # RuntimeError: the loop has ended while the model was loading, so nobody waits for the news.
+        # RuntimeError: the loop has ended while the model was loading, so nobody needs the call.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)
 
@@ -259,9 +260,10 @@ class Scheduler:
         self.on_ready()
 
     def _reload(self) -> None:
+        """Return to loading, because a process of the model was lost."""
         self.engine = None
         if self.state == "ready":
-            self.state, self.loading = "loading", LoadingState("loading again: a process of the model was lost")
+            self.state, self.loading = "loading", LoadingState()
 
     def _finish_running(self, job: Job, failure: BaseException | None, seconds: float) -> None:
         self.running = None
@@ -305,7 +307,7 @@ class _JobSink(Sink):
         """Publish an event; a picture with its record."""
         if isinstance(event, Picture):
             record = public_record(picture_record(event, self.turn, LoadSettings()), self._loaded, self._loras)
-            wait(self._files)  # so that pictures do not pile up if encoding is slower than drawing
+            wait(self._files)  # otherwise pictures pile up if encoding is slower than drawing
             self._files = [self._scheduler._encode(self._job, event, record)]
         else:
             self._scheduler._call(self._scheduler._publish, self._job, event)

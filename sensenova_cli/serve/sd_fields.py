@@ -1,13 +1,12 @@
-"""Fields of requests to the API of AUTOMATIC1111's web UI, in our settings, and notes about those without effect."""
+"""Read the fields of AUTOMATIC1111's API as our settings, and make notices about fields without effect."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sensenova_cli.serve.bodies import reject_unusable
 from sensenova_cli.serve.errors import ApiError, bad_request
-from sensenova_cli.serve.picture_fields import picture_fields
+from sensenova_cli.serve.picture_fields import picture_fields, require_possible
 from sensenova_cli.serve.service import require_text
 
 SAMPLER = "Euler"
@@ -20,7 +19,7 @@ READ = frozenset({"prompt", "init_images", "include_init_images", "override_sett
 
 WITHOUT_MEANING = frozenset(
     {
-        # They change where the original stores files and what it restores. This server stores none.
+        # They say where the original stores files and which settings it restores. This server does neither.
         "do_not_save_samples",
         "do_not_save_grid",
         "save_images",
@@ -28,7 +27,7 @@ WITHOUT_MEANING = frozenset(
         "force_task_id",
         "url",  # SillyTavern passes on its own fields
         "auth",
-        # They only matter beside a field that is refused, or that gets its own note.
+        # They only matter beside a field that is refused, or that gets its own notice.
         "firstphase_width",
         "firstphase_height",
         "hr_scale",
@@ -65,7 +64,7 @@ WITHOUT_MEANING = frozenset(
         "s_min_uncond",
     }
 )
-"""Fields without which nothing is lost."""
+"""Fields without effect that need no notice."""
 
 SAMPLERS = ("", "euler", "k_euler", "automatic", "default")
 """Names of the sampler that the model uses, in lower case."""
@@ -88,14 +87,14 @@ NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "sd_vae": (("Automatic", "None", "none"), "the model has no VAE"),
     "forge_additional_modules": ((), "the model has no other modules"),
 }
-"""Fields without effect → values at which nothing is missing, besides empty ones, and the reason."""
+"""Fields without effect → values that need no notice, besides empty ones, and the reason in the notice."""
 
 REFUSED = {
     "script_name": "the server has no scripts",
     "alwayson_scripts": "the server has no scripts",
     "latent_mask": "the model cannot change only a part of a picture",
 }
-"""Fields that ask for something that cannot be done → reason."""
+"""Fields that ask for something impossible → reason."""
 
 _LORA = re.compile(r"<lora:([^:<>]*)(?::([^<>]*))?>\s*")
 
@@ -107,8 +106,8 @@ class SdFields:
     Attributes:
         prompt: without the tags of LoRAs.
         settings: checked picture settings.
-        lora: name and strength of the LoRA to use; None for the usual ones.
-        notices: notes for the client about fields that have no effect.
+        lora: name and strength of the LoRA to use; None for those that the model was loaded with.
+        notices: notices for the client about fields that have no effect.
     """
 
     prompt: str
@@ -134,7 +133,7 @@ def read_fields(fields: Mapping[str, Any], model: str, *, changes_pictures: bool
     if not isinstance(overrides, Mapping | None):
         raise bad_request('"override_settings" must be an object', param="override_settings")
     require_model((overrides or {}).get("sd_model_checkpoint"), model, "override_settings.sd_model_checkpoint")
-    reject_unusable(fields, REFUSED)
+    require_possible(fields, REFUSED)
     notices: list[str] = []
     wanted = _rest(_merge(fields, overrides or {}, notices), notices)
     if changes_pictures:
@@ -160,7 +159,7 @@ def require_model(name: object, model: str, param: str) -> None:
 
 
 def _merge(fields: Mapping[str, Any], overrides: Mapping[str, Any], notices: list[str]) -> dict[str, Any]:
-    """Return the fields and `override_settings` in one: clients with a fixed list of fields send our settings there."""
+    """Merge `override_settings` into the fields: clients with a fixed list of fields send our settings there."""
     merged = dict(fields)
     for name, value in overrides.items():
         if name in fields or name in READ:
@@ -171,7 +170,7 @@ def _merge(fields: Mapping[str, Any], overrides: Mapping[str, Any], notices: lis
 
 
 def _rest(fields: Mapping[str, Any], notices: list[str]) -> dict[str, Any]:
-    """Return the fields that `picture_fields` reads. Notes about the others are added to `notices`."""
+    """Return the fields that `picture_fields` reads, and add notices about the others."""
     rest: dict[str, Any] = {}
     samplers: dict[str, str] = {}
     for name, value in fields.items():

@@ -1,4 +1,4 @@
-"""The API of AUTOMATIC1111's web UI, as far as other programs use it: pictures, progress, and lists of choices.
+"""The parts of the API of AUTOMATIC1111's web UI that other programs use: pictures, progress, and lists of choices.
 
 SillyTavern, Open WebUI's oldest engine, webuiapi and many bots draw with this API only.
 """
@@ -33,7 +33,7 @@ from sensenova_cli.turns.tasks import PictureTask
 
 PREFIX = "/sdapi/v1"
 MAX_PREVIEWS = 20
-"""Previews of a picture, at most. Clients ask for the newest one at any time."""
+"""Most previews of a picture. Clients ask for the newest one at any time."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -56,7 +56,7 @@ class _Generation:
     began: float = 0.0
 
     async def follow(self) -> None:
-        """Note the progress until the job ends.
+        """Record the progress until the job ends.
 
         Raises:
             ApiError: the job failed.
@@ -68,7 +68,7 @@ class _Generation:
 
     @property
     def progress(self) -> float:
-        """The finished part of all steps of all pictures, from 0 to 1."""
+        """The finished fraction of all steps of all pictures, from 0 to 1."""
         return (self.step.index + self.step.step / self.step.steps) / self.step.count if self.step else 0.0
 
     @property

@@ -23,7 +23,7 @@ class Server(uvicorn.Server):
     """A server that finishes the running request when it is asked to stop, and ends at once when asked twice."""
 
     def __init__(self, app: ASGIApp, scheduler: Scheduler) -> None:
-        # A reverse proxy on this machine says which address and scheme its clients use. Limits needs the real address.
+        # A reverse proxy on this machine sends its client's address and scheme. Limits needs the real address.
         trusted = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
         behind_proxy: Any = ProxyHeadersMiddleware(app, trusted)  # type: ignore[arg-type]  # its types are uvicorn's own
         config = uvicorn.Config(
@@ -63,8 +63,8 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals while the server runs; in other threads than the main one there are none."""
-        # nohup ignores SIGHUP, which must stay so.
+        """Handle signals while the server runs. Only the main thread can handle signals."""
+        # nohup ignores SIGHUP, so the server must not handle it.
         handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         try:
             before = {number: signal.signal(number, self.handle_exit) for number in handled}

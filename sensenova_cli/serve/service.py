@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from config.errors import SenseNovaError, SettingsError
-from config.settings import ImageSettings, ServeSettings, SettingsGroup, TextSettings
+from config.settings import ServeSettings, SettingsGroup
 from config.sizes import resolve_size
 from config.sources import Layers
 from config.validation import check_values, json_notation
@@ -38,9 +38,13 @@ class Service:
     """Everything that the APIs share. All methods belong to the event loop's thread.
 
     Attributes:
-        name: the model's name for clients.
+        settings: the server's own settings.
+        layers: all other settings, in their layers; requests override those of pictures and answers.
         scheduler: the queue of jobs.
-        pictures: uploaded pictures, and finished ones that are given out by address.
+        name: the model's name for clients.
+        pictures: uploaded pictures, and finished ones whose address a client has.
+        loras: the LoRAs that clients may choose, by name.
+        started_at: value of `time.time` at the start.
     """
 
     def __init__(self, settings: ServeSettings, layers: Layers, scheduler: Scheduler, name: str) -> None:
@@ -69,7 +73,7 @@ class Service:
         """Merge the settings of a task and build its request, within the limits of this server.
 
         Args:
-            names: setting → name of the client's field, for errors about limits; without an entry it is the same.
+            names: setting → name of the client's field, where it differs, for errors about limits.
 
         Raises:
             ApiError: the task is not valid, or exceeds a limit.
@@ -87,7 +91,7 @@ class Service:
 
         Args:
             lora: the value of a request's field `lora`.
-            notices: notes for the client, which the job publishes first.
+            notices: notices for the client, which the job publishes first.
 
         Raises:
             ApiError: the LoRA is unknown, the queue is full, or the model is not ready.
@@ -112,7 +116,7 @@ class Service:
         """Check the model's name in a request, and return whether it is the name that draws pictures in chats.
 
         Raises:
-            ApiError: another model is asked for.
+            ApiError: the request names another model.
         """
         if name is None or name == "":
             return False
@@ -173,7 +177,7 @@ class Service:
             raise bad_request(f'"{param}": {shown}; this server allows {most:,} at most', param=param, code="limit")
 
     def _forget_old(self) -> None:
-        """Forget results that are too old, and the oldest ones if they are too many or take too much memory."""
+        """Forget results that are too old, and the oldest ones if there are too many or they take too much memory."""
         finished = [job for job in self._jobs.values() if job.is_finished]
         total = sum(job.size_in_memory for job in finished)
         for index, job in enumerate(finished):
@@ -183,14 +187,12 @@ class Service:
                 del self._jobs[job.id]
 
 
-def check_settings(
-    given: Mapping[str, Any], group: type[SettingsGroup], param: Mapping[str, str] = {}
-) -> dict[str, Any]:
+def check_settings(given: Mapping[str, Any], group: type[SettingsGroup], param: Mapping[str, str]) -> dict[str, Any]:
     """Check the settings of a request. A missing seed becomes a random one.
 
     Args:
         given: setting → value from JSON.
-        param: setting → name of its field, where that differs.
+        param: setting → name of the client's field, where it differs.
 
     Raises:
         ApiError: a value has a wrong type or is out of bounds; it names the field.
@@ -205,17 +207,7 @@ def check_settings(
     return {"seed": secrets.randbelow(2**32), **checked}
 
 
-def picture_settings(given: Mapping[str, Any], param: Mapping[str, str] = {}) -> dict[str, Any]:
-    """Check the settings of pictures, as `check_settings`."""
-    return check_settings(given, ImageSettings, param)
-
-
-def text_settings(given: Mapping[str, Any], param: Mapping[str, str] = {}) -> dict[str, Any]:
-    """Check the settings of an answer, as `check_settings`."""
-    return check_settings(given, TextSettings, param)
-
-
-def require_text(value: object, param: str, most: int = MAX_TEXT) -> str:
+def require_text(value: object, param: str) -> str:
     """Return a text field.
 
     Raises:
@@ -223,8 +215,10 @@ def require_text(value: object, param: str, most: int = MAX_TEXT) -> str:
     """
     if not isinstance(value, str):
         raise bad_request(f"{param} must be text", "write it in quotes", param=param)
-    if len(value) > most:
-        raise bad_request(f"{param} has {len(value):,} characters; the limit is {most:,}", "shorten it", param=param)
+    if len(value) > MAX_TEXT:
+        raise bad_request(
+            f"{param} has {len(value):,} characters; the limit is {MAX_TEXT:,}", "shorten it", param=param
+        )
     return value
 
 

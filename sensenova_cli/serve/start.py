@@ -26,14 +26,14 @@ from sensenova_cli.turns.model_source import ModelOnDemand, model_name
 
 @dataclass(frozen=True)
 class Announcement:
-    """The facts for the line that tells the operator how the server is guarded."""
+    """The facts for the line that shows the operator how the server is protected."""
 
     has_key: bool
     key_file: str | None
     only_this_machine: bool
 
     def text(self, name: str, url: str) -> str:
-        """Return the line, with a command that works."""
+        """Return the line, with a command that makes a picture."""
         who = "for this machine only" if self.only_this_machine else "for all machines that can connect"
         key = "with a key" if self.has_key else "WITHOUT A KEY" if not self.only_this_machine else "without a key"
         key_file = shlex.quote(str(Path(self.key_file).expanduser())) if self.key_file else ""
@@ -84,7 +84,7 @@ async def run_server(
 
 
 def _leave_note(view: TurnView, url: str, key: str | None) -> None:
-    """Tell other commands of this user where the server is, for `--server local`."""
+    """Leave the note by which `--server local` finds this server; show a notice if it cannot be written."""
     try:
         write_note(url, key)
     except OSError as error:
@@ -102,7 +102,7 @@ def _opener(
         engine = ModelOnDemand(layers.load, size).open((), view)
         if settings.warmup:
             began = time.perf_counter()
-            on_progress(LoadingState("warming up"))
+            on_progress(LoadingState())
             engine.warm_up(size)
             if time.perf_counter() - began > 1:
                 view.muted(f"warmed up in {time.perf_counter() - began:.1f} s")
@@ -116,7 +116,6 @@ class _LoadingView(TurnView):
 
     def __init__(self, *, quiet: bool) -> None:
         super().__init__(quiet=quiet)
-        self._is_quiet = quiet
         self.on_progress: Callable[[LoadingState], None] = lambda state: None
 
     def notice_line(self, text: str) -> None:
@@ -127,22 +126,21 @@ class _LoadingView(TurnView):
     def bytes_progress(self, title: str) -> Iterator[ProgressView]:
         """Show a bar, and report the same numbers."""
         with super().bytes_progress(title) as bar:
-            self.on_progress(LoadingState(title))
-            yield _Reporting(bar, title, self.on_progress)
+            self.on_progress(LoadingState())
+            yield _Reporting(bar, self.on_progress)
 
 
 class _Reporting:
     """A progress view that reports to two places."""
 
-    def __init__(self, bar: ProgressView, title: str, on_progress: Callable[[LoadingState], None]) -> None:
+    def __init__(self, bar: ProgressView, on_progress: Callable[[LoadingState], None]) -> None:
         self._bar = bar
-        self._title = title
         self._on_progress = on_progress
 
     def update(self, done: int, total: int) -> None:
         """Report the bytes so far."""
         self._bar.update(done, total)
-        self._on_progress(LoadingState(self._title, done, total))
+        self._on_progress(LoadingState(done, total))
 
     def close(self) -> None:
         """Remove the bar."""
@@ -150,7 +148,7 @@ class _Reporting:
 
 
 def _public(load: LoadSettings) -> LoadSettings:
-    """Return load settings for the records of pictures, which other people get: without folders of this machine."""
+    """Return load settings without folders of this machine, because other people read them in records of pictures."""
     model = model_name(load)
     if Path(model).expanduser().exists():
         model = Path(model).expanduser().absolute().name
@@ -161,9 +159,9 @@ def _public(load: LoadSettings) -> LoadSettings:
 def _summary(job: Job) -> str:
     """Return a line for the log. It contains nothing of prompts and pictures."""
     task, settings = job.turn.task.kind, job.turn.settings
-    what = f" {settings.size}, {settings.num_steps} steps" if task in ("generate", "edit") else ""
+    size = f" {settings.size}, {settings.num_steps} steps" if task in ("generate", "edit") else ""
     reason = f": {job.error.code}" if job.error is not None else ""
-    return f"{time.strftime('%H:%M:%S')} {job.id} {task}{what}: {job.status}{reason} after {job.seconds:.1f} s"
+    return f"{time.strftime('%H:%M:%S')} {job.id} {task}{size}: {job.status}{reason} after {job.seconds:.1f} s"
 
 
 def _url(listener: socket.socket) -> str:

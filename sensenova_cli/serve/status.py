@@ -1,4 +1,4 @@
-"""The state of the server: its models, its health, and its metrics in Prometheus' text format."""
+"""The state of the server: its health, its model, and its metrics in Prometheus' text format."""
 
 import time
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class StatusApi:
         return json_response({"object": "list", "data": [self._model(name) for name in self._names]})
 
     async def model(self, request: Request) -> Response:
-        """Describe one of the two."""
+        """Describe the model under one of its two names."""
         name = request.path_params["name"]
         self._service.require_model(name)
         return json_response(self._model(name))

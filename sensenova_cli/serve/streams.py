@@ -1,4 +1,4 @@
-"""Answers of all forms: JSON, and streams of server-sent events that end the job when the client goes away."""
+"""Answers as JSON or as server-sent events. If the client goes away, its job is stopped."""
 
 import asyncio
 import json
@@ -23,9 +23,12 @@ PING_SECONDS = 15.0
 OPENAI_PATHS = ("/v1/images/", "/v1/chat/", "/v1/models")
 """Starts of the paths of OpenAI's API."""
 
+_LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+"""Characters that some clients take for the end of a line of a stream. JSON allows their escapes in texts."""
+
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return JSON. Long answers are pictures, so they are encoded by the caller's thread only once."""
+    """Return an answer whose body is `content` as JSON."""
     return Response(encode(content), status, headers, media_type="application/json")
 
 
@@ -39,10 +42,6 @@ def error_response(error: ApiError, path: str) -> Response:
     if path.startswith("/sdapi/"):
         content = {"detail": error.message_and_hint, **content}
     return json_response(content, error.status, error.headers)
-
-
-_LINE_ENDS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
-"""Characters that some clients take for the end of a line of a stream. JSON allows their escapes in texts."""
 
 
 def encode(content: Any) -> bytes:
@@ -89,7 +88,7 @@ def event_stream(service: Service, job: Job, events: AsyncGenerator[bytes]) -> R
     """Return a stream of server-sent events. If the client goes away before its end, the job is stopped.
 
     Args:
-        events: the encoded events. Errors that it raises become an event `{"error": …}`.
+        events: the encoded events. An error that it raises becomes the event `{"error": …}`.
     """
 
     async def body() -> AsyncGenerator[bytes]:
@@ -127,7 +126,8 @@ async def unless_gone(
     """Wait for an answer, and stop the job if the client goes away meanwhile.
 
     Args:
-        make: waits for the job and returns the answer. Its body has been read already.
+        request: its body must have been read, so that the next message is the end of the connection.
+        make: waits for the job and returns the answer.
     """
     answer = asyncio.ensure_future(make())
     gone = asyncio.ensure_future(_wait_until_gone(request))
@@ -146,7 +146,7 @@ async def unless_gone(
 
 
 def leave(service: Service, job: Job) -> None:
-    """End the service for a client: nobody reads the rest, so a job that still runs is stopped."""
+    """Stop a job, unless it has ended, and drop its messages: its client has the answer or is gone."""
     service.scheduler.cancel(job)
     job.leave()
 

@@ -1,7 +1,7 @@
-"""Check of a session's folder before anything in it is opened. The folder may come from somebody else.
+"""Check a session's folder before a file in it is opened, because another person may have made the folder.
 
-A link in it could make the program read, change or send a file of the user that has nothing to do with the session, and
-a pipe would make it wait forever.
+A link in it could make the program read, change or send a file of the user that does not belong to the session. A pipe
+would make the program wait forever.
 """
 
 import os
@@ -50,14 +50,14 @@ def _require(path: Path, has_kind: Callable[[int], bool]) -> None:
     except OSError:
         return
     if stat.S_ISLNK(status.st_mode):
-        what = "is a link"
+        problem = "is a link"
     elif not has_kind(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        what = "is neither a file nor a folder"
+        problem = "is not a folder" if stat.S_ISREG(status.st_mode) else "is neither a file nor a folder"
     elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
-        what = "has several names (hard links)"
+        problem = "has several names (hard links)"
     else:
         return
     raise SessionError(
-        f"{show_path(path)} {what}, so the session is not opened",
-        "if the session is yours, replace it by a copy: cp -L; if it is from somebody else, do not trust it",
+        f"{show_path(path)} {problem}, so the session is not opened",
+        "if the session is yours, replace it by a copy: cp -L; if another person made it, do not trust it",
     )

@@ -123,7 +123,7 @@ def test_a_note_whose_server_does_not_listen_any_more() -> None:
 def test_a_note_that_others_can_use_is_not_used(mode: int) -> None:
     write_note("http://127.0.0.1:8642", None)
     note_file().chmod(mode)
-    assert "others can have written or read it" in _refused().what
+    assert "other users may have written or read it" in _refused().what
     assert str(note_file()) in _refused().hint
 
 
@@ -138,7 +138,7 @@ def test_a_link_in_place_of_the_note_is_not_used(tmp_path: Path) -> None:
 def test_a_note_of_another_user_is_not_used() -> None:
     write_note("http://127.0.0.1:8642", None)
     os.chown(note_file(), 12345, 12345)
-    assert "others can have written or read it" in _refused().what
+    assert "other users may have written or read it" in _refused().what
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"url": 1, "key": null, "process": 1}', b"[" * 5000])
@@ -152,7 +152,7 @@ def test_a_damaged_note(content: bytes) -> None:
 def test_a_pipe_in_place_of_the_note_does_not_block() -> None:
     note_file().parent.mkdir(parents=True)
     os.mkfifo(note_file(), 0o600)
-    assert "others can have written" in _refused().what
+    assert "other users may have written" in _refused().what
 
 
 # `server = "local"` and an address in the user file, the environment and a profile

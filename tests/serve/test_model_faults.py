@@ -29,7 +29,7 @@ def loading(progress: LoadingState, outcome: Callable[[], Any]) -> tuple[Callabl
 
 def test_a_request_while_the_model_loads(serve: Serve, home: Any) -> None:
     engine = FakeEngine(home.parent / "checkpoint")
-    open_model, go_on = loading(LoadingState("loading demo", 7_000_000_000, 35_000_000_000), lambda: engine)
+    open_model, go_on = loading(LoadingState(7_000_000_000, 35_000_000_000), lambda: engine)
     served = serve(open_model=open_model)
     client = served.client()
     until(lambda: served.service.scheduler.loading.done > 0)
@@ -51,7 +51,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(serve: Serve) -> None:
     def fail() -> None:
         raise CheckpointError("model.safetensors is damaged", "download it again")
 
-    open_model, go_on = loading(LoadingState("loading"), fail)
+    open_model, go_on = loading(LoadingState(), fail)
     served = serve(open_model=open_model)
     go_on.set()
     until(lambda: served.server.should_exit)
