@@ -193,10 +193,9 @@ class LoadSettings(SettingsGroup):
     server: Annotated[
         str | None,
         Field(pattern=r"^(off|local|(https?://)?[^\s/?#@]+(/[^\s?#]*)?)$", examples=["http://gpu-box:8642", "local"]),
-        Scope(session=False),
     ] = None
     """Server with a loaded model, by address; local for one on this machine; off to load the model here."""
-    server_key_file: Annotated[str | None, Scope(session=False)] = None
+    server_key_file: str | None = None
     """File with the key of the server. The variable SENSENOVA_SERVER_KEY can hold the key instead."""
 
     @field_validator("model", "lora")

@@ -22,7 +22,7 @@ from PIL import Image
 
 from config.errors import SenseNovaError
 from config.settings import LoadSettings
-from model import Engine, Event, NamedLora, Picture, Statistics
+from model import Card, Engine, Event, NamedLora, Picture, Statistics
 from sensenova_cli.outputs.picture_writer import encode_png
 from sensenova_cli.outputs.png_metadata import PictureRecord
 from sensenova_cli.render.turn_view import TurnView
@@ -69,7 +69,8 @@ class Scheduler:
         state: `loading`, `ready`, `failed` (the model cannot be loaded) or `stopping`.
         loading: progress while it is loading.
         failure: the error of loading the model; None without one.
-        engine: the model when it is ready. Only its thread may run it; other threads may read its card.
+        engine: the model when it is ready. Only its thread may run it.
+        card: the model's card as it was loaded, before clients chose LoRAs.
         running: the job that runs now.
         counters: numbers for the metrics.
         on_ready: called when the model is loaded, and when loading has failed.
@@ -87,6 +88,7 @@ class Scheduler:
         self.loading = LoadingState()
         self.failure: BaseException | None = None
         self.engine: Engine | None = None
+        self.card: Card | None = None
         self.running: Job | None = None
         self.counters = Counters()
         self.on_ready: Callable[[], None] = lambda: None
@@ -245,7 +247,7 @@ class Scheduler:
         self._call(self._finish_running, job, failure, time.perf_counter() - began)
 
     def _become_ready(self, engine: Engine) -> None:
-        self.engine = engine
+        self.engine, self.card = engine, engine.card
         if self.state == "loading":
             self.state = "ready"
         self.on_ready()

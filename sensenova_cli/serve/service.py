@@ -60,14 +60,14 @@ class Service:
 
     @property
     def card(self) -> Card:
-        """The card of the loaded model.
+        """The card of the model as it was loaded. A LoRA that a client has chosen does not change the others' defaults.
 
         Raises:
             ApiError: the model is not loaded yet.
         """
         self.scheduler.require_ready()
-        assert self.scheduler.engine is not None
-        return self.scheduler.engine.card
+        assert self.scheduler.card is not None
+        return self.scheduler.card
 
     def build(self, task: Task, previews: Previews = NO_PREVIEWS, names: Mapping[str, str] = {}) -> Turn:
         """Merge the settings of a task and build its request, within the limits of this server.

@@ -138,8 +138,8 @@ def test_compressed_text_in_a_picture_is_not_unpacked_without_limit(served: Serv
     info = PngImagePlugin.PngInfo()
     info.add_text("sensenova", "[" * 60_000_000, zip=True)
     before = peak_memory()
-    for path, body in WITH_PICTURES:
-        refused(served, path, body(data_url(png(pnginfo=info))))
+    for path, body in WITH_PICTURES:  # the pixels are intact, and the text is left out
+        assert served.client().post(path, json=body(data_url(png(pnginfo=info)))).status_code == 200
     assert peak_memory() - before < 150_000_000
 
 

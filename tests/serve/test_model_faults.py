@@ -211,3 +211,10 @@ def test_a_png_that_cannot_be_written_fails_its_request_only(
     assert "ZeroDivisionError: division by zero" in capfd.readouterr().err
     assert "ZeroDivisionError: division by zero" in caplog.text  # goes to stderr, too
     assert served.client().post(GENERATIONS, json={"prompt": "x"}).status_code == 200
+
+
+def test_the_lora_of_one_client_does_not_change_the_defaults_of_others(served: Served) -> None:
+    before = served.client().get("/v1/sensenova/info").json()
+    # A merged LoRA changes the card of an engine.
+    served.engine.recommended = served.engine.recommended.model_copy(update={"settings": {"num_steps": 2}})
+    assert served.client().get("/v1/sensenova/info").json() == before
