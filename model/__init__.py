@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from model.checkpoint.random_weights import write_tiny_checkpoint
     from model.conversation import Conversation
     from model.devices import require_device
-    from model.engine import Engine, open_engine, read_card
+    from model.engine import Engine
     from model.errors import (
         CheckpointError,
         DeviceError,
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         Waiting,
     )
     from model.image_files import open_picture, read_picture
+    from model.opening import open_engine, read_card
     from model.parallel.connections import release_rank_processes
     from model.parallel.launch import launched
     from model.rank_main import run_rank
@@ -76,7 +77,8 @@ _HOMES = {
     "config.settings": ["ImageSettings", "LoadSettings", "TextSettings"],
     "model.checkpoint.card": ["Card"],
     "model.conversation": ["Conversation"],
-    "model.engine": ["Engine", "open_engine", "read_card"],
+    "model.engine": ["Engine"],
+    "model.opening": ["open_engine", "read_card"],
     "model.errors": [
         "CheckpointError",
         "DeviceError",

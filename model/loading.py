@@ -50,7 +50,7 @@ def load_model(
     on_plan: Callable[[DownloadPlan], None] | None = None,
     on_download: Callable[[int, int], None] | None = None,
 ) -> LocalModel:
-    """Load a model into this process and its ranks. Arguments and errors are those of `model.engine.open_engine`."""
+    """Load a model into this process and its ranks. Arguments and errors are those of `model.opening.open_engine`."""
     # Cheap checks first: a mistake must not be reported after a download or minutes of loading.
     require_compatible(settings)
     process_timings.restart(DEVICE, PLACE, READ, COMPILE)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from config.errors import SenseNovaError
 from config.settings import ImageSettings, LoadSettings
-from model.engine import LocalEngine, open_engine
+from model.engine import LocalEngine
 from model.events import DenoisingStep, Event, ThinkToken
+from model.opening import open_engine
 from model.requests import GenerateRequest
 from model.timings import IMPORTS, READ, process_timings
 

@@ -41,7 +41,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def program(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
     """Runs commands in `home`, with signals handled as the program does."""
     runner = Program()
-    monkeypatch.setattr("model.engine.open_engine", runner.load)
+    monkeypatch.setattr("model.opening.open_engine", runner.load)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     handle_signals()
     yield runner

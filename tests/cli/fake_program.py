@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-import model.engine
+import model.opening
 from config.settings import LoadSettings
 from model import DEMO_MODEL, find_checkpoint
 from sensenova_cli.__main__ import main
@@ -34,5 +34,5 @@ def take_a_step(number: int) -> None:
 
 
 if __name__ == "__main__":
-    model.engine.open_engine = open_engine
+    model.opening.open_engine = open_engine
     main()

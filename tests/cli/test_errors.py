@@ -294,7 +294,7 @@ def test_a_missing_device_is_reported_before_a_download(program: Program, monkey
 
     monkeypatch.setattr("model.loading.find_checkpoint", download)
     monkeypatch.setattr("model.checkpoint.card.find_card", lambda model: DEMO_CHECKPOINT)
-    monkeypatch.setattr("model.engine.open_engine", open_engine)
+    monkeypatch.setattr("model.opening.open_engine", open_engine)
     monkeypatch.setattr("sensenova_cli.turns.model_source.find_checkpoint", download)
     for words in (["generate", "x"], ["bench"], ["doctor"]):
         outcome = program(*words, "--model", "owner/name", "--device", "cuda:63")

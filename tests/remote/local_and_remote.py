@@ -61,7 +61,7 @@ class Both:
         with self._monkeypatch.context() as patched:
             program = Program(folder=find_checkpoint("demo"))
             program.prepare = self.prepare
-            patched.setattr("model.engine.open_engine", program.load)
+            patched.setattr("model.opening.open_engine", program.load)
             local = self._run(program, words, stdin)
         restore(self.folder, before)
         on_step = self.served.engine.on_step

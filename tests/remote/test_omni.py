@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from config.settings import ImageSettings, LoadSettings
-from model.engine import open_engine
 from model.events import Event, Waiting
+from model.opening import open_engine
 from model.requests import GenerateRequest
 from sensenova_cli.outputs.png_metadata import read_record
 from tests.cli.harness import REPOSITORY, Program
@@ -271,7 +271,7 @@ def test_replaying_such_a_picture_warns_once_and_sends_its_settings(newer: FakeO
 def test_a_local_replay_of_such_a_picture_warns(newer: FakeOmni, monkeypatch: pytest.MonkeyPatch) -> None:
     done(newer, "generate", "a cat", "--size", "64x64", "--num-steps", "3", "-o", "cat.png")
     program = Program()
-    monkeypatch.setattr("model.engine.open_engine", program.load)
+    monkeypatch.setattr("model.opening.open_engine", program.load)
     checkpoint = os.environ["SENSENOVA_MODEL"]
     outcome = program("generate", "--from", "cat.png", "--model", checkpoint, "-o", "again.png")
     assert outcome.code == 0, outcome.stderr
@@ -286,7 +286,7 @@ def test_replaying_a_local_picture_tells_only_the_differences_that_are_known(
 ) -> None:
     program = Program()
     with monkeypatch.context() as local:
-        local.setattr("model.engine.open_engine", program.load)
+        local.setattr("model.opening.open_engine", program.load)
         assert program("generate", "a cat", "--dtype", "float32", "-o", "cat.png").code == 0
     outcome = done(newer, "generate", "--from", "cat.png", "--size", "64x64", "-o", "again.png")
     (line,) = [line for line in outcome.stderr.splitlines() if "was made differently" in line]

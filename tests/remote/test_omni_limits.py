@@ -18,8 +18,8 @@ from PIL import Image
 from rich.console import Console
 
 from config.settings import ImageSettings, LoadSettings
-from model.engine import open_engine
 from model.events import Picture, Waiting
+from model.opening import open_engine
 from model.requests import GenerateRequest
 from sensenova_cli.render.waiting import LiveWaiting
 from tests.cli.harness import REPOSITORY

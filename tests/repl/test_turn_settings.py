@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import model.engine
+import model.opening
 from config.settings import LoadSettings
 from config.sources import Layers
 from model.errors import CheckpointError
@@ -157,7 +157,7 @@ def test_a_session_recovers_from_a_bad_lora(script: Script, home: Path) -> None:
             raise CheckpointError("bad.safetensors cannot be read as a LoRA", "fetch the file again")
         return load(settings, **options)  # type: ignore[arg-type]
 
-    model.engine.open_engine = refuse  # type: ignore[assignment]  # `program` puts it back
+    model.opening.open_engine = refuse  # type: ignore[assignment]  # `program` puts it back
     save_file({"a": np.zeros(1, np.float32)}, home / "bad.safetensors")
     outcome = script("a cat", "/lora off", "a dog", options=("--lora", "bad.safetensors"))
     assert "bad.safetensors cannot be read as a LoRA" in outcome.stderr

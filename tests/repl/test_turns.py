@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import model.engine
+import model.opening
 from model.errors import CheckpointError, DeviceMemoryError, RankError
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
 from sensenova_cli.outputs.png_metadata import read_record
@@ -352,7 +352,7 @@ def test_a_failed_load_is_repeated_by_the_next_turn(script: Script) -> None:
             raise CheckpointError("the network broke down", "try again")
         return load(*arguments, **options)  # type: ignore[arg-type]
 
-    model.engine.open_engine = fail_once  # type: ignore[assignment]  # `program` puts it back
+    model.opening.open_engine = fail_once  # type: ignore[assignment]  # `program` puts it back
     outcome = script("a cat", "a cat")
     assert outcome.code == 1
     assert "the network broke down" in outcome.stderr

@@ -345,7 +345,7 @@ def test_sigterm_while_the_model_loads(tmp_path: Path) -> None:
     port = free_port()
     # The demo loads in a moment, so the loading of its engine is delayed.
     code = (
-        "import sys, threading; import model.engine as e; original = e.open_engine\n"
+        "import sys, threading; import model.opening as e; original = e.open_engine\n"
         "e.open_engine = lambda *a, **k: (threading.Event().wait(600), original(*a, **k))[1]\n"
         "import model; model.open_engine = e.open_engine\n"
         "import runpy; runpy.run_module('sensenova_cli', run_name='__main__')"
