@@ -28,8 +28,15 @@ PROMPT = "a red circle"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return an environment without settings of the user, whose server leaves its note in `folder`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SENSENOVA_")}
+    """Return an environment without settings of the user, whose server leaves its note in `folder`.
+
+    Modules are compiled once, as those of an installed program are.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SENSENOVA_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
     dtype = {"SENSENOVA_DTYPE": os.environ["SENSENOVA_DTYPE"]} if "SENSENOVA_DTYPE" in os.environ else {}
     return {**kept, **dtype, "SENSENOVA_CONFIG_DIR": str(folder), "SENSENOVA_DATA_DIR": str(folder)}
 
