@@ -25,6 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--edit-image", help="input picture of the published edit, for tests marked `weights`")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run slow tests first, so that no process waits for another one's slow test at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 PARITY = Path(__file__).parent / "parity" / "data"
 
 

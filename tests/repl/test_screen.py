@@ -109,6 +109,9 @@ def test_a_signal_at_the_prompt_leaves(tmp_path: Path, number: signal.Signals) -
     screen.wait_for_toolbar("selected 1")
     screen.child.sendintr()  # so that the signal below is not the first one
     screen.wait_for("›", count=3)
+    screen.type("/set seed 5")  # its answer shows that the session has handled the first one
+    screen.wait_for("seed = 5")
+    screen.wait_for_toolbar("seed 5")
     os.kill(screen.child.pid, number)
     assert screen.end() == 0
     assert "Traceback" not in screen.raw

@@ -143,6 +143,8 @@ def test_requests_that_hang_up_at_once_do_not_stay_in_the_queue(serve: Serve) ->
             connection = connect(served.url)
             connection.sendall(post(RUN if number % 2 else GENERATIONS, json.dumps(CAT).encode()))
             connection.close()
+        for _ in range(3):  # the server has accepted and read the connections above before it answers
+            assert served.client().get("/health").status_code == 200
         until(lambda: not waiting(served) and len(served.server.server_state.connections) <= 1)
     until(lambda: served.service.scheduler.running is None)
     assert len(served.engine.requests) == 1
