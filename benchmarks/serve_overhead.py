@@ -25,7 +25,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -90,14 +90,18 @@ class Replay(Engine):
 
 
 @contextmanager
-def serving(engine: Engine, loaded: LoadSettings) -> Iterator[tuple[str, int]]:
-    """Serve an engine in a thread; the server's address and port."""
+def serving(open_model: Callable[[], Engine], loaded: LoadSettings) -> Iterator[tuple[str, int]]:
+    """Serve an engine in a thread; the server's address and port.
+
+    Args:
+        open_model: returns the engine. It runs in the thread that will run the engine.
+    """
     listener = listen("127.0.0.1", 0)
     started = threading.Event()
     servers: list[Server] = []
 
     async def serve() -> None:
-        scheduler = Scheduler(lambda on_progress: engine, loaded, max_queue=16)
+        scheduler = Scheduler(lambda on_progress: open_model(), loaded, max_queue=16)
         scheduler.on_ready = started.set
         service = Service(ServeSettings(), read_layers({}), scheduler, "demo")
         servers.append(Server(build_app(service, Guard()), scheduler))
@@ -125,7 +129,7 @@ def over_http(address: tuple[str, int], settings: ImageSettings) -> tuple[Second
     """Return the time of a picture over HTTP, and its file."""
     body = {"prompt": PROMPT, **settings.model_dump(mode="json", include={"seed", "size", "num_steps", "cfg_scale"})}
     began, cpu = time.perf_counter(), time.process_time()
-    with _post(address, "/v1/images/generations", body) as response:
+    with post(address, "/v1/images/generations", body) as response:
         content = json.load(response)
     file = base64.b64decode(content["data"][0]["b64_json"])
     return Seconds(time.perf_counter() - began, time.process_time() - cpu), file
@@ -152,7 +156,7 @@ def _pixels(file: bytes) -> bytes:
 def first_byte(address: tuple[str, int], path: str, body: dict[str, Any]) -> float:
     """Return the seconds to the first byte of a stream's content, on an idle server."""
     began = time.perf_counter()
-    with _post(address, path, body) as response:
+    with post(address, path, body) as response:
         response.read(1)
         seconds = time.perf_counter() - began
         while response.read(65536):
@@ -161,7 +165,12 @@ def first_byte(address: tuple[str, int], path: str, body: dict[str, Any]) -> flo
 
 
 @contextmanager
-def _post(address: tuple[str, int], path: str, body: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
+def post(address: tuple[str, int], path: str, body: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
+    """Send JSON, and open the answer.
+
+    Raises:
+        RuntimeError: the server answered with an error.
+    """
     connection = http.client.HTTPConnection(*address, timeout=300)
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
@@ -239,12 +248,12 @@ def main() -> None:
     options = parser.parse_args()
     loaded = LoadSettings(model="demo", device="cpu", dtype=options.dtype)
     engine = open_engine(loaded)
-    with serving(engine, loaded) as address:
+    with serving(lambda: engine, loaded) as address:
         picture = measure_pictures(options, address, engine, options.runs)
         streams = measure_streams(options, address)
     settings = ImageSettings(seed=0, size=options.size, num_steps=options.steps, cfg_scale=2.5)
     replay = Replay(engine, GenerateRequest(PROMPT, settings))
-    with serving(replay, loaded) as address:
+    with serving(lambda: replay, loaded) as address:
         replayed = measure_pictures(options, address, replay, 10 * options.runs)
     first = streams["median_milliseconds"]
     bars = [
