@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,16 @@ def test_literals_are_toml(value: object) -> None:
     import tomllib
 
     assert tomllib.loads(f"x = {toml_literal(value)}") == {"x": value}
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """It could be read only once, and settings are read again in a session."""
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(SettingsError, match="is not a regular file"):
+        read_settings_file(tmp_path / "pipe.toml")
+
+
+def test_a_file_that_is_too_long(tmp_path: Path) -> None:
+    (tmp_path / "long.toml").write_text("#" * (2**20 + 1))
+    with pytest.raises(SettingsError, match="has more than 1,048,576 bytes"):
+        read_settings_file(tmp_path / "long.toml")
