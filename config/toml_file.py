@@ -11,7 +11,7 @@ from typing import Any
 
 from config.errors import SettingsError
 from config.settings import SETTING_NAMES, ServeSettings
-from config.validation import Notation, check_values
+from config.validation import Notation, check_values, near_miss
 
 SERVE_TABLE = "serve"
 """Name of the table with the settings of `sensenova serve`."""
@@ -66,7 +66,9 @@ def read_settings_file(path: Path) -> SettingsFile:
         if isinstance(value, dict):
             raise SettingsError(
                 f"{place(name)}{name} is a table; the only table of a settings file is [{SERVE_TABLE}]",
-                "write only lines like NAME = VALUE, without [sections] and dots",
+                f"did you mean [{SERVE_TABLE}]?"
+                if near_miss(name, [SERVE_TABLE])
+                else "write only lines like NAME = VALUE, without [sections] and dots",
             )
     in_table = replace(notation, place=lambda name: _place_in_table(shown, text, name))
     _refuse_misplaced(values, serve, notation, in_table)

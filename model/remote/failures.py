@@ -103,9 +103,8 @@ def lost(address: Address, error: BaseException) -> SenseNovaError:
         return LostConnectionError(f"the server at {url} does not answer", hint)
     if isinstance(error, httpx2.RemoteProtocolError) and "illegal" in str(error):
         return DamagedAnswerError(f"{url} does not speak HTTP", f"{CHECK}; an address with TLS begins with https://")
-    return LostConnectionError(
-        f"the connection to {url} was lost: {_reason(error)}", "run it again when the server is back"
-    )
+    reason = "the server closed it" if isinstance(error, httpx2.RemoteProtocolError) else _reason(error)
+    return LostConnectionError(f"the connection to {url} was lost: {reason}", "run it again when the server is back")
 
 
 def _untrusted(url: str, error: ssl.SSLCertVerificationError) -> ServerError:

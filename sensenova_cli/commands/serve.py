@@ -55,6 +55,7 @@ def serve(flags: Flags) -> None:
         _names("allow-host", settings.allow_host, r"[^/:]+", "pictures.example.org"),
         _names("cors-origin", settings.cors_origin, r"https?://[^/]+", "https://app.example.org"),
     )
+    _require_loras(settings)
     listener = _listen(settings)
     announcement = Announcement(key is not None, settings.api_key_file, _is_loopback(settings.host))
     failure = asyncio.run(run_server(settings, layers, guard, listener, announcement, quiet=flags.quiet))
@@ -69,6 +70,16 @@ def _require_libraries() -> None:
             f"serving needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
             "pip install 'sensenova[serve]'",
         )
+
+
+def _require_loras(settings: ServeSettings) -> None:
+    """Raise UsageError if a LoRA that clients may choose is a file that does not exist. A Hub id is fetched later."""
+    from sensenova_cli.serve.service import parse_named_loras
+
+    for name, lora in parse_named_loras(settings.loras).items():
+        may_be_hub_id = lora.name.count("/") == 1 and not lora.name.endswith(".safetensors")
+        if not may_be_hub_id and not Path(lora.name).expanduser().exists():
+            raise UsageError(f"--loras {name}={lora.name}: there is no such file", "check its name")
 
 
 def _read_key(settings: ServeSettings, flags: Flags) -> str | None:

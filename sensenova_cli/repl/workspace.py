@@ -130,7 +130,8 @@ class Workspace:
     def reload_if_changed(self) -> None:
         """Reload the model if the load settings have changed; errors as for SessionTurns.reload_if_changed."""
         if self.turns.reload_if_changed():
-            self.say(f"loading {self.turns.resident_model.name}")
+            model = self.turns.resident_model
+            self.say(f"{'connecting to' if model.settings.is_remote else 'loading'} {model.name}")
 
     # Output
 

@@ -88,7 +88,8 @@ def api_error(error: BaseException, param: str | None = None) -> ApiError:
     if isinstance(error, SettingsError | RequestError | WireError | UsageError):
         return bad_request(as_fields(error.what), as_fields(error.hint), param=param)
     if isinstance(error, CheckpointError):
-        return ApiError(500, "the model's files cannot be used", "model_error", headers=no_retry)
+        what, hint = "the files of the model or of the LoRA cannot be used", "the server's log says why"
+        return ApiError(500, what, "model_error", hint=hint, headers=no_retry)
     if isinstance(error, SenseNovaError):
         return ApiError(500, as_fields(error.what), "failed", hint=as_fields(error.hint), headers=no_retry)
     return ApiError(500, f"unexpected {type(error).__name__}", "unexpected", headers=no_retry)

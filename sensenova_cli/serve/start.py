@@ -75,7 +75,13 @@ async def run_server(
         view.muted(_summary(job))
 
     scheduler.on_finished = finished
-    server.on_stopping = lambda: view.muted("stopping after the running request; a second signal ends at once")
+
+    def stopping() -> None:
+        remove_note()  # the server accepts no connections any more
+        running = " after the running request" if scheduler.running is not None else ""
+        view.muted(f"stopping{running}; a second signal ends at once")
+
+    server.on_stopping = stopping
     try:
         await server.run_on(listener)
     finally:

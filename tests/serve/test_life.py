@@ -186,6 +186,7 @@ def test_a_port_that_is_taken(program: Program) -> None:  # noqa: F811
 @pytest.mark.parametrize(
     ("words", "texts"),
     [
+        (["--loras", "x=nofile"], ["--loras x=nofile: there is no such file"]),
         (["--host", "0.0.0.0"], ["there is no key", "--api-key-file", "--no-key"]),
         (["--host", "::"], ["there is no key"]),
         (["--host", "no.such.host.invalid", "--no-key"], ["cannot listen on no.such.host.invalid", "127.0.0.1"]),
