@@ -23,7 +23,7 @@ MAX_NOTE = 10_000
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is.
+    """The address of a server, and its key.
 
     Attributes:
         url: without a slash at the end.

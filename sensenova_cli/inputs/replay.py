@@ -26,7 +26,7 @@ class Replay:
 
     @property
     def warning(self) -> str | None:
-        """What the user should know before the picture is made again; None if nothing."""
+        """A note for the user before the picture is made again; None without one."""
         if not self.record.made_by:
             return None
         return f"{self.file} was made by {self.record.made_by}, so it cannot be repeated byte for byte"
