@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from model.checkpoint.builtin import DEMO_MODEL
     from model.checkpoint.card import Card
     from model.checkpoint.facts import CheckpointFacts, read_facts
-    from model.checkpoint.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint, local_checkpoint
+    from model.checkpoint.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint, is_hub_id, local_checkpoint
     from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
     from model.checkpoint.random_weights import write_tiny_checkpoint
     from model.conversation import Conversation
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from model.parallel.connections import release_rank_processes
     from model.parallel.launch import launched
     from model.rank_main import run_rank
-    from model.remote.address import remove_note, write_note
+    from model.remote.address import is_loopback, is_usable_key, remove_note, write_note
     from model.remote.servers import read_server_facts
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
     from model.timings import CARD, PHASES, PROGRAM, Timings, process_timings
@@ -112,7 +112,7 @@ _HOMES = {
     "model.parallel.connections": ["release_rank_processes"],
     "model.rank_main": ["run_rank"],
     "model.remote.servers": ["read_server_facts"],
-    "model.remote.address": ["remove_note", "write_note"],
+    "model.remote.address": ["is_loopback", "is_usable_key", "remove_note", "write_note"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
     "model.timings": ["CARD", "PHASES", "PROGRAM", "Timings", "process_timings"],
     "model.trace": ["Trace"],
@@ -122,7 +122,7 @@ _HOMES = {
     "model.verification.pictures": ["PictureComparison", "compare_picture"],
     "model.checkpoint.builtin": ["DEMO_MODEL"],
     "model.checkpoint.facts": ["CheckpointFacts", "read_facts"],
-    "model.checkpoint.hub": ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "local_checkpoint"],
+    "model.checkpoint.hub": ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "is_hub_id", "local_checkpoint"],
     "model.checkpoint.named_lora": ["NO_LORA", "NamedLora", "format_loras", "parse_loras"],
     "model.checkpoint.random_weights": ["write_tiny_checkpoint"],
 }
@@ -185,6 +185,9 @@ __all__ = [
     "find_checkpoint",
     "find_checks",
     "format_loras",
+    "is_hub_id",
+    "is_loopback",
+    "is_usable_key",
     "launched",
     "local_checkpoint",
     "open_engine",

@@ -10,8 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from model.errors import PictureError
 from model.image_files import as_rgb, read_picture
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from model.png_chunks import PNG_SIGNATURE
 
 
 class PNGFiles:

@@ -6,7 +6,7 @@ Other programs write huge compressed texts, incomplete resolutions and wrong che
 import struct
 import zlib
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXEL_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
 """Chunks that the pixels need. They are always kept: if one is damaged, the picture is damaged."""
 SMALL_CHUNKS = frozenset((b"iCCP", b"sRGB", b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
@@ -22,10 +22,10 @@ def essential_png(content: bytes) -> bytes:
 
     A file of another format is returned unchanged. If a chunk is incomplete, the rest of the file follows unchanged.
     """
-    if not content.startswith(SIGNATURE):
+    if not content.startswith(PNG_SIGNATURE):
         return content
-    kept = [SIGNATURE]
-    place, small = len(SIGNATURE), 0
+    kept = [PNG_SIGNATURE]
+    place, small = len(PNG_SIGNATURE), 0
     while place + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, place)
         end = place + 12 + length

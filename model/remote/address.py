@@ -6,6 +6,7 @@ import platform
 import re
 import stat
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from platformdirs import user_state_path
@@ -139,6 +140,19 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def is_usable_key(key: str) -> bool:
+    """Return whether a key can be sent in a header: one word of visible ASCII characters."""
+    return bool(key) and key.isascii() and key.isprintable() and " " not in key
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _read_key(settings: LoadSettings) -> str | None:
     if settings.server_key_file is None:
         source, key = KEY_VARIABLE, os.environ.get(KEY_VARIABLE, "").strip()
@@ -151,6 +165,6 @@ def _read_key(settings: LoadSettings) -> str | None:
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~nobody
             reason = getattr(error, "strerror", None) or "it is not text"
             raise RequestError(f"{source}: the server's key cannot be read: {reason}", NAME_A_FILE) from None
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
+    if not is_usable_key(key):
         raise RequestError(f"{source} contains no usable key", "a key is one word of letters and digits")
     return key

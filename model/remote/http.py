@@ -8,14 +8,13 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, suppress
-from ipaddress import ip_address
 from typing import Any
 
 import httpx2
 
 from config.errors import SenseNovaError
 from model.errors import RequestError
-from model.remote.address import Address
+from model.remote.address import Address, is_loopback
 from model.remote.failures import CHECK, KEY_HINT, DamagedAnswerError, LostConnectionError, lost, refusal
 
 CONNECT_SECONDS = 5.0
@@ -61,7 +60,7 @@ class Connection:
             verify=address.url.startswith("https:"),  # reading all certificates takes 0.1 s
             mounts=_direct_mounts(address.url),
             # Preparing for the environment's proxies takes another 0.1 s. With TLS, SSL_CERT_FILE is needed.
-            trust_env=address.url.startswith("https:") or not _is_here(httpx2.URL(address.url).host),
+            trust_env=address.url.startswith("https:") or not is_loopback(httpx2.URL(address.url).host),
         )
 
     def get(self, path: str) -> Any:
@@ -297,11 +296,4 @@ def _timeout(silence: float | None) -> httpx2.Timeout:
 def _direct_mounts(url: str) -> dict[str, Any]:
     """Return the rule that requests to this machine bypass the environment's proxies; empty for other hosts."""
     host = httpx2.URL(url).host
-    return {f"all://{f'[{host}]' if ':' in host else host}": None} if _is_here(host) else {}
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(host) else {}

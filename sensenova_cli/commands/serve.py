@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import importlib.util
-import ipaddress
 import os
 import re
 import socket
@@ -39,9 +38,11 @@ def serve(flags: Flags) -> None:
     _require_libraries()
     # `server = "local"` in the user file is for the other commands. This one loads the model that they use.
     flags = replace(flags, settings={**flags.settings, "server": "off"})
+    from model import is_loopback
+
     settings, layers = flags.serve_settings(), flags.layers()
     key = _read_key(settings, flags)
-    if key is None and settings.key and not _is_loopback(settings.host):
+    if key is None and settings.key and not is_loopback(settings.host):
         raise UsageError(
             f"other machines could use the server at {settings.host}, and there is no key",
             "name a file that contains one with --api-key-file, or allow everybody with --no-key",
@@ -57,7 +58,7 @@ def serve(flags: Flags) -> None:
     )
     _require_loras(settings)
     listener = _listen(settings)
-    announcement = Announcement(key is not None, settings.api_key_file, _is_loopback(settings.host))
+    announcement = Announcement(key is not None, settings.api_key_file, is_loopback(settings.host))
     failure = asyncio.run(run_server(settings, layers, guard, listener, announcement, quiet=flags.quiet))
     if failure is not None:
         raise failure if isinstance(failure, Exception) else SenseNovaError(f"loading ended: {failure!r}")
@@ -74,11 +75,12 @@ def _require_libraries() -> None:
 
 def _require_loras(settings: ServeSettings) -> None:
     """Raise UsageError if a LoRA that clients may choose is a file that does not exist. A Hub id is fetched later."""
+    from model import is_hub_id
     from sensenova_cli.serve.service import parse_named_loras
 
     for name, lora in parse_named_loras(settings.loras).items():
-        may_be_hub_id = lora.name.count("/") == 1 and not lora.name.endswith(".safetensors")
-        if not may_be_hub_id and not Path(lora.name).expanduser().exists():
+        on_hub = is_hub_id(lora.name) and not lora.name.endswith(".safetensors")
+        if not on_hub and not Path(lora.name).expanduser().exists():
             raise UsageError(f"--loras {name}={lora.name}: there is no such file", "check its name")
 
 
@@ -88,6 +90,8 @@ def _read_key(settings: ServeSettings, flags: Flags) -> str | None:
     Raises:
         UsageError: the key's file cannot be read, the key is not usable, or a key and `--no-key` are given.
     """
+    from model import is_usable_key
+
     key = os.environ.get(KEY_VARIABLE) or None
     source = KEY_VARIABLE
     if settings.api_key_file is not None:
@@ -107,7 +111,7 @@ def _read_key(settings: ServeSettings, flags: Flags) -> str | None:
             TurnView(quiet=False).notice(f"other users of this machine can read the key file: chmod 600 {source}")
     if key is None:
         return None
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
+    if not is_usable_key(key):
         raise UsageError(f"{source} contains no usable key", "a key is one word of letters and digits")
     if not settings.key:
         raise UsageError(f"--no-key and the key in {source} contradict each other", "give one of them")
@@ -125,15 +129,6 @@ def _listen(settings: ServeSettings) -> socket.socket:
             hint = "an address is like 127.0.0.1 or 0.0.0.0"
         reason = getattr(error, "strerror", None) or "it is not a host name"
         raise UsageError(f"cannot listen on {settings.host}:{settings.port}: {reason}", hint) from None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _names(flag: str, text: str | None, form: str, example: str) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 import sys
 
-from sensenova_cli.system.unicode import printable
+from sensenova_cli.system.unicode import for_terminal
 
 
 class PlainAnswer:
@@ -14,7 +14,7 @@ class PlainAnswer:
     def add(self, text: str) -> None:
         """Print the text of one more token."""
         self._text += text
-        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+        sys.stdout.write(for_terminal(text))
         sys.stdout.flush()
 
     def close(self) -> None:

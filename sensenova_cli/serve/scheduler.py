@@ -330,5 +330,9 @@ def public_record(
     """
     if record is None:
         return None
-    names = ", ".join(str(replace(lora, name=Path(lora.name).name)) for lora in loras)
-    return record.model_copy(update={"loaded": loaded.model_copy(update={"lora": names or None})})
+    return record.model_copy(update={"loaded": loaded.model_copy(update={"lora": public_names(loras)})})
+
+
+def public_names(loras: Sequence[NamedLora]) -> str | None:
+    """Return LoRAs as a value of the setting `lora`, by the names of their files without folders; None without any."""
+    return ", ".join(str(replace(lora, name=Path(lora.name).name)) for lora in loras) or None

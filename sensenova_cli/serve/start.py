@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import LoadSettings, ServeSettings
@@ -17,7 +17,7 @@ from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.serve.app import build_app
 from sensenova_cli.serve.guard import Guard
 from sensenova_cli.serve.jobs import Job
-from sensenova_cli.serve.scheduler import LoadingState, Scheduler
+from sensenova_cli.serve.scheduler import LoadingState, Scheduler, public_names
 from sensenova_cli.serve.server import Server
 from sensenova_cli.serve.service import Service, served_name
 from sensenova_cli.system.unicode import printable
@@ -158,8 +158,7 @@ def _public(load: LoadSettings) -> LoadSettings:
     model = model_name(load)
     if Path(model).expanduser().exists():
         model = Path(model).expanduser().absolute().name
-    loras = [replace(lora, name=Path(lora.name).name) for lora in parse_loras(load.lora)]
-    return load.model_copy(update={"model": model, "lora": ", ".join(map(str, loras)) or None})
+    return load.model_copy(update={"model": model, "lora": public_names(parse_loras(load.lora))})
 
 
 def _summary(job: Job) -> str:
