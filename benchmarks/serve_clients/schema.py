@@ -3,7 +3,7 @@
 First, bodies that are valid but for one field; then requests that schemathesis derives from the description. It needs
 `pip install schemathesis`, best in an environment of its own. Without --url, a server on a fake engine runs here.
 
-python -m benchmarks.serve_clients.schema --schemathesis /tmp/schemathesis/bin/st
+python -m benchmarks.serve_clients.schema --schemathesis ENVIRONMENT/bin/st
 python -m benchmarks.serve_clients.schema --url http://127.0.0.1:8642 --examples 20
 """
 

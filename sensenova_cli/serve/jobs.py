@@ -48,7 +48,7 @@ class Position:
 
 
 Message = Event | FinishedPicture | Position
-"""What a listener receives."""
+"""A message that a listener of a job receives."""
 
 
 class Job:
@@ -94,7 +94,7 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it is done, has failed or was cancelled."""
+        """Whether the job has ended: it is done, has failed or was cancelled."""
         return self.status in ("done", "failed", "cancelled")
 
     def publish(self, message: Message) -> None:

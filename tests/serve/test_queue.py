@@ -150,10 +150,8 @@ def test_requests_that_hang_up_at_once_do_not_stay_in_the_queue(serve: Serve) ->
     assert len(served.engine.requests) == 1
 
 
-@pytest.mark.parametrize("path", [RUN, GENERATIONS])
-def test_a_picture_that_is_being_encoded_survives_its_client(
-    served: Served, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
+def slow_encoding(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Make the encoding of a picture wait; return the events of its start and of its permission to go on."""
     encoding, go_on = threading.Event(), threading.Event()
 
     def slow(image: Image.Image, record: Any) -> bytes:
@@ -162,6 +160,14 @@ def test_a_picture_that_is_being_encoded_survives_its_client(
         return encode_png(image, record)
 
     monkeypatch.setattr("sensenova_cli.serve.scheduler.encode_png", slow)
+    return encoding, go_on
+
+
+@pytest.mark.parametrize("path", [RUN, GENERATIONS])
+def test_a_picture_that_is_being_encoded_survives_its_client(
+    served: Served, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    encoding, go_on = slow_encoding(monkeypatch)
     with closing(connect(served.url)) as connection:
         connection.sendall(post(path, json.dumps({**CAT, "num_steps": 2}).encode()))
         assert encoding.wait(30)
@@ -178,14 +184,7 @@ def test_a_picture_that_is_being_encoded_survives_its_client(
 def test_a_request_that_is_stopped_after_its_last_picture_keeps_it(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoding, go_on = threading.Event(), threading.Event()
-
-    def slow(image: Image.Image, record: Any) -> bytes:
-        encoding.set()
-        assert go_on.wait(60)
-        return encode_png(image, record)
-
-    monkeypatch.setattr("sensenova_cli.serve.scheduler.encode_png", slow)
+    encoding, go_on = slow_encoding(monkeypatch)
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(lambda: list(events(served.client(), CAT)))
         assert encoding.wait(30)
