@@ -1,13 +1,17 @@
 """The loaded model: network, backend and offload plan together. No other module knows all three."""
 
 import gc
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from config.mentions import mention
 from config.settings import LoadSettings
+from config.sizes import Size
 from config.units import format_memory
 from model.backends.select import select_backend
 from model.checkpoint.loader import load_checkpoint, replace_adapters
@@ -40,7 +44,9 @@ from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1
 from model.parallel.collectives import ProcessGroups
 from model.parallel.tensor_parallel import apply_tensor_parallel
+from model.requests import FirstUse
 from model.sampling.backend import Backend
+from model.sampling.warm_up import warm_up
 from model.timings import COMPILE, process_timings
 
 
@@ -103,11 +109,13 @@ class LoadedModel:
         adapters: Sequence[Adapter],
         check_weights: bool = False,
         on_progress: Callable[[LoadProgress], None] | None = None,
+        first_use: tuple[FirstUse, Size] | None = None,
     ) -> None:
         """Load the network with an offload plan that leaves memory for a workload.
 
         Args:
             adapters, check_weights, on_progress: as for `load_checkpoint`.
+            first_use: the passes to warm up while the weights are read, and the picture's size. None warms up nothing.
 
         Raises:
             DeviceMemoryError: no plan leaves enough memory.
@@ -118,18 +126,57 @@ class LoadedModel:
         if self.offload_plan.kind != "off":
             avoid_fragmentation(self.device)
         arguments = (check_weights, on_progress, self._quantized, adapters)
-        if self.offload_plan.kind == "off":
-            self.network = load_checkpoint(self.folder, self.device, self.dtype, *arguments, self._shards)
-            if self._groups is not None:
-                apply_tensor_parallel(self.network, self.config.transformer.vocabulary, self._groups)
-        else:
+        load_resident = partial(load_checkpoint, self.folder, self.device, self.dtype, *arguments, self._shards)
+        backend: Backend | None = None
+        if self.offload_plan.kind != "off":
             self._offload = load_offloaded(self.folder, self.device, self.dtype, self.offload_plan, *arguments)
             self.network = self._offload.network
+        elif first_use is not None and self._warms_up:
+            self.network, backend = self._load_and_warm_up(load_resident, *first_use)
+        else:
+            self.network = load_resident()
+            if self._groups is not None:
+                apply_tensor_parallel(self.network, self.config.transformer.vocabulary, self._groups)
         with process_timings.phase(COMPILE):
-            eager = self._settings.enforce_eager
-            self.backend = select_backend(self.network, enforce_eager=eager, groups=self._groups)
+            self.backend = backend or self._select_backend(self.network)
         self.adapters = tuple(adapters)
         self.is_loaded = True
+
+    @property
+    def _warms_up(self) -> bool:
+        """Whether passes run while the weights are read. Ranks do not, because their passes wait for one another."""
+        return DeviceKind.of(self.device).compiles_kernels and not self._settings.enforce_eager and not self.is_shared
+
+    def _load_and_warm_up(
+        self, load: Callable[..., SenseNovaU1], use: FirstUse, size: Size
+    ) -> tuple[SenseNovaU1, Backend]:
+        """Load the network while another thread selects the backend and runs the passes of the first request.
+
+        Args:
+            load: `load_checkpoint` with its other arguments.
+        """
+        started: list[Future[Backend]] = []
+        cancelled = threading.Event()
+
+        def prepare(network: SenseNovaU1) -> Backend:
+            backend = self._select_backend(network)
+            warm_up(backend, use, size, cancelled)
+            return backend
+
+        def start(network: SenseNovaU1) -> None:
+            started.append(pool.submit(prepare, network))
+
+        with ThreadPoolExecutor(1, "warm up") as pool:
+            try:
+                network = load(before_reading=start)
+            except BaseException:
+                cancelled.set()
+                raise
+            with process_timings.phase(COMPILE):
+                return network, started[0].result()
+
+    def _select_backend(self, network: SenseNovaU1) -> Backend:
+        return select_backend(network, enforce_eager=self._settings.enforce_eager, groups=self._groups)
 
     def fits(self, workload: Workload) -> bool:
         """Return whether the workload fits with the current plan, or no other plan would help."""

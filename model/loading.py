@@ -18,7 +18,7 @@ from model.parallel.commands import Load
 from model.parallel.launch import SIZES, require_ranks
 from model.parallel.layout import ParallelLayout
 from model.parallel.processes import RankProcesses
-from model.requests import AnswerRequest, Request
+from model.requests import AnswerRequest, FirstUse, Request
 from model.runner import Runner, image_tokens
 from model.timings import CARD, COMPILE, DEVICE, PLACE, READ, process_timings
 
@@ -70,13 +70,15 @@ def load_model(
         recommended = read_recommended(folder)
     sizes = [each.size for each in image_settings] or [size]
     largest = max(sizes, key=lambda each: image_tokens(each, recommended))
+    use = ExpectedUse.of(requests, image_tokens(largest, recommended))
     if ranks_wanted == 1:
-        return LocalModel(model, Runner.load(Load(folder, settings, largest), device, None, on_progress))
+        first_use = FirstUse(requests is None or bool(image_settings), use.branches > 1, use.writes)
+        command = Load(folder, settings, largest, first_use)
+        return LocalModel(model, Runner.load(command, device, None, on_progress))
     command = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
     config = read_config(folder)
     layout = ParallelLayout(settings.tensor_parallel_size, settings.cfg_parallel_size)
     if gpus:
-        use = ExpectedUse.of(requests, image_tokens(largest, recommended))
         layout = choose_model_layout(gpus, use, config, device, dtype.itemsize, quantized)
     require_split(config, layout.tensor)
     ranks = RankProcesses(layout, device)

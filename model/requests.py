@@ -113,6 +113,21 @@ class AnswerRequest:
 Request = GenerateRequest | EditRequest | AnswerRequest
 
 
+@dataclass(frozen=True)
+class FirstUse:
+    """The passes of the request that a model is loaded for. They are warmed up while the weights load.
+
+    Attributes:
+        draws: whether it draws a picture.
+        guided: whether the picture has guidance.
+        writes: whether it writes text.
+    """
+
+    draws: bool = True
+    guided: bool = True
+    writes: bool = True
+
+
 def _require_text(text: str, name: str, hint: str) -> None:
     # Invisible characters, such as a zero-width space, say nothing either.
     if all(unicodedata.category(letter)[0] in "CZ" for letter in text):

@@ -85,7 +85,8 @@ class Runner:
         if groups is not None:
             hint = f"use more GPUs, or ones with more memory{smaller}"
         with memory_errors(f"loading {folder}", lambda: hint):
-            model.load(workload, adapters, settings.check_weights, on_progress)
+            size = resolve_size(command.size, recommended.trained_sizes, None)
+            model.load(workload, adapters, settings.check_weights, on_progress, (command.first_use, size))
         return cls(model, tokenizer, recommended)
 
     @property

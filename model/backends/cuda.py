@@ -49,7 +49,7 @@ class CudaBackend(Backend):
         super().__init__(network, GuidanceGroup(groups, network.config.transformer) if groups else None)
         cache = kernel_cache(network.device)
         if not cache.exists():
-            self.note = "kernels are compiled for this GPU, which takes up to 10 s this once"
+            self.note = "the first run on this GPU compiles kernels, which takes up to 10 s"
         # Triton's default folder for compiled kernels is shared with every other program.
         os.environ.setdefault("TRITON_CACHE_DIR", str(cache))
         und, gen = (groups.und, groups.gen) if groups else (None, None)

@@ -11,16 +11,32 @@ from torch import Tensor
 def capture(work: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
     """Capture the kernels that `work` launches on the current device. `work` must have run before, because a capture
     cannot compile or tune kernels."""
+    # Not the context manager `torch.cuda.graph`: it waits for the device and empties PyTorch's cache of memory, which
+    # together takes as long as a step.
+    _make_room()
     graph = torch.cuda.CUDAGraph()
-    here, aside = torch.cuda.current_stream(), _capture_stream(torch.cuda.current_device())
-    # The outer context returns to the current stream even if the inner one fails at its end. `thread_local`, because
-    # other threads may use the device meanwhile.
-    with (
-        torch.cuda.stream(here),
-        torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"),
-    ):
-        work()
+    with torch.cuda.stream(_capture_stream(torch.cuda.current_device())):
+        # `thread_local`, because other threads may use the device meanwhile.
+        graph.capture_begin(pool=pool or torch.cuda.graph_pool_handle(), capture_error_mode="thread_local")
+        try:
+            work()
+        finally:
+            graph.capture_end()
     return graph
+
+
+def _make_room() -> None:
+    """Return unused memory of PyTorch's cache to the device if a graph's own memory may not fit beside it.
+
+    A capture cannot do that. Its work has run before, so it needs at most the memory that is unused now.
+    """
+    reserved = torch.cuda.memory_reserved()
+    unused = reserved - torch.cuda.memory_allocated()
+    free, total = torch.cuda.mem_get_info()
+    allowed = int(torch.cuda.get_per_process_memory_fraction() * total)
+    if min(free, allowed - reserved) < unused:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
 
 
 @cache
@@ -33,8 +49,8 @@ def _capture_stream(device: int) -> torch.cuda.Stream:
 class CapturedPass:
     """A pass that runs many times, with other numbers in tensors of the same shapes.
 
-    The first call with a key runs the pass directly; later calls replay its graph. The key identifies the shapes. All
-    other tensors that the pass reads must keep their addresses.
+    The first call with a key runs the pass directly and captures its graph while the device is busy; later calls replay
+    the graph. The key identifies the shapes. All other tensors that the pass reads must keep their addresses.
     """
 
     def __init__(self, work: Callable[..., Tensor], load_weights: Callable[[], None]) -> None:
@@ -45,7 +61,6 @@ class CapturedPass:
         """
         self._work = work
         self._load_weights = load_weights
-        self._warm: set[Hashable] = set()
         self._inputs: dict[Hashable, tuple[Tensor, ...]] = {}  # by shapes; keys with equal shapes share the tensors
         self._results: dict[Hashable, Tensor] = {}
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
@@ -56,17 +71,17 @@ class CapturedPass:
             return self._on_device(key, *inputs)
 
     def _on_device(self, key: Hashable, *inputs: Tensor) -> Tensor:
-        if key not in self._warm:
-            self._warm.add(key)
-            return self._work(key, *inputs)
-        self._load_weights()
         shapes = tuple(given.shape for given in inputs)
         if shapes not in self._inputs:
             self._inputs[shapes] = tuple(map(torch.empty_like, inputs))
+        if key not in self._graphs:
+            result = self._work(key, *inputs)
+            self._load_weights()
+            self._graphs[key] = capture(partial(self._run, key, self._inputs[shapes]), self._pool)
+            return result
+        self._load_weights()
         for static, given in zip(self._inputs[shapes], inputs, strict=True):
             static.copy_(given)
-        if key not in self._graphs:
-            self._graphs[key] = capture(partial(self._run, key, self._inputs[shapes]), self._pool)
         self._graphs[key].replay()
         return self._results[key].clone()  # the next replay writes to the same memory
 

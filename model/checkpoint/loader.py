@@ -35,6 +35,7 @@ def load_checkpoint(
     quantized: Collection[str] = (),
     adapters: Sequence[Adapter] = (),
     shards: Shards = WHOLE,
+    before_reading: Callable[[SenseNovaU1], None] | None = None,
 ) -> SenseNovaU1:
     """Build a network and read its weights from `folder`. Fuse, cast and copy each chunk as it is read.
 
@@ -45,6 +46,7 @@ def load_checkpoint(
         quantized: towers, `gen` or `und`, whose projections are quantized while they are read.
         adapters: LoRAs to merge while their tensors are read.
         shards: the rank's part of the network; `require_split` must allow it.
+        before_reading: called with the network when it has memory for its weights.
 
     Raises:
         CheckpointError: the folder is not a usable checkpoint. One message lists all missing, unexpected and misshapen
@@ -54,6 +56,8 @@ def load_checkpoint(
     tensors = stored_tensors(folder)
     require_matching(tensors, checkpoint_layout(config), folder)
     network = empty_network(config, device, dtype, quantized, shards)
+    if before_reading is not None:
+        before_reading(network)
     fill(network, folder, tensors, shard_layout(config, shards), adapters, check_weights, on_progress, shards)
     return network
 

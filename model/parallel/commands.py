@@ -5,7 +5,7 @@ The first command is `Rendezvous`. A rank sends one reply to each command: READY
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.errors import SenseNovaError
@@ -14,7 +14,7 @@ from model.checkpoint.named_lora import NamedLora
 from model.errors import CheckpointError, NumericsError, RankError, RequestError
 from model.events import Branch
 from model.parallel.layout import ParallelLayout
-from model.requests import Request
+from model.requests import FirstUse, Request
 
 CONTINUE, CANCEL = "continue", "cancel"
 """Rank 0's messages after each event of a request."""
@@ -53,11 +53,13 @@ class Load:
         folder: the checkpoint's folder, downloaded already.
         settings: the load settings, checked.
         size: the picture size to reserve memory for, as in the settings.
+        first_use: the passes of the first request, as far as they are known.
     """
 
     folder: Path
     settings: LoadSettings
     size: str
+    first_use: FirstUse = field(default_factory=FirstUse)
 
 
 @dataclass(frozen=True)

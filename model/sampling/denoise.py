@@ -55,8 +55,8 @@ def denoise(
 ) -> Iterator[Step]:
     """Yield the steps one by one. The last step's `tokens` are the picture.
 
-    A branch that a step does not need is not computed. With asynchronous steps, each step but the first is yielded
-    after the next one has been launched. If the caller stops there, the device still finishes the next step.
+    A branch that a step does not need is not computed. With asynchronous steps, each step is yielded after the next one
+    has been launched. If the caller stops there, the device still finishes the next step.
 
     The prefixes stay unchanged, so that the next picture can start from them.
 
@@ -82,7 +82,11 @@ def denoise(
     rotaries = {branch: _picture_rotary(network, state, grid) for branch, state in denoise_states.items()}
 
     prediction = _Prediction(network, backend.group, denoise_states, rotaries, patches, grid, backend.layer_by_layer)
-    predict = backend.captured(prediction) if cache is None else _CachedPrediction(backend, prediction, cache)
+    predict: Callable[..., Tensor] = prediction
+    if cache is not None:
+        predict = _CachedPrediction(backend, prediction, cache)
+    elif settings.num_steps > 1:
+        predict = backend.captured(prediction)
     every_layer = network.config.transformer.layers
     pending: Step | None = None
     for number, (time, next_time) in enumerate(pairwise(times)):
@@ -100,9 +104,7 @@ def denoise(
         shown = step_picture(clean["condition"], size)
         layers = {branch: every_layer if cache is None else cache.computed[branch] for branch in branches}
         step = Step(next_time, shown, velocities["condition"], x, layers, record_event(device))
-        # The launch of the second step includes the capture of its graph, which takes longer than a step. The first
-        # step does not wait for it.
-        if not backend.denoises_async or number == 0:
+        if not backend.denoises_async:
             yield step
             continue
         # The next step has been launched by now, so the device does not idle while the caller handles this one.
