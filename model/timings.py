@@ -27,7 +27,7 @@ PHASES = {
     DEVICE: "choice and start of the device",
     PLACE: "tokenizer, network without weights, and its memory",
     READ: "weights, from the files to the device",
-    COMPILE: "backend, and its kernels",
+    COMPILE: "backend and its kernels, beyond reading",
     PREFILL: "the last request's prompt",
     FIRST_STEP: "the last request's first denoising step, or first token",
 }
