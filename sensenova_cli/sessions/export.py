@@ -7,7 +7,6 @@ viewers do not remove scripts from links.
 
 import base64
 import io
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from markdown_it import MarkdownIt
-
 from model import PictureError, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError
+from sensenova_cli.render.safe_markdown import answer_html, plain_markdown, safe_lines
 from sensenova_cli.sessions.entries import AnswerTurn, Opened, PictureTurn, SessionPicture, Stage, Use
 from sensenova_cli.sessions.saved import SavedSession
 from sensenova_cli.sessions.summary import counted, describe_entry, format_time, picture_facts, turn_facts
@@ -162,11 +160,6 @@ def _caption(picture: SessionPicture) -> str:
     return ", ".join((f"picture {picture.number}", *picture_facts(picture, with_folder=False)))
 
 
-def _markdown_parser() -> MarkdownIt:
-    """Return a parser for Markdown without HTML and without pictures; `![a](b)` becomes a link."""
-    return MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable("image")
-
-
 # HTML
 
 
@@ -182,7 +175,7 @@ def _html_page(saved: SavedSession) -> Iterator[bytes]:
         undefined=StrictUndefined,
         finalize=_clean,
     )
-    environment.filters["markdown"] = _answer_html
+    environment.filters["markdown"] = answer_html
     template = environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8"))
     pieces = template.generate(
         name=saved.name, summary=_summary(saved), parts=_parts(saved), figures=partial(_figures, saved)
@@ -208,11 +201,6 @@ def _figures(saved: SavedSession, pictures: tuple[SessionPicture, ...]) -> Itera
             "media_type": MEDIA_TYPES[ending],
             "data": base64.b64encode(content).decode("ascii"),
         }
-
-
-def _answer_html(answer: str) -> str:
-    html: str = _markdown_parser().render(valid_unicode(printable(answer)))
-    return html
 
 
 # Markdown
@@ -252,54 +240,35 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _markdown_blocks(saved: SavedSession, links: dict[int, str]) -> Iterator[str]:
-    yield f"# {_plain(saved.name)}"
-    yield _plain(_summary(saved))
+    yield f"# {plain_markdown(saved.name)}"
+    yield plain_markdown(_summary(saved))
     for part in _parts(saved):
         if part.heading:
-            yield f"## {_plain(part.heading)}"
-            yield f"**{_plain(part.text)}**"
+            yield f"## {plain_markdown(part.heading)}"
+            yield f"**{plain_markdown(part.text)}**"
         else:
-            yield f"*{_plain(part.text)}*"
+            yield f"*{plain_markdown(part.text)}*"
         yield from _markdown_pictures(part.copied, links)
         if part.think_text:
             yield "<details><summary>Think text</summary>"
-            yield _plain(part.think_text)
+            yield plain_markdown(part.think_text)
             yield "</details>"
         yield from _markdown_pictures(part.made, links)
         if part.answer:
             yield _answer_markdown(part.answer)
         if part.facts:
-            yield f"*{_plain(part.facts)}*"
+            yield f"*{plain_markdown(part.facts)}*"
 
 
 def _markdown_pictures(pictures: tuple[SessionPicture, ...], links: dict[int, str]) -> Iterator[str]:
     for picture in pictures:
-        caption = _plain(_caption(picture))
+        caption = plain_markdown(_caption(picture))
         if picture.number in links:
             yield f"![picture {picture.number}]({links[picture.number]})\\\n{caption}"
         else:
             yield f"{caption}: the file is missing or damaged"
 
 
-def _plain(text: str) -> str:
-    """Escape text so that Markdown shows it unchanged, in one paragraph with the same lines."""
-    lines = [line.strip() for line in valid_unicode(printable(text)).splitlines()]
-    escaped = [re.sub(r"([\\`*_\[\]<>&|~$])", r"\\\1", line) for line in lines if line]
-    # Headings, lists and rules have a meaning only at the beginning of a line.
-    return "\\\n".join(re.sub(r"^(\d+(?=[.)])|)([#+\-=:.)])", r"\1\\\2", line) for line in escaped)
-
-
 def _answer_markdown(answer: str) -> str:
     """Return the answer as a quotation, which also closes a code block that the answer leaves open."""
-    lines = valid_unicode(printable(answer)).splitlines()
-    code: set[int] = set()
-    for token in _markdown_parser().parse("\n".join(lines)):
-        if token.type in ("fence", "code_block") and token.map:
-            code.update(range(*token.map))
-    return "\n".join(f"> {line if number in code else _without_html(line)}" for number, line in enumerate(lines))
-
-
-def _without_html(line: str) -> str:
-    """Replace `<` and `[` by entities, unless a backslash escapes them: no HTML, links or pictures remain."""
-    entities = {"<": "&lt;", "[": "&#91;"}
-    return re.sub(r"\\.|[<\[]", lambda found: entities.get(found[0], found[0]), line)
+    return "\n".join(f"> {line}" for line in safe_lines(answer))
