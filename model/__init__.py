@@ -42,11 +42,14 @@ if TYPE_CHECKING:
         CacheSummary,
         DenoisingStep,
         Event,
+        InterleavedAnswer,
         LoadProgress,
         Notice,
         Picture,
+        PicturePart,
         PrefixRead,
         Statistics,
+        TextPart,
         TextToken,
         ThinkText,
         ThinkToken,
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
     from model.rank_main import run_rank
     from model.remote.address import is_loopback, is_usable_key, remove_note, write_note
     from model.remote.servers import read_server_facts
-    from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
+    from model.requests import AnswerRequest, EditRequest, GenerateRequest, InterleaveRequest, Message, Request
     from model.timings import CARD, PHASES, PROGRAM, Timings, process_timings
     from model.trace import Trace
     from model.verification.checks import (
@@ -96,11 +99,14 @@ _HOMES = {
         "CacheSummary",
         "DenoisingStep",
         "Event",
+        "InterleavedAnswer",
         "LoadProgress",
         "Notice",
         "Picture",
+        "PicturePart",
         "PrefixRead",
         "Statistics",
+        "TextPart",
         "TextToken",
         "ThinkText",
         "ThinkToken",
@@ -113,7 +119,7 @@ _HOMES = {
     "model.rank_main": ["run_rank"],
     "model.remote.servers": ["read_server_facts"],
     "model.remote.address": ["is_loopback", "is_usable_key", "remove_note", "write_note"],
-    "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
+    "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "InterleaveRequest", "Message", "Request"],
     "model.timings": ["CARD", "PHASES", "PROGRAM", "Timings", "process_timings"],
     "model.trace": ["Trace"],
     "model.wire": ["WIRE_VERSION", "Packed", "pack", "unpack_event", "unpack_request"],
@@ -155,6 +161,8 @@ __all__ = [
     "FileFinding",
     "GenerateRequest",
     "ImageSettings",
+    "InterleaveRequest",
+    "InterleavedAnswer",
     "LoadProgress",
     "LoadSettings",
     "Message",
@@ -166,12 +174,14 @@ __all__ = [
     "PictureCheck",
     "PictureComparison",
     "PictureError",
+    "PicturePart",
     "PrefixRead",
     "RankError",
     "Request",
     "RequestError",
     "ServerError",
     "Statistics",
+    "TextPart",
     "TextSettings",
     "TextToken",
     "ThinkText",

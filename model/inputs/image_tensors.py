@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from config.recommended import PixelRange
-from config.sizes import MAX_ASPECT, TOKEN_PIXELS, Size, format_size
+from config.sizes import MAX_ASPECT, TOKEN_PIXELS, Size, fit_pixels, format_size
 from model.errors import PictureError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,22 +26,12 @@ def fit_size(size: Size, limits: PixelRange) -> Size:
     Raises:
         PictureError: one side is more than 200 times as long as the other.
     """
-    width, height = size
     if max(size) / min(size) > MAX_ASPECT:
         raise PictureError(
             f"a picture of {format_size(size)} is too long: sides may differ by a factor of {MAX_ASPECT:g} at most",
             "crop it first",
         )
-    fitted_w, fitted_h = (max(TOKEN_PIXELS, round(side / TOKEN_PIXELS) * TOKEN_PIXELS) for side in size)
-    if fitted_w * fitted_h > limits.max:
-        scale = math.sqrt(width * height / limits.max)
-        fitted_w, fitted_h = (
-            max(TOKEN_PIXELS, math.floor(side / scale / TOKEN_PIXELS) * TOKEN_PIXELS) for side in size
-        )
-    elif fitted_w * fitted_h < limits.min:
-        scale = math.sqrt(limits.min / (width * height))
-        fitted_w, fitted_h = (math.ceil(side * scale / TOKEN_PIXELS) * TOKEN_PIXELS for side in size)
-    return fitted_w, fitted_h
+    return fit_pixels(size, limits.min, limits.max)
 
 
 def prepare_image(image: Image.Image, limits: PixelRange) -> Tensor:
