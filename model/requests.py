@@ -6,7 +6,7 @@ from typing import Literal
 
 from config.settings import INTERLEAVE_DEFAULTS, MAX_SEED, ImageSettings, TextSettings
 from model.errors import RequestError
-from model.placeholders import refuse_image_tokens, require_placeholders
+from model.placeholders import PLACEHOLDER, refuse_image_tokens, require_placeholders
 from model.png import PNGImage
 from model.step_cache_library import require_cache_library
 
@@ -142,6 +142,12 @@ class InterleaveRequest:
     history: tuple[Message, ...] = ()
     preview_every: int = 0
     preview_size: int = 0
+
+    @property
+    def new_images(self) -> tuple[PNGImage, ...]:
+        """The images of this turn, without those of the history."""
+        earlier = sum(turn.text.count(PLACEHOLDER) for turn in self.history if turn.role == "user")
+        return self.images[earlier + sum(len(turn.images_at) for turn in self.history) :]
 
     def __post_init__(self) -> None:
         _require_previews(self)

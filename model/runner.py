@@ -19,11 +19,12 @@ from model.memory.estimate import USUAL_PREFIXES, Workload
 from model.network.configuration import read_config
 from model.parallel.collectives import ProcessGroups
 from model.parallel.commands import Load
-from model.requests import AnswerRequest, Request
+from model.requests import AnswerRequest, InterleaveRequest, Request
 from model.sampling.prefix_cache import PrefixCache
 from model.tasks.answer import answer
 from model.tasks.context import TaskContext
 from model.tasks.draw import draw
+from model.tasks.interleave import interleave
 from model.timings import PLACE, process_timings
 from model.trace import Trace
 
@@ -123,10 +124,13 @@ class Runner:
         )
         try:
             with memory_errors("this request", context.advice):
-                if isinstance(request, AnswerRequest):
-                    yield from answer(context, request)
-                else:
-                    yield from draw(context, request)
+                match request:
+                    case AnswerRequest():
+                        yield from answer(context, request)
+                    case InterleaveRequest():
+                        yield from interleave(context, request)
+                    case _:
+                        yield from draw(context, request)
         except DeviceMemoryError:
             self.prefix_cache.clear()
             raise

@@ -38,7 +38,20 @@ def prepare_image(image: Image.Image, limits: PixelRange) -> Tensor:
     """Resize an RGB image to the limits and normalise it as for ImageNet → (1, 3, H, W), float32."""
     resized = image.resize(fit_size(image.size, limits))
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return _normalise(pixels)
+
+
+def prepare_drawn(pixels: Tensor) -> Tensor:
+    """Normalise a picture that the network has drawn, (1, 3, H, W), about −1..1, as an input image → float32.
+
+    It is neither clamped nor rounded nor resized, so that the model reads exactly what it drew.
+    """
+    return _normalise(pixels.float() * 0.5 + 0.5)
+
+
+def _normalise(pixels: Tensor) -> Tensor:
+    """Normalise pixels from 0..1 as for ImageNet."""
+    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std
 
 
