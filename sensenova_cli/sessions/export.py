@@ -17,15 +17,24 @@ from urllib.parse import quote
 
 from model import PictureError, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError
-from sensenova_cli.render.safe_markdown import answer_html, plain_markdown, safe_lines
-from sensenova_cli.sessions.entries import AnswerTurn, Opened, PictureTurn, SessionPicture, Stage, Use
+from sensenova_cli.render.html_page import html_page
+from sensenova_cli.render.safe_markdown import plain_markdown, safe_lines
+from sensenova_cli.sessions.entries import (
+    AnswerText,
+    AnswerTurn,
+    InterleaveTurn,
+    Opened,
+    PictureTurn,
+    SessionPicture,
+    Stage,
+    Turn,
+    Use,
+)
 from sensenova_cli.sessions.saved import SavedSession
 from sensenova_cli.sessions.summary import counted, describe_entry, format_time, picture_facts, turn_facts
 from sensenova_cli.system.atomic_files import create_file, replace_file
-from sensenova_cli.system.unicode import printable, valid_unicode
 
 ENDINGS = (".html", ".htm", ".md", ".markdown")
-PAGE_TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 MEDIA_TYPES = {
     ".png": "image/png",
@@ -115,7 +124,7 @@ class _Part:
         heading: number, kind and time of a turn; empty for any other entry.
         text: the prompt of a turn; a description of any other entry.
         copied: pictures from outside that the entry copied into the session.
-        made: pictures that the turn made.
+        result: the pictures and texts that the turn made, in order.
         facts: inputs, line options and seconds of a turn; for a failed turn also the reason.
         succeeded: False for a turn that failed or was cancelled.
     """
@@ -123,9 +132,7 @@ class _Part:
     heading: str
     text: str
     copied: tuple[SessionPicture, ...] = ()
-    think_text: str = ""
-    made: tuple[SessionPicture, ...] = ()
-    answer: str = ""
+    result: tuple[SessionPicture | AnswerText, ...] = ()
     facts: str = ""
     succeeded: bool = True
 
@@ -133,20 +140,30 @@ class _Part:
 def _parts(saved: SavedSession) -> Iterator[_Part]:
     """Yield all entries except `Opened`, which only records the program that opened the session."""
     for entry in saved.entries:
-        copied = entry.brought if isinstance(entry, PictureTurn | AnswerTurn | Use | Stage) else ()
-        if isinstance(entry, PictureTurn | AnswerTurn):
+        copied = entry.brought if isinstance(entry, Turn | Use | Stage) else ()
+        if isinstance(entry, Turn):
             yield _Part(
                 heading=f"{entry.turn} · {entry.kind} · {format_time(entry.when)}",
                 text=entry.prompt,
                 copied=copied,
-                think_text=(entry.think_text or "") if isinstance(entry, PictureTurn) else "",
-                made=entry.pictures if isinstance(entry, PictureTurn) else (),
-                answer=entry.answer if isinstance(entry, AnswerTurn) else "",
+                result=_result(entry),
                 facts=" · ".join(turn_facts(entry)),
                 succeeded=entry.status == "done",
             )
         elif not isinstance(entry, Opened):
             yield _Part("", describe_entry(entry), copied)
+
+
+def _result(turn: Turn) -> tuple[SessionPicture | AnswerText, ...]:
+    """Return the pictures and texts that a turn made, in order, without empty texts."""
+    match turn:
+        case PictureTurn():
+            result = (AnswerText(text=turn.think_text or "", thinking=True), *turn.pictures)
+        case AnswerTurn():
+            result = (AnswerText(text=turn.answer),)
+        case InterleaveTurn():
+            result = tuple(part if isinstance(part, SessionPicture) else part.without_tags for part in turn.parts)
+    return tuple(part for part in result if isinstance(part, SessionPicture) or part.text)
 
 
 def _summary(saved: SavedSession) -> str:
@@ -165,28 +182,13 @@ def _caption(picture: SessionPicture) -> str:
 
 def _html_page(saved: SavedSession) -> Iterator[bytes]:
     """Yield the page in pieces, so that only one picture at a time is in memory."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-        finalize=_clean,
+    return html_page(
+        "session.html.jinja",
+        name=saved.name,
+        summary=_summary(saved),
+        parts=_parts(saved),
+        figures=partial(_figures, saved),
     )
-    environment.filters["markdown"] = answer_html
-    template = environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8"))
-    pieces = template.generate(
-        name=saved.name, summary=_summary(saved), parts=_parts(saved), figures=partial(_figures, saved)
-    )
-    for piece in pieces:
-        yield piece.encode()
-
-
-def _clean(value: Any) -> Any:
-    """Remove control characters and lone surrogates from text that is not markup already."""
-    return valid_unicode(printable(value)) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _figures(saved: SavedSession, pictures: tuple[SessionPicture, ...]) -> Iterator[dict[str, Any]]:
@@ -249,13 +251,15 @@ def _markdown_blocks(saved: SavedSession, links: dict[int, str]) -> Iterator[str
         else:
             yield f"*{plain_markdown(part.text)}*"
         yield from _markdown_pictures(part.copied, links)
-        if part.think_text:
-            yield "<details><summary>Think text</summary>"
-            yield plain_markdown(part.think_text)
-            yield "</details>"
-        yield from _markdown_pictures(part.made, links)
-        if part.answer:
-            yield _answer_markdown(part.answer)
+        for piece in part.result:
+            if isinstance(piece, SessionPicture):
+                yield from _markdown_pictures((piece,), links)
+            elif piece.thinking:
+                yield "<details><summary>Think text</summary>"
+                yield plain_markdown(piece.text)
+                yield "</details>"
+            else:
+                yield _answer_markdown(piece.text)
         if part.facts:
             yield f"*{plain_markdown(part.facts)}*"
 
