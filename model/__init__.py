@@ -62,7 +62,15 @@ if TYPE_CHECKING:
     from model.rank_main import run_rank
     from model.remote.address import is_loopback, is_usable_key, remove_note, write_note
     from model.remote.servers import read_server_facts
-    from model.requests import AnswerRequest, EditRequest, GenerateRequest, InterleaveRequest, Message, Request
+    from model.requests import (
+        AnswerRequest,
+        EditRequest,
+        GenerateRequest,
+        InterleaveRequest,
+        Message,
+        Request,
+        count_images,
+    )
     from model.timings import CARD, PHASES, PROGRAM, Timings, process_timings
     from model.trace import Trace
     from model.verification.checks import (
@@ -119,7 +127,15 @@ _HOMES = {
     "model.rank_main": ["run_rank"],
     "model.remote.servers": ["read_server_facts"],
     "model.remote.address": ["is_loopback", "is_usable_key", "remove_note", "write_note"],
-    "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "InterleaveRequest", "Message", "Request"],
+    "model.requests": [
+        "AnswerRequest",
+        "EditRequest",
+        "GenerateRequest",
+        "InterleaveRequest",
+        "Message",
+        "Request",
+        "count_images",
+    ],
     "model.timings": ["CARD", "PHASES", "PROGRAM", "Timings", "process_timings"],
     "model.trace": ["Trace"],
     "model.wire": ["WIRE_VERSION", "Packed", "pack", "unpack_event", "unpack_request"],
@@ -192,6 +208,7 @@ __all__ = [
     "WireError",
     "check_files",
     "compare_picture",
+    "count_images",
     "find_checkpoint",
     "find_checks",
     "format_loras",

@@ -1,7 +1,9 @@
 """Requests to an engine: plain, validated, immutable values."""
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from config.settings import INTERLEAVE_DEFAULTS, MAX_SEED, ImageSettings, TextSettings
@@ -82,6 +84,11 @@ class Message:
     text: str
     images_at: tuple[int, ...] = ()
 
+    @property
+    def pieces(self) -> list[str]:
+        """The text before, between and after the images of an interleaved answer."""
+        return [self.text[start:end] for start, end in pairwise((0, *self.images_at, len(self.text)))]
+
 
 @dataclass(frozen=True)
 class AnswerRequest:
@@ -146,8 +153,7 @@ class InterleaveRequest:
     @property
     def new_images(self) -> tuple[PNGImage, ...]:
         """The images of this turn, without those of the history."""
-        earlier = sum(turn.text.count(PLACEHOLDER) for turn in self.history if turn.role == "user")
-        return self.images[earlier + sum(len(turn.images_at) for turn in self.history) :]
+        return self.images[count_images(self.history) :]
 
     def __post_init__(self) -> None:
         _require_previews(self)
@@ -162,6 +168,11 @@ class InterleaveRequest:
 
 
 Request = GenerateRequest | EditRequest | AnswerRequest | InterleaveRequest
+
+
+def count_images(turns: Sequence[Message]) -> int:
+    """Return the number of images that have a place in these turns."""
+    return sum(len(turn.images_at) if turn.role == "assistant" else turn.text.count(PLACEHOLDER) for turn in turns)
 
 
 def _require_text(text: str, name: str, hint: str) -> None:

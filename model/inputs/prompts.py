@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import pairwise
 
 from model.conversation import write_placeholders
 from model.inputs.tokenizer import TEXT_END, TEXT_START
@@ -85,7 +84,7 @@ def place_images(turns: Sequence[Message], images: int, *, labels: bool = True) 
     return [
         Message(turn.role, IMAGE_SLOT.join(map(plain_text, turn.text.split(PLACEHOLDER))))
         if turn.role == "user"
-        else Message(turn.role, IMAGE_SLOT.join(map(_plain_but_tags, _cut(turn.text, turn.images_at))))
+        else Message(turn.role, IMAGE_SLOT.join(map(_plain_but_tags, turn.pieces)))
         for turn in write_placeholders(turns, images, labels=labels)
     ]
 
@@ -96,11 +95,6 @@ def plain_text(text: str) -> str:
     Control tokens come only from this module: a text from a file or a client must not end a turn or begin another one.
     """
     return f"{TEXT_START}{text}{TEXT_END}" if "<" in text else text
-
-
-def _cut(text: str, places: Sequence[int]) -> list[str]:
-    """Cut a text at positions in ascending order."""
-    return [text[start:end] for start, end in pairwise((0, *places, len(text)))]
 
 
 def _plain_but_tags(text: str) -> str:
