@@ -6,6 +6,8 @@ which greedy decoding takes the decisions of the case's script.
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from config.settings import ImageSettings, TextSettings
+from model.engine import LocalEngine
 from model.image_files import read_picture
 from model.inputs.tokenizer import Tokenizer
 from model.requests import InterleaveRequest
@@ -60,6 +63,19 @@ def decided_rows(case: Case, head: Tensor, folder: Path) -> Tensor:
     tokenizer = Tokenizer(folder)
     ids = torch.tensor([tokenizer.encode(token)[0] for token in DECISIONS])
     return head.index_copy(0, ids, interleaved_golden(case, "lm_head_rows").to(head.dtype))
+
+
+@contextmanager
+def deciding(engine: LocalEngine, case: Case) -> Iterator[None]:
+    """Put the rows of a case into the network's `lm_head`."""
+    weight = engine._runner.model.network.lm_head.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.copy_(decided_rows(case, before, engine.checkpoint))
+        try:
+            yield
+        finally:
+            weight.copy_(before)
 
 
 def scripted_checkpoint(case: Case, checkpoint: Path, target: Path) -> Path:

@@ -1,16 +1,14 @@
 """Every golden case of interleaved answers through the engine, within the tolerances it came with."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
-import torch
 
 from model import Engine, InterleavedAnswer, Picture, PicturePart, PrefixRead, TextPart, Trace
 from model.engine import LocalEngine
 from tests.parity.cases import Case, case_id, relative_difference
 from tests.parity.interleaved import (
-    decided_rows,
+    deciding,
     has_golden,
     interleave_request,
     interleaved_cases,
@@ -18,21 +16,7 @@ from tests.parity.interleaved import (
 )
 
 CASES = interleaved_cases()
-TEN = next(case for case in CASES if case["case"] == "ten_pictures")
 PREFIXES = {"condition": "input_ids", "images": "input_ids_text_uncond", "unconditional": "input_ids_uncond"}
-
-
-@contextmanager
-def deciding(engine: LocalEngine, case: Case) -> Iterator[None]:
-    """Put the rows of a case into the network's `lm_head`."""
-    weight = engine._runner.model.network.lm_head.weight
-    before = weight.detach().clone()
-    with torch.no_grad():
-        weight.copy_(decided_rows(case, before, engine.checkpoint))
-        try:
-            yield
-        finally:
-            weight.copy_(before)
 
 
 def segments(answer: InterleavedAnswer) -> list[int | list[int]]:
