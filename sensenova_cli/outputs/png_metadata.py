@@ -78,6 +78,12 @@ class AnswerRecord(BaseModel):
     system: str | None = None
     history: tuple[Message, ...] = ()
 
+    @property
+    def earlier_images(self) -> int:
+        """Number of pictures in the earlier turns. They are the first ones of the record's `inputs`."""
+        asked = sum(turn.text.count("<image>") for turn in self.history if turn.role == "user")
+        return asked + sum(len(turn.images_at) for turn in self.history)
+
 
 class PictureRecord(BaseModel):
     """All values that are needed to make a picture again.

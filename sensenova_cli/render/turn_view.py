@@ -286,8 +286,8 @@ class TurnView:
 
     def _end_interleaved(self, event: InterleavedAnswer) -> None:
         self._end_answer_line()
-        last = event.parts[-1] if event.parts else None
-        ends_thinking = isinstance(last, TextPart) and last.thinking and not last.text.endswith("</think>")
+        last = next((part for part in reversed(event.parts) if isinstance(part, TextPart)), None)
+        ends_thinking = last is not None and last.thinking and not last.text.endswith("</think>")
         match event.finish:
             case "length" if ends_thinking:
                 self.notice(
