@@ -171,7 +171,7 @@ class FakeEngine(Engine):
 
     def _interleave(self, request: InterleaveRequest) -> Iterator[Event]:
         settings, text = request.settings, request.text_settings
-        first = request.images[0].size if request.images else None
+        first = request.new_images[0].size if request.new_images else None
         sizes = self.recommended.interleave.trained_sizes
         size = resolve_interleave_size(settings.size, sizes, first)
         yield PrefixRead("condition", 10, 0, 0.01)
