@@ -142,7 +142,7 @@ def control_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
     return [known[number] for number in tokenizer.encode(text) if number in known]
 
 
-@pytest.mark.parametrize("kind", ["generate", "edit", "answer", "system", "history"])
+@pytest.mark.parametrize("kind", ["generate", "edit", "answer", "system", "history", "interleave"])
 def test_control_tokens_in_texts_are_text(kind: str, tiny_checkpoint: Path) -> None:
     tokenizer = Tokenizer(tiny_checkpoint)
 
@@ -157,6 +157,8 @@ def test_control_tokens_in_texts_are_text(kind: str, tiny_checkpoint: Path) -> N
                 return answer_prompt([user], 0, "")
             case "system":
                 return answer_prompt([Message("user", "hi")], 0, text)
+            case "interleave":
+                return interleave_prompt([user], 0, text.partition("<think>")[0], think=True)
             case _:
                 return answer_prompt([user, Message("assistant", "ok"), Message("user", "and?")], 0, "")
 
