@@ -48,9 +48,10 @@ def plain_markdown(text: str) -> str:
 
 
 def _without_html_outside_code(lines: list[str], tokens: list[Token]) -> list[str]:
+    # Only code between fences stays as it is: viewers disagree about where indented code begins.
     code: set[int] = set()
     for token in tokens:
-        if token.type in ("fence", "code_block") and token.map:
+        if token.type == "fence" and token.map:
             code.update(range(*token.map))
     return [line if number in code else _without_html(line) for number, line in enumerate(lines)]
 
