@@ -14,7 +14,7 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.inputs.replay import PictureKind
-from sensenova_cli.outputs.picture_writer import PictureWriter
+from sensenova_cli.outputs.picture_writer import ANSWER_NAME, DEFAULT_NAME, PictureWriter
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.repl.resident_model import ResidentModel
@@ -226,7 +226,8 @@ class SessionTurns:
                 self.session, source, line_options, images, self._on_picture, continues=continues
             )
             count = turns[0].settings.max_images
-            return [sink, *self._copies(view, layers, count, line_options, lambda: sink.answer.pictures[-1])]
+            copies = self._copies(view, layers, count, line_options, lambda: sink.answer.pictures[-1], ANSWER_NAME)
+            return [sink, *copies]
 
         self._run(task, layers, view, open_sinks)
 
@@ -237,12 +238,14 @@ class SessionTurns:
         count: int,
         line_options: Flags,
         stored: Callable[[], SessionPicture],
+        name: str = DEFAULT_NAME,
     ) -> list[Sink]:
         """Return the sink of a line with `-o`, which also writes its pictures outside the session; none without `-o`.
 
         Args:
             count: the largest number of pictures.
             stored: returns the picture of the session that was stored last.
+            name: template of a file's name where the line names a folder.
         """
         if not line_options.settings.get("output"):
             return []
@@ -250,7 +253,7 @@ class SessionTurns:
         def report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
             view.notice(f"picture {stored().number} was also written to {path}")
 
-        writer = _picture_writer(layers.output.output, count, line_options)
+        writer = _picture_writer(layers.output.output, count, line_options, name)
         return [PictureFileSink(writer, self.resident_model, count, 0, report)]
 
     def _run(
@@ -347,8 +350,8 @@ def _choose_profile(start: Flags, profile: str | None) -> str | None:
     return None if profile == NO_PROFILE else profile or start.profile
 
 
-def _picture_writer(output: str | None, count: int, line_options: Flags) -> PictureWriter:
+def _picture_writer(output: str | None, count: int, line_options: Flags, name: str) -> PictureWriter:
     """Return the writer for a line with `-o`, which also writes its pictures outside the session."""
     if output == "-":
         raise UsageError("stdout of a session is for paths and answers", "name a file with -o")
-    return PictureWriter.prepare(output, force=line_options.force, stdout_is_terminal=True, count=count)
+    return PictureWriter.prepare(output, force=line_options.force, stdout_is_terminal=True, count=count, default=name)
