@@ -85,8 +85,6 @@ def interleave(context: TaskContext, request: InterleaveRequest) -> Iterator[Eve
             pictures += 1
             with torch.inference_mode():
                 branches.read_picture(drawn)
-            if context.trace is not None:
-                context.trace.picture_logits.append(model.backend.logits(prefixes["condition"]).cpu())
     yield from text.close(finish)
     if not pictures:
         ended = "`max_tokens` was reached first" if finish == "length" else "the model ended it without opening one"

@@ -70,6 +70,9 @@ class InterleavedText:
             yield self._end_thinking("length" if finish == "length" else "end")
 
     def _sample(self, logits: Tensor, tokens: list[int]) -> Tensor:
+        trace = self._context.trace
+        if trace is not None and not tokens and self.parts and isinstance(self.parts[-1], PicturePart):
+            trace.picture_logits.append(logits.cpu())
         return self._sampler(logits, [*self._ids, *tokens])
 
     def _write_tag(self, prefix: Prefix, tag: int) -> Iterator[Event]:

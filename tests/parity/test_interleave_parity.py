@@ -34,10 +34,16 @@ def segments(answer: InterleavedAnswer) -> list[int | list[int]]:
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_case(case: Case, parity_engine: Callable[[str, str], Engine]) -> None:
-    trace, engine = Trace(), parity_engine(case["checkpoint"], "cpu")
+    engine = parity_engine(case["checkpoint"], "cpu")
     assert isinstance(engine, LocalEngine)
     with deciding(engine, case):
-        events = list(engine.run(interleave_request(case), trace))
+        require_golden(engine, case)
+
+
+def require_golden(engine: LocalEngine, case: Case) -> None:
+    """Run a case and compare everything with the reference implementation's outputs."""
+    trace = Trace()
+    events = list(engine.run(interleave_request(case), trace))
     (answer,) = (event for event in events if isinstance(event, InterleavedAnswer))
     assert answer.finish == case["finish"]
     assert segments(answer) == [each.get("text_ids", each.get("picture")) for each in case["segments"]]
