@@ -1,7 +1,7 @@
 """`sensenova interleave`: answers a prompt with text and pictures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,10 @@ from sensenova_cli.inputs.options import (
     RUN_OPTIONS,
     with_options,
 )
+
+if TYPE_CHECKING:
+    from model import Message
+    from sensenova_cli.inputs.pictures import InputImage
 
 
 @with_options(
@@ -78,16 +82,18 @@ def interleave(
     prompts = given_prompts(prompt, flags.prompt, None)
     inputs = read_inputs(flags.image)
     replay = read_replay(flags.replay_file, "interleave") if flags.replay_file is not None else None
-    answer = replay.record.answer if replay is not None else None
     if not prompts and replay is not None:
         prompts = [Prompt(replay.record.prompt)]
     if not prompts:
         raise UsageError("there is no prompt", 'say what to tell: sensenova interleave "A picture book about a cat"')
-    history, earlier = (), ()
-    if replay is not None and answer is not None:
-        recorded = recorded_inputs(replay.record, replay.file)
-        earlier, own = recorded[: answer.earlier_images], recorded[answer.earlier_images :]
-        history, inputs = answer.history, inputs or own
+    history: tuple[Message, ...] = ()
+    earlier: tuple[InputImage, ...] = ()
+    if replay is not None and (answer := replay.record.answer) is not None:
+        history = answer.history
+        if history or not inputs:
+            recorded = recorded_inputs(replay.record, replay.file)
+            earlier, own = recorded[: answer.earlier_images], recorded[answer.earlier_images :]
+            inputs = inputs or own
         system = answer.system if system is None else system
     layers = flags.layers(replay.settings, replay.label) if replay else flags.layers()
     # These modules also import the library, which a wrong option or a missing prompt must not wait for.

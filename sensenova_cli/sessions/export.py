@@ -156,6 +156,7 @@ def _parts(saved: SavedSession) -> Iterator[_Part]:
 
 def _result(turn: Turn) -> tuple[SessionPicture | AnswerText, ...]:
     """Return the pictures and texts that a turn made, in order, without empty texts."""
+    result: tuple[SessionPicture | AnswerText, ...]
     match turn:
         case PictureTurn():
             result = (AnswerText(text=turn.think_text or "", thinking=True), *turn.pictures)

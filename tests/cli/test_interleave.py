@@ -427,6 +427,7 @@ def test_a_changed_input_is_named(program: Program, home: Path) -> None:
     outcome = program("interleave", "--from", FILES[0])
     assert outcome.code == 2
     assert "in.png has changed since a-tale-42-0.png was made from it" in outcome.stderr
+    assert program("interleave", "--from", FILES[0], "--image", "in.png").code == 0
 
 
 def test_info_describes_the_answer(program: Program) -> None:
