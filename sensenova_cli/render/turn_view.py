@@ -86,6 +86,7 @@ class TurnView:
         self._waiting: LiveWaiting | PlainWaiting | None = None
         self._shows_work = False  # whether the engine yields events while it works on this request
         self._times: list[float] = []  # when the request began, and when each picture was finished
+        self._previous = self._now = time.perf_counter()  # when the event before this one came, and this one
         self._cache_summary = cache_summary
         self._show_each = show_each
         self._spelling = spelling
@@ -145,6 +146,7 @@ class TurnView:
 
     def event(self, event: Event) -> None:
         """Show one event. Finished pictures are shown by `after_sinks`."""
+        self._previous, self._now = self._now, time.perf_counter()
         if not isinstance(event, Notice | Waiting):
             self._end_waiting()
             self._shows_work |= isinstance(event, PrefixRead | DenoisingStep | TextToken)
@@ -246,7 +248,7 @@ class TurnView:
             if self._animated:
                 self._steps = LiveSteps(self._console, title, self._preview.live())
             else:
-                self._steps = PlainSteps(self._console, title)
+                self._steps = PlainSteps(self._console, title, self._previous)
         return self._steps
 
     def _thinking(self) -> LiveThink | PlainThink:
