@@ -13,7 +13,7 @@ from model.inputs.image_tensors import prepare_drawn, prepare_image
 from model.inputs.token_sequence import build_sequence
 from model.memory.estimate import Workload
 from model.requests import InterleaveRequest, Message
-from model.sampling.decode import CACHE_GROWTH
+from model.sampling.decode import CACHE_GROWTH, Sampler
 from model.sampling.guidance import edit_guidance
 from model.sampling.prefill import Prefix, embed_image, extend_prefix, prefill
 from model.sampling.schedule import time_grid
@@ -25,12 +25,15 @@ from model.tasks.prefixes import build_sequences, caching_prefixes, prefill_bran
 from model.tasks.statistics import StatisticsRecorder
 
 
-def interleave(context: TaskContext, request: InterleaveRequest) -> Iterator[Event]:
+def interleave(context: TaskContext, request: InterleaveRequest, sampler: Sampler | None = None) -> Iterator[Event]:
     """Run a request for an interleaved answer: text, until the model opens a picture; the picture; more text.
 
     Text follows the condition branch, which contains everything: the prompt, the answer's text and its pictures. The
     images branch contains pictures only, and the unconditional branch neither. A picture is drawn after the branches
     that its guidance needs.
+
+    Args:
+        sampler: picks the tokens, for benchmarks; None for the one of the request's settings.
 
     Raises:
         RequestError: the request uses a step cache and several ranks share the model.
@@ -66,7 +69,7 @@ def interleave(context: TaskContext, request: InterleaveRequest) -> Iterator[Eve
         )
         prefixes = {branch: each.prefix.fork() for branch, each in cached.items()}
         branches = _Branches(context, prefixes, lengths, series.image_tokens, recorder)
-        text = InterleavedText(context, text_settings, recorder)
+        text = InterleavedText(context, text_settings, recorder, sampler)
         pictures = 0
         while True:
             finish = yield from text.write(prefixes["condition"])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from config.settings import TextSettings
 from model.events import Event, PicturePart, TextPart, TextToken, ThinkText, ThinkToken
-from model.sampling.decode import make_sampler
+from model.sampling.decode import Sampler, make_sampler
 from model.sampling.prefill import Prefix, extend_prefix
 from model.tasks.context import TaskContext
 from model.tasks.statistics import StatisticsRecorder
@@ -22,11 +22,17 @@ class InterleavedText:
         parts: the answer so far, text and pictures.
     """
 
-    def __init__(self, context: TaskContext, settings: TextSettings, recorder: StatisticsRecorder) -> None:
+    def __init__(
+        self, context: TaskContext, settings: TextSettings, recorder: StatisticsRecorder, sampler: Sampler | None
+    ) -> None:
+        """
+        Args:
+            sampler: picks the tokens; None for the one of the settings.
+        """
         self.parts: list[TextPart | PicturePart] = []
         self._context, self._recorder = context, recorder
         self._max_tokens = settings.max_tokens
-        self._sampler = make_sampler(settings, context.model.device)
+        self._sampler = sampler or make_sampler(settings, context.model.device)
         self._ids: list[int] = []
         self._is_thinking = False
         self._thought_ids: list[int] = []
