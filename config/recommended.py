@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from config.errors import SettingsError
 from config.json_files import read_json
-from config.settings import ImageSettings, TextSettings
-from config.sizes import TRAINED_SIZES
+from config.settings import INTERLEAVE_DEFAULTS, ImageSettings, TextSettings
+from config.sizes import INTERLEAVE_SIZES, TRAINED_SIZES
 from config.validation import check_values, json_notation, near_miss
 
 MAX_FILE_BYTES = 2**20
@@ -44,6 +44,17 @@ class PixelRange(BaseModel):
         return self
 
 
+class InterleaveRecommended(BaseModel):
+    """Recommendations for interleaved answers alone: the object `interleave` in `recommended_settings.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    settings: dict[str, Any] = {}
+    """Recommended settings of interleaved answers: the layer above those of other tasks."""
+    trained_sizes: Annotated[tuple[tuple[Side, Side], ...], Field(min_length=1)] = INTERLEAVE_SIZES
+    """(width, height) pairs that the checkpoint was trained on for this task; the first one is its default size."""
+
+
 class Recommended(BaseModel):
     """The contents of `recommended_settings.json`."""
 
@@ -56,7 +67,21 @@ class Recommended(BaseModel):
     answer_input: PixelRange = PixelRange(min=256 * 256, max=2048 * 2048)
     """Limits of an input picture of a question."""
     edit_input: PixelRange = PixelRange(min=512 * 512, max=2048 * 2048)
-    """Limits of an input picture of an edit. All of them together may have four times `max`."""
+    """Limits of an input picture of an edit or an interleaved answer. All of them together may have four times `max`.
+    """
+    interleave: InterleaveRecommended = InterleaveRecommended()
+    """Recommendations for interleaved answers alone."""
+
+    def for_interleaving(self) -> "Recommended":
+        """Return the recommendations of an interleaved answer, with its settings and trained sizes in place of those of
+        other tasks. They include the defaults of this task."""
+        settings = {**self.settings, **INTERLEAVE_DEFAULTS, **self.interleave.settings}
+        return self.model_copy(update={"settings": settings, "trained_sizes": self.interleave.trained_sizes})
+
+    def overridden_by(self, settings: Mapping[str, Any]) -> "Recommended":
+        """Return these recommendations with other settings above them, for all tasks."""
+        interleave = self.interleave.model_copy(update={"settings": {**self.interleave.settings, **settings}})
+        return self.model_copy(update={"settings": {**self.settings, **settings}, "interleave": interleave})
 
     def edit_limits(self, images: int) -> PixelRange:
         """Return the limits of each input picture of an edit with `images` input pictures."""
@@ -88,6 +113,7 @@ def read_recommended(folder: Path) -> Recommended:
         raise RecommendationError(f"{path}: cannot be read: {error.strerror}", REPAIR_HINT) from None
     try:
         check_recommended(recommended.settings, f"{path}: settings")
+        check_recommended(recommended.interleave.settings, f"{path}: interleave.settings")
     except SettingsError as error:
         raise RecommendationError(error.what, f"{error.hint}\n{REPAIR_HINT}") from None
     return recommended
@@ -113,7 +139,8 @@ def _reason(problem: Any) -> str:
     place = ".".join(map(str, problem["loc"])) or "the file"
     match problem["type"]:
         case "extra_forbidden":
-            meant = near_miss(place.split(".")[-1], (*Recommended.model_fields, *PixelRange.model_fields))
+            fields = (*Recommended.model_fields, *PixelRange.model_fields, *InterleaveRecommended.model_fields)
+            meant = near_miss(place.split(".")[-1], fields)
             return f"unknown key {place}" + (f"; did you mean {meant}?" if meant else "")
         case "value_error":
             return f"{place}: {problem['ctx']['error']}"

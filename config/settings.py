@@ -5,6 +5,7 @@ take their names, defaults and checks from these declarations.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -155,6 +156,12 @@ class TextSettings(SeedSettings):
     """With do_sample: sample from the k most likely tokens; 0 for all tokens."""
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Above 1, tokens that the answer already contains become less likely."""
+    max_images: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Interleaved answers only: maximum number of pictures of an answer."""
+
+
+INTERLEAVE_DEFAULTS: Mapping[str, Any] = {"think": True, "max_tokens": 8192}
+"""Defaults of interleaved answers that differ from those of other tasks."""
 
 
 class LoadSettings(SettingsGroup):

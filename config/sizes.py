@@ -35,6 +35,24 @@ TRAINED_SIZES: tuple[Size, ...] = (
 )
 """Sizes that SenseNova-U1 was trained on. The first one is the default size."""
 
+INTERLEAVE_SIZES: tuple[Size, ...] = (
+    (2048, 1152),
+    (1152, 2048),
+    (1536, 1536),
+    (1888, 1248),
+    (1248, 1888),
+    (1760, 1312),
+    (1312, 1760),
+    (2144, 1088),
+    (1088, 2144),
+    (2592, 864),
+    (864, 2592),
+)
+"""Sizes that SenseNova-U1 was trained on for pictures of interleaved answers. The first one is the default size."""
+
+INTERLEAVE_PIXELS = 512 * 512, 2048 * 1024
+"""Least and most pixels of an interleaved answer's pictures if their size follows an input picture."""
+
 BUCKET_TOLERANCE = 0.05
 """Largest difference of logarithms, about 5 %, at which a trained size is used for an aspect ratio."""
 
@@ -167,6 +185,38 @@ def resolve_size(setting: str, trained: Sequence[Size], first_image: Size | None
         return bucket
     check_size(wanted)
     return wanted
+
+
+def resolve_interleave_size(setting: str, trained: Sequence[Size], first_image: Size | None = None) -> Size:
+    """Resolve the setting `size` of an interleaved answer to pixels, as `resolve_size` does.
+
+    With `auto` and an input picture, the result has that picture's size as far as `INTERLEAVE_PIXELS` allow it.
+
+    Args:
+        trained: sizes that the checkpoint was trained on for this task.
+        first_image: size of the first input picture.
+
+    Raises:
+        SettingsError: as for `resolve_size`.
+    """
+    if setting == "auto" and first_image is not None:
+        return _shorten(fit_pixels(first_image, *INTERLEAVE_PIXELS))
+    return resolve_size(setting, trained)
+
+
+def fit_pixels(size: Size, least: int, most: int) -> Size:
+    """Return the size nearest to a picture's own whose sides are multiples of 32 and whose area is within limits."""
+    width, height = size
+    fitted_w, fitted_h = (max(TOKEN_PIXELS, round(side / TOKEN_PIXELS) * TOKEN_PIXELS) for side in size)
+    if fitted_w * fitted_h > most:
+        scale = math.sqrt(width * height / most)
+        fitted_w, fitted_h = (
+            max(TOKEN_PIXELS, math.floor(side / scale / TOKEN_PIXELS) * TOKEN_PIXELS) for side in size
+        )
+    elif fitted_w * fitted_h < least:
+        scale = math.sqrt(least / (width * height))
+        fitted_w, fitted_h = (math.ceil(side * scale / TOKEN_PIXELS) * TOKEN_PIXELS for side in size)
+    return fitted_w, fitted_h
 
 
 def format_size(size: Size) -> str:

@@ -12,11 +12,13 @@ SERVE_GROUP: tuple[str, type[SettingsGroup]] = ("`sensenova serve`: the table `[
 
 
 def settings_tables() -> str:
-    """Return one table per group, with default, values and meaning. A setting of two groups is listed once."""
+    """Return one table per group, with default, values and meaning. A setting of two groups is listed once.
+
+    The server's settings are apart: one of them may have the name of another setting."""
     tables: list[str] = []
     listed: set[str] = set()
     for title, group in (*GROUPS, SERVE_GROUP):
-        rows = [_row(name, group) for name in group.model_fields if name not in listed]
+        rows = [_row(name, group) for name in group.model_fields if name not in listed or group is ServeSettings]
         listed |= set(group.model_fields)
         head = [f"### {title}", "", "| setting | default | values | meaning |", "| --- | --- | --- | --- |"]
         tables.append("\n".join([*head, *rows]) + "\n")

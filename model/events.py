@@ -60,7 +60,7 @@ class PrefixRead:
 
 @dataclass(frozen=True)
 class ThinkToken:
-    """A token of think text; `text` is empty while a character is incomplete."""
+    """A token of think text; `text` is empty while a character is incomplete, and for `<think>` and `</think>`."""
 
     token_id: int
     text: str
@@ -70,8 +70,12 @@ class ThinkToken:
 class ThinkText:
     """The whole think text, after its last token.
 
+    In an interleaved answer, pictures may stand inside it. Their `Picture` events come between its tokens.
+
     Attributes:
-        finish: `end` if the model ended it, `length` if `max_think_tokens` was reached.
+        token_ids: its tokens. In an interleaved answer they include `<think>` and `</think>`, and `text` does not.
+        finish: `end` if the model ended it, `length` if `max_think_tokens` was reached, or `max_tokens` in an
+            interleaved answer.
     """
 
     text: str
@@ -85,6 +89,7 @@ class DenoisingStep:
     """A denoising step is done: step `step` (from 1) of `steps`, of picture `index` (from 0) of `count`.
 
     Attributes:
+        count: as for `Picture`.
         time: t after this step, from 0 (noise) to 1 (picture).
         preview: the clean picture that this step predicts, RGB, 8 bits per channel; None unless the request asks for a
             preview of this step (`preview_every`, `preview_size`).
@@ -144,7 +149,8 @@ class Picture:
     """A finished picture.
 
     Attributes:
-        index, count: number of the picture (from 0), and number of pictures of the request.
+        index, count: number of the picture (from 0), and number of pictures of the request. For an interleaved answer,
+            whose number of pictures the model decides, `count` is the maximum, `max_images`.
         image: RGB, 8 bits per channel.
         settings: the resolved settings: explicit size, this picture's seed, `num_images` 1.
         think_text: the think text before the picture, or None.
@@ -163,7 +169,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class TextToken:
-    """A token of an answer; `text` is empty while a character is incomplete."""
+    """A token of an answer, outside of thinking; `text` is empty while a character is incomplete."""
 
     token_id: int
     text: str
@@ -181,6 +187,48 @@ class Answer:
     text: str
     token_ids: tuple[int, ...]
     finish: Literal["end", "length"]
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A stretch of an interleaved answer's text, between two pictures or from or to the thinking.
+
+    Attributes:
+        text: the decoded tokens, `<think>` and `</think>` included.
+        thinking: whether the stretch is part of the thinking, to which its tags belong.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    thinking: bool
+
+
+@dataclass(frozen=True)
+class PicturePart:
+    """A picture's place in an interleaved answer.
+
+    Attributes:
+        index: that of the picture's `Picture` event.
+        size: such as `2048x1152`.
+    """
+
+    index: int
+    seed: int
+    size: str
+
+
+@dataclass(frozen=True)
+class InterleavedAnswer:
+    """The whole interleaved answer.
+
+    Attributes:
+        parts: text and pictures in the order of the answer. No text part is empty.
+        finish: `end` if the model ended its turn, `length` if `max_tokens` was reached, `images` if the model opened
+            another picture after `max_images` ones.
+    """
+
+    parts: tuple[TextPart | PicturePart, ...]
+    finish: Literal["end", "length", "images"]
 
 
 @dataclass(frozen=True)
@@ -212,5 +260,15 @@ class Statistics:
 
 
 Event = (
-    Notice | Waiting | PrefixRead | ThinkToken | ThinkText | DenoisingStep | Picture | TextToken | Answer | Statistics
+    Notice
+    | Waiting
+    | PrefixRead
+    | ThinkToken
+    | ThinkText
+    | DenoisingStep
+    | Picture
+    | TextToken
+    | Answer
+    | InterleavedAnswer
+    | Statistics
 )

@@ -19,7 +19,7 @@ from model.parallel.launch import SIZES, require_ranks
 from model.parallel.layout import ParallelLayout
 from model.parallel.processes import RankProcesses
 from model.requests import AnswerRequest, FirstUse, Request
-from model.runner import Runner, image_tokens
+from model.runner import Runner, image_tokens, picture_size
 from model.timings import CARD, COMPILE, DEVICE, PLACE, READ, process_timings
 
 
@@ -68,8 +68,8 @@ def load_model(
     with process_timings.phase(CARD):
         folder = find_checkpoint(model, on_plan=on_plan, on_progress=on_download)
         recommended = read_recommended(folder)
-    sizes = [each.size for each in image_settings] or [size]
-    largest = max(sizes, key=lambda each: image_tokens(each, recommended))
+    sizes = [picture_size(request, recommended) for request in requests or () if not isinstance(request, AnswerRequest)]
+    largest = max(sizes or [size], key=lambda each: image_tokens(each, recommended))
     use = ExpectedUse.of(requests, image_tokens(largest, recommended))
     if ranks_wanted == 1:
         first_use = FirstUse(requests is None or bool(image_settings), use.branches > 1, use.writes)

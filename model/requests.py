@@ -1,12 +1,14 @@
 """Requests to an engine: plain, validated, immutable values."""
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
-from config.settings import MAX_SEED, ImageSettings, TextSettings
+from config.settings import INTERLEAVE_DEFAULTS, MAX_SEED, ImageSettings, TextSettings
 from model.errors import RequestError
-from model.placeholders import refuse_image_tokens, require_placeholders
+from model.placeholders import PLACEHOLDER, refuse_image_tokens, require_placeholders
 from model.png import PNGImage
 from model.step_cache_library import require_cache_library
 
@@ -34,7 +36,7 @@ class GenerateRequest:
         _require_previews(self)
         _require_text(self.prompt, "prompt", 'say what to draw, for example "A cute cat"')
         require_placeholders([self.prompt], 0)
-        _require_seeds(self.settings)
+        _require_seeds(self.settings, self.settings.num_images)
         _require_library(self.settings)
 
 
@@ -60,23 +62,32 @@ class EditRequest:
     def __post_init__(self) -> None:
         _require_previews(self)
         _require_text(self.prompt, "prompt", 'say what to change, for example "make the sky red"')
-        _require_seeds(self.settings)
+        _require_seeds(self.settings, self.settings.num_images)
         _require_library(self.settings)
         if not self.images:
             raise RequestError("an edit needs at least one picture", "add `images=FILE`")
         require_placeholders([self.prompt], len(self.images))
-        if self.settings.cfg_norm == "cfg_zero_star":
-            raise RequestError(
-                "cfg_norm cfg_zero_star works for generating only", "for an edit use none, global or channel"
-            )
+        _refuse_zero_star(self.settings, "an edit")
 
 
 @dataclass(frozen=True)
 class Message:
-    """The text of one turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        text: the turn's text. A user's text has `<image>` placeholders for its images.
+        images_at: for an interleaved answer, the positions in `text`, in ascending order, where its images stand. An
+            image stands before the character at its position. The images themselves are those of the request.
+    """
 
     role: Literal["user", "assistant"]
     text: str
+    images_at: tuple[int, ...] = ()
+
+    @property
+    def pieces(self) -> list[str]:
+        """The text before, between and after the images of an interleaved answer."""
+        return [self.text[start:end] for start, end in pairwise((0, *self.images_at, len(self.text)))]
 
 
 @dataclass(frozen=True)
@@ -85,13 +96,13 @@ class AnswerRequest:
 
     Attributes:
         prompt: the question. It may contain `<image>` placeholders for images of this turn.
-        images: all images, in the order of their placeholders; those of `history` are first.
+        images: all images, in the order of their places in the turns; those of `history` are first.
         history: earlier turns, oldest first.
         system: a system message; none is written if it is empty.
 
     Raises:
         RequestError: the prompt is empty, a text contains bytes that are not text, or there are fewer images than
-            placeholders.
+            places for them.
     """
 
     prompt: str
@@ -104,13 +115,64 @@ class AnswerRequest:
         _require_text(self.prompt, "question", "write what you want to know or say, in quotes")
         _require_characters(self.system, "system message")
         refuse_image_tokens(self.system, "system message")
-        for turn in self.history:
-            _require_characters(turn.text, f"earlier {turn.role} turn")
-        asked = [turn.text for turn in self.history if turn.role == "user"]
-        require_placeholders([*asked, self.prompt], len(self.images))
+        _require_history(self)
 
 
-Request = GenerateRequest | EditRequest | AnswerRequest
+@dataclass(frozen=True)
+class InterleaveRequest:
+    """A request for an answer of text and pictures, in which the model itself decides where pictures stand.
+
+    Attributes:
+        prompt: what the answer is about. It may contain `<image>` placeholders for images of this turn.
+        images: as for `AnswerRequest`.
+        settings: settings of each picture. Picture k (from 0) uses seed + k. `num_images`, `max_think_tokens` and
+            `input_pixels` have no effect.
+        text_settings: settings of the text. `max_tokens` limits the text of the whole answer, thinking included, and
+            `max_images` its pictures.
+        system: a system message; None is the one that the model was trained with, and without text none is written.
+        history: earlier turns, oldest first. Interleaved answers among them have `Message.images_at`. The model was not
+            trained with earlier turns in this task, so the result is experimental.
+        preview_every, preview_size: as for `GenerateRequest`.
+
+    Raises:
+        RequestError: as for `AnswerRequest`; a seed exceeds the largest one; `settings.cache` needs a library that is
+            not installed; `cfg_norm` is `cfg_zero_star`; or a number for previews is negative or not whole.
+    """
+
+    prompt: str
+    images: tuple[PNGImage, ...] = ()
+    settings: ImageSettings = field(default_factory=lambda: ImageSettings(think=INTERLEAVE_DEFAULTS["think"]))
+    text_settings: TextSettings = field(
+        default_factory=lambda: TextSettings(max_tokens=INTERLEAVE_DEFAULTS["max_tokens"])
+    )
+    system: str | None = None
+    history: tuple[Message, ...] = ()
+    preview_every: int = 0
+    preview_size: int = 0
+
+    @property
+    def new_images(self) -> tuple[PNGImage, ...]:
+        """The images of this turn, without those of the history."""
+        return self.images[count_images(self.history) :]
+
+    def __post_init__(self) -> None:
+        _require_previews(self)
+        _require_text(self.prompt, "prompt", 'say what to write and draw, for example "A picture book about a kite"')
+        if self.system is not None:
+            _require_characters(self.system, "system message")
+            refuse_image_tokens(self.system, "system message")
+        _require_history(self)
+        _require_seeds(self.settings, self.text_settings.max_images)
+        _require_library(self.settings)
+        _refuse_zero_star(self.settings, "an interleaved answer")
+
+
+Request = GenerateRequest | EditRequest | AnswerRequest | InterleaveRequest
+
+
+def count_images(turns: Sequence[Message]) -> int:
+    """Return the number of images that have a place in these turns."""
+    return sum(len(turn.images_at) if turn.role == "assistant" else turn.text.count(PLACEHOLDER) for turn in turns)
 
 
 @dataclass(frozen=True)
@@ -144,7 +206,41 @@ def _require_characters(text: str, name: str) -> None:
         raise RequestError(f"the {name} contains a NUL character", "remove it")
 
 
-def _require_previews(request: GenerateRequest | EditRequest) -> None:
+def _require_history(request: AnswerRequest | InterleaveRequest) -> None:
+    """Check the earlier turns, and that there are enough images for the places in all turns."""
+    for turn in request.history:
+        _require_characters(turn.text, f"earlier {turn.role} turn")
+        if turn.images_at:
+            _require_places(turn)
+    shown = sum(len(turn.images_at) for turn in request.history)
+    if shown > len(request.images):
+        raise RequestError(
+            f"the earlier answers show {shown} pictures, and the request has {len(request.images)}",
+            "add their pictures",
+        )
+    asked = [turn.text for turn in request.history if turn.role == "user"]
+    require_placeholders([*asked, request.prompt], len(request.images) - shown)
+
+
+def _require_places(turn: Message) -> None:
+    if turn.role != "assistant":
+        raise RequestError("a user's turn has `images_at`, which is for answers", "write <image> in place of a picture")
+    places = turn.images_at
+    if list(places) != sorted(places) or places[0] < 0 or places[-1] > len(turn.text):
+        raise RequestError(
+            f"`images_at` is {list(places)} for a text of {len(turn.text)} characters",
+            "write positions in the text in ascending order",
+        )
+
+
+def _refuse_zero_star(settings: ImageSettings, task: str) -> None:
+    if settings.cfg_norm == "cfg_zero_star":
+        raise RequestError(
+            "cfg_norm cfg_zero_star works for generating only", f"for {task} use none, global or channel"
+        )
+
+
+def _require_previews(request: GenerateRequest | EditRequest | InterleaveRequest) -> None:
     for name in ("preview_every", "preview_size"):
         value = getattr(request, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -156,9 +252,9 @@ def _require_library(settings: ImageSettings) -> None:
         require_cache_library()
 
 
-def _require_seeds(settings: ImageSettings) -> None:
-    if settings.seed + settings.num_images - 1 > MAX_SEED:
+def _require_seeds(settings: ImageSettings, pictures: int) -> None:
+    if settings.seed + pictures - 1 > MAX_SEED:
         raise RequestError(
-            f"{settings.num_images} pictures from seed {settings.seed} on exceed the largest seed, {MAX_SEED}",
+            f"{pictures} pictures from seed {settings.seed} on exceed the largest seed, {MAX_SEED}",
             "use a smaller seed",
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from config.recommended import Recommended, read_recommended
-from config.sizes import TOKEN_PIXELS, resolve_size
+from config.sizes import TOKEN_PIXELS, format_size, resolve_interleave_size, resolve_size
 from model.checkpoint.lora import read_adapters
 from model.checkpoint.lora_files import override_settings
 from model.checkpoint.named_lora import NamedLora, parse_loras
@@ -19,11 +19,12 @@ from model.memory.estimate import USUAL_PREFIXES, Workload
 from model.network.configuration import read_config
 from model.parallel.collectives import ProcessGroups
 from model.parallel.commands import Load
-from model.requests import AnswerRequest, Request
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, InterleaveRequest, Request
 from model.sampling.prefix_cache import PrefixCache
 from model.tasks.answer import answer
 from model.tasks.context import TaskContext
 from model.tasks.draw import draw
+from model.tasks.interleave import interleave
 from model.timings import PLACE, process_timings
 from model.trace import Trace
 
@@ -124,10 +125,13 @@ class Runner:
         )
         try:
             with memory_errors("this request", context.advice):
-                if isinstance(request, AnswerRequest):
-                    yield from answer(context, request)
-                else:
-                    yield from draw(context, request)
+                match request:
+                    case AnswerRequest():
+                        yield from answer(context, request)
+                    case InterleaveRequest():
+                        yield from interleave(context, request)
+                    case _:
+                        yield from draw(context, request)
         except DeviceMemoryError:
             self.prefix_cache.clear()
             raise
@@ -136,6 +140,15 @@ class Runner:
         """Free the model's memory. The runner cannot be used afterwards."""
         self.prefix_cache.clear()
         self.model.release()
+
+
+def picture_size(request: GenerateRequest | EditRequest | InterleaveRequest, recommended: Recommended) -> str:
+    """Return the `size` setting of a request; for an interleaved answer in pixels, because its `auto` differs."""
+    if not isinstance(request, InterleaveRequest):
+        return request.settings.size
+    first = next((image.size for image in request.new_images), None)
+    trained = recommended.interleave.trained_sizes
+    return format_size(resolve_interleave_size(request.settings.size, trained, first))
 
 
 def image_tokens(size: str, recommended: Recommended) -> int:

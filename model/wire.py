@@ -18,6 +18,7 @@ from model.events import (
     Answer,
     DenoisingStep,
     Event,
+    InterleavedAnswer,
     Notice,
     Picture,
     PrefixRead,
@@ -28,12 +29,17 @@ from model.events import (
     Waiting,
 )
 from model.png import PNGFiles
-from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, InterleaveRequest, Request
 
 WIRE_VERSION = 1
 """Version of the wire form. It increases if older readers would misunderstand a value; new fields do not count."""
 
-REQUESTS: dict[str, type[Request]] = {"generate": GenerateRequest, "edit": EditRequest, "answer": AnswerRequest}
+REQUESTS: dict[str, type[Request]] = {
+    "generate": GenerateRequest,
+    "edit": EditRequest,
+    "answer": AnswerRequest,
+    "interleave": InterleaveRequest,
+}
 """Request classes by tag, the value of the field `request`."""
 
 EVENTS: dict[str, type[Event]] = {
@@ -46,6 +52,7 @@ EVENTS: dict[str, type[Event]] = {
     "picture": Picture,
     "token": TextToken,
     "answer": Answer,
+    "interleaved": InterleavedAnswer,
     "statistics": Statistics,
 }
 """Event classes by tag, the value of the field `event`."""

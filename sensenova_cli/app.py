@@ -33,6 +33,7 @@ INSTEAD = {
         )
     },
     ("generate", "--image"): 'to change a picture: sensenova edit --image FILE "…"',
+    **{("interleave", option): "the model decides; at most: --max-images N" for option in ("-n", "--num-images")},
     ("profile show", "--profile"): "the profile is a bare word here: sensenova profile show draft",
 }
 """Hints for options that users may expect: (command, option) → hint. The command does not have the option."""
@@ -41,6 +42,7 @@ DASHED_TEXT = {
     "generate": 'generate -- "-…"',
     "chat": 'chat -- "-…"',
     "edit": 'edit --image FILE -- "-…"',
+    "interleave": 'interleave -- "-…"',
 }
 """Command → an example with a text that starts with a dash."""
 
@@ -48,6 +50,7 @@ TOO_MANY_WORDS = {
     "generate": "put the prompt in quotes",
     "chat": "put the message in quotes",
     "edit": 'put the prompt in quotes, and pictures after --image: sensenova edit --image FILE "…"',
+    "interleave": "put the prompt in quotes, and pictures after --image",
     "run": 'the prompt goes after --prompt, in quotes: sensenova run --prompt "…"',
 }
 """Command → a hint if too many words were typed."""

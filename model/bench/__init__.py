@@ -8,9 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.bench.bench import BenchPart, BenchPlan, Figure, describe_bench, measure
+    from model.bench.bench import BenchPart, BenchPlan, describe_bench, measure
     from model.bench.ceilings import Ceilings
     from model.bench.doctor import Examination, examine
+    from model.bench.figure import Figure
     from model.bench.forecast import Bandwidth, Forecast
     from model.bench.machine import Machine
     from model.bench.server import ServerFigure, ServerPlan, measure_server
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from model.memory.estimate import OffloadPlan
 
 _HOMES = {
-    "model.bench.bench": ["BenchPlan", "BenchPart", "Figure", "describe_bench", "measure"],
+    "model.bench.bench": ["BenchPlan", "BenchPart", "describe_bench", "measure"],
     "model.bench.ceilings": ["Ceilings"],
+    "model.bench.figure": ["Figure"],
     "model.bench.doctor": ["Examination", "examine"],
     "model.bench.forecast": ["Bandwidth", "Forecast"],
     "model.bench.machine": ["Machine"],

@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from config.errors import SenseNovaError
-from config.recommended import read_recommended
+from config.recommended import Recommended, read_recommended
 from config.settings import ImageSettings, LoadSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size
 from model.backends.select import select_backend
 from model.bench.ceilings import Ceilings, measure_ceilings, median_seconds
+from model.bench.figure import Figure
+from model.bench.interleave import bench_interleave
 from model.bench.machine import device_name
 from model.checkpoint.layout import ParameterSlice
 from model.checkpoint.loader import load_checkpoint
@@ -40,7 +42,7 @@ from model.sampling.denoise import Step, denoise
 from model.sampling.guidance import generate_guidance
 from model.sampling.prefill import DenoiseState, Prefix, prefill
 
-BenchPart = Literal["denoise", "decode", "load"]
+BenchPart = Literal["denoise", "decode", "load", "interleave"]
 
 PROMPT_TOKENS, UNCONDITIONAL_TOKENS = 500, 12
 """Lengths of the prefixes: a long prompt, and about that of the unconditional branch."""
@@ -52,33 +54,6 @@ SHAPE_SIZES: tuple[Size, ...] = ((1024, 1024), (2048, 2048))
 """Picture sizes measured for a built-in shape if no size is named."""
 LOAD_LAYERS = 4
 """Layers of the checkpoint that is written to be loaded for a built-in shape: 5.6 GB of an 8B model."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measurement.
-
-    Attributes:
-        work: the name of the measured work, such as `guided step 2048x2048`.
-        seconds: the median time of one step, one token or one load.
-        rate: floating-point operations or bytes per second; 0 if neither is meaningful.
-        unit: the unit of `rate`.
-        ceiling: the device's own rate in the same unit, from `measure_ceilings`; 0 if none compares.
-        peak_memory: bytes; on CUDA the peak of allocated memory during the work, elsewhere the process's peak resident
-            set.
-    """
-
-    work: str
-    seconds: float
-    rate: float
-    unit: Literal["FLOP/s", "B/s"]
-    ceiling: float
-    peak_memory: int
-
-    @property
-    def share(self) -> float | None:
-        """The rate as a fraction of the ceiling, 0 to 1; None without a ceiling."""
-        return self.rate / self.ceiling if self.ceiling else None
 
 
 @dataclass(frozen=True)
@@ -110,13 +85,14 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
         DeviceMemoryError: the weights or the work do not fit in the device's memory.
     """
     device, dtype = resolve_device(plan.settings.device), resolve_dtype(plan.settings.dtype)
-    usual = read_recommended(plan.model).trained_sizes[:1] if isinstance(plan.model, Path) else SHAPE_SIZES
+    recommended = read_recommended(plan.model) if isinstance(plan.model, Path) else Recommended()
+    usual = recommended.trained_sizes[:1] if isinstance(plan.model, Path) else SHAPE_SIZES
     hint = "measure smaller pictures (`size=512x512`), a smaller model, or use a device with more memory"
     with memory_errors("this measurement", lambda: hint):
         towers = resolve_quantization(plan.settings.quantization, device, dtype)
         ceilings = measure_ceilings(device, dtype)
         yield ceilings
-        if {"denoise", "decode"} & set(plan.works):
+        if {"denoise", "decode", "interleave"} & set(plan.works):
             if isinstance(plan.model, Path):
                 network = load_checkpoint(plan.model, device, dtype, quantized=towers)
             else:
@@ -129,6 +105,9 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
                         yield from bench_denoise(backend, size, plan.steps, ceilings)
                 elif work == "decode":
                     yield bench_decode(backend, plan.tokens, ceilings)
+                elif work == "interleave":
+                    for size in plan.sizes or recommended.interleave.trained_sizes[:1]:
+                        yield from bench_interleave(backend, plan.settings, size, plan.steps, plan.tokens, ceilings)
             del network, backend
         if "load" in plan.works:
             if isinstance(plan.model, Path):

@@ -50,8 +50,7 @@ def recommended_with_loras(recommended: Recommended, loras: Sequence[NamedLora])
 
 def override_settings(recommended: Recommended, others: Sequence[Mapping[str, Any]]) -> Recommended:
     """Return recommendations with other settings above them. Later ones win."""
-    settings = {name: value for layer in (recommended.settings, *others) for name, value in layer.items()}
-    return recommended.model_copy(update={"settings": settings})
+    return recommended.overridden_by({name: value for settings in others for name, value in settings.items()})
 
 
 def read_lora_settings(file: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from config.recommended import PixelRange
-from config.sizes import MAX_ASPECT, TOKEN_PIXELS, Size, format_size
+from config.sizes import MAX_ASPECT, TOKEN_PIXELS, Size, fit_pixels, format_size
 from model.errors import PictureError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,29 +26,32 @@ def fit_size(size: Size, limits: PixelRange) -> Size:
     Raises:
         PictureError: one side is more than 200 times as long as the other.
     """
-    width, height = size
     if max(size) / min(size) > MAX_ASPECT:
         raise PictureError(
             f"a picture of {format_size(size)} is too long: sides may differ by a factor of {MAX_ASPECT:g} at most",
             "crop it first",
         )
-    fitted_w, fitted_h = (max(TOKEN_PIXELS, round(side / TOKEN_PIXELS) * TOKEN_PIXELS) for side in size)
-    if fitted_w * fitted_h > limits.max:
-        scale = math.sqrt(width * height / limits.max)
-        fitted_w, fitted_h = (
-            max(TOKEN_PIXELS, math.floor(side / scale / TOKEN_PIXELS) * TOKEN_PIXELS) for side in size
-        )
-    elif fitted_w * fitted_h < limits.min:
-        scale = math.sqrt(limits.min / (width * height))
-        fitted_w, fitted_h = (math.ceil(side * scale / TOKEN_PIXELS) * TOKEN_PIXELS for side in size)
-    return fitted_w, fitted_h
+    return fit_pixels(size, limits.min, limits.max)
 
 
 def prepare_image(image: Image.Image, limits: PixelRange) -> Tensor:
     """Resize an RGB image to the limits and normalise it as for ImageNet → (1, 3, H, W), float32."""
     resized = image.resize(fit_size(image.size, limits))
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 255
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return _normalise(pixels)
+
+
+def prepare_drawn(pixels: Tensor) -> Tensor:
+    """Normalise a picture that the network has drawn, (1, 3, H, W), about −1..1, as an input image → float32.
+
+    It is neither clamped nor rounded nor resized, so that the model reads exactly what it drew.
+    """
+    return _normalise(pixels.float() * 0.5 + 0.5)
+
+
+def _normalise(pixels: Tensor) -> Tensor:
+    """Normalise pixels from 0..1 as for ImageNet."""
+    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std
 
 

@@ -13,7 +13,8 @@ from model.requests import Message
 IMAGE_SLOT = "\0image\0"
 """Text that takes the place of a placeholder once an image belongs to it. Neither users nor the model can write it."""
 
-DIRECT_START = "<think>\n\n</think>\n\n<img>"
+NO_THINKING = "<think>\n\n</think>\n\n"
+DIRECT_START = NO_THINKING + "<img>"
 THINK_START = "<think>\n"
 AFTER_THINK = "\n\n<img>"
 IMAGE_START = "<img>"
@@ -22,7 +23,17 @@ IMAGE_START = "<img>"
 @cache
 def system_message() -> str:
     """Return the system message of generating and editing. The model was trained with exactly these bytes."""
-    return files(__package__).joinpath("system_message.txt").read_bytes().decode("utf-8")
+    return _read("system_message.txt")
+
+
+@cache
+def interleave_system_message() -> str:
+    """Return the system message of interleaved answers, also byte for byte."""
+    return _read("system_message_interleave.txt")
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_bytes().decode("utf-8")
 
 
 def generate_prompt(prompt: str, think: bool) -> str:
@@ -41,9 +52,21 @@ def edit_prompt(prompt: str, images: int, think: bool) -> str:
     return chat_ml(turns, system_message(), THINK_START if think else DIRECT_START)
 
 
-def images_prompt(images: int) -> str:
-    """Return the prompt of an edit's images branch: the images without any text between them."""
-    return chat_ml([Message("user", IMAGE_SLOT * images)], "", IMAGE_START)
+def images_prompt(images: int, start: str = IMAGE_START) -> str:
+    """Return the prompt of the images branch: the images without any text between them, and the assistant's start."""
+    return chat_ml([Message("user", IMAGE_SLOT * images)], "", start)
+
+
+def interleave_prompt(turns: Sequence[Message], images: int, system: str | None, think: bool) -> str:
+    """Return the conditional prompt of an interleaved answer. The last turn asks for it.
+
+    Args:
+        system: the user's system message; None for the task's own one.
+        think: False writes an empty thinking, after which the answer begins.
+    """
+    placed = place_images(turns, images, labels=False)
+    message = interleave_system_message() if system is None else system
+    return chat_ml(placed, _plain_but_tags(message), "" if think else NO_THINKING)
 
 
 def answer_prompt(turns: Sequence[Message], images: int, system: str) -> str:
@@ -51,9 +74,9 @@ def answer_prompt(turns: Sequence[Message], images: int, system: str) -> str:
     return chat_ml(place_images(turns, images), plain_text(system), "")
 
 
-def place_images(turns: Sequence[Message], images: int) -> list[Message]:
-    """Write missing placeholders as `write_placeholders` does and replace each by `IMAGE_SLOT`. All other text of the
-    turns is marked as plain text.
+def place_images(turns: Sequence[Message], images: int, *, labels: bool = True) -> list[Message]:
+    """Write missing placeholders as `write_placeholders` does and replace each by `IMAGE_SLOT`, which also stands at
+    the images' places in earlier interleaved answers. All other text of the turns is marked as plain text.
 
     Raises:
         RequestError: a text has more placeholders than there are images, or one of the model's image tokens.
@@ -61,8 +84,8 @@ def place_images(turns: Sequence[Message], images: int) -> list[Message]:
     return [
         Message(turn.role, IMAGE_SLOT.join(map(plain_text, turn.text.split(PLACEHOLDER))))
         if turn.role == "user"
-        else Message(turn.role, _answer_text(turn.text))
-        for turn in write_placeholders(turns, images)
+        else Message(turn.role, IMAGE_SLOT.join(map(_plain_but_tags, turn.pieces)))
+        for turn in write_placeholders(turns, images, labels=labels)
     ]
 
 
@@ -74,8 +97,9 @@ def plain_text(text: str) -> str:
     return f"{TEXT_START}{text}{TEXT_END}" if "<" in text else text
 
 
-def _answer_text(text: str) -> str:
-    """Mark an earlier answer as plain text, except for its think tags: they are the model's own, and harmless."""
+def _plain_but_tags(text: str) -> str:
+    """Mark a text as plain, except for its think tags: in an earlier answer they are the model's own, in a system
+    message they explain themselves to the model, and both are harmless."""
     return "".join(
         piece if piece in ("<think>", "</think>") else plain_text(piece) for piece in re.split("(</?think>)", text)
     )

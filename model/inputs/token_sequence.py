@@ -59,7 +59,7 @@ class TokenSequence:
 
 
 def build_sequence(
-    text: str, grids: Sequence[tuple[int, int]], tokenizer: Tokenizer, device: torch.device
+    text: str, grids: Sequence[tuple[int, int]], tokenizer: Tokenizer, device: torch.device, first_position: int = 0
 ) -> TokenSequence:
     """Tokenize a prompt with image slots.
 
@@ -68,6 +68,7 @@ def build_sequence(
 
     Args:
         grids: rows and columns of each image's tokens, one pair per slot.
+        first_position: t of the first token.
     """
     texts = text.split(IMAGE_SLOT)
     if len(texts) != len(grids) + 1:
@@ -75,7 +76,7 @@ def build_sequence(
     ids: list[int] = []
     positions: list[Tensor] = []
     segments: list[Segment] = []
-    t = 0
+    t = first_position
     for number, part in enumerate(texts):
         starts_image, follows_image = number < len(grids), number > 0
         run = tokenizer.encode(("</img>" if follows_image else "") + part + ("<img>" if starts_image else ""))

@@ -33,9 +33,9 @@ class Tokenizer:
         tokens = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
         self._control_tokens = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
         self.end_of_turn = self._id("<|im_end|>")
-        self.think_end = self._id("</think>")
-        self.image_context = self._id("<IMG_CONTEXT>")
-        for token in ("<|im_start|>", "<img>", "</img>", "<think>"):
+        self.think_start, self.think_end = self._id("<think>"), self._id("</think>")
+        self.image_start, self.image_context = self._id("<img>"), self._id("<IMG_CONTEXT>")
+        for token in ("<|im_start|>", "</img>"):
             self._id(token)
 
     def __len__(self) -> int:

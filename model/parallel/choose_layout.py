@@ -18,7 +18,7 @@ from model.memory.estimate import ALL_RESIDENT, SPARE_BYTES, USUAL_PREFIXES, Wei
 from model.network.configuration import ModelConfig
 from model.parallel.launch import launched
 from model.parallel.layout import ParallelLayout
-from model.requests import AnswerRequest, Request
+from model.requests import AnswerRequest, InterleaveRequest, Request
 from model.sampling.guidance import guidance_of
 
 USUAL_BRANCHES = 2
@@ -50,7 +50,7 @@ class ExpectedUse:
                 writes = True
             else:
                 branches = max(branches, len(guidance_of(request).branches))
-                writes = writes or request.settings.think
+                writes = writes or request.settings.think or isinstance(request, InterleaveRequest)
         return cls(branches, writes, image_tokens)
 
 

@@ -10,14 +10,25 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from config.errors import SenseNovaError, SettingsError
-from config.recommended import Recommended
+from config.recommended import InterleaveRecommended, Recommended
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings
 from config.sizes import parse_size
 from model.checkpoint.card import Card
 from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras
 from model.engine import Engine
 from model.errors import PictureError, RequestError, ServerError, WireError
-from model.events import Answer, Event, Notice, Picture, PrefixRead, Statistics, ThinkText, Waiting
+from model.events import (
+    Answer,
+    Event,
+    InterleavedAnswer,
+    Notice,
+    Picture,
+    PicturePart,
+    PrefixRead,
+    Statistics,
+    ThinkText,
+    Waiting,
+)
 from model.image_files import open_picture
 from model.remote.events import ERROR, read_events
 from model.remote.failures import (
@@ -30,7 +41,7 @@ from model.remote.failures import (
 )
 from model.remote.http import FETCH_SECONDS, MAX_ANSWER, Connection
 from model.remote.http import Answer as HTTPAnswer
-from model.requests import AnswerRequest, Request
+from model.requests import EditRequest, GenerateRequest, Request
 from model.wire import WIRE_VERSION, Packed, pack, unpack_event
 
 RUN = "/v1/sensenova/run"
@@ -45,7 +56,7 @@ PAUSE_SECONDS = 0.5
 """Time between two of these attempts, and between two checks whether the request has ended."""
 BUSY = ("queue_full", "loading")
 """Reasons of a server that pass by themselves, so that the request is sent again."""
-RESULTS = (Notice, PrefixRead, ThinkText, Picture, Answer, Statistics)
+RESULTS = (Notice, PrefixRead, ThinkText, Picture, Answer, InterleavedAnswer, Statistics)
 """Events that the server keeps for clients that lost their connection."""
 
 Result = TypeVar("Result")
@@ -60,7 +71,7 @@ class _Received:
         position: its place in the queue.
         results: number of the events that the server keeps.
         pictures: number of the pictures among them.
-        is_answered: whether the answer's text is complete.
+        is_answered: whether the whole answer has arrived.
         is_complete: whether all events have arrived.
     """
 
@@ -83,11 +94,18 @@ class _Received:
             self._require_expected(event)
             self.pictures += 1
         self.is_answered |= isinstance(event, Answer)
+        if isinstance(event, InterleavedAnswer):
+            self.is_answered = self.pictures == sum(isinstance(part, PicturePart) for part in event.parts)
         if isinstance(event, Statistics):
-            wanted = 0 if isinstance(self.request, AnswerRequest) else self.request.settings.num_images
-            if self.pictures < wanted or not (wanted or self.is_answered):
+            if not self._has_result:
                 raise DamagedAnswerError("a result is missing in the server's answer", "run it again")
             self.is_complete = True
+
+    @property
+    def _has_result(self) -> bool:
+        if isinstance(self.request, GenerateRequest | EditRequest):
+            return self.pictures == self.request.settings.num_images
+        return self.is_answered
 
     def _require_expected(self, picture: Picture) -> None:
         """Raise DamagedAnswerError unless this is the next picture, made with the settings of the request."""
@@ -326,17 +344,28 @@ def card_of(settings: LoadSettings, info: Mapping[str, Any], url: str) -> Card:
         )
     try:
         name = str(info["model"])
-        sizes = tuple(size for text in info["trained_sizes"] if (size := parse_size(text)) is not None)
         loaded = {key: value for key, value in info["loaded"].items() if key in RECORDED_LOAD_SETTINGS}
         server = LoadSettings.model_validate(loaded).model_copy(
             update={"server": settings.server, "server_key_file": settings.server_key_file}
         )
-        card = Card(name, Recommended(trained_sizes=sizes, settings=dict(info["settings"])), server)
+        card = Card(name, _recommended(info), server)
     except (KeyError, TypeError, ValueError, AttributeError, SettingsError) as error:
         raise ServerError(f"the server at {url} does not describe its model: {error!r}", "update the server") from None
     if settings.model is not None and settings.model not in (name, server.model):
         raise RequestError(f"the server at {url} has the model {name}, not {settings.model}", "leave `model` out")
     return card
+
+
+def _recommended(info: Mapping[str, Any]) -> Recommended:
+    """Read the recommendations of a server's model. An older server sends none for interleaved answers."""
+
+    def fields(section: Mapping[str, Any]) -> dict[str, Any]:
+        sizes = tuple(size for text in section["trained_sizes"] if (size := parse_size(text)) is not None)
+        return {"trained_sizes": sizes, "settings": dict(section["settings"])}
+
+    interleave = info.get("interleave")
+    own = InterleaveRecommended() if interleave is None else InterleaveRecommended(**fields(interleave))
+    return Recommended(**fields(info), interleave=own)
 
 
 def _served(info: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ from model.placeholders import PLACEHOLDER
 from model.png import PNGFiles
 from model.remote.failures import LostConnectionError, Refused, UnreachableError
 from model.remote.http import MAX_ANSWER, Connection
-from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, InterleaveRequest, Message, Request
 
 KIND = "a vLLM-Omni server"
 PATH = "/v1/chat/completions"
@@ -239,9 +239,11 @@ class OmniEngine(Engine):
 
 def _require_known(request: Request) -> None:
     """Raise RequestError if a setting that the server does not have differs from its default."""
+    instead = "or use a server that `sensenova serve` has started"
+    if isinstance(request, InterleaveRequest):
+        raise RequestError(f"{KIND} has no interleaved answers here", f"load the model here: `server=off`, {instead}")
     names = UNKNOWN_TEXT_SETTINGS if isinstance(request, AnswerRequest) else UNKNOWN_IMAGE_SETTINGS
     group = TextSettings if isinstance(request, AnswerRequest) else ImageSettings
-    instead = "or use a server that `sensenova serve` has started"
     for name in names:
         if name == "input_pixels" and isinstance(request, GenerateRequest):
             continue  # it is about input pictures
@@ -254,11 +256,16 @@ def _require_known(request: Request) -> None:
 
 
 def _fold(turns: Sequence[Message]) -> str:
-    """Write a conversation as one text. Only users' turns contain placeholders of pictures."""
+    """Write a conversation as one text, with placeholders of pictures where they stand."""
     if len(turns) == 1:
         return turns[0].text
-    texts = [turn.text if turn.role == "user" else turn.text.replace(PLACEHOLDER, "(image)") for turn in turns]
+    texts = [turn.text if turn.role == "user" else _answer_text(turn) for turn in turns]
     return "\n\n".join(f"{turn.role}: {text}" for turn, text in zip(turns, texts, strict=True))
+
+
+def _answer_text(turn: Message) -> str:
+    """Return an earlier answer, in which `<image>` stands for a picture only."""
+    return PLACEHOLDER.join(piece.replace(PLACEHOLDER, "(image)") for piece in turn.pieces)
 
 
 def _think_events(text: str) -> Iterator[Event]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from config.settings import ImageSettings
 from model.events import Branch
-from model.requests import EditRequest, GenerateRequest
+from model.requests import EditRequest, GenerateRequest, InterleaveRequest
 
 Velocities = Mapping[Branch, Tensor]
 
@@ -60,10 +60,10 @@ class Guidance:
         return self.zero_init and number == 0
 
 
-def guidance_of(request: GenerateRequest | EditRequest) -> Guidance:
+def guidance_of(request: GenerateRequest | EditRequest | InterleaveRequest) -> Guidance:
     """Return the guidance of a request's pictures."""
     settings = request.settings
-    return edit_guidance(settings) if isinstance(request, EditRequest) else generate_guidance(settings)
+    return generate_guidance(settings) if isinstance(request, GenerateRequest) else edit_guidance(settings)
 
 
 def generate_guidance(settings: ImageSettings) -> Guidance:
@@ -77,7 +77,7 @@ def generate_guidance(settings: ImageSettings) -> Guidance:
 
 
 def edit_guidance(settings: ImageSettings) -> Guidance:
-    """Return the guidance of an edit. Branches whose velocities cancel out of the formula are left out."""
+    """Return the guidance of an edit or an interleaved answer. Branches whose velocities cancel out are left out."""
 
     def formula(velocities: Velocities) -> Tensor:
         return guide_edit(velocities, settings.cfg_scale, settings.img_cfg_scale, settings.cfg_norm)

@@ -24,7 +24,7 @@ def answer(context: TaskContext, request: AnswerRequest) -> Iterator[Event]:
     sample = make_sampler(settings, model.device)
     sequences = build_sequences(context, texts, pixels)
     yield from context.reserve_memory(Workload(0, (len(sequences["condition"]) + settings.max_tokens,)))
-    recorder = StatisticsRecorder(model.backend, model.config)
+    recorder = StatisticsRecorder(model)
     with caching_prefixes(context.prefix_cache) as cached:
         reserve = min(settings.max_tokens, CACHE_GROWTH)
         yield from prefill_branches(

@@ -1,6 +1,6 @@
 """Generate and edit: pictures from a prompt, or from a prompt and input images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +36,7 @@ class PictureSeries:
     Attributes:
         settings: the request's settings; `seed` is the first picture's seed, and each further picture adds 1.
         step_cache: None denoises without a step cache.
-        count: the number of pictures.
+        count: the number of pictures, or their maximum.
         preview_every, preview_size: as in `GenerateRequest`.
     """
 
@@ -61,7 +61,7 @@ def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterat
         RequestError: the request uses a step cache and several ranks share the model.
     """
     settings, model, recommended = request.settings, context.model, context.recommended
-    step_cache = _step_cache_config(context, settings)
+    step_cache = step_cache_config(context, settings)
     images = tuple(map(as_rgb, request.images)) if isinstance(request, EditRequest) else ()
     size = resolve_size(settings.size, recommended.trained_sizes, images[0].size if images else None)
     yield from drawing_notices(settings, size, recommended, model.adapters)
@@ -72,7 +72,7 @@ def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterat
         size, guidance, settings, step_cache, settings.num_images, request.preview_every, request.preview_size
     )
     yield from context.reserve_memory(_workload(series, sequences))
-    recorder = StatisticsRecorder(model.backend, model.config)
+    recorder = StatisticsRecorder(model)
     lengths = {branch: len(sequence) for branch, sequence in sequences.items()}
     with caching_prefixes(context.prefix_cache) as cached:
         # With several ranks, each rank writes the think text. That takes no extra time, and all get the same tokens.
@@ -106,7 +106,7 @@ def draw_picture(
     lengths: Mapping[Branch, int],
     think_text: str | None,
     recorder: StatisticsRecorder,
-) -> Iterator[Event]:
+) -> Generator[Event, None, Tensor]:
     """Denoise one picture: yield a `DenoisingStep` for each step, then the `Picture`.
 
     Args:
@@ -114,6 +114,9 @@ def draw_picture(
         denoise_states: the states of this rank's branches, which stay unchanged.
         lengths: tokens of each branch's prefix, also of branches on other ranks.
         think_text: the think text that the prefix contains, or None.
+
+    Returns:
+        The picture as the network drew it, (1, 3, H, W), about −1..1, in the model's dtype on its device.
 
     Raises:
         NumericsError: the picture has values that are NaN or infinite.
@@ -133,16 +136,23 @@ def draw_picture(
         has_preview = series.preview_every > 0 and number % series.preview_every == 0
         preview = _preview(context, step.predicted, series.preview_size) if has_preview else None
         yield DenoisingStep(index, series.count, number, settings.num_steps, step.time, preview)
-    picture = step_picture(step.tokens, size).float().cpu()
+    drawn = step_picture(step.tokens, size)
+    picture = drawn.float().cpu()
     require_finite(picture, "picture", context.model.dtype)
     if context.trace is not None:
         context.trace.pictures.append(picture)
     made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
     summary = layer_timer.summary(cache.summaries()) if cache else None
     yield Picture(index, series.count, to_image(picture), made_with, think_text, summary)
+    return drawn
 
 
-def _step_cache_config(context: TaskContext, settings: ImageSettings) -> StepCacheConfig | None:
+def step_cache_config(context: TaskContext, settings: ImageSettings) -> StepCacheConfig | None:
+    """Return the step cache of a request's pictures, or None.
+
+    Raises:
+        RequestError: several ranks share the model.
+    """
     if not settings.cache_options:
         return None
     config = StepCacheConfig.of(settings.cache_options, context.model.config.transformer.layers)

@@ -7,9 +7,8 @@ from typing import TypeVar
 
 from model.devices import peak_memory, reset_peak_memory
 from model.events import Branch, BranchCaching, CacheSummary, Statistics
-from model.network.configuration import ModelConfig
+from model.loaded_model import LoadedModel
 from model.network.counts import prediction_flops, token_bytes
-from model.sampling.backend import Backend
 from model.sampling.denoise import Step
 
 Item = TypeVar("Item")
@@ -96,20 +95,16 @@ class StatisticsRecorder:
         text, denoising: timers of the two loops.
     """
 
-    def __init__(self, backend: Backend, config: ModelConfig) -> None:
-        """
-        Args:
-            config: configuration of the whole network. `backend` may run one rank's shard of it.
-        """
-        self._backend = backend
-        self._network = network = backend.network
-        self._config = config
+    def __init__(self, model: LoadedModel) -> None:
+        # Not its network, which would keep a request from reloading the model.
+        self._model = model
+        self._config = model.config  # that of the whole network, of which this process may run one rank's shard
         self._start = time.perf_counter()
         self.prefix_tokens = self._new_tokens = self._steps = 0
         self._text_bytes = self._denoise_flops = 0
-        self.text = StreamTimer(is_async=backend.decodes_async)
-        self.denoising = StreamTimer(is_async=backend.denoises_async)
-        reset_peak_memory(network.device)
+        self.text = StreamTimer(is_async=model.backend.decodes_async)
+        self.denoising = StreamTimer(is_async=model.backend.denoises_async)
+        reset_peak_memory(model.device)
 
     def count_step(self, layers: Mapping[Branch, int], prefixes: Mapping[Branch, int], image_tokens: int) -> None:
         """Count a denoising step.
@@ -126,12 +121,13 @@ class StatisticsRecorder:
     def count_tokens(self, count: int, context: int) -> None:
         """Count new tokens, the last of which follows `context` other tokens."""
         self._new_tokens += count
-        itemsizes = self._network.dtype.itemsize, self._network.und.weight_itemsize
+        network = self._model.network
+        itemsizes = network.dtype.itemsize, network.und.weight_itemsize
         self._text_bytes += count * token_bytes(self._config, context - count // 2, *itemsizes)
 
     def statistics(self) -> Statistics:
         """Return the request's statistics up to now."""
-        network = self._network
+        model = self._model
         return Statistics(
             self.prefix_tokens,
             self._new_tokens,
@@ -139,9 +135,9 @@ class StatisticsRecorder:
             self.text.seconds,
             self.denoising.seconds,
             time.perf_counter() - self._start,
-            peak_memory(network.device),
-            str(network.device),
+            peak_memory(model.device),
+            str(model.device),
             self._text_bytes,
             self._denoise_flops,
-            self._backend.attention_kernel if self._steps else "",
+            model.backend.attention_kernel if self._steps else "",
         )

@@ -59,7 +59,7 @@ def write_text(
         if not tokens:
             first_logits = logits.cpu()
             require_finite(first_logits, "text", context.model.dtype)
-            if context.trace is not None:
+            if context.trace is not None and context.trace.first_logits is None:
                 context.trace.first_logits = first_logits
         return sample(logits, tokens)
 

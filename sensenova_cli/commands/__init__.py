@@ -8,6 +8,7 @@ COMMANDS = {
     "edit": "Change pictures as a prompt says, and print the paths of the results.",
     "describe": "Describe pictures, or answer a question about them (-p).",
     "chat": "Send a message to the model, and print its answer. Without a message, start a conversation.",
+    "interleave": "Answer a prompt with text and pictures, as a Markdown document.",
     "repl": "Make, change and discuss pictures, turn by turn; the model stays loaded.",
     "serve": "Serve a model to OpenAI clients, other tools and a web page.",
     "run": "Replace vLLM-Omni's example script: type `sensenova run` instead of `python end2end.py`.",

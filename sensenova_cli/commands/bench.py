@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from model.bench import BenchPart, BenchPlan, ServerPlan
     from sensenova_cli.render.turn_view import TurnView
 
-PARTS = ("denoise", "decode", "load")
+PARTS = ("denoise", "decode", "load", "interleave")
+USUAL_PARTS = PARTS[:3]
+"""Parts that are measured if none is named."""
 STARTUP = "startup"
 """A measurement in new processes. It is made alone, because this process would take memory and cores from them."""
 LOAD_FORMATS = ("auto", "dummy")
@@ -35,8 +37,9 @@ def bench(
     parts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[denoise|decode|load]... | startup",
-            help="Parts to measure: all three if none is named; startup: new processes, from Enter to the first step.",
+            metavar="[denoise|decode|load|interleave]... | startup",
+            help="Parts to measure: the first three if none is named; interleave: an answer with pictures; "
+            "startup: new processes, from Enter to the first step.",
             show_default=False,
         ),
     ] = None,
@@ -65,6 +68,7 @@ def bench(
       sensenova bench
       sensenova bench --model u1-8b --load-format dummy --json > u1-8b.json
       sensenova bench denoise --size 2048x2048 --steps 50 --model ./SenseNova-U1-8B-MoT
+      sensenova bench interleave --model u1-8b --load-format dummy
       sensenova bench startup
       sensenova bench --server http://gpu-box:8642
 
@@ -117,7 +121,7 @@ def bench(
     if parts == [STARTUP]:
         _measure_startup(BenchPlan(model, [], sizes, 0, 0, settings), name, runs, view, as_json=flags.json)
         return
-    chosen = [cast("BenchPart", part) for part in PARTS if part in (parts or PARTS)]
+    chosen = [cast("BenchPart", part) for part in PARTS if part in (parts or USUAL_PARTS)]
     _measure(BenchPlan(model, chosen, sizes, steps, tokens, settings), name, view, as_json=flags.json)
 
 

@@ -130,12 +130,25 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
             lines += _lines(value)
         elif key == "inputs":
             lines += [f"input: {_printable(picture['path'])}" for picture in value]
+        elif key == "answer":
+            lines += _answer_lines(value)
         elif key == "weight_bytes":
             lines.append(f"{key}: {value:,}")
         elif key == "made_by":
             lines.append(f"made_by: {_printable(value)}; it cannot be repeated byte for byte")
         else:
             lines.append(f"{key}: {_text(value)}")
+    return lines
+
+
+def _answer_lines(answer: Mapping[str, Any]) -> list[str]:
+    """Return lines about the interleaved answer that a picture belongs to."""
+    lines = [f"picture of the answer: {answer['index'] + 1}"]
+    lines += _lines({name: value for name, value in answer["settings"].items() if name != "seed"})
+    if answer["system"] is not None:
+        lines.append(f"system: {_text(answer['system'])}")
+    if answer["history"]:
+        lines.append(f"earlier turns: {len(answer['history'])}")
     return lines
 
 

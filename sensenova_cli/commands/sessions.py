@@ -14,7 +14,7 @@ from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.unicode import for_terminal, json_text, printable
 
 if TYPE_CHECKING:
-    from sensenova_cli.sessions.entries import Entry
+    from sensenova_cli.sessions.entries import Entry, InterleaveTurn, SessionPicture
     from sensenova_cli.sessions.saved import SavedSession
 
 # Functions import what they use, because reading sessions defines many pydantic models and exporting imports Pillow.
@@ -250,7 +250,7 @@ def _row(saved: "SavedSession", with_time: bool) -> dict[str, str]:
 
 def _session_lines(saved: "SavedSession") -> list[str]:
     """Return the lines of `sensenova sessions show`: a header, then every entry."""
-    from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn
+    from sensenova_cli.sessions.entries import AnswerTurn, InterleaveTurn, PictureTurn, Turn
     from sensenova_cli.sessions.summary import counted, describe_entry, format_time, turn_facts
 
     turns, pictures = counted(len(saved.state.turns), "turn"), counted(len(saved.state.pictures), "picture")
@@ -260,9 +260,12 @@ def _session_lines(saved: "SavedSession") -> list[str]:
         str(saved.folder),
     ]
     for entry in saved.entries:
-        if isinstance(entry, PictureTurn | AnswerTurn):
+        if isinstance(entry, Turn):
             lines += ["", *_indented(f"{entry.turn} {entry.kind}: {entry.prompt}")]
-            lines += _picture_lines(saved, entry)
+            if isinstance(entry, InterleaveTurn):
+                lines += _interleaved_lines(saved, entry)
+            else:
+                lines += _picture_lines(saved, entry)
             if isinstance(entry, AnswerTurn) and entry.answer:
                 lines += _indented(f"  {entry.answer}")
             if isinstance(entry, PictureTurn) and entry.think_text:
@@ -274,13 +277,27 @@ def _session_lines(saved: "SavedSession") -> list[str]:
 
 
 def _picture_lines(saved: "SavedSession", entry: "Entry") -> list[str]:
+    pictures = (*getattr(entry, "brought", ()), *getattr(entry, "pictures", ()))
+    return [_picture_line(saved, picture) for picture in pictures]
+
+
+def _interleaved_lines(saved: "SavedSession", turn: "InterleaveTurn") -> list[str]:
+    from sensenova_cli.sessions.entries import SessionPicture
+
+    lines = [_picture_line(saved, picture) for picture in turn.brought]
+    for part in turn.parts:
+        if isinstance(part, SessionPicture):
+            lines.append(_picture_line(saved, part))
+        elif text := part.without_tags.text:
+            lines += _indented(f"  think: {text}" if part.thinking else f"  {text}")
+    return lines
+
+
+def _picture_line(saved: "SavedSession", picture: "SessionPicture") -> str:
     from sensenova_cli.sessions.summary import picture_facts
 
-    lines = []
-    for picture in (*getattr(entry, "brought", ()), *getattr(entry, "pictures", ())):
-        facts = ", ".join(picture_facts(picture, with_folder=True))
-        lines.append(f"  picture {picture.number}: {saved.path(picture.number)} ({facts})")
-    return lines
+    facts = ", ".join(picture_facts(picture, with_folder=True))
+    return f"  picture {picture.number}: {saved.path(picture.number)} ({facts})"
 
 
 def _indented(text: str) -> list[str]:

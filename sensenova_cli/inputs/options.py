@@ -8,11 +8,12 @@ A command lists the names of its options and receives the typed values as one `F
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
 from config.settings import (
     ImageSettings,
@@ -27,7 +28,13 @@ from sensenova_cli.inputs.flags import SIZE_OPTIONS, collect_flags, off_option
 
 IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in ImageSettings.model_fields if name != "size"), "cache_backend")
 EDIT_ONLY = frozenset(("img_cfg_scale", "input_pixels"))
-TEXT_OPTIONS = tuple(TextSettings.model_fields)
+INTERLEAVE_ONLY = frozenset(("max_images",))
+TEXT_OPTIONS = tuple(name for name in TextSettings.model_fields if name not in INTERLEAVE_ONLY)
+INTERLEAVE_OPTIONS = (
+    *(name for name in IMAGE_OPTIONS if name not in ("num_images", "max_think_tokens", "input_pixels")),
+    *TextSettings.model_fields,
+)
+"""Options of an interleaved answer. The model decides the number of pictures, and thinking is part of the text."""
 ENGINE_OPTIONS = tuple(LoadSettings.model_fields)
 OUTPUT_OPTIONS = tuple(OutputSettings.model_fields)
 VERIFY_OPTIONS = (
@@ -47,10 +54,8 @@ _PANELS = (
     ("Answer", frozenset(TextSettings.model_fields)),
     ("Model", frozenset(LoadSettings.model_fields)),
     ("Output", frozenset(OutputSettings.model_fields)),
-    ("Server", frozenset(ServeSettings.model_fields)),
 )
-_FIELDS = {**Settings.model_fields, **ServeSettings.model_fields}
-"""Declarations of all settings that are options."""
+Fields = Mapping[str, FieldInfo]
 _SHORT = {"output": ("-o",), "num_images": ("-n",)}
 _KINDS: dict[str, Any] = {"cfg_interval": tuple[str, str], "lora": list[str]}
 """Parser types of options that take several words or may be repeated."""
@@ -87,7 +92,7 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
         own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "flags"]
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
-            for name, (kind, default, info) in _parameters(dict.fromkeys(names))
+            for name, (kind, default, info) in _parameters(dict.fromkeys(names), _declared(names))
         ]
 
         @functools.wraps(command)
@@ -102,22 +107,30 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
     return decorate
 
 
-def _parameters(names: Iterable[str]) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
+def _declared(names: Sequence[str]) -> Fields:
+    """Return the declarations of the settings that a command may name. `max_images` is a setting of answers, and for
+    `sensenova serve` one of the server."""
+    if set(SERVE_OPTIONS) <= set(names):
+        return {**Settings.model_fields, **ServeSettings.model_fields}
+    return {**ServeSettings.model_fields, **Settings.model_fields}
+
+
+def _parameters(names: Iterable[str], fields: Fields) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
     """Yield (parameter name, (type, default, typer.Option)) for each option.
 
     A bool setting also has a --no- form, so that a flag can override a profile. Help shows the form that changes the
     default and hides the other one. A setting with a value `off` has a --no- form, too.
     """
     for name in names:
-        if name not in _FIELDS or _FIELDS[name].annotation is not bool:
-            yield name, _option(name)
-            if name in _FIELDS and "off" in get_args(_FIELDS[name].annotation):
-                flag = name.replace("_", "-")
-                yield off_option(name), _flag(f"--no-{flag}", help=f"The same as --{flag} off.", panel=_panel(name))
+        if name not in fields or fields[name].annotation is not bool:
+            yield name, _option(name, fields)
+            if name in fields and "off" in get_args(fields[name].annotation):
+                flag, panel = name.replace("_", "-"), _panel(name, fields)
+                yield off_option(name), _flag(f"--no-{flag}", help=f"The same as --{flag} off.", panel=panel)
             continue
-        flag, on = name.replace("_", "-"), _FIELDS[name].default
-        text = _FIELDS[name].description or ""
-        panel = _panel(name)
+        flag, on = name.replace("_", "-"), fields[name].default
+        text = fields[name].description or ""
+        panel = _panel(name, fields)
         yield name, _flag(f"--{flag}", help=text, panel=panel, hidden=on)
         yield (
             off_option(name),
@@ -125,15 +138,17 @@ def _parameters(names: Iterable[str]) -> Iterator[tuple[str, tuple[Any, Any, Any
         )
 
 
-def _panel(name: str) -> str:
+def _panel(name: str, fields: Fields) -> str:
+    if fields[name] is ServeSettings.model_fields.get(name):
+        return "Server"
     return next(title for title, group in _PANELS if name in group)
 
 
-def _option(name: str) -> tuple[Any, Any, Any]:
+def _option(name: str, fields: Fields) -> tuple[Any, Any, Any]:
     """Return type, default and typer.Option of one option."""
     if name in _EXTRA:
         return _EXTRA[name]
-    field = _FIELDS[name]
+    field = fields[name]
     flag = "--" + name.replace("_", "-")
     text = (field.description or "").replace("[", "\\[")
     if get_origin(field.annotation) is Literal:
@@ -144,7 +159,7 @@ def _option(name: str) -> tuple[Any, Any, Any]:
         *_SHORT.get(name, ()),
         help=text + _default_note(field.default),
         metavar=_METAVARS.get(name) or _metavar(field.annotation),
-        rich_help_panel=_panel(name),
+        rich_help_panel=_panel(name, fields),
         show_default=False,
         autocompletion=_completion(field.annotation),
     )

@@ -57,12 +57,13 @@ def read_content(name: str) -> bytes:
 
 
 def recorded_inputs(record: PictureRecord, made: Path) -> tuple[InputImage, ...]:
-    """Read the pictures that `made` was edited from, at their recorded paths or beside `made`.
+    """Read the pictures that `made` was made from, at their recorded paths or beside `made`.
 
     Raises:
         PictureError: one of them is missing, or its content has changed.
     """
-    return tuple(_read_recorded(source, made) for source in record.inputs)
+    verb = "edited" if record.task == "edit" else "made"
+    return tuple(_read_recorded(source, made, verb) for source in record.inputs)
 
 
 def free_seed(seed: int, count: int, taken: Collection[int]) -> int:
@@ -83,10 +84,10 @@ def _read(name: str, content: bytes) -> InputImage:
     return InputImage(image, source, shown_name, record.settings.seed if record else None)
 
 
-def _read_recorded(source: InputFile, made: Path) -> InputImage:
+def _read_recorded(source: InputFile, made: Path, verb: str) -> InputImage:
     replacement = "give the pictures with `images=FILE`"
     if source.path == STDIN:
-        raise PictureError(f"{made} was edited from standard input, which cannot be read again", replacement)
+        raise PictureError(f"{made} was {verb} from standard input, which cannot be read again", replacement)
     recorded = Path(source.path).absolute()
     # People move whole folders and send them to others, so the folder of `made` is searched, too.
     folder = made.expanduser().absolute().parent
@@ -98,8 +99,8 @@ def _read_recorded(source: InputFile, made: Path) -> InputImage:
         if checksum(content) == source.sha256:
             return _read(str(place), content)
     if recorded in existing:
-        what = f"{recorded} has changed since {made} was edited from it"
+        what = f"{recorded} has changed since {made} was {verb} from it"
     else:
         other = f", and {existing[0]} is another picture" if existing else ""
-        what = f"{recorded}, from which {made} was edited, does not exist{other}"
+        what = f"{recorded}, from which {made} was {verb}, does not exist{other}"
     raise PictureError(what, f"restore it, or {replacement}")

@@ -33,15 +33,16 @@ class Replay:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The recorded settings, as a layer."""
-        loaded = self.record.loaded
+        """The recorded settings, as a layer. An interleaved answer is repeated from its beginning, with its seed."""
+        loaded, answer = self.record.loaded, self.record.answer
+        settings = {**self.record.settings.model_dump(), **(answer.settings.model_dump() if answer else {})}
         if self.record.made_by:  # how that program loads its model is not known
-            return {**self.record.settings.model_dump(), "model": loaded.model}
+            return {**settings, "model": loaded.model}
         recorded = {name: getattr(loaded, name) for name in RECORDED_LOAD_SETTINGS}
-        return {**self.record.settings.model_dump(), **recorded, "lora": loaded.lora or NO_LORA}
+        return {**settings, **recorded, "lora": loaded.lora or NO_LORA}
 
 
-def read_replay(file: str, kind: PictureKind) -> Replay:
+def read_replay(file: str, kind: PictureKind | Literal["interleave"]) -> Replay:
     """Read the record of a picture.
 
     Args:

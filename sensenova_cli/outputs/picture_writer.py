@@ -18,6 +18,8 @@ from sensenova_cli.system.atomic_files import check_writable, create_file, repla
 from sensenova_cli.system.streams import discard_stdout, stdout_is_closed
 
 DEFAULT_NAME = "{slug}-{seed}.png"
+ANSWER_NAME = "{slug}-{seed}-{index}.png"
+"""Name of a picture of an interleaved answer."""
 FIELDS = {"slug": "a", "seed": 42, "index": 0, "count": 1, "width": 2048, "height": 2048}
 """The fields of a name template, with examples."""
 MAX_SLUG = 40
@@ -40,18 +42,25 @@ class PictureWriter:
 
     @classmethod
     def prepare(
-        cls, output: str | None, *, force: bool = False, stdout_is_terminal: bool, count: int = 1
+        cls,
+        output: str | None,
+        *,
+        force: bool = False,
+        stdout_is_terminal: bool,
+        count: int = 1,
+        default: str = DEFAULT_NAME,
     ) -> "PictureWriter":
         """Choose the names, create missing folders, and check that files can be written there.
 
         Args:
-            output: None for `{slug}-{seed}.png` in the current folder; a folder (existing, or with a trailing
+            output: None for `default` in the current folder; a folder (existing, or with a trailing
                 slash) for that name in it; a PNG file, or a template of one with the fields slug, seed, index
                 (from 0), count, width and height; `-` for PNG bytes on stdout. If a run makes several pictures,
                 `-{index}` is appended to a name without the fields seed and index. `/dev/null` writes nothing.
             force: replace existing files.
             stdout_is_terminal: whether bytes on stdout would appear on a screen.
-            count: number of pictures that the run will make.
+            count: number of pictures that the run will make, or the largest number that it can make.
+            default: template of a file's name where `output` names none.
 
         Raises:
             OutputError: `output` has none of these forms, the file exists and `force` is False, the folder cannot be
@@ -70,7 +79,7 @@ class PictureWriter:
             return cls(os.devnull, force=True, numbered=False)
         if output in STDOUT_NAMES:
             raise OutputError(f"{output} is standard output", "write the PNG bytes to it with -o -")
-        template = _template(output)
+        template = _template(output, default)
         fields = _fields(template)
         if count > 1 and not fields & {"seed", "index"}:
             path = Path(template)
@@ -169,9 +178,9 @@ def slug(prompt: str) -> str:
     return short
 
 
-def _template(output: str | None) -> str:
+def _template(output: str | None, default: str) -> str:
     if output is None:
-        return DEFAULT_NAME
+        return default
     if not output.strip():
         raise OutputError("the output name is empty", "omit -o to write into the current folder")
     try:
@@ -182,9 +191,9 @@ def _template(output: str | None) -> str:
             f"the output name {output} is not possible: {error}", "choose another name with -o"
         ) from error
     if is_folder:
-        return str(path).replace("{", "{{").replace("}", "}}") + f"/{DEFAULT_NAME}"
+        return str(path).replace("{", "{{").replace("}", "}}") + f"/{default}"
     if output.endswith(("/", os.sep)):
-        return f"{path}/{DEFAULT_NAME}"
+        return f"{path}/{default}"
     if path.suffix.lower() != ".png":
         raise OutputError(
             f"pictures are written as PNG files, and {output} does not end in .png",

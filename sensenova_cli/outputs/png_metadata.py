@@ -7,12 +7,13 @@ A PNG gets two text chunks: `sensenova` is a PictureRecord as JSON, from which t
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from PIL.PngImagePlugin import PngImageFile, PngInfo, iTXt
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
@@ -21,8 +22,8 @@ from pydantic import (
 )
 
 from config.errors import SettingsError
-from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings
-from model import DEMO_MODEL, PictureError, open_picture
+from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings, TextSettings
+from model import DEMO_MODEL, Message, PictureError, open_picture
 from sensenova_cli.system.streams import STDIN
 from sensenova_cli.system.unicode import valid_unicode
 
@@ -60,6 +61,30 @@ class InputFile(BaseModel):
         return cls(path=STDIN if path == STDIN else str(file.absolute()), sha256=checksum(content))
 
 
+class AnswerRecord(BaseModel):
+    """The interleaved answer that a picture belongs to. The picture depends on all that comes before it in the answer.
+
+    Attributes:
+        index: the picture's number in the answer, from 0.
+        settings: settings of the answer's text. Their seed is the request's, which picture 0 uses, too.
+        system: the system message; None for the one that the model was trained with.
+        history: the earlier turns of the conversation.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    index: Annotated[int, Field(ge=0)]
+    settings: TextSettings
+    system: str | None = None
+    history: tuple[Message, ...] = ()
+
+    @property
+    def earlier_images(self) -> int:
+        """Number of pictures in the earlier turns. They are the first ones of the record's `inputs`."""
+        asked = sum(turn.text.count("<image>") for turn in self.history if turn.role == "user")
+        return asked + sum(len(turn.images_at) for turn in self.history)
+
+
 class PictureRecord(BaseModel):
     """All values that are needed to make a picture again.
 
@@ -68,7 +93,8 @@ class PictureRecord(BaseModel):
     Attributes:
         settings: the picture's settings, with an explicit size, its own seed and `num_images` 1.
         loaded: the load settings that are declared as recorded. `model` is an absolute folder or a Hub id.
-        inputs: the pictures that an edit started from, in order.
+        inputs: the pictures that an edit or an answer started from, in order; those of earlier turns are first.
+        answer: the answer that the picture belongs to; None unless `task` is `interleave`.
         think_text: the think text that precedes the picture, or None.
         made_by: the program on a server that computed the picture, if it is not this one. Only the model is recorded of
             its load settings, because the others are not known. The picture cannot be repeated byte for byte.
@@ -77,11 +103,12 @@ class PictureRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    task: Literal["generate", "edit"]
+    task: Literal["generate", "edit", "interleave"]
     prompt: str
     settings: ImageSettings
     loaded: LoadSettings
     inputs: tuple[InputFile, ...] = ()
+    answer: AnswerRecord | None = None
     think_text: str | None = None
     made_by: str | None = None
     version: str
@@ -98,6 +125,17 @@ class PictureRecord(BaseModel):
         loaded = {name: content[name] for name in RECORDED_LOAD_SETTINGS if name in content}
         return {**content, "loaded": loaded}
 
+    @model_validator(mode="after")
+    def _answer_of_its_task(self) -> Self:
+        if (self.answer is not None) != (self.task == "interleave"):
+            raise ValueError("answer is for the task interleave, and missing there")
+        return self
+
+    @property
+    def index(self) -> int:
+        """The picture's number in an interleaved answer, from 0; 0 for other tasks."""
+        return self.answer.index if self.answer else 0
+
     @field_validator("loaded")
     @classmethod
     def _only_recorded(cls, loaded: LoadSettings) -> LoadSettings:
@@ -109,7 +147,7 @@ class PictureRecord(BaseModel):
         content: dict[str, Any] = {}
         recorded = ("model",) if self.made_by else RECORDED_LOAD_SETTINGS
         for name, value in standard(self).items():
-            if name != "made_by" or value is not None:
+            if name not in ("made_by", "answer") or value is not None:
                 content |= {key: value[key] for key in recorded} if name == "loaded" else {name: value}
         return content
 

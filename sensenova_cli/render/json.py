@@ -1,10 +1,10 @@
 """Results as JSON for scripts: one object per line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model import Answer, AnswerRequest, Picture
+from model import Answer, AnswerRequest, InterleaveRequest, Picture
 from sensenova_cli.render.step_cache import cache_json
 from sensenova_cli.render.timings import timings_json
 from sensenova_cli.system.unicode import json_text
@@ -54,6 +54,34 @@ def answer_result(
         "prompt": request.prompt,
         "model": model,
         "settings": request.settings.model_dump(mode="json"),
+        "seconds": round(seconds, 3),
+        **_timings_field(timings),
+    }
+
+
+def interleaved_result(
+    parts: Sequence[Mapping[str, Any]],
+    finish: str | None,
+    *,
+    request: InterleaveRequest,
+    model: str,
+    seconds: float,
+    timings: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Return the object that `--json` prints for an interleaved answer; `timings` as for `picture_result`.
+
+    Args:
+        parts: texts and pictures in order, as JSON.
+        finish: None if the answer was interrupted.
+    """
+    return {
+        "task": "interleave",
+        "parts": list(parts),
+        "finish": finish,
+        "prompt": request.prompt,
+        "model": model,
+        "settings": request.settings.model_dump(mode="json") | request.text_settings.model_dump(mode="json"),
+        "system": request.system,
         "seconds": round(seconds, 3),
         **_timings_field(timings),
     }

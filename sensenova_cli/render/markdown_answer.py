@@ -1,18 +1,15 @@
 """Display of an answer as Markdown on a screen, while the model writes it. Importing Rich's Markdown takes a while."""
 
 import time
-from itertools import pairwise
 
-from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
 
+from sensenova_cli.render.markdown_blocks import split_blocks
 from sensenova_cli.system.unicode import printable
 
-BLOCKS = MarkdownIt().enable("table").disable("inline")
-"""Finds the same blocks as Rich, without parsing the text inside them."""
 MOST_LIVE_ROWS = 12
 """Rows of an unfinished block that are redrawn. Rows above them appear when the block is finished."""
 
@@ -87,18 +84,3 @@ class _BlockEnd:
         for row in rows[-most:]:
             yield from row
             yield Segment.line()
-
-
-def split_blocks(text: str) -> tuple[list[str], str]:
-    """Split Markdown into finished blocks, which later text cannot change, and the rest.
-
-    A block is finished when a complete line below it begins another block. An incomplete line is not enough: `2` below
-    a list may become `2.`, which continues the list. The blocks and the rest, joined, are the text.
-    """
-    *complete, partial = text.split("\n")
-    lines = [line + "\n" for line in complete]
-    starts = [token.map[0] for token in BLOCKS.parse("".join(lines)) if token.level == 0 and token.map]
-    # Text between two blocks, such as an empty line, belongs to the upper block.
-    cuts = [0, *starts[1:]]
-    blocks = ["".join(lines[begin:end]) for begin, end in pairwise(cuts)]
-    return blocks, "".join(lines[cuts[-1] :]) + partial

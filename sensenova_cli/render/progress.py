@@ -108,12 +108,16 @@ class LiveBytes(_LiveBar):
 
 
 class _PlainLines:
-    """Progress as lines: at the start, at each quarter and at the end."""
+    """Progress as lines: at the start, at each quarter and at the end.
 
-    def __init__(self, console: Console, title: str) -> None:
+    Args:
+        start: value of `time.perf_counter` when the work began; None for now.
+    """
+
+    def __init__(self, console: Console, title: str, start: float | None = None) -> None:
         self._console = console
         self._title = title
-        self._start = time.perf_counter()
+        self._start = time.perf_counter() if start is None else start
         self._quarters = 0
 
     def update(self, done: int, total: int) -> None:

@@ -47,11 +47,15 @@ class LiveThink:
 
     def close(self, summary: str) -> None:
         """Show the rest of the text, and a line about its length."""
+        self.pause()
+        self._console.print(Text(summary, style="dim"))
+
+    def pause(self) -> None:
+        """Show the rest of the text so far, because something else follows. Another display continues the text."""
         if self._row:
             self._print(self._row)
             self._row = ""
         self.stop()
-        self._console.print(Text(summary, style="dim"))
 
     def stop(self) -> None:
         """Remove the live rows."""
@@ -81,9 +85,13 @@ class PlainThink:
             self._print(line)
 
     def close(self, summary: str) -> None:
+        self.pause()
+        self._console.print(summary, soft_wrap=True)
+
+    def pause(self) -> None:
         if self._line:
             self._print(self._line)
-        self._console.print(summary, soft_wrap=True)
+            self._line = ""
 
     def stop(self) -> None:
         """Do nothing: nothing is redrawn."""

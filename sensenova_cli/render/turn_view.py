@@ -15,11 +15,14 @@ from model import (
     EditRequest,
     Event,
     GenerateRequest,
+    InterleavedAnswer,
+    InterleaveRequest,
     Notice,
     Picture,
     PrefixRead,
     Request,
     Statistics,
+    TextPart,
     TextToken,
     ThinkText,
     ThinkToken,
@@ -48,7 +51,7 @@ class TurnView:
         quiet: show nothing on stderr.
         stream_answers: write each answer token to stdout at once.
         show_think: write the think text to stderr; otherwise show only its length.
-        print_think: write the think text to stdout when it is complete.
+        print_think: write the think text to stdout when it is complete; that of an interleaved answer as it comes.
         preview: how forming and finished pictures are shown.
         cache_summary: show for each picture how much the step cache reused.
         show_each: show every finished picture; otherwise only a picture that is made alone.
@@ -83,6 +86,7 @@ class TurnView:
         self._waiting: LiveWaiting | PlainWaiting | None = None
         self._shows_work = False  # whether the engine yields events while it works on this request
         self._times: list[float] = []  # when the request began, and when each picture was finished
+        self._previous = self._now = time.perf_counter()  # when the event before this one came, and this one
         self._cache_summary = cache_summary
         self._show_each = show_each
         self._spelling = spelling
@@ -142,6 +146,7 @@ class TurnView:
 
     def event(self, event: Event) -> None:
         """Show one event. Finished pictures are shown by `after_sinks`."""
+        self._previous, self._now = self._now, time.perf_counter()
         if not isinstance(event, Notice | Waiting):
             self._end_waiting()
             self._shows_work |= isinstance(event, PrefixRead | DenoisingStep | TextToken)
@@ -152,21 +157,30 @@ class TurnView:
                 self._show_waiting(event.position)
             case PrefixRead() if not self._will_think:
                 self._show_first_bar(0)
+            case ThinkToken() if self._prints_think_tokens:
+                self._write(event.text)
             case ThinkToken() if not self._quiet:
+                self._end_answer_line()
                 self._thinking().add(event.text)
+            case ThinkText() if isinstance(self._request, InterleaveRequest):
+                self._end_interleaved_thinking(event)
             case ThinkText():
                 self._end_thinking(event)
                 if event.token_ids:  # otherwise the whole picture has arrived with it
                     self._show_first_bar(0)
             case DenoisingStep() if not self._quiet:
+                self._pause_text()
                 self._steps_view(event.index, event.count).update(event.step, event.steps, event.preview)
             case Picture():
+                self._pause_text()
                 self._close_views()
                 self._times.append(time.perf_counter())
             case TextToken() if self._stream_answers:
                 self._write(event.text)
             case Answer():
                 self._end_answer(event)
+            case InterleavedAnswer():
+                self._end_interleaved(event)
             case Statistics():
                 self._close_views()
                 self.muted(turn_summary(event))
@@ -174,11 +188,12 @@ class TurnView:
     def after_sinks(self, event: Event) -> None:
         """Show a finished picture below the path that a sink has printed for it."""
         if isinstance(event, Picture):
-            if self._show_each or event.count == 1:
+            is_interleaved = isinstance(self._request, InterleaveRequest)
+            if self._show_each or is_interleaved or event.count == 1:
                 self._preview.show(event.image)
             if self._cache_summary and not self._quiet:
                 self._show_cache_summary(event)
-            if event.index + 1 < event.count and self._shows_work:
+            if event.index + 1 < event.count and self._shows_work and not is_interleaved:
                 self._show_first_bar(event.index + 1)
 
     def _show_cache_summary(self, picture: Picture) -> None:
@@ -228,10 +243,12 @@ class TurnView:
     def _steps_view(self, index: int, count: int) -> LiveSteps | PlainSteps:
         if self._steps is None:
             title = _picture_title(index, count)
+            if isinstance(self._request, InterleaveRequest):  # the model decides how many pictures follow
+                title = f"picture {index + 1} of the answer"
             if self._animated:
                 self._steps = LiveSteps(self._console, title, self._preview.live())
             else:
-                self._steps = PlainSteps(self._console, title)
+                self._steps = PlainSteps(self._console, title, self._previous)
         return self._steps
 
     def _thinking(self) -> LiveThink | PlainThink:
@@ -250,6 +267,41 @@ class TurnView:
             print(for_terminal(event.text.strip()), flush=True)
         if event.finish == "length":
             self.notice("the think text reached its limit and was cut off; raise the limit with `max_think_tokens`")
+
+    @property
+    def _prints_think_tokens(self) -> bool:
+        return self._print_think and self._stream_answers and isinstance(self._request, InterleaveRequest)
+
+    def _pause_text(self) -> None:
+        """End the lines of text that a picture interrupts."""
+        self._end_answer_line()
+        if self._think is not None:
+            self._think.pause()
+            self._think = None
+
+    def _end_interleaved_thinking(self, event: ThinkText) -> None:
+        if self._prints_think_tokens:
+            self._end_answer_line()
+        elif not self._quiet:
+            self._thinking().close(f"thought for {len(event.token_ids)} tokens, {event.seconds:.1f} s")
+            self._think = None
+
+    def _end_interleaved(self, event: InterleavedAnswer) -> None:
+        self._end_answer_line()
+        last = next((part for part in reversed(event.parts) if isinstance(part, TextPart)), None)
+        ends_thinking = last is not None and last.thinking and not last.text.endswith("</think>")
+        match event.finish:
+            case "length" if ends_thinking:
+                self.notice(
+                    "the answer reached its limit inside its thinking and was cut off; raise the limit with "
+                    "`max_tokens`, or use `think=false`"
+                )
+            case "length":
+                self.notice("the answer reached its limit and was cut off; raise the limit with `max_tokens`")
+            case "images":
+                self.notice("the model wanted to draw more pictures; raise their limit with `max_images`")
+            case "end" if ends_thinking:
+                self.notice("the model did not close its thinking: there is no text outside of it")
 
     def _end_answer(self, event: Answer) -> None:
         if self._stream_answers:

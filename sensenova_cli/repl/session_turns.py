@@ -8,24 +8,30 @@ from typing import Any, Literal
 from config.errors import SenseNovaError
 from config.sources import Layers, Resolved
 from config.validation import check_values
-from model import Conversation, Picture
+from model import Conversation, InterleaveRequest, Picture, PicturePart, TextPart
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.inputs.replay import PictureKind
-from sensenova_cli.outputs.picture_writer import PictureWriter
+from sensenova_cli.outputs.picture_writer import ANSWER_NAME, DEFAULT_NAME, PictureWriter
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.repl.resident_model import ResidentModel
 from sensenova_cli.repl.session_notation import SESSION_NOTATION
-from sensenova_cli.sessions.entries import SessionPicture
+from sensenova_cli.sessions.entries import AnswerTurn, InterleaveTurn, SessionPicture
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.one_shot_sinks import PictureFileSink
 from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
-from sensenova_cli.turns.session_sinks import MeasurementSink, SessionAnswerSink, SessionPictureSink
-from sensenova_cli.turns.tasks import AnswerTask, PictureTask, Task
+from sensenova_cli.turns.session_sinks import (
+    MeasurementSink,
+    SessionAnswerSink,
+    SessionInterleaveSink,
+    SessionPictureSink,
+)
+from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask, Task
 
 NO_PROFILE = "none"
 """The profile of a session that uses no profile, even if the program was started with one."""
@@ -68,6 +74,7 @@ class SessionTurns:
         self._system = system
         self._interactive = interactive
         self._current: tuple[object, Resolved] | None = None
+        self._has_noted_experiment = False
         try:
             layers = self._flags().layers()
         except SenseNovaError as error:
@@ -163,15 +170,8 @@ class SessionTurns:
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
             source = self.resident_model
             sink = SessionPictureSink(self.session, kind, source, line_options, inputs, self._on_picture)
-            if not line_options.settings.get("output"):
-                return [sink]
-
-            def report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
-                view.notice(f"picture {sink.pictures[-1].number} was also written to {path}")
-
             count = turns[0].settings.num_images
-            writer = _picture_writer(layers.output.output, count, line_options)
-            return [sink, PictureFileSink(writer, source, count, 0, report)]
+            return [sink, *self._copies(view, layers, count, line_options, lambda: sink.pictures[-1])]
 
         self._run(task, layers, view, open_sinks)
 
@@ -191,7 +191,8 @@ class SessionTurns:
             continues: whether the question follows the conversation so far.
         """
         layers = self._flags(line_options).layers()
-        conversation = self._conversation() if continues else Conversation(system=self._system)
+        view = self._view(layers)
+        conversation = self._conversation(view)[0] if continues else Conversation(system=self._system)
         shown = tuple(self.session.read(number).image for number in images)
         system = conversation.system
 
@@ -201,7 +202,59 @@ class SessionTurns:
                 SessionAnswerSink(self.session, kind, source, line_options, images, system=system, continues=continues)
             ]
 
-        self._run(AnswerTask(kind, text, shown, conversation), layers, self._view(layers), open_sinks)
+        self._run(AnswerTask(kind, text, shown, conversation), layers, view, open_sinks)
+
+    def interleave(self, text: str, images: Sequence[int], line_options: Flags, *, continues: bool) -> None:
+        """Answer in text and pictures, and select the first picture; arguments and errors as for `answer`."""
+        flags = self._flags(line_options)
+        layers = flags.layers()
+        view = self._view(layers)
+        conversation, earlier = self._conversation(view) if continues else (Conversation(), ())
+        task = InterleaveTask(
+            Prompt(text),
+            tuple(self.session.read(number) for number in images),
+            conversation,
+            earlier,
+            width=flags.width,
+            height=flags.height,
+            replaces_seed_silently="seed" not in flags.settings,
+        )
+
+        def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
+            source = self.resident_model
+            sink = SessionInterleaveSink(
+                self.session, source, line_options, images, self._on_picture, continues=continues
+            )
+            count = turns[0].settings.max_images
+            copies = self._copies(view, layers, count, line_options, lambda: sink.answer.pictures[-1], ANSWER_NAME)
+            return [sink, *copies]
+
+        self._run(task, layers, view, open_sinks)
+
+    def _copies(
+        self,
+        view: TurnView,
+        layers: Layers,
+        count: int,
+        line_options: Flags,
+        stored: Callable[[], SessionPicture],
+        name: str = DEFAULT_NAME,
+    ) -> list[Sink]:
+        """Return the sink of a line with `-o`, which also writes its pictures outside the session; none without `-o`.
+
+        Args:
+            count: the largest number of pictures.
+            stored: returns the picture of the session that was stored last.
+            name: template of a file's name where the line names a folder.
+        """
+        if not line_options.settings.get("output"):
+            return []
+
+        def report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
+            view.notice(f"picture {stored().number} was also written to {path}")
+
+        writer = _picture_writer(layers.output.output, count, line_options, name)
+        return [PictureFileSink(writer, self.resident_model, count, 0, report)]
 
     def _run(
         self, task: Task, layers: Layers, view: TurnView, open_sinks: Callable[[Sequence[Turn]], list[Sink]]
@@ -214,14 +267,33 @@ class SessionTurns:
 
         run_turns([task], layers, self.resident_model, Frontend(view, with_measurements, SignalStop()))
 
-    def _conversation(self) -> Conversation:
-        """Return the conversation so far, with its pictures."""
+    def _conversation(self, view: TurnView) -> tuple[Conversation, tuple[InputImage, ...]]:
+        """Return the conversation so far, and the pictures in it: those of questions, and of interleaved answers.
+
+        If it has an interleaved answer, the first call says that the conversation is an experiment.
+        """
         answered = self.session.state.now.conversation
-        conversation = Conversation(system=answered[0].system if answered else self._system)
+        if not self._has_noted_experiment and any(isinstance(each, InterleaveTurn) for each in answered):
+            self._has_noted_experiment = True
+            view.notice("a conversation behind an answer with pictures is an experiment: no model was trained for it")
+        system = next((each.system for each in answered if isinstance(each, AnswerTurn)), self._system)
+        conversation = Conversation(system=system)
+        shown: list[InputImage] = []
         for each in answered:
-            images = tuple(self.session.read(number).image for number in each.inputs)
-            conversation = Conversation.after(conversation.ask(each.prompt, images), each.answer)
-        return conversation
+            inputs = [self.session.read(number) for number in each.inputs]
+            images = tuple(each.image for each in inputs)
+            shown += inputs
+            if isinstance(each, AnswerTurn):
+                conversation = Conversation.after(conversation.ask(each.prompt, images), each.answer)
+                continue
+            drawn = [self.session.read(picture.number) for picture in each.pictures]
+            shown += drawn
+            request = InterleaveRequest(each.prompt, (*conversation.images, *images), history=conversation.turns)
+            pictures = {index: picture.image for index, picture in enumerate(drawn)}
+            conversation = replace(
+                Conversation.after_interleaved(request, _answer_parts(each), pictures), system=system
+            )
+        return conversation, tuple(shown)
 
     def _flags(self, line_options: Flags = NO_OPTIONS) -> Flags:
         state = self.session.state
@@ -242,6 +314,19 @@ class SessionTurns:
 
     def _load(self, layers: Layers, after: ResidentModel | None = None) -> ResidentModel:
         return ResidentModel(layers.load, layers.values.get("size", "auto"), after)
+
+
+def _answer_parts(turn: InterleaveTurn) -> list[TextPart | PicturePart]:
+    """Return the parts of an answer for the request that follows it, which needs neither tokens nor seeds."""
+    parts: list[TextPart | PicturePart] = []
+    index = 0
+    for part in turn.parts:
+        if isinstance(part, SessionPicture):
+            parts.append(PicturePart(index, part.seed or 0, f"{part.width}x{part.height}"))
+            index += 1
+        else:
+            parts.append(TextPart(part.text, (), part.thinking))
+    return parts
 
 
 def merge_flags(start: Flags, session: Mapping[str, Any], profile: str | None, line_options: Flags) -> Flags:
@@ -265,8 +350,8 @@ def _choose_profile(start: Flags, profile: str | None) -> str | None:
     return None if profile == NO_PROFILE else profile or start.profile
 
 
-def _picture_writer(output: str | None, count: int, line_options: Flags) -> PictureWriter:
+def _picture_writer(output: str | None, count: int, line_options: Flags, name: str) -> PictureWriter:
     """Return the writer for a line with `-o`, which also writes its pictures outside the session."""
     if output == "-":
         raise UsageError("stdout of a session is for paths and answers", "name a file with -o")
-    return PictureWriter.prepare(output, force=line_options.force, stdout_is_terminal=True, count=count)
+    return PictureWriter.prepare(output, force=line_options.force, stdout_is_terminal=True, count=count, default=name)

@@ -50,6 +50,16 @@ class Workspace:
             if len(self._new_pictures) > 1:
                 self.show_candidates([picture.number for picture in self._new_pictures])
 
+    def interleave(self, text: str, inputs: Sequence[int], line_options: Flags, *, continues: bool) -> None:
+        """Answer in text and pictures, and name the pictures; arguments and errors as for SessionTurns.interleave."""
+        self._new_pictures.clear()
+        try:
+            self.turns.interleave(text, inputs, line_options, continues=continues)
+        finally:
+            if len(self._new_pictures) > 1:
+                numbers = ", ".join(str(picture.number) for picture in self._new_pictures)
+                self.say(f"pictures {numbers}: /use N selects one")
+
     def number(self, word: str) -> int:
         """Return the picture number that a word contains.
 

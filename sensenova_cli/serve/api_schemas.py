@@ -115,10 +115,18 @@ STREAM = {
     **record({"event": text(), "data": text("A JSON object, or [DONE].")}, ("data",)),
     "description": "Server-sent events. Lines that start with a colon are comments.",
 }
+TURN = record(
+    {
+        "role": one_of("user", "assistant"),
+        "text": text(maxLength=MAX_TEXT),
+        "images_at": list_of(whole(0), description="Places of pictures in an interleaved answer's text, ascending."),
+    },
+    ("role", "text"),
+)
 RUN_EVENTS = {
     **record({"event": text(), "data": text("A JSON object.")}),
     "description": "Server-sent events: queued, notice, prefix, think_token, think, step, picture, token, answer, "
-    "statistics and error. The last one is statistics, or error after a failure.",
+    "interleaved, statistics and error. The last one is statistics, or error after a failure.",
 }
 
 IMAGE_FIELDS = {
@@ -258,14 +266,15 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "RunRequest": record(
         {
-            "request": one_of("generate", "edit", "answer"),
+            "request": one_of("generate", "edit", "answer", "interleave"),
             "version": whole(1, WIRE_VERSION),
             "prompt": PROMPT,
             "settings": {"anyOf": [ref("ImageSettings"), ref("TextSettings")]},
+            "text_settings": ref("TextSettings"),
             "images": list_of(record({"png": whole(0, description="Index into pictures.")}), maxItems=MAX_FILES),
             "pictures": list_of({"anyOf": [PICTURE, record({"sha256": text()})]}, maxItems=MAX_FILES),
-            "history": list_of(record({"role": one_of("user", "assistant"), "text": text(maxLength=MAX_TEXT)})),
-            "system": text(maxLength=MAX_TEXT),
+            "history": list_of(TURN),
+            "system": {"type": ["string", "null"], "maxLength": MAX_TEXT},
             "lora": LORA,
             "preview_every": whole(0, 100_000, "A preview after every N-th step; 0 for none."),
             "preview_size": whole(0, 100_000, "Longer side of previews; 0 for the size of the picture."),
@@ -288,6 +297,7 @@ SCHEMAS: dict[str, Schema] = {
             "model": text(),
             "trained_sizes": list_of(text()),
             "settings": OBJECT,
+            "interleave": OBJECT,
             "defaults": OBJECT,
             "loras": list_of(text()),
             "queue": record({"running": whole(0), "waiting": whole(0), "limit": whole(0)}),

@@ -8,7 +8,19 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from model import Answer, DenoisingStep, Event, NamedLora, Notice, Picture, PrefixRead, Statistics, ThinkText
+from model import (
+    Answer,
+    DenoisingStep,
+    Event,
+    InterleavedAnswer,
+    NamedLora,
+    Notice,
+    Picture,
+    PrefixRead,
+    Statistics,
+    TextPart,
+    ThinkText,
+)
 from sensenova_cli.outputs.png_metadata import PictureRecord
 from sensenova_cli.serve.errors import ApiError
 from sensenova_cli.system.interrupts import Stop
@@ -49,6 +61,9 @@ class Position:
 
 Message = Event | FinishedPicture | Position
 """A message that a listener of a job receives."""
+
+RESULTS = (FinishedPicture, Notice, ThinkText, Answer, InterleavedAnswer, PrefixRead, Statistics)
+"""Messages that are kept for a client that has lost its connection."""
 
 
 class Job:
@@ -103,7 +118,7 @@ class Job:
             self._drop_old_previews()
         if isinstance(message, Position):
             self.position = message.position
-        elif isinstance(message, FinishedPicture | Notice | ThinkText | Answer | PrefixRead | Statistics):
+        elif isinstance(message, RESULTS):
             self.results.append(message)
         if not self.is_finished and not self._is_left:
             self._unread.append(message)
@@ -163,7 +178,11 @@ class Job:
         """Bytes of its finished files, and characters of its answers."""
         files = [result.encoding for result in self.results if isinstance(result, FinishedPicture)]
         ready = [file.result() for file in files if file.done() and not file.cancelled() and not file.exception()]
-        return sum(map(len, ready)) + sum(len(each.text) for each in self.results if isinstance(each, Answer))
+        texts = [each.text for each in self.results if isinstance(each, Answer)]
+        for answer in self.results:
+            if isinstance(answer, InterleavedAnswer):
+                texts += [part.text for part in answer.parts if isinstance(part, TextPart)]
+        return sum(map(len, ready)) + sum(map(len, texts))
 
     def _drop_old_previews(self) -> None:
         """Drop unread previews until there is room for one more."""

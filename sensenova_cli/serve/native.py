@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, SettingsGroup, TextSettings
-from model import WIRE_VERSION, Conversation, Event, Message, pack
+from config.sizes import format_size
+from model import WIRE_VERSION, Conversation, Event, Message, count_images, pack
 from sensenova_cli import __version__
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
@@ -29,7 +30,7 @@ from sensenova_cli.serve.pictures import (
 from sensenova_cli.serve.service import MAX_CONVERSATION, Service, check_settings, require_text
 from sensenova_cli.serve.streams import event_stream, follow, json_response, sse
 from sensenova_cli.turns.build_request import Previews
-from sensenova_cli.turns.tasks import AnswerTask, PictureTask, Task
+from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask, Task
 
 FIELDS = frozenset(
     {
@@ -41,6 +42,7 @@ FIELDS = frozenset(
         "pictures",
         "history",
         "system",
+        "text_settings",
         "preview_every",
         "preview_size",
         "lora",
@@ -94,8 +96,12 @@ class NativeApi:
                 "model": service.name,
                 "description": engine.description,
                 "loaded": {name: getattr(service.scheduler.public_settings, name) for name in RECORDED_LOAD_SETTINGS},
-                "trained_sizes": [f"{width}x{height}" for width, height in recommended.trained_sizes],
+                "trained_sizes": [format_size(size) for size in recommended.trained_sizes],
                 "settings": dict(recommended.settings),
+                "interleave": {
+                    "trained_sizes": [format_size(size) for size in recommended.interleave.trained_sizes],
+                    "settings": dict(recommended.interleave.settings),
+                },
                 "defaults": _values(resolved, ImageSettings) | _values(resolved, TextSettings),
                 "loras": list(service.loras),
                 "queue": {
@@ -143,8 +149,9 @@ class NativeApi:
         `ignored`."""
         _require_version(content)
         kind = content.get("request")
-        if kind not in ("generate", "edit", "answer"):
-            raise bad_request(f'"request" is {str(kind)[:50]!r}', "it is generate, edit or answer", param="request")
+        if kind not in ("generate", "edit", "answer", "interleave"):
+            known = "it is generate, edit, answer or interleave"
+            raise bad_request(f'"request" is {str(kind)[:50]!r}', known, param="request")
         prompt = require_text(content.get("prompt"), "prompt")
         inputs = await self._read_pictures(content)
         if kind == "answer":
@@ -156,6 +163,8 @@ class NativeApi:
         if kind == "generate" and inputs:
             raise bad_request("generate takes no pictures", 'use "request": "edit"', param="images")
         previews = Previews(_whole(content, "preview_every"), _whole(content, "preview_size"))
+        if kind == "interleave":
+            return _interleave_task(content, prompt, settings, inputs, ignored), previews
         return PictureTask(kind, Prompt(prompt, settings=settings), inputs), previews
 
     async def _read_pictures(self, content: Mapping[str, Any]) -> tuple[InputImage, ...]:
@@ -229,13 +238,36 @@ def _require_version(content: Mapping[str, Any]) -> None:
         )
 
 
-def _settings(content: Mapping[str, Any], group: type[SettingsGroup], ignored: list[str]) -> dict[str, Any]:
-    given = content.get("settings", {})
+def _interleave_task(
+    content: Mapping[str, Any],
+    prompt: str,
+    settings: dict[str, Any],
+    inputs: tuple[InputImage, ...],
+    ignored: list[str],
+) -> InterleaveTask:
+    """Return the task of an interleaved answer. Its two groups of settings share the seed of `settings`."""
+    text = _settings(content, TextSettings, ignored, "text_settings")
+    history, system = _history(content), content.get("system")
+    count = min(len(inputs), count_images(history))
+    earlier, new = inputs[:count], inputs[count:]
+    return InterleaveTask(
+        Prompt(prompt, settings={**text, **settings}),
+        new,
+        Conversation(history, tuple(each.image for each in earlier)),
+        earlier,
+        None if system is None else require_text(system, "system"),
+    )
+
+
+def _settings(
+    content: Mapping[str, Any], group: type[SettingsGroup], ignored: list[str], field: str = "settings"
+) -> dict[str, Any]:
+    given = content.get(field, {})
     if not isinstance(given, dict):
-        raise bad_request("settings must be an object", 'write it like {"seed": 7}', param="settings")
-    ignored += [f"settings.{name}" for name in given if name not in group.model_fields]
+        raise bad_request(f"{field} must be an object", 'write it like {"seed": 7}', param=field)
+    ignored += [f"{field}.{name}" for name in given if name not in group.model_fields]
     known = {name: value for name, value in given.items() if name in group.model_fields}
-    return check_settings(known, group, {name: f"settings.{name}" for name in known})
+    return check_settings(known, group, {name: f"{field}.{name}" for name in known})
 
 
 def _history(content: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -246,7 +278,11 @@ def _history(content: Mapping[str, Any]) -> tuple[Message, ...]:
     for index, each in enumerate(history):
         if not isinstance(each, dict) or each.get("role") not in ("user", "assistant"):
             raise bad_request("a turn has a role, user or assistant, and a text", param=f"history.{index}")
-        messages.append(Message(each["role"], require_text(each.get("text"), f"history.{index}.text")))
+        places = each.get("images_at", [])
+        if not isinstance(places, list) or not all(type(place) is int for place in places):
+            raise bad_request("images_at is a list of positions in the text", param=f"history.{index}.images_at")
+        text = require_text(each.get("text"), f"history.{index}.text")
+        messages.append(Message(each["role"], text, tuple(places)))
     if sum(len(each.text) for each in messages) > MAX_CONVERSATION:
         raise bad_request("the conversation is too long", "start a new one", param="history")
     return tuple(messages)

@@ -8,7 +8,7 @@ from typing import Any
 
 from config.errors import SenseNovaError, SettingsError
 from config.settings import ServeSettings, SettingsGroup
-from config.sizes import resolve_size
+from config.sizes import resolve_interleave_size, resolve_size
 from config.sources import Layers
 from config.validation import check_values, json_notation
 from model import Card, NamedLora, parse_loras
@@ -17,7 +17,7 @@ from sensenova_cli.serve.jobs import Job
 from sensenova_cli.serve.pictures import PictureStore
 from sensenova_cli.serve.scheduler import Scheduler
 from sensenova_cli.turns.build_request import Previews, Turn, build_turn
-from sensenova_cli.turns.tasks import PictureTask, Task
+from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask, Task
 
 RESULT_SECONDS = 600
 """Time for which the result of a finished job can be fetched."""
@@ -161,13 +161,19 @@ class Service:
         limits, settings = self.settings, turn.settings
         if not isinstance(task, PictureTask):
             self._require(names.get("max_tokens", "max_tokens"), settings.max_tokens, limits.max_new_tokens)
+        if isinstance(task, AnswerTask):
             return
         first = task.inputs[0].image.size if task.inputs else None
-        width, height = resolve_size(settings.size, self.card.recommended.trained_sizes, first)
-        self._require(names.get("num_images", "num_images"), settings.num_images, limits.max_images)
+        recommended = self.card.recommended
+        if isinstance(task, InterleaveTask):
+            width, height = resolve_interleave_size(settings.size, recommended.interleave.trained_sizes, first)
+            self._require("max_images", settings.max_images, limits.max_images)
+        else:
+            width, height = resolve_size(settings.size, recommended.trained_sizes, first)
+            self._require(names.get("num_images", "num_images"), settings.num_images, limits.max_images)
         self._require("size", width * height, limits.max_pixels, "pixels")
         self._require(names.get("num_steps", "num_steps"), settings.num_steps, limits.max_steps)
-        if settings.think:
+        if settings.think and isinstance(task, PictureTask):
             self._require("max_think_tokens", settings.max_think_tokens, limits.max_new_tokens)
 
     @staticmethod

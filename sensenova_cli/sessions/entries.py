@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, field_validator
 
-FORMAT = 1
+FORMAT = 2
+"""2 since there are interleaved answers."""
 
 
 def _now() -> datetime:
@@ -132,6 +133,46 @@ class AnswerTurn(_Turn):
     continues: bool = False
 
 
+class AnswerText(_Part):
+    """A stretch of an interleaved answer's text.
+
+    Attributes:
+        thinking: whether the stretch is part of the thinking. Its text includes `<think>` and `</think>`.
+    """
+
+    text: str
+    thinking: bool = False
+
+    @property
+    def without_tags(self) -> "AnswerText":
+        """The text that a reader sees."""
+        text = self.text.removeprefix("<think>").removesuffix("</think>").strip() if self.thinking else self.text
+        return AnswerText(text=text, thinking=self.thinking)
+
+
+class InterleaveTurn(_Turn):
+    """A turn whose answer has text and pictures.
+
+    Attributes:
+        inputs: the pictures shown with this prompt, without those of earlier turns in its conversation.
+        parts: text and pictures in the order of the answer, as far as it was made.
+        finish: as in model.events.InterleavedAnswer; None if the turn was interrupted.
+        system: the system message; None for the one that the model was trained with.
+        continues: as for `AnswerTurn`.
+    """
+
+    kind: Literal["interleave"]
+    parts: tuple[SessionPicture | AnswerText, ...] = ()
+    finish: Literal["end", "length", "images"] | None = None
+    system: str | None = None
+    continues: bool = False
+
+    @property
+    def pictures(self) -> tuple[SessionPicture, ...]:
+        """The pictures of the answer, in order."""
+        return tuple(part for part in self.parts if isinstance(part, SessionPicture))
+
+
 class Use(_CopyingEntry):
     """The selection of a picture by its number; None means that no picture is selected."""
 
@@ -179,8 +220,8 @@ class UseProfile(_Entry):
     profile: str | None
 
 
-Turn = PictureTurn | AnswerTurn
-Entry = Opened | PictureTurn | AnswerTurn | Use | Stage | Undo | Redo | Set | Unset | UseProfile
+Turn = PictureTurn | AnswerTurn | InterleaveTurn
+Entry = Opened | PictureTurn | AnswerTurn | InterleaveTurn | Use | Stage | Undo | Redo | Set | Unset | UseProfile
 
 ENTRY: TypeAdapter[Entry] = TypeAdapter(
     Annotated[Entry, Field(discriminator="kind")], config=ConfigDict(defer_build=True)

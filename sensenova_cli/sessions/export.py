@@ -7,7 +7,6 @@ viewers do not remove scripts from links.
 
 import base64
 import io
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,18 +15,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from markdown_it import MarkdownIt
-
 from model import PictureError, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError
-from sensenova_cli.sessions.entries import AnswerTurn, Opened, PictureTurn, SessionPicture, Stage, Use
+from sensenova_cli.render.html_page import html_page
+from sensenova_cli.render.safe_markdown import plain_markdown, safe_lines
+from sensenova_cli.sessions.entries import (
+    AnswerText,
+    AnswerTurn,
+    InterleaveTurn,
+    Opened,
+    PictureTurn,
+    SessionPicture,
+    Stage,
+    Turn,
+    Use,
+)
 from sensenova_cli.sessions.saved import SavedSession
 from sensenova_cli.sessions.summary import counted, describe_entry, format_time, picture_facts, turn_facts
 from sensenova_cli.system.atomic_files import create_file, replace_file
-from sensenova_cli.system.unicode import printable, valid_unicode
 
 ENDINGS = (".html", ".htm", ".md", ".markdown")
-PAGE_TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 MEDIA_TYPES = {
     ".png": "image/png",
@@ -117,7 +124,7 @@ class _Part:
         heading: number, kind and time of a turn; empty for any other entry.
         text: the prompt of a turn; a description of any other entry.
         copied: pictures from outside that the entry copied into the session.
-        made: pictures that the turn made.
+        result: the pictures and texts that the turn made, in order.
         facts: inputs, line options and seconds of a turn; for a failed turn also the reason.
         succeeded: False for a turn that failed or was cancelled.
     """
@@ -125,9 +132,7 @@ class _Part:
     heading: str
     text: str
     copied: tuple[SessionPicture, ...] = ()
-    think_text: str = ""
-    made: tuple[SessionPicture, ...] = ()
-    answer: str = ""
+    result: tuple[SessionPicture | AnswerText, ...] = ()
     facts: str = ""
     succeeded: bool = True
 
@@ -135,20 +140,31 @@ class _Part:
 def _parts(saved: SavedSession) -> Iterator[_Part]:
     """Yield all entries except `Opened`, which only records the program that opened the session."""
     for entry in saved.entries:
-        copied = entry.brought if isinstance(entry, PictureTurn | AnswerTurn | Use | Stage) else ()
-        if isinstance(entry, PictureTurn | AnswerTurn):
+        copied = entry.brought if isinstance(entry, Turn | Use | Stage) else ()
+        if isinstance(entry, Turn):
             yield _Part(
                 heading=f"{entry.turn} · {entry.kind} · {format_time(entry.when)}",
                 text=entry.prompt,
                 copied=copied,
-                think_text=(entry.think_text or "") if isinstance(entry, PictureTurn) else "",
-                made=entry.pictures if isinstance(entry, PictureTurn) else (),
-                answer=entry.answer if isinstance(entry, AnswerTurn) else "",
+                result=_result(entry),
                 facts=" · ".join(turn_facts(entry)),
                 succeeded=entry.status == "done",
             )
         elif not isinstance(entry, Opened):
             yield _Part("", describe_entry(entry), copied)
+
+
+def _result(turn: Turn) -> tuple[SessionPicture | AnswerText, ...]:
+    """Return the pictures and texts that a turn made, in order, without empty texts."""
+    result: tuple[SessionPicture | AnswerText, ...]
+    match turn:
+        case PictureTurn():
+            result = (AnswerText(text=turn.think_text or "", thinking=True), *turn.pictures)
+        case AnswerTurn():
+            result = (AnswerText(text=turn.answer),)
+        case InterleaveTurn():
+            result = tuple(part if isinstance(part, SessionPicture) else part.without_tags for part in turn.parts)
+    return tuple(part for part in result if isinstance(part, SessionPicture) or part.text)
 
 
 def _summary(saved: SavedSession) -> str:
@@ -162,38 +178,18 @@ def _caption(picture: SessionPicture) -> str:
     return ", ".join((f"picture {picture.number}", *picture_facts(picture, with_folder=False)))
 
 
-def _markdown_parser() -> MarkdownIt:
-    """Return a parser for Markdown without HTML and without pictures; `![a](b)` becomes a link."""
-    return MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable("image")
-
-
 # HTML
 
 
 def _html_page(saved: SavedSession) -> Iterator[bytes]:
     """Yield the page in pieces, so that only one picture at a time is in memory."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-        finalize=_clean,
+    return html_page(
+        "session.html.jinja",
+        name=saved.name,
+        summary=_summary(saved),
+        parts=_parts(saved),
+        figures=partial(_figures, saved),
     )
-    environment.filters["markdown"] = _answer_html
-    template = environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8"))
-    pieces = template.generate(
-        name=saved.name, summary=_summary(saved), parts=_parts(saved), figures=partial(_figures, saved)
-    )
-    for piece in pieces:
-        yield piece.encode()
-
-
-def _clean(value: Any) -> Any:
-    """Remove control characters and lone surrogates from text that is not markup already."""
-    return valid_unicode(printable(value)) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _figures(saved: SavedSession, pictures: tuple[SessionPicture, ...]) -> Iterator[dict[str, Any]]:
@@ -208,11 +204,6 @@ def _figures(saved: SavedSession, pictures: tuple[SessionPicture, ...]) -> Itera
             "media_type": MEDIA_TYPES[ending],
             "data": base64.b64encode(content).decode("ascii"),
         }
-
-
-def _answer_html(answer: str) -> str:
-    html: str = _markdown_parser().render(valid_unicode(printable(answer)))
-    return html
 
 
 # Markdown
@@ -252,54 +243,37 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _markdown_blocks(saved: SavedSession, links: dict[int, str]) -> Iterator[str]:
-    yield f"# {_plain(saved.name)}"
-    yield _plain(_summary(saved))
+    yield f"# {plain_markdown(saved.name)}"
+    yield plain_markdown(_summary(saved))
     for part in _parts(saved):
         if part.heading:
-            yield f"## {_plain(part.heading)}"
-            yield f"**{_plain(part.text)}**"
+            yield f"## {plain_markdown(part.heading)}"
+            yield f"**{plain_markdown(part.text)}**"
         else:
-            yield f"*{_plain(part.text)}*"
+            yield f"*{plain_markdown(part.text)}*"
         yield from _markdown_pictures(part.copied, links)
-        if part.think_text:
-            yield "<details><summary>Think text</summary>"
-            yield _plain(part.think_text)
-            yield "</details>"
-        yield from _markdown_pictures(part.made, links)
-        if part.answer:
-            yield _answer_markdown(part.answer)
+        for piece in part.result:
+            if isinstance(piece, SessionPicture):
+                yield from _markdown_pictures((piece,), links)
+            elif piece.thinking:
+                yield "<details><summary>Think text</summary>"
+                yield plain_markdown(piece.text)
+                yield "</details>"
+            else:
+                yield _answer_markdown(piece.text)
         if part.facts:
-            yield f"*{_plain(part.facts)}*"
+            yield f"*{plain_markdown(part.facts)}*"
 
 
 def _markdown_pictures(pictures: tuple[SessionPicture, ...], links: dict[int, str]) -> Iterator[str]:
     for picture in pictures:
-        caption = _plain(_caption(picture))
+        caption = plain_markdown(_caption(picture))
         if picture.number in links:
             yield f"![picture {picture.number}]({links[picture.number]})\\\n{caption}"
         else:
             yield f"{caption}: the file is missing or damaged"
 
 
-def _plain(text: str) -> str:
-    """Escape text so that Markdown shows it unchanged, in one paragraph with the same lines."""
-    lines = [line.strip() for line in valid_unicode(printable(text)).splitlines()]
-    escaped = [re.sub(r"([\\`*_\[\]<>&|~$])", r"\\\1", line) for line in lines if line]
-    # Headings, lists and rules have a meaning only at the beginning of a line.
-    return "\\\n".join(re.sub(r"^(\d+(?=[.)])|)([#+\-=:.)])", r"\1\\\2", line) for line in escaped)
-
-
 def _answer_markdown(answer: str) -> str:
     """Return the answer as a quotation, which also closes a code block that the answer leaves open."""
-    lines = valid_unicode(printable(answer)).splitlines()
-    code: set[int] = set()
-    for token in _markdown_parser().parse("\n".join(lines)):
-        if token.type in ("fence", "code_block") and token.map:
-            code.update(range(*token.map))
-    return "\n".join(f"> {line if number in code else _without_html(line)}" for number, line in enumerate(lines))
-
-
-def _without_html(line: str) -> str:
-    """Replace `<` and `[` by entities, unless a backslash escapes them: no HTML, links or pictures remain."""
-    entities = {"<": "&lt;", "[": "&#91;"}
-    return re.sub(r"\\.|[<\[]", lambda found: entities.get(found[0], found[0]), line)
+    return "\n".join(f"> {line}" for line in safe_lines(answer))

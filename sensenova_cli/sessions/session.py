@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 
 from sensenova_cli import __version__
 from sensenova_cli.errors import OutputWriteError, SessionError, SessionWriteError
-from sensenova_cli.sessions.entries import AnswerTurn, Entry, Opened, PictureTurn, SessionPicture, Stage, Use
+from sensenova_cli.sessions.entries import (
+    AnswerTurn,
+    Entry,
+    InterleaveTurn,
+    Opened,
+    PictureTurn,
+    SessionPicture,
+    Stage,
+    Use,
+)
 from sensenova_cli.sessions.lock import lock_session
 from sensenova_cli.sessions.saved import PICTURES_FOLDER, SESSION_FILE, Problem, read_session, split_lines
 from sensenova_cli.sessions.state import State
@@ -32,7 +41,7 @@ if TYPE_CHECKING:
 MAX_SLUG = 24
 """Longest part of a prompt in a session's name, in characters: users type the name."""
 
-CopyingEntry = PictureTurn | AnswerTurn | Use | Stage
+CopyingEntry = PictureTurn | AnswerTurn | InterleaveTurn | Use | Stage
 """Entries that can list copies of pictures from outside the session."""
 
 
@@ -225,7 +234,7 @@ class Session:
         if isinstance(entry, CopyingEntry):
             entry = self._with_copies(entry)
         state = self.state.after(entry)
-        if isinstance(entry, PictureTurn | AnswerTurn):
+        if isinstance(entry, PictureTurn | AnswerTurn | InterleaveTurn):
             self._require_folder(entry.prompt)
         if self._folder is None:
             self._deferred.append(entry)

@@ -9,6 +9,7 @@ from sensenova_cli.errors import SessionError
 from sensenova_cli.sessions.entries import (
     AnswerTurn,
     Entry,
+    InterleaveTurn,
     Opened,
     PictureTurn,
     Redo,
@@ -29,13 +30,13 @@ class Moment:
 
     Attributes:
         selected: number of the selected image, or None.
-        candidates: numbers of the pictures that the last picture turn made.
-        conversation: the answered questions that the next question follows, oldest first.
+        candidates: numbers of the pictures that the last turn with pictures made.
+        conversation: the answered turns that the next question follows, oldest first.
     """
 
     selected: int | None = None
     candidates: tuple[int, ...] = ()
-    conversation: tuple[AnswerTurn, ...] = ()
+    conversation: tuple[AnswerTurn | InterleaveTurn, ...] = ()
 
     @property
     def shown(self) -> tuple[int, ...]:
@@ -102,7 +103,7 @@ class State:
         match entry:
             case Opened():
                 return self
-            case PictureTurn() | AnswerTurn():
+            case PictureTurn() | AnswerTurn() | InterleaveTurn():
                 return self._after_turn(entry)
             case Use():
                 state = self._with_pictures(entry.brought)
@@ -135,17 +136,18 @@ class State:
         if turn.turn < self.next_turn:
             raise SessionError(f"turn {turn.turn} is not the next one after turn {self.next_turn - 1}")
         state = replace(self._with_pictures(turn.brought), turns=(*self.turns, turn))
-        if isinstance(turn, PictureTurn):
-            if not turn.pictures:
-                return state
-            numbers = tuple(picture.number for picture in turn.pictures)
-            state = state._with_pictures(turn.pictures)
-            moment = replace(state.now, selected=numbers[0], candidates=numbers)
-        else:
-            if turn.status != "done":
-                return state
-            before = state.now.conversation if turn.continues else ()
-            moment = replace(state.now, conversation=(*before, turn))
+        pictures = () if isinstance(turn, AnswerTurn) else turn.pictures
+        answered = None if isinstance(turn, PictureTurn) or turn.status != "done" else turn
+        if not pictures and answered is None:
+            return state
+        moment = state.now
+        if pictures:
+            state = state._with_pictures(pictures)
+            numbers = tuple(picture.number for picture in pictures)
+            moment = replace(moment, selected=numbers[0], candidates=numbers)
+        if answered is not None:
+            before = moment.conversation if answered.continues else ()
+            moment = replace(moment, conversation=(*before, answered))
         # Pictures stay staged until a turn uses them successfully.
         staged = tuple(number for number in state.staged if number not in turn.inputs)
         return replace(state, staged=staged)._moved(moment)

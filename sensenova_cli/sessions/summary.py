@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from sensenova_cli.sessions.entries import (
     AnswerTurn,
     Entry,
+    InterleaveTurn,
     Opened,
     PictureTurn,
     Redo,
@@ -43,8 +44,11 @@ def turn_facts(turn: Turn) -> list[str]:
         facts.append("about " + _pictures(turn.inputs))
     if turn.typed:
         facts.append(_assignments(turn.typed))
-    if isinstance(turn, AnswerTurn) and turn.finish == "length":
+    finish = None if isinstance(turn, PictureTurn) else turn.finish
+    if finish == "length":
         facts.append("the answer was cut off at max_tokens")
+    if finish == "images":
+        facts.append("the answer was cut off at max_images")
     if turn.seconds:
         facts.append(f"{turn.seconds:.1f} s")
     return facts
@@ -67,7 +71,7 @@ def picture_facts(picture: SessionPicture, *, with_folder: bool) -> list[str]:
 def describe_entry(entry: Entry) -> str:
     """Describe an entry in one line; return an empty text for a turn."""
     match entry:
-        case PictureTurn() | AnswerTurn():
+        case PictureTurn() | AnswerTurn() | InterleaveTurn():
             return ""
         case Opened():
             return f"opened with {entry.model}, sensenova {entry.version}"

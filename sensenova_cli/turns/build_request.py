@@ -1,16 +1,24 @@
 """Building of a checked request from a task: the only place where a turn's settings are merged."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from config.errors import SenseNovaError, SettingsError
 from config.recommended import Recommended
 from config.settings import MAX_SEED, ImageSettings, Settings, TextSettings
-from config.sizes import TOKEN_PIXELS, check_size, format_size, resolve_size, round_side
+from config.sizes import (
+    TOKEN_PIXELS,
+    Size,
+    check_size,
+    format_size,
+    resolve_interleave_size,
+    resolve_size,
+    round_side,
+)
 from config.sources import Layers, Resolved
-from model import EditRequest, GenerateRequest, Request
+from model import EditRequest, Event, GenerateRequest, InterleaveRequest, Picture, Request
 from sensenova_cli.inputs.pictures import free_seed
-from sensenova_cli.turns.tasks import PictureTask, Task
+from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask, Task
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,13 @@ class Turn:
     @property
     def prompt(self) -> str:
         """The prompt or question as the user wrote it."""
-        return self.task.prompt.text if isinstance(self.task, PictureTask) else self.task.question
+        return self.task.question if isinstance(self.task, AnswerTask) else self.task.prompt.text
+
+    def ends_with(self, event: Event) -> bool:
+        """Return whether nothing after this event is wanted: the picture that an interleaved answer replays is done."""
+        if not isinstance(self.task, InterleaveTask) or self.task.replay is None or not isinstance(event, Picture):
+            return False
+        return event.index == self.task.replay.record.index
 
 
 @dataclass(frozen=True)
@@ -58,12 +72,14 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
         SettingsError, RequestError: the settings or the prompt are invalid. The message names the line of a prompt
             file.
     """
-    if not isinstance(task, PictureTask):
+    if isinstance(task, AnswerTask):
         resolved = layers.resolve(recommended, task.settings, "request")
         text = TextSettings.part_of(resolved.settings)
         request = task.conversation.ask(task.question, task.images, text)
         return Turn(task, resolved.settings, resolved.origins, request)
     try:
+        if isinstance(task, InterleaveTask):
+            return _build_interleave_turn(task, layers, recommended, previews)
         return _build_picture_turn(task, layers, recommended, previews)
     except SenseNovaError as error:
         raise type(error)(task.prompt.place + error.what, error.hint) from error
@@ -71,10 +87,8 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
 
 def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommended, previews: Previews) -> Turn:
     resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
-    seed, warnings = _choose_seed(task, resolved)
-    if task.replay is not None and task.replay.warning is not None:
-        warnings.append(task.replay.warning)
-    size = _choose_size(task, resolved.settings.size, recommended)
+    seed, warnings = _choose_seed(task, resolved, resolved.settings.num_images)
+    size = _choose_size(task, resolved.settings.size, recommended.trained_sizes, resolve_size)
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
     image = ImageSettings.part_of(settings)
     request: GenerateRequest | EditRequest
@@ -86,17 +100,43 @@ def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommen
     return Turn(task, settings, resolved.origins, request, tuple(warnings))
 
 
-def _choose_size(task: PictureTask, size: str, recommended: Recommended) -> str:
+def _build_interleave_turn(task: InterleaveTask, layers: Layers, recommended: Recommended, previews: Previews) -> Turn:
+    recommended = recommended.for_interleaving()
+    resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
+    seed, warnings = _choose_seed(task, resolved, resolved.settings.max_images)
+    size = _choose_size(task, resolved.settings.size, recommended.trained_sizes, resolve_interleave_size)
+    settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
+    request = InterleaveRequest(
+        task.prompt.text,
+        (*task.conversation.images, *(each.image for each in task.inputs)),
+        ImageSettings.part_of(settings).model_copy(update={"num_images": 1}),
+        TextSettings.part_of(settings),
+        task.system,
+        task.conversation.turns,
+        previews.every,
+        previews.size,
+    )
+    return Turn(task, settings, resolved.origins, request, tuple(warnings))
+
+
+def _choose_size(
+    task: PictureTask | InterleaveTask,
+    size: str,
+    trained: Sequence[Size],
+    resolve: Callable[[str, Sequence[Size], Size | None], Size],
+) -> str:
     """Return the size setting. If a task gives only one side, `size` supplies the other one.
+
+    Args:
+        resolve: resolves a size setting to pixels.
 
     Raises:
         SettingsError: a picture cannot have this size.
     """
-    trained = recommended.trained_sizes
     first = task.inputs[0].image.size if task.inputs else None
-    if size == "auto" and task.auto_is_default:
+    if size == "auto" and isinstance(task, PictureTask) and task.auto_is_default:
         size = format_size(trained[0])
-    width, height = resolve_size(size, trained, first)
+    width, height = resolve(size, trained, first)
     if (task.width is None and task.height is None) or "size" in task.prompt.settings:
         return size  # the engine resolves `auto`
     chosen = task.width or width, task.height or height
@@ -108,24 +148,34 @@ def _choose_size(task: PictureTask, size: str, recommended: Recommended) -> str:
     return format_size(chosen)
 
 
-def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]:
-    """Return the seed, and warnings about it. An edit never gets the seed of one of its input pictures: with that seed
-    the model's output collapses."""
-    seed, count = resolved.settings.seed, resolved.settings.num_images
-    if task.replay is not None and resolved.origins["seed"] == task.replay.label:
-        return seed, []  # a replay must reproduce the picture
-    warnings = [f"{each.problem}; its seed is unknown" for each in task.inputs if each.problem]
-    chosen = free_seed(seed, count, {each.seed for each in task.inputs if each.seed is not None})
+def _choose_seed(task: PictureTask | InterleaveTask, resolved: Resolved, count: int) -> tuple[int, list[str]]:
+    """Return the seed, and warnings about it and about a replay. No picture that is made from input pictures gets the
+    seed of one of them: with that seed the model's output collapses.
+
+    Args:
+        count: number of pictures that may be made, with seeds from the returned one on.
+    """
+    seed, replay = resolved.settings.seed, task.replay
+    notes = [replay.warning] if replay is not None and replay.warning is not None else []
+    if replay is not None and resolved.origins["seed"] == replay.label:
+        return seed, notes  # a replay must reproduce the picture
+    inputs = (*task.earlier, *task.inputs) if isinstance(task, InterleaveTask) else task.inputs
+    warnings = [*notes, *(f"{each.problem}; its seed is unknown" for each in inputs if each.problem)]
+    chosen = free_seed(seed, count, {each.seed for each in inputs if each.seed is not None})
     if chosen == seed:
         return seed, warnings
     if chosen + count - 1 > MAX_SEED:
         raise SettingsError(
-            f"too few seeds are free from {seed} upwards: an edit must not have the seed of an input picture",
+            f"too few seeds are free from {seed} upwards: {_name_of(task)} must not have the seed of an input picture",
             "use a smaller `seed`",
         )
     if not task.replaces_seed_silently:
-        names = [each.name for each in task.inputs if each.seed is not None and seed <= each.seed < chosen]
+        names = [each.name for each in inputs if each.seed is not None and seed <= each.seed < chosen]
         warnings.append(
-            f"an edit must not have the seed of an input picture ({' and '.join(names)}); using seed {chosen}"
+            f"{_name_of(task)} must not have the seed of an input picture ({' and '.join(names)}); using seed {chosen}"
         )
     return chosen, warnings
+
+
+def _name_of(task: PictureTask | InterleaveTask) -> str:
+    return "an edit" if isinstance(task, PictureTask) else "a picture of the answer"

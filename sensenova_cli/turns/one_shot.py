@@ -3,21 +3,32 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from config.settings import OutputSettings
 from config.sources import Layers
 from model import PROGRAM, process_timings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.outputs.picture_writer import PictureWriter
+from sensenova_cli.outputs.answer_page import check_page
+from sensenova_cli.outputs.picture_writer import ANSWER_NAME, PictureWriter
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.system.process_start import seconds_since_start
+from sensenova_cli.turns.answer_parts import AnswerParts
 from sensenova_cli.turns.build_request import Turn
+from sensenova_cli.turns.interleave_sinks import (
+    InterleaveJsonSink,
+    InterleaveSink,
+    MarkdownSink,
+    PageSink,
+    PathSink,
+    WrittenPicture,
+)
 from sensenova_cli.turns.model_source import ModelOnDemand
 from sensenova_cli.turns.one_shot_sinks import AnswerJsonSink, PictureFileSink, json_report, print_path
 from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
-from sensenova_cli.turns.tasks import AnswerTask, PictureTask
+from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,55 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     source = ModelOnDemand(layers.load)
     sinks: list[Sink] = [AnswerJsonSink(source, timings=flags.timings)] if flags.json else []
     run_turns([task], layers, source, Frontend(view, lambda turns: sinks, SignalStop()))
+    _show_timings(view, flags)
+
+
+def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | None) -> None:
+    """Answer in text and pictures: as a Markdown document on stdout, or JSON. On a screen, show the text as it comes,
+    and the paths of the pictures; errors as for `run_turns`.
+
+    Args:
+        page: file to write the answer to as an HTML page, too.
+    """
+    process_timings.add(PROGRAM, seconds_since_start())
+    output = layers.output
+    if output.output == "-":
+        raise UsageError("-o - would mix the pictures with the text on stdout", "name a folder: -o pictures/")
+    if page is not None:
+        check_page(page, force=flags.force)
+    on_screen = sys.stdout.isatty() and not flags.json
+    view = TurnView(
+        quiet=flags.quiet,
+        stream_answers=on_screen,
+        show_think=not (output.hide_think or output.print_think),
+        print_think=output.print_think and on_screen,
+        preview="off" if flags.json else output.preview,
+        cache_summary=output.enable_cache_dit_summary,
+    )
+    source = ModelOnDemand(layers.load)
+    answer: AnswerParts[WrittenPicture] = AnswerParts()
+
+    def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
+        writer = PictureWriter.prepare(
+            output.output,
+            force=flags.force,
+            stdout_is_terminal=sys.stdout.isatty(),
+            count=turns[0].settings.max_images,
+            default=ANSWER_NAME,
+        )
+        result: Sink = PathSink(answer)
+        if flags.json:
+            result = InterleaveJsonSink(answer, source, timings=flags.timings)
+        elif not on_screen:
+            result = MarkdownSink(answer, with_thinking=output.print_think)
+        pages = [PageSink(answer, page, force=flags.force)] if page is not None else []
+        return [InterleaveSink(writer, source, answer), result, *pages]
+
+    run_turns([task], layers, source, Frontend(view, open_sinks, SignalStop()))
+    if task.replay is not None and task.replay.record.index >= len(answer.pictures):
+        view.notice(
+            f"the answer ended before picture {task.replay.record.index + 1}, so {task.replay.file} is not in it"
+        )
     _show_timings(view, flags)
 
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from config.settings import LoadSettings
-from model import DEMO_MODEL, Picture, format_loras, parse_loras
+from model import DEMO_MODEL, InterleaveRequest, Picture, format_loras, parse_loras
 from sensenova_cli import __version__
-from sensenova_cli.outputs.png_metadata import PictureRecord
+from sensenova_cli.outputs.png_metadata import AnswerRecord, PictureRecord
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
-from sensenova_cli.turns.tasks import PictureTask
+from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask
 
 
 def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> PictureRecord | None:
@@ -19,19 +19,27 @@ def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> Pictur
     """
     if not turn.settings.metadata:
         return None
-    task = turn.task
-    assert isinstance(task, PictureTask)
+    task, request = turn.task, turn.request
+    assert not isinstance(task, AnswerTask)
     model = model_name(loaded)
     # A record outlives the current folder; a Hub id is not a path, and a server's name for its model is not one here.
     if not picture.made_by and model != DEMO_MODEL and Path(model).expanduser().is_dir():
         model = str(Path(model).expanduser().absolute())
     lora = format_loras(parse_loras(loaded.lora))
+    inputs, answer = task.inputs, None
+    if isinstance(task, InterleaveTask):
+        assert isinstance(request, InterleaveRequest)
+        inputs = (*task.earlier, *inputs)
+        answer = AnswerRecord(
+            index=picture.index, settings=request.text_settings, system=request.system, history=request.history
+        )
     return PictureRecord(
         task=task.kind,
         prompt=task.prompt.text,
         settings=picture.settings,
         loaded=loaded.model_copy(update={"model": model, "lora": lora}),
-        inputs=tuple(each.source for each in task.inputs),
+        inputs=tuple(each.source for each in inputs),
+        answer=answer,
         think_text=picture.think_text,
         made_by=picture.made_by or None,
         version=__version__,

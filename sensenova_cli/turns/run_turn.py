@@ -14,7 +14,7 @@ from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.turns.build_request import Previews, Turn, build_turn
 from sensenova_cli.turns.model_source import ModelSource
-from sensenova_cli.turns.tasks import PictureTask, Task
+from sensenova_cli.turns.tasks import AnswerTask, Task
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop
                     sink.take(event)
                 stop.check()
                 view.after_sinks(event)
+                if turn.ends_with(event):
+                    break
     except KeyboardInterrupt:
         if engine.cancel_notice:
             view.notice(engine.cancel_notice)
@@ -134,7 +136,7 @@ def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop
 
 def _differences(turn: Turn, card: Card) -> list[str]:
     """Return warnings about a replay on a server that has loaded another model than the one that made the picture."""
-    replay = turn.task.replay if isinstance(turn.task, PictureTask) else None
+    replay = None if isinstance(turn.task, AnswerTask) else turn.task.replay
     if replay is None or card.loaded is None:
         return []
     made, there = replay.record.loaded, card.loaded

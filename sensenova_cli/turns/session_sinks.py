@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from config.settings import ImageSettings, SettingsGroup, TextSettings
-from model import Answer, Event, Picture, PrefixRead, Statistics, TextToken, ThinkText
+from model import Answer, Event, Picture, PrefixRead, Statistics, TextPart, TextToken, ThinkText
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.render.spelling import as_session
-from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, SessionPicture
+from sensenova_cli.sessions.entries import AnswerText, AnswerTurn, InterleaveTurn, PictureTurn, SessionPicture
 from sensenova_cli.sessions.session import Session
+from sensenova_cli.turns.answer_parts import AnswerParts
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelSource, model_name
 from sensenova_cli.turns.record import picture_record
@@ -31,19 +32,29 @@ class _SessionSink(Sink):
         self._line_options = line_options
         self._inputs = tuple(inputs)
 
-    def _entry_fields(self, outcome: Outcome, group: type[SettingsGroup]) -> dict[str, Any]:
-        """Return the fields that entries of all turns have; `group` is the class of the request's settings."""
+    def _entry_fields(self, outcome: Outcome, *groups: type[SettingsGroup]) -> dict[str, Any]:
+        """Return the fields that entries of all turns have; `groups` are the classes of the request's settings."""
         turn = self.turn
+        names = dict.fromkeys(name for group in groups for name in group.model_fields)
         return {
             "turn": self._session.state.next_turn,
             "prompt": turn.prompt,
             "inputs": self._inputs,
-            "settings": _plain({name: getattr(turn.settings, name) for name in group.model_fields}),
+            "settings": _plain({name: getattr(turn.settings, name) for name in names}),
             "model": model_name(self._source.loaded),
             "status": outcome.status,
             "reason": as_session(outcome.reason),
             "seconds": outcome.seconds,
         }
+
+    def _store(self, picture: Picture) -> SessionPicture:
+        """Write a picture into the session's folder, and number it."""
+        return self._session.add_picture(
+            picture.image,
+            prompt=self.turn.prompt,
+            seed=picture.settings.seed,
+            record=picture_record(picture, self.turn, self._source.loaded),
+        )
 
 
 class SessionPictureSink(_SessionSink):
@@ -77,12 +88,7 @@ class SessionPictureSink(_SessionSink):
         if isinstance(event, ThinkText):
             self._think_text = event.text
         if isinstance(event, Picture):
-            picture = self._session.add_picture(
-                event.image,
-                prompt=self.turn.prompt,
-                seed=event.settings.seed,
-                record=picture_record(event, self.turn, self._source.loaded),
-            )
+            picture = self._store(event)
             self.pictures.append(picture)
             self._on_picture(picture, str(self._session.path(picture.number)))
 
@@ -145,6 +151,60 @@ class SessionAnswerSink(_SessionSink):
                 system=self._system,
                 continues=self._continues,
                 **self._entry_fields(outcome, TextSettings),
+            )
+        )
+
+
+class SessionInterleaveSink(_SessionSink):
+    """Stores the pictures of an interleaved answer in the session, and logs the answer, or the part that was made.
+
+    Args:
+        on_picture: called with each stored picture and its file.
+        continues: whether the prompt follows the conversation so far.
+        Others as for the base class.
+
+    Attributes:
+        answer: the answer so far.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        source: ModelSource,
+        line_options: Flags,
+        inputs: Sequence[int],
+        on_picture: Callable[[SessionPicture, str], None],
+        *,
+        continues: bool,
+    ) -> None:
+        super().__init__(session, source, line_options, inputs)
+        self._on_picture = on_picture
+        self._continues = continues
+        self.answer: AnswerParts[SessionPicture] = AnswerParts()
+
+    def take(self, event: Event) -> None:
+        """Store a picture or text."""
+        if not isinstance(event, Picture):
+            self.answer.take(event)
+            return
+        picture = self._store(event)
+        self.answer.add_picture(picture)
+        self._on_picture(picture, str(self._session.path(picture.number)))
+
+    def end(self, outcome: Outcome) -> None:
+        """Log the turn."""
+        parts = self.answer.parts
+        self._session.append(
+            InterleaveTurn(
+                kind="interleave",
+                typed=_plain(self._line_options.settings),
+                parts=tuple(
+                    AnswerText(text=part.text, thinking=part.thinking) if isinstance(part, TextPart) else part
+                    for part in parts
+                ),
+                finish=self.answer.finish,
+                continues=self._continues,
+                **self._entry_fields(outcome, ImageSettings, TextSettings),
             )
         )
 

@@ -51,4 +51,30 @@ class AnswerTask:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-Task = PictureTask | AnswerTask
+@dataclass(frozen=True)
+class InterleaveTask:
+    """One prompt whose answer has text and pictures.
+
+    Attributes:
+        prompt: its settings are those of this answer alone, of pictures and text.
+        inputs: pictures shown with this prompt.
+        conversation: the earlier turns; its system message is not used.
+        earlier: the pictures of the earlier turns, in order, for the records of the answer's pictures.
+        system: the system message; None for the one that the model was trained with, empty for none.
+        replay: the picture to make again, with which the answer ends.
+        width, height, replaces_seed_silently: as for `PictureTask`.
+    """
+
+    prompt: Prompt
+    inputs: tuple[InputImage, ...] = ()
+    conversation: Conversation = field(default_factory=Conversation)
+    earlier: tuple[InputImage, ...] = ()
+    system: str | None = None
+    replay: Replay | None = None
+    width: int | None = None
+    height: int | None = None
+    replaces_seed_silently: bool = False
+    kind: Literal["interleave"] = "interleave"
+
+
+Task = PictureTask | AnswerTask | InterleaveTask

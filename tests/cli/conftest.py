@@ -23,7 +23,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (checkpoint / "config.json").write_text("{}")
     sizes = [[64, 64], [96, 64], [64, 96], [128, 64]]
     (checkpoint / "recommended_settings.json").write_text(
-        json.dumps({"trained_sizes": sizes, "settings": {"num_steps": 4}})
+        json.dumps(
+            {
+                "trained_sizes": sizes,
+                "settings": {"num_steps": 4},
+                "interleave": {"trained_sizes": [[96, 64], [64, 64]]},
+            }
+        )
     )
     folder = tmp_path / "here"
     folder.mkdir()

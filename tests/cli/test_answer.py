@@ -16,7 +16,8 @@ from model.events import Answer, TextToken
 from model.requests import AnswerRequest
 from sensenova_cli.render import markdown_answer as answer_module
 from sensenova_cli.render.answer import PlainAnswer
-from sensenova_cli.render.markdown_answer import MarkdownAnswer, split_blocks
+from sensenova_cli.render.markdown_answer import MarkdownAnswer
+from sensenova_cli.render.markdown_blocks import split_blocks
 from sensenova_cli.render.turn_view import TurnView
 from tests.cli.test_screen import environment
 

@@ -123,6 +123,19 @@ def test_only_the_named_parts_in_a_fixed_order(tiny_checkpoint: Path) -> None:
     assert [work.split()[0] for work in works(json.loads(result.stdout))] == ["token", "loading"]
 
 
+def test_an_interleaved_answer(tiny_checkpoint: Path) -> None:
+    for model in (("--model", str(tiny_checkpoint)), ("--model", "u1-8b", "--load-format", "dummy")):
+        report = json.loads(bench("interleave", *model, *QUICK, "--json").stdout)
+        assert works(report) == [
+            "interleaved picture 64x64, 2 steps",
+            "token between pictures",
+            "picture 64x64 read back",
+            "answer of 3 pictures and 8 tokens",
+        ]
+        picture, token, read, answer = (figure["seconds"] for figure in report["figures"])
+        assert read >= 0 and answer > 3 * min(picture, token) > 0
+
+
 def test_several_sizes(tiny_checkpoint: Path) -> None:
     sizes = ("--size", "64x64", "--size", "96x64")
     report = json.loads(bench("denoise", "--model", str(tiny_checkpoint), *sizes, "--steps", "1", "--json").stdout)

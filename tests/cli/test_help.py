@@ -13,7 +13,7 @@ from sensenova_cli.commands import COMMANDS as SUMMARIES
 from tests.cli.harness import REPOSITORY, Program
 
 COMMANDS = [
-    "generate", "edit", "describe", "chat", "run", "info", "bench", "profile", "sessions", "verify",
+    "generate", "edit", "describe", "chat", "interleave", "run", "info", "bench", "profile", "sessions", "verify",
     "tiny-checkpoint",
 ]  # fmt: skip
 ALL_COMMANDS = [

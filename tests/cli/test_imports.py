@@ -88,6 +88,8 @@ def imported_by_torch() -> set[str]:
         (("generate", "--nonsense"), 2, (*LIBRARY, *PICTURES, *SHOWN_RARELY, "rich.table")),
         (("generate",), 2, (*LIBRARY, *SHOWN_RARELY)),
         (("generate", "a cat", "--num-steps", "0"), 2, (*LIBRARY, *SHOWN_RARELY[:1])),
+        (("interleave", "--help"), 0, (*LIBRARY, *PICTURES, "rich.live")),
+        (("interleave",), 2, (*LIBRARY, *SHOWN_RARELY)),
         (("profile", "list"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
         (("profile", "show", "draft"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
         (("profile", "path", "draft"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),

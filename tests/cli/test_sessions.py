@@ -143,7 +143,7 @@ def test_list_shows_the_good_sessions_beside_damaged_and_newer_ones(program: Pro
         cats(name)
     hurt, newer = (sessions_folder() / name / "session.jsonl" for name in ("hurt", "newer"))
     hurt.write_bytes(hurt.read_bytes() + b"scribble\n")
-    newer.write_bytes(newer.read_bytes().replace(b'"format": 1', b'"format": 3'))
+    newer.write_bytes(newer.read_bytes().replace(b'"format": 2', b'"format": 3'))
     (sessions_folder() / "no session").mkdir()
     outcome = program("sessions", "list")
     assert outcome.code == 2

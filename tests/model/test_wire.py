@@ -22,16 +22,19 @@ from model.events import (
     CacheSummary,
     DenoisingStep,
     Event,
+    InterleavedAnswer,
     Notice,
     Picture,
+    PicturePart,
     PrefixRead,
     Statistics,
+    TextPart,
     TextToken,
     ThinkText,
     ThinkToken,
     Waiting,
 )
-from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, InterleaveRequest, Message, Request
 from model.wire import Packed, pack, unpack_event, unpack_request
 
 NOISE = Image.effect_noise((48, 32), 90).convert("RGB")
@@ -54,6 +57,16 @@ REQUESTS: list[Request] = [
         "Be brief.",
         TextSettings(do_sample=True, top_p=0.9, seed=3),
     ),
+    InterleaveRequest("A picture book"),
+    InterleaveRequest(
+        "And <image>?",
+        (RED, NOISE),
+        SETTINGS.model_copy(update={"seed": 3}),
+        TextSettings(max_images=3),
+        "",
+        (Message("user", "A kite"), Message("assistant", "Here it flies.", (5,))),
+        preview_every=2,
+    ),
 ]
 EVENTS: list[Event] = [
     Notice("reloaded"),
@@ -66,6 +79,9 @@ EVENTS: list[Event] = [
     Picture(1, 2, NOISE, SETTINGS, "A cat.", CACHING),
     TextToken(5, " 猫"),
     Answer("A cat.", (1, 2), "end"),
+    InterleavedAnswer(
+        (TextPart("<think>a", (9, 1), True), PicturePart(0, 42, "64x32"), TextPart("b", (2,), False)), "images"
+    ),
     Statistics(14, 4, 50, 0.5, 2.0, 3.0, 1_500_000_000, "cpu", 10**12, 10**18, "flash"),
     Waiting(2),
 ]
@@ -134,6 +150,7 @@ def test_the_form() -> None:
         "picture",
         "token",
         "answer",
+        "interleaved",
         "statistics",
     ]
 

@@ -43,7 +43,7 @@ def test_a_session_is_read_back_unchanged() -> None:
 def test_each_line_is_a_json_object_and_the_first_names_format_model_and_version() -> None:
     lines = [json.loads(line) for line in file_of(rich_session()).read_text().splitlines()]
     first = lines[0]
-    assert (first["kind"], first["format"], first["model"], first["version"]) == ("opened", 1, MODEL, __version__)
+    assert (first["kind"], first["format"], first["model"], first["version"]) == ("opened", 2, MODEL, __version__)
     assert all(line["when"] for line in lines)
 
 
@@ -249,7 +249,7 @@ def test_no_picture_is_replaced_by_one_of_the_same_name() -> None:
 
 def test_what_a_newer_version_wrote_is_refused() -> None:
     folder = rich_session()
-    newer = {"kind": "opened", "when": "2030-01-01T00:00:00+00:00", "format": 2, "model": "m", "version": "9.1"}
+    newer = {"kind": "opened", "when": "2030-01-01T00:00:00+00:00", "format": 3, "model": "m", "version": "9.1"}
     with file_of(folder).open("a") as file:
         file.write(json.dumps(newer) + "\n")
     for attempt in (lambda: read_session(folder), lambda: Session.open("cats", MODEL)):

@@ -89,7 +89,7 @@ def test_the_latest_session_is_the_one_used_last() -> None:
         draw(session, "A cat")
         folder = session.folder
     assert folder is not None
-    file_of(folder).write_bytes(file_of(folder).read_bytes().replace(b'"format": 1', b'"format": 2'))
+    file_of(folder).write_bytes(file_of(folder).read_bytes().replace(b'"format": 2', b'"format": 3'))
     assert latest_session().name == "three"  # which then says why it cannot be opened
 
 

@@ -12,7 +12,7 @@ from sensenova_cli.repl.lines import Line
 from sensenova_cli.repl.slash_commands.completion_sources import command_names
 from sensenova_cli.repl.slash_commands.registry import COMMANDS, Command, EndSession, slash_command
 from sensenova_cli.repl.workspace import Workspace
-from sensenova_cli.sessions.entries import PictureTurn
+from sensenova_cli.sessions.entries import AnswerTurn
 
 INTRODUCTION = (
     "A prompt makes a picture, or changes the selected one. A line that starts with ? asks about it.",
@@ -56,7 +56,7 @@ def history(workspace: Workspace, line: Line) -> None:
     """List the turns so far."""
     for turn in workspace.session.state.turns:
         ending = "" if turn.status == "done" else f" ({turn.status}: {turn.reason})"
-        if isinstance(turn, PictureTurn):
+        if not isinstance(turn, AnswerTurn):
             pictures = ", ".join(str(picture.number) for picture in turn.pictures)
             about = f" of {', '.join(map(str, turn.inputs))}" if turn.inputs else ""
             workspace.print_text(f"{turn.turn}. {turn.kind}{about}: {turn.prompt} → {pictures or 'nothing'}{ending}")

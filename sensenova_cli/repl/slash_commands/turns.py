@@ -1,4 +1,5 @@
-"""Slash commands that run a turn: /generate, /edit, /describe, /chat, /think, /again; and /undo and /redo.
+"""Slash commands that run a turn: /generate, /edit, /describe, /chat, /interleave, /continue, /think, /again; and /undo
+and /redo.
 
 Plain prompts run the first four.
 """
@@ -7,7 +8,7 @@ from dataclasses import replace
 
 from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
 from sensenova_cli.errors import UsageError
-from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, TEXT_OPTIONS
+from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, INTERLEAVE_OPTIONS, TEXT_OPTIONS
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.repl.lines import Line
 from sensenova_cli.repl.slash_commands.completion_sources import fixed_words
@@ -21,6 +22,7 @@ _OUTPUT = ("output", "force", "profile", "print_think", "hide_think", "preview",
 GENERATE_OPTIONS = (*(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY), *_OUTPUT)
 EDIT_OPTIONS = (*IMAGE_OPTIONS, *_OUTPUT)
 ANSWER_OPTIONS = (*TEXT_OPTIONS, "profile")
+STORY_OPTIONS = (*INTERLEAVE_OPTIONS, *_OUTPUT)
 
 
 @slash_command(
@@ -87,6 +89,44 @@ def chat(workspace: Workspace, line: Line) -> None:
     continues = bool(workspace.session.state.now.conversation)
     options = parse_line_options("chat", line.flags)
     workspace.turns.answer("chat", line.text, images, options, continues=continues)
+
+
+@slash_command(
+    "interleave",
+    "PROMPT [OPTIONS]",
+    more=(
+        "/interleave a picture book about a red kite --max-images 4 --no-think",
+        "staged pictures are shown with the prompt",
+        "options: see `sensenova interleave --help`",
+    ),
+    options=STORY_OPTIONS,
+)
+def interleave(workspace: Workspace, line: Line) -> None:
+    """Answer with text and pictures, such as a picture book."""
+    if not line.text:
+        raise UsageError("there is no prompt", "say what to tell: /interleave a picture book about a red kite")
+    staged = workspace.session.state.staged
+    workspace.interleave(line.text, staged, parse_line_options("interleave", line.flags), continues=False)
+
+
+@slash_command(
+    "continue",
+    "PROMPT [OPTIONS]",
+    more=(
+        "/continue and what does the kite do in winter?",
+        "experimental: the model was not trained with earlier turns in this task",
+        "options: see `sensenova interleave --help`",
+    ),
+    options=STORY_OPTIONS,
+)
+def continue_interleaved(workspace: Workspace, line: Line) -> None:
+    """Go on with text and pictures behind the conversation so far (experimental)."""
+    state = workspace.session.state
+    if not state.now.conversation:
+        raise UsageError("there is nothing to continue", "begin: /interleave a picture book about a red kite")
+    if not line.text:
+        raise UsageError("there is no prompt", "say how it goes on: /continue and what happens in winter?")
+    workspace.interleave(line.text, state.staged, parse_line_options("continue", line.flags), continues=True)
 
 
 @slash_command(

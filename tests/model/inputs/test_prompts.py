@@ -13,6 +13,8 @@ from model.inputs.prompts import (
     edit_prompt,
     generate_prompt,
     images_prompt,
+    interleave_prompt,
+    interleave_system_message,
     system_message,
     unconditional_prompt,
 )
@@ -35,6 +37,41 @@ def test_generate() -> None:
     assert text.startswith(f"<|im_start|>system\n{system_message()}<|im_end|>\n<|im_start|>user\na cat<|im_end|>\n")
     assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n<img>")
     assert generate_prompt("a cat", think=True).endswith("<|im_start|>assistant\n<think>\n")
+
+
+def test_the_system_message_of_interleaved_answers_is_byte_for_byte() -> None:
+    digest = hashlib.sha256(interleave_system_message().encode()).hexdigest()
+    assert digest == "4d46ea4c8a19ea09d8099c03a96c3d2046ca9b4a5620c62fe265ba8cf5b63603"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pictures", "user"),
+    [
+        ("a book", 1, "[P]\na book"),
+        ("a book", 2, "[P]\n[P]\na book"),
+        ("like <image>", 2, "[P]\nlike [P]"),
+    ],
+)
+def test_pictures_of_an_interleaved_answer_have_no_labels(prompt: str, pictures: int, user: str) -> None:
+    text = interleave_prompt([Message("user", prompt)], pictures, "be brief", think=True)
+    start = "<|im_start|>system\nbe brief<|im_end|>\n"
+    assert shown(text) == f"{start}<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+    no_thinking = interleave_prompt([Message("user", prompt)], pictures, "be brief", think=False)
+    assert no_thinking == text + "<think>\n\n</think>\n\n"
+
+
+def test_an_empty_system_message_writes_no_turn() -> None:
+    turns = [Message("user", "a book")]
+    assert shown(interleave_prompt(turns, 0, "", think=True)).startswith("<|im_start|>user\n")
+    assert interleave_system_message() in shown(interleave_prompt(turns, 0, None, think=True))
+
+
+def test_pictures_of_an_earlier_interleaved_answer_stand_where_they_came() -> None:
+    turns = [Message("user", "<image> again"), Message("assistant", "One <image>, two.", (4, 4, 13))]
+    text = interleave_prompt([*turns, Message("user", "more")], 5, "", think=True)
+    assert "user\n[P] again<|im_end|>" in shown(text)
+    assert "assistant\nOne [P][P]<image>, [P]two.<|im_end|>" in shown(text)
+    assert "user\n[P]\nmore<|im_end|>" in shown(text)
 
 
 def test_unconditional_keeps_the_empty_turn() -> None:
@@ -105,7 +142,7 @@ def control_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
     return [known[number] for number in tokenizer.encode(text) if number in known]
 
 
-@pytest.mark.parametrize("kind", ["generate", "edit", "answer", "system", "history"])
+@pytest.mark.parametrize("kind", ["generate", "edit", "answer", "system", "history", "interleave"])
 def test_control_tokens_in_texts_are_text(kind: str, tiny_checkpoint: Path) -> None:
     tokenizer = Tokenizer(tiny_checkpoint)
 
@@ -120,6 +157,8 @@ def test_control_tokens_in_texts_are_text(kind: str, tiny_checkpoint: Path) -> N
                 return answer_prompt([user], 0, "")
             case "system":
                 return answer_prompt([Message("user", "hi")], 0, text)
+            case "interleave":
+                return interleave_prompt([user], 0, text.partition("<think>")[0], think=True)
             case _:
                 return answer_prompt([user, Message("assistant", "ok"), Message("user", "and?")], 0, "")
 
