@@ -49,6 +49,7 @@ def test_text_options_reach_the_engine(program: Program) -> None:
         "top_p": 0.9,
         "top_k": 5,
         "repetition_penalty": 1.1,
+        "max_images": 10,
         "seed": 8,
     }
 
