@@ -48,6 +48,7 @@ DRAWS = (
 )
 ANSWERS = f"{KIND} sends an answer when it is finished, and does not say whether `max_tokens` has cut it off"
 FOLDS = f"{KIND} has no conversations: the earlier turns are sent as one text, so the answer may differ from one here"
+OUR_SERVER = "use a server that `sensenova serve` has started"
 GOES_ON = f"{KIND} may go on with the cancelled request, and the next request then waits for it"
 
 
@@ -77,6 +78,10 @@ class OmniEngine(Engine):
 
     def run(self, request: Request) -> Iterator[Event]:
         """See `Engine.run`. Yields `Waiting` while the server works."""
+        if isinstance(request, InterleaveRequest):
+            raise RequestError(
+                f"{KIND} does not run interleaved answers", f"load the model here: `server=off`, or {OUR_SERVER}"
+            )
         _require_known(request)
         began = time.perf_counter()
         steps = 0
@@ -239,11 +244,9 @@ class OmniEngine(Engine):
 
 def _require_known(request: Request) -> None:
     """Raise RequestError if a setting that the server does not have differs from its default."""
-    instead = "or use a server that `sensenova serve` has started"
-    if isinstance(request, InterleaveRequest):
-        raise RequestError(f"{KIND} has no interleaved answers here", f"load the model here: `server=off`, {instead}")
     names = UNKNOWN_TEXT_SETTINGS if isinstance(request, AnswerRequest) else UNKNOWN_IMAGE_SETTINGS
     group = TextSettings if isinstance(request, AnswerRequest) else ImageSettings
+    instead = f"or {OUR_SERVER}"
     for name in names:
         if name == "input_pixels" and isinstance(request, GenerateRequest):
             continue  # it is about input pictures

@@ -1,6 +1,7 @@
 """Interleaved answers: the model writes, draws, looks at what it has drawn, and writes on."""
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -71,6 +72,7 @@ def interleave(context: TaskContext, request: InterleaveRequest, sampler: Sample
         branches = _Branches(context, prefixes, lengths, series.image_tokens, recorder)
         text = InterleavedText(context, text_settings, recorder, sampler)
         pictures = 0
+        finish: Literal["end", "length", "images"] | None
         while True:
             finish = yield from text.write(prefixes["condition"])
             if finish is None and pictures == series.count:
@@ -127,11 +129,11 @@ class _Branches:
         # Also for the tokens after the picture, so that the caches are reallocated once.
         room = self._context.model.backend.room_for_picture(self._image_tokens + CACHE_GROWTH)
         self._extend("condition", room)
-        if "images" in self._prefixes and self._unread is None:
+        unread, self._unread = self._unread, None
+        if "images" in self._prefixes and unread is None:
             self._extend("images", room)
-        elif "images" in self._prefixes:
-            self._read("images", self._unread, prompts.IMAGE_START, room)
-        self._unread = None
+        elif "images" in self._prefixes and unread is not None:
+            self._read("images", unread, prompts.IMAGE_START, room)
         self._lengths["condition"] = self._prefixes["condition"].cache.length
         if "images" in self._lengths:
             self._lengths["images"] += 1

@@ -52,7 +52,9 @@ def interleave_request(case: Case, **text: Any) -> InterleaveRequest:
     args = dict(case["args"])
     width, height = args.pop("image_size")
     think, max_tokens = args.pop("think_mode"), args.pop("max_new_tokens", 8192)
-    settings = ImageSettings(size=f"{width}x{height}", think=think, seed=(case["seeds"] or [42])[0], **args)
+    # The reference implementation drew its noise on the CPU.
+    common = {"size": f"{width}x{height}", "noise": "cpu", "seed": (case["seeds"] or [42])[0]}
+    settings = ImageSettings(think=think, **common, **args)
     images = tuple(read_picture(DATA / name) for name in case["images"])
     text_settings = TextSettings(**{"max_tokens": max_tokens, **text})
     return InterleaveRequest(case["prompt"], images, settings, text_settings, case["system_message"])
@@ -71,7 +73,7 @@ def deciding(engine: LocalEngine, case: Case) -> Iterator[None]:
     weight = engine._runner.model.network.lm_head.weight
     before = weight.detach().clone()
     with torch.no_grad():
-        weight.copy_(decided_rows(case, before, engine.checkpoint))
+        weight.copy_(decided_rows(case, before.cpu(), engine.checkpoint))
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from model import Engine, InterleavedAnswer, Picture, PicturePart, PrefixRead, TextPart, Trace
 from model.engine import LocalEngine
@@ -40,6 +41,16 @@ def test_case(case: Case, parity_engine: Callable[[str, str], Engine]) -> None:
         require_golden(engine, case)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_case_on_a_gpu(case: Case, parity_engine: Callable[[str, str], Engine]) -> None:
+    engine = parity_engine(case["checkpoint"], "cuda")
+    assert isinstance(engine, LocalEngine)
+    with deciding(engine, case):
+        require_golden(engine, case)
+
+
 def require_golden(engine: LocalEngine, case: Case) -> None:
     """Run a case and compare everything with the reference implementation's outputs."""
     trace = Trace()
@@ -60,6 +71,6 @@ def require_golden(engine: LocalEngine, case: Case) -> None:
         assert relative_difference(trace.pictures[number], interleaved_golden(case, f"image{number}")) < 2e-3
         if has_golden(case, f"first_velocity{number}"):
             wanted = interleaved_golden(case, f"first_velocity{number}")
-            assert relative_difference(trace.velocities[number * steps], wanted) < 2e-3
+            assert relative_difference(trace.velocities[number * steps].cpu(), wanted) < 2e-3
         logits = interleaved_golden(case, f"after_logits{number}").flatten()
         assert relative_difference(trace.picture_logits[number], logits) < 1e-3
