@@ -36,6 +36,32 @@ def test_file_is_read(tmp_path: Path) -> None:
     assert recommended.edit_input.max == 9216
 
 
+def test_interleaved_answers_have_recommendations_of_their_own(tmp_path: Path) -> None:
+    section = {"settings": {"size": "256x256", "num_steps": 24}, "trained_sizes": [[256, 256]]}
+    settings = {"num_steps": 10, "cfg_scale": 2.5, "max_tokens": 64, "think": False}
+    recommended = read_recommended(_write(tmp_path, {"settings": settings, "interleave": section}))
+    own = recommended.for_interleaving()
+    # The task's defaults are above the settings that are meant for other tasks.
+    assert own.settings == {
+        "num_steps": 24,
+        "cfg_scale": 2.5,
+        "max_tokens": 8192,
+        "think": True,
+        "size": "256x256",
+    }
+    assert own.trained_sizes == ((256, 256),)
+    assert (recommended.settings, recommended.trained_sizes) == (settings, TRAINED_SIZES)
+    assert Recommended().for_interleaving().trained_sizes[0] == (2048, 1152)
+
+
+def test_settings_of_a_lora_are_above_those_of_every_task() -> None:
+    recommended = Recommended(settings={"num_steps": 50}, interleave={"settings": {"num_steps": 24, "cfg_scale": 3.0}})
+    quick = recommended.overridden_by({"num_steps": 8})
+    assert quick.settings == {"num_steps": 8}
+    assert quick.for_interleaving().settings["num_steps"] == 8
+    assert quick.for_interleaving().settings["cfg_scale"] == 3.0
+
+
 @pytest.mark.parametrize(
     ("contents", "reason"),
     [
@@ -47,6 +73,8 @@ def test_file_is_read(tmp_path: Path) -> None:
         ({"trained_sizes": [[64]]}, "trained_sizes.0.1: is missing"),
         ({"trained_sizes": []}, "trained_sizes: must not be empty"),
         ({"answer_input": {"min": 5, "max": 1}}, "answer_input: min 5 is above max 1"),
+        ({"interleave": {"trained_size": []}}, "unknown key interleave.trained_size; did you mean trained_sizes?"),
+        ({"interleave": {"settings": {"num_steps": 0}}}, "interleave.settings"),
         ({"settings": {"num_steps": 0}}, '"num_steps": 0: must be a whole number from 1 to 1000'),
         ({"settings": {"num_step": 9}}, 'unknown setting "num_step"'),
         ({"settings": {"output": "/etc/"}}, '"output" may not be set here'),

@@ -4,6 +4,7 @@ import pytest
 
 from config.errors import SettingsError
 from config.sizes import (
+    INTERLEAVE_SIZES,
     MAX_ASPECT,
     MAX_PIXELS,
     TOKEN_PIXELS,
@@ -13,6 +14,7 @@ from config.sizes import (
     nearest_valid,
     parse_aspect,
     parse_size,
+    resolve_interleave_size,
     resolve_size,
     size_for_aspect,
 )
@@ -143,3 +145,27 @@ def test_trained_sizes_are_valid_and_include_their_transposes() -> None:
         assert width % TOKEN_PIXELS == 0
         assert (height, width) in TRAINED_SIZES
         assert abs(math.log(width / height)) < math.log(MAX_ASPECT)
+
+
+@pytest.mark.parametrize(
+    ("first", "size"),
+    [
+        ((640, 480), (640, 480)),
+        ((301, 517), (416, 672)),
+        ((900, 200), (1088, 256)),
+        ((1000, 1500), (992, 1504)),
+        ((1920, 1080), (1920, 1088)),
+        ((2048, 2048), (1440, 1440)),
+        ((4000, 3000), (1664, 1248)),
+        ((256, 256), (512, 512)),
+    ],
+)
+def test_an_interleaved_answer_follows_its_first_picture(first: tuple[int, int], size: tuple[int, int]) -> None:
+    assert resolve_interleave_size("auto", INTERLEAVE_SIZES, first) == size
+    assert resolve_interleave_size("1536x1536", INTERLEAVE_SIZES, first) == (1536, 1536)
+
+
+def test_an_interleaved_answer_without_pictures_has_sizes_of_its_own() -> None:
+    assert resolve_interleave_size("auto", INTERLEAVE_SIZES) == (2048, 1152)
+    assert resolve_interleave_size("9:16", INTERLEAVE_SIZES) == (1152, 2048)
+    assert resolve_interleave_size("3:2", INTERLEAVE_SIZES) == (1888, 1248)

@@ -6,6 +6,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -31,8 +33,10 @@ from model import (
     ThinkText,
     ThinkToken,
 )
+from model.checkpoint.named_lora import NamedLora
 from model.engine import LocalEngine
 from model.inputs.tokenizer import Tokenizer
+from tests.model.checkpoint.test_lora import matrices, write_lora
 from tests.parity.cases import Case, case_id
 from tests.parity.interleaved import deciding, interleave_request, interleaved_cases
 
@@ -335,3 +339,28 @@ def test_defaults_are_those_of_the_task() -> None:
         8192,
         10,
     )
+
+
+@pytest.mark.skipif(find_spec("cache_dit") is None, reason="needs cache-dit")
+def test_each_picture_has_a_step_cache_of_its_own(u1: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {"num_steps": 6, "cache_threshold": 1.0, "cache_warmup_steps": 2, "cache_first_layers": 1}
+    settings = SMALL.model_copy(update={"cache": "balanced", "cache_last_layers": 0, **quick})
+    with writing(monkeypatch, u1, 300, "<img>", 301, "<img>"):
+        events = list(u1.run(InterleaveRequest("a book", settings=settings)))
+    for picture in of(events, Picture):
+        assert picture.caching is not None
+        for branch in picture.caching.branches:
+            assert (branch.computed_steps >= 2, branch.computed_steps + branch.reused_steps) == (True, 6)
+        assert picture.caching.layers_computed < picture.caching.layers
+
+
+def test_a_lora_of_the_generation_tower_changes_pictures_only(u1: LocalEngine, tmp_path: Path) -> None:
+    case = CASES["u1/one_picture"]
+    shapes = {name: shape for name, shape in matrices(u1.checkpoint).items() if "_mot_gen" in name}
+    plain = run(u1, case)
+    u1.use_loras([NamedLora(str(write_lora(tmp_path / "style.safetensors", shapes)))])
+    styled = run(u1, case)
+    u1.use_loras([])
+    assert pictures_of(styled) != pictures_of(plain)
+    assert answer_of(styled).parts[0] == answer_of(plain).parts[0]
+    assert pictures_of(run(u1, case)) == pictures_of(plain)
