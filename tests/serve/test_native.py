@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx2
+import pytest
 from PIL import Image
 
 from model import Packed, Picture, unpack_event
@@ -103,6 +104,50 @@ def test_an_answer_with_history(served: Served) -> None:
     assert found[-2]["finish"] == "length"
     request: Any = served.engine.requests[-1]
     assert (request.system, request.history[1].text, len(request.images)) == ("Be brief.", "A cat.", 1)
+
+
+def test_an_interleaved_answer(served: Served) -> None:
+    file = "data:image/png;base64," + base64.b64encode(png()).decode()
+    body = {
+        "request": "interleave",
+        "prompt": "a book",
+        "settings": {"seed": 7, "num_steps": 2, "think": False},
+        "text_settings": {"max_images": 2, "colour": 1},
+        "history": [
+            {"role": "user", "text": "a kite"},
+            {"role": "assistant", "text": "It flies.", "images_at": [3]},
+        ],
+        "images": [{"png": 0}, {"png": 1}],
+        "pictures": [file, file],
+    }
+    found = list(events(served.client(), body))
+    assert [each["settings"]["seed"] for each in found if each["event"] == "picture"] == [7, 8]
+    answer = next(each for each in found if each["event"] == "interleaved")
+    assert [part.get("index") for part in answer["parts"] if "seed" in part] == [0, 1]
+    assert [each["text"] for each in found if each["event"] == "notice"] == ["ignored: text_settings.colour"]
+    request: Any = served.engine.requests[-1]
+    assert (request.system, request.text_settings.max_images, request.history[1].images_at) == (None, 2, (3,))
+    assert (len(request.images), len(request.new_images)) == (2, 1)
+    state = served.client().get(f"/v1/sensenova/requests/{found[0]['id']}").json()
+    assert answer in state["events"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"text_settings": {"max_images": 0}}, "text_settings.max_images"),
+        ({"text_settings": 1}, "text_settings"),
+        ({"text_settings": {"max_images": 11}}, "max_images"),
+        ({"system": 3}, "system"),
+        ({"history": [{"role": "assistant", "text": "a", "images_at": ["0"]}]}, "history.0.images_at"),
+        ({"history": [{"role": "assistant", "text": "a", "images_at": [0]}]}, None),
+        ({"prompt": "<image>"}, None),
+    ],
+)
+def test_a_wrong_interleaved_answer_is_refused(served: Served, changes: dict[str, Any], param: str | None) -> None:
+    answer = served.client().post("/v1/sensenova/run", json={"request": "interleave", "prompt": "a book", **changes})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
 
 
 def test_unknown_fields_are_named(served: Served) -> None:
