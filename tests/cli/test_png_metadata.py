@@ -200,3 +200,38 @@ def test_records_survive_programs_that_save_the_text_again(saved_as: str) -> Non
         chunks.add_text(KEYWORD, str(text), zip=saved_as == "compressed")
         image.save(buffer, "PNG", pnginfo=chunks)
     assert read_record(buffer.getvalue()) == record
+
+
+ANSWER = {
+    "index": 1,
+    "settings": {"seed": 6, "max_tokens": 9},
+    "system": "Brief.",
+    "history": [{"role": "user", "text": "a"}, {"role": "assistant", "text": "bc", "images_at": [1]}],
+}
+
+
+def test_the_answer_of_a_picture() -> None:
+    record = read_record(changed(task="interleave", answer=ANSWER))
+    assert record is not None and record.answer is not None
+    assert (record.index, record.answer.settings.max_tokens, record.answer.earlier_images) == (1, 9, 1)
+    assert record.answer.history[1].images_at == (1,)
+    assert read_record(saved(record)) == record
+
+
+def test_other_tasks_have_no_entry_for_it() -> None:
+    assert "answer" not in json.loads(json.dumps(RECORD.model_dump(mode="json")))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "interleave"},
+        {"answer": ANSWER},
+        {"task": "interleave", "answer": {**ANSWER, "index": -1}},
+        {"task": "interleave", "answer": {**ANSWER, "settings": {"max_tokens": 0}}},
+        {"task": "interleave", "answer": {**ANSWER, "history": [{"role": "nobody", "text": ""}]}},
+        {"task": "interleave", "answer": {**ANSWER, "history": "none"}},
+    ],
+)
+def test_damaged_answers_are_refused(changes: dict[str, object]) -> None:
+    refused(changed(**changes), "the record in cat.png cannot be read", "answer")

@@ -137,3 +137,19 @@ def test_no_preview_overrules_the_settings_file(home: Path) -> None:
     (home / "sensenova.toml").write_text('preview = "kitty"\n')
     assert "\x1b_G" in run_on_a_screen(f"{PROGRAM} generate x -o a.png")
     assert "\x1b_G" not in run_on_a_screen(f"{PROGRAM} generate x -o b.png --no-preview")
+
+
+@pytest.mark.parametrize("ending", ["", "--print-think"])
+def test_an_interleaved_answer_shows_text_and_pictures_in_order(home: Path, ending: str) -> None:
+    text = run_on_a_screen(f"{PROGRAM} interleave tale --num-steps 2 {ending}", FAKE_STEP_SECONDS="0.15")
+    assert "picture 2 of the answer" in text, "no progress was shown"
+    screen = pyte.Screen(100, 200)
+    pyte.Stream(screen).feed(text)
+    rows = [line.strip() for line in screen.display if line.strip()]
+    shown = [row for row in rows if not row.startswith(("▀", "loading", "loaded"))]
+    thought = [] if ending else ["thought for 4 tokens, 0.5 s"]
+    assert shown[:-1] == [
+        "A kite flies.", *thought, "The kite", "Once a kite.", "tale-42-0.png", "It flew.", "tale-43-1.png", "The end."
+    ]  # fmt: skip
+    for path in ("tale-42-0.png", "tale-43-1.png"):
+        assert rows[rows.index(path) + 1].startswith("▀"), "the picture is not below its path"

@@ -78,9 +78,13 @@ def test_a_picture_of_a_session_repeats_its_answer(script: Script, home: Path) -
     outcome = script("/interleave a tale", "/continue in winter?")
     paths = [Path(line) for line in outcome.stdout.splitlines() if line.endswith(".png")]
     assert len(paths) == 4
-    for path in (paths[1], paths[3]):
+    requests: list[Any] = script.requests
+    for path, request in ((paths[1], requests[0]), (paths[3], requests[1])):
         again = script.program("interleave", "--from", str(path), "-o", "again/", "-q", "-f")
         assert again.code == 0, again.stderr
+        repeated = script.program.request
+        assert (repeated.history, repeated.prompt) == (request.history, request.prompt)
+        assert [image.tobytes() for image in repeated.images] == [image.tobytes() for image in request.images]
         made = sorted(Path("again").iterdir())[-1]
         assert made.read_bytes() == path.read_bytes()
         for file in Path("again").iterdir():
