@@ -23,7 +23,7 @@ from pydantic import (
 
 from config.errors import SettingsError
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings, TextSettings
-from model import DEMO_MODEL, Message, PictureError, open_picture
+from model import DEMO_MODEL, Message, PictureError, count_images, open_picture
 from sensenova_cli.system.streams import STDIN
 from sensenova_cli.system.unicode import valid_unicode
 
@@ -81,8 +81,7 @@ class AnswerRecord(BaseModel):
     @property
     def earlier_images(self) -> int:
         """Number of pictures in the earlier turns. They are the first ones of the record's `inputs`."""
-        asked = sum(turn.text.count("<image>") for turn in self.history if turn.role == "user")
-        return asked + sum(len(turn.images_at) for turn in self.history)
+        return count_images(self.history)
 
 
 class PictureRecord(BaseModel):
