@@ -8,7 +8,8 @@
 #   4. benchmarks.offload and benchmarks.weight_link                          (docs/memory.md)
 #   5. benchmarks.step_cache, which needs the extra `cache`                   (docs/caching.md)
 #   6. benchmarks.serve_speed, which needs the extra `serve`                  (docs/serving.md)
-#   7. benchmarks.startup, whose exit code is that of its bars                (docs/performance.md)
+#   7. benchmarks.interleave                                                  (docs/benchmarks.md)
+#   8. benchmarks.startup, whose exit code is that of its bars                (docs/performance.md)
 # The JSON files in FOLDER have the names of those in benchmarks/results.
 # On an H100 this takes about ten minutes, 39 GiB of its memory and 35 GB of disk.
 set -euo pipefail
@@ -27,4 +28,5 @@ python -m benchmarks.offload "$checkpoint" --output "$out/offload_u1-8b_h100.jso
 python -m benchmarks.weight_link "$checkpoint" --output "$out/weight_link_h100.json"
 python -m benchmarks.step_cache --size 2048x2048 1024x1024 --output "$out/step_cache_u1-8b_h100.json"
 python -m benchmarks.serve_speed --model "$checkpoint" --output "$out/serve_speed_u1-8b_h100.json" || true # its table says why
+python -m benchmarks.interleave --output "$out/interleave_u1-8b_h100.json" || true # its table says why
 python -m benchmarks.startup "$checkpoint" --output "$out/startup_u1-8b_h100.json"

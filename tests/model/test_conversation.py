@@ -15,10 +15,13 @@ from model import (
     Conversation,
     Engine,
     GenerateRequest,
+    InterleaveRequest,
     Message,
+    PicturePart,
     PrefixRead,
     RequestError,
     Statistics,
+    TextPart,
     TextSettings,
     Trace,
 )
@@ -210,6 +213,27 @@ def test_a_follow_up_keeps_the_place_of_each_picture() -> None:
     assert longer.turns[2:] == (Message("user", "<image>\nAnd this?"), Message("assistant", "That <image> too."))
     assert Conversation.after(longer.ask("Why?"), "So.").turns[:4] == longer.turns
     assert conversation.images == (one, two), "a conversation does not change"
+
+
+def test_a_conversation_goes_on_behind_an_interleaved_answer(engines: tuple[Engine, Engine]) -> None:
+    one, two, drawn, more = (drawing((64, 96), seed) for seed in (1, 2, 3, 4))
+    parts = (TextPart("<think>So", (1, 2), True), PicturePart(0, 42, "64x96"), TextPart("Done.", (3,), False))
+    request = InterleaveRequest("Draw <image>.", (one, two), system="Be brief.")
+    conversation = Conversation.after_interleaved(request, parts, {0: drawn})
+    assert conversation.turns == (
+        Message("user", "<image>\nDraw <image>."),
+        Message("assistant", "<think>SoDone.", (9,)),
+    )
+    assert (conversation.images, conversation.system) == ((one, two, drawn), "Be brief.")
+    follow_up = conversation.ask("And this?", (more,), SHORT)
+    another = Conversation.after(follow_up, "Yes.")
+    assert another.turns[2] == Message("user", "<image>\nAnd this?")
+    assert another.images == (one, two, drawn, more)
+    engine, fresh = engines
+    ask(engine, conversation.ask("What is it?", settings=SHORT))
+    answer, read = ask(engine, follow_up)
+    require_fresh(answer, fresh, follow_up)
+    assert 0 < read.reused < read.tokens
 
 
 def test_a_question_without_a_picture_for_its_placeholder_is_refused() -> None:

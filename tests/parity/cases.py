@@ -1,7 +1,7 @@
 """The golden cases: outputs of the reference implementation on three tiny checkpoints (fp32, CPU).
 
 `data/cases.json` names each case's arguments, `data/golden.safetensors` holds its tensors. One case
-(`interleave_fixed_text`) belongs to a task that is not built yet.
+(`interleave_fixed_text`) belongs to a function of the reference that this project does not have.
 """
 
 import json
