@@ -73,7 +73,7 @@ class ImageSettings(SeedSettings):
     cfg_scale: Annotated[float, Field(ge=0, le=100)] = 4.0
     """Guidance scale: how strongly the picture follows the prompt; 1 turns guidance off."""
     img_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
-    """Edits only: how strongly the result follows the input pictures; 1 turns image guidance off."""
+    """Edits and interleaved answers: how strongly a picture follows those before it; 1 turns image guidance off."""
     cfg_norm: Literal["none", "global", "channel", "cfg_zero_star"] = "none"
     """Normalization of guidance, against oversaturated pictures; cfg_zero_star does not work for edits."""
     cfg_interval: tuple[Fraction, Fraction] = (0.0, 1.0)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from config.settings import INTERLEAVE_DEFAULTS
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
     *RUN_OPTIONS,
+    defaults=INTERLEAVE_DEFAULTS,
 )
 def interleave(
     flags: Flags,

@@ -9,7 +9,8 @@ A command lists the names of its options and receives the typed values as one `F
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import NoneType
+from copy import copy
+from types import MappingProxyType, NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -81,8 +82,13 @@ _METAVARS = {
 }
 
 
-def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(
+    *names: str, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the named options. It receives their values as its argument `flags`.
+
+    Args:
+        defaults: settings whose defaults differ for this command, for its help.
 
     Raises (when the command runs):
         UsageError: options contradict each other, or an option is not supported.
@@ -92,7 +98,7 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
         own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "flags"]
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
-            for name, (kind, default, info) in _parameters(dict.fromkeys(names), _declared(names))
+            for name, (kind, default, info) in _parameters(dict.fromkeys(names), _declared(names, defaults))
         ]
 
         @functools.wraps(command)
@@ -107,12 +113,16 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
     return decorate
 
 
-def _declared(names: Sequence[str]) -> Fields:
+def _declared(names: Sequence[str], defaults: Mapping[str, Any]) -> Fields:
     """Return the declarations of the settings that a command may name. `max_images` is a setting of answers, and for
     `sensenova serve` one of the server."""
     if set(SERVE_OPTIONS) <= set(names):
         return {**Settings.model_fields, **ServeSettings.model_fields}
-    return {**ServeSettings.model_fields, **Settings.model_fields}
+    fields = {**ServeSettings.model_fields, **Settings.model_fields}
+    for name, default in defaults.items():
+        fields[name] = copy(fields[name])
+        fields[name].default = default
+    return fields
 
 
 def _parameters(names: Iterable[str], fields: Fields) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:

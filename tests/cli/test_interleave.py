@@ -239,6 +239,13 @@ def test_settings_and_defaults(program: Program) -> None:
     assert (request.text_settings.max_tokens, request.text_settings.max_images) == (8192, 10)
 
 
+def test_help_names_the_defaults_of_this_command(program: Program) -> None:
+    text = program("interleave", "--help").stdout
+    assert "│ --no-think " in text and "│ --think " not in text
+    assert re.search(r"--max-tokens .*\[8192\]", text)
+    assert re.search(r"--max-tokens .*\[512\]", program("chat", "--help").stdout)
+
+
 def test_options_reach_the_engine(program: Program, home: Path) -> None:
     Image.new("RGB", (640, 480)).save("in.png")
     words = "--max-images 3 --max-tokens 9 --do-sample --seed 7 --cfg-scale 2 --num-steps 2 --system Brief."
