@@ -13,7 +13,7 @@ from model.inputs import prompts
 from model.inputs.image_tensors import prepare_drawn, prepare_image
 from model.inputs.token_sequence import build_sequence
 from model.memory.estimate import Workload
-from model.requests import InterleaveRequest, Message
+from model.requests import InterleaveRequest, Message, count_images
 from model.sampling.decode import CACHE_GROWTH, Sampler
 from model.sampling.guidance import edit_guidance
 from model.sampling.prefill import Prefix, embed_image, extend_prefix, prefill
@@ -43,8 +43,8 @@ def interleave(context: TaskContext, request: InterleaveRequest, sampler: Sample
     step_cache = step_cache_config(context, settings)
     images = tuple(map(as_rgb, request.images))
     recommended = context.recommended.for_interleaving()
-    shown = next((image.size for image in map(as_rgb, request.new_images)), None)
-    size = resolve_interleave_size(settings.size, recommended.trained_sizes, shown)
+    new = images[count_images(request.history) :]
+    size = resolve_interleave_size(settings.size, recommended.trained_sizes, new[0].size if new else None)
     yield from drawing_notices(settings, size, recommended, model.adapters)
     pixels = [prepare_image(image, recommended.edit_limits(len(images))) for image in images]
     sequences = build_sequences(context, _texts(request), pixels)
@@ -79,6 +79,7 @@ def interleave(context: TaskContext, request: InterleaveRequest, sampler: Sample
                 finish = "images"
             if finish is not None:
                 break
+            lengths["condition"] = prefixes["condition"].cache.length
             # The caches grow with each picture, so the weights may have to make room now.
             yield from context.reserve_memory(_workload(series, lengths, text.remaining_tokens, longest))
             with torch.inference_mode():
@@ -146,7 +147,6 @@ class _Branches:
         """
         embedded = embed_image(self._context.model.network, prepare_drawn(drawn))
         self._read("condition", embedded, "", CACHE_GROWTH)
-        self._lengths["condition"] = self._prefixes["condition"].cache.length
         if "images" in self._lengths:
             self._unread = embedded
             self._lengths["images"] += self._image_tokens + 1
