@@ -2,7 +2,7 @@
 
 from typing import Generic, Literal, TypeVar
 
-from model import Event, InterleavedAnswer, PicturePart, TextPart, TextToken, ThinkToken
+from model import Event, InterleavedAnswer, PicturePart, TextPart, TextToken, ThinkText, ThinkToken
 
 P = TypeVar("P")
 """A picture as the consumer stores it."""
@@ -23,11 +23,11 @@ class AnswerParts(Generic[P]):
         self._pictures: list[P] = []
         self._texts: list[str] = []
         self._ids: list[int] = []
-        self._thinking = False
+        self._thinking = self._has_thought = False
 
     @property
     def parts(self) -> tuple[TextPart | P, ...]:
-        """Text and pictures so far, in order. Until the answer is complete, the text leaves out its tags."""
+        """Text and pictures so far, in order."""
         return (*self._parts, *self._open_text())
 
     @property
@@ -38,8 +38,15 @@ class AnswerParts(Generic[P]):
     def take(self, event: Event) -> None:
         """Add a token; replace the texts by those of the complete answer."""
         match event:
-            case ThinkToken() | TextToken():
-                self._add_token(event.token_id, event.text, isinstance(event, ThinkToken))
+            case ThinkToken():
+                # The events of tags have no text, but a part contains it.
+                tag = "" if self._has_thought else "<think>"
+                self._has_thought = True
+                self._add_token(event.token_id, tag + event.text, thinking=True)
+            case ThinkText() if event.finish == "end" and self._thinking and self._ids:
+                self._texts.append("</think>")
+            case TextToken():
+                self._add_token(event.token_id, event.text, thinking=False)
             case InterleavedAnswer():
                 self._texts, self._ids = [], []
                 self._parts = [self._pictures[p.index] if isinstance(p, PicturePart) else p for p in event.parts]
@@ -51,7 +58,7 @@ class AnswerParts(Generic[P]):
         self._parts.append(picture)
         self._pictures.append(picture)
 
-    def _add_token(self, token: int, text: str, thinking: bool) -> None:
+    def _add_token(self, token: int, text: str, *, thinking: bool) -> None:
         if thinking != self._thinking:
             self._close_text()
         self._thinking = thinking

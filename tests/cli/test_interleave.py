@@ -386,6 +386,15 @@ def test_a_picture_repeats_its_answer_as_far_as_itself(program: Program, home: P
     assert program.request.text_settings.max_images == 5
 
 
+def test_json_of_a_repeated_answer_has_the_same_parts(program: Program) -> None:
+    first = json.loads(program("interleave", "A tale", "--json").stdout)
+    again = json.loads(program("interleave", "--from", FILES[1], "-o", "again/", "--json").stdout)
+    assert [part for part in again["parts"] if "text" in part] == [
+        part for part in first["parts"][:-1] if "text" in part
+    ]
+    assert (len(again["parts"]), again["finish"]) == (5, None)
+
+
 def test_a_record_holds_the_whole_request(program: Program, home: Path) -> None:
     Image.new("RGB", (64, 64), "teal").save("in.png")
     program("interleave", "A tale", "--image", "in.png", "--system", "Brief.", "--no-think", "--do-sample")
