@@ -43,6 +43,7 @@ REFUSED = [
     ("chat hi --repetition-penalty 1.1", "--repetition-penalty", "--repetition-penalty 1.0"),
     ("chat hi --system brief", "system messages", "leave it out"),
     ("generate x --lora style.safetensors", "LoRAs", "leave --lora out"),
+    ("interleave tale --json", "does not run interleaved answers", "--server off"),
     ("generate x --model other/model", f"has the model {MODEL}, not other/model", "leave --model out"),
 ]
 
