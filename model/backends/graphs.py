@@ -1,11 +1,15 @@
 """CUDA graphs: the hundreds of kernels of a pass through a tower, launched as one."""
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+DIRECT_CALLS = 2
+"""Calls of a captured pass before its capture."""
 
 
 def capture(work: Callable[[], None], pool: Any = None) -> torch.cuda.CUDAGraph:
@@ -49,8 +53,9 @@ def _capture_stream(device: int) -> torch.cuda.Stream:
 class CapturedPass:
     """A pass that runs many times, with other numbers in tensors of the same shapes.
 
-    The first call with a key runs the pass directly and captures its graph while the device is busy; later calls replay
-    the graph. The key identifies the shapes. All other tensors that the pass reads must keep their addresses.
+    The first two calls with a key run the pass directly. The third one captures its graph, which takes as long as a
+    pass, while the device still runs the second. It replays the graph, and so do all later calls. The key identifies
+    the shapes. All other tensors that the pass reads must keep their addresses.
     """
 
     def __init__(self, work: Callable[..., Tensor], load_weights: Callable[[], None]) -> None:
@@ -61,6 +66,7 @@ class CapturedPass:
         """
         self._work = work
         self._load_weights = load_weights
+        self._calls: Counter[Hashable] = Counter()
         self._inputs: dict[Hashable, tuple[Tensor, ...]] = {}  # by shapes; keys with equal shapes share the tensors
         self._results: dict[Hashable, Tensor] = {}
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
@@ -71,15 +77,15 @@ class CapturedPass:
             return self._on_device(key, *inputs)
 
     def _on_device(self, key: Hashable, *inputs: Tensor) -> Tensor:
+        self._calls[key] += 1
+        if self._calls[key] <= DIRECT_CALLS:
+            return self._work(key, *inputs)
+        self._load_weights()
         shapes = tuple(given.shape for given in inputs)
         if shapes not in self._inputs:
             self._inputs[shapes] = tuple(map(torch.empty_like, inputs))
         if key not in self._graphs:
-            result = self._work(key, *inputs)
-            self._load_weights()
             self._graphs[key] = capture(partial(self._run, key, self._inputs[shapes]), self._pool)
-            return result
-        self._load_weights()
         for static, given in zip(self._inputs[shapes], inputs, strict=True):
             static.copy_(given)
         self._graphs[key].replay()

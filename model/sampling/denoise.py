@@ -82,11 +82,7 @@ def denoise(
     rotaries = {branch: _picture_rotary(network, state, grid) for branch, state in denoise_states.items()}
 
     prediction = _Prediction(network, backend.group, denoise_states, rotaries, patches, grid, backend.layer_by_layer)
-    predict: Callable[..., Tensor] = prediction
-    if cache is not None:
-        predict = _CachedPrediction(backend, prediction, cache)
-    elif settings.num_steps > 1:
-        predict = backend.captured(prediction)
+    predict = backend.captured(prediction) if cache is None else _CachedPrediction(backend, prediction, cache)
     every_layer = network.config.transformer.layers
     pending: Step | None = None
     for number, (time, next_time) in enumerate(pairwise(times)):

@@ -137,13 +137,12 @@ def draw_picture(
         preview = _preview(context, step.predicted, series.preview_size) if has_preview else None
         yield DenoisingStep(index, series.count, number, settings.num_steps, step.time, preview)
     drawn = step_picture(step.tokens, size)
-    picture = drawn.float().cpu()
-    require_finite(picture, "picture", context.model.dtype)
+    require_finite(drawn, "picture", context.model.dtype)
     if context.trace is not None:
-        context.trace.pictures.append(picture)
+        context.trace.pictures.append(drawn.float().cpu())
     made_with = settings.model_copy(update={"size": format_size(size), "seed": seed, "num_images": 1})
     summary = layer_timer.summary(cache.summaries()) if cache else None
-    yield Picture(index, series.count, to_image(picture), made_with, think_text, summary)
+    yield Picture(index, series.count, to_image(drawn), made_with, think_text, summary)
     return drawn
 
 

@@ -57,10 +57,9 @@ def write_text(
 
     def sample_checked(logits: Tensor, tokens: list[int]) -> Tensor:
         if not tokens:
-            first_logits = logits.cpu()
-            require_finite(first_logits, "text", context.model.dtype)
+            require_finite(logits, "text", context.model.dtype)
             if context.trace is not None and context.trace.first_logits is None:
-                context.trace.first_logits = first_logits
+                context.trace.first_logits = logits.cpu()
         return sample(logits, tokens)
 
     stream = StreamDecoder(context.tokenizer)
@@ -106,7 +105,7 @@ def think(
 
 
 def require_finite(values: Tensor, what: str, dtype: torch.dtype) -> None:
-    """Raise a NumericsError if any value is NaN or infinite.
+    """Raise a NumericsError if any value is NaN or infinite. The values' device looks at them, and the host waits.
 
     Without this check, such a picture would be black and such a text would repeat one token, without an explanation.
 
