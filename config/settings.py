@@ -170,8 +170,8 @@ class LoadSettings(SettingsGroup):
         Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"]),
     ] = "auto"
     """Device to run on: auto, cpu, cuda, cuda:1 or mps."""
-    dtype: Annotated[Literal["bfloat16", "float16", "float32"], Scope(recorded=True)] = "bfloat16"
-    """Number format of weights and arithmetic."""
+    dtype: Annotated[Literal["auto", "bfloat16", "float16", "float32"], Scope(recorded=True)] = "auto"
+    """Number format of weights and arithmetic; auto: float32 on CPUs that are slow in bfloat16, else bfloat16."""
     check_weights: bool = False
     """Check all weights while loading, and refuse a checkpoint with NaN or infinity."""
     quantization: Annotated[Quantization, Scope(recorded=True)] = "off"

@@ -34,7 +34,12 @@ class Engine(ABC):
     >>> for event in engine.run(GenerateRequest("A cute cat")):
     ...     if isinstance(event, Picture):
     ...         event.image.save("cat.png")
+
+    Attributes:
+        dtype: the number format that the model runs in; empty if a server does not say it.
     """
+
+    dtype: str = ""
 
     @abstractmethod
     def run(self, request: Request) -> Iterator[Event]:
@@ -144,7 +149,7 @@ class LocalEngine(Engine):
 
     Attributes:
         checkpoint: the checkpoint's folder.
-        device, dtype: the device and the number format that the model runs in.
+        device: the device that the model runs on.
     """
 
     def __init__(self, loaded: "LocalModel") -> None:

@@ -177,6 +177,11 @@ class LoadedModel:
                 self._shown.add(note)
                 yield note
 
+    def add_notice(self, text: str | None) -> None:
+        """Add a notice for `take_notices`, unless it is None."""
+        if text is not None:
+            self._notes.append(text)
+
     def _plan_notes(self, workload: Workload) -> Iterator[str]:
         """Yield notices about the current plan."""
         peak = self.peak(workload)

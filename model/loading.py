@@ -11,6 +11,7 @@ from model.checkpoint.quantization import resolve_quantization
 from model.checkpoint.sharding import require_split
 from model.devices import resolve_device, resolve_dtype
 from model.events import LoadProgress
+from model.memory.number_format import choose_dtype
 from model.network.configuration import read_config
 from model.parallel.choose_layout import ExpectedUse, choose_model_layout, count_gpus
 from model.parallel.collectives import ProcessGroups
@@ -55,8 +56,11 @@ def load_model(
     require_compatible(settings)
     process_timings.restart(DEVICE, PLACE, READ, COMPILE)
     with process_timings.phase(DEVICE):
-        device, dtype = resolve_device(settings.device), resolve_dtype(settings.dtype)
-    quantized = resolve_quantization(settings.quantization, device, dtype)
+        device = resolve_device(settings.device)
+    # With eight-bit weights, `auto` is bfloat16.
+    quantized = resolve_quantization(
+        settings.quantization, device, resolve_dtype(settings.dtype.replace("auto", "bfloat16"))
+    )
     gpus = count_gpus(settings.gpus, device)
     image_settings = [request.settings for request in requests or () if not isinstance(request, AnswerRequest)]
     if settings.gpus == "all":
@@ -70,14 +74,18 @@ def load_model(
         recommended = read_recommended(folder)
     sizes = [each.size for each in image_settings] or [size]
     largest = max(sizes, key=lambda each: image_tokens(each, recommended))
-    if ranks_wanted == 1:
-        return LocalModel(model, Runner.load(Load(folder, settings, largest), device, None, on_progress))
-    command = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
     config = read_config(folder)
+    dtype, notice = choose_dtype(settings, device, config, image_tokens(largest, recommended))
+    settings = settings.model_copy(update={"dtype": dtype})
+    if ranks_wanted == 1:
+        runner = Runner.load(Load(folder, settings, largest), device, None, on_progress)
+        runner.model.add_notice(notice)
+        return LocalModel(model, runner)
+    command = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
     layout = ParallelLayout(settings.tensor_parallel_size, settings.cfg_parallel_size)
     if gpus:
         use = ExpectedUse.of(requests, image_tokens(largest, recommended))
-        layout = choose_model_layout(gpus, use, config, device, dtype.itemsize, quantized)
+        layout = choose_model_layout(gpus, use, config, device, resolve_dtype(dtype).itemsize, quantized)
     require_split(config, layout.tensor)
     ranks = RankProcesses(layout, device)
 
@@ -89,6 +97,7 @@ def load_model(
     try:
         groups = ranks.join_groups()
         runner = ranks.run_on_all(command, lambda: Runner.load(command, groups.device, groups, check_and_report))
+        runner.model.add_notice(notice)
     except BaseException:
         ranks.close()
         raise

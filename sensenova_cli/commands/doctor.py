@@ -53,7 +53,7 @@ def doctor(
     if found.bandwidth.note is not None:
         view.notice(found.bandwidth.note)
     if flags.json:
-        print_json(forecast_json(found, name, settings.dtype))
+        print_json(forecast_json(found, name))
         return
     typer.echo(bandwidth_line(found))
-    print_forecasts(found, name, settings.dtype)
+    print_forecasts(found, name)

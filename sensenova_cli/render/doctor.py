@@ -41,12 +41,12 @@ def bandwidth_line(found: "Examination") -> str:
     return " · ".join(parts)
 
 
-def print_forecasts(found: "Examination", model: str, dtype: str) -> None:
+def print_forecasts(found: "Examination", model: str) -> None:
     """Print a row for each picture size and offload plan; `*` marks the plan that `--offload auto` chooses."""
     if found.budget is None:
         print(f"\n{for_terminal(model)}: this system does not report free memory, so nothing can be predicted")
         return
-    print(f"\n{for_terminal(model)} in {dtype}, {format_memory(found.budget)} usable\n")
+    print(f"\n{for_terminal(model)} in {found.dtype}, {format_memory(found.budget)} usable\n")
     table = plain_table("", "size", "offload", "fits")
     for heading in ("peak", "guided step"):
         table.add_column(heading, justify="right")
@@ -69,7 +69,7 @@ def plan_name(offload_plan: "OffloadPlan") -> str:
     return f"layers, {offload_plan.buffers} at a time" if offload_plan.kind == "layers" else offload_plan.kind
 
 
-def forecast_json(found: "Examination", model: str, dtype: str) -> dict[str, Any]:
+def forecast_json(found: "Examination", model: str) -> dict[str, Any]:
     """Return all findings, in bytes and seconds."""
     machine = asdict(found.machine)
     machine["obstacle"] = machine.pop("kernel_obstacle")  # scripts know the shorter key
@@ -80,7 +80,7 @@ def forecast_json(found: "Examination", model: str, dtype: str) -> dict[str, Any
         "link_bytes_per_second": found.bandwidth.link,
         "files_bytes_per_second": found.bandwidth.files,
         "model": model,
-        "dtype": dtype,
+        "dtype": found.dtype,
         "usable_bytes": found.budget,
         "forecasts": [
             {

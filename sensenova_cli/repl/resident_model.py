@@ -11,7 +11,7 @@ from config.recommended import Recommended
 from config.settings import LoadSettings
 from model import Card, DownloadPlan, Engine, LoadProgress, Request, parse_loras, read_card
 from sensenova_cli.render.turn_view import TurnView
-from sensenova_cli.turns.model_source import download_notice, model_name
+from sensenova_cli.turns.model_source import download_notice, loaded_settings, model_name
 
 POLL_SECONDS = 0.05
 
@@ -73,8 +73,11 @@ class ResidentModel:
     @property
     def loaded(self) -> LoadSettings:
         """The load settings for records, as `ModelSource.loaded`."""
-        card = self._engine.card if self._engine is not None else self._card
-        return card.loaded if card is not None and card.loaded is not None else self.settings
+        engine = self._engine
+        card = engine.card if engine is not None else self._card
+        if card is not None and card.loaded is not None:
+            return card.loaded
+        return self.settings if engine is None else loaded_settings(self.settings, engine)
 
     @property
     def is_done(self) -> bool:

@@ -101,6 +101,7 @@ class ModelOnDemand:
                 on_download=lambda done, total: progress.show("downloading", done, total),
                 on_progress=lambda now: progress.show("loading", now.done_bytes, now.total_bytes),
             )
+        self._loaded = loaded_settings(self.settings, engine)
         view.muted(f"loaded in {time.perf_counter() - start:.1f} s: {engine.description}")
         return engine
 
@@ -142,6 +143,11 @@ def require_local(settings: LoadSettings) -> None:
             f"this command needs the model's files, which the server {settings.server} does not give out",
             f"run it on that machine, or use the files here: {mention('server', 'off')}",
         )
+
+
+def loaded_settings(settings: LoadSettings, engine: Engine) -> LoadSettings:
+    """Return load settings for records, with the number format that the engine uses instead of `auto`."""
+    return settings.model_copy(update={"dtype": engine.dtype}) if engine.dtype else settings
 
 
 def model_name(settings: LoadSettings) -> str:

@@ -62,8 +62,9 @@ class FakeEngine(Engine):
 
     placement = ""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, dtype: str = "auto") -> None:
         self.checkpoint = checkpoint
+        self.dtype = dtype.replace("auto", "bfloat16")
         self.recommended: Recommended = read_recommended(checkpoint)
         self.requests: list[Request] = []
         self.lost = self.request_closed = self.closed = False

@@ -19,7 +19,7 @@ from tests.cli.fake_engine import FakeEngine
 
 def open_engine(settings: LoadSettings, **options: object) -> Any:
     time.sleep(float(os.environ.get("FAKE_LOAD_SECONDS", "0")))
-    engine = FakeEngine(find_checkpoint(settings.model or DEMO_MODEL))
+    engine = FakeEngine(find_checkpoint(settings.model or DEMO_MODEL), settings.dtype)
     engine.on_step = take_a_step
     if "FAKE_PREVIEW" in os.environ:
         engine.predict = lambda longer_side: Image.new("RGB", (longer_side, longer_side), os.environ["FAKE_PREVIEW"])

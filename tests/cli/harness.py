@@ -69,7 +69,7 @@ class Program:
             raise self.load_error
         on_progress(LoadProgress(1, 4))
         on_progress(LoadProgress(4, 4))
-        engine = FakeEngine(self.folder or find_checkpoint(settings.model or DEMO_MODEL))
+        engine = FakeEngine(self.folder or find_checkpoint(settings.model or DEMO_MODEL), settings.dtype)
         self.prepare(engine)
         self.engines.append(engine)
         self.loaded.append(settings)

@@ -59,7 +59,7 @@ def test_json_is_one_object_with_consistent_rates(tiny_checkpoint: Path) -> None
     result = bench("--model", str(tiny_checkpoint), *QUICK, "--json", "-q")
     assert result.exit_code == 0 and result.stderr == ""
     report = json.loads(result.stdout)
-    assert report["dtype"] == "bfloat16" and report["steps"] == 2 and report["tokens"] == 3
+    assert report["dtype"] in ("bfloat16", "float32") and report["steps"] == 2 and report["tokens"] == 3
     guided, unguided, read, first, token, load = report["figures"]
     ceiling = report["ceilings"]["gemm_flops_per_second"]
     assert guided["share_of_ceiling"] == pytest.approx(guided["rate"] / ceiling)

@@ -21,7 +21,7 @@ LARGE: Size = (2048, 2048)
 
 def examined(gpu_memory: str | None, *sizes: Size) -> Examination:
     """Examine an 8B without files on the CPU."""
-    settings = LoadSettings(device="cpu", gpu_memory=gpu_memory)
+    settings = LoadSettings(device="cpu", dtype="bfloat16", gpu_memory=gpu_memory)
     return examine("u1-8b", settings, sizes, ceilings=CEILINGS, bandwidth=NO_BANDWIDTH)
 
 
@@ -43,7 +43,7 @@ def enough_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("enough_memory")
 def test_the_offload_plan_of_an_8b_depends_on_memory() -> None:
-    found = json.loads(json.dumps(forecast_json(examined("20GiB", LARGE, (512, 512)), "u1-8b", "bfloat16")))
+    found = json.loads(json.dumps(forecast_json(examined("20GiB", LARGE, (512, 512)), "u1-8b")))
     assert list(found["machine"])[-2:] == ["on_gpu", "obstacle"]
     assert found["usable_bytes"] == 20 * 2**30
     assert (found["gemm_flops_per_second"], found["copy_bytes_per_second"]) == (1e12, 1e10)
@@ -60,7 +60,7 @@ def test_the_offload_plan_of_an_8b_depends_on_memory() -> None:
 
 @pytest.mark.usefixtures("enough_memory")
 def test_memory_too_small_for_any_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    print_forecasts(examined("1GiB", LARGE), "u1-8b", "bfloat16")
+    print_forecasts(examined("1GiB", LARGE), "u1-8b")
     printed = capsys.readouterr().out
     assert " yes " not in printed
     assert (

@@ -177,6 +177,15 @@ def test_the_number_format_is_recorded(program: Program, monkeypatch: pytest.Mon
     assert record.loaded.dtype == "float32"
 
 
+def test_a_record_names_the_number_format_that_was_used(program: Program) -> None:
+    """`auto` depends on the device, so a record of `auto` could not be repeated on another one."""
+    program.prepare = lambda engine: setattr(engine, "dtype", "float32")
+    program("generate", "x", "-o", "first.png")
+    program("generate", "--from", "first.png", "-o", "again.png")
+    assert [settings.dtype for settings in program.loaded] == ["auto", "float32"]
+    assert Path("again.png").read_bytes() == Path("first.png").read_bytes()
+
+
 def test_the_quantization_is_replayed(program: Program) -> None:
     program("generate", "x", "--quantization", "fp8", "-o", "first.png")
     record = read_record(Path("first.png"))
