@@ -35,7 +35,7 @@ def chat(
 ) -> None:
     """Send a message to the model, and print its answer. Without a message, start a conversation.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova chat "What is the capital of France?"
       sensenova chat - < letter.txt --system "Answer in one sentence."
       sensenova chat "Write a haiku" --do-sample --temperature 0.6 --top-p 0.95
@@ -48,7 +48,7 @@ def chat(
 
     refuse_stdin_twice(message, flags.prompt, *flags.image)
     prompts = given_prompts(message, flags.prompt, None)
-    if not prompts and sys.stdin.isatty() and sys.stdout.isatty() and not flags.json:
+    if not prompts and sys.stdin.isatty() and not flags.json:
         from sensenova_cli.commands.repl import start_session
 
         start_session(flags, "chat", system=system, images=flags.image)

@@ -27,7 +27,7 @@ from model import (
 )
 from sensenova_cli.render.answer import PlainAnswer
 from sensenova_cli.render.console import is_animated, stderr_console
-from sensenova_cli.render.preview import LIVE_SIZE, Preview
+from sensenova_cli.render.preview import LIVE_SIZE, SCREEN, Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView
 from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.render.step_cache import cache_table
@@ -38,6 +38,8 @@ from sensenova_cli.render.waiting import LiveWaiting, PlainWaiting
 from sensenova_cli.system.unicode import for_terminal, printable
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from sensenova_cli.render.markdown_answer import MarkdownAnswer
 
 
@@ -51,7 +53,8 @@ class TurnView:
         print_think: write the think text to stdout when it is complete.
         preview: how forming and finished pictures are shown.
         cache_summary: show for each picture how much the step cache reused.
-        show_each: show every finished picture; otherwise only a picture that is made alone.
+        preview_part: largest part of the screen's rows that a picture takes, as for `Preview.choose`.
+        with_sheet: show several pictures of a request on one sheet, numbered from 1; otherwise the caller shows them.
         spelling: how notices spell the settings that they mention.
 
     Raises:
@@ -67,7 +70,8 @@ class TurnView:
         print_think: bool = False,
         preview: PreviewChoice = "off",
         cache_summary: bool = False,
-        show_each: bool = True,
+        preview_part: float = SCREEN,
+        with_sheet: bool = True,
         spelling: Spelling = as_flags,
     ) -> None:
         self._console = stderr_console()
@@ -77,14 +81,15 @@ class TurnView:
         self._show_think = show_think
         self._print_think = print_think
         self._request: Request | None = None
-        self._preview = Preview.choose(self._console, "off" if quiet else preview)
+        self._preview = Preview.choose(self._console, "off" if quiet else preview, part=preview_part)
         self._steps: LiveSteps | PlainSteps | None = None
         self._think: LiveThink | PlainThink | None = None
         self._waiting: LiveWaiting | PlainWaiting | None = None
         self._shows_work = False  # whether the engine yields events while it works on this request
         self._times: list[float] = []  # when the request began, and when each picture was finished
         self._cache_summary = cache_summary
-        self._show_each = show_each
+        self._with_sheet = with_sheet
+        self._sheet: list[Image.Image] = []  # the finished pictures of this request, if it makes several
         self._spelling = spelling
         self._answer: PlainAnswer | MarkdownAnswer | None = None
         self._redraws_answer = False
@@ -128,6 +133,7 @@ class TurnView:
         finally:
             self._close_views()
             self._end_answer_line()
+            self._show_sheet()
 
     def preview_request(self) -> tuple[int, int]:
         """Return a request's `preview_every` and `preview_size` for this screen; (0, 0) if it shows no previews."""
@@ -174,12 +180,22 @@ class TurnView:
     def after_sinks(self, event: Event) -> None:
         """Show a finished picture below the path that a sink has printed for it."""
         if isinstance(event, Picture):
-            if self._show_each or event.count == 1:
+            if event.count == 1:
                 self._preview.show(event.image)
+            elif self._with_sheet:
+                self._sheet.append(event.image)
+                if event.index + 1 == event.count:
+                    self._show_sheet()
             if self._cache_summary and not self._quiet:
                 self._show_cache_summary(event)
             if event.index + 1 < event.count and self._shows_work:
                 self._show_first_bar(event.index + 1)
+
+    def _show_sheet(self) -> None:
+        """Show the finished pictures of a request for several, also if it has been cancelled."""
+        if self._sheet:
+            self._preview.show_several(self._sheet)
+        self._sheet = []
 
     def _show_cache_summary(self, picture: Picture) -> None:
         if picture.caching is not None:

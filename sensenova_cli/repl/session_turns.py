@@ -14,6 +14,7 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.outputs.picture_writer import PictureWriter
+from sensenova_cli.render.preview import HALF
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.repl.resident_model import ResidentModel
@@ -162,12 +163,20 @@ class SessionTurns:
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
             source = self.resident_model
-            sink = SessionPictureSink(self.session, kind, source, line_options, inputs, self._on_picture)
-            if not line_options.settings.get("output"):
+            session = self.session
+            on_picture = (lambda picture, path: None) if session.is_temporary else self._on_picture
+            sink = SessionPictureSink(session, kind, source, line_options, inputs, on_picture)
+            if not line_options.settings.get("output") and not session.is_temporary:
                 return [sink]
 
             def report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
-                view.notice(f"picture {sink.pictures[-1].number} was also written to {path}")
+                made = sink.pictures[-1]
+                if session.is_temporary:
+                    assert path is not None  # stdout is refused below
+                    session.note_outside(made.number, path)
+                    self._on_picture(made, str(path))
+                else:
+                    view.notice(f"picture {made.number} is also saved as {path}")
 
             count = turns[0].settings.num_images
             writer = _picture_writer(layers.output.output, count, line_options)
@@ -236,7 +245,8 @@ class SessionTurns:
             print_think=output.print_think,
             preview=output.preview if self._interactive else "off",
             cache_summary=output.enable_cache_dit_summary,
-            show_each=False,
+            preview_part=HALF,
+            with_sheet=False,
             spelling=as_session,
         )
 
@@ -266,7 +276,7 @@ def _choose_profile(start: Flags, profile: str | None) -> str | None:
 
 
 def _picture_writer(output: str | None, count: int, line_options: Flags) -> PictureWriter:
-    """Return the writer for a line with `-o`, which also writes its pictures outside the session."""
+    """Return the writer for pictures outside of the session: of a line with `-o`, or without a saved session."""
     if output == "-":
         raise UsageError("stdout of a session is for paths and answers", "name a file with -o")
     return PictureWriter.prepare(output, force=line_options.force, stdout_is_terminal=True, count=count)

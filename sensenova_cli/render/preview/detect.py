@@ -1,4 +1,4 @@
-"""Detection of the method by which a terminal can show pictures, from environment variables.
+"""Detection of the method by which a terminal can show pictures, and of its links, from environment variables.
 
 The program never queries the terminal: the reply would arrive on standard input, mixed with keys that the user types.
 """
@@ -17,11 +17,16 @@ from sensenova_cli.errors import UsageError
 
 Method = Literal["kitty", "iterm2", "sixel", "blocks"]
 
+FIRST_VTE_WITH_LINKS = 5000
+"""The version of VTE, which GNOME Terminal and others use, from which it shows links."""
 DEFAULT_CELL = (10, 20)
 """Width and height of a character cell in pixels if the terminal does not report them."""
 
 _BY_TERM: tuple[tuple[str, Method], ...] = (("kitty", "kitty"), ("ghostty", "kitty"), ("wezterm", "iterm2"))
 _BY_PROGRAM: Mapping[str, Method] = {"iTerm.app": "iterm2", "WezTerm": "iterm2", "ghostty": "kitty"}
+
+_LINKS_BY_TERM = ("kitty", "ghostty", "wezterm", "foot", "alacritty", "contour")
+_LINKS_BY_PROGRAM = ("iTerm.app", "WezTerm", "ghostty", "vscode", "Hyper", "rio")
 
 
 def choose_method(setting: PreviewChoice, console: Console, environment: Mapping[str, str]) -> Method | None:
@@ -44,6 +49,20 @@ def choose_method(setting: PreviewChoice, console: Console, environment: Mapping
             "run pip install 'sensenova[sixel]', or use `preview=blocks`",
         )
     return setting
+
+
+def has_links(console: Console, environment: Mapping[str, str]) -> bool:
+    """Return whether a console shows links (OSC 8) to files, on which a user can click.
+
+    Other terminals may print the link's address. Over SSH, the user's machine does not have the file.
+    """
+    if not _is_colour_screen(console) or _is_multiplexer(environment) or environment.get("SSH_CONNECTION"):
+        return False
+    term = environment.get("TERM", "").lower()
+    if any(name in term for name in _LINKS_BY_TERM) or environment.get("TERM_PROGRAM") in _LINKS_BY_PROGRAM:
+        return True
+    vte = environment.get("VTE_VERSION", "")
+    return (vte.isdecimal() and int(vte) >= FIRST_VTE_WITH_LINKS) or "KONSOLE_VERSION" in environment
 
 
 def has_blocks(console: Console) -> bool:
@@ -78,10 +97,15 @@ def _has_unicode(console: Console) -> bool:
     return (getattr(console.file, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
 
 
+def _is_multiplexer(environment: Mapping[str, str]) -> bool:
+    inside = any(environment.get(name) for name in ("TMUX", "STY", "ZELLIJ"))
+    return inside or environment.get("TERM", "").lower().startswith(("screen", "tmux"))
+
+
 def _detect(environment: Mapping[str, str]) -> Method | None:
     """Return the graphics protocol of the innermost terminal; None if no protocol of it is known."""
     term = environment.get("TERM", "").lower()
-    if any(environment.get(name) for name in ("TMUX", "STY", "ZELLIJ")) or term.startswith(("screen", "tmux")):
+    if _is_multiplexer(environment):
         # A multiplexer inherits the variables of the outer terminal but swallows its sequences. tmux can be set to pass
         # them through, but then the picture ignores panes and scrolling: it appears at the outer cursor, remains after
         # a change of the window, and covers other panes.
