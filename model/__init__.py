@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from config.settings import ImageSettings, LoadSettings, TextSettings
-    from model.checkpoint.builtin import DEMO_MODEL
+    from model.checkpoint.builtin import DEMO_CHECKPOINT, DEMO_MODEL
     from model.checkpoint.card import Card
     from model.checkpoint.facts import CheckpointFacts, read_facts
-    from model.checkpoint.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint, is_hub_id, local_checkpoint
+    from model.checkpoint.hub import DownloadPlan, find_checkpoint, is_hub_id, local_checkpoint
+    from model.checkpoint.hub_errors import OFFICIAL_MODEL
     from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
     from model.checkpoint.random_weights import write_tiny_checkpoint
     from model.conversation import Conversation
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
         Waiting,
     )
     from model.image_files import open_picture, read_picture
-    from model.opening import open_engine, read_card
+    from model.opening import has_room, open_engine, read_card
     from model.parallel.connections import release_rank_processes
     from model.parallel.launch import launched
     from model.rank_main import run_rank
@@ -78,7 +79,7 @@ _HOMES = {
     "model.checkpoint.card": ["Card"],
     "model.conversation": ["Conversation"],
     "model.engine": ["Engine"],
-    "model.opening": ["open_engine", "read_card"],
+    "model.opening": ["has_room", "open_engine", "read_card"],
     "model.errors": [
         "CheckpointError",
         "DeviceError",
@@ -120,9 +121,10 @@ _HOMES = {
     "model.verification.checks": ["Checks", "PictureCheck", "find_checks", "published_checks", "published_models"],
     "model.verification.files": ["FileFinding", "check_files"],
     "model.verification.pictures": ["PictureComparison", "compare_picture"],
-    "model.checkpoint.builtin": ["DEMO_MODEL"],
+    "model.checkpoint.builtin": ["DEMO_CHECKPOINT", "DEMO_MODEL"],
     "model.checkpoint.facts": ["CheckpointFacts", "read_facts"],
-    "model.checkpoint.hub": ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "is_hub_id", "local_checkpoint"],
+    "model.checkpoint.hub": ["DownloadPlan", "find_checkpoint", "is_hub_id", "local_checkpoint"],
+    "model.checkpoint.hub_errors": ["OFFICIAL_MODEL"],
     "model.checkpoint.named_lora": ["NO_LORA", "NamedLora", "format_loras", "parse_loras"],
     "model.checkpoint.random_weights": ["write_tiny_checkpoint"],
 }
@@ -130,6 +132,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CARD",
+    "DEMO_CHECKPOINT",
     "DEMO_MODEL",
     "NO_LORA",
     "OFFICIAL_MODEL",
@@ -185,6 +188,7 @@ __all__ = [
     "find_checkpoint",
     "find_checks",
     "format_loras",
+    "has_room",
     "is_hub_id",
     "is_loopback",
     "is_usable_key",

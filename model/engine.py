@@ -87,6 +87,10 @@ class Engine(ABC):
     def close(self) -> None:
         """Free the engine's memory. The engine cannot be used afterwards."""
 
+    def use_freed_memory(self) -> None:  # noqa: B027  # most engines have no memory here
+        """Measure the free memory again. Call it after another model was unloaded, so that large requests can use its
+        memory."""
+
     def warm_up(self, size: str = "auto") -> None:
         """Do the work that only the first requests need, such as compiling kernels, so that they do not wait for it.
 
@@ -233,6 +237,10 @@ class LocalEngine(Engine):
             self._ranks.run_on_all(UseLoras(tuple(loras)), lambda: self._runner.use_loras(loras))
         else:
             self._runner.use_loras(loras)
+
+    def use_freed_memory(self) -> None:
+        """See `Engine.use_freed_memory`."""
+        self._runner.model.use_freed_memory()
 
     def predicted_peak(self, workload: "Workload") -> int:
         """Return the predicted peak of device memory for a workload, in bytes, weights included."""

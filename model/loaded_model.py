@@ -97,6 +97,12 @@ class LoadedModel:
         self._notes: list[str] = []
         self._shown: set[str] = set()
 
+    def use_freed_memory(self) -> None:
+        """Raise the budget to the memory that is free now and the weights that are loaded, unless a limit is set."""
+        free = usable_memory(self.device, None)
+        if self.is_loaded and not self._is_limited and free is not None:
+            self.budget = free + self._weights.on_device(self.offload_plan)
+
     def load(
         self,
         workload: Workload,

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from config.recommended import read_recommended
 from config.settings import LoadSettings, require_compatible
 from model.checkpoint.builtin import DEMO_MODEL
-from model.checkpoint.hub import DownloadPlan, find_checkpoint
+from model.checkpoint.hub import DownloadPlan, find_card, find_checkpoint
 from model.checkpoint.quantization import resolve_quantization
 from model.checkpoint.sharding import require_split
-from model.devices import resolve_device, resolve_dtype
+from model.devices import resolve_device, resolve_dtype, usable_memory
 from model.events import LoadProgress
+from model.memory.estimate import ALL_RESIDENT, USUAL_PREFIXES, Weights, Workload, peak_bytes
 from model.memory.number_format import choose_dtype
 from model.network.configuration import read_config
 from model.parallel.choose_layout import ExpectedUse, choose_model_layout, count_gpus
@@ -40,6 +41,30 @@ class LocalModel:
     ranks: RankProcesses | None = None
     groups: ProcessGroups | None = None
     chosen_layout: ParallelLayout | None = None
+
+
+def has_room(settings: LoadSettings, size: str = "auto") -> bool:
+    """Return whether a model fits into the memory that is free now, with all its weights on one device. False if that
+    is not known, or if several ranks would share the model.
+
+    Args:
+        size: picture size to reserve memory for, as in the settings.
+
+    Raises:
+        CheckpointError, RecommendationError: as for `model.checkpoint.card.read_local_card`.
+        DeviceError: the device does not exist.
+    """
+    is_shared = settings.gpus or settings.tensor_parallel_size * settings.cfg_parallel_size > 1
+    device = resolve_device(settings.device)
+    budget = usable_memory(device, None)
+    if is_shared or settings.gpu_memory_bytes is not None or budget is None:
+        return False
+    folder = find_card(settings.model or DEMO_MODEL)
+    config, tokens = read_config(folder), image_tokens(size, read_recommended(folder))
+    dtype = resolve_dtype(choose_dtype(settings, device, config, tokens)[0])
+    weights = Weights.of(config, dtype.itemsize, resolve_quantization(settings.quantization, device, dtype))
+    workload = Workload(tokens, USUAL_PREFIXES)
+    return peak_bytes(config, weights, ALL_RESIDENT, workload, dtype.itemsize) <= budget
 
 
 def load_model(

@@ -26,7 +26,7 @@ from model import (
     Waiting,
 )
 from sensenova_cli.render.answer import PlainAnswer
-from sensenova_cli.render.console import is_animated, stderr_console
+from sensenova_cli.render.console import is_animated, print_message, stderr_console
 from sensenova_cli.render.preview import LIVE_SIZE, SCREEN, Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView
 from sensenova_cli.render.spelling import Spelling, as_flags
@@ -96,17 +96,20 @@ class TurnView:
         self._answered = ""
         self._noticed: set[str] = set()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the view shows nothing on stderr."""
+        return self._quiet
+
     def notice(self, text: str) -> None:
         """Print a notice: something worth knowing that is not an error."""
         if not self._quiet:
-            self._console.print(
-                Text.assemble(("note:", "yellow"), " ", printable(self._spelling(text))), soft_wrap=True
-            )
+            print_message(self._console, Text.assemble(("note:", "yellow"), " ", printable(self._spelling(text))))
 
     def muted(self, text: str) -> None:
         """Print a dim line of little importance."""
         if not self._quiet:
-            self._console.print(Text(printable(self._spelling(text)), style="dim"), soft_wrap=True)
+            print_message(self._console, Text(printable(self._spelling(text)), style="dim"))
 
     def timings(self, seconds: Mapping[str, float]) -> None:
         """Print the seconds of each phase of the run, also if the view is quiet: the user asked for them."""

@@ -10,6 +10,7 @@ from config.errors import SenseNovaError
 from config.toml_file import show_path
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.render.console import print_message
 from sensenova_cli.render.errors import print_error
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.repl.dispatch import command_name
@@ -87,7 +88,7 @@ class Repl(Workspace):
     def greet(self, notice: str) -> None:
         """Print a notice. For a continued session, also print its problems, its length and the selected picture."""
         if notice and not self._quiet:
-            self._console.print(Text.assemble(("note:", "yellow"), " ", as_session(notice)), soft_wrap=True)
+            print_message(self._console, Text.assemble(("note:", "yellow"), " ", as_session(notice)))
         for problem in self.session.problems:
             print_error(str(problem))
         if self.turns.settings_error is not None:

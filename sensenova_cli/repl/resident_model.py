@@ -135,6 +135,16 @@ class ResidentModel:
         self.open((), view).use_loras(parse_loras(text))
         self.settings = self.settings.model_copy(update={"lora": text})
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model can run requests now."""
+        return self._engine is not None and not self._engine.is_lost
+
+    def use_freed_memory(self) -> None:
+        """Use the memory of a model that was unloaded, as `Engine.use_freed_memory`."""
+        if self._engine is not None:
+            self._engine.use_freed_memory()
+
     def discard(self) -> None:
         """Close the engine and free its memory; loading that still runs ends at its next report of progress."""
         self._cancelled = True

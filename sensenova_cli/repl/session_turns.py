@@ -8,7 +8,7 @@ from typing import Any, Literal
 from config.errors import SenseNovaError
 from config.sources import Layers, Resolved
 from config.validation import check_values
-from model import Conversation, Picture
+from model import Conversation, Picture, has_room
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.prompts import Prompt
@@ -23,6 +23,7 @@ from sensenova_cli.sessions.entries import SessionPicture
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
+from sensenova_cli.turns.model_source import require_usable
 from sensenova_cli.turns.one_shot_sinks import PictureFileSink
 from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
 from sensenova_cli.turns.session_sinks import MeasurementSink, SessionAnswerSink, SessionPictureSink
@@ -100,10 +101,39 @@ class SessionTurns:
         return self._current[1]
 
     def use_model(self, name: str) -> None:
-        """Discard the model, and load another one in the background."""
-        self._start = replace(self._start, settings={**self._start.settings, "model": name})
+        """Load another model, and discard the one before.
+
+        The model before stays loaded meanwhile, if there is memory for both. Otherwise it is unloaded first, and loaded
+        again if the other one cannot be loaded.
+
+        Raises:
+            SenseNovaError: the other model cannot be loaded. The session keeps the model before.
+            KeyboardInterrupt: the user pressed Ctrl-C; as above.
+        """
+        start = replace(self._start, settings={**self._start.settings, "model": name})
+        state = self.session.state
+        layers = merge_flags(start, state.settings, state.profile, NO_OPTIONS).layers()
+        view, before = self._view(layers), self.resident_model
+        require_usable(layers.load)
+        size = layers.values.get("size", "auto")
+        keeps = before.is_loaded and has_room(layers.load, size)
+        if before.is_loaded and not keeps:
+            view.notice(f"memory is too small for two models, so {before.name} is unloaded first")
+        if not keeps:
+            before.discard()
+        other = self._load(layers, after=before)
+        try:
+            other.open((), view)
+        except BaseException:
+            other.discard()
+            if not keeps:
+                view.notice(f"loading {before.name} again")
+                self.resident_model = ResidentModel(before.settings, size, after=other)
+            raise
+        before.discard()
+        other.use_freed_memory()
+        self.resident_model, self._start = other, start
         self.set_by_commands.add("model")
-        self.reload()
 
     def use_loras(self, text: str) -> None:
         """Replace the model's LoRAs; if the model could not be loaded before, load it with them.

@@ -15,7 +15,7 @@ from config.sizes import format_size, resolve_size
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.replay import PictureKind
-from sensenova_cli.render.console import is_animated, stderr_console
+from sensenova_cli.render.console import is_animated, print_message, stderr_console
 from sensenova_cli.render.preview import HALF, SMALL, Preview, has_links
 from sensenova_cli.repl.session_turns import SessionTurns
 from sensenova_cli.sessions.entries import SessionPicture, Set, Stage, Use, UseProfile
@@ -159,19 +159,16 @@ class Workspace:
             preview.show_several([self.session.read(number).image for number in numbers], first=numbers[0])
         prompt = self.session.state.prompt_of(numbers[0])
         about = f" · {shorten(prompt, MAX_PROMPT)}" if prompt else ""
-        self.say(f"pictures {', '.join(map(str, numbers))}: /use N selects one{about}")
+        selected = self.session.state.now.selected
+        how = f"{selected} is selected; /use N selects another" if selected in numbers else "/use N selects one"
+        self.say(f"pictures {', '.join(map(str, numbers))}{about} · {how}")
 
     def _on_picture(self, picture: SessionPicture, path: str) -> None:
         self._new_pictures.append(picture)
         if self._shows_results:
-            name = Text(printable(Path(path).name), style=self._link(Path(path)))
-            self._console.print(Text.assemble((f"picture {picture.number}", "bold"), "  ", name), soft_wrap=True)
+            self.print_picture_name(f"picture {picture.number}", Path(path))
         else:
             self.print_result(path)
-
-    def _link(self, path: Path) -> Style:
-        """Return a style that makes text a link to a file, if the terminal has links."""
-        return Style(link=path.absolute().as_uri()) if has_links(self._console, os.environ) else Style()
 
     def _preview(self, part: float) -> Preview:
         """Return a preview; `part` as for `Preview.choose`."""
@@ -229,9 +226,15 @@ class Workspace:
         selected = self.session.state.selected
         self.say(f"selected: {self._name(selected.number)}" if selected else "no picture is selected")
 
+    def print_picture_name(self, label: str, path: Path) -> None:
+        """Print a label and the name of a picture's file, as a link if the terminal has links."""
+        link = Style(link=path.absolute().as_uri()) if has_links(self._console, os.environ) else Style()
+        name = Text(printable(path.name), style=link)
+        self._console.print(Text.assemble((label, "bold"), "  ", name), soft_wrap=True)
+
     def print_text(self, text: str) -> None:
         """Print text that the user asked for."""
-        self._console.print(Text(printable(text), style="dim"), soft_wrap=True)
+        print_message(self._console, Text(printable(text), style="dim"))
 
     def print(self, renderable: RenderableType) -> None:
         """Print a table or text that the user asked for, wrapped at the width of the screen."""

@@ -11,22 +11,19 @@ from config.mentions import mention
 from config.settings import LoadSettings
 from model import (
     DEMO_MODEL,
-    OFFICIAL_MODEL,
     Card,
+    CheckpointError,
     DownloadPlan,
     Engine,
     Request,
+    check_files,
     find_checkpoint,
     read_card,
 )
 from sensenova_cli.errors import UsageError
 from sensenova_cli.render.progress import ProgressView, format_bytes
 from sensenova_cli.render.turn_view import TurnView
-
-DEMO_NOTICE = (
-    "no model is configured: using the built-in demo, which draws 8 shapes and 64 everyday things; "
-    f"the real model is {mention('model', OFFICIAL_MODEL)} (35 GB)"
-)
+from sensenova_cli.turns.demo_notice import demo_notice
 
 
 class ModelSource(Protocol):
@@ -88,8 +85,7 @@ class ModelOnDemand:
             engine = self._open_remote(view)
             view.muted(f"using {engine.card.model}, {engine.description}")
             return engine
-        if self.settings.model is None:
-            view.notice(DEMO_NOTICE)
+        show_demo_notice(self.settings, view)
         start = time.perf_counter()
         with closing(_OpeningProgress(view, model_name(self.settings))) as progress:
             progress.show("loading")
@@ -102,7 +98,8 @@ class ModelOnDemand:
                 on_progress=lambda now: progress.show("loading", now.done_bytes, now.total_bytes),
             )
         self._loaded = loaded_settings(self.settings, engine)
-        view.muted(f"loaded in {time.perf_counter() - start:.1f} s: {engine.description}")
+        seconds = time.perf_counter() - start
+        view.muted(f"{short_name(self.settings)} loaded in {seconds:.1f} s: {engine.description}")
         return engine
 
     def _open_remote(self, view: TurnView) -> Engine:
@@ -124,8 +121,7 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
         SenseNovaError: as for `model.find_checkpoint`.
     """
     require_local(settings)
-    if settings.model is None:
-        view.notice(DEMO_NOTICE)
+    show_demo_notice(settings, view)
     if settings.device not in ("auto", "cpu"):  # these two always exist; the check would import PyTorch
         model.require_device(settings.device)
     with closing(_OpeningProgress(view, model_name(settings))) as progress:
@@ -136,6 +132,12 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
         )
 
 
+def show_demo_notice(settings: LoadSettings, view: TurnView) -> None:
+    """Say that the built-in demo is used because no model is configured, unless this was said today."""
+    if not view.is_quiet and (notice := demo_notice(settings)):
+        view.notice(notice)
+
+
 def require_local(settings: LoadSettings) -> None:
     """Raise UsageError if the settings name a server, for a command that works with the model's files."""
     if settings.is_remote:
@@ -143,6 +145,23 @@ def require_local(settings: LoadSettings) -> None:
             f"this command needs the model's files, which the server {settings.server} does not give out",
             f"run it on that machine, or use the files here: {mention('server', 'off')}",
         )
+
+
+def require_usable(settings: LoadSettings) -> None:
+    """Check a model's name, and the files of a folder, without loading the weights.
+
+    Raises:
+        SenseNovaError: as for `model.read_card`, or a file is missing or damaged.
+    """
+    read_card(settings)
+    name = model_name(settings)
+    if settings.is_remote or not Path(name).expanduser().is_dir():  # a model of the Hub is completed when it is opened
+        return
+    for finding in check_files(Path(name).expanduser()):
+        if finding.status == "failed":
+            raise CheckpointError(f"{name}: {finding.detail}", f"to check all files: sensenova verify {name}")
+        if finding.name == "tokenizer":  # the following checks read all weights
+            break
 
 
 def loaded_settings(settings: LoadSettings, engine: Engine) -> LoadSettings:
@@ -155,6 +174,11 @@ def model_name(settings: LoadSettings) -> str:
     if settings.model is None and settings.is_remote:
         return "the server on this machine" if settings.server == "local" else f"the server {settings.server}"
     return settings.model or DEMO_MODEL
+
+
+def short_name(settings: LoadSettings) -> str:
+    """Return the last part of the model's name: of a Hub id or a folder."""
+    return model_name(settings).replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def download_notice(plan: DownloadPlan) -> str:

@@ -87,9 +87,9 @@ def show(workspace: Workspace, line: Line) -> None:
     number = workspace.named_picture(line.text.strip())
     workspace.show_picture(number)
     picture = workspace.session.state.picture(number)
-    facts = ", ".join(picture_facts(picture, with_folder=False))
-    workspace.print_text(f"picture {number} · {_origin(workspace.session.state, picture)} · {facts}")
-    workspace.print_text(show_path(workspace.session.lasting_path(number)))
+    facts = [_origin(workspace.session.state, picture), *picture_facts(picture, with_folder=False)]
+    workspace.print_picture_name(f"picture {number}", workspace.session.lasting_path(number))
+    workspace.print_text(" · ".join(dict.fromkeys(facts)))  # the origin of a copy is its second fact
 
 
 @slash_command(

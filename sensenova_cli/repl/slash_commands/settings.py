@@ -3,6 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
+from config.errors import SenseNovaError
 from config.profiles import find_profile, profile_files
 from config.settings import SESSION_SETTINGS, SETTING_NAMES
 from config.validation import expected, near_miss
@@ -103,15 +104,20 @@ def profile(workspace: Workspace, line: Line) -> None:
     setting="model",
 )
 def model(workspace: Workspace, line: Line) -> None:
-    """Load another model."""
+    """Load another model; if that fails, the model before stays."""
     words = split_words(line.text)
     if not words:
         workspace.print_text(f"model: {workspace.turns.resident_model.name}")
         return
     if len(words) > 1:
         raise UsageError("/model takes one name", "a folder, a Hub id, or demo")
-    workspace.turns.use_model(words[0])
-    workspace.say(f"loading {words[0]}")
+    before = workspace.turns.resident_model.name
+    try:
+        workspace.turns.use_model(words[0])
+    except SenseNovaError as error:
+        error.hint = "; ".join(filter(None, (error.hint, f"the model is still {before}")))
+        raise
+    workspace.say(f"model: {workspace.turns.resident_model.name}")
 
 
 @slash_command(
