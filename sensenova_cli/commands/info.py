@@ -1,6 +1,9 @@
 """`sensenova info`: prints how a picture was made or what a checkpoint is, without loading a model."""
 
 import os
+import shutil
+import sys
+import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +19,9 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.streams import STDIN, read_stdin
 from sensenova_cli.system.unicode import json_text
+
+DEMO = "demo"
+"""The built-in demo, by its name. A file or folder of that name is `./demo`."""
 
 
 class NoRecordError(SenseNovaError):
@@ -35,15 +41,16 @@ def info(
         list[str] | None,
         typer.Argument(
             metavar="[FILE...]",
-            help="Pictures made by sensenova (- reads one from standard input), or checkpoint folders.",
+            help="Pictures made by sensenova (- reads one from standard input), checkpoint folders, or demo.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Print how a picture was made, or what a checkpoint or a server is. No model is loaded.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova info a-cute-cat-42.png
+      sensenova info demo                      # what the built-in demo knows
       sensenova info --json *.png | jq .settings.seed
       sensenova info --server http://gpu-box:8642
 
@@ -71,7 +78,7 @@ def info(
         if flags.json:
             typer.echo(json_text(facts))
         else:
-            typer.echo(("\n" if printed else "") + "\n".join(_lines(facts)))
+            typer.echo(("\n" if printed else "") + "\n".join(map(_wrapped, _lines(facts))))
         printed += 1
     if problems:
         raise _joined(problems)
@@ -84,6 +91,10 @@ def _server_facts(flags: Flags) -> dict[str, Any]:
 
 
 def _facts(file: str) -> dict[str, Any]:
+    if file == DEMO:
+        from model import DEMO_CHECKPOINT
+
+        return {"checkpoint": file, **_checkpoint_facts(DEMO_CHECKPOINT)}
     if file != STDIN and os.path.isdir(file):  # noqa: PTH112  # pathlib raises an error for a name that is too long
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
     from sensenova_cli.outputs.png_metadata import read_parameters, read_record
@@ -112,7 +123,10 @@ def _checkpoint_facts(folder: Path) -> dict[str, Any]:
 
     facts = asdict(read_facts(folder))
     recommended = facts.pop("recommended")
+    world = recommended.world
+    known = {} if world is None else {"shapes": [*world.shapes], "objects": [*world.objects], "colors": [*world.colors]}
     return {
+        **known,
         **facts,
         "experts": facts["experts"] or None,
         "trained_sizes": [format_size(size) for size in recommended.trained_sizes],
@@ -137,6 +151,17 @@ def _lines(facts: Mapping[str, Any]) -> list[str]:
         else:
             lines.append(f"{key}: {_text(value)}")
     return lines
+
+
+def _wrapped(line: str) -> str:
+    """Break a long line at words if people read it. Programs get one line for each key."""
+    if not sys.stdout.isatty():
+        return line
+    width = max(40, shutil.get_terminal_size().columns)
+    return "\n".join(
+        textwrap.fill(each, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for each in line.split("\n")
+    )
 
 
 def _text(value: Any) -> str:

@@ -94,7 +94,8 @@ def start_session(
     from sensenova_cli.sessions.session import Session
     from sensenova_cli.sessions.store import complete_name, latest_session
     from sensenova_cli.system.interrupts import clear_signals
-    from sensenova_cli.turns.model_source import DEMO_NOTICE, model_name
+    from sensenova_cli.turns.demo_notice import demo_notice
+    from sensenova_cli.turns.model_source import model_name
 
     clear_signals()
     settings = flags.layers().load  # raises an error for wrong settings before the session starts
@@ -109,7 +110,7 @@ def start_session(
     debug = "--debug" in sys.argv
     # The first `with` closes the session if the second line fails; `repl` closes the one that is open at the end.
     with session, closing(Repl(session, flags, mode, system=system, interactive=interactive, debug=debug)) as repl:
-        repl.greet(DEMO_NOTICE if settings.model is None and not settings.is_remote else "")
+        repl.greet(demo_notice(settings))
         if images:
             repl.stage_files(images)
         if interactive:

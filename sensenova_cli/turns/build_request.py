@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from config.errors import SenseNovaError, SettingsError
 from config.recommended import Recommended
 from config.settings import MAX_SEED, ImageSettings, Settings, TextSettings
-from config.sizes import TOKEN_PIXELS, check_size, format_size, resolve_size, round_side
+from config.sizes import TOKEN_PIXELS, check_size, format_size, nearest_trained, resolve_size, round_side
 from config.sources import Layers, Resolved
 from model import EditRequest, GenerateRequest, Request
 from sensenova_cli.inputs.pictures import free_seed
 from sensenova_cli.turns.tasks import PictureTask, Task
+from sensenova_cli.turns.world_notices import world_notices
+
+FILE_ORIGINS = ("user file", "project file", "profile")
+"""Starts of the labels of settings files (config.sources)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
         resolved = layers.resolve(recommended, task.settings, "request")
         text = TextSettings.part_of(resolved.settings)
         request = task.conversation.ask(task.question, task.images, text)
-        return Turn(task, resolved.settings, resolved.origins, request)
+        warnings = tuple(world_notices(task, recommended.world))
+        return Turn(task, resolved.settings, resolved.origins, request, warnings)
     try:
         return _build_picture_turn(task, layers, recommended, previews)
     except SenseNovaError as error:
@@ -74,7 +79,11 @@ def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommen
     seed, warnings = _choose_seed(task, resolved)
     if task.replay is not None and task.replay.warning is not None:
         warnings.append(task.replay.warning)
+    warnings += world_notices(task, recommended.world)
     size = _choose_size(task, resolved.settings.size, recommended)
+    if recommended.world is not None:
+        size, replaced = _drawable_size(task, size, resolved.origins["size"], recommended)
+        warnings += replaced
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
     image = ImageSettings.part_of(settings)
     request: GenerateRequest | EditRequest
@@ -106,6 +115,25 @@ def _choose_size(task: PictureTask, size: str, recommended: Recommended) -> str:
             raise SettingsError(f"{side} {value}: must be a positive multiple of {TOKEN_PIXELS}", hint)
     check_size(chosen)
     return format_size(chosen)
+
+
+def _drawable_size(task: PictureTask, size: str, origin: str, recommended: Recommended) -> tuple[str, list[str]]:
+    """Return a size that a small model can draw, and a notice if it is not the one of the settings.
+
+    Only a size from a settings file or from an input picture is replaced. If the user typed another one, the model
+    draws it, and its own notice says that the picture may be broken.
+    """
+    trained = recommended.trained_sizes
+    first = task.inputs[0].image.size if task.inputs else None
+    wanted = resolve_size(size, trained, first)
+    if wanted in trained:
+        return size, []
+    nearest = format_size(nearest_trained(wanted, trained))
+    if size == "auto":
+        return nearest, []
+    if task.width is not None or task.height is not None or not origin.startswith(FILE_ORIGINS):
+        return size, []
+    return nearest, [f"Using size {nearest}: the demo cannot draw {size}, which {origin} asks for"]
 
 
 def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]:

@@ -91,7 +91,7 @@ def test_an_interrupted_picture_leaves_no_trace(home: Path, width: int, ending: 
     pyte.Stream(screen).feed(before + child.before)
     rows = [line.rstrip() for line in screen.display if line.strip()]
     finished = ["A cat sits."] if ending else []
-    assert [row for row in rows if not row.startswith("loaded in")] == [*finished, "interrupted"]
+    assert [row for row in rows if " loaded in " not in row] == [*finished, "interrupted"]
 
 
 def test_each_of_several_pictures_is_shown(home: Path) -> None:
@@ -137,3 +137,16 @@ def test_no_preview_overrules_the_settings_file(home: Path) -> None:
     (home / "sensenova.toml").write_text('preview = "kitty"\n')
     assert "\x1b_G" in run_on_a_screen(f"{PROGRAM} generate x -o a.png")
     assert "\x1b_G" not in run_on_a_screen(f"{PROGRAM} generate x -o b.png --no-preview")
+
+
+def test_several_pictures_are_shown_as_one_numbered_sheet(home: Path) -> None:
+    text = run_on_a_screen(f"{PROGRAM} generate x -n 3 -o a.png --size 64x64", 100)
+    screen = pyte.Screen(100, 24)
+    pyte.Stream(screen).feed(text)
+    rows = [line.rstrip() for line in screen.display]
+    first = next(number for number, line in enumerate(rows) if line.startswith("▀"))
+    assert rows[first - 3 : first] == ["a-0.png", "a-1.png", "a-2.png"]
+    dots = pixels(screen)
+    assert {upper for upper, _ in dots[-1]} >= {"2a0104", "2b0104", "2c0104"}, "they are not side by side"
+    # A number is white on a black box in the corner of each picture.
+    assert sum(upper == "ffffff" or lower == "ffffff" for row in dots for upper, lower in row) > 20
