@@ -273,7 +273,8 @@ def test_no_model_library_is_imported() -> None:
         "import sys, typer\n"
         "from sensenova_cli.commands.info import info\n"
         "assert 'PIL' not in sys.modules, 'help must be quick'\n"
-        "info(files=sys.argv[1:], server=None, server_key_file=None, json=False, debug=False, no_color=False, help_all=False)\n"
+        "info(files=sys.argv[1:], server=None, server_key_file=None, json=False, debug=False, no_color=False,"
+        " help_all=False)\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"
     )
     done = subprocess.run(
