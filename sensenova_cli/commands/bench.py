@@ -11,13 +11,13 @@ import typer
 
 from config.errors import SettingsError
 from config.mentions import mention
-from config.settings import LoadSettings
 from config.sizes import Size, check_size, format_size, parse_size
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
 
 if TYPE_CHECKING:
+    from config.settings import LoadSettings
     from model.bench import BenchPart, BenchPlan, ServerPlan
     from sensenova_cli.render.turn_view import TurnView
 
@@ -50,7 +50,7 @@ def bench(
     size: Annotated[
         list[str] | None,
         typer.Option(
-            help="Picture size; repeat it for several. \\[the model's first; dummy: 1024x1024 and 2048x2048]",
+            help="Picture size; repeat it for several. [the model's first; dummy: 1024x1024 and 2048x2048]",
             metavar="WxH",
             show_default=False,
         ),
@@ -61,7 +61,7 @@ def bench(
 ) -> None:
     """Measure how fast a model runs here and how fast the device could be, or how fast a server answers.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova bench
       sensenova bench --model u1-8b --load-format dummy --json > u1-8b.json
       sensenova bench denoise --size 2048x2048 --steps 50 --model ./SenseNova-U1-8B-MoT
@@ -169,7 +169,7 @@ def _measure_startup(plan: "BenchPlan", name: str, runs: int, view: "TurnView", 
         print_json(startup_json(about, figures))
 
 
-def _measure_server(settings: LoadSettings, plan: "ServerPlan", flags: Flags) -> None:
+def _measure_server(settings: "LoadSettings", plan: "ServerPlan", flags: Flags) -> None:
     """Print the figures of a server, as `_measure` does."""
     from model import Notice, open_engine
     from model.bench import ServerFigure, measure_server

@@ -27,7 +27,7 @@ def describe(
 ) -> None:
     """Describe pictures, or answer a question about them (-p).
 
-    [bold]Examples[/bold]
+    Examples
       sensenova describe cat.png
       sensenova describe cat.png -p "Which animal is this?"
       sensenova describe a.png b.png -p "What changed from Image-1 to Image-2?"

@@ -15,7 +15,7 @@ def doctor(
     size: Annotated[
         list[str] | None,
         typer.Option(
-            help="Picture size; repeat it for several. \\[the model's first; u1-8b: 1024x1024 and 2048x2048]",
+            help="Picture size; repeat it for several. [the model's first; u1-8b: 1024x1024 and 2048x2048]",
             metavar="WxH",
             show_default=False,
         ),
@@ -23,7 +23,7 @@ def doctor(
 ) -> None:
     """Describe this machine, and predict which pictures a model can draw on it.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova doctor
       sensenova doctor --model u1-8b              # the 8B's shape; no files needed
       sensenova doctor --model u1-8b --gpu-memory 8GiB --size 2048x2048

@@ -36,7 +36,7 @@ def edit(
 ) -> None:
     """Change pictures as a prompt says, and print the paths of the results.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova edit --image cat.png "Make it an oil painting"
       sensenova edit --image a.png b.png "Draw Image-2 in the style of Image-1"
       sensenova edit --image cat.png "Smile" --img-cfg-scale 2 -o smile.png

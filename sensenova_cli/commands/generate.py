@@ -36,7 +36,7 @@ def generate(
 ) -> None:
     """Make pictures from a prompt, and print their paths.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova generate "A cute cat" --model SenseNova/SenseNova-U1-8B-MoT
       sensenova generate "A cat at dusk" --aspect 16:9 --seed 7 -o cat.png
       sensenova generate "A cat" -n 4 -o 'out/{slug}-{seed}.png'

@@ -1,16 +1,15 @@
 """`sensenova run`: accepts the arguments of vLLM-Omni's example script `end2end.py`."""
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from config.settings import ImageSettings, SettingsGroup, TextSettings
+from config.declarations import IMAGE, TEXT
 from config.sizes import TOKEN_PIXELS, format_size, round_side
-from config.sources import Layers
-from config.validation import near_miss
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import UNSUPPORTED_OPTIONS, Flags
 from sensenova_cli.inputs.options import (
@@ -23,6 +22,7 @@ from sensenova_cli.inputs.options import (
 )
 
 if TYPE_CHECKING:
+    from config.sources import Layers
     from sensenova_cli.turns.one_shot import NameTemplate
 
 MODALITIES = ("auto", "text2img", "img2img", "img2text", "text2text")
@@ -58,7 +58,7 @@ def run(
 ) -> None:
     """Replace vLLM-Omni's example script: type `sensenova run` instead of `python end2end.py`.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova run --prompt "A cute cat" --think
       sensenova run --prompt "Turn this into an oil painting" --image input.png
       sensenova run --modality img2text --prompt "What is this?" --image a.jpg
@@ -76,6 +76,8 @@ def run(
     from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 
     if modality not in MODALITIES:
+        from config.validation import near_miss
+
         meant = near_miss(modality, MODALITIES)
         hint = f"did you mean {meant}?" if meant else f"it is one of {', '.join(MODALITIES)}"
         raise UsageError(f"--modality {modality} is unknown", hint)
@@ -92,7 +94,7 @@ def run(
     layers = _with_default_model(flags.layers())
     prompt = DEFAULT_PROMPT if flags.prompt is None else read_text(flags.prompt)
     inputs = read_inputs(flags.image)
-    _note_unused_options(flags, TextSettings if modality.endswith("2img") else ImageSettings, modality)
+    _note_unused_options(flags, TEXT if modality.endswith("2img") else IMAGE, modality)
     if modality.endswith("2text"):
         images = tuple(picture.image for picture in inputs)
         answer(AnswerTask("describe" if inputs else "chat", prompt, images), layers, flags)
@@ -125,7 +127,7 @@ def _with_rounded_sides(flags: Flags) -> Flags:
     return replace(flags, width=rounded[0], height=rounded[1])
 
 
-def _with_default_model(layers: Layers) -> Layers:
+def _with_default_model(layers: "Layers") -> "Layers":
     if layers.load.model is not None:
         return layers
     from model import OFFICIAL_MODEL
@@ -133,18 +135,18 @@ def _with_default_model(layers: Layers) -> Layers:
     return replace(layers, values={**layers.values, "model": OFFICIAL_MODEL})
 
 
-def _note_unused_options(flags: Flags, unused: type[SettingsGroup], modality: str) -> None:
+def _note_unused_options(flags: Flags, unused: Collection[str], modality: str) -> None:
     """Print a notice that names the typed options without an effect: the script accepts all of them in any modality."""
     from sensenova_cli.render.turn_view import TurnView
 
-    output_options = ("enable_cache_dit_summary",) if unused is ImageSettings else ()
-    names = [name for name in flags.settings if name in (*unused.model_fields, *output_options) and name != "seed"]
+    output_options = ("enable_cache_dit_summary",) if unused is IMAGE else ()
+    names = [name for name in flags.settings if name in (*unused, *output_options) and name != "seed"]
     if names:
         options = ", ".join("--" + name.replace("_", "-") for name in names)
         TurnView(quiet=flags.quiet).notice(f"{options}: no effect with {modality}")
 
 
-def _name_template(layers: Layers, flags: Flags) -> "NameTemplate | None":
+def _name_template(layers: "Layers", flags: Flags) -> "NameTemplate | None":
     """Return the output folder with the script's file names, numbered after the existing pictures; None for stdout."""
     from sensenova_cli.turns.one_shot import NameTemplate
 

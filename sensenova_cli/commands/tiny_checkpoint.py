@@ -24,7 +24,7 @@ def tiny_checkpoint(
 ) -> None:
     """Write a tiny checkpoint of random numbers (4 MB) in the official layout.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova tiny-checkpoint ./tiny
       sensenova generate "A cute cat" --model ./tiny -o cat.png
 

@@ -42,7 +42,12 @@ def before_dashes(words: Sequence[str]) -> Sequence[str]:
 
 def wants_help(words: Sequence[str]) -> bool:
     """Return whether a command line asks for help."""
-    return not {"-h", "--help"}.isdisjoint(before_dashes(words))
+    return not {"-h", "--help", "--help-all"}.isdisjoint(before_dashes(words))
+
+
+def words_of_help(words: Sequence[str]) -> list[str]:
+    """Return `COMMAND --help` for `help COMMAND`, as other programs have it; all other words stay as they are."""
+    return [*words[1:], "--help"] if words[:1] == ["help"] else list(words)
 
 
 def _spread(words: Sequence[str], all_pictures: bool) -> Iterator[str]:

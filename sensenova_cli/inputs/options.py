@@ -1,4 +1,4 @@
-"""Declarations of all options. Options that are settings get their names and help from config.settings.
+"""Declarations of all options. Options that are settings get their names and help from config.declarations.
 
 A command lists the names of its options and receives the typed values as one `Flags`:
 
@@ -9,27 +9,20 @@ A command lists the names of its options and receives the typed values as one `F
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 
-from config.settings import (
-    ImageSettings,
-    LoadSettings,
-    OutputSettings,
-    ServeSettings,
-    Settings,
-    TextSettings,
-)
+from config.declarations import DECLARATIONS, IMAGE, LOAD, OUTPUT, SERVE, TEXT, Declaration
 from config.step_cache import DEFAULT_PRESET
+from sensenova_cli.inputs.completion import complete_models, complete_profiles
 from sensenova_cli.inputs.flags import SIZE_OPTIONS, collect_flags, off_option
 
-IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in ImageSettings.model_fields if name != "size"), "cache_backend")
+IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in IMAGE if name != "size"), "cache_backend")
 EDIT_ONLY = frozenset(("img_cfg_scale", "input_pixels"))
-TEXT_OPTIONS = tuple(TextSettings.model_fields)
-ENGINE_OPTIONS = tuple(LoadSettings.model_fields)
-OUTPUT_OPTIONS = tuple(OutputSettings.model_fields)
+TEXT_OPTIONS = tuple(TEXT)
+ENGINE_OPTIONS = tuple(LOAD)
+OUTPUT_OPTIONS = tuple(OUTPUT)
 VERIFY_OPTIONS = (
     *(name for name in ENGINE_OPTIONS if name not in ("check_weights", "quantization", "lora")),
     "output",
@@ -37,21 +30,31 @@ VERIFY_OPTIONS = (
     "force",
 )
 """Options of a verification. It draws with the settings of its pictures, and checks a checkpoint's own weights."""
-SERVE_OPTIONS = tuple(ServeSettings.model_fields)
+REMOTE_OPTIONS = ("server", "server_key_file")
+"""Options that find a server. All others of the engine describe a model on this machine."""
+SERVE_OPTIONS = tuple(SERVE)
 COMMON_OPTIONS = ("profile", "json", "quiet", "debug", "no_color")
+HELP_ALL = "help_all"
 RUN_OPTIONS = ("timings", *COMMON_OPTIONS)
 """Common options of the commands that run requests."""
 
-_PANELS = (
-    ("Picture", frozenset(ImageSettings.model_fields)),
-    ("Answer", frozenset(TextSettings.model_fields)),
-    ("Model", frozenset(LoadSettings.model_fields)),
-    ("Output", frozenset(OutputSettings.model_fields)),
-    ("Server", frozenset(ServeSettings.model_fields)),
+USUAL_OPTIONS = frozenset(
+    (
+        *("prompt_text", "prompt_file", "replay_file", "image"),
+        *("size", "aspect", "seed", "num_images", "num_steps", "cfg_scale", "img_cfg_scale", "think"),
+        *("max_tokens", "do_sample", "temperature"),
+        *("model", "quantization", "profile", "server"),
+        *("output", "force", "json", "quiet"),
+        *("host", "port", "api_key_file", off_option("key"), "loras"),
+    )
 )
-_FIELDS = {**Settings.model_fields, **ServeSettings.model_fields}
+"""Options that most people use: `--help` shows them, and the ones that a command declares itself. `--help-all` shows
+all others, too."""
+
+_PANELS = (("Picture", IMAGE), ("Answer", TEXT), ("Model", LOAD), ("Output", OUTPUT), ("Server", SERVE))
+_DECLARED = {**DECLARATIONS, **SERVE}
 """Declarations of all settings that are options."""
-_SHORT = {"output": ("-o",), "num_images": ("-n",)}
+_OTHER_NAMES = {"output": ("-o",), "num_images": ("-n",), "num_steps": ("--steps",)}
 _KINDS: dict[str, Any] = {"cfg_interval": tuple[str, str], "lora": list[str]}
 """Parser types of options that take several words or may be repeated."""
 _METAVARS = {
@@ -77,7 +80,7 @@ _METAVARS = {
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the named options. It receives their values as its argument `flags`.
+    """Give a command the named options, and `--help-all`. It receives their values as its argument `flags`.
 
     Raises (when the command runs):
         UsageError: options contradict each other, or an option is not supported.
@@ -87,7 +90,7 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
         own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "flags"]
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
-            for name, (kind, default, info) in _parameters(dict.fromkeys(names))
+            for name, (kind, default, info) in _parameters(dict.fromkeys((*names, HELP_ALL)))
         ]
 
         @functools.wraps(command)
@@ -102,6 +105,11 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
     return decorate
 
 
+def is_rare(name: str) -> bool:
+    """Return whether only `--help-all` shows the option with this parameter name."""
+    return name not in (*USUAL_OPTIONS, HELP_ALL) and (name.removeprefix(off_option("")) in _DECLARED or name in _EXTRA)
+
+
 def _parameters(names: Iterable[str]) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
     """Yield (parameter name, (type, default, typer.Option)) for each option.
 
@@ -109,14 +117,14 @@ def _parameters(names: Iterable[str]) -> Iterator[tuple[str, tuple[Any, Any, Any
     default and hides the other one. A setting with a value `off` has a --no- form, too.
     """
     for name in names:
-        if name not in _FIELDS or _FIELDS[name].annotation is not bool:
+        declared = _DECLARED.get(name)
+        if declared is None or declared.kind != "bool":
             yield name, _option(name)
-            if name in _FIELDS and "off" in get_args(_FIELDS[name].annotation):
+            if declared is not None and "off" in declared.choices:
                 flag = name.replace("_", "-")
                 yield off_option(name), _flag(f"--no-{flag}", help=f"The same as --{flag} off.", panel=_panel(name))
             continue
-        flag, on = name.replace("_", "-"), _FIELDS[name].default
-        text = _FIELDS[name].description or ""
+        flag, on, text = name.replace("_", "-"), declared.default, declared.help
         panel = _panel(name)
         yield name, _flag(f"--{flag}", help=text, panel=panel, hidden=on)
         yield (
@@ -133,55 +141,66 @@ def _option(name: str) -> tuple[Any, Any, Any]:
     """Return type, default and typer.Option of one option."""
     if name in _EXTRA:
         return _EXTRA[name]
-    field = _FIELDS[name]
-    flag = "--" + name.replace("_", "-")
-    text = (field.description or "").replace("[", "\\[")
-    if get_origin(field.annotation) is Literal:
-        text += f" One of {', '.join(get_args(field.annotation))}."
-    kind: Any = _KINDS.get(name, str)
+    declared = _DECLARED[name]
+    text = declared.help
+    if declared.choices:
+        text += f" One of {', '.join(declared.choices)}."
     option = typer.Option(
-        flag,
-        *_SHORT.get(name, ()),
-        help=text + _default_note(field.default),
-        metavar=_METAVARS.get(name) or _metavar(field.annotation),
+        f"--{name.replace('_', '-')}",
+        *_OTHER_NAMES.get(name, ()),
+        help=text,
+        metavar=_METAVARS.get(name) or _metavar(declared),
         rich_help_panel=_panel(name),
         show_default=False,
-        autocompletion=_completion(field.annotation),
+        autocompletion=_completion(name, declared),
     )
-    return kind | None, None, option
+    return _KINDS.get(name, str) | None, None, option
 
 
-def _default_note(default: Any) -> str:
-    if default is None:
-        return ""
-    shown = " ".join(f"{part:g}" for part in default) if isinstance(default, tuple) else str(default)
-    return f" \\[{shown}]"
+def _metavar(declared: Declaration) -> str:
+    return "NAME" if declared.choices else {"int": "N", "float": "X"}.get(declared.kind, "TEXT")
 
 
-def _metavar(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return "NAME"
-    if NoneType in get_args(annotation):  # Annotated[int, …] | None
-        annotation = get_args(get_args(annotation)[0])[0] if get_origin(get_args(annotation)[0]) else str
-    return {int: "N", float: "X"}.get(annotation, "TEXT")
-
-
-def _completion(annotation: Any) -> Callable[[str], list[str]] | None:
-    if get_origin(annotation) is not Literal:
+def _completion(name: str, declared: Declaration) -> Callable[[str], list[str]] | None:
+    if name == "model":
+        return complete_models
+    if not declared.choices:
         return None
-    return lambda incomplete: [word for word in get_args(annotation) if word.startswith(incomplete)]
+    return lambda incomplete: [word for word in declared.choices if word.startswith(incomplete)]
 
 
 def _flag(*names: str, help: str, panel: str, hidden: bool = False) -> tuple[Any, Any, Any]:
     return bool, False, typer.Option(*names, help=help, rich_help_panel=panel, hidden=hidden, metavar=" ")
 
 
-def _value(*names: str, help: str, panel: str, metavar: str, kind: Any = str) -> tuple[Any, Any, Any]:
-    option = typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
+def _value(
+    *names: str,
+    help: str,
+    panel: str,
+    metavar: str,
+    kind: Any = str,
+    hidden: bool = False,
+    autocompletion: Callable[[str], list[str]] | None = None,
+) -> tuple[Any, Any, Any]:
+    option = typer.Option(
+        *names,
+        help=help,
+        rich_help_panel=panel,
+        metavar=metavar,
+        show_default=False,
+        hidden=hidden,
+        autocompletion=autocompletion,
+    )
     return kind | None, None, option
 
 
-_UNSUPPORTED = "Options of the example script that are not supported yet"
+def _show_all_help(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        from sensenova_cli.render.help import help_text
+
+        typer.echo(help_text(context, shows_rare=True))
+        raise typer.Exit
+
 
 _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "prompt_text": _value("--prompt", "-p", help="The prompt; - reads standard input.", panel="Input", metavar="TEXT"),
@@ -229,10 +248,11 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         help="Settings file, by name or path; see: sensenova profile list.",
         panel="Model",
         metavar="NAME|PATH",
+        autocompletion=complete_profiles,
     ),
     # app.py acts on these two before the parser runs. They are declared here so that the parser accepts them.
-    "debug": _flag("--debug", help="Show the traceback of an error.", panel="Output"),
-    "no_color": _flag("--no-color", help="Use no colours, as with NO_COLOR set.", panel="Output"),
+    "debug": _flag("--debug", help="Show the traceback of an error.", panel="General"),
+    "no_color": _flag("--no-color", help="Use no colors, as with NO_COLOR set.", panel="General"),
     "enable_cpu_offload": _flag("--enable-cpu-offload", help="The same as --offload module.", panel="Model"),
     "cache_backend": _value(
         "--cache-backend",
@@ -240,8 +260,19 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         panel="Picture",
         metavar="NAME",
     ),
-    "deploy_config": _value(
-        "--deploy-config", help="Spread the model over stages.", panel=_UNSUPPORTED, metavar="YAML"
+    # Options of the example script that are not supported. They are declared to refuse them with the reason.
+    "deploy_config": _value("--deploy-config", help="Not supported.", panel="Model", metavar="YAML", hidden=True),
+    "step_execution": _flag("--step-execution", help="Not supported.", panel="Model", hidden=True),
+    HELP_ALL: (
+        bool,
+        False,
+        typer.Option(
+            "--help-all",
+            help="Show all options, also the less common ones.",
+            rich_help_panel="General",
+            callback=_show_all_help,
+            is_eager=True,
+            metavar=" ",
+        ),
     ),
-    "step_execution": _flag("--step-execution", help="Batch steps of several requests.", panel=_UNSUPPORTED),
 }
