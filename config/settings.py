@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from config.errors import SettingsError
+from config.model_names import full_name
 from config.sizes import MAX_PIXELS, format_size, parse_aspect, parse_size
 from config.step_cache import PRESETS, CacheOptions, CachePreset
 from config.units import parse_memory
@@ -164,7 +165,7 @@ class LoadSettings(SettingsGroup):
     """
 
     model: Annotated[str | None, Scope(recorded=True, session=False)] = None
-    """Checkpoint folder, or Hugging Face Hub id such as SenseNova/SenseNova-U1-8B-MoT; else the built-in demo."""
+    """Checkpoint folder, Hub id such as SenseNova/SenseNova-U1-8B-MoT, or u1-8b, u1.5-8b, a3b; else the demo."""
     device: Annotated[
         str,
         Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"]),
@@ -205,6 +206,12 @@ class LoadSettings(SettingsGroup):
         if name is not None and not name.strip():
             raise ValueError("must not be empty")
         return name
+
+    @field_validator("model")
+    @classmethod
+    def _hub_id(cls, name: str | None) -> str | None:
+        """Replace a short name such as `u1-8b` by the Hub id, so that records name the model in full."""
+        return None if name is None else full_name(name)
 
     @property
     def is_remote(self) -> bool:

@@ -1,6 +1,6 @@
 """Predict the memory and the speed of a model on this machine, without loading it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,6 @@ def examine(
     *,
     ceilings: Ceilings | None = None,
     bandwidth: Bandwidth | None = None,
-    on_machine: Callable[[Machine], None] = lambda machine: None,
 ) -> Examination:
     """Predict which picture sizes a model can make on this machine, and how fast.
 
@@ -55,7 +54,6 @@ def examine(
         settings: the device, the number format, the quantization and the memory limit.
         sizes: picture sizes in pixels; if empty, the first size that the model was trained on.
         ceilings, bandwidth: known rates; None measures them.
-        on_machine: called with the machine before the measurements, which take some seconds.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
@@ -71,7 +69,6 @@ def examine(
     towers = resolve_quantization(settings.quantization, device, dtype)
     machine = describe_machine(device, config)
     budget = usable_memory(device, settings.gpu_memory_bytes)
-    on_machine(machine)
     with memory_errors("measuring this device", lambda: "end other programs that use it, and try again"):
         ceilings = ceilings or measure_ceilings(device, dtype)
         bandwidth = bandwidth or measure_bandwidth(device, folder)

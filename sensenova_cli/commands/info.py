@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from config.errors import SenseNovaError
+from config.model_names import full_name, short_name
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
@@ -95,6 +96,16 @@ def _facts(file: str) -> dict[str, Any]:
         from model import DEMO_CHECKPOINT
 
         return {"checkpoint": file, **_checkpoint_facts(DEMO_CHECKPOINT)}
+    if (published := short_name(file)) is not None and not Path(file).exists():
+        from model import CheckpointError, local_checkpoint
+
+        folder = local_checkpoint(file)
+        if folder is None:
+            raise CheckpointError(
+                f"{published} ({full_name(file)}) is not on this machine",
+                f"to see whether it would run here: sensenova doctor --model {published}",
+            )
+        return {"checkpoint": file, **_checkpoint_facts(folder)}
     if file != STDIN and os.path.isdir(file):  # noqa: PTH112  # pathlib raises an error for a name that is too long
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
     from sensenova_cli.outputs.png_metadata import read_parameters, read_record

@@ -18,6 +18,7 @@ from model import (
     Request,
     check_files,
     find_checkpoint,
+    local_checkpoint,
     read_card,
 )
 from sensenova_cli.errors import UsageError
@@ -130,6 +131,12 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
             on_plan=progress.on_plan,
             on_progress=lambda done, total: progress.show("downloading", done, total),
         )
+
+
+def find_published(model: str) -> Path | None:
+    """Return the folder of a published model if its weights are on this machine, else None."""
+    folder = local_checkpoint(model)
+    return folder if folder is not None and any(folder.glob("*.safetensors")) else None
 
 
 def show_demo_notice(settings: LoadSettings, view: TurnView) -> None:

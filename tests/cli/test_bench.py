@@ -131,7 +131,7 @@ def test_several_sizes(tiny_checkpoint: Path) -> None:
 
 def test_without_a_model_the_demo_is_measured_at_its_own_size() -> None:
     result = bench("denoise", "--steps", "1", "--dtype", "float32")
-    assert "guided step 256x256" in result.stdout and "built-in demo" in result.stderr
+    assert "guided step 256x256" in result.stdout and "demo, its own weights" in result.stderr
 
 
 @pytest.mark.parametrize(("words", "expected", "code"), [
