@@ -80,7 +80,7 @@ def describe_entry(entry: Entry) -> str:
         case Use():
             return "selected no picture" if entry.picture is None else f"selected picture {entry.picture}"
         case Stage():
-            return f"staged {_pictures(entry.staged)}" if entry.staged else "staged no pictures"
+            return f"staged {_pictures(entry.staged)}" if entry.staged else "unstaged all pictures"
         case Undo():
             return "undo"
         case Redo():

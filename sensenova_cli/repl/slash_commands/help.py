@@ -23,7 +23,10 @@ INTRODUCTION: Mapping[Mode, tuple[str, ...]] = {
         "A picture's file name stages the picture, and the next message shows it to the model.",
     ),
 }
-KEYS = "Keys: Tab completes · Alt-Enter new line · Ctrl-R searches · Ctrl-X Ctrl-E opens an editor · Ctrl-C ends a turn"
+KEYS = (
+    "Keys: Tab completes · Alt-Enter new line · Ctrl-R searches · Ctrl-X Ctrl-E opens an editor · Ctrl-C ends a turn · "
+    "Ctrl-Z goes to the shell"
+)
 
 
 @slash_command("help", "[COMMAND]", aliases=("?", "h"), first=(command_names,))

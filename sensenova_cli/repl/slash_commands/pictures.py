@@ -18,7 +18,7 @@ from sensenova_cli.system.unicode import printable
 
 @slash_command("use", "[N|none]", first=(pictures, fixed_words({"none": "select no picture"})))
 def use(workspace: Workspace, line: Line) -> None:
-    """Select picture N; without N, show the pictures to choose from."""
+    """Select picture N; without N, show the last pictures."""
     word = line.text.strip()
     if word == "none":
         workspace.session.append(Use(picture=None))
@@ -46,7 +46,7 @@ def image(workspace: Workspace, line: Line) -> None:
     words = split_words(line.text)
     if words == ["none"]:
         workspace.session.append(Stage(staged=()))
-        workspace.say("nothing is staged")
+        workspace.say("unstaged all pictures")
         return
     numbers = [
         workspace.number(word) if word.isdecimal() else workspace.session.import_picture(word).number for word in words
@@ -83,7 +83,7 @@ def _origin(state: State, picture: SessionPicture) -> str:
 
 @slash_command("show", "[N]", more=("/show 3",), first=(pictures,))
 def show(workspace: Workspace, line: Line) -> None:
-    """Show the selected picture, or picture N, without selecting it."""
+    """Show the selected picture, or picture N."""
     number = workspace.named_picture(line.text.strip())
     workspace.show_picture(number)
     picture = workspace.session.state.picture(number)
@@ -96,7 +96,7 @@ def show(workspace: Workspace, line: Line) -> None:
     "open", "[N|folder]", more=("/open 3",), first=(pictures, fixed_words({"folder": "the folder of the pictures"}))
 )
 def open_picture(workspace: Workspace, line: Line) -> None:
-    """Open the selected picture, or picture N, in the desktop's viewer."""
+    """Open a picture, or their folder, on the desktop."""
     word = line.text.strip()
     path = workspace.session.lasting_path(workspace.named_picture("" if word == "folder" else word))
     if word == "folder":
@@ -110,7 +110,7 @@ def open_picture(workspace: Workspace, line: Line) -> None:
     "copy", "[N|answer]", more=("/copy 3",), first=(pictures, fixed_words({"answer": "the text of the last answer"}))
 )
 def copy(workspace: Workspace, line: Line) -> None:
-    """Copy the selected picture, picture N or the last answer to the clipboard."""
+    """Copy a picture, or the last answer, to the clipboard."""
     word = line.text.strip()
     if word == "answer":
         turns = [turn for turn in workspace.session.state.turns if isinstance(turn, AnswerTurn) and turn.answer]

@@ -42,11 +42,12 @@ def stats(workspace: Workspace, line: Line) -> None:
 def history(workspace: Workspace, line: Line) -> None:
     """List the turns so far."""
     for turn in workspace.session.state.turns:
-        ending = "" if turn.status == "done" else f" ({turn.status}: {turn.reason})"
+        ending = {"done": "", "cancelled": " (cancelled)"}.get(turn.status, f" ({turn.status}: {turn.reason})")
         if isinstance(turn, PictureTurn):
             pictures = ", ".join(str(picture.number) for picture in turn.pictures)
+            result = f" → {pictures}" if pictures else ""
             about = f" of {', '.join(map(str, turn.inputs))}" if turn.inputs else ""
-            workspace.print_text(f"{turn.turn}. {turn.kind}{about}: {turn.prompt} → {pictures or 'nothing'}{ending}")
+            workspace.print_text(f"{turn.turn}. {turn.kind}{about}: {turn.prompt}{result}{ending}")
         else:
             workspace.print_text(f"{turn.turn}. {turn.kind}: {turn.prompt}{ending}")
             if turn.answer:

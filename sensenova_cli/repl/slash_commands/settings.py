@@ -35,7 +35,7 @@ from sensenova_cli.sessions.entries import Unset, UseProfile
     later=(setting_values,),
 )
 def set_setting(workspace: Workspace, line: Line) -> None:
-    """Set a setting for the following turns; without arguments, list settings that are not defaults."""
+    """Set a setting for the following turns; alone, list the settings."""
     words = split_words(line.text)
     if not words:
         _list_settings(workspace)
@@ -104,7 +104,7 @@ def profile(workspace: Workspace, line: Line) -> None:
     setting="model",
 )
 def model(workspace: Workspace, line: Line) -> None:
-    """Load another model; if that fails, the model before stays."""
+    """Load another model; if that fails, the old one stays."""
     words = split_words(line.text)
     if not words:
         workspace.print_text(f"model: {workspace.turns.resident_model.name}")

@@ -62,7 +62,7 @@ def edit(workspace: Workspace, line: Line) -> None:
     options=ANSWER_OPTIONS,
 )
 def describe(workspace: Workspace, line: Line) -> None:
-    """Ask about the selected picture; a line that starts with ? does the same."""
+    """Ask about the selected picture, as a line that starts with ?."""
     images = workspace.turn_inputs(workspace.import_pictures(line.files), asking=True)
     question = line.text or (ONE_PICTURE if len(images) == 1 else SEVERAL_PICTURES)
     continues = images == workspace.session.state.now.shown
@@ -98,7 +98,7 @@ def chat(workspace: Workspace, line: Line) -> None:
     first=(fixed_words({"on": "", "off": ""}),),
 )
 def think(workspace: Workspace, line: Line) -> None:
-    """Let the model think before each picture, or only before the picture of this prompt."""
+    """Let the model think before each picture, or only before this one."""
     word = line.text.strip().lower()
     if word in ("", "on", "off"):
         if line.flags:
@@ -129,7 +129,7 @@ def again(workspace: Workspace, line: Line) -> None:
 
 @slash_command("undo", "[N]", more=("/undo 2",), first=(fixed_words({"2": "two turns"}),))
 def undo(workspace: Workspace, line: Line) -> None:
-    """Go back by one turn, or by N turns; no picture is deleted."""
+    """Go back by one turn, or by N; no picture is deleted."""
     _move(workspace, Undo, _number_of_turns(line), len(workspace.session.state.past), "undo")
 
 
