@@ -13,7 +13,7 @@ COMMANDS = {
     "run": "Replace vLLM-Omni's example script: type `sensenova run` instead of `python end2end.py`.",
     "info": "Print how a picture was made, or what a checkpoint or a server is. No model is loaded.",
     "bench": "Measure how fast a model runs here and how fast the device could be, or how fast a server answers.",
-    "doctor": "Describe this machine, and predict which pictures a model can draw on it.",
+    "doctor": "Check what fits on this machine, and how fast it runs.",
     "verify": "Check a checkpoint's files, and compare pictures that it draws.",
     "tiny-checkpoint": "Write a tiny checkpoint of random numbers (4 MB) in the official layout.",
     "profile": "Show, make and check settings files.",

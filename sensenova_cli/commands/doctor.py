@@ -26,7 +26,7 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Check whether this machine can draw with a model, and how fast.
+    """Check what fits on this machine, and how fast it runs.
 
     Examples
       sensenova doctor                            # the 8B; no files needed

@@ -72,7 +72,7 @@ def _require_libraries() -> None:
     if missing:
         raise UsageError(
             f"serving needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            "pip install 'sensenova[serve]'",
+            "in the checkout, run: pip install '.[serve]'",
         )
 
 

@@ -178,7 +178,7 @@ class TestTheWayItIsShown:
         monkeypatch.setattr(detect, "find_spec", lambda name: None)
         with pytest.raises(UsageError, match="textual-image") as raised:
             Preview.choose(console(), "sixel", PLAIN)
-        assert "sensenova[sixel]" in raised.value.hint
+        assert "pip install '.[sixel]'" in raised.value.hint
         # No error if the package would not be used.
         assert Preview.choose(console(file=Pipe()), "sixel", PLAIN).method is None
 

@@ -292,7 +292,7 @@ def test_missing_libraries(program: Program, monkeypatch: pytest.MonkeyPatch) ->
         program("serve"),
         2,
         "serving needs starlette, python_multipart, which are not installed",
-        "pip install 'sensenova[serve]'",
+        "in the checkout, run: pip install '.[serve]'",
     )
 
 

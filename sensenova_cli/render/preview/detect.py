@@ -46,7 +46,7 @@ def choose_method(setting: PreviewChoice, console: Console, environment: Mapping
     if setting == "sixel" and find_spec("textual_image") is None:
         raise UsageError(
             "preview sixel needs the package textual-image, which is not installed",
-            "run pip install 'sensenova[sixel]', or use `preview=blocks`",
+            "in the checkout, run pip install '.[sixel]'; or use `preview=blocks`",
         )
     return setting
 

@@ -397,7 +397,7 @@ def test_the_library_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError, match="cache-dit, which is not installed") as raised:
         GenerateRequest("a cat", cached())
-    assert "pip install 'sensenova[cache]'" in raised.value.hint
+    assert "pip install '.[cache]'" in raised.value.hint
     GenerateRequest("a cat", cached(cache="off"))
 
 
@@ -405,7 +405,7 @@ def test_the_library_cannot_be_imported(engine: Engine, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "cache_dit.caching", None)
     with pytest.raises(RequestError, match="cache-dit cannot be imported") as raised:
         pictures(engine, GenerateRequest("a cat", cached()))
-    assert "sensenova[cache]" in raised.value.hint
+    assert "pip install -U '.[cache]'" in raised.value.hint
 
 
 def test_the_library_is_not_imported_before_it_is_needed() -> None:
