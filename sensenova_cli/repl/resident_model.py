@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import model
 from config.recommended import Recommended
 from config.settings import LoadSettings
-from model import Card, DownloadPlan, Engine, LoadProgress, Request, parse_loras, read_card
+from model import Card, CheckpointError, DownloadPlan, Engine, LoadProgress, Request, parse_loras, read_card
 from sensenova_cli.render.turn_view import TurnView
+from sensenova_cli.turns.downloads import can_ask, needs_consent, refusal, require_consent
 from sensenova_cli.turns.model_source import download_notice, loaded_settings, model_name
 
 POLL_SECONDS = 0.05
@@ -58,6 +59,9 @@ class ResidentModel:
         self._notices: list[str] = []
         self._cancelled = False
         self._error_shown = False
+        self._question: DownloadPlan | None = None
+        self._refused: CheckpointError | None = None
+        self._answered = threading.Event()
         self._done = threading.Event()
         # A daemon thread: the program may end while 35 GB are being read.
         self._thread = threading.Thread(target=self._load, name="loading", daemon=True)
@@ -154,10 +158,20 @@ class ResidentModel:
 
     def _wait(self, view: TurnView) -> None:
         while not self._done.is_set():
+            if self._question is not None and not self._answered.is_set():
+                self._ask(self._question)
             title = self.progress.title
             with view.bytes_progress(title) as bar:
                 while not self._done.wait(POLL_SECONDS) and self.progress.title == title:
                     bar.update(self.progress.done, self.progress.total)
+
+    def _ask(self, plan: DownloadPlan) -> None:
+        """Ask for the consent to a download that the loading thread waits for."""
+        try:
+            require_consent(plan, self.settings)
+        except CheckpointError as error:
+            self._refused = error
+        self._answered.set()
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -192,6 +206,16 @@ class ResidentModel:
 
     def _on_plan(self, plan: DownloadPlan) -> None:
         self._notices.append(download_notice(plan))
+        if needs_consent(plan, self.settings):
+            if not can_ask():
+                raise refusal(plan)
+            self._question = plan  # the prompt of the session is in the way now; `_wait` asks
+            self.progress = Progress(f"your consent is needed to download {self.name}")
+            while not self._answered.wait(POLL_SECONDS):
+                if self._cancelled:
+                    raise KeyboardInterrupt
+            if self._refused is not None:
+                raise self._refused
         self._advance("downloading", 0, 0)
 
     def _on_load(self, now: LoadProgress) -> None:

@@ -7,7 +7,7 @@ from config.errors import SenseNovaError
 from config.profiles import find_profile, profile_files
 from config.settings import SESSION_SETTINGS, SETTING_NAMES
 from config.validation import expected, near_miss
-from model import OFFICIAL_MODEL, parse_loras
+from model import parse_loras
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.session_notation import format_value
@@ -16,6 +16,7 @@ from sensenova_cli.repl.slash_commands.completion_sources import (
     fixed_words,
     folders,
     lora_files,
+    models,
     names_set_in_session,
     profiles,
     setting_names,
@@ -100,7 +101,7 @@ def profile(workspace: Workspace, line: Line) -> None:
 @slash_command(
     "model",
     "[FOLDER|HUB_ID|demo]",
-    first=(fixed_words({"demo": "built in", OFFICIAL_MODEL: "35 GB"}), folders),
+    first=(models, folders),
     setting="model",
 )
 def model(workspace: Workspace, line: Line) -> None:
