@@ -166,6 +166,8 @@ class LoadSettings(SettingsGroup):
 
     model: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """Checkpoint folder, Hub id such as SenseNova/SenseNova-U1-8B-MoT, or u1-8b, u1.5-8b, a3b; else the demo."""
+    yes: Annotated[bool, Scope(session=False)] = False
+    """Download a model of gigabytes without asking."""
     device: Annotated[
         str,
         Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"]),

@@ -29,7 +29,9 @@ STARTUP_RUNS = 5
 LOAD_FORMATS = ("auto", "dummy")
 
 
-@with_options("model", "device", "dtype", "quantization", "enforce_eager", "server", "server_key_file", *COMMON_OPTIONS)
+@with_options(
+    *("model", "yes", "device", "dtype", "quantization", "enforce_eager", "server", "server_key_file"), *COMMON_OPTIONS
+)
 def bench(
     flags: Flags,
     parts: Annotated[

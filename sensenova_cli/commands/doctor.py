@@ -14,7 +14,7 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
 
 
-@with_options("model", "device", "dtype", "quantization", "gpu_memory", "server", *COMMON_OPTIONS)
+@with_options("model", "yes", "device", "dtype", "quantization", "gpu_memory", "server", *COMMON_OPTIONS)
 def doctor(
     flags: Flags,
     size: Annotated[

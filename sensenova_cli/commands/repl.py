@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
@@ -95,10 +96,13 @@ def start_session(
     from sensenova_cli.sessions.store import complete_name, latest_session
     from sensenova_cli.system.interrupts import clear_signals
     from sensenova_cli.turns.demo_notice import demo_notice
+    from sensenova_cli.turns.downloads import ask_before_session
     from sensenova_cli.turns.model_source import model_name
 
     clear_signals()
     settings = flags.layers().load  # raises an error for wrong settings before the session starts
+    if ask_before_session(settings).yes:
+        flags = replace(flags, settings={**flags.settings, "yes": True})
     model = model_name(settings)
     if no_session:
         session = Session.temporary(model)

@@ -64,8 +64,9 @@ def run(
       sensenova run --modality img2text --prompt "What is this?" --image a.jpg
       sensenova run --modality text2text --prompt "What is the capital of France?"
 
-    As in that script, --output is a folder; the defaults are the current
-    folder, the model SenseNova/SenseNova-U1-8B-MoT, and 2048x2048 for an edit.
+    As in that script, --output is a folder, by default the current one, and an
+    edit has the model's default size. Without --model, the built-in demo is
+    used; the script's model is --model u1-8b.
     Pictures are named sensenova_u1_output_0.png and so on, after the existing
     ones; -f starts at 0 and replaces them. Sides are rounded to multiples of 32.
     """
@@ -91,7 +92,7 @@ def run(
         )
     refuse_stdin_twice(flags.prompt, *flags.image)
     flags = _with_rounded_sides(flags)
-    layers = _with_default_model(flags.layers())
+    layers = flags.layers()
     prompt = DEFAULT_PROMPT if flags.prompt is None else read_text(flags.prompt)
     inputs = read_inputs(flags.image)
     _note_unused_options(flags, TEXT if modality.endswith("2img") else IMAGE, modality)
@@ -125,14 +126,6 @@ def _with_rounded_sides(flags: Flags) -> Flags:
     if rounded[0] is not None and rounded[1] is not None:
         return replace(flags, settings={**flags.settings, "size": format_size((rounded[0], rounded[1]))})
     return replace(flags, width=rounded[0], height=rounded[1])
-
-
-def _with_default_model(layers: "Layers") -> "Layers":
-    if layers.load.model is not None:
-        return layers
-    from model import OFFICIAL_MODEL
-
-    return replace(layers, values={**layers.values, "model": OFFICIAL_MODEL})
 
 
 def _note_unused_options(flags: Flags, unused: Collection[str], modality: str) -> None:

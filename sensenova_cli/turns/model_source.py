@@ -25,6 +25,7 @@ from sensenova_cli.errors import UsageError
 from sensenova_cli.render.progress import ProgressView, format_bytes
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.turns.demo_notice import demo_notice
+from sensenova_cli.turns.downloads import require_consent
 
 
 class ModelSource(Protocol):
@@ -88,7 +89,7 @@ class ModelOnDemand:
             return engine
         show_demo_notice(self.settings, view)
         start = time.perf_counter()
-        with closing(_OpeningProgress(view, model_name(self.settings))) as progress:
+        with closing(_OpeningProgress(view, self.settings)) as progress:
             progress.show("loading")
             engine = model.open_engine(
                 self.settings,
@@ -106,7 +107,7 @@ class ModelOnDemand:
     def _open_remote(self, view: TurnView) -> Engine:
         """Return the engine of the server, and wait until its model is loaded."""
         if self._remote is None:
-            with closing(_OpeningProgress(view, model_name(self.settings))) as progress:
+            with closing(_OpeningProgress(view, self.settings)) as progress:
                 self._remote = model.open_engine(
                     self.settings,
                     on_progress=lambda now: progress.show("waiting for", now.done_bytes, now.total_bytes),
@@ -125,7 +126,7 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
     show_demo_notice(settings, view)
     if settings.device not in ("auto", "cpu"):  # these two always exist; the check would import PyTorch
         model.require_device(settings.device)
-    with closing(_OpeningProgress(view, model_name(settings))) as progress:
+    with closing(_OpeningProgress(view, settings)) as progress:
         return find_checkpoint(
             model_name(settings),
             on_plan=progress.on_plan,
@@ -199,17 +200,19 @@ def download_notice(plan: DownloadPlan) -> str:
 class _OpeningProgress:
     """The progress bar of a download, then of loading."""
 
-    def __init__(self, view: TurnView, name: str) -> None:
+    def __init__(self, view: TurnView, settings: LoadSettings) -> None:
         self._view = view
-        self._name = name
+        self._settings = settings
+        self._name = model_name(settings)
         self._verb = ""
         self._shown = ExitStack()
         self._bar: ProgressView | None = None
 
     def on_plan(self, plan: DownloadPlan) -> None:
-        """Announce a download."""
+        """Announce a download, and ask for consent if it is large; errors as for `require_consent`."""
         self.close()
         self._view.notice(download_notice(plan))
+        require_consent(plan, self._settings)
         self.show("downloading")
 
     def show(self, verb: str, done: int = 0, total: int = 0) -> None:
