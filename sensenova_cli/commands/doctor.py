@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from config.model_names import DEFAULT_SHAPE, short_name
-from config.recommended import Recommended, read_recommended
-from config.settings import LoadSettings
 from sensenova_cli.commands.bench import parse_sizes
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
+
+if TYPE_CHECKING:
+    from config.settings import LoadSettings
 
 
 @with_options("model", "yes", "device", "dtype", "quantization", "gpu_memory", "server", *COMMON_OPTIONS)
@@ -39,6 +40,7 @@ def doctor(
     """
     sizes = parse_sizes(size)
     layers = flags.layers()
+    from config.recommended import Recommended, read_recommended
     from sensenova_cli.render.doctor import forecast_json, print_findings
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.turn_view import TurnView
@@ -62,7 +64,7 @@ def doctor(
         print_findings(found, name, steps)
 
 
-def _find(settings: LoadSettings, find_weights: Callable[[], Path]) -> tuple[str, Path | str]:
+def _find(settings: "LoadSettings", find_weights: Callable[[], Path]) -> tuple[str, Path | str]:
     """Return the name of the model, and its folder. A published model that is not on this machine has no folder: its
     short name, which stands for its shape, is returned instead."""
     model = settings.model or DEFAULT_SHAPE
