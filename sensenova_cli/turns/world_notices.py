@@ -45,15 +45,14 @@ def world_notices(task: Task, world: World | None) -> list[str]:
 
 def has_plain_border(image: Image.Image) -> bool:
     """Return whether most of a picture's border has one color, as in the pictures that the demo was trained on."""
-    sides = SAMPLE_SIDE, SAMPLE_SIDE
-    sample = image.convert("RGB").resize(sides, Image.Resampling.NEAREST)
-    last = SAMPLE_SIDE - 1
-    border = [sample.getpixel((x, y)) for x in range(SAMPLE_SIDE) for y in range(SAMPLE_SIDE) if {x, y} & {0, last}]
+    sample = image.convert("RGB").resize((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.NEAREST).tobytes()
+    places = [(x, y) for x in range(SAMPLE_SIDE) for y in range(SAMPLE_SIDE) if {x, y} & {0, SAMPLE_SIDE - 1}]
+    border = [sample[3 * (y * SAMPLE_SIDE + x) :][:3] for x, y in places]
     median = [sorted(values)[len(values) // 2] for values in zip(*border, strict=True)]
     return _share_near(border, median) >= PLAIN_SHARE
 
 
-def _share_near(pixels: Sequence[tuple[int, ...]], color: Sequence[int]) -> float:
+def _share_near(pixels: Sequence[Sequence[int]], color: Sequence[int]) -> float:
     """Return the part of the pixels that nearly have a color."""
     near = [all(abs(a - b) <= SAME_COLOR for a, b in zip(pixel, color, strict=True)) for pixel in pixels]
     return sum(near) / len(near)

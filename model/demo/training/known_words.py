@@ -24,9 +24,9 @@ def known_words() -> World:
     return World(
         shapes={name: SYNONYMS.get(name, ()) for name in SHAPES},
         objects={name: SYNONYMS.get(name, ()) for name in OBJECTS},
-        colors=tuple(dict.fromkeys((*COLORS, *GRAY))),
+        colors=tuple(COLORS),
         others=("background",),
-        edits=tuple(dict.fromkeys((*CHANGES, *SMALL, *LARGE))),
+        edits=tuple(dict.fromkeys((*CHANGES, *GRAY, *SMALL, *LARGE))),
     )
 
 
