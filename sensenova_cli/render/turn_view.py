@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from config.settings import PreviewChoice
+from config.units import count_of
 from model import (
     Answer,
     DenoisingStep,
@@ -85,6 +86,8 @@ class TurnView:
         self._steps: LiveSteps | PlainSteps | None = None
         self._think: LiveThink | PlainThink | None = None
         self._waiting: LiveWaiting | PlainWaiting | None = None
+        self._steps_ahead = 0  # of the run's requests that have not ended
+        self._began_to_draw: float | None = None  # for the first picture of the run
         self._shows_work = False  # whether the engine yields events while it works on this request
         self._times: list[float] = []  # when the request began, and when each picture was finished
         self._cache_summary = cache_summary
@@ -95,6 +98,11 @@ class TurnView:
         self._redraws_answer = False
         self._answered = ""
         self._noticed: set[str] = set()
+
+    def expect(self, requests: Sequence[Request]) -> None:
+        """Announce the requests of a run, so that the time left includes all their pictures."""
+        self._steps_ahead = sum(map(_steps_of, requests))
+        self._began_to_draw = None
 
     @property
     def is_quiet(self) -> bool:
@@ -130,10 +138,13 @@ class TurnView:
     def showing(self, request: Request) -> Iterator[None]:
         """Show the events of one request inside this context; at its end, remove the bars and end the answer's line."""
         self._request, self._answered = request, ""
+        if self._steps_ahead < _steps_of(request):  # a session's request is a run of its own
+            self.expect([request])
         self._shows_work, self._times = False, [time.perf_counter()]
         try:
             yield
         finally:
+            self._steps_ahead -= _steps_of(request)
             self._close_views()
             self._end_answer_line()
             self._show_sheet()
@@ -247,10 +258,13 @@ class TurnView:
     def _steps_view(self, index: int, count: int) -> LiveSteps | PlainSteps:
         if self._steps is None:
             title = _picture_title(index, count)
+            each = _steps_of(self._request) // count
+            later = max(0, self._steps_ahead - (index + 1) * each)
             if self._animated:
-                self._steps = LiveSteps(self._console, title, self._preview.live())
+                self._steps = LiveSteps(self._console, title, self._preview.live(), later)
             else:
-                self._steps = PlainSteps(self._console, title)
+                self._began_to_draw = self._began_to_draw or time.perf_counter()
+                self._steps = PlainSteps(self._console, title, later, self._began_to_draw)
         return self._steps
 
     def _thinking(self) -> LiveThink | PlainThink:
@@ -261,8 +275,8 @@ class TurnView:
 
     def _end_thinking(self, event: ThinkText) -> None:
         if self._think is not None:
-            words = f"{len(event.text.split())} words"
-            timed = f"{len(event.token_ids)} tokens, {event.seconds:.1f} s"
+            words = count_of(len(event.text.split()), "word")
+            timed = f"{event.seconds:.1f} s ({count_of(len(event.token_ids), 'token')})"
             self._think.close(f"thought for {timed if event.token_ids else words}")
             self._think = None
         if self._print_think:
@@ -307,6 +321,13 @@ class TurnView:
         if self._think is not None:
             self._think.stop()
         self._steps = self._think = None
+
+
+def _steps_of(request: Request | None) -> int:
+    """Return the number of denoising steps of all pictures of a request."""
+    if not isinstance(request, GenerateRequest | EditRequest):
+        return 0
+    return request.settings.num_images * request.settings.num_steps
 
 
 def _picture_title(index: int, count: int) -> str:

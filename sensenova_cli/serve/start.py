@@ -11,6 +11,7 @@ from pathlib import Path
 
 from config.settings import LoadSettings, ServeSettings
 from config.sources import Layers
+from config.units import count_of
 from model import Engine, parse_loras, remove_note, write_note
 from sensenova_cli.render.progress import ProgressView
 from sensenova_cli.render.turn_view import TurnView
@@ -164,7 +165,7 @@ def _public(load: LoadSettings) -> LoadSettings:
 def _summary(job: Job) -> str:
     """Return a line for the log. It contains nothing of prompts and pictures."""
     task, settings = job.turn.task.kind, job.turn.settings
-    size = f" {settings.size}, {settings.num_steps} steps" if task in ("generate", "edit") else ""
+    size = f" {settings.size}, {count_of(settings.num_steps, 'step')}" if task in ("generate", "edit") else ""
     reason = f": {job.error.code}" if job.error is not None else ""
     return f"{time.strftime('%H:%M:%S')} {job.id} {task}{size}: {job.status}{reason} after {job.seconds:.1f} s"
 

@@ -87,6 +87,7 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
     for warning in dict.fromkeys(warning for turn in turns for warning in (*turn.warnings, *_differences(turn, card))):
         view.notice(warning)
     engine = model.open([turn.request for turn in turns], view)
+    view.expect([turn.request for turn in turns])
     for turn in turns:
         run_turn(engine, turn, view, sinks, frontend.stop)
 

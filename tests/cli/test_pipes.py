@@ -252,7 +252,7 @@ def test_on_a_terminal_a_bar_comes_and_goes(home: Path) -> None:
 def test_think_text_on_a_terminal_streams_whole_lines(home: Path) -> None:
     shown, written, _ = _screen(f"{PROGRAM} generate x --think --num-steps 2")
     assert "thinking: 2 tokens" in written
-    assert "A cat sits.\nIt purrs.\nthought for 4 tokens, 0.5 s" in shown
+    assert "A cat sits.\nIt purrs.\nthought for 0.5 s (4 tokens)" in shown
     assert shown.count("purrs") == 1
 
 
