@@ -23,6 +23,7 @@ from sensenova_cli.sessions.entries import SessionPicture
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
+from sensenova_cli.turns.downloads import ask_before_session
 from sensenova_cli.turns.model_source import require_usable
 from sensenova_cli.turns.one_shot_sinks import PictureFileSink
 from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
@@ -111,10 +112,12 @@ class SessionTurns:
             KeyboardInterrupt: the user pressed Ctrl-C; as above.
         """
         start = replace(self._start, settings={**self._start.settings, "model": name})
-        state = self.session.state
-        layers = merge_flags(start, state.settings, state.profile, NO_OPTIONS).layers()
+        layers = self._flags(start=start).layers()
         view, before = self._view(layers), self.resident_model
         require_usable(layers.load)
+        if ask_before_session(layers.load).yes:
+            start = replace(start, settings={**start.settings, "yes": True})
+            layers = self._flags(start=start).layers()
         size = layers.values.get("size", "auto")
         keeps = before.is_loaded and has_room(layers.load, size)
         if before.is_loaded and not keeps:
@@ -141,8 +144,7 @@ class SessionTurns:
         Errors as for `ResidentModel.use_loras`.
         """
         start = replace(self._start, settings={**self._start.settings, "lora": text})
-        state = self.session.state
-        layers = merge_flags(start, state.settings, state.profile, NO_OPTIONS).layers()
+        layers = self._flags(start=start).layers()
         if self.resident_model.has_failed:  # a LoRA may be the reason
             self._start = start
             self.reload()
@@ -262,9 +264,10 @@ class SessionTurns:
             conversation = Conversation.after(conversation.ask(each.prompt, images), each.answer)
         return conversation
 
-    def _flags(self, line_options: Flags = NO_OPTIONS) -> Flags:
+    def _flags(self, line_options: Flags = NO_OPTIONS, start: Flags | None = None) -> Flags:
+        """Merge the flags of a turn; `start` replaces the flags that the program was started with."""
         state = self.session.state
-        return merge_flags(self._start, state.settings, state.profile, line_options)
+        return merge_flags(start or self._start, state.settings, state.profile, line_options)
 
     def _view(self, layers: Layers) -> TurnView:
         output = layers.output
