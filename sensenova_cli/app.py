@@ -32,7 +32,7 @@ INSTEAD = {
             "--port",
         )
     },
-    ("generate", "--image"): 'to change a picture: sensenova edit --image FILE "…"',
+    ("generate", "--image"): 'to change a picture: sensenova edit FILE "…"',
     ("profile show", "--profile"): "the profile is a bare word here: sensenova profile show draft",
 }
 """Hints for options that users may expect: (command, option) → hint. The command does not have the option."""
@@ -40,14 +40,13 @@ INSTEAD = {
 DASHED_TEXT = {
     "generate": 'generate -- "-…"',
     "chat": 'chat -- "-…"',
-    "edit": 'edit --image FILE -- "-…"',
+    "edit": 'edit FILE -- "-…"',
 }
 """Command → an example with a text that starts with a dash."""
 
 TOO_MANY_WORDS = {
     "generate": "put the prompt in quotes",
     "chat": "put the message in quotes",
-    "edit": 'put the prompt in quotes, and pictures after --image: sensenova edit --image FILE "…"',
     "run": 'the prompt goes after --prompt, in quotes: sensenova run --prompt "…"',
 }
 """Command → a hint if too many words were typed."""
@@ -211,11 +210,11 @@ def sensenova(
     Examples
       sensenova generate "A cute cat" --model SenseNova/SenseNova-U1-8B-MoT
       sensenova generate "A cat at dusk" --aspect 16:9 --seed 7 -o cat.png
-      sensenova edit --image cat.png "Make it an oil painting"
+      sensenova edit cat.png "Make it an oil painting"
       sensenova describe cat.png -p "Which animal is this?"
       sensenova chat "What is the capital of France?"
       sensenova repl
-      sensenova generate --from cat.png --num-steps 20
+      sensenova generate --from cat.png --steps 20
 
     Results go to stdout, everything else to stderr. Exit codes: 0 done,
     1 failed while running, 2 wrong usage, settings or input, 3 weights missing

@@ -57,4 +57,4 @@ def describe(
     from sensenova_cli.turns.one_shot import answer
     from sensenova_cli.turns.tasks import AnswerTask
 
-    answer(AnswerTask("describe", question, pictures), layers, flags)
+    answer(AnswerTask("describe", question, pictures, image_files=tuple(names)), layers, flags)

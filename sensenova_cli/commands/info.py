@@ -77,7 +77,7 @@ def info(
                 continue
             facts = problem.facts
         if flags.json:
-            typer.echo(json_text(facts))
+            typer.echo(json_text(facts if file is None else {"path": file, **facts}))
         else:
             typer.echo(("\n" if printed else "") + "\n".join(map(_wrapped, _lines(facts))))
         printed += 1

@@ -98,9 +98,10 @@ def run(
     _note_unused_options(flags, TEXT if modality.endswith("2img") else IMAGE, modality)
     if modality.endswith("2text"):
         images = tuple(picture.image for picture in inputs)
-        answer(AnswerTask("describe" if inputs else "chat", prompt, images), layers, flags)
+        task = AnswerTask("describe" if inputs else "chat", prompt, images, image_files=tuple(flags.image))
+        answer(task, layers, flags)
         return
-    task = PictureTask(
+    picture_task = PictureTask(
         "edit" if inputs else "generate",
         Prompt(prompt),
         inputs,
@@ -108,7 +109,7 @@ def run(
         height=flags.height,
         auto_is_default=True,
     )
-    make_pictures([task], layers, flags, _name_template(layers, flags))
+    make_pictures([picture_task], layers, flags, _name_template(layers, flags))
 
 
 def _with_rounded_sides(flags: Flags) -> Flags:

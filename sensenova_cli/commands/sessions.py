@@ -246,6 +246,7 @@ def _summary(saved: "SavedSession") -> dict[str, Any]:
 
     return {
         "name": saved.name,
+        "path": str(saved.folder),
         "folder": str(saved.folder),
         "created": saved.created.isoformat(),
         "used": saved.used.isoformat(),

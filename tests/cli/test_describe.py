@@ -55,6 +55,7 @@ def test_text_options_reach_the_engine(program: Program) -> None:
 
 def test_json_carries_text_and_token_ids_and_does_not_stream(program: Program) -> None:
     result = json.loads(program("describe", "a.png", "--json").stdout)
+    assert (result["path"], result["images"]) == ("a.png", ["a.png"])
     assert (result["text"], result["token_ids"], result["finish"]) == ("It is a cat.", [1, 2, 3, 4], "end")
 
 

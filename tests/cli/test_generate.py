@@ -118,6 +118,21 @@ def test_a_notice_is_printed_once_for_many_prompts(program: Program, home: Path)
     assert program("generate", "--prompt-file", "p.txt").stderr.count("an odd size") == 1
 
 
+def test_a_piped_prompt_needs_no_dash(program: Program) -> None:
+    assert program("generate", stdin="a cat\n").stdout == "a-cat-42.png\n"
+    assert program("generate", "a dog", stdin="a cat\n").stdout == "a-dog-42.png\n"
+    outcome = program("generate", stdin=" \n")
+    assert outcome.code == 2 and "there is no prompt" in outcome.stderr
+
+
+def test_steps_is_the_same_as_num_steps(program: Program) -> None:
+    assert program("generate", "x", "--steps", "3").code == 0
+    assert program.request.settings.num_steps == 3
+    assert "--steps" in program("generate", "x", "--step", "3").stderr
+    Path("p.toml").write_text("steps = 3\n")
+    assert "did you mean num_steps?" in program("generate", "x", "--profile", "./p.toml").stderr
+
+
 def test_objects_on_standard_input_are_a_prompt_file_of_objects(program: Program) -> None:
     content = b'# two\n{"prompt": "a cat", "seed": 7}\n{"prompt": "a dog"}\n'
     assert program("generate", "--prompt-file", "-", stdin=content).stdout == "a-cat-7.png\na-dog-42.png\n"

@@ -114,6 +114,7 @@ def test_json() -> None:
     assert done.exit_code == 0
     first, second = map(json.loads, done.stdout.splitlines())
     assert (first.pop("picture"), second.pop("picture")) == ("a.png", "b.png")
+    assert (first.pop("path"), second.pop("path")) == ("a.png", "b.png")
     assert first == second == RECORD.model_dump(mode="json")
 
 
@@ -183,7 +184,7 @@ def test_picture_of_another_program() -> None:
 def test_picture_of_another_program_as_json_and_beside_others() -> None:
     done = run("--json", picture("a.png"), foreign("other.png"), picture("plain.png", None), picture("b.png"))
     first, second, third = map(json.loads, done.stdout.splitlines())
-    assert second == {"picture": "other.png", "parameters": FOREIGN}
+    assert second == {"path": "other.png", "picture": "other.png", "parameters": FOREIGN}
     assert (first["picture"], third["picture"]) == ("a.png", "b.png")
     assert "other.png" in str(done.exception) and "plain.png" in str(done.exception)
     assert exit_code(done.exception) == 1  # type: ignore[arg-type]
