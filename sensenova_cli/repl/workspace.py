@@ -51,7 +51,6 @@ class Workspace:
         self.mode = mode
         self.turns = SessionTurns(session, start, self._on_picture, system=system, interactive=interactive)
         self._interactive = interactive
-        self._shows_results = interactive and sys.stdout.isatty()
         self._quiet = start.quiet
         self._console = stderr_console()
         self._new_pictures: list[SessionPicture] = []
@@ -165,9 +164,9 @@ class Workspace:
 
     def _on_picture(self, picture: SessionPicture, path: str) -> None:
         self._new_pictures.append(picture)
-        if self._shows_results:
+        if self._interactive:
             self.print_picture_name(f"picture {picture.number}", Path(path))
-        else:
+        if not (self._interactive and sys.stdout.isatty()):
             self.print_result(path)
 
     def _preview(self, part: float) -> Preview:

@@ -14,7 +14,7 @@ from rich.live import Live
 
 from config.settings import PreviewChoice
 from sensenova_cli.errors import UsageError
-from sensenova_cli.render.preview import LivePreview, Preview, contact_sheet, detect, show
+from sensenova_cli.render.preview import LivePreview, Preview, contact_sheet, detect, has_links, show
 from sensenova_cli.render.preview.detect import Method
 from sensenova_cli.render.preview.renderables import fit
 from sensenova_cli.render.preview.sheet import DIGITS
@@ -183,7 +183,32 @@ class TestTheWayItIsShown:
         assert Preview.choose(console(file=Pipe()), "sixel", PLAIN).method is None
 
 
+class TestLinks:
+    @pytest.mark.parametrize(
+        ("environment", "has"),
+        [
+            ({"TERM": "xterm-kitty"}, True),
+            ({"TERM": "xterm-256color", "TERM_PROGRAM": "iTerm.app"}, True),
+            ({"TERM": "xterm-256color", "VTE_VERSION": "7600"}, True),
+            ({"TERM": "xterm-256color", "VTE_VERSION": "4800"}, False),
+            ({"TERM": "xterm-256color"}, False),
+            ({"TERM": "xterm-256color", "TERM_PROGRAM": "Apple_Terminal"}, False),
+            ({"TERM": "xterm-kitty", "TMUX": "/tmp/tmux-0/default,1,0"}, False),
+            ({"TERM": "xterm-kitty", "SSH_CONNECTION": "10.0.0.1 5 10.0.0.2 22"}, False),
+        ],
+    )
+    def test_follow_from_the_terminal(self, environment: dict[str, str], has: bool) -> None:
+        assert has_links(console(), environment) is has
+        assert not has_links(console(file=Pipe()), environment)
+
+
 class TestTheRoomItTakes:
+    @pytest.mark.parametrize(("part", "rows"), [(show.SCREEN, 21), (show.HALF, 12), (show.SMALL, 8)])
+    def test_is_at_most_a_part_of_the_rows(self, part: float, rows: int) -> None:
+        on = console(height=24)
+        Preview.choose(on, "blocks", PLAIN, part).show(Image.new("RGB", (1000, 1000), "red"))
+        assert len(pixels(screen_of(written(on)))) == rows
+
     @pytest.mark.parametrize(
         ("size", "room", "taken"),
         [

@@ -97,23 +97,17 @@ def test_names_are_links_if_the_terminal_has_links(tmp_path: Path) -> None:
     assert screen.leave() == 0
 
 
-def test_save_writes_the_format_of_the_name(tmp_path: Path) -> None:
+def test_pictures_are_saved_in_the_format_of_their_name_and_several_turns_are_undone(tmp_path: Path) -> None:
     screen = session(tmp_path, "--no-preview")
-    run(screen, "a cat", "picture 1  ")
+    for number, line in enumerate(("a cat", "make it red", "make it blue"), start=1):
+        run(screen, line, f"picture {number}  ")
     run(screen, "/save cat.jpg", "only PNG files have one")
     with Image.open(tmp_path / "cat.jpg") as image:
         assert (image.format, image.size) == ("JPEG", (256, 256))
     run(screen, "/save cat.gif", "cat.gif does not end in .png, .jpg, .jpeg or .webp")
     assert not (tmp_path / "cat.gif").exists()
-    assert screen.leave() == 0
-
-
-def test_several_turns_are_undone_at_once(tmp_path: Path) -> None:
-    screen = session(tmp_path, "--no-preview")
-    for number, line in enumerate(("a cat", "make it red", "make it blue"), start=1):
-        run(screen, line, f"picture {number}  ")
     run(screen, "/undo 2", "selected: picture 1 (a cat)")
-    run(screen, "/undo 2", "there are only 1 turns to undo")
+    run(screen, "/undo 2", "there is only 1 turn to undo")
     run(screen, "/redo 2", "selected: picture 3 (make it blue)")
     run(screen, "/undo x", "'x' is not a number of turns")
     assert screen.leave() == 0
@@ -203,7 +197,7 @@ def test_without_a_desktop_the_path_is_copied_by_the_terminal(tmp_path: Path) ->
     assert screen.leave() == 0
 
 
-def test_a_new_session_keeps_the_model_and_the_settings(tmp_path: Path) -> None:
+def test_a_new_session_and_a_failed_load_keep_the_model_and_the_settings(tmp_path: Path) -> None:
     screen = session(tmp_path, "--no-preview")
     run(screen, "/set num_steps 3", "num_steps = 3")
     run(screen, "a cat", "picture 1  ")
@@ -212,20 +206,12 @@ def test_a_new_session_keeps_the_model_and_the_settings(tmp_path: Path) -> None:
     screen.wait_for_toolbar("draw · demo · 256x256 · 3 steps")
     run(screen, "a dog", "picture 1  001-a-dog-42.png")
     run(screen, "/new my cats", "there is a session named my cats already")
+    run(screen, "/model ./gone", "there is no checkpoint folder ./gone")
+    assert "the model is still demo" in " ".join(screen.text.split())
+    run(screen, "/again", "picture 2  ")
     assert screen.leave() == 0
     assert "session dogs saved" in screen.text
     assert sorted(path.name for path in tmp_path.glob("data/sessions/*")) == ["dogs", "my cats"]
-    assert screen.text.count("demo loaded in") == 1
-
-
-def test_a_model_that_does_not_exist_leaves_the_old_one(tmp_path: Path) -> None:
-    screen = session(tmp_path, "--no-preview")
-    run(screen, "a cat", "picture 1  ")
-    run(screen, "/model ./gone", "there is no checkpoint folder ./gone")
-    assert "the model is still demo" in " ".join(screen.text.split())
-    screen.wait_for_toolbar("edit · demo")
-    run(screen, "/again", "picture 2  ")
-    assert screen.leave() == 0
     assert screen.text.count("demo loaded in") == 1
 
 

@@ -155,7 +155,8 @@ def _move(workspace: Workspace, step: type[Undo] | type[Redo], count: int, possi
         verb: `undo` or `redo`, for messages.
     """
     if possible < count:
-        raise UsageError(f"there {f'are only {possible} turns' if possible else 'is nothing'} to {verb}")
+        rest = f"only {counted(possible, 'turn')}" if possible else "nothing"
+        raise UsageError(f"there is {rest} to {verb}")
     before = workspace.session.state
     for _ in range(count):
         workspace.session.append(step())
