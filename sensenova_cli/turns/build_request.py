@@ -8,7 +8,7 @@ from config.recommended import Recommended
 from config.settings import MAX_SEED, ImageSettings, Settings, TextSettings
 from config.sizes import TOKEN_PIXELS, check_size, format_size, nearest_trained, resolve_size, round_side
 from config.sources import Layers, Resolved
-from model import EditRequest, GenerateRequest, Request
+from model import EditRequest, GenerateRequest, Request, require_cache_library
 from sensenova_cli.inputs.pictures import free_seed
 from sensenova_cli.turns.tasks import PictureTask, Task
 from sensenova_cli.turns.world_notices import world_notices
@@ -86,6 +86,8 @@ def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommen
         warnings += replaced
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
     image = ImageSettings.part_of(settings)
+    if image.cache != "off" and not layers.load.is_remote:  # a server has the library, or refuses the request
+        require_cache_library()
     request: GenerateRequest | EditRequest
     if task.kind == "edit":
         images = tuple(each.image for each in task.inputs)
@@ -148,12 +150,13 @@ def _choose_seed(task: PictureTask, resolved: Resolved) -> tuple[int, list[str]]
         return seed, warnings
     if chosen + count - 1 > MAX_SEED:
         raise SettingsError(
-            f"too few seeds are free from {seed} upwards: an edit must not have the seed of an input picture",
+            f"too few seeds are free from {seed} upwards: editing with the seed of an input picture spoils the result",
             "use a smaller `seed`",
         )
     if not task.replaces_seed_silently:
-        names = [each.name for each in task.inputs if each.seed is not None and seed <= each.seed < chosen]
+        clashing = [each for each in task.inputs if each.seed is not None and seed <= each.seed < chosen]
+        names = " and ".join(f"{each.name} ({each.seed})" for each in clashing)
         warnings.append(
-            f"an edit must not have the seed of an input picture ({' and '.join(names)}); using seed {chosen}"
+            f"Using seed {chosen}: editing with the seed that made {names} would spoil the result."
         )
     return chosen, warnings
