@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from model.remote.address import is_loopback, is_usable_key, remove_note, write_note
     from model.remote.servers import read_server_facts
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
+    from model.step_cache_library import require_cache_library
     from model.timings import CARD, PHASES, PROGRAM, Timings, process_timings
     from model.trace import Trace
     from model.verification.checks import (
@@ -115,6 +116,7 @@ _HOMES = {
     "model.remote.servers": ["read_server_facts"],
     "model.remote.address": ["is_loopback", "is_usable_key", "remove_note", "write_note"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
+    "model.step_cache_library": ["require_cache_library"],
     "model.timings": ["CARD", "PHASES", "PROGRAM", "Timings", "process_timings"],
     "model.trace": ["Trace"],
     "model.wire": ["WIRE_VERSION", "Packed", "pack", "unpack_event", "unpack_request"],
@@ -207,6 +209,7 @@ __all__ = [
     "read_server_facts",
     "release_rank_processes",
     "remove_note",
+    "require_cache_library",
     "require_device",
     "run_rank",
     "unpack_event",

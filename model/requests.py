@@ -8,7 +8,6 @@ from config.settings import MAX_SEED, ImageSettings, TextSettings
 from model.errors import RequestError
 from model.placeholders import refuse_image_tokens, require_placeholders
 from model.png import PNGImage
-from model.step_cache_library import require_cache_library
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,8 @@ class GenerateRequest:
             picture's own size.
 
     Raises:
-        RequestError: the prompt is empty, not text, or contains a placeholder; a seed exceeds the largest one;
-            `settings.cache` needs a library that is not installed; or a number for previews is negative or not whole.
+        RequestError: the prompt is empty, not text, or contains a placeholder; a seed exceeds the largest one; or a
+            number for previews is negative or not whole.
     """
 
     prompt: str
@@ -35,7 +34,6 @@ class GenerateRequest:
         _require_text(self.prompt, "prompt", 'say what to draw, for example "A cute cat"')
         require_placeholders([self.prompt], 0)
         _require_seeds(self.settings)
-        _require_library(self.settings)
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,6 @@ class EditRequest:
         _require_previews(self)
         _require_text(self.prompt, "prompt", 'say what to change, for example "make the sky red"')
         _require_seeds(self.settings)
-        _require_library(self.settings)
         if not self.images:
             raise RequestError("an edit needs at least one picture", "add `images=FILE`")
         require_placeholders([self.prompt], len(self.images))
@@ -134,11 +131,6 @@ def _require_previews(request: GenerateRequest | EditRequest) -> None:
         value = getattr(request, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise RequestError(f"{name} is {value!r}; it must be a whole number, 0 or more", "write 0 for the default")
-
-
-def _require_library(settings: ImageSettings) -> None:
-    if settings.cache != "off":
-        require_cache_library()
 
 
 def _require_seeds(settings: ImageSettings) -> None:

@@ -16,6 +16,7 @@ from model import Engine, parse_loras, remove_note, write_note
 from sensenova_cli.render.progress import ProgressView
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.serve.app import build_app
+from sensenova_cli.serve.errors import ApiError
 from sensenova_cli.serve.guard import Guard
 from sensenova_cli.serve.jobs import Job
 from sensenova_cli.serve.scheduler import LoadingState, Scheduler, public_names
@@ -60,7 +61,11 @@ async def run_server(
     view = _LoadingView(quiet=quiet)
     scheduler = Scheduler(_opener(settings, layers, view), _public(load), settings.max_queue)
     service = Service(settings, layers, scheduler, name)
-    server = Server(build_app(service, guard), scheduler)
+
+    def refused(address: str, error: ApiError) -> None:
+        view.muted(f"{time.strftime('%H:%M:%S')} {address}: refused, {error.status} {error.code}")
+
+    server = Server(build_app(service, guard, refused), scheduler)
     url = _url(listener)
 
     def announce() -> None:
@@ -73,6 +78,8 @@ async def run_server(
 
     def finished(job: Job) -> None:
         forget(job)
+        if job.error is not None:
+            job.error.is_logged = True
         view.muted(_summary(job))
 
     scheduler.on_finished = finished
