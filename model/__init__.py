@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from model.remote.servers import read_server_facts
     from model.requests import AnswerRequest, EditRequest, GenerateRequest, Message, Request
     from model.step_cache_library import require_cache_library
-    from model.timings import CARD, PHASES, PROGRAM, Timings, process_timings
+    from model.timings import CARD, CONNECT, PHASES, PROGRAM, Timings, process_timings
     from model.trace import Trace
     from model.verification.checks import (
         Checks,
@@ -117,7 +117,7 @@ _HOMES = {
     "model.remote.address": ["is_loopback", "is_usable_key", "remove_note", "write_note"],
     "model.requests": ["AnswerRequest", "EditRequest", "GenerateRequest", "Message", "Request"],
     "model.step_cache_library": ["require_cache_library"],
-    "model.timings": ["CARD", "PHASES", "PROGRAM", "Timings", "process_timings"],
+    "model.timings": ["CARD", "CONNECT", "PHASES", "PROGRAM", "Timings", "process_timings"],
     "model.trace": ["Trace"],
     "model.wire": ["WIRE_VERSION", "Packed", "pack", "unpack_event", "unpack_request"],
     "model.verification.checks": ["Checks", "PictureCheck", "find_checks", "published_checks", "published_models"],
@@ -134,6 +134,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CARD",
+    "CONNECT",
     "DEMO_CHECKPOINT",
     "DEMO_MODEL",
     "NO_LORA",

@@ -10,15 +10,16 @@ import model
 from config.mentions import mention
 from config.settings import LoadSettings
 from model import (
+    CONNECT,
     DEMO_MODEL,
     Card,
     CheckpointError,
     DownloadPlan,
     Engine,
     Request,
-    check_files,
     find_checkpoint,
     local_checkpoint,
+    process_timings,
     read_card,
 )
 from sensenova_cli.errors import UsageError
@@ -107,7 +108,8 @@ class ModelOnDemand:
     def _open_remote(self, view: TurnView) -> Engine:
         """Return the engine of the server, and wait until its model is loaded."""
         if self._remote is None:
-            with closing(_OpeningProgress(view, self.settings)) as progress:
+            opening = closing(_OpeningProgress(view, self.settings))
+            with process_timings.phase(CONNECT), opening as progress:
                 self._remote = model.open_engine(
                     self.settings,
                     on_progress=lambda now: progress.show("waiting for", now.done_bytes, now.total_bytes),
@@ -165,6 +167,8 @@ def require_usable(settings: LoadSettings) -> None:
     name = model_name(settings)
     if settings.is_remote or not Path(name).expanduser().is_dir():  # a model of the Hub is completed when it is opened
         return
+    from model import check_files  # imports PyTorch, which nothing else here needs
+
     for finding in check_files(Path(name).expanduser()):
         if finding.status == "failed":
             raise CheckpointError(f"{name}: {finding.detail}", f"to check all files: sensenova verify {name}")

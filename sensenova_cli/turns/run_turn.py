@@ -118,10 +118,13 @@ def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], 
 
 
 def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:
-    stream = cast("Generator[Event]", engine.run(turn.request))
+    events = engine.run(turn.request)
+    if engine.card.loaded is not None:  # it is on a server, and only the server's own process knows more phases
+        events = process_timings.measure_answer(events)
+    stream = cast("Generator[Event]", events)
     try:
-        with view.showing(turn.request), closing(stream) as events:
-            for event in events:
+        with view.showing(turn.request), closing(stream):
+            for event in stream:
                 view.event(event)
                 for sink in sinks:
                     sink.take(event)
