@@ -96,7 +96,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     """Return mode, model, selected or staged pictures, settings, profile and memory, if they fit on a line."""
     state, turns = repl.session.state, repl.turns
     try:
-        settings = turns.current_settings().settings
+        settings, size = turns.current_settings().settings, repl.next_size()
     except SenseNovaError:  # the error is shown at the start and by every turn
         return [("class:mode", prompt_word(repl)), ("", " · the settings are invalid")]
     parts = [prompt_word(repl)]
@@ -112,7 +112,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     elif state.selected:
         parts.append(f"selected {state.selected.number}")
     if repl.mode == "pictures":
-        parts += [repl.next_size(), f"{settings.num_steps} steps", f"seed {settings.seed}"]
+        parts += [size, f"{settings.num_steps} steps", f"seed {settings.seed}"]
         if settings.think:
             parts.append("think")
     if turns.profile:

@@ -106,9 +106,9 @@ class Repl(Workspace):
         """Print where the pictures are, and how to continue the session."""
         if self.session.is_temporary or not self.session.folder:
             return
-        if self.session.state.pictures:
-            self.say(f"pictures: {show_path(self.session.folder / PICTURES_FOLDER)}")
-        self.say(f"session {self.session.name} saved; continue it with: sensenova repl --continue")
+        place = show_path(self.session.folder / PICTURES_FOLDER) if self.session.state.pictures else ""
+        self.say(f"session {self.session.name} saved" + (f", pictures in {place}" if place else ""))
+        self.say("continue it with: sensenova repl --continue")
 
     def _run(self, line: Line) -> None:
         if line.is_empty:

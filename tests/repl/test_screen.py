@@ -65,7 +65,7 @@ def test_twelve_turns_and_a_restart(tmp_path: Path) -> None:
     screen.wait_for("fox.png", count=2)
     assert (tmp_path / "fox.png").read_bytes() == pictures(tmp_path)[5].read_bytes()
     assert screen.leave() == 0  # 11
-    assert "saved; continue it with: sensenova repl --continue" in screen.text
+    assert "continue it with: sensenova repl --continue" in screen.text
     assert "Traceback" not in screen.raw
 
     screen = Terminal("repl", "--continue", *QUICK, folder=tmp_path)

@@ -102,7 +102,7 @@ def open_picture(workspace: Workspace, line: Line) -> None:
     if word == "folder":
         path = path.parent
     if not open_file(path):
-        raise UsageError("there is no desktop here to open pictures with", f"the file is {path}")
+        raise UsageError("no desktop was found that could open the picture", f"the file is {path}")
     workspace.say(f"opened {show_path(path)}")
 
 
@@ -124,4 +124,4 @@ def copy(workspace: Workspace, line: Line) -> None:
         workspace.say(f"copied picture {number}")
     else:
         copy_text(str(workspace.session.lasting_path(number)))
-        workspace.say(f"copied the path of picture {number}: the clipboard here takes only text")
+        workspace.say(f"copied the path of picture {number}: this clipboard takes text only")
