@@ -178,7 +178,7 @@ class LoadSettings(SettingsGroup):
     check_weights: bool = False
     """Check all weights while loading, and refuse a checkpoint with NaN or infinity."""
     quantization: Annotated[Quantization, Scope(recorded=True)] = "off"
-    """Eight-bit weights for the generation tower (fp8) or both towers (fp8-all); experts are not quantized."""
+    """8-bit weights for image generation (fp8), or for text as well (fp8-all); experts are not quantized."""
     lora: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """LoRA file, folder or Hub id, optionally with :STRENGTH; separate several by commas; off for none."""
     enforce_eager: Annotated[bool, Scope(recorded=True)] = False
@@ -237,7 +237,7 @@ class OutputSettings(SettingsGroup):
     """Settings of files and of the terminal."""
 
     output: Annotated[str | None, Scope(session=False)] = None
-    """Picture file, optionally with {slug} {seed} {index} {count} {width} {height}; FOLDER/; or - for PNG on stdout."""
+    """Picture file, may contain {slug} {seed} {index} {count} {width} {height}; or FOLDER/; or - for PNG on stdout."""
     metadata: bool = True
     """Write the settings that made a picture into its PNG file."""
     print_think: bool = False
@@ -271,7 +271,7 @@ class ServeSettings(SettingsGroup):
     served_name: Annotated[str | None, Field(examples=["u1"])] = None
     """Name of the model for clients; the default is the last part of its folder or Hub id."""
     loras: Annotated[str | None, Field(examples=["pixel=./pixel.safetensors:0.8"])] = None
-    """LoRAs that clients may choose, as NAME=FILE[:STRENGTH], separated by commas."""
+    """LoRAs that clients may choose, as comma-separated NAME=FILE[:STRENGTH]."""
     max_queue: Annotated[int, Field(ge=0, le=10_000)] = 16
     """Maximum number of waiting requests; further ones get the answer 503."""
     max_images: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -285,9 +285,9 @@ class ServeSettings(SettingsGroup):
     keep_memory: Annotated[str, Field(examples=["512MiB", "2GiB"])] = "512MiB"
     """Memory for uploaded pictures, and the same amount for results, which can be fetched for ten minutes."""
     allow_host: Annotated[str | None, Field(examples=["pictures.example.org"])] = None
-    """Host names under which clients reach the server, separated by commas; addresses and localhost always work."""
+    """Comma-separated host names under which clients reach the server; addresses and localhost always work."""
     cors_origin: Annotated[str | None, Field(examples=["https://app.example.org"])] = None
-    """Origins whose web pages may use the server, separated by commas."""
+    """Comma-separated origins whose web pages may use the server."""
     ui: bool = True
     """Serve the web page."""
     warmup: bool = True

@@ -28,7 +28,7 @@ OTHER_NAMES: Mapping[str, str] = {
 """Names that other programs, or our flags, have for a setting → its name here."""
 
 LONGEST_VALUE = 60
-"""Most characters of a wrong value that a message quotes."""
+"""Maximum number of characters of a wrong value that a message quotes."""
 
 
 @dataclass(frozen=True)

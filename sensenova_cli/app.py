@@ -127,7 +127,7 @@ class Program(CommandGroup):
         if isinstance(error, StdoutError):
             print_error(
                 f"stdout cannot be written: {error.strerror}",
-                "make room, or redirect the results elsewhere; files that were written are complete",
+                "free some disk space, or redirect the results elsewhere; files that were written are complete",
             )
             return FAILED
         if isinstance(error, SenseNovaError):
@@ -244,7 +244,7 @@ def _require_current_folder() -> None:
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise UsageError("the current folder does not exist any more", "go to another one: cd") from None
+        raise UsageError("the current folder no longer exists", "go to another one: cd") from None
 
 
 def _print_interrupted() -> None:

@@ -10,7 +10,7 @@ COMMANDS = {
     "chat": "Send a message to the model, and print its answer. Without a message, start a conversation.",
     "repl": "Make, change and discuss pictures, turn by turn; the model stays loaded.",
     "serve": "Serve a model to OpenAI clients, other tools and a web page.",
-    "run": "Replace vLLM-Omni's example script: type `sensenova run` instead of `python end2end.py`.",
+    "run": "Drop-in replacement for vLLM-Omni's example script: replace `python end2end.py` with `sensenova run`.",
     "info": "Print how a picture was made, or what a checkpoint or a server is. No model is loaded.",
     "bench": "Measure how fast a model runs here and how fast the device could be, or how fast a server answers.",
     "doctor": "Check what fits on this machine, and how fast it runs.",

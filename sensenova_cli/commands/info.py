@@ -122,7 +122,8 @@ def _facts(file: str) -> dict[str, Any]:
             "only PNG files written by sensenova have one, unless --no-metadata was given or another tool removed it",
         )
     problem = NoRecordError(
-        f"{name} was described by another program, and cannot be repeated byte for byte", "draw it anew with its prompt"
+        f"{name} was described by another program, and cannot be repeated byte for byte",
+        "draw it again with its prompt",
     )
     problem.facts = {"picture": name, "parameters": parameters}
     raise problem

@@ -56,7 +56,7 @@ def run(
         ),
     ] = "auto",
 ) -> None:
-    """Replace vLLM-Omni's example script: type `sensenova run` instead of `python end2end.py`.
+    """Drop-in replacement for vLLM-Omni's example script: replace `python end2end.py` with `sensenova run`.
 
     Examples
       sensenova run --prompt "A cute cat" --think

@@ -45,5 +45,7 @@ def tiny_checkpoint(
             with contextlib.suppress(OSError):  # it was not created, or another program uses it
                 parent.rmdir()
         reason = getattr(error, "strerror", None) or error
-        raise SenseNovaError(f"{folder} cannot be written: {reason}", "make room, or name another folder") from error
+        raise SenseNovaError(
+            f"{folder} cannot be written: {reason}", "free some disk space, or name another folder"
+        ) from error
     typer.echo(for_terminal(folder))

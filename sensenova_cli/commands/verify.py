@@ -159,7 +159,7 @@ class _Report:
 
     @property
     def can_draw(self) -> bool:
-        """Whether the files are good enough to draw: a wrong checksum is no obstacle."""
+        """Whether the files are good enough to draw: a wrong checksum does not prevent it."""
         return all(finding.status != "failed" or finding.name == "checksums" for finding in self._files)
 
     def files(self, findings: "Iterator[FileFinding]") -> None:

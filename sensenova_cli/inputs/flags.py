@@ -166,4 +166,4 @@ def _whole_number(flag: str, text: str | None, unit: str, example: str) -> int |
 
 
 def _unsupported(option: str, instead: str) -> UsageError:
-    return UsageError(f"{option} is not supported yet: {instead}", f"leave {option.split()[0]} out")
+    return UsageError(f"{option} is not supported: {instead}", f"leave {option.split()[0]} out")

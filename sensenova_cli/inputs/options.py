@@ -227,13 +227,13 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "aspect": _value("--aspect", help="Picture size by its ratio, like --size 16:9.", panel="Picture", metavar="W:H"),
     "width": _value(
         "--width",
-        help="Picture width in pixels; without --height, the height stays as it is set.",
+        help="Picture width in pixels; if given alone, the height is unchanged.",
         panel="Picture",
         metavar="N",
     ),
     "height": _value(
         "--height",
-        help="Picture height in pixels; without --width, the width stays as it is set.",
+        help="Picture height in pixels; if given alone, the width is unchanged.",
         panel="Picture",
         metavar="N",
     ),

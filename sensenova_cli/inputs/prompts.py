@@ -12,7 +12,7 @@ from sensenova_cli.errors import UsageError
 from sensenova_cli.system.streams import STDIN, read_stdin
 
 MAX_TEXT_BYTES = 16 * 2**20
-"""Most bytes of a prompt file."""
+"""Maximum number of bytes of a prompt file."""
 
 
 @dataclass(frozen=True)

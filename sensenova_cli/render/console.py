@@ -8,7 +8,7 @@ from rich.text import Text
 
 
 def stderr_console() -> Console:
-    """Return a console that writes to stderr and does not colour numbers and paths by itself."""
+    """Return a console that writes to stderr and does not color numbers and paths by itself."""
     return Console(stderr=True, highlight=False)
 
 

@@ -8,7 +8,7 @@ from model import CheckpointError, DeviceMemoryError, RequestError, WireError
 from sensenova_cli.errors import UsageError
 
 MAX_MESSAGE = 1000
-"""Most characters of a message, which may quote names that the client chose."""
+"""Maximum number of characters of a message, which may quote names that the client chose."""
 RETRY_SECONDS = 5
 """Value of the header `Retry-After` of an answer 503."""
 

@@ -163,7 +163,7 @@ class Scheduler:
         self._end_waiting(unavailable("the server is stopping", "stopping"))
 
     def close(self) -> None:
-        """End the model's thread, which frees the model. No job may run any more."""
+        """End the model's thread, which frees the model. No job may run after that."""
         self._inbox.put(None)
         if self.engine is not None:  # a thread that is still loading 35 GB ends with the process
             self._thread.join()

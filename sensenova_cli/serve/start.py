@@ -85,7 +85,7 @@ async def run_server(
     scheduler.on_finished = finished
 
     def stopping() -> None:
-        remove_note()  # the server accepts no connections any more
+        remove_note()  # the server no longer accepts connections
         running = " after the running request" if scheduler.running is not None else ""
         view.muted(f"stopping{running}; a second signal ends at once")
 

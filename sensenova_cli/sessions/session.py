@@ -205,7 +205,9 @@ class Session:
             path = writer.write(image, prompt=prompt, seed=seed, index=0, count=1, record=record)
         except OutputWriteError as error:
             if isinstance(error.__cause__, OSError):
-                raise OutputWriteError(error.what, f"make room, or check the folder {self._folder}") from error
+                raise OutputWriteError(
+                    error.what, f"free some disk space, or check the folder {self._folder}"
+                ) from error
             raise
         assert path is not None  # None means stdout
         picture = SessionPicture(number=number, file=path.name, width=image.width, height=image.height, seed=seed)
@@ -251,7 +253,7 @@ class Session:
         except OSError as error:
             raise SessionWriteError(
                 f"{name} cannot be copied into the session: {error.strerror or error}",
-                f"make room, or check the folder {self._folder}",
+                f"free some disk space, or check the folder {self._folder}",
             ) from error
         assert path is not None  # the candidates are endless
         picture = SessionPicture(
@@ -452,5 +454,5 @@ def _remove_partial_files(folder: Path) -> None:
 def _write_error(folder: Path, error: OSError) -> SessionWriteError:
     return SessionWriteError(
         f"the session in {folder} cannot be written: {error.strerror or error}",
-        "make room, or check that the folder is still there",
+        "free some disk space, or check that the folder is still there",
     )

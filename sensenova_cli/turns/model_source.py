@@ -152,7 +152,7 @@ def require_local(settings: LoadSettings) -> None:
     """Raise UsageError if the settings name a server, for a command that works with the model's files."""
     if settings.is_remote:
         raise UsageError(
-            f"this command needs the model's files, which the server {settings.server} does not give out",
+            f"this command needs the model's files, which the server {settings.server} does not provide",
             f"run it on that machine, or use the files here: {mention('server', 'off')}",
         )
 

@@ -142,7 +142,7 @@ def _differences(turn: Turn, card: Card) -> list[str]:
     if replay is None or card.loaded is None:
         return []
     made, there = replay.record.loaded, card.loaded
-    # A server of another kind tells only its model's name, and so do records of its pictures.
+    # A server of another kind names only its model, and so do records of its pictures.
     known = there.model_fields_set & ({"model"} if replay.record.made_by else set(RECORDED_LOAD_SETTINGS))
     names = [name for name in RECORDED_LOAD_SETTINGS if name in known and getattr(made, name) != getattr(there, name)]
     if not names:

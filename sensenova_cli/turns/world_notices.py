@@ -15,7 +15,7 @@ SAME_COLOR = 48
 PLAIN_SHARE = 0.85
 """Least part of a border that has one color in pictures of shapes and objects on a plain background."""
 MOST_SHOWN = 40
-"""Most characters of a prompt in a notice."""
+"""Maximum number of characters of a prompt in a notice."""
 LIST_HINT = f"for a list of what it knows: sensenova info {DEMO_MODEL}"
 
 

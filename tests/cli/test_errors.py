@@ -264,7 +264,7 @@ def test_an_output_folder_that_is_a_file(program: Program) -> None:
     assert program.engines == []
 
 
-def test_colours_can_be_turned_off(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colors_can_be_turned_off(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     assert "\x1b[1;31m" in program("generate").stderr
@@ -335,4 +335,4 @@ def test_a_deleted_current_folder(program: Program, home: Path, words: list[str]
     finally:
         os.chdir(home)
     assert (outcome.code, helped.code) == (2, 0)
-    assert "the current folder does not exist any more" in outcome.stderr
+    assert "the current folder no longer exists" in outcome.stderr

@@ -18,7 +18,7 @@ OF_TERMINALS = ("COLUMNS", "LINES", "TMUX", "STY", "ZELLIJ", "TERM_PROGRAM", "LC
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """That of a terminal with 24-bit colours and no protocol for pictures."""
+    """That of a terminal with 24-bit colors and no protocol for pictures."""
     inherited = {name: value for name, value in os.environ.items() if name not in OF_TERMINALS}
     fixed = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "FAKE_PREVIEW": "red"}
     return {**inherited, "PYTHONPATH": str(REPOSITORY), **fixed, **variables}

@@ -32,12 +32,12 @@ _LINKS_BY_PROGRAM = ("iTerm.app", "WezTerm", "ghostty", "vscode", "Hyper", "rio"
 def choose_method(setting: PreviewChoice, console: Console, environment: Mapping[str, str]) -> Method | None:
     """Return the method by which a console shows pictures; None if it shows none.
 
-    Without a terminal, on a dumb terminal, and without colours the result is None for every setting.
+    Without a terminal, on a dumb terminal, and without colors the result is None for every setting.
 
     Raises:
         UsageError: the setting names a protocol whose package is not installed.
     """
-    if setting == "off" or not _is_colour_screen(console):
+    if setting == "off" or not _is_color_screen(console):
         return None
     if setting == "auto":
         return _detect(environment) or ("blocks" if has_blocks(console) else None)
@@ -56,7 +56,7 @@ def has_links(console: Console, environment: Mapping[str, str]) -> bool:
 
     Other terminals may print the link's address. Over SSH, the user's machine does not have the file.
     """
-    if not _is_colour_screen(console) or _is_multiplexer(environment) or environment.get("SSH_CONNECTION"):
+    if not _is_color_screen(console) or _is_multiplexer(environment) or environment.get("SSH_CONNECTION"):
         return False
     term = environment.get("TERM", "").lower()
     if any(name in term for name in _LINKS_BY_TERM) or environment.get("TERM_PROGRAM") in _LINKS_BY_PROGRAM:
@@ -66,11 +66,11 @@ def has_links(console: Console, environment: Mapping[str, str]) -> bool:
 
 
 def has_blocks(console: Console) -> bool:
-    """Return whether the console can show half blocks: it needs 256 colours and Unicode.
+    """Return whether the console can show half blocks: it needs 256 colors and Unicode.
 
-    With 16 colours a picture is unrecognisable.
+    With 16 colors a picture is unrecognizable.
     """
-    return _is_colour_screen(console) and _has_unicode(console) and console.color_system in ("256", "truecolor")
+    return _is_color_screen(console) and _has_unicode(console) and console.color_system in ("256", "truecolor")
 
 
 def cell_size(console: Console) -> tuple[int, int]:
@@ -87,7 +87,7 @@ def cell_size(console: Console) -> tuple[int, int]:
     return cell if 0 < cell[0] <= cell[1] <= 4 * cell[0] else DEFAULT_CELL
 
 
-def _is_colour_screen(console: Console) -> bool:
+def _is_color_screen(console: Console) -> bool:
     # With FORCE_COLOR Rich treats a pipe as a terminal, but a picture in a pipe would be useless.
     is_screen = console.is_terminal and console.file.isatty() and not console.is_dumb_terminal
     return is_screen and not console.no_color and console.color_system is not None

@@ -15,11 +15,11 @@ from sensenova_cli.render.preview.sheet import contact_sheet
 MAX_COLUMNS, MAX_ROWS = 96, 32
 """Maximum size of a finished picture."""
 MAX_LIVE_ROWS = 20
-"""Maximum rows of a forming picture. They are sent repeatedly: about 30 kB each time in 24-bit colours."""
+"""Maximum rows of a forming picture. They are sent repeatedly: about 30 kB each time in 24-bit colors."""
 LIVE_SIZE = 4 * MAX_LIVE_ROWS
 """Pixels of a forming picture's longer side: twice as many as are shown, so that scaling can average them."""
 MIN_COLUMNS, MIN_ROWS = 8, 4
-"""Minimum size: a smaller picture would be unrecognisable."""
+"""Minimum size: a smaller picture would be unrecognizable."""
 PROMPT_ROWS = 3
 """Rows that stay free for the text above and below a picture."""
 SCREEN, HALF, SMALL = 1.0, 1 / 2, 1 / 3
