@@ -47,7 +47,7 @@ def verdict(found: "Examination", model: str, steps: int) -> str:
             f"No: {name} needs at least {least}, and {usable}. Use a smaller picture ({mention('size')}), more memory "
             f"({mention('gpu_memory')}), another machine, or a server ({mention('server')})."
         )
-    device = "GPU" if found.machine.on_gpu else "CPU" if found.machine.device.endswith("cpu") else "device"
+    device = "GPU" if found.machine.on_gpu else "CPU" if " cpu" in found.machine.device else "device"
     picture = chosen.seconds * steps
     fits = (
         f"{name} fits in {format_memory(chosen.peak)} ({usable}), "

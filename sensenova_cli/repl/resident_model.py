@@ -57,6 +57,7 @@ class ResidentModel:
         self._card: Card | None = None
         self._error: BaseException | None = None
         self._notices: list[str] = []
+        self._ready_line = ""  # says that it is loaded, until `open` has shown it
         self._cancelled = False
         self._error_shown = False
         self._question: DownloadPlan | None = None
@@ -122,6 +123,9 @@ class ResidentModel:
         for notice in self._notices:
             view.notice(notice)
         self._notices.clear()
+        if self._ready_line:
+            view.muted(self._ready_line)
+            self._ready_line = ""
         self._raise_error()
         assert self._engine is not None
         return self._engine
@@ -195,7 +199,7 @@ class ResidentModel:
             )
             self._card = engine.card
             how = "is ready" if self.settings.is_remote else f"loaded in {time.perf_counter() - began:.1f} s"
-            self._notices.append(f"{self.name} {how}: {engine.description}")
+            self._ready_line = f"{self.name} {how}: {engine.description}"
             if not self._cancelled:
                 self._engine = engine
         except BaseException as error:  # `open` and `card` raise it in the thread that waits
