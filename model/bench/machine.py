@@ -38,8 +38,10 @@ class Machine:
 
 
 def device_name(device: torch.device) -> str:
-    """Return a GPU's product name, or the architecture, the kind of device and, of a CPU, its name and its instructions:
-    `x86_64 cpu, AMD EPYC, AVX2`."""
+    """Return a GPU's product name, or the architecture and the kind of device.
+
+    A CPU's name and instructions follow, if they are known: `x86_64 cpu, AMD EPYC, AVX2`.
+    """
     if DeviceKind.of(device).has_streams:
         return torch.cuda.get_device_name(device)
     name = f"{platform.machine()} {device.type}"
