@@ -157,7 +157,7 @@ def animation(frames: list[tuple[Frame, float]]) -> str:
 def _drawn(frame: Frame) -> str:
     """Return a frame's colors as one bitmap, and its characters as text."""
     bitmap = Image.new("RGB", (COLUMNS, 2 * ROWS))
-    texts = []
+    texts: list[str] = []
     for row, cells in enumerate(frame):
         for column, cell in enumerate(cells):
             upper, lower = _halves(cell)

@@ -10,6 +10,8 @@ import pytest
 from config.settings import LoadSettings
 from model import CheckpointError, DownloadPlan
 from model.checkpoint.download import PlannedFile
+from sensenova_cli.render.turn_view import TurnView
+from sensenova_cli.repl import resident_model
 from sensenova_cli.turns import downloads
 from sensenova_cli.turns.downloads import ask_before_session, require_consent
 from tests.cli.harness import Program
@@ -107,3 +109,19 @@ def test_a_session_asks_before_its_prompt_appears(
         ask_before_session(LoadSettings(model=MODEL))
     for settings in (LoadSettings(), LoadSettings(model="/mine"), LoadSettings(model="demo")):
         assert not ask_before_session(settings).yes
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_model_that_loads_in_the_background_waits_for_the_answer(
+    hub_model: Program, typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, agrees: bool
+) -> None:
+    """As after /set in a session: the first turn that needs the model asks, because a prompt is on the screen before."""
+    monkeypatch.setattr(resident_model, "can_ask", lambda: True)
+    typed("y\n" if agrees else "n\n")
+    source = resident_model.ResidentModel(LoadSettings(model=MODEL), "auto")
+    if agrees:
+        assert source.open((), TurnView(quiet=True)) is hub_model.engines[0]
+        return
+    with pytest.raises(CheckpointError, match="was not downloaded"):
+        source.open((), TurnView(quiet=True))
+    assert source.has_failed and hub_model.engines == []
