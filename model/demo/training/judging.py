@@ -26,6 +26,9 @@ ALIKE, ALIKE_TILE, TILE = 25.0, 17.0, 64
 """Least PSNR, in dB, of a picture against the true one: of the whole picture, and of each square with sides of `TILE`
 pixels. A missing, wrong or misplaced thing usually gives less (tests/model/demo/test_judging.py)."""
 
+CANDIDATES = 36
+"""True pictures that are rendered at once."""
+
 Pixels = np.ndarray
 """(height, width, 3) uint8."""
 
@@ -118,19 +121,21 @@ def closest(
     drawn = torch.from_numpy(pixels.copy()).to(device).float()
     shown = [(each, chosen) for each in _scenes(pixels, scene, freedom or Freedom())
              for chosen in ([variant] if variant else _variants(pixels, each, freedom or Freedom(), grid))]  # fmt: skip
-    index = torch.tensor([stage.grids.index(grid)], device=device)
-    best, best_error, best_truth = shown[0], math.inf, drawn
-    for each, chosen in shown:
-        codes = torch.tensor([scene_code(each)], device=device)
-        tokens = stage.render(codes, stage.settler.fixed(codes, chosen), index, each.style)
-        truth = (tokens_to_picture(tokens[:, : grid[0] * grid[1]], *grid)[0] * 127.5 + 127.5).clamp(0, 255).permute(1, 2, 0)
-        error = float((truth - drawn).square().mean())
-        if error < best_error:
-            best, best_error, best_truth = (each, chosen), error, truth
+    best_error, best, best_truth = math.inf, 0, drawn
+    for start in range(0, len(shown), CANDIDATES):
+        part = shown[start : start + CANDIDATES]
+        codes = torch.tensor([scene_code(each) for each, _ in part], device=device)
+        index = torch.full((len(part),), stage.grids.index(grid), device=device)
+        settled = stage.settler.chosen(codes, [chosen for _, chosen in part])
+        tokens = stage.render(codes, settled, index, scene.style)[:, : grid[0] * grid[1]]
+        truths = (tokens_to_picture(tokens, *grid) * 127.5 + 127.5).clamp(0, 255).permute(0, 2, 3, 1)
+        error, number = (truths - drawn).square().mean(dim=(1, 2, 3)).min(dim=0)
+        if float(error) < best_error:
+            best_error, best, best_truth = float(error), start + int(number), truths[number]
     errors = (best_truth - drawn).square().mean(-1).cpu().numpy()
     height, width = errors.shape
     tiles = [errors[y : y + TILE, x : x + TILE].mean() for y in range(0, height, TILE) for x in range(0, width, TILE)]
-    return Match(*best, _decibels(best_error), _decibels(float(max(tiles))))
+    return Match(*shown[best], _decibels(best_error), _decibels(float(max(tiles))))
 
 
 def _scenes(pixels: Pixels, scene: Scene, freedom: Freedom) -> list[Scene]:

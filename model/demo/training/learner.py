@@ -36,15 +36,12 @@ class Learner:
 
     Attributes:
         progress: the share of the training that is over, 0 to 1. The caller sets it; it decides the learning rate.
-        warm_up: steps until the highest learning rate, after the start and after a continuation.
     """
 
     def __init__(self, network: SenseNovaU1, learning_rate: float) -> None:
         self._learning_rate = learning_rate
         self.step = 0
         self.progress = 0.0
-        self.warm_up = WARM_UP
-        self._first = 0
         named = list(network.named_parameters())
         self._parameters: list[Tensor] = [parameter for _, parameter in named]
         self.weights = [parameter.detach().float().clone() for parameter in self._parameters]
@@ -73,8 +70,13 @@ class Learner:
     @torch.no_grad()
     def update(self) -> None:
         """Take one step along the gradients of the network's parameters, then clear them."""
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        torch._foreach_copy_([weight.grad for weight in self.weights if weight.grad is not None], gradients)
+        pairs = [
+            (weight.grad, parameter.grad)
+            for weight, parameter in zip(self.weights, self._parameters, strict=True)
+            if parameter.grad is not None
+        ]
+        self._gradients.zero_()
+        torch._foreach_copy_([weight for weight, _ in pairs], [gradient for _, gradient in pairs])
         if distributed.is_initialized():
             distributed.all_reduce(self._gradients)
             self._gradients /= distributed.get_world_size()
@@ -97,7 +99,7 @@ class Learner:
             parameter.grad = None
 
     def _schedule(self) -> float:
-        warm = min(1.0, (self.step - self._first + 1) / self.warm_up)
+        warm = min(1.0, (self.step + 1) / WARM_UP)
         cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress))
         return warm * (LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine)
 
@@ -120,7 +122,7 @@ class Learner:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
-        self.step = self._first = state["step"]
+        self.step = state["step"]
         self.progress = state["progress"]
         torch._foreach_copy_(self.weights, state["weights"])
         torch._foreach_copy_(self.means, state["means"])

@@ -96,7 +96,7 @@ class Stage:
         device = self._palette.device
         codes = torch.tensor([scene_code(scene)], device=device)
         index = torch.tensor([self.grids.index(grid)], device=device)
-        tokens = self.render(codes, self.settler.fixed(codes, variant or Variant()), index, scene.style)
+        tokens = self.render(codes, self.settler.chosen(codes, [variant or Variant()]), index, scene.style)
         return tokens_to_picture(tokens[:, : grid[0] * grid[1]], *grid)
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import socket
 import time
+import traceback
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -289,12 +290,25 @@ def train(arguments: argparse.Namespace, serialized: str, began: float, rank: in
         )
     story_grids = stories.grids.tolist() if stories else []
     eager = Lecture(network, Stage(device, sizes.grids), courses, sizes, arguments.early, story_grids)
-    lecture: Any = eager if arguments.eager else torch.compile(eager, dynamic=False)
     names = [name for name, _ in network.named_parameters()]
 
-    def take_step() -> Tensor:
+    def learn(lecture: Any) -> tuple[Tensor, Tensor]:
         picture_loss, text_loss = lecture(lessons.draw(), stories.draw() if stories else None)
         (picture_loss + TEXT_WEIGHT * text_loss).backward()
+        return picture_loss, text_loss
+
+    lecture: Any = eager
+    if not arguments.eager:
+        lecture = torch.compile(eager, dynamic=False)
+        try:
+            learn(lecture)
+        except Exception:  # a rented machine is not wasted: without compilation a step takes some times as long
+            traceback.print_exc()
+            lecture = eager
+        network.zero_grad()
+
+    def take_step(lecture: Any) -> Tensor:
+        picture_loss, text_loss = learn(lecture)
         learner.update()
         return torch.stack([picture_loss.detach(), text_loss.detach()])
 
@@ -312,12 +326,12 @@ def train(arguments: argparse.Namespace, serialized: str, began: float, rank: in
         print(f"saved step {learner.step} after {time.time() - began:.0f} s", flush=True)
 
     first, done = learner.step, learner.progress
-    sums = take_step()
+    sums = take_step(lecture)
     saved = ready = time.time()
     print(f"process {rank}: first step after {ready - began:.0f} s", flush=True)
     clock = torch.zeros(2, device=device, dtype=torch.float64)
     while learner.progress < 1:
-        sums += take_step()
+        sums += take_step(lecture)
         if learner.step % CLOCK_STEPS:
             continue
         now = time.time()

@@ -8,6 +8,7 @@ them, and every seed leads to a definite picture from the first step on.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -130,12 +131,14 @@ class Settler:
         choice = (((codes[:, 1] * SIZES + size) * SHIFTS + down) * SHIFTS + across) * FLIPS + flip
         return Settled(torch.where(background == OPEN, drawn, known), shade, torch.stack(colors, 1), choice)
 
-    def fixed(self, codes: Tensor, variant: Variant) -> Settled:
-        """Return codes without open colors as pictures of one variant."""
+    def chosen(self, codes: Tensor, variants: Sequence[Variant]) -> Settled:
+        """Return codes without open colors as pictures of these variants."""
+        numbers = [(each.shade, each.size, each.down, each.across, each.flip) for each in variants]
+        shade, *rest = torch.tensor(numbers, device=codes.device).unbind(dim=1)
         choice = codes[:, 1]
-        for number, count in ((variant.size, SIZES), (variant.down, SHIFTS), (variant.across, SHIFTS), (variant.flip, FLIPS)):
+        for number, count in zip(rest, (SIZES, SHIFTS, SHIFTS, FLIPS), strict=True):
             choice = choice * count + number
-        return Settled(codes[:, 0], torch.full_like(choice, variant.shade), codes[:, [3, 5]], choice)
+        return Settled(codes[:, 0], shade, codes[:, [3, 5]], choice)
 
 
 def shaded_palette() -> Tensor:
