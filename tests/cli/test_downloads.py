@@ -115,7 +115,7 @@ def test_a_session_asks_before_its_prompt_appears(
 def test_a_model_that_loads_in_the_background_waits_for_the_answer(
     hub_model: Program, typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, agrees: bool
 ) -> None:
-    """As after /set in a session: the first turn that needs the model asks, because a prompt is on the screen before."""
+    """As after /set in a session, whose prompt is on the screen: the first turn that needs the model asks."""
     monkeypatch.setattr(resident_model, "can_ask", lambda: True)
     typed("y\n" if agrees else "n\n")
     source = resident_model.ResidentModel(LoadSettings(model=MODEL), "auto")

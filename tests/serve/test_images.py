@@ -57,6 +57,7 @@ def test_pictures_with_their_seeds_and_records(api: openai.OpenAI) -> None:
     records = [json.loads(image.text["sensenova"]) for image in images]  # type: ignore[attr-defined]
     assert records == [extra(each, "record") for each in answer.data]
     assert [record["settings"]["seed"] for record in records] == [7, 8]
+    assert {record["dtype"] for record in records} == {"bfloat16"}  # the fake engine's, not `auto`
     assert (answer.size, answer.output_format, answer.background) == ("64x96", "png", "opaque")
     usage = answer.usage
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (10, 12, 22)  # 2 × 64·96/1024 tokens
