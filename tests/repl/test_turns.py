@@ -296,6 +296,27 @@ def test_words_that_help(script: Script) -> None:
     assert outcome.stderr.count("Keys: Tab completes") == 4
 
 
+def test_only_pictures_are_opened_on_the_desktop(
+    script: Script, home: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's session may name a program as its picture."""
+    tool = home / "bin" / "xdg-open"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\necho $1 > {home}/opened\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
+    monkeypatch.setenv("DISPLAY", ":9")
+    path = Path(script("a cat").stdout.strip())
+    (file,) = data.glob("sessions/*/session.jsonl")
+    file.write_text(file.read_text().replace(path.name, "001-a-cat.desktop"))
+    path.rename(path.with_name("001-a-cat.desktop"))
+    assert "001-a-cat.desktop is not named as a picture" in script("/open", options=("--continue",)).stderr
+    file.write_text(file.read_text().replace("001-a-cat.desktop", path.name))
+    path.write_text("#!/bin/sh\n")
+    assert path.name in script("/open", options=("--continue",)).stderr
+    assert not (home / "opened").exists()
+
+
 def test_a_script_without_a_session_writes_its_pictures_here(script: Script, home: Path, data: Path) -> None:
     outcome = script(
         "a cat --seed 7", "make it red", "? what is this?", "a dog -o dog.png", options=("--no-session", "-q")

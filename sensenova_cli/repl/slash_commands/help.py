@@ -40,7 +40,9 @@ def help_on(workspace: Workspace, line: Line) -> None:
 
 
 def _help_on(command: Command) -> RenderableType:
-    return Group(_usage(command), Text(command.help), *(Text(f"  {line}", style="dim") for line in command.more))
+    also = ", ".join(f"/{name}" for name in command.aliases)
+    lines = [*command.more, *([f"also: {also}"] if also else [])]
+    return Group(_usage(command), Text(command.help), *(Text(f"  {line}", style="dim") for line in lines))
 
 
 def _help_on_all(mode: Mode) -> RenderableType:

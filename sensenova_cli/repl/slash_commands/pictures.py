@@ -5,6 +5,7 @@ from rich.text import Text
 
 from config.toml_file import show_path
 from sensenova_cli.errors import UsageError
+from sensenova_cli.inputs.argv import PICTURE_ENDINGS
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.slash_commands.completion_sources import fixed_words, picture_files, pictures
 from sensenova_cli.repl.slash_commands.registry import slash_command
@@ -98,9 +99,15 @@ def show(workspace: Workspace, line: Line) -> None:
 def open_picture(workspace: Workspace, line: Line) -> None:
     """Open a picture, or their folder, on the desktop."""
     word = line.text.strip()
-    path = workspace.session.lasting_path(workspace.named_picture("" if word == "folder" else word))
+    number = workspace.named_picture("" if word == "folder" else word)
+    path = workspace.session.lasting_path(number)
     if word == "folder":
         path = path.parent
+    elif path.suffix.lower() not in PICTURE_ENDINGS:
+        # In a session of a stranger, it may be a program or a page that the desktop would run.
+        raise UsageError(f"{path.name} is not named as a picture", f"to look at it here: /show {number}")
+    else:
+        workspace.session.read(number)  # it must be one, too
     if not open_file(path):
         raise UsageError("no desktop was found that could open the picture", f"the file is {path}")
     workspace.say(f"opened {show_path(path)}")

@@ -118,6 +118,6 @@ def find_command(name: str) -> Command:
     word = f"/{name}"
     if looks_like_path(word):
         raise UsageError(f"there is no picture file {word}", "check its name; /help lists the commands")
-    meant = near_miss(name, COMMANDS)
+    meant = near_miss(name, [*COMMANDS, *(alias for command in COMMANDS.values() for alias in command.aliases)])
     hint = f"did you mean /{meant}? " if meant else ""
     raise UsageError(f"there is no command {word}", f"{hint}/help lists the commands")
