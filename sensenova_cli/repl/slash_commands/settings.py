@@ -118,6 +118,9 @@ def model(workspace: Workspace, line: Line) -> None:
     except SenseNovaError as error:
         error.hint = "; ".join(filter(None, (error.hint, f"the model is still {before}")))
         raise
+    except KeyboardInterrupt:
+        workspace.say(f"the model is still {before}")
+        raise
     workspace.say(f"model: {workspace.turns.resident_model.name}")
 
 
