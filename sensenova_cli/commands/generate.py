@@ -46,14 +46,15 @@ def generate(
       sensenova generate --prompt-file prompts.txt -o pictures/
       sensenova generate --from cat.png --steps 20
     """
-    # Imported here because these modules import Pillow, which `--help` does not need.
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, piped_prompt
-    from sensenova_cli.inputs.replay import read_replay
 
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
-    replay = read_replay(flags.replay_file, "generate") if flags.replay_file is not None else None
-    if not prompts and replay is not None:
-        prompts = [Prompt(replay.record.prompt)]
+    replay = None
+    if flags.replay_file is not None:
+        from sensenova_cli.inputs.replay import read_replay  # imports Pillow
+
+        replay = read_replay(flags.replay_file, "generate")
+        prompts = prompts or [Prompt(replay.record.prompt)]
     prompts = prompts or piped_prompt()
     if not prompts:
         raise UsageError("there is no prompt", 'say what to draw: sensenova generate "A cute cat"')
