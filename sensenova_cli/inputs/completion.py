@@ -28,10 +28,11 @@ def complete_profiles(incomplete: str) -> list[str]:
 
 
 def complete_models(incomplete: str) -> list[str]:
-    """Return the models that begin with a word: the demo, the official one, and those in the Hub cache."""
-    from model import DEMO_MODEL, OFFICIAL_MODEL
+    """Return the models that begin with a word: the demo, the published ones, and those in the Hub cache."""
+    from config.model_names import HUB_IDS
+    from model import DEMO_MODEL
 
-    return _matching(incomplete, [DEMO_MODEL, OFFICIAL_MODEL, *_cached_models()])
+    return _matching(incomplete, [DEMO_MODEL, *HUB_IDS, *HUB_IDS.values(), *_cached_models()])
 
 
 def _cached_models() -> list[str]:

@@ -217,6 +217,7 @@ def test_completion_knows_choices(program: Program, monkeypatch: pytest.MonkeyPa
         ("generate --profile gpu-8", ["gpu-80gb", "gpu-8gb"]),
         ("generate --profile min", ["mine"]),
         ("describe --model d", ["demo"]),
+        ("run --model u1", ["u1-8b", "u1.5-8b"]),
         (
             "edit --model SenseNova/SenseNova-U1-8B-MoT",
             ["SenseNova/SenseNova-U1-8B-MoT", "SenseNova/SenseNova-U1-8B-MoT-SFT"],

@@ -120,7 +120,8 @@ def test_profiles_are_offered(prompt: Prompt, tmp_path: Path) -> None:
 
 def test_models_are_offered(prompt: Prompt) -> None:
     assert offers(prompt, "/model d") == ["/model demo"]
-    assert offers(prompt, "/model Sen") == ["/model SenseNova/SenseNova-U1-8B-MoT"]
+    assert offers(prompt, "/model a3") == ["/model a3b"]
+    assert offers(prompt, "/model SenseNova/SenseNova-U1-A") == ["/model SenseNova/SenseNova-U1-A3B-MoT"]
     assert offers(prompt, "/model ./") == ["/model ./out"]
 
 
