@@ -1,7 +1,7 @@
 """Training examples: a prompt as the program writes it, and the text or picture that the model should make from it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -13,7 +13,7 @@ from model.demo.training.layouts import SHIFTING, layout_of
 from model.demo.training.phrases import EDITS, Editor, Inquirer, Speaker, Talker, Wish
 from model.demo.training.scenes import EDIT_WEIGHTS, ONE_OF_TWO, SEVERAL, SceneMaker
 from model.demo.training.stories import NOT_THINKING, Storyteller, story_message
-from model.demo.training.variety import CODE_LENGTH, Freedom, scene_code
+from model.demo.training.variety import CODE_LENGTH, Freedom, Variant, scene_code
 from model.demo.training.vocabulary import with_capitals
 from model.demo.training.world import Scene, Style
 from model.inputs import prompts
@@ -349,3 +349,10 @@ def kept_freedom(source: Scene, target: Scene) -> Freedom:
     """Return what an edit leaves as it is in the picture before. The rest becomes the plainest variant."""
     before, after = layout_of(source), layout_of(target)
     return Freedom(size=before == "large" or after != "large", place=SHIFTING[after] <= SHIFTING[before])
+
+
+def kept_variant(source: Scene, target: Scene, variant: Variant) -> Variant:
+    """Return the variant of an edit's result, given that of the picture before."""
+    freedom = kept_freedom(source, target)
+    kept = variant if freedom.size else replace(variant, size=0)
+    return kept if freedom.place else replace(kept, down=0, across=0)

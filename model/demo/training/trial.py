@@ -24,7 +24,7 @@ from model.demo.training.curriculum import Courses, Rows, Sizes, expanded
 from model.demo.training.judging import closest, judge_shapes
 from model.demo.training.layouts import GRIDS, Grid, pixels
 from model.demo.training.lecture import Lecture
-from model.demo.training.lessons import END_OF_TURN, PICTURES, Lesson, Piece, Table, encode_lessons
+from model.demo.training.lessons import END_OF_TURN, PICTURES, Lesson, Piece, Table, encode_lessons, kept_variant
 from model.demo.training.phrases import DESCRIBE, Editor, Speaker, article, caption
 from model.demo.training.rendering import Stage
 from model.demo.training.scenes import SEVERAL, SceneMaker
@@ -224,17 +224,17 @@ class Trial:
         for _ in range(self.cases):
             kind = random.choices(list(kinds), list(kinds.values()))[0]
             before, after = scenes.edited(kind)
-            cases.append((editor.edit(kind, before, after).instruction, before, after))
+            cases.append((editor.edit(kind, before, after).instruction, before, after, Variant.any(random)))
         right = []
         for start in range(0, len(cases), BATCH):
             part = cases[start : start + BATCH]
-            shown = torch.stack([self._tokens(before)[None] for _, before, _ in part])
-            sequences = [self.artist.ids(prompts.edit_prompt(text, 1, think=False)) for text, _, _ in part]
+            shown = torch.stack([self._tokens(before, variant)[None] for _, before, _, variant in part])
+            sequences = [self.artist.ids(prompts.edit_prompt(text, 1, think=False)) for text, *_ in part]
             images = [self.artist.ids(prompts.images_prompt(1))] * len(part)
             pictures = self.artist.pictures(self.artist.draw(sequences, images, shown, [0] * len(part)))
-            for picture, (text, before, after) in zip(pictures, part, strict=True):
-                match = closest(picture, after, self.stage)
-                good = match.is_like and closest(picture, before, self.stage).decibels < match.decibels
+            for picture, (text, before, after, variant) in zip(pictures, part, strict=True):
+                match = closest(picture, after, self.stage, variant=kept_variant(before, after, variant))
+                good = match.is_like and closest(picture, before, self.stage, variant=variant).decibels < match.decibels
                 right.append(good)
                 self.failed += [] if good else [f"edit: {text} ({before})"]
         self.score("edit", right)
@@ -243,7 +243,7 @@ class Trial:
         random = Random("describe")
         scenes = SceneMaker(random, held_out=True)
         chosen = [scenes.scene((1, 1, 2, SEVERAL)[number % 4]) for number in range(self.cases)]
-        variants = [Variant(number % 3, number % 2, number % 3, number // 3 % 3, number % 2) for number in range(self.cases)]
+        variants = [Variant.any(random) for _ in chosen]
         shown = torch.stack([self._tokens(*pair)[None] for pair in zip(chosen, variants, strict=True)])
         text = f"{PLACEHOLDER}\n"
         sequences = [self.artist.ids(prompts.answer_prompt([Message("user", text + random.choice(DESCRIBE))], 1, ""))

@@ -10,6 +10,7 @@ them, and every seed leads to a definite picture from the first step on.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from torch import Tensor
@@ -69,6 +70,11 @@ class Variant:
     down: int = 0
     across: int = 0
     flip: int = 0
+
+    @staticmethod
+    def any(random: Random) -> "Variant":
+        """Return a random variant."""
+        return Variant(*(random.randrange(count) for count in (SHADES, SIZES, SHIFTS, SHIFTS, FLIPS)))
 
 
 @dataclass
