@@ -10,7 +10,6 @@ from PIL import Image
 
 from model.errors import DeviceMemoryError, NumericsError, RequestError
 from model.remote.http import Connection
-from sensenova_cli.turns.demo_notice import SHOWN_FILE
 from tests.cli.harness import REPOSITORY
 from tests.remote.local_and_remote import Both, both, comparable_files, environment, files_in, restore  # noqa: F401  # a fixture
 from tests.repl.terminal import Terminal
@@ -315,8 +314,7 @@ def test_the_demo(demo_server: Process, empty: Path) -> None:  # noqa: F811
             )
             assert done.returncode == 0, done.stderr
             outputs.append(done.stdout)
-        made = {name: content for name, content in files_in(empty).items() if not name.endswith(SHOWN_FILE)}
-        results.append((outputs, made))
+        results.append((outputs, files_in(empty)))
         restore(empty, {})
     assert results[0] == results[1]
     files = results[1][1]
