@@ -206,7 +206,7 @@ class Examiner:
     def stories(self) -> dict[str, float]:
         """Score interleaved answers, half of them with thinking: texts, number of pictures, and what they show."""
         random = Random("stories")
-        teller = Storyteller(random, SceneMaker(random, held_out=True))
+        teller = Storyteller(random, SceneMaker(random), held_out=True)
         orders, shown, wanted = 0, 0, 0
         count = max(1, self._cases * 2 // 5)
         for number in range(count):
@@ -292,8 +292,8 @@ def told(
     from model import InterleavedAnswer, InterleaveRequest, TextPart  # model.requests has them from this edition on
 
     texts, pictures = [""], []
-    recommended = engine.card.recommended.for_interleaving().settings
-    text_settings = TextSettings.part_of({**recommended, "max_images": 6})
+    recommended = {**engine.card.recommended.for_interleaving().settings, "max_images": 6}
+    text_settings = TextSettings(**{k: v for k, v in recommended.items() if k in TextSettings.model_fields})
     settings = settings.model_copy(update={"think": think})
     for event in engine.run(InterleaveRequest(prompt, images, settings, text_settings)):
         if isinstance(event, Picture):

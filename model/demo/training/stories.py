@@ -17,6 +17,10 @@ PLAIN_BACKGROUNDS = ("white", "black", "yellow", "blue", "green", "pink", "orang
 """Backgrounds of a sequence of changes whose prompt names none: the first one that fits all its pictures."""
 
 
+HELD_OUT_TRIES = 40
+"""Tries to make a story of one kind that is held out. Some kinds name no background."""
+
+
 @cache
 def story_message() -> str:
     """Return the system message of interleaved answers. The models were trained with exactly these bytes."""
@@ -64,9 +68,15 @@ class Story:
 class Storyteller(Speaker):
     """A random generator of stories."""
 
-    def __init__(self, random: Random, scenes: SceneMaker) -> None:
+    def __init__(self, random: Random, scenes: SceneMaker, held_out: bool = False) -> None:
+        """
+        Args:
+            scenes: a generator of scenes that are not held out.
+            held_out: make stories with a picture that is held out from training, where their words name backgrounds.
+        """
         super().__init__(random)
         self._scenes = scenes
+        self._held_out = held_out
 
     def tell(self) -> Story:
         """Make a story of any kind."""
@@ -75,8 +85,9 @@ class Storyteller(Speaker):
             self.turned: 5, self.grown: 4, self.edited: 10,
         }  # fmt: skip
         kind = self._random.choices(list(kinds), list(kinds.values()))[0]
-        while (story := kind()) is None:
-            pass
+        story, tries = kind(), 1
+        while story is None or (self._held_out and tries < HELD_OUT_TRIES and not _is_held_out(story)):
+            story, tries = kind(), tries + 1
         prompt = story.prompt
         if self._chance(0.1):
             prompt = self._one(("please ", "can you ", "i want ")) + prompt
@@ -214,7 +225,7 @@ class Storyteller(Speaker):
             texts = [f"Now the background is {color}." for color in colors]
             prompt = self._one(("change the background to ", "make the background ")) + then.join(colors)
         shown = [source, *scenes]
-        if not all(map(self._scenes.accepts, scenes)) or any(a == b for a, b in zip(shown, shown[1:], strict=False)):
+        if not all(map(self._accepts(True), scenes)) or any(a == b for a, b in zip(shown, shown[1:], strict=False)):
             return None
         pages = [Page(text, scene, color) for text, scene, color in zip(texts, scenes, colors, strict=True)]
         return Story(prompt, tuple(pages), source=source, chained=True)
@@ -273,7 +284,7 @@ class Storyteller(Speaker):
     def _fitting(self, scenes: Sequence[Scene], named: bool) -> list[Scene] | None:
         """Return the scenes, on a plain background unless the prompt names theirs, if all of them are allowed."""
         if named:
-            return list(scenes) if all(map(self._scenes.accepts, scenes)) else None
+            return list(scenes) if all(map(self._accepts(True), scenes)) else None
         for background in PLAIN_BACKGROUNDS:
             plain = [scene.on(background) for scene in scenes]
             if all(map(self._accepts(False), plain)):
@@ -282,7 +293,12 @@ class Storyteller(Speaker):
 
     def _accepts(self, named: bool) -> Callable[[Scene], bool]:
         """Return the test of a scene. Only a background that the prompt names can be one that is held out."""
-        return self._scenes.accepts if named else lambda scene: scene.is_visible and not scene.is_held_out
+        may_be_held_out = named and self._held_out
+        return lambda scene: scene.is_visible and (may_be_held_out or not scene.is_held_out)
+
+
+def _is_held_out(story: Story) -> bool:
+    return any(page.scene.is_held_out for page in story.pages)
 
 
 _ON = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"}

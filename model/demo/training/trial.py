@@ -188,7 +188,13 @@ class Trial:
                  for picture, scene in zip(self.generate(wishes, [0] * len(wishes)), scenes, strict=True)]  # fmt: skip
         self.scores["objects dB"], self.scores["least dB"] = sum(found) / len(found), min(found)
 
-    def alike(self, name: str, things: int) -> None:
+    def two(self) -> None:
+        self._alike("two", 2)
+
+    def several(self) -> None:
+        self._alike("several", SEVERAL)
+
+    def _alike(self, name: str, things: int) -> None:
         random = Random(name)
         scenes, speaker = SceneMaker(random, held_out=True), Speaker(random)
         chosen = [scenes.scene(things) for _ in range(self.cases)]
@@ -266,7 +272,7 @@ class Trial:
         """Score stories: the right texts and number of pictures, and pictures that show what the texts say."""
         artist, device = self.artist, self.artist.network.device
         random = Random("stories")
-        teller = Storyteller(random, SceneMaker(random, held_out=True))
+        teller = Storyteller(random, SceneMaker(random), held_out=True)
         told = [teller.tell() for _ in range(self.cases)]
         sequences = []
         for story in told:
@@ -374,13 +380,12 @@ def main() -> None:
             artist = Artist(network, tokenizer, grid)
             trial = Trial(artist, options.cases)
             width, height = pixels(grid)
-            trial.shapes()
-            trial.objects()
-            trial.alike("two", 2)
-            trial.alike("several", SEVERAL)
-            trial.seeds()
-            trial.edits()
-            trial.describe()
+            if number in (0, 5, 7, 8):
+                made = trial.generate(WISHES, [number % 3 for number in range(len(WISHES))])
+                sheet(made, 8, 0.5).save(options.output / f"sheet-{width}x{height}.png", optimize=True)
+            for examine in (trial.shapes, trial.objects, trial.two, trial.several, trial.seeds, trial.edits, trial.describe):
+                examine()
+                print(f"{width}x{height} {trial.scores} ({time.time() - began:.0f} s)", flush=True)
             stories = trial.stories(think=False) if artist.count <= 72 else []
             if number == 0:
                 trial.stories(think=True)
@@ -388,9 +393,6 @@ def main() -> None:
             tell(f"{width}x{height}: {scores}   ({time.time() - began:.0f} s)")
             for line in trial.failed[:40]:
                 lines.append(f"    {line}")
-            if number in (0, 5, 7, 8):
-                made = trial.generate(WISHES, [number % 3 for number in range(len(WISHES))])
-                sheet(made, 8, 0.5).save(options.output / f"sheet-{width}x{height}.png", optimize=True)
             if number == 0 and stories:
                 blank = Image.new("RGB", (width, height))
                 shown = [picture for _, _, made in stories[:24] for picture in (made + [blank] * 4)[:4]]
