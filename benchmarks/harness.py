@@ -65,16 +65,16 @@ def facts(device: Any = None) -> dict[str, Any]:
     # Imported after the measurement: on Linux a child process inherits its parent's peak resident set.
     import torch
 
+    from model.bench.machine import cpu_name, device_name
+
     found = {
         "command": command(),
-        "machine": f"{platform.machine()}, {platform.system()}",
+        "machine": ", ".join(filter(None, (platform.machine(), platform.system(), cpu_name()))),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
     if device is not None:
-        from model.bench.machine import device_name
-
         found["device"] = device_name(torch.device(device))
     return found
 

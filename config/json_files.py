@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MAX_BYTES = 64 * 2**20
-"""Most bytes of a JSON file. The index of a checkpoint of 4,000 tensors has 0.4 MB."""
+"""Maximum number of bytes of a JSON file. The index of a checkpoint of 4,000 tensors has 0.4 MB."""
 
 
 def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:

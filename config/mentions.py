@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from functools import cache
 
+from config.declarations import DECLARATIONS
+
 INPUT_IMAGES = "images"
 """Name of an edit's input pictures, which messages mention like a setting."""
 
@@ -33,6 +35,4 @@ def respell(text: str, spell: Callable[[str, str | None], str]) -> str:
 
 @cache
 def _mark() -> re.Pattern[str]:
-    from config.settings import SETTING_NAMES  # takes a while, and most errors of usage mention no setting
-
-    return re.compile(rf"`({'|'.join((*SETTING_NAMES, INPUT_IMAGES))})(?:=([^`]+))?`")
+    return re.compile(rf"`({'|'.join((*DECLARATIONS, INPUT_IMAGES))})(?:=([^`]+))?`")

@@ -6,7 +6,6 @@ from pathlib import Path
 from platformdirs import user_config_path
 
 from config.errors import SettingsError
-from config.validation import near_miss
 
 PROJECT_FILE = Path("sensenova.toml")
 """Path of the project file, relative to the current folder."""
@@ -88,6 +87,8 @@ def find_profile(profile: str) -> Path:
         return path
     known = profile_files()
     if profile not in known:
+        from config.validation import near_miss  # defines the settings' models, which completion does not need
+
         meant = near_miss(profile, known)
         names = ", ".join(known)
         hint = f"did you mean {meant}? Known profiles: {names}" if meant else f"known profiles: {names}"

@@ -1,20 +1,22 @@
 """Recommendations of a checkpoint: settings, trained sizes and limits of input pictures.
 
 They are in the optional file `recommended_settings.json` beside the weights. Without it, the published values of
-SenseNova-U1 apply.
+SenseNova-U1 apply. A small model also has the file `world.json`, which lists the things that it can draw.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from config.errors import SettingsError
 from config.json_files import read_json
-from config.settings import INTERLEAVE_DEFAULTS, ImageSettings, TextSettings
+from config.settings import ImageSettings, TextSettings
 from config.sizes import INTERLEAVE_SIZES, TRAINED_SIZES
+from config.task_defaults import INTERLEAVE_DEFAULTS
 from config.validation import check_values, json_notation, near_miss
+from config.world import WORLD_FILE, World
 
 MAX_FILE_BYTES = 2**20
 RECOMMENDED_FILE = "recommended_settings.json"
@@ -23,6 +25,7 @@ REPAIR_HINT = "correct the file, or remove it to use the published settings"
 
 Side = Annotated[int, Field(gt=0, multiple_of=32)]
 PixelCount = Annotated[int, Field(gt=0)]
+Content = TypeVar("Content", bound=BaseModel)
 
 
 class RecommendationError(SettingsError):
@@ -71,6 +74,8 @@ class Recommended(BaseModel):
     """
     interleave: InterleaveRecommended = InterleaveRecommended()
     """Recommendations for interleaved answers alone."""
+    world: World | None = None
+    """The only things that the checkpoint can draw, from `world.json`; None if there is no such list."""
 
     def for_interleaving(self) -> "Recommended":
         """Return the recommendations of an interleaved answer, with its settings and trained sizes in place of those of
@@ -98,10 +103,22 @@ def read_recommended(folder: Path) -> Recommended:
         RecommendationError: the file is not JSON or has an unknown key or a wrong value.
     """
     path = folder / RECOMMENDED_FILE
-    if not path.exists():
-        return Recommended()
+    recommended = _read(path, Recommended) or Recommended()
+    recommended = recommended.model_copy(update={"world": _read(folder / WORLD_FILE, World)})
     try:
-        recommended = Recommended.model_validate(read_json(path, MAX_FILE_BYTES))
+        check_recommended(recommended.settings, f"{path}: settings")
+        check_recommended(recommended.interleave.settings, f"{path}: interleave.settings")
+    except SettingsError as error:
+        raise RecommendationError(error.what, f"{error.hint}\n{REPAIR_HINT}") from None
+    return recommended
+
+
+def _read(path: Path, kind: type[Content]) -> Content | None:
+    """Read a file of recommendations; return None if it does not exist. Errors as for `read_recommended`."""
+    if not path.exists():
+        return None
+    try:
+        return kind.model_validate(read_json(path, MAX_FILE_BYTES))
     except ValidationError as error:
         # Only the first problem of each key: pydantic reports a list with a wrong item again as a whole.
         first = {problem["loc"][:1]: problem for problem in reversed(error.errors(include_url=False))}
@@ -111,12 +128,6 @@ def read_recommended(folder: Path) -> Recommended:
         raise RecommendationError(f"{path}: is not valid JSON: {error}", REPAIR_HINT) from None
     except OSError as error:
         raise RecommendationError(f"{path}: cannot be read: {error.strerror}", REPAIR_HINT) from None
-    try:
-        check_recommended(recommended.settings, f"{path}: settings")
-        check_recommended(recommended.interleave.settings, f"{path}: interleave.settings")
-    except SettingsError as error:
-        raise RecommendationError(error.what, f"{error.hint}\n{REPAIR_HINT}") from None
-    return recommended
 
 
 def check_recommended(settings: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -139,8 +150,8 @@ def _reason(problem: Any) -> str:
     place = ".".join(map(str, problem["loc"])) or "the file"
     match problem["type"]:
         case "extra_forbidden":
-            fields = (*Recommended.model_fields, *PixelRange.model_fields, *InterleaveRecommended.model_fields)
-            meant = near_miss(place.split(".")[-1], fields)
+            fields = (Recommended, PixelRange, InterleaveRecommended, World)
+            meant = near_miss(place.split(".")[-1], [name for each in fields for name in each.model_fields])
             return f"unknown key {place}" + (f"; did you mean {meant}?" if meant else "")
         case "value_error":
             return f"{place}: {problem['ctx']['error']}"

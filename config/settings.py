@@ -5,13 +5,13 @@ take their names, defaults and checks from these declarations.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from config.errors import SettingsError
+from config.model_names import full_name
 from config.sizes import MAX_PIXELS, format_size, parse_aspect, parse_size
 from config.step_cache import PRESETS, CacheOptions, CachePreset
 from config.units import parse_memory
@@ -160,10 +160,6 @@ class TextSettings(SeedSettings):
     """Interleaved answers only: maximum number of pictures of an answer."""
 
 
-INTERLEAVE_DEFAULTS: Mapping[str, Any] = {"think": True, "max_tokens": 8192}
-"""Defaults of interleaved answers that differ from those of other tasks."""
-
-
 class LoadSettings(SettingsGroup):
     """Settings of loading a model.
 
@@ -171,18 +167,20 @@ class LoadSettings(SettingsGroup):
     """
 
     model: Annotated[str | None, Scope(recorded=True, session=False)] = None
-    """Checkpoint folder, or Hugging Face Hub id such as SenseNova/SenseNova-U1-8B-MoT; else the built-in demo."""
+    """Checkpoint folder, Hub id such as SenseNova/SenseNova-U1-8B-MoT, or u1-8b, u1.5-8b, a3b; else the demo."""
+    yes: Annotated[bool, Scope(session=False)] = False
+    """Download a model of gigabytes without asking."""
     device: Annotated[
         str,
         Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"]),
     ] = "auto"
     """Device to run on: auto, cpu, cuda, cuda:1 or mps."""
-    dtype: Annotated[Literal["bfloat16", "float16", "float32"], Scope(recorded=True)] = "bfloat16"
-    """Number format of weights and arithmetic."""
+    dtype: Annotated[Literal["auto", "bfloat16", "float16", "float32"], Scope(recorded=True)] = "auto"
+    """Number format of weights and arithmetic; auto: float32 on CPUs that are slow in bfloat16, else bfloat16."""
     check_weights: bool = False
     """Check all weights while loading, and refuse a checkpoint with NaN or infinity."""
     quantization: Annotated[Quantization, Scope(recorded=True)] = "off"
-    """Eight-bit weights for the generation tower (fp8) or both towers (fp8-all); experts are not quantized."""
+    """8-bit weights for image generation (fp8), or for text as well (fp8-all); experts are not quantized."""
     lora: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """LoRA file, folder or Hub id, optionally with :STRENGTH; separate several by commas; off for none."""
     enforce_eager: Annotated[bool, Scope(recorded=True)] = False
@@ -213,6 +211,12 @@ class LoadSettings(SettingsGroup):
             raise ValueError("must not be empty")
         return name
 
+    @field_validator("model")
+    @classmethod
+    def _hub_id(cls, name: str | None) -> str | None:
+        """Replace a short name such as `u1-8b` by the Hub id, so that records name the model in full."""
+        return None if name is None else full_name(name)
+
     @property
     def is_remote(self) -> bool:
         """Whether the model is on a server, which has its own load settings."""
@@ -235,7 +239,7 @@ class OutputSettings(SettingsGroup):
     """Settings of files and of the terminal."""
 
     output: Annotated[str | None, Scope(session=False)] = None
-    """Picture file, optionally with {slug} {seed} {index} {count} {width} {height}; FOLDER/; or - for PNG on stdout."""
+    """Picture file, may contain {slug} {seed} {index} {count} {width} {height}; or FOLDER/; or - for PNG on stdout."""
     metadata: bool = True
     """Write the settings that made a picture into its PNG file."""
     print_think: bool = False
@@ -269,7 +273,7 @@ class ServeSettings(SettingsGroup):
     served_name: Annotated[str | None, Field(examples=["u1"])] = None
     """Name of the model for clients; the default is the last part of its folder or Hub id."""
     loras: Annotated[str | None, Field(examples=["pixel=./pixel.safetensors:0.8"])] = None
-    """LoRAs that clients may choose, as NAME=FILE[:STRENGTH], separated by commas."""
+    """LoRAs that clients may choose, as comma-separated NAME=FILE[:STRENGTH]."""
     max_queue: Annotated[int, Field(ge=0, le=10_000)] = 16
     """Maximum number of waiting requests; further ones get the answer 503."""
     max_images: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -283,9 +287,9 @@ class ServeSettings(SettingsGroup):
     keep_memory: Annotated[str, Field(examples=["512MiB", "2GiB"])] = "512MiB"
     """Memory for uploaded pictures, and the same amount for results, which can be fetched for ten minutes."""
     allow_host: Annotated[str | None, Field(examples=["pictures.example.org"])] = None
-    """Host names under which clients reach the server, separated by commas; addresses and localhost always work."""
+    """Comma-separated host names under which clients reach the server; addresses and localhost always work."""
     cors_origin: Annotated[str | None, Field(examples=["https://app.example.org"])] = None
-    """Origins whose web pages may use the server, separated by commas."""
+    """Comma-separated origins whose web pages may use the server."""
     ui: bool = True
     """Serve the web page."""
     warmup: bool = True

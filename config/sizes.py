@@ -15,7 +15,7 @@ TOKEN_PIXELS = 32
 """Side in pixels of the square that one image token covers. The sides of a picture are multiples of it."""
 
 MAX_PIXELS = 4096 * 4096
-"""Most pixels of a picture: four times the default size."""
+"""Maximum number of pixels of a picture: four times the default size."""
 
 MAX_ASPECT = 200.0
 """Largest ratio of a picture's sides that the reference implementation accepts."""

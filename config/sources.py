@@ -182,19 +182,20 @@ def read_serve_settings(flags: Mapping[str, Any] | None = None, *, profile: str 
 
     Arguments and errors as for `read_layers`.
     """
-    merged: dict[str, Any] = {}
-    for file, _ in _files(profile):
-        merged |= file.serve
-    given = {
-        key.removeprefix(SERVE_PREFIX).lower(): text
-        for key, text in os.environ.items()
-        if key.startswith(SERVE_PREFIX) and text and key not in OTHER_VARIABLES
-    }
-    variables = replace(_ENVIRONMENT, key=lambda name: SERVE_PREFIX + name.upper())
-    merged |= check_values(given, variables, ServeSettings.model_fields, ServeSettings)
-    typed = {name: value for name, value in (flags or {}).items() if value is not None}
-    merged |= check_values(typed, _FLAGS, ServeSettings.model_fields, ServeSettings)
-    return ServeSettings.model_validate(merged)
+    return resolve_serve(flags, profile=profile)[0]
+
+
+def resolve_serve(
+    flags: Mapping[str, Any] | None = None, *, profile: str | None = None
+) -> tuple[ServeSettings, Mapping[str, str]]:
+    """Return the settings of `sensenova serve`, as `read_serve_settings`, and the label of the layer of each."""
+    merged = _merge(
+        ((name, value, label) for file, label in _files(profile) for name, value in file.serve.items()),
+        _serve_environment_layer(),
+        _serve_flag_layer(flags or {}),
+    )
+    defaults = dict.fromkeys(ServeSettings.model_fields, "default")
+    return ServeSettings.model_validate(merged.values), {**defaults, **merged.origins}
 
 
 def resolve(
@@ -284,6 +285,23 @@ def _typed_layer(given: Mapping[str, Any], label: str) -> Layer:
 def _flag_layer(flags: Mapping[str, Any]) -> Layer:
     typed = {name: value for name, value in flags.items() if value is not None}
     for name, value in check_values(typed, _FLAGS).items():
+        yield name, value, f"flag {_flag(name, value)}"
+
+
+def _serve_environment_layer() -> Layer:
+    given = {
+        key.removeprefix(SERVE_PREFIX).lower(): text
+        for key, text in os.environ.items()
+        if key.startswith(SERVE_PREFIX) and text and key not in OTHER_VARIABLES
+    }
+    variables = replace(_ENVIRONMENT, key=lambda name: SERVE_PREFIX + name.upper())
+    for name, value in check_values(given, variables, ServeSettings.model_fields, ServeSettings).items():
+        yield name, value, f"environment {SERVE_PREFIX + name.upper()}"
+
+
+def _serve_flag_layer(flags: Mapping[str, Any]) -> Layer:
+    typed = {name: value for name, value in flags.items() if value is not None}
+    for name, value in check_values(typed, _FLAGS, ServeSettings.model_fields, ServeSettings).items():
         yield name, value, f"flag {_flag(name, value)}"
 
 

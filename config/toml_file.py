@@ -17,7 +17,7 @@ SERVE_TABLE = "serve"
 """Name of the table with the settings of `sensenova serve`."""
 
 MAX_FILE_BYTES = 2**20
-"""Most bytes of a settings file."""
+"""Maximum number of bytes of a settings file."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Amounts of memory as text."""
+"""Amounts as text: of memory, and of things that are counted."""
 
 import re
 
@@ -16,3 +16,8 @@ def parse_memory(text: str) -> int | None:
 def format_memory(count: int) -> str:
     """Format bytes like `7.9 GiB` or `900 MiB`."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def count_of(number: int, noun: str) -> str:
+    """Format a number of things: `1 step`, `4 steps`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -17,8 +17,18 @@ from config.settings import SETTING_NAMES, Settings, SettingsGroup
 SIZE_FLAGS = ("width", "height", "aspect")
 """Flags that are not settings, although users may expect so: they all set `size`."""
 
+OTHER_NAMES: Mapping[str, str] = {
+    "steps": "num_steps",
+    "inference_steps": "num_steps",
+    "guidance_scale": "cfg_scale",
+    "cfg": "cfg_scale",
+    "shift": "timestep_shift",
+    "max_new_tokens": "max_tokens",
+}
+"""Names that other programs, or our flags, have for a setting → its name here."""
+
 LONGEST_VALUE = 60
-"""Most characters of a wrong value that a message quotes."""
+"""Maximum number of characters of a wrong value that a message quotes."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +177,9 @@ def _unknown(name: str, notation: Notation, allowed: tuple[str, ...]) -> Setting
     if name in SIZE_FLAGS:
         ratio = name == "aspect"
         return SettingsError(what, f"use {notation.assignment('size', '16:9' if ratio else '2048x2048')}")
-    meant = near_miss(name, allowed)
-    if meant:
-        return SettingsError(what, f"did you mean {notation.key(meant)}?")
+    other_names = [other for other, ours in OTHER_NAMES.items() if ours in allowed]
+    if meant := near_miss(name, (*allowed, *other_names)):
+        return SettingsError(what, f"did you mean {notation.key(OTHER_NAMES.get(meant, meant))}?")
     return SettingsError(
         what,
         f"remove {notation.key(name)}; `sensenova profile init all.toml` writes a file with all settings",

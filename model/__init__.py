@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from config.settings import ImageSettings, LoadSettings, TextSettings
-    from model.checkpoint.builtin import DEMO_MODEL
+    from model.checkpoint.builtin import DEMO_CHECKPOINT, DEMO_MODEL
     from model.checkpoint.card import Card
     from model.checkpoint.facts import CheckpointFacts, read_facts
-    from model.checkpoint.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint, is_hub_id, local_checkpoint
+    from model.checkpoint.hub import DownloadPlan, find_checkpoint, is_hub_id, local_checkpoint
+    from model.checkpoint.hub_errors import OFFICIAL_MODEL
     from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
     from model.checkpoint.random_weights import write_tiny_checkpoint
     from model.conversation import Conversation
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
         Waiting,
     )
     from model.image_files import open_picture, read_picture
-    from model.opening import open_engine, read_card
+    from model.opening import has_room, open_engine, read_card
     from model.parallel.connections import release_rank_processes
     from model.parallel.launch import launched
     from model.rank_main import run_rank
@@ -71,7 +72,8 @@ if TYPE_CHECKING:
         Request,
         count_images,
     )
-    from model.timings import CARD, PHASES, PROGRAM, Timings, process_timings
+    from model.step_cache_library import require_cache_library
+    from model.timings import CARD, CONNECT, PHASES, PROGRAM, Timings, process_timings
     from model.trace import Trace
     from model.verification.checks import (
         Checks,
@@ -89,7 +91,7 @@ _HOMES = {
     "model.checkpoint.card": ["Card"],
     "model.conversation": ["Conversation"],
     "model.engine": ["Engine"],
-    "model.opening": ["open_engine", "read_card"],
+    "model.opening": ["has_room", "open_engine", "read_card"],
     "model.errors": [
         "CheckpointError",
         "DeviceError",
@@ -136,15 +138,17 @@ _HOMES = {
         "Request",
         "count_images",
     ],
-    "model.timings": ["CARD", "PHASES", "PROGRAM", "Timings", "process_timings"],
+    "model.step_cache_library": ["require_cache_library"],
+    "model.timings": ["CARD", "CONNECT", "PHASES", "PROGRAM", "Timings", "process_timings"],
     "model.trace": ["Trace"],
     "model.wire": ["WIRE_VERSION", "Packed", "pack", "unpack_event", "unpack_request"],
     "model.verification.checks": ["Checks", "PictureCheck", "find_checks", "published_checks", "published_models"],
     "model.verification.files": ["FileFinding", "check_files"],
     "model.verification.pictures": ["PictureComparison", "compare_picture"],
-    "model.checkpoint.builtin": ["DEMO_MODEL"],
+    "model.checkpoint.builtin": ["DEMO_CHECKPOINT", "DEMO_MODEL"],
     "model.checkpoint.facts": ["CheckpointFacts", "read_facts"],
-    "model.checkpoint.hub": ["OFFICIAL_MODEL", "DownloadPlan", "find_checkpoint", "is_hub_id", "local_checkpoint"],
+    "model.checkpoint.hub": ["DownloadPlan", "find_checkpoint", "is_hub_id", "local_checkpoint"],
+    "model.checkpoint.hub_errors": ["OFFICIAL_MODEL"],
     "model.checkpoint.named_lora": ["NO_LORA", "NamedLora", "format_loras", "parse_loras"],
     "model.checkpoint.random_weights": ["write_tiny_checkpoint"],
 }
@@ -152,6 +156,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CARD",
+    "CONNECT",
+    "DEMO_CHECKPOINT",
     "DEMO_MODEL",
     "NO_LORA",
     "OFFICIAL_MODEL",
@@ -212,6 +218,7 @@ __all__ = [
     "find_checkpoint",
     "find_checks",
     "format_loras",
+    "has_room",
     "is_hub_id",
     "is_loopback",
     "is_usable_key",
@@ -230,6 +237,7 @@ __all__ = [
     "read_server_facts",
     "release_rank_processes",
     "remove_note",
+    "require_cache_library",
     "require_device",
     "run_rank",
     "unpack_event",

@@ -1,6 +1,7 @@
 """The device of a run: its choice, waiting for it, and its memory. `model.device_kinds` lists each kind's abilities."""
 
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,10 +49,26 @@ def require_device(name: str) -> None:
 
 
 def resolve_dtype(name: str) -> torch.dtype:
-    """Return a dtype by name; raise DeviceError unless it is `bfloat16`, `float16` or `float32`."""
+    """Return a dtype by name; raise DeviceError unless it is `bfloat16`, `float16` or `float32`.
+
+    `model.memory.number_format.choose_dtype` replaces `auto` before.
+    """
     if name not in DTYPES:
         raise DeviceError(f"there is no number format {name!r}", f"use {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 numbers at full speed.
+
+    All GPUs count. Among CPUs, x86 needs AVX512-BF16 or AMX. For ARM, oneDNN knows whether the processor has the
+    instructions and whether this build of PyTorch uses them.
+    """
+    if DeviceKind.of(device).is_gpu:
+        return True
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def compute_capability(device: torch.device) -> tuple[int, int]:

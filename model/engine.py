@@ -34,7 +34,12 @@ class Engine(ABC):
     >>> for event in engine.run(GenerateRequest("A cute cat")):
     ...     if isinstance(event, Picture):
     ...         event.image.save("cat.png")
+
+    Attributes:
+        dtype: the number format that the model runs in; empty if a server does not say it.
     """
+
+    dtype: str = ""
 
     @abstractmethod
     def run(self, request: Request) -> Iterator[Event]:
@@ -81,6 +86,10 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free the engine's memory. The engine cannot be used afterwards."""
+
+    def use_freed_memory(self) -> None:  # noqa: B027  # most engines have no memory here
+        """Measure the free memory again. Call it after another model was unloaded, so that large requests can use its
+        memory."""
 
     def warm_up(self, size: str = "auto") -> None:
         """Do the work that only the first requests need, such as compiling kernels, so that they do not wait for it.
@@ -144,7 +153,7 @@ class LocalEngine(Engine):
 
     Attributes:
         checkpoint: the checkpoint's folder.
-        device, dtype: the device and the number format that the model runs in.
+        device: the device that the model runs on.
     """
 
     def __init__(self, loaded: "LocalModel") -> None:
@@ -228,6 +237,10 @@ class LocalEngine(Engine):
             self._ranks.run_on_all(UseLoras(tuple(loras)), lambda: self._runner.use_loras(loras))
         else:
             self._runner.use_loras(loras)
+
+    def use_freed_memory(self) -> None:
+        """See `Engine.use_freed_memory`."""
+        self._runner.model.use_freed_memory()
 
     def predicted_peak(self, workload: "Workload") -> int:
         """Return the predicted peak of device memory for a workload, in bytes, weights included."""

@@ -103,6 +103,12 @@ class LoadedModel:
         self._notes: list[str] = []
         self._shown: set[str] = set()
 
+    def use_freed_memory(self) -> None:
+        """Raise the budget to the memory that is free now and the weights that are loaded, unless a limit is set."""
+        free = usable_memory(self.device, None)
+        if self.is_loaded and not self._is_limited and free is not None:
+            self.budget = free + self._weights.on_device(self.offload_plan)
+
     def load(
         self,
         workload: Workload,
@@ -223,6 +229,11 @@ class LoadedModel:
             if note is not None and note not in self._shown:
                 self._shown.add(note)
                 yield note
+
+    def add_notice(self, text: str | None) -> None:
+        """Add a notice for `take_notices`, unless it is None."""
+        if text is not None:
+            self._notes.append(text)
 
     def _plan_notes(self, workload: Workload) -> Iterator[str]:
         """Yield notices about the current plan."""

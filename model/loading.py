@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from config.recommended import read_recommended
 from config.settings import LoadSettings, require_compatible
 from model.checkpoint.builtin import DEMO_MODEL
-from model.checkpoint.hub import DownloadPlan, find_checkpoint
+from model.checkpoint.hub import DownloadPlan, find_card, find_checkpoint
 from model.checkpoint.quantization import resolve_quantization
 from model.checkpoint.sharding import require_split
-from model.devices import resolve_device, resolve_dtype
+from model.devices import resolve_device, resolve_dtype, usable_memory
 from model.events import LoadProgress
+from model.memory.estimate import ALL_RESIDENT, USUAL_PREFIXES, Weights, Workload, peak_bytes
+from model.memory.number_format import choose_dtype
 from model.network.configuration import read_config
 from model.parallel.choose_layout import ExpectedUse, choose_model_layout, count_gpus
 from model.parallel.collectives import ProcessGroups
@@ -41,6 +43,30 @@ class LocalModel:
     chosen_layout: ParallelLayout | None = None
 
 
+def has_room(settings: LoadSettings, size: str = "auto") -> bool:
+    """Return whether a model fits into the memory that is free now, with all its weights on one device. False if that
+    is not known, or if several ranks would share the model.
+
+    Args:
+        size: picture size to reserve memory for, as in the settings.
+
+    Raises:
+        CheckpointError, RecommendationError: as for `model.checkpoint.card.read_local_card`.
+        DeviceError: the device does not exist.
+    """
+    is_shared = settings.gpus or settings.tensor_parallel_size * settings.cfg_parallel_size > 1
+    device = resolve_device(settings.device)
+    budget = usable_memory(device, None)
+    if is_shared or settings.gpu_memory_bytes is not None or budget is None:
+        return False
+    folder = find_card(settings.model or DEMO_MODEL)
+    config, tokens = read_config(folder), image_tokens(size, read_recommended(folder))
+    dtype = resolve_dtype(choose_dtype(settings, device, config, tokens)[0])
+    weights = Weights.of(config, dtype.itemsize, resolve_quantization(settings.quantization, device, dtype))
+    workload = Workload(tokens, USUAL_PREFIXES)
+    return peak_bytes(config, weights, ALL_RESIDENT, workload, dtype.itemsize) <= budget
+
+
 def load_model(
     settings: LoadSettings,
     *,
@@ -55,8 +81,11 @@ def load_model(
     require_compatible(settings)
     process_timings.restart(DEVICE, PLACE, READ, COMPILE)
     with process_timings.phase(DEVICE):
-        device, dtype = resolve_device(settings.device), resolve_dtype(settings.dtype)
-    quantized = resolve_quantization(settings.quantization, device, dtype)
+        device = resolve_device(settings.device)
+    # With eight-bit weights, `auto` is bfloat16.
+    quantized = resolve_quantization(
+        settings.quantization, device, resolve_dtype(settings.dtype.replace("auto", "bfloat16"))
+    )
     gpus = count_gpus(settings.gpus, device)
     image_settings = [request.settings for request in requests or () if not isinstance(request, AnswerRequest)]
     if settings.gpus == "all":
@@ -71,15 +100,18 @@ def load_model(
     sizes = [picture_size(request, recommended) for request in requests or () if not isinstance(request, AnswerRequest)]
     largest = max(sizes or [size], key=lambda each: image_tokens(each, recommended))
     use = ExpectedUse.of(requests, image_tokens(largest, recommended))
+    config = read_config(folder)
+    dtype, notice = choose_dtype(settings, device, config, image_tokens(largest, recommended))
+    settings = settings.model_copy(update={"dtype": dtype})
     if ranks_wanted == 1:
         first_use = FirstUse(requests is None or bool(image_settings), use.branches > 1, use.writes)
-        command = Load(folder, settings, largest, first_use)
-        return LocalModel(model, Runner.load(command, device, None, on_progress))
+        runner = Runner.load(Load(folder, settings, largest, first_use), device, None, on_progress)
+        runner.model.add_notice(notice)
+        return LocalModel(model, runner)
     command = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
-    config = read_config(folder)
     layout = ParallelLayout(settings.tensor_parallel_size, settings.cfg_parallel_size)
     if gpus:
-        layout = choose_model_layout(gpus, use, config, device, dtype.itemsize, quantized)
+        layout = choose_model_layout(gpus, use, config, device, resolve_dtype(dtype).itemsize, quantized)
     require_split(config, layout.tensor)
     ranks = RankProcesses(layout, device)
 
@@ -91,6 +123,7 @@ def load_model(
     try:
         groups = ranks.join_groups()
         runner = ranks.run_on_all(command, lambda: Runner.load(command, groups.device, groups, check_and_report))
+        runner.model.add_notice(notice)
     except BaseException:
         ranks.close()
         raise

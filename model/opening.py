@@ -33,6 +33,15 @@ def read_card(settings: LoadSettings, on_progress: Callable[[LoadProgress], None
     return read_local_card(settings)
 
 
+def has_room(settings: LoadSettings, size: str = "auto") -> bool:
+    """Return whether a model fits beside what is loaded; arguments and errors as for `model.loading.has_room`."""
+    if settings.is_remote:
+        return True
+    from model.loading import has_room  # imports PyTorch
+
+    return has_room(settings, size)
+
+
 def open_engine(
     settings: LoadSettings,
     *,

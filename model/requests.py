@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from config.settings import INTERLEAVE_DEFAULTS, MAX_SEED, ImageSettings, TextSettings
+from config.settings import MAX_SEED, ImageSettings, TextSettings
+from config.task_defaults import INTERLEAVE_DEFAULTS
 from model.errors import RequestError
 from model.placeholders import PLACEHOLDER, refuse_image_tokens, require_placeholders
 from model.png import PNGImage
-from model.step_cache_library import require_cache_library
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class GenerateRequest:
             picture's own size.
 
     Raises:
-        RequestError: the prompt is empty, not text, or contains a placeholder; a seed exceeds the largest one;
-            `settings.cache` needs a library that is not installed; or a number for previews is negative or not whole.
+        RequestError: the prompt is empty, not text, or contains a placeholder; a seed exceeds the largest one; or a
+            number for previews is negative or not whole.
     """
 
     prompt: str
@@ -37,7 +37,6 @@ class GenerateRequest:
         _require_text(self.prompt, "prompt", 'say what to draw, for example "A cute cat"')
         require_placeholders([self.prompt], 0)
         _require_seeds(self.settings, self.settings.num_images)
-        _require_library(self.settings)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,6 @@ class EditRequest:
         _require_previews(self)
         _require_text(self.prompt, "prompt", 'say what to change, for example "make the sky red"')
         _require_seeds(self.settings, self.settings.num_images)
-        _require_library(self.settings)
         if not self.images:
             raise RequestError("an edit needs at least one picture", "add `images=FILE`")
         require_placeholders([self.prompt], len(self.images))
@@ -163,7 +161,6 @@ class InterleaveRequest:
             refuse_image_tokens(self.system, "system message")
         _require_history(self)
         _require_seeds(self.settings, self.text_settings.max_images)
-        _require_library(self.settings)
         _refuse_zero_star(self.settings, "an interleaved answer")
 
 
@@ -245,11 +242,6 @@ def _require_previews(request: GenerateRequest | EditRequest | InterleaveRequest
         value = getattr(request, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise RequestError(f"{name} is {value!r}; it must be a whole number, 0 or more", "write 0 for the default")
-
-
-def _require_library(settings: ImageSettings) -> None:
-    if settings.cache != "off":
-        require_cache_library()
 
 
 def _require_seeds(settings: ImageSettings, pictures: int) -> None:

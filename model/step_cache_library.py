@@ -15,7 +15,7 @@ def require_cache_library() -> None:
     if importlib.util.find_spec("cache_dit") is None:
         raise RequestError(
             "`cache` needs the library cache-dit, which is not installed",
-            "install it with: pip install 'sensenova[cache]' (or use `cache=off`)",
+            "in the checkout, run: pip install '.[cache]' (or use `cache=off`)",
         )
 
 
@@ -31,6 +31,6 @@ def import_cache_library() -> Any:
     except Exception as error:  # any error in the hundreds of modules that it imports
         raise RequestError(
             f"the library cache-dit cannot be imported: {type(error).__name__}: {error}",
-            "install it again with: pip install -U 'sensenova[cache]' (or use `cache=off`)",
+            "in the checkout, run: pip install -U '.[cache]' (or use `cache=off`)",
         ) from error
     return cache_contexts

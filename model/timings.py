@@ -9,10 +9,11 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import cast
 
-from model.events import DenoisingStep, Event, PrefixRead, TextToken, ThinkToken
+from model.events import DenoisingStep, Event, Notice, PrefixRead, TextToken, ThinkToken, Waiting
 
 PROGRAM = "program"
 CARD = "card"
+CONNECT = "connect"
 IMPORTS = "imports"
 DEVICE = "device"
 PLACE = "place"
@@ -20,9 +21,11 @@ READ = "read"
 COMPILE = "compile"
 PREFILL = "prefill"
 FIRST_STEP = "first step"
+SERVER = "server"
 PHASES = {
     PROGRAM: "start of Python, and imports of the command",
     CARD: "the checkpoint's settings, and the request",
+    CONNECT: "connection to the server, until its model is loaded",
     IMPORTS: "PyTorch, and the part of the library that uses it",
     DEVICE: "choice and start of the device",
     PLACE: "tokenizer, network without weights, and its memory",
@@ -30,6 +33,7 @@ PHASES = {
     COMPILE: "backend and its kernels, beyond reading",
     PREFILL: "the last request's prompt",
     FIRST_STEP: "the last request's first denoising step, or first token",
+    SERVER: "the last request, until the server sends a first event or the result",
 }
 """Every phase with its contents, in the order in which they run."""
 
@@ -71,6 +75,18 @@ class Timings:
                     waiting = isinstance(event, PrefixRead)
                     self.add(PREFILL if waiting else FIRST_STEP, now - clock)
                     clock = now
+                yield event
+
+    def measure_answer(self, stream: Iterator[Event]) -> Iterator[Event]:
+        """Yield the events that a server sends for a request, and measure the time to the first one that is neither a
+        notice nor about the queue."""
+        self.restart(SERVER)
+        clock, waiting = time.perf_counter(), True
+        with closing(cast(Generator[Event], stream)) as events:
+            for event in events:
+                if waiting and not isinstance(event, Notice | Waiting):
+                    waiting = False
+                    self.add(SERVER, time.perf_counter() - clock)
                 yield event
 
     def phases(self) -> dict[str, float]:

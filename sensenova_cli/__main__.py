@@ -119,7 +119,7 @@ def _rank() -> int:
 
 def _needs_model(words: Sequence[str]) -> bool:
     options = words[: words.index("--")] if "--" in words else words
-    if not {"-h", "--help", "--version"}.isdisjoint(options):
+    if not {"-h", "--help", "--help-all", "--version"}.isdisjoint(options):
         return False
     return next((word for word in words if not word.startswith("-")), "") in COMMANDS_WITH_A_MODEL
 

@@ -15,7 +15,7 @@ from config.errors import SenseNovaError
 from sensenova_cli import __version__
 from sensenova_cli.commands import COMMANDS, import_command
 from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, UsageError, exit_code
-from sensenova_cli.inputs.argv import before_dashes, spread_values, wants_help
+from sensenova_cli.inputs.argv import before_dashes, spread_values, wants_help, words_of_help
 from sensenova_cli.system.streams import StdoutError, discard_stdout
 
 SERVER_OPTION = "that is for servers and load tests; a run is one request, and -n N makes several pictures"
@@ -32,7 +32,7 @@ INSTEAD = {
             "--port",
         )
     },
-    ("generate", "--image"): 'to change a picture: sensenova edit --image FILE "…"',
+    ("generate", "--image"): 'to change a picture: sensenova edit FILE "…"',
     **{("interleave", option): "the model decides; at most: --max-images N" for option in ("-n", "--num-images")},
     ("profile show", "--profile"): "the profile is a bare word here: sensenova profile show draft",
 }
@@ -41,7 +41,7 @@ INSTEAD = {
 DASHED_TEXT = {
     "generate": 'generate -- "-…"',
     "chat": 'chat -- "-…"',
-    "edit": 'edit --image FILE -- "-…"',
+    "edit": 'edit FILE -- "-…"',
     "interleave": 'interleave -- "-…"',
 }
 """Command → an example with a text that starts with a dash."""
@@ -49,14 +49,35 @@ DASHED_TEXT = {
 TOO_MANY_WORDS = {
     "generate": "put the prompt in quotes",
     "chat": "put the message in quotes",
-    "edit": 'put the prompt in quotes, and pictures after --image: sensenova edit --image FILE "…"',
     "interleave": "put the prompt in quotes, and pictures after --image",
     "run": 'the prompt goes after --prompt, in quotes: sensenova run --prompt "…"',
 }
 """Command → a hint if too many words were typed."""
 
 
-class Program(TyperGroup):
+class Command(TyperCommand):
+    """A command whose help `sensenova_cli.render.help` writes."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help with the options that most people use."""
+        return _help(ctx)
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands, such as `profile`, whose help `sensenova_cli.render.help` writes."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help with the list of commands."""
+        return _help(ctx)
+
+
+def _help(context: Any) -> str:
+    from sensenova_cli.render.help import help_text
+
+    return help_text(context)
+
+
+class Program(CommandGroup):
     """The group of all commands. Their errors become a message on stderr and an exit code, also under CliRunner.
 
     `commands` has only the names and summaries that `--help` lists. A command is imported when it is used.
@@ -64,9 +85,7 @@ class Program(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {
-            name: TyperCommand(name, help=summary, rich_markup_mode="rich") for name, summary in COMMANDS.items()
-        }
+        self.commands = {name: Command(name, help=summary) for name, summary in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the name, the imported command and its arguments, for a run and for the shell's completion."""
@@ -80,13 +99,14 @@ class Program(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         options = before_dashes(words)
         if "--no-color" in options:
-            # Set before parsing, so that help and usage errors have no colours, too.
+            # Set before parsing, so that help and usage errors have no colors, too.
             os.environ["NO_COLOR"] = "1"
         extra["standalone_mode"] = False  # Typer then raises its errors instead of printing them
         try:
             if not wants_help(words) and "--version" not in options:
                 _require_current_folder()
-            result = super().main(spread_values(words) or ["--help"], prog_name="sensenova", **extra)
+            extra["obj"] = words  # for the help, whose defaults depend on the model
+            result = super().main(spread_values(words_of_help(words)) or ["--help"], prog_name="sensenova", **extra)
             # A command returns None; typer.Exit and Ctrl-C return their exit code.
             code = result if isinstance(result, int) else DONE
             if code == INTERRUPTED:
@@ -110,7 +130,7 @@ class Program(TyperGroup):
         if isinstance(error, StdoutError):
             print_error(
                 f"stdout cannot be written: {error.strerror}",
-                "make room, or redirect the results elsewhere; files that were written are complete",
+                "free some disk space, or redirect the results elsewhere; files that were written are complete",
             )
             return FAILED
         if isinstance(error, SenseNovaError):
@@ -166,7 +186,7 @@ class Program(TyperGroup):
 
 app = typer.Typer(
     cls=Program,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -184,24 +204,26 @@ def sensenova(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True, metavar=" ")
     ] = False,
     no_color: Annotated[
-        bool, typer.Option("--no-color", help="Use no colours, as with NO_COLOR set.", metavar=" ")
+        bool, typer.Option("--no-color", help="Use no colors, as with NO_COLOR set.", metavar=" ")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", metavar=" ")] = False,
 ) -> None:
     """Make, edit and talk about pictures with SenseNova-U1 models.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova generate "A cute cat" --model SenseNova/SenseNova-U1-8B-MoT
       sensenova generate "A cat at dusk" --aspect 16:9 --seed 7 -o cat.png
-      sensenova edit --image cat.png "Make it an oil painting"
+      sensenova edit cat.png "Make it an oil painting"
       sensenova describe cat.png -p "Which animal is this?"
       sensenova chat "What is the capital of France?"
       sensenova repl
-      sensenova generate --from cat.png --num-steps 20
+      sensenova generate --from cat.png --steps 20
 
     Results go to stdout, everything else to stderr. Exit codes: 0 done,
     1 failed while running, 2 wrong usage, settings or input, 3 weights missing
     or unreadable, 4 out of memory, 130 interrupted.
+
+    Options of a command: sensenova help COMMAND
     """
 
 
@@ -209,11 +231,13 @@ def sensenova(
 def load_command(name: str) -> Any:
     """Import a command and build its parser."""
     command = import_command(name)
-    parent = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+    parent = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
     if isinstance(command, typer.Typer):
-        parent.add_typer(command, name=name)
+        for each in command.registered_commands:
+            each.cls = Command
+        parent.add_typer(command, name=name, cls=CommandGroup)
     else:
-        parent.command(name)(command)
+        parent.command(name, cls=Command)(command)
     parent.callback()(lambda: None)  # makes a group, also of one command
     return typer.main.get_command(parent).commands[name]  # type: ignore[attr-defined]
 
@@ -223,7 +247,7 @@ def _require_current_folder() -> None:
     try:
         Path.cwd()
     except FileNotFoundError:
-        raise UsageError("the current folder does not exist any more", "go to another one: cd") from None
+        raise UsageError("the current folder no longer exists", "go to another one: cd") from None
 
 
 def _print_interrupted() -> None:

@@ -37,6 +37,8 @@ def exit_code(error: SenseNovaError) -> int:
             return FAILED
         case UsageError() | OutputError() | SessionError():
             return WRONG_INPUT
+    if type(error) is SettingsError:  # one of its subclasses is about weights
+        return WRONG_INPUT
     # These imports take a while, which an error of usage must not.
     from config.recommended import RecommendationError
     from model import CheckpointError, DeviceMemoryError, RequestError

@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep sessions and notes of all tests out of the user's folders."""
+    os.environ["SENSENOVA_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
+
+
 PARITY = Path(__file__).parent / "parity" / "data"
 
 

@@ -45,12 +45,13 @@ def pixels(file: Path) -> str:
 
 
 def make(*flags: str) -> None:
-    """Run both commands, with these flags behind, in the current folder."""
+    """Run both commands in the current folder, with these flags behind and in the number format of that version."""
     for words in (
         ["generate", "a cute cat", "--seed", "7", "-o", "cat-7.png"],
         ["edit", "change the background to green", "--image", "cat-7.png", "-o", "cat-7-green.png"],
     ):
-        result = CliRunner().invoke(app, [*words, "--device", "cpu", *flags], catch_exceptions=False)
+        command = [*words, "--device", "cpu", "--dtype", "bfloat16", *flags]
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0, result.stderr
 
 

@@ -88,4 +88,4 @@ def test_texts(line: str) -> None:
 def test_refused_by_name(line: str) -> None:
     result = run(line)
     assert result.exit_code == 2
-    assert f"{REFUSED[line]} is not supported yet" in result.stderr
+    assert f"{REFUSED[line]} is not supported" in result.stderr

@@ -18,7 +18,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT]
     subprocess.run(build, check=True, capture_output=True, timeout=300)
-    (file,) = folder.glob("sensenova-*.whl")
+    (file,) = folder.glob("sensenova_cli-*.whl")
     return file
 
 

@@ -31,8 +31,9 @@ from model.devices import peak_memory, reset_peak_memory, resolve_device, resolv
 from model.events import Branch
 from model.inputs.token_sequence import TokenSequence
 from model.memory.errors import memory_errors
+from model.memory.number_format import choose_dtype, image_tokens_of
 from model.network.attention import Segment
-from model.network.configuration import ModelConfig, parse_config
+from model.network.configuration import ModelConfig, parse_config, read_config
 from model.network.counts import prediction_flops, token_bytes
 from model.network.rope import text_positions
 from model.network.sensenova import SenseNovaU1
@@ -84,9 +85,8 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
         DeviceError: the device does not exist, or the quantization is not supported with it or the number format.
         DeviceMemoryError: the weights or the work do not fit in the device's memory.
     """
-    device, dtype = resolve_device(plan.settings.device), resolve_dtype(plan.settings.dtype)
-    recommended = read_recommended(plan.model) if isinstance(plan.model, Path) else Recommended()
-    usual = recommended.trained_sizes[:1] if isinstance(plan.model, Path) else SHAPE_SIZES
+    device = resolve_device(plan.settings.device)
+    dtype = resolve_dtype(_dtype(plan, device))
     hint = "measure smaller pictures (`size=512x512`), a smaller model, or use a device with more memory"
     with memory_errors("this measurement", lambda: hint):
         towers = resolve_quantization(plan.settings.quantization, device, dtype)
@@ -101,11 +101,12 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
             backend = select_backend(network, enforce_eager=plan.settings.enforce_eager)
             for work in plan.works:
                 if work == "denoise":
-                    for size in plan.sizes or usual:
+                    for size in _sizes(plan):
                         yield from bench_denoise(backend, size, plan.steps, ceilings)
                 elif work == "decode":
                     yield bench_decode(backend, plan.tokens, ceilings)
                 elif work == "interleave":
+                    recommended = read_recommended(plan.model) if isinstance(plan.model, Path) else Recommended()
                     for size in plan.sizes or recommended.interleave.trained_sizes[:1]:
                         yield from bench_interleave(backend, plan.settings, size, plan.steps, plan.tokens, ceilings)
             del network, backend
@@ -123,13 +124,27 @@ def describe_bench(plan: BenchPlan) -> dict[str, Any]:
         "weights": "random" if isinstance(plan.model, str) else "its own",
         "device": device_name(device),
         "threads": None if DeviceKind.of(device).is_gpu else torch.get_num_threads(),
-        "dtype": plan.settings.dtype,
+        "dtype": _dtype(plan, device),
         "quantization": plan.settings.quantization,
         "enforce_eager": plan.settings.enforce_eager,
         "torch": torch.__version__,
         "steps": plan.steps,
         "tokens": plan.tokens,
     }
+
+
+def _sizes(plan: BenchPlan) -> Sequence[Size]:
+    """Return the picture sizes to measure."""
+    if plan.sizes:
+        return plan.sizes
+    return read_recommended(plan.model).trained_sizes[:1] if isinstance(plan.model, Path) else SHAPE_SIZES
+
+
+def _dtype(plan: BenchPlan, device: torch.device) -> str:
+    """Return the number format of the measurements, which keep all weights on the device."""
+    config = read_config(plan.model) if isinstance(plan.model, Path) else shape_config(plan.model)
+    settings = plan.settings.model_copy(update={"offload": "off"})
+    return choose_dtype(settings, device, config, image_tokens_of(_sizes(plan)))[0]
 
 
 def shape_config(shape: str) -> ModelConfig:

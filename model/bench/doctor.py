@@ -1,6 +1,6 @@
 """Predict the memory and the speed of a model on this machine, without loading it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from model.bench.machine import Machine, describe_machine
 from model.checkpoint.quantization import resolve_quantization
 from model.devices import resolve_device, resolve_dtype, usable_memory
 from model.memory.errors import memory_errors
+from model.memory.number_format import choose_dtype, image_tokens_of
 from model.network.configuration import read_config
 
 
@@ -22,11 +23,15 @@ class Examination:
     """The result of `examine`.
 
     Attributes:
+        dtype: the number format of the forecasts.
+        dtype_note: why `auto` is not the fastest format; None otherwise.
         ceilings, bandwidth: measured rates of the device, of the link to it and of the files.
         budget: bytes of the device's memory that a model may take; None if the system does not report them.
         forecasts: one for each offload plan at each size; empty without a budget.
     """
 
+    dtype: str
+    dtype_note: str | None
     machine: Machine
     ceilings: Ceilings
     bandwidth: Bandwidth
@@ -41,7 +46,6 @@ def examine(
     *,
     ceilings: Ceilings | None = None,
     bandwidth: Bandwidth | None = None,
-    on_machine: Callable[[Machine], None] = lambda machine: None,
 ) -> Examination:
     """Predict which picture sizes a model can make on this machine, and how fast.
 
@@ -50,25 +54,25 @@ def examine(
         settings: the device, the number format, the quantization and the memory limit.
         sizes: picture sizes in pixels; if empty, the first size that the model was trained on.
         ceilings, bandwidth: known rates; None measures them.
-        on_machine: called with the machine before the measurements, which take some seconds.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
         DeviceError: the device does not exist, or does not support the quantization.
         DeviceMemoryError: the device has too little free memory for the measurements.
     """
-    device, dtype = resolve_device(settings.device), resolve_dtype(settings.dtype)
-    towers = resolve_quantization(settings.quantization, device, dtype)
+    device = resolve_device(settings.device)
     folder = model if isinstance(model, Path) else None
     config = read_config(folder) if folder is not None else shape_config(str(model))
-    usual = SHAPE_SIZES if folder is None else read_recommended(folder).trained_sizes[:1]
+    sizes = sizes or (SHAPE_SIZES if folder is None else read_recommended(folder).trained_sizes[:1])
+    dtype_name, note = choose_dtype(settings, device, config, image_tokens_of(sizes))
+    dtype = resolve_dtype(dtype_name)
+    towers = resolve_quantization(settings.quantization, device, dtype)
     machine = describe_machine(device, config)
     budget = usable_memory(device, settings.gpu_memory_bytes)
-    on_machine(machine)
     with memory_errors("measuring this device", lambda: "end other programs that use it, and try again"):
         ceilings = ceilings or measure_ceilings(device, dtype)
         bandwidth = bandwidth or measure_bandwidth(device, folder)
     found: tuple[Forecast, ...] = ()
     if budget is not None:
-        found = tuple(forecasts(config, sizes or usual, device, dtype.itemsize, towers, budget, ceilings, bandwidth))
-    return Examination(machine, ceilings, bandwidth, budget, found)
+        found = tuple(forecasts(config, sizes, device, dtype.itemsize, towers, budget, ceilings, bandwidth))
+    return Examination(dtype_name, note, machine, ceilings, bandwidth, budget, found)

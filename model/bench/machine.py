@@ -2,7 +2,9 @@
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -36,10 +38,27 @@ class Machine:
 
 
 def device_name(device: torch.device) -> str:
-    """Return a GPU's product name, or the processor's architecture and the kind of device, such as `x86_64 cpu`."""
+    """Return a GPU's product name, or the architecture and the kind of device.
+
+    A CPU's name and instructions follow, if they are known: `x86_64 cpu, AMD EPYC, AVX2`.
+    """
     if DeviceKind.of(device).has_streams:
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} {device.type}"
+    name = f"{platform.machine()} {device.type}"
+    if DeviceKind.of(device).is_gpu:
+        return name
+    known = (cpu_name(), torch.backends.cpu.get_cpu_capability())
+    return ", ".join((name, *(each for each in known if each and each != "DEFAULT")))
+
+
+def cpu_name() -> str:
+    """Return the name of this machine's processor; empty if the system does not tell it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return ""
 
 
 def describe_machine(device: torch.device, config: ModelConfig) -> Machine:

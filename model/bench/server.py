@@ -11,6 +11,7 @@ from typing import Literal
 
 from config.settings import ImageSettings, TextSettings
 from config.sizes import Size, format_size
+from config.units import count_of
 from model.engine import Engine
 from model.events import Answer, Notice, Picture, TextToken, Waiting
 from model.requests import AnswerRequest, GenerateRequest
@@ -47,12 +48,14 @@ class ServerPlan:
         steps: number of denoising steps of a picture.
         tokens: maximum number of tokens of an answer.
         clients: numbers of clients that draw at the same time.
+        runs: number of pictures that each client draws; None for a few more if it draws alone.
     """
 
     sizes: Sequence[Size]
     steps: int
     tokens: int
     clients: Sequence[int] = CLIENTS
+    runs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def measure_server(
 def _measure_pictures(
     engine: Engine, open_another: Callable[[], Engine], plan: ServerPlan, size: Size
 ) -> Iterator[ServerFigure | Notice]:
-    name = f"{format_size(size)}, {plan.steps} steps"
+    name = f"{format_size(size)}, {count_of(plan.steps, 'step')}"
     settings = ImageSettings(size=format_size(size), num_steps=plan.steps)
     prompts = (f"A cute cat, number {number}" for number in itertools.count())  # no prefix is reused as a whole
     _draw(engine, GenerateRequest(next(prompts), settings), threading.Event())  # it may compile kernels
@@ -91,7 +94,7 @@ def _measure_pictures(
     try:
         for count in plan.clients:
             engines += [open_another() for _ in range(count - len(engines))]
-            each = PICTURES_ALONE if count == 1 else PICTURES_EACH
+            each = plan.runs or (PICTURES_ALONE if count == 1 else PICTURES_EACH)
             requests = [[GenerateRequest(next(prompts), settings) for _ in range(each)] for _ in range(count)]
             began = time.perf_counter()
             times = _draw_at_once(engines, requests)
@@ -104,9 +107,8 @@ def _measure_pictures(
                     yield Notice(
                         f"{engine.description} sends nothing before a picture, so there is no time to a first event"
                     )
-            clients = "1 client" if count == 1 else f"{count} clients"
             median = statistics.median(one.picture for one in times)
-            yield ServerFigure(f"picture {name}, {clients}", median, rate, "pictures/min")
+            yield ServerFigure(f"picture {name}, {count_of(count, 'client')}", median, rate, "pictures/min")
     finally:
         for other in engines[1:]:
             other.close()
@@ -166,4 +168,4 @@ def _measure_text(engine: Engine, tokens: int) -> Iterator[ServerFigure | Notice
     yield ServerFigure("question to first token", arrivals[0])
     count = len(arrivals)
     rate = (count - 1) / (arrivals[-1] - arrivals[0]) if arrivals[-1] > arrivals[0] else 0.0
-    yield ServerFigure(f"answer of {count} tokens", end, rate, "tokens/s" if rate else "")
+    yield ServerFigure(f"answer of {count_of(count, 'token')}", end, rate, "tokens/s" if rate else "")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
+from config.model_names import full_name
 from model.checkpoint.builtin import DEMO_CHECKPOINT, DEMO_MODEL
 from model.checkpoint.download import DownloadPlan, download_card, download_checkpoint
 from model.checkpoint.hub_cache import cached_checkpoint, cached_folder
@@ -25,8 +26,9 @@ def find_checkpoint(
 ) -> Path:
     """Return the folder of a checkpoint. Download the checkpoint first if it is not on this machine.
 
-    `demo` is the built-in checkpoint. An existing folder wins over a Hub id of the same name. With HF_HUB_OFFLINE=1
-    only the Hub cache is searched. An interrupted download continues with the files that are missing.
+    `demo` is the built-in checkpoint, and `u1-8b` and the like stand for Hub ids. An existing folder wins over a Hub id
+    of the same name. With HF_HUB_OFFLINE=1 only the Hub cache is searched. An interrupted download continues with the
+    files that are missing.
 
     Args:
         model: `demo`, a folder, or a Hub id `owner/name` or `owner/name@revision`.
@@ -59,6 +61,7 @@ def _locate(model: str) -> Path | tuple[str, str]:
     a Hub id up in the Hub cache."""
     if model == DEMO_MODEL:
         return DEMO_CHECKPOINT
+    model = full_name(model)
     try:
         folder = Path(model).expanduser()
         if folder.is_dir():
@@ -96,6 +99,7 @@ def local_checkpoint(model: str) -> Path | None:
     """
     if model == DEMO_MODEL:
         return DEMO_CHECKPOINT
+    model = full_name(model)
     try:
         folder = Path(model).expanduser()
         if folder.is_dir():

@@ -41,6 +41,15 @@ EIGHT_B: dict[str, Any] = {
 SHAPES: dict[str, dict[str, Any]] = {
     "u1-8b": {**EIGHT_B, "convolutional_head": False},
     "u1.5-8b": {**EIGHT_B, "convolutional_head": True},
+    "a3b": {
+        **EIGHT_B,
+        "hidden": 2048,
+        "layers": 48,
+        "kv_heads": 4,
+        "ffn": 768,
+        "experts": (128, 32),
+        "convolutional_head": False,
+    },
 }
 """Published models by name, as arguments of `config_fields`."""
 
@@ -56,8 +65,25 @@ def config_fields(
     vocabulary: int,
     vision_hidden: int,
     convolutional_head: bool = True,
+    experts: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Return the contents of `config.json` for the U1 (MLP head) or U1.5 (convolutional head) architecture."""
+    """Return the contents of `config.json` for the U1 (MLP head) or U1.5 (convolutional head) architecture.
+
+    Args:
+        experts: numbers of experts of the understanding and the generation tower, each of the width `ffn`, as in A3B;
+            None for dense MLPs.
+    """
+    mixture: dict[str, Any] = {}
+    if experts is not None:
+        mixture = {
+            "model_type": "qwen3_moe",
+            "moe_intermediate_size": ffn,
+            "num_experts": experts[0],
+            "gen_num_experts": experts[1],
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": True,
+            "rope_theta": 1e7,
+        }
     return {
         "architectures": ["NEOChatModel"],
         "model_type": "neo_chat",
@@ -88,6 +114,7 @@ def config_fields(
             "tie_word_embeddings": False,
             "attention_bias": False,
             "hidden_act": "silu",
+            **mixture,
         },
         "vision_config": {
             "model_type": "neo_vision",

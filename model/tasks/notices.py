@@ -31,7 +31,9 @@ def untrained_size(size: Size, trained: Sequence[Size]) -> Iterator[Notice]:
     """Yield a notice if the model was not trained on this size."""
     if size not in trained:
         nearest = format_size(nearest_trained(size, trained))
-        yield Notice(f"{format_size(size)} is not a size this model was trained on; the nearest is {nearest}")
+        yield Notice(
+            f"This model was not trained on {format_size(size)}, so the picture may be broken; nearest: {nearest}"
+        )
 
 
 def mismatched_lora(adapter: Adapter, settings: ImageSettings) -> Iterator[Notice]:

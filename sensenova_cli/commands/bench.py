@@ -11,13 +11,14 @@ import typer
 
 from config.errors import SettingsError
 from config.mentions import mention
-from config.settings import LoadSettings
+from config.model_names import HUB_IDS, short_name
 from config.sizes import Size, check_size, format_size, parse_size
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
 
 if TYPE_CHECKING:
+    from config.settings import LoadSettings
     from model.bench import BenchPart, BenchPlan, ServerPlan
     from sensenova_cli.render.turn_view import TurnView
 
@@ -26,12 +27,13 @@ USUAL_PARTS = PARTS[:3]
 """Parts that are measured if none is named."""
 STARTUP = "startup"
 """A measurement in new processes. It is made alone, because this process would take memory and cores from them."""
+STARTUP_RUNS = 5
 LOAD_FORMATS = ("auto", "dummy")
-SHAPES = ("u1-8b", "u1.5-8b")
-"""Names of built-in model shapes. Their weights are random, so they need no files."""
 
 
-@with_options("model", "device", "dtype", "quantization", "enforce_eager", "server", "server_key_file", *COMMON_OPTIONS)
+@with_options(
+    *("model", "yes", "device", "dtype", "quantization", "enforce_eager", "server", "server_key_file"), *COMMON_OPTIONS
+)
 def bench(
     flags: Flags,
     parts: Annotated[
@@ -46,25 +48,34 @@ def bench(
     load_format: Annotated[
         str,
         typer.Option(
-            help="auto reads the model's weights; dummy needs no files: random weights for --model u1-8b or u1.5-8b.",
+            help="auto reads the model's weights; dummy needs no files: random weights for u1-8b, u1.5-8b, a3b.",
             metavar="NAME",
         ),
     ] = "auto",
     size: Annotated[
         list[str] | None,
         typer.Option(
-            help="Picture size; repeat it for several. \\[the model's first; dummy: 1024x1024 and 2048x2048]",
+            help="Picture size; repeat it for several. [the model's first; dummy: 1024x1024 and 2048x2048]",
             metavar="WxH",
             show_default=False,
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Number of denoising steps to time.", min=1, max=999, metavar="N")] = 10,
     tokens: Annotated[int, typer.Option(help="Number of text tokens to time.", min=1, metavar="N")] = 64,
-    runs: Annotated[int, typer.Option(help="Number of processes to time, with startup.", min=1, metavar="N")] = 5,
+    runs: Annotated[
+        int | None,
+        typer.Option(
+            help="With startup: number of processes to time. With --server: number of pictures that each client draws. "
+            "[5; 3 or 2]",
+            min=1,
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Measure how fast a model runs here and how fast the device could be, or how fast a server answers.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova bench
       sensenova bench --model u1-8b --load-format dummy --json > u1-8b.json
       sensenova bench denoise --size 2048x2048 --steps 50 --model ./SenseNova-U1-8B-MoT
@@ -90,7 +101,7 @@ def bench(
     sizes = parse_sizes(size)
     settings = flags.layers().load
     from sensenova_cli.render.turn_view import TurnView
-    from sensenova_cli.turns.model_source import find_weights, model_name
+    from sensenova_cli.turns.model_source import find_published, find_weights, model_name
 
     if settings.is_remote:
         typed = " ".join(parts or ()) or ("--load-format dummy" if load_format != "auto" else "")
@@ -101,25 +112,33 @@ def bench(
             )
         from model.bench import ServerPlan
 
-        _measure_server(settings, ServerPlan(sizes, steps, tokens), flags)
+        _measure_server(settings, ServerPlan(sizes, steps, tokens, runs=runs), flags)
         return
+    if runs is not None and parts != [STARTUP]:
+        raise UsageError("--runs is for startup and for --server", "use --steps and --tokens for the other parts")
     view = TurnView(quiet=flags.quiet)
     name = model_name(settings)
+    shape = short_name(name)
     model: Path | str
     if load_format == "dummy":
-        if name not in SHAPES:
+        if shape is None:
             named = f"for {settings.model}" if settings.model else "without a model"
             raise UsageError(
                 f"there are no random weights {named}",
-                f"with --load-format dummy, use --model {' or '.join(SHAPES)}",
+                f"with --load-format dummy, use --model {' or '.join(HUB_IDS)}",
             )
-        model = name
+        name = model = shape
+    elif shape is not None and find_published(name) is None:
+        view.notice(f"{name} is not on this machine: measuring random weights of its shape ({shape})")
+        name = model = shape
     else:
         model = find_weights(settings, view)
     from model.bench import BenchPlan  # imports PyTorch, so this waits until all arguments are checked
 
     if parts == [STARTUP]:
-        _measure_startup(BenchPlan(model, [], sizes, 0, 0, settings), name, runs, view, as_json=flags.json)
+        _measure_startup(
+            BenchPlan(model, [], sizes, 0, 0, settings), name, runs or STARTUP_RUNS, view, as_json=flags.json
+        )
         return
     chosen = [cast("BenchPart", part) for part in PARTS if part in (parts or USUAL_PARTS)]
     _measure(BenchPlan(model, chosen, sizes, steps, tokens, settings), name, view, as_json=flags.json)
@@ -173,7 +192,7 @@ def _measure_startup(plan: "BenchPlan", name: str, runs: int, view: "TurnView", 
         print_json(startup_json(about, figures))
 
 
-def _measure_server(settings: LoadSettings, plan: "ServerPlan", flags: Flags) -> None:
+def _measure_server(settings: "LoadSettings", plan: "ServerPlan", flags: Flags) -> None:
     """Print the figures of a server, as `_measure` does."""
     from model import Notice, open_engine
     from model.bench import ServerFigure, measure_server

@@ -13,6 +13,7 @@ from sensenova_cli.inputs.options import (
     TEXT_OPTIONS,
     with_options,
 )
+from sensenova_cli.system.streams import STDIN
 
 
 @with_options("image", "prompt_text", *TEXT_OPTIONS, *ENGINE_OPTIONS, "enable_cpu_offload", *RUN_OPTIONS)
@@ -20,7 +21,9 @@ def chat(
     flags: Flags,
     message: Annotated[
         str | None,
-        typer.Argument(metavar="MESSAGE", help="The message, in quotes; - reads standard input.", show_default=False),
+        typer.Argument(
+            metavar="MESSAGE", help="The message, in quotes; - or nothing reads a pipe.", show_default=False
+        ),
     ] = None,
     system: Annotated[
         str,
@@ -35,24 +38,26 @@ def chat(
 ) -> None:
     """Send a message to the model, and print its answer. Without a message, start a conversation.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova chat "What is the capital of France?"
-      sensenova chat - < letter.txt --system "Answer in one sentence."
+      sensenova chat < letter.txt --system "Answer in one sentence."
       sensenova chat "Write a haiku" --do-sample --temperature 0.6 --top-p 0.95
       sensenova chat --image cat.png "Write a story about this animal"
       sensenova chat
     """
     # Imported here because these modules import Pillow, which `--help` does not need.
     from sensenova_cli.inputs.pictures import read_inputs
-    from sensenova_cli.inputs.prompts import given_prompts, refuse_stdin_twice
+    from sensenova_cli.inputs.prompts import given_prompts, piped_prompt, refuse_stdin_twice
 
     refuse_stdin_twice(message, flags.prompt, *flags.image)
     prompts = given_prompts(message, flags.prompt, None)
-    if not prompts and sys.stdin.isatty() and sys.stdout.isatty() and not flags.json:
+    if not prompts and sys.stdin.isatty() and not flags.json:
         from sensenova_cli.commands.repl import start_session
 
         start_session(flags, "chat", system=system, images=flags.image)
         return
+    if not prompts and STDIN not in flags.image:
+        prompts = piped_prompt()
     if not prompts:
         raise UsageError("there is no message", 'add one: sensenova chat "Hello"')
     images = tuple(picture.image for picture in read_inputs(flags.image))
@@ -62,5 +67,5 @@ def chat(
     from sensenova_cli.turns.one_shot import answer
     from sensenova_cli.turns.tasks import AnswerTask
 
-    task = AnswerTask("chat", prompts[0].text, images, Conversation(system=system))
+    task = AnswerTask("chat", prompts[0].text, images, Conversation(system=system), image_files=tuple(flags.image))
     answer(task, layers, flags)

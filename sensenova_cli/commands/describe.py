@@ -27,7 +27,7 @@ def describe(
 ) -> None:
     """Describe pictures, or answer a question about them (-p).
 
-    [bold]Examples[/bold]
+    Examples
       sensenova describe cat.png
       sensenova describe cat.png -p "Which animal is this?"
       sensenova describe a.png b.png -p "What changed from Image-1 to Image-2?"
@@ -57,4 +57,4 @@ def describe(
     from sensenova_cli.turns.one_shot import answer
     from sensenova_cli.turns.tasks import AnswerTask
 
-    answer(AnswerTask("describe", question, pictures), layers, flags)
+    answer(AnswerTask("describe", question, pictures, image_files=tuple(names)), layers, flags)

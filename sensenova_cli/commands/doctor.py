@@ -1,59 +1,76 @@
-"""`sensenova doctor`: describes this machine and predicts which pictures a model can draw on it, and how fast."""
+"""`sensenova doctor`: says which pictures a model can draw on this machine, and how fast."""
 
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sensenova_cli.commands.bench import SHAPES, parse_sizes
+from config.model_names import DEFAULT_SHAPE, short_name
+from sensenova_cli.commands.bench import parse_sizes
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import COMMON_OPTIONS, with_options
 
+if TYPE_CHECKING:
+    from config.settings import LoadSettings
 
-@with_options("model", "device", "dtype", "quantization", "gpu_memory", "server", *COMMON_OPTIONS)
+
+@with_options("model", "yes", "device", "dtype", "quantization", "gpu_memory", "server", *COMMON_OPTIONS)
 def doctor(
     flags: Flags,
     size: Annotated[
         list[str] | None,
         typer.Option(
-            help="Picture size; repeat it for several. \\[the model's first; u1-8b: 1024x1024 and 2048x2048]",
+            help="Picture size; repeat it for several. [the model's first; published models: 1024x1024 and 2048x2048]",
             metavar="WxH",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Describe this machine, and predict which pictures a model can draw on it.
+    """Check what fits on this machine, and how fast it runs.
 
-    [bold]Examples[/bold]
-      sensenova doctor
-      sensenova doctor --model u1-8b              # the 8B's shape; no files needed
-      sensenova doctor --model u1-8b --gpu-memory 8GiB --size 2048x2048
+    Examples
+      sensenova doctor                            # the 8B; no files needed
+      sensenova doctor --model a3b --gpu-memory 8GiB --size 2048x2048
+      sensenova doctor --model demo
 
-    No weights are loaded. Memory and seconds per guided step are predicted
-    from the measured speed of the device, of its link and of the files.
-    * marks the choice of --offload auto, the default.
+    No weights are loaded or downloaded. Memory and time are predicted from the
+    measured speed of the device, of its link and of the files. Without a model,
+    the answer is about u1-8b.
     """
     sizes = parse_sizes(size)
-    settings = flags.layers().load
-    from sensenova_cli.render.doctor import bandwidth_line, forecast_json, machine_lines, print_forecasts
+    layers = flags.layers()
+    from config.recommended import Recommended, read_recommended
+    from sensenova_cli.render.doctor import forecast_json, print_findings
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.turn_view import TurnView
-    from sensenova_cli.turns.model_source import find_weights, model_name, require_local
+    from sensenova_cli.turns.model_source import find_weights, require_local
 
     view = TurnView(quiet=flags.quiet)
-    require_local(settings)
-    name = model_name(settings)
-    model = name if name in SHAPES else find_weights(settings, view)
-    from model.bench import Machine, examine  # imports PyTorch, so this waits until all arguments are checked
+    require_local(layers.load)
+    name, model = _find(layers.load, lambda: find_weights(layers.load, view))
+    recommended = read_recommended(model) if isinstance(model, Path) else Recommended()
+    steps = layers.resolve(recommended).settings.num_steps
+    from model.bench import examine  # imports PyTorch, so this waits until all arguments are checked
 
-    def print_machine(machine: Machine) -> None:
-        for line in machine_lines(machine):
-            typer.echo(line)
-
-    found = examine(model, settings, sizes, on_machine=(lambda machine: None) if flags.json else print_machine)
-    if found.bandwidth.note is not None:
-        view.notice(found.bandwidth.note)
+    view.muted("measuring this machine; this takes up to 12 s …")
+    found = examine(model, layers.load, sizes)
+    for note in (found.dtype_note, found.bandwidth.note):
+        if note is not None:
+            view.notice(note)
     if flags.json:
-        print_json(forecast_json(found, name, settings.dtype))
-        return
-    typer.echo(bandwidth_line(found))
-    print_forecasts(found, name, settings.dtype)
+        print_json(forecast_json(found, name, steps))
+    else:
+        print_findings(found, name, steps)
+
+
+def _find(settings: "LoadSettings", find_weights: Callable[[], Path]) -> tuple[str, Path | str]:
+    """Return the name of the model, and its folder. A published model that is not on this machine has no folder: its
+    short name, which stands for its shape, is returned instead."""
+    model = settings.model or DEFAULT_SHAPE
+    shape = short_name(model)
+    if shape is None:
+        return model, find_weights()
+    from sensenova_cli.turns.model_source import find_published
+
+    return shape, find_published(model) or shape

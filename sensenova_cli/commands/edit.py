@@ -13,6 +13,7 @@ from sensenova_cli.inputs.options import (
     RUN_OPTIONS,
     with_options,
 )
+from sensenova_cli.system.streams import STDIN
 
 
 @with_options(
@@ -29,37 +30,51 @@ from sensenova_cli.inputs.options import (
 )
 def edit(
     flags: Flags,
-    prompt: Annotated[
-        str | None,
-        typer.Argument(metavar="PROMPT", help="What to change, in quotes; - reads standard input.", show_default=False),
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGE... PROMPT",
+            help="Picture files, and what to change, in quotes. Without a prompt a pipe is read.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Change pictures as a prompt says, and print the paths of the results.
 
-    [bold]Examples[/bold]
-      sensenova edit --image cat.png "Make it an oil painting"
-      sensenova edit --image a.png b.png "Draw Image-2 in the style of Image-1"
-      sensenova edit --image cat.png "Smile" --img-cfg-scale 2 -o smile.png
-      sensenova generate "A cat" -o - | sensenova edit --image - "Add a hat"
-      sensenova edit --from smile.png --num-steps 20
+    Examples
+      sensenova edit cat.png "Make it an oil painting"
+      sensenova edit a.png b.png "Draw Image-2 in the style of Image-1"
+      sensenova edit cat.png "Smile" --img-cfg-scale 2 -o smile.png
+      sensenova generate "A cat" -o - | sensenova edit - "Add a hat"
+      sensenova edit --from smile.png --steps 20
 
-    Unless a size is given, the result has the aspect ratio of the first
-    picture. After --image FILE, more words are pictures if they are existing
-    files or look like picture files; the first other word is the prompt.
+    Words that are existing files or look like picture files are pictures, as
+    with --image; the other word is the prompt. A prompt that is also the name
+    of a file goes last, or after -p. Unless a size is given, the result has the
+    aspect ratio of the first picture.
     """
     # Imported here because these modules import Pillow, which `--help` does not need.
+    from sensenova_cli.inputs.argv import split_pictures
     from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
-    from sensenova_cli.inputs.prompts import Prompt, given_prompts, refuse_stdin_twice
+    from sensenova_cli.inputs.prompts import Prompt, given_prompts, piped_prompt, refuse_stdin_twice
     from sensenova_cli.inputs.replay import read_replay
 
-    refuse_stdin_twice(prompt, flags.prompt, flags.prompt_file, *flags.image)
+    pictures, prompt = split_pictures(
+        words or (),
+        has_picture=bool(flags.image),
+        has_prompt=flags.prompt is not None or flags.prompt_file is not None,
+    )
+    pictures += flags.image
+    refuse_stdin_twice(prompt, flags.prompt, flags.prompt_file, *pictures)
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
     replay = read_replay(flags.replay_file, "edit") if flags.replay_file is not None else None
     if not prompts and replay is not None:
         prompts = [Prompt(replay.record.prompt)]
+    if not prompts and STDIN not in pictures:
+        prompts = piped_prompt()
     if not prompts:
-        raise UsageError("there is no prompt", 'say what to change: sensenova edit --image FILE "Make it blue"')
-    inputs = read_inputs(flags.image)
+        raise UsageError("there is no prompt", 'say what to change: sensenova edit FILE "Make it blue"')
+    inputs = read_inputs(pictures)
     if not inputs and replay is not None and not all(each.images for each in prompts):
         inputs = recorded_inputs(replay.record, replay.file)
     layers = flags.layers(replay.settings, replay.label) if replay else flags.layers()

@@ -31,27 +31,31 @@ def generate(
     flags: Flags,
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="PROMPT", help="What to draw, in quotes; - reads standard input.", show_default=False),
+        typer.Argument(
+            metavar="PROMPT", help="What to draw, in quotes; - or nothing reads a pipe.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Make pictures from a prompt, and print their paths.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova generate "A cute cat" --model SenseNova/SenseNova-U1-8B-MoT
       sensenova generate "A cat at dusk" --aspect 16:9 --seed 7 -o cat.png
       sensenova generate "A cat" -n 4 -o 'out/{slug}-{seed}.png'
-      sensenova generate "A cat" --think -o - > cat.png
+      sensenova generate --steps 20 --think -o - < prompt.txt > cat.png
       sensenova generate --prompt-file prompts.txt -o pictures/
-      sensenova generate --from cat.png --num-steps 20
+      sensenova generate --from cat.png --steps 20
     """
-    # Imported here because these modules import Pillow, which `--help` does not need.
-    from sensenova_cli.inputs.prompts import Prompt, given_prompts
-    from sensenova_cli.inputs.replay import read_replay
+    from sensenova_cli.inputs.prompts import Prompt, given_prompts, piped_prompt
 
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
-    replay = read_replay(flags.replay_file, "generate") if flags.replay_file is not None else None
-    if not prompts and replay is not None:
-        prompts = [Prompt(replay.record.prompt)]
+    replay = None
+    if flags.replay_file is not None:
+        from sensenova_cli.inputs.replay import read_replay  # imports Pillow
+
+        replay = read_replay(flags.replay_file, "generate")
+        prompts = prompts or [Prompt(replay.record.prompt)]
+    prompts = prompts or piped_prompt()
     if not prompts:
         raise UsageError("there is no prompt", 'say what to draw: sensenova generate "A cute cat"')
     for each in prompts:

@@ -1,6 +1,9 @@
 """`sensenova info`: prints how a picture was made or what a checkpoint is, without loading a model."""
 
 import os
+import shutil
+import sys
+import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,11 +14,15 @@ from typing import Annotated, Any
 import typer
 
 from config.errors import SenseNovaError
+from config.model_names import full_name, short_name
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.streams import STDIN, read_stdin
 from sensenova_cli.system.unicode import json_text
+
+DEMO = "demo"
+"""The built-in demo, by its name. A file or folder of that name is `./demo`."""
 
 
 class NoRecordError(SenseNovaError):
@@ -35,15 +42,16 @@ def info(
         list[str] | None,
         typer.Argument(
             metavar="[FILE...]",
-            help="Pictures made by sensenova (- reads one from standard input), or checkpoint folders.",
+            help="Pictures made by sensenova (- reads one from standard input), checkpoint folders, or demo.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Print how a picture was made, or what a checkpoint or a server is. No model is loaded.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova info a-cute-cat-42.png
+      sensenova info demo                      # what the built-in demo knows
       sensenova info --json *.png | jq .settings.seed
       sensenova info --server http://gpu-box:8642
 
@@ -69,9 +77,9 @@ def info(
                 continue
             facts = problem.facts
         if flags.json:
-            typer.echo(json_text(facts))
+            typer.echo(json_text(facts if file is None else {"path": file, **facts}))
         else:
-            typer.echo(("\n" if printed else "") + "\n".join(_lines(facts)))
+            typer.echo(("\n" if printed else "") + "\n".join(map(_wrapped, _lines(facts))))
         printed += 1
     if problems:
         raise _joined(problems)
@@ -84,6 +92,20 @@ def _server_facts(flags: Flags) -> dict[str, Any]:
 
 
 def _facts(file: str) -> dict[str, Any]:
+    if file == DEMO:
+        from model import DEMO_CHECKPOINT
+
+        return {"checkpoint": file, **_checkpoint_facts(DEMO_CHECKPOINT)}
+    if (published := short_name(file)) is not None and not Path(file).exists():
+        from model import CheckpointError, local_checkpoint
+
+        folder = local_checkpoint(file)
+        if folder is None:
+            raise CheckpointError(
+                f"{published} ({full_name(file)}) is not on this machine",
+                f"to see whether it would run here: sensenova doctor --model {published}",
+            )
+        return {"checkpoint": file, **_checkpoint_facts(folder)}
     if file != STDIN and os.path.isdir(file):  # noqa: PTH112  # pathlib raises an error for a name that is too long
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
     from sensenova_cli.outputs.png_metadata import read_parameters, read_record
@@ -100,7 +122,8 @@ def _facts(file: str) -> dict[str, Any]:
             "only PNG files written by sensenova have one, unless --no-metadata was given or another tool removed it",
         )
     problem = NoRecordError(
-        f"{name} was described by another program, and cannot be repeated byte for byte", "draw it anew with its prompt"
+        f"{name} was described by another program, and cannot be repeated byte for byte",
+        "draw it again with its prompt",
     )
     problem.facts = {"picture": name, "parameters": parameters}
     raise problem
@@ -112,7 +135,10 @@ def _checkpoint_facts(folder: Path) -> dict[str, Any]:
 
     facts = asdict(read_facts(folder))
     recommended = facts.pop("recommended")
+    world = recommended.world
+    known = {} if world is None else {"shapes": [*world.shapes], "objects": [*world.objects], "colors": [*world.colors]}
     return {
+        **known,
         **facts,
         "experts": facts["experts"] or None,
         "trained_sizes": [format_size(size) for size in recommended.trained_sizes],
@@ -150,6 +176,17 @@ def _answer_lines(answer: Mapping[str, Any]) -> list[str]:
     if answer["history"]:
         lines.append(f"earlier turns: {len(answer['history'])}")
     return lines
+
+
+def _wrapped(line: str) -> str:
+    """Break a long line at words if people read it. Programs get one line for each key."""
+    if not sys.stdout.isatty():
+        return line
+    width = max(40, shutil.get_terminal_size().columns)
+    return "\n".join(
+        textwrap.fill(each, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for each in line.split("\n")
+    )
 
 
 def _text(value: Any) -> str:

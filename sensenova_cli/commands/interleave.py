@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from config.settings import INTERLEAVE_DEFAULTS
+from config.task_defaults import INTERLEAVE_DEFAULTS
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
     *RUN_OPTIONS,
-    defaults=INTERLEAVE_DEFAULTS,
+    defaults={**INTERLEAVE_DEFAULTS, "size": "auto"},
 )
 def interleave(
     flags: Flags,
@@ -64,7 +64,7 @@ def interleave(
 ) -> None:
     """Answer a prompt with text and pictures, as a Markdown document.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova interleave "A picture book about a red kite" > story.md
       sensenova interleave "How does a seed grow?" --no-think --max-images 4
       sensenova interleave "Show this in the evening, too" --image house.png

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,16 +18,16 @@ from config.profiles import (
     user_folder,
     user_profile,
 )
-from config.recommended import read_recommended
-from config.settings import SETTING_NAMES
-from config.sources import Resolved, resolve
-from config.template import settings_template
-from config.toml_file import SettingsFile, read_settings_file, show_path, toml_literal
-from config.validation import join_problems
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.atomic_files import create_file, replace_file
 from sensenova_cli.system.unicode import for_terminal, json_text
+
+if TYPE_CHECKING:
+    from config.sources import Resolved
+    from config.toml_file import SettingsFile
+
+# Functions import what reads settings files, because that defines the settings' models, which help does not need.
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -37,7 +37,7 @@ app = typer.Typer(no_args_is_help=True)
 def profile(flags: Flags) -> None:
     """Show, make and check settings files.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova profile list
       sensenova profile show draft
       sensenova profile init mine
@@ -49,10 +49,13 @@ def profile(flags: Flags) -> None:
 def list_profiles(flags: Flags) -> None:
     """List the profiles that --profile finds by name: their purpose and place.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova profile list
       sensenova profile list --json | jq -r .name
     """
+    from config.toml_file import read_settings_file
+    from config.validation import join_problems
+
     readable: dict[str, SettingsFile] = {}
     problems: list[SettingsError] = []
     for name, path in profile_files().items():
@@ -85,24 +88,32 @@ def show(
         ),
     ] = None,
 ) -> None:
-    """Show every setting with its value and the layer that sets it.
+    """Show every setting with its value and the layer that sets it. Settings of `sensenova serve` come last.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova profile show
       sensenova profile show draft --model ./SenseNova-U1-8B-MoT
       sensenova profile show --json | jq .num_steps
     """
+    from config.settings import SETTING_NAMES, ServeSettings
+    from config.sources import resolve_serve
+    from config.toml_file import toml_literal
+
     resolved = _resolve_with_checkpoint(name, model)
+    serve, serve_origins = resolve_serve(profile=name)
+    values = resolved.settings.model_dump() | {_in_table(key): value for key, value in serve.model_dump().items()}
+    origins = {**resolved.origins, **{_in_table(key): layer for key, layer in serve_origins.items()}}
+    names = (*SETTING_NAMES, *map(_in_table, ServeSettings.model_fields))
     if flags.json:
-        values = resolved.settings.model_dump(mode="json")
-        layers = {key: {"value": values[key], "layer": resolved.origins[key]} for key in SETTING_NAMES}
-        typer.echo(json_text(layers))
+        typer.echo(json_text({each: {"value": values[each], "layer": origins[each]} for each in names}))
         return
-    rows = []
-    for key in SETTING_NAMES:
-        value = getattr(resolved.settings, key)
-        rows.append((key, "(none)" if value is None else toml_literal(value), resolved.origins[key]))
+    rows = [(each, "(none)" if values[each] is None else toml_literal(values[each]), origins[each]) for each in names]
     _print_columns(rows, dim="default")
+
+
+def _in_table(name: str) -> str:
+    """Return the name of a setting of the server as TOML has it outside its table: `serve.port`."""
+    return f"serve.{name}"
 
 
 @app.command()
@@ -115,7 +126,7 @@ def path(
 ) -> None:
     """Print the file of a profile; without a name, the places of all settings files.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova profile path
       $EDITOR "$(sensenova profile path mine)"
     """
@@ -148,13 +159,16 @@ def init(
 ) -> None:
     """Write a settings file that lists and explains every setting, and print its path.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova profile init
       sensenova profile init ./sensenova.toml
       sensenova profile init mine && $EDITOR "$(sensenova profile path mine)"
 
     The name of a built-in profile creates your own copy, which replaces it.
     """
+    from config.template import settings_template
+    from config.toml_file import read_settings_file, show_path
+
     file = _target_file(target)
     built_in = BUILT_IN_FOLDER / f"{target}.toml"
     source = read_settings_file(built_in) if target and built_in.is_file() else None
@@ -184,10 +198,13 @@ def check(
 ) -> None:
     """Check settings files; the exit code is 2 if a file has a mistake.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova profile check sensenova.toml
       sensenova profile check ~/.config/sensenova/profiles/*.toml
     """
+    from config.toml_file import read_settings_file
+    from config.validation import join_problems
+
     problems: list[SettingsError] = []
     for file in files:
         try:
@@ -200,8 +217,10 @@ def check(
         raise join_problems(problems)
 
 
-def _resolve_with_checkpoint(profile: str | None, model: str | None) -> Resolved:
+def _resolve_with_checkpoint(profile: str | None, model: str | None) -> "Resolved":
     """Resolve all layers, including the checkpoint's recommendations if the checkpoint is on this machine."""
+    from config.recommended import read_recommended
+    from config.sources import resolve
     from model import DEMO_MODEL, local_checkpoint
 
     resolved = resolve({"model": model}, profile=profile)
@@ -233,6 +252,8 @@ def _target_file(target: str | None) -> Path:
 
 
 def _where(file: Path) -> str:
+    from config.toml_file import show_path
+
     return "built-in" if file.parent == BUILT_IN_FOLDER else show_path(file)
 
 

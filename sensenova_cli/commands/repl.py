@@ -2,11 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
 
 from sensenova_cli.errors import UsageError
+from sensenova_cli.inputs.completion import complete_sessions
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import ENGINE_OPTIONS, IMAGE_OPTIONS, TEXT_OPTIONS, with_options
 
@@ -29,23 +32,33 @@ def repl(
             metavar="NAME",
             rich_help_panel="Session",
             show_default=False,
+            autocompletion=complete_sessions,
         ),
     ] = None,
+    no_session: Annotated[
+        bool,
+        typer.Option(
+            "--no-session",
+            help="Save no session: pictures are written to the current folder, as by generate.",
+            metavar=" ",
+            rich_help_panel="Session",
+        ),
+    ] = False,
 ) -> None:
     """Make, change and discuss pictures, turn by turn; the model stays loaded.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova repl
       sensenova repl --model SenseNova/SenseNova-U1-8B-MoT --profile draft
       sensenova repl --continue
       sensenova repl --session holiday
-      printf 'a cat\\nmake it black and white\\n' | sensenova repl
+      printf 'a cat\\nmake it black and white\\n' | sensenova repl --no-session
 
     Words make a picture, or change the selected one. A line that starts with ?
     asks about it. /help lists the commands. Piped lines are a script: results
     go to stdout, and the exit code is 1 if a line fails.
     """
-    start_session(flags, "pictures", resume=resume, name=session)
+    start_session(flags, "pictures", resume=resume, name=session, no_session=no_session)
 
 
 def start_session(
@@ -54,6 +67,7 @@ def start_session(
     *,
     resume: bool = False,
     name: str | None = None,
+    no_session: bool = False,
     system: str = "",
     images: Sequence[str] = (),
 ) -> None:
@@ -63,6 +77,7 @@ def start_session(
         mode: whether a plain line is the prompt of a picture or a chat message.
         resume: continue the last session.
         name: continue the session with this name, or start it. Without `resume` and `name`, a new session starts.
+        no_session: save no session; write pictures to the current folder.
         system: system message of answers.
         images: picture files for the first line.
 
@@ -70,25 +85,36 @@ def start_session(
         SenseNovaError: settings, model or session are not usable.
         typer.Exit: a line of a script failed.
     """
-    if resume and name is not None:
-        raise UsageError("--continue and --session contradict each other", "give one of them")
+    given = {"--continue": resume, "--session": name is not None, "--no-session": no_session}
+    options = [option for option, is_given in given.items() if is_given]
+    if len(options) > 1:
+        raise UsageError(f"{' and '.join(options)} contradict each other", "give one of them")
     # Imported here because these modules import prompt-toolkit and Pillow, which `--help` does not need.
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.repl.run_session import run_interactive, run_script
     from sensenova_cli.sessions.session import Session
-    from sensenova_cli.sessions.store import latest_session
+    from sensenova_cli.sessions.store import complete_name, latest_session
     from sensenova_cli.system.interrupts import clear_signals
-    from sensenova_cli.turns.model_source import DEMO_NOTICE, model_name
+    from sensenova_cli.turns.demo_notice import demo_notice
+    from sensenova_cli.turns.downloads import ask_before_session
+    from sensenova_cli.turns.model_source import model_name
 
     clear_signals()
     settings = flags.layers().load  # raises an error for wrong settings before the session starts
+    if ask_before_session(settings).yes:
+        flags = replace(flags, settings={**flags.settings, "yes": True})
     model = model_name(settings)
-    if resume:
-        name = latest_session().name
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    with Session.open(name, model) if name is not None else Session.start(model) as session:
-        repl = Repl(session, flags, mode, system=system, interactive=interactive, debug="--debug" in sys.argv)
-        repl.greet(DEMO_NOTICE if settings.model is None and not settings.is_remote else "")
+    if no_session:
+        session = Session.temporary(model)
+    elif resume or name is not None:
+        session = Session.open(latest_session().name if name is None else complete_name(name), model)
+    else:
+        session = Session.start(model)
+    interactive = sys.stdin.isatty()
+    debug = "--debug" in sys.argv
+    # The first `with` closes the session if the second line fails; `repl` closes the one that is open at the end.
+    with session, closing(Repl(session, flags, mode, system=system, interactive=interactive, debug=debug)) as repl:
+        repl.greet(demo_notice(settings))
         if images:
             repl.stage_files(images)
         if interactive:

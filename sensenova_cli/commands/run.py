@@ -1,16 +1,15 @@
 """`sensenova run`: accepts the arguments of vLLM-Omni's example script `end2end.py`."""
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from config.settings import ImageSettings, SettingsGroup, TextSettings
+from config.declarations import IMAGE, TEXT
 from config.sizes import TOKEN_PIXELS, format_size, round_side
-from config.sources import Layers
-from config.validation import near_miss
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import UNSUPPORTED_OPTIONS, Flags
 from sensenova_cli.inputs.options import (
@@ -23,6 +22,7 @@ from sensenova_cli.inputs.options import (
 )
 
 if TYPE_CHECKING:
+    from config.sources import Layers
     from sensenova_cli.turns.one_shot import NameTemplate
 
 MODALITIES = ("auto", "text2img", "img2img", "img2text", "text2text")
@@ -56,16 +56,17 @@ def run(
         ),
     ] = "auto",
 ) -> None:
-    """Replace vLLM-Omni's example script: type `sensenova run` instead of `python end2end.py`.
+    """Drop-in replacement for vLLM-Omni's example script: replace `python end2end.py` with `sensenova run`.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova run --prompt "A cute cat" --think
       sensenova run --prompt "Turn this into an oil painting" --image input.png
       sensenova run --modality img2text --prompt "What is this?" --image a.jpg
       sensenova run --modality text2text --prompt "What is the capital of France?"
 
-    As in that script, --output is a folder; the defaults are the current
-    folder, the model SenseNova/SenseNova-U1-8B-MoT, and 2048x2048 for an edit.
+    As in that script, --output is a folder, by default the current one, and an
+    edit has the model's default size. Without --model, the built-in demo is
+    used; the script's model is --model u1-8b.
     Pictures are named sensenova_u1_output_0.png and so on, after the existing
     ones; -f starts at 0 and replaces them. Sides are rounded to multiples of 32.
     """
@@ -76,6 +77,8 @@ def run(
     from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 
     if modality not in MODALITIES:
+        from config.validation import near_miss
+
         meant = near_miss(modality, MODALITIES)
         hint = f"did you mean {meant}?" if meant else f"it is one of {', '.join(MODALITIES)}"
         raise UsageError(f"--modality {modality} is unknown", hint)
@@ -89,15 +92,16 @@ def run(
         )
     refuse_stdin_twice(flags.prompt, *flags.image)
     flags = _with_rounded_sides(flags)
-    layers = _with_default_model(flags.layers())
+    layers = flags.layers()
     prompt = DEFAULT_PROMPT if flags.prompt is None else read_text(flags.prompt)
     inputs = read_inputs(flags.image)
-    _note_unused_options(flags, TextSettings if modality.endswith("2img") else ImageSettings, modality)
+    _note_unused_options(flags, TEXT if modality.endswith("2img") else IMAGE, modality)
     if modality.endswith("2text"):
         images = tuple(picture.image for picture in inputs)
-        answer(AnswerTask("describe" if inputs else "chat", prompt, images), layers, flags)
+        task = AnswerTask("describe" if inputs else "chat", prompt, images, image_files=tuple(flags.image))
+        answer(task, layers, flags)
         return
-    task = PictureTask(
+    picture_task = PictureTask(
         "edit" if inputs else "generate",
         Prompt(prompt),
         inputs,
@@ -105,7 +109,7 @@ def run(
         height=flags.height,
         auto_is_default=True,
     )
-    make_pictures([task], layers, flags, _name_template(layers, flags))
+    make_pictures([picture_task], layers, flags, _name_template(layers, flags))
 
 
 def _with_rounded_sides(flags: Flags) -> Flags:
@@ -125,26 +129,18 @@ def _with_rounded_sides(flags: Flags) -> Flags:
     return replace(flags, width=rounded[0], height=rounded[1])
 
 
-def _with_default_model(layers: Layers) -> Layers:
-    if layers.load.model is not None:
-        return layers
-    from model import OFFICIAL_MODEL
-
-    return replace(layers, values={**layers.values, "model": OFFICIAL_MODEL})
-
-
-def _note_unused_options(flags: Flags, unused: type[SettingsGroup], modality: str) -> None:
+def _note_unused_options(flags: Flags, unused: Collection[str], modality: str) -> None:
     """Print a notice that names the typed options without an effect: the script accepts all of them in any modality."""
     from sensenova_cli.render.turn_view import TurnView
 
-    output_options = ("enable_cache_dit_summary",) if unused is ImageSettings else ()
-    names = [name for name in flags.settings if name in (*unused.model_fields, *output_options) and name != "seed"]
+    output_options = ("enable_cache_dit_summary",) if unused is IMAGE else ()
+    names = [name for name in flags.settings if name in (*unused, *output_options) and name != "seed"]
     if names:
         options = ", ".join("--" + name.replace("_", "-") for name in names)
         TurnView(quiet=flags.quiet).notice(f"{options}: no effect with {modality}")
 
 
-def _name_template(layers: Layers, flags: Flags) -> "NameTemplate | None":
+def _name_template(layers: "Layers", flags: Flags) -> "NameTemplate | None":
     """Return the output folder with the script's file names, numbered after the existing pictures; None for stdout."""
     from sensenova_cli.turns.one_shot import NameTemplate
 

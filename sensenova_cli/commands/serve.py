@@ -9,23 +9,26 @@ import socket
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config.errors import SenseNovaError
-from config.settings import REMOTE_SETTINGS, ServeSettings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.inputs.options import ENGINE_OPTIONS, SERVE_OPTIONS, with_options
+from sensenova_cli.inputs.options import ENGINE_OPTIONS, REMOTE_OPTIONS, SERVE_OPTIONS, with_options
+
+if TYPE_CHECKING:
+    from config.settings import ServeSettings
 
 KEY_VARIABLE = "SENSENOVA_SERVE_API_KEY"
 LIBRARIES = ("starlette", "uvicorn", "python_multipart")
-LOAD_OPTIONS = tuple(name for name in ENGINE_OPTIONS if name not in REMOTE_SETTINGS)
+LOAD_OPTIONS = tuple(name for name in ENGINE_OPTIONS if name not in REMOTE_OPTIONS)
 
 
 @with_options(*SERVE_OPTIONS, *LOAD_OPTIONS, "enable_cpu_offload", "profile", "quiet", "debug", "no_color")
 def serve(flags: Flags) -> None:
     """Serve a model to OpenAI clients, other tools and a web page.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova serve
       sensenova serve --model SenseNova/SenseNova-U1-8B-MoT --quantization fp8
       sensenova serve --host 0.0.0.0 --api-key-file ~/.sensenova-key
@@ -69,11 +72,11 @@ def _require_libraries() -> None:
     if missing:
         raise UsageError(
             f"serving needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            "pip install 'sensenova[serve]'",
+            "in the checkout, run: pip install '.[serve]'",
         )
 
 
-def _require_loras(settings: ServeSettings) -> None:
+def _require_loras(settings: "ServeSettings") -> None:
     """Raise UsageError if a LoRA that clients may choose is a file that does not exist. A Hub id is fetched later."""
     from model import is_hub_id
     from sensenova_cli.serve.service import parse_named_loras
@@ -84,7 +87,7 @@ def _require_loras(settings: ServeSettings) -> None:
             raise UsageError(f"--loras {name}={lora.name}: there is no such file", "check its name")
 
 
-def _read_key(settings: ServeSettings, flags: Flags) -> str | None:
+def _read_key(settings: "ServeSettings", flags: Flags) -> str | None:
     """Return the key that clients must send, or None.
 
     Raises:
@@ -118,7 +121,7 @@ def _read_key(settings: ServeSettings, flags: Flags) -> str | None:
     return key
 
 
-def _listen(settings: ServeSettings) -> socket.socket:
+def _listen(settings: "ServeSettings") -> socket.socket:
     from sensenova_cli.serve.server import listen  # imports the server's libraries
 
     try:

@@ -1,14 +1,17 @@
 """`sensenova sessions`: lists, shows, exports and removes the sessions of the REPL."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sensenova_cli.errors import FAILED, SessionError, UsageError
+from sensenova_cli.inputs.completion import complete_sessions
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.unicode import for_terminal, json_text, printable
@@ -26,7 +29,15 @@ MAX_PROMPT = 100
 
 app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="The session; the beginning of its name is enough.",
+        show_default=False,
+        autocompletion=complete_sessions,
+    ),
+]
 
 
 @app.callback()
@@ -34,7 +45,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The session.", show_d
 def sessions(flags: Flags) -> None:
     """List, show, export and remove the sessions of the REPL.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova sessions list
       sensenova sessions show 2026-07-31-a-cute-cat
       sensenova sessions export 2026-07-31-a-cute-cat -o cat.html
@@ -46,7 +57,7 @@ def sessions(flags: Flags) -> None:
 def list_sessions(flags: Flags) -> None:
     """List the sessions, the most recently used one first.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova sessions list
       sensenova sessions list --json | jq -r .name
     """
@@ -81,7 +92,7 @@ def list_sessions(flags: Flags) -> None:
 def show(flags: Flags, name: Name) -> None:
     """Show the turns and other entries of a session.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova sessions show 2026-07-31-a-cute-cat
       sensenova sessions show cats --json | jq '.entries[].prompt'
     """
@@ -106,7 +117,7 @@ def export(
             "--output",
             "-o",
             help="File to write: .html for one page that includes the pictures, .md for Markdown with the pictures in "
-            "a folder beside it. \\[NAME.html]",
+            "a folder beside it. [NAME.html]",
             metavar="FILE",
             rich_help_panel="Output",
             show_default=False,
@@ -115,7 +126,7 @@ def export(
 ) -> None:
     """Write a session as a page to read and share, and print the page's path.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova sessions export 2026-07-31-a-cute-cat
       sensenova sessions export 2026-07-31-a-cute-cat -o cat.md
     """
@@ -135,24 +146,75 @@ def export(
 @with_options("debug", "no_color")
 def rm(
     flags: Flags,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The sessions.", show_default=False)],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME...]", help="The sessions.", show_default=False, autocompletion=complete_sessions),
+    ] = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than",
+            help="Remove the sessions that were last used before this time, such as 30d, 4w or 12h.",
+            metavar="TIME",
+            show_default=False,
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.", metavar=" ")] = False,
 ) -> None:
     """Remove sessions and their pictures, and print their names.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova sessions rm 2026-07-31-a-cute-cat
       sensenova sessions rm -y old older oldest
+      sensenova sessions rm --older-than 30d
     """
     from sensenova_cli.sessions.store import find_session, remove_session
 
-    folders = list(dict.fromkeys(find_session(name) for name in names))
+    if bool(names) == (older_than is not None):
+        raise UsageError("give the names of sessions, or --older-than", "for example: sensenova sessions rm cats")
+    if older_than is not None:
+        folders = _unused_since(datetime.now().astimezone() - _parse_age(older_than))
+        if not folders:
+            typer.echo(f"note: no session is older than {older_than}", err=True)
+            return
+    else:
+        folders = list(dict.fromkeys(find_session(name) for name in names or ()))
     if not yes:
-        target = f"the session {folders[0].name}" if len(folders) == 1 else f"{len(folders)} sessions"
+        target = f"the session {folders[0].name}"
+        if len(folders) > 1:
+            for folder in folders:
+                typer.echo(f"  {printable(folder.name)}", err=True)
+            target = f"these {len(folders)} sessions"
         _require_yes(f"Remove {target} with all pictures?")
     for folder in folders:
         remove_session(folder)
         typer.echo(for_terminal(folder.name))
+
+
+def _parse_age(text: str) -> timedelta:
+    """Parse a number of hours, days or weeks: 12h, 30d, 4w. A number alone is days."""
+    found = re.fullmatch(r"(\d{1,5})\s*([hdw]?)", text.strip().lower())
+    if found is None:
+        raise UsageError(f"--older-than {text}: must be a number of hours, days or weeks", "try --older-than 30d")
+    return int(found[1]) * {"h": timedelta(hours=1), "w": timedelta(weeks=1)}.get(found[2], timedelta(days=1))
+
+
+def _unused_since(time: datetime) -> list[Path]:
+    """Return the folders of the sessions that were last used before a time and are not open, oldest first."""
+    from sensenova_cli.sessions.lock import is_locked
+    from sensenova_cli.sessions.saved import read_session
+    from sensenova_cli.sessions.store import session_folders
+
+    found: list[tuple[datetime, Path]] = []
+    for folder in session_folders().values():
+        try:
+            used = read_session(folder).used
+        except SessionError as problem:  # its age is unknown, so it stays
+            typer.echo(f"note: {printable(problem.what)}", err=True)
+            continue
+        if used < time and not is_locked(folder):
+            found.append((used, folder))
+    return [folder for _, folder in sorted(found)]
 
 
 def _require_yes(question: str) -> None:
@@ -184,6 +246,7 @@ def _summary(saved: "SavedSession") -> dict[str, Any]:
 
     return {
         "name": saved.name,
+        "path": str(saved.folder),
         "folder": str(saved.folder),
         "created": saved.created.isoformat(),
         "used": saved.used.isoformat(),
@@ -234,16 +297,16 @@ def _print_sessions(readable: Sequence["SavedSession"]) -> None:
 
 def _row(saved: "SavedSession", with_time: bool) -> dict[str, str]:
     """Return the cells of a session by the titles of COLUMNS."""
-    from sensenova_cli.sessions.summary import format_time
+    from sensenova_cli.sessions.summary import format_time, shorten
 
-    prompt = " ".join(printable(saved.state.turns[0].prompt).split()) if saved.state.turns else ""
+    prompt = printable(saved.state.turns[0].prompt) if saved.state.turns else ""
     used = format_time(saved.used)
     return {
         "name": printable(saved.name),
         "used": used if with_time else used.split()[0],
         "turns": str(len(saved.state.turns)),
         "pictures": str(len(saved.state.pictures)),
-        "first prompt": prompt if len(prompt) <= MAX_PROMPT else prompt[: MAX_PROMPT - 1] + "…",
+        "first prompt": shorten(prompt, MAX_PROMPT),
         "model": printable(saved.model.rstrip("/").rpartition("/")[2]),
     }
 

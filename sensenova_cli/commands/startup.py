@@ -54,9 +54,9 @@ def measure_in_processes(settings: LoadSettings, model: str, size: str, runs: in
     with tempfile.TemporaryDirectory(prefix="sensenova-startup-") as folder:
         yield from _help(runs, folder)
         draw = ["generate", PROMPT, "--size", size, "--num-steps", "4", "--json", "--timings", "-o", "made.png", "-f"]
-        yield from _run_command("generate", [*draw, *_flags(settings, model)], "step 1 of", runs, folder)
+        yield from _run_command("generate", [*draw, *_flags(settings, model)], "step", runs, folder)
         ask = ["describe", "made.png", "--max-tokens", "2", *_flags(settings, model)]
-        yield from _run_command("describe", ask, "", runs, folder)
+        yield from _run_command("describe", ask, "token", runs, folder)
         yield from _library(settings, model, size, runs, folder)
 
 
@@ -83,31 +83,30 @@ def _help(runs: int, folder: str) -> Iterator[StartupFigure]:
     yield from (StartupFigure(work, tuple(each)) for work, each in seconds.items())
 
 
-def _run_command(name: str, words: Sequence[str], awaited: str, runs: int, folder: str) -> Iterator[StartupFigure]:
-    """Measure a command from its start to a text on stderr, or to its first output if the text is empty.
+def _run_command(name: str, words: Sequence[str], item: str, runs: int, folder: str) -> Iterator[StartupFigure]:
+    """Measure a command from its start to its first step or token, and to its end.
 
-    If the command prints JSON with the phases of its run, also yield a figure for each phase.
+    A command that prints JSON reports the phases of its run, each of which is a figure, too. Their sum is the time to
+    the first step. A command that prints text is measured until its first output.
 
     Args:
-        awaited: the text on stderr; empty for the first output on stdout.
+        item: `step` or `token`.
     """
-    item = "step" if awaited else "token"
     seconds: dict[str, list[float]] = {}
     for run in range(runs + 1):
         clock = time.perf_counter()
         process = _start(["-m", "sensenova_cli", *words], folder)
-        stream = process.stderr if awaited else process.stdout
-        assert stream is not None
-        found, read = 0.0, ""
-        while piece := os.read(stream.fileno(), 4096):
-            read += piece.decode(errors="replace")
-            if not found and awaited in read:
-                found = time.perf_counter() - clock
-        output = _wait(process, words, read)
-        measured = {f"sensenova {name}, Enter to the first {item}": found}
-        measured[f"sensenova {name}, Enter to the end"] = time.perf_counter() - clock
-        if "--json" in words:
-            measured |= {f"  of it, {phase}": each for phase, each in json.loads(output)["timings"].items()}
+        assert process.stdout is not None
+        first = os.read(process.stdout.fileno(), 4096)
+        found = time.perf_counter() - clock
+        output = first + _wait(process, words)
+        end = time.perf_counter() - clock
+        phases = json.loads(output)["timings"] if "--json" in words else {}
+        measured = {
+            f"sensenova {name}, Enter to the first {item}": sum(phases.values()) if phases else found,
+            f"sensenova {name}, Enter to the end": end,
+            **{f"  of it, {phase}": each for phase, each in phases.items()},
+        }
         for work, each in measured.items():
             seconds.setdefault(work, []).extend([each] if run else [])
     yield from (StartupFigure(work, tuple(each)) for work, each in seconds.items())
@@ -139,17 +138,14 @@ def _start(words: Sequence[str], folder: str) -> "subprocess.Popen[bytes]":
     )
 
 
-def _wait(process: "subprocess.Popen[bytes]", words: Sequence[str], read: str = "") -> bytes:
+def _wait(process: "subprocess.Popen[bytes]", words: Sequence[str]) -> bytes:
     """Wait for the end of a process, and return the part of stdout that has not been read.
-
-    Args:
-        read: the output that has been read, for the error.
 
     Raises:
         SenseNovaError: the process failed.
     """
     output, problem = process.communicate()
     if process.returncode:
-        lines = (read + problem.decode(errors="replace")).strip().splitlines() or ["no message"]
+        lines = problem.decode(errors="replace").strip().splitlines() or ["no message"]
         raise SenseNovaError(f"a measured process failed: {lines[-1]}", f"run it alone: python {' '.join(words)}")
     return output

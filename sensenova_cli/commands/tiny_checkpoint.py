@@ -24,7 +24,7 @@ def tiny_checkpoint(
 ) -> None:
     """Write a tiny checkpoint of random numbers (4 MB) in the official layout.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova tiny-checkpoint ./tiny
       sensenova generate "A cute cat" --model ./tiny -o cat.png
 
@@ -45,5 +45,7 @@ def tiny_checkpoint(
             with contextlib.suppress(OSError):  # it was not created, or another program uses it
                 parent.rmdir()
         reason = getattr(error, "strerror", None) or error
-        raise SenseNovaError(f"{folder} cannot be written: {reason}", "make room, or name another folder") from error
+        raise SenseNovaError(
+            f"{folder} cannot be written: {reason}", "free some disk space, or name another folder"
+        ) from error
     typer.echo(for_terminal(folder))

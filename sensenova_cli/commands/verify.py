@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from config.settings import LoadSettings
-from config.sources import Layers
 from sensenova_cli.errors import FAILED, UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import COMMON_OPTIONS, VERIFY_OPTIONS, with_options
 
 if TYPE_CHECKING:
+    from config.settings import LoadSettings
+    from config.sources import Layers
     from model import Checks, FileFinding
     from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.verify_pictures import PictureFinding
@@ -45,7 +45,7 @@ def verify(
 ) -> None:
     """Check a checkpoint's files, and compare pictures that it draws.
 
-    [bold]Examples[/bold]
+    Examples
       sensenova verify
       sensenova verify SenseNova/SenseNova-U1-8B-MoT --edit-image boardwalk.jpg
       sensenova verify ./SenseNova-U1-8B-MoT --published SenseNova/SenseNova-U1-8B-MoT
@@ -110,7 +110,7 @@ def _find_checks(model: str, folder: Path, published: str | None) -> "Checks | N
     return checks
 
 
-def _load_settings(layers: Layers, checks: "Checks | None", view: "TurnView") -> LoadSettings:
+def _load_settings(layers: "Layers", checks: "Checks | None", view: "TurnView") -> "LoadSettings":
     """Return the settings to load the model with: the user's, without LoRAs and eight-bit weights."""
     from sensenova_cli.turns.model_source import model_name
 
@@ -159,7 +159,7 @@ class _Report:
 
     @property
     def can_draw(self) -> bool:
-        """Whether the files are good enough to draw: a wrong checksum is no obstacle."""
+        """Whether the files are good enough to draw: a wrong checksum does not prevent it."""
         return all(finding.status != "failed" or finding.name == "checksums" for finding in self._files)
 
     def files(self, findings: "Iterator[FileFinding]") -> None:

@@ -42,7 +42,12 @@ def before_dashes(words: Sequence[str]) -> Sequence[str]:
 
 def wants_help(words: Sequence[str]) -> bool:
     """Return whether a command line asks for help."""
-    return not {"-h", "--help"}.isdisjoint(before_dashes(words))
+    return not {"-h", "--help", "--help-all"}.isdisjoint(before_dashes(words))
+
+
+def words_of_help(words: Sequence[str]) -> list[str]:
+    """Return `COMMAND --help` for `help COMMAND`, as other programs have it; all other words stay as they are."""
+    return [*words[1:], "--help"] if words[:1] == ["help"] else list(words)
 
 
 def _spread(words: Sequence[str], all_pictures: bool) -> Iterator[str]:
@@ -100,4 +105,39 @@ def is_picture(word: str) -> bool:
             return True
     except (OSError, ValueError, RuntimeError):  # a long prompt is too long for a file name; ~nobody has no home
         return False
-    return Path(word).suffix.lower() in PICTURE_ENDINGS and not any(letter.isspace() for letter in word)
+    return Path(word).suffix.lower() in PICTURE_ENDINGS and not _has_space(word)
+
+
+def split_pictures(words: Sequence[str], *, has_picture: bool, has_prompt: bool) -> tuple[list[str], str | None]:
+    """Split the bare words of an edit into its pictures and its prompt, which is None if no word is the prompt.
+
+    A word is a picture if `is_picture` says so, and the remaining word is the prompt. A prompt that is also the name of
+    a file, such as `red`, goes last: the last word is the prompt if all words are pictures and it has no picture's
+    ending. A prompt such as `cat.png` needs -p.
+
+    Args:
+        has_picture: an option names a picture.
+        has_prompt: an option has the prompt. Then a word is the prompt, too, only if it cannot be a file's name.
+
+    Raises:
+        UsageError: several words could be the prompt.
+    """
+    prompts = [word for word in words if not is_picture(word)]
+    if has_prompt:
+        prompts = [word for word in prompts if _has_space(word)]
+    elif not prompts and (has_picture or len(words) > 1) and _ending(words[-1:]) not in PICTURE_ENDINGS:
+        return list(words[:-1]), words[-1] if words else None
+    if len(prompts) > 1:
+        raise UsageError(
+            f"several words could be the prompt: {', '.join(prompts)}",
+            'put the prompt in quotes, and name existing files: sensenova edit FILE "…"',
+        )
+    return [word for word in words if word not in prompts], prompts[0] if prompts else None
+
+
+def _ending(words: Sequence[str]) -> str:
+    return Path(words[0]).suffix.lower() if words else ""
+
+
+def _has_space(word: str) -> bool:
+    return any(map(str.isspace, word))

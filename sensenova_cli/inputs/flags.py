@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from config.settings import SETTING_NAMES, ServeSettings, Settings
+from config.declarations import DECLARATIONS, SERVE
 from config.sizes import format_size, parse_aspect
-from config.sources import Layers, read_layers, read_serve_settings
 from config.step_cache import DEFAULT_PRESET
 from sensenova_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from config.settings import ServeSettings
+    from config.sources import Layers
 
 SIZE_OPTIONS = ("size", "aspect", "width", "height")
 """The options that set `size`."""
@@ -50,12 +53,16 @@ class Flags:
     serve: Mapping[str, Any] = field(default_factory=dict)
     timings: bool = False
 
-    def layers(self, record: Mapping[str, Any] | None = None, record_label: str = "picture") -> Layers:
+    def layers(self, record: Mapping[str, Any] | None = None, record_label: str = "picture") -> "Layers":
         """Read all layers of settings and these flags; arguments and errors as for config.sources.read_layers."""
+        from config.sources import read_layers  # defines the settings' models, which help does not need
+
         return read_layers(self.settings, profile=self.profile, record=record, record_label=record_label)
 
-    def serve_settings(self) -> ServeSettings:
+    def serve_settings(self) -> "ServeSettings":
         """Merge the settings of `sensenova serve` with these flags; errors as for `read_serve_settings`."""
+        from config.sources import read_serve_settings  # as above
+
         return read_serve_settings(self.serve, profile=self.profile)
 
 
@@ -74,19 +81,19 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         raise _unsupported("--deploy-config", "use --tensor-parallel-size and --cfg-parallel-size")
     if typed.get("step_execution"):
         raise _unsupported("--step-execution", "one request runs at a time")
-    settings = {name: typed[name] for name in SETTING_NAMES if name != "size" and typed.get(name) not in (None, False)}
+    settings = {name: typed[name] for name in DECLARATIONS if name != "size" and typed.get(name) not in (None, False)}
     if typed.get("enable_cpu_offload"):
         other = "off" if typed.get(off_option("offload")) else settings.setdefault("offload", "module")
         if other != "module":
             raise UsageError(f"--enable-cpu-offload is --offload module, not {other}", "give one of them")
     if "lora" in settings:  # --lora may be repeated
         settings["lora"] = ", ".join(settings["lora"])
-    for name in SETTING_NAMES:
+    for name, declared in DECLARATIONS.items():
         if typed.get(off_option(name)):
             if typed[name]:
                 flag = name.replace("_", "-")
                 raise UsageError(f"--{flag} and --no-{flag} contradict each other", "give one of them")
-            settings[name] = False if Settings.model_fields[name].annotation is bool else "off"
+            settings[name] = False if declared.kind == "bool" else "off"
     if typed.get("cache_backend") is not None:
         settings["cache"] = _preset_of_backend(typed["cache_backend"], settings.get("cache"))
     size, width, height = _size(*(typed.get(name) for name in SIZE_OPTIONS))
@@ -109,8 +116,8 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
 
 def _typed_serve(typed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the typed settings of `sensenova serve`. A flag and its --no- form contradict each other."""
-    given = {name: typed[name] for name in ServeSettings.model_fields if typed.get(name) not in (None, False)}
-    for name in ServeSettings.model_fields:
+    given = {name: typed[name] for name in SERVE if typed.get(name) not in (None, False)}
+    for name in SERVE:
         if typed.get(off_option(name)):
             if given.get(name):
                 raise UsageError(f"--{name} and --no-{name} contradict each other", "give one of them")
@@ -159,4 +166,4 @@ def _whole_number(flag: str, text: str | None, unit: str, example: str) -> int |
 
 
 def _unsupported(option: str, instead: str) -> UsageError:
-    return UsageError(f"{option} is not supported yet: {instead}", f"leave {option.split()[0]} out")
+    return UsageError(f"{option} is not supported: {instead}", f"leave {option.split()[0]} out")

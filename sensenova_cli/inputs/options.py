@@ -1,4 +1,4 @@
-"""Declarations of all options. Options that are settings get their names and help from config.settings.
+"""Declarations of all options. Options that are settings get their names and help from config.declarations.
 
 A command lists the names of its options and receives the typed values as one `Flags`:
 
@@ -8,36 +8,28 @@ A command lists the names of its options and receives the typed values as one `F
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
-from types import MappingProxyType, NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import typer
-from pydantic.fields import FieldInfo
 
-from config.settings import (
-    ImageSettings,
-    LoadSettings,
-    OutputSettings,
-    ServeSettings,
-    Settings,
-    TextSettings,
-)
+from config.declarations import DECLARATIONS, IMAGE, LOAD, OUTPUT, SERVE, TEXT, Declaration
 from config.step_cache import DEFAULT_PRESET
+from sensenova_cli.inputs.completion import complete_models, complete_profiles
 from sensenova_cli.inputs.flags import SIZE_OPTIONS, collect_flags, off_option
 
-IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in ImageSettings.model_fields if name != "size"), "cache_backend")
+IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in IMAGE if name != "size"), "cache_backend")
 EDIT_ONLY = frozenset(("img_cfg_scale", "input_pixels"))
 INTERLEAVE_ONLY = frozenset(("max_images",))
-TEXT_OPTIONS = tuple(name for name in TextSettings.model_fields if name not in INTERLEAVE_ONLY)
+TEXT_OPTIONS = tuple(name for name in TEXT if name not in INTERLEAVE_ONLY)
 INTERLEAVE_OPTIONS = (
     *(name for name in IMAGE_OPTIONS if name not in ("num_images", "max_think_tokens", "input_pixels")),
-    *TextSettings.model_fields,
+    *TEXT,
 )
 """Options of an interleaved answer. The model decides the number of pictures, and thinking is part of the text."""
-ENGINE_OPTIONS = tuple(LoadSettings.model_fields)
-OUTPUT_OPTIONS = tuple(OutputSettings.model_fields)
+ENGINE_OPTIONS = tuple(LOAD)
+OUTPUT_OPTIONS = tuple(OUTPUT)
 VERIFY_OPTIONS = (
     *(name for name in ENGINE_OPTIONS if name not in ("check_weights", "quantization", "lora")),
     "output",
@@ -45,19 +37,40 @@ VERIFY_OPTIONS = (
     "force",
 )
 """Options of a verification. It draws with the settings of its pictures, and checks a checkpoint's own weights."""
-SERVE_OPTIONS = tuple(ServeSettings.model_fields)
+REMOTE_OPTIONS = ("server", "server_key_file")
+"""Options that find a server. All others of the engine describe a model on this machine."""
+SERVE_OPTIONS = tuple(SERVE)
 COMMON_OPTIONS = ("profile", "json", "quiet", "debug", "no_color")
+HELP_ALL = "help_all"
 RUN_OPTIONS = ("timings", *COMMON_OPTIONS)
 """Common options of the commands that run requests."""
 
-_PANELS = (
-    ("Picture", frozenset(ImageSettings.model_fields)),
-    ("Answer", frozenset(TextSettings.model_fields)),
-    ("Model", frozenset(LoadSettings.model_fields)),
-    ("Output", frozenset(OutputSettings.model_fields)),
+USUAL_OPTIONS = frozenset(
+    (
+        *("prompt_text", "prompt_file", "replay_file", "image"),
+        *(
+            "size",
+            "aspect",
+            "seed",
+            "num_images",
+            "num_steps",
+            "cfg_scale",
+            "img_cfg_scale",
+            "think",
+            off_option("think"),
+        ),
+        *("max_tokens", "max_images", "do_sample", "temperature"),
+        *("model", "quantization", "profile", "server"),
+        *("output", "force", "json", "quiet"),
+        *("host", "port", "api_key_file", off_option("key"), "loras"),
+    )
 )
-Fields = Mapping[str, FieldInfo]
-_SHORT = {"output": ("-o",), "num_images": ("-n",)}
+"""Options that most people use: `--help` shows them, and the ones that a command declares itself. `--help-all` shows
+all others, too."""
+
+_PANELS = (("Picture", IMAGE), ("Answer", TEXT), ("Model", LOAD), ("Output", OUTPUT), ("Server", SERVE))
+Declarations = Mapping[str, Declaration]
+_OTHER_NAMES = {"output": ("-o",), "num_images": ("-n",), "num_steps": ("--steps",)}
 _KINDS: dict[str, Any] = {"cfg_interval": tuple[str, str], "lora": list[str]}
 """Parser types of options that take several words or may be repeated."""
 _METAVARS = {
@@ -85,7 +98,7 @@ _METAVARS = {
 def with_options(
     *names: str, defaults: Mapping[str, Any] = MappingProxyType({})
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the named options. It receives their values as its argument `flags`.
+    """Give a command the named options, and `--help-all`. It receives their values as its argument `flags`.
 
     Args:
         defaults: settings whose defaults differ for this command, for its help.
@@ -95,10 +108,11 @@ def with_options(
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        declared = _declarations(names, defaults)
         own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "flags"]
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
-            for name, (kind, default, info) in _parameters(dict.fromkeys(names), _declared(names, defaults))
+            for name, (kind, default, info) in _parameters(dict.fromkeys((*names, HELP_ALL)), declared)
         ]
 
         @functools.wraps(command)
@@ -106,6 +120,7 @@ def with_options(
             typed = {option.name: values.pop(option.name) for option in options}
             command(**values, flags=collect_flags(typed))
 
+        run.own_defaults = {name: declared[name].default for name in (*defaults, *INTERLEAVE_ONLY & set(names))}  # type: ignore[attr-defined]
         # Typer reads the parameters of a command through inspect.signature.
         run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
         return run
@@ -113,34 +128,38 @@ def with_options(
     return decorate
 
 
-def _declared(names: Sequence[str], defaults: Mapping[str, Any]) -> Fields:
+def _declarations(names: Collection[str], defaults: Mapping[str, Any]) -> Declarations:
     """Return the declarations of the settings that a command may name. `max_images` is a setting of answers, and for
     `sensenova serve` one of the server."""
-    if set(SERVE_OPTIONS) <= set(names):
-        return {**Settings.model_fields, **ServeSettings.model_fields}
-    fields = {**ServeSettings.model_fields, **Settings.model_fields}
-    for name, default in defaults.items():
-        fields[name] = copy(fields[name])
-        fields[name].default = default
-    return fields
+    if set(SERVE) <= set(names):
+        return {**DECLARATIONS, **SERVE}
+    own = {name: DECLARATIONS[name]._replace(default=default) for name, default in defaults.items()}
+    return {**SERVE, **DECLARATIONS, **own}
 
 
-def _parameters(names: Iterable[str], fields: Fields) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
+def is_rare(name: str) -> bool:
+    """Return whether only `--help-all` shows the option with this parameter name."""
+    setting = name.removeprefix(off_option(""))
+    is_known = setting in DECLARATIONS or setting in SERVE or name in _EXTRA
+    return is_known and name not in (*USUAL_OPTIONS, HELP_ALL)
+
+
+def _parameters(names: Iterable[str], declarations: Declarations) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
     """Yield (parameter name, (type, default, typer.Option)) for each option.
 
     A bool setting also has a --no- form, so that a flag can override a profile. Help shows the form that changes the
     default and hides the other one. A setting with a value `off` has a --no- form, too.
     """
     for name in names:
-        if name not in fields or fields[name].annotation is not bool:
-            yield name, _option(name, fields)
-            if name in fields and "off" in get_args(fields[name].annotation):
-                flag, panel = name.replace("_", "-"), _panel(name, fields)
+        declared = declarations.get(name)
+        if declared is None or declared.kind != "bool":
+            yield name, _option(name, declared)
+            if declared is not None and "off" in declared.choices:
+                flag, panel = name.replace("_", "-"), _panel(name, declared)
                 yield off_option(name), _flag(f"--no-{flag}", help=f"The same as --{flag} off.", panel=panel)
             continue
-        flag, on = name.replace("_", "-"), fields[name].default
-        text = fields[name].description or ""
-        panel = _panel(name, fields)
+        flag, on, text = name.replace("_", "-"), declared.default, declared.help
+        panel = _panel(name, declared)
         yield name, _flag(f"--{flag}", help=text, panel=panel, hidden=on)
         yield (
             off_option(name),
@@ -148,65 +167,76 @@ def _parameters(names: Iterable[str], fields: Fields) -> Iterator[tuple[str, tup
         )
 
 
-def _panel(name: str, fields: Fields) -> str:
-    if fields[name] is ServeSettings.model_fields.get(name):
-        return "Server"
-    return next(title for title, group in _PANELS if name in group)
+def _panel(name: str, declared: Declaration) -> str:
+    """Return the heading of a setting; `declared` tells the two settings apart that are called `max_images`."""
+    groups = [title for title, group in _PANELS if name in group]
+    return "Server" if SERVE.get(name) == declared else groups[0]
 
 
-def _option(name: str, fields: Fields) -> tuple[Any, Any, Any]:
+def _option(name: str, declared: Declaration | None) -> tuple[Any, Any, Any]:
     """Return type, default and typer.Option of one option."""
     if name in _EXTRA:
         return _EXTRA[name]
-    field = fields[name]
-    flag = "--" + name.replace("_", "-")
-    text = (field.description or "").replace("[", "\\[")
-    if get_origin(field.annotation) is Literal:
-        text += f" One of {', '.join(get_args(field.annotation))}."
-    kind: Any = _KINDS.get(name, str)
+    assert declared is not None
+    text = declared.help
+    if declared.choices:
+        text += f" One of {', '.join(declared.choices)}."
     option = typer.Option(
-        flag,
-        *_SHORT.get(name, ()),
-        help=text + _default_note(field.default),
-        metavar=_METAVARS.get(name) or _metavar(field.annotation),
-        rich_help_panel=_panel(name, fields),
+        f"--{name.replace('_', '-')}",
+        *_OTHER_NAMES.get(name, ()),
+        help=text,
+        metavar=_METAVARS.get(name) or _metavar(declared),
+        rich_help_panel=_panel(name, declared),
         show_default=False,
-        autocompletion=_completion(field.annotation),
+        autocompletion=_completion(name, declared),
     )
-    return kind | None, None, option
+    return _KINDS.get(name, str) | None, None, option
 
 
-def _default_note(default: Any) -> str:
-    if default is None:
-        return ""
-    shown = " ".join(f"{part:g}" for part in default) if isinstance(default, tuple) else str(default)
-    return f" \\[{shown}]"
+def _metavar(declared: Declaration) -> str:
+    return "NAME" if declared.choices else {"int": "N", "float": "X"}.get(declared.kind, "TEXT")
 
 
-def _metavar(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return "NAME"
-    if NoneType in get_args(annotation):  # Annotated[int, …] | None
-        annotation = get_args(get_args(annotation)[0])[0] if get_origin(get_args(annotation)[0]) else str
-    return {int: "N", float: "X"}.get(annotation, "TEXT")
-
-
-def _completion(annotation: Any) -> Callable[[str], list[str]] | None:
-    if get_origin(annotation) is not Literal:
+def _completion(name: str, declared: Declaration) -> Callable[[str], list[str]] | None:
+    if name == "model":
+        return complete_models
+    if not declared.choices:
         return None
-    return lambda incomplete: [word for word in get_args(annotation) if word.startswith(incomplete)]
+    return lambda incomplete: [word for word in declared.choices if word.startswith(incomplete)]
 
 
 def _flag(*names: str, help: str, panel: str, hidden: bool = False) -> tuple[Any, Any, Any]:
     return bool, False, typer.Option(*names, help=help, rich_help_panel=panel, hidden=hidden, metavar=" ")
 
 
-def _value(*names: str, help: str, panel: str, metavar: str, kind: Any = str) -> tuple[Any, Any, Any]:
-    option = typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, show_default=False)
+def _value(
+    *names: str,
+    help: str,
+    panel: str,
+    metavar: str,
+    kind: Any = str,
+    hidden: bool = False,
+    autocompletion: Callable[[str], list[str]] | None = None,
+) -> tuple[Any, Any, Any]:
+    option = typer.Option(
+        *names,
+        help=help,
+        rich_help_panel=panel,
+        metavar=metavar,
+        show_default=False,
+        hidden=hidden,
+        autocompletion=autocompletion,
+    )
     return kind | None, None, option
 
 
-_UNSUPPORTED = "Options of the example script that are not supported yet"
+def _show_all_help(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        from sensenova_cli.render.help import help_text
+
+        typer.echo(help_text(context, shows_rare=True))
+        raise typer.Exit
+
 
 _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "prompt_text": _value("--prompt", "-p", help="The prompt; - reads standard input.", panel="Input", metavar="TEXT"),
@@ -233,13 +263,13 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "aspect": _value("--aspect", help="Picture size by its ratio, like --size 16:9.", panel="Picture", metavar="W:H"),
     "width": _value(
         "--width",
-        help="Picture width in pixels; without --height, the height stays as it is set.",
+        help="Picture width in pixels; if given alone, the height is unchanged.",
         panel="Picture",
         metavar="N",
     ),
     "height": _value(
         "--height",
-        help="Picture height in pixels; without --width, the width stays as it is set.",
+        help="Picture height in pixels; if given alone, the width is unchanged.",
         panel="Picture",
         metavar="N",
     ),
@@ -254,10 +284,11 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         help="Settings file, by name or path; see: sensenova profile list.",
         panel="Model",
         metavar="NAME|PATH",
+        autocompletion=complete_profiles,
     ),
     # app.py acts on these two before the parser runs. They are declared here so that the parser accepts them.
-    "debug": _flag("--debug", help="Show the traceback of an error.", panel="Output"),
-    "no_color": _flag("--no-color", help="Use no colours, as with NO_COLOR set.", panel="Output"),
+    "debug": _flag("--debug", help="Show the traceback of an error.", panel="General"),
+    "no_color": _flag("--no-color", help="Use no colors, as with NO_COLOR set.", panel="General"),
     "enable_cpu_offload": _flag("--enable-cpu-offload", help="The same as --offload module.", panel="Model"),
     "cache_backend": _value(
         "--cache-backend",
@@ -265,8 +296,19 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         panel="Picture",
         metavar="NAME",
     ),
-    "deploy_config": _value(
-        "--deploy-config", help="Spread the model over stages.", panel=_UNSUPPORTED, metavar="YAML"
+    # Options of the example script that are not supported. They are declared to refuse them with the reason.
+    "deploy_config": _value("--deploy-config", help="Not supported.", panel="Model", metavar="YAML", hidden=True),
+    "step_execution": _flag("--step-execution", help="Not supported.", panel="Model", hidden=True),
+    HELP_ALL: (
+        bool,
+        False,
+        typer.Option(
+            "--help-all",
+            help="Show all options, also the less common ones.",
+            rich_help_panel="General",
+            callback=_show_all_help,
+            is_eager=True,
+            metavar=" ",
+        ),
     ),
-    "step_execution": _flag("--step-execution", help="Batch steps of several requests.", panel=_UNSUPPORTED),
 }

@@ -1,18 +1,18 @@
 """Prompts from the command line, standard input or a prompt file."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from config.settings import ImageSettings
-from config.validation import check_values, json_notation, near_miss
+from config.declarations import IMAGE
 from sensenova_cli.errors import UsageError
 from sensenova_cli.system.streams import STDIN, read_stdin
 
 MAX_TEXT_BYTES = 16 * 2**20
-"""Most bytes of a prompt file."""
+"""Maximum number of bytes of a prompt file."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,14 @@ def given_prompts(argument: str | None, option: str | None, file: str | None) ->
     return [] if text is None else [Prompt(read_text(text))]
 
 
+def piped_prompt() -> list[Prompt]:
+    """Return the prompt that another program pipes in; empty if standard input is a terminal, closed or empty."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return []
+    text = read_text(STDIN)
+    return [Prompt(text)] if text.strip() else []
+
+
 def read_text(text: str) -> str:
     """Return the text itself, or for `-` the text on standard input without its final line end. Line ends of Windows
     become those of other systems, so that the same text gives the same picture."""
@@ -62,7 +70,8 @@ def refuse_stdin_twice(*values: str | None) -> None:
 
 def read_prompt_file(file: str) -> list[Prompt]:
     """Read one prompt per line; `#` starts a comment line. Lines are JSON objects with settings if the file ends in
-    .jsonl, or if the first prompt on standard input starts with a brace. A .json file is a list of such objects.
+    .jsonl, or if the first prompt on standard input starts with a brace. A .json file is one such object, or a list of
+    them.
 
     Raises:
         UsageError: the file cannot be read, a line is not a JSON object with a prompt, or there is no prompt.
@@ -80,14 +89,16 @@ def read_prompt_file(file: str) -> list[Prompt]:
 
 
 def _read_list(file: str) -> list[Prompt]:
-    hint = "write a list of objects, or one object a line in a .jsonl file"
+    hint = "write an object with a prompt, a list of them, or one object a line in a .jsonl file"
     try:
         content = json.loads("\n".join(_read_lines(file)))
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise UsageError(f"{file}: this is not JSON: {reason}", hint) from error
+    if isinstance(content, dict):
+        return [_prompt_of(content, f"{file}: ")]
     if not isinstance(content, list):
-        raise UsageError(f"{file} is not a list of prompts", hint)
+        raise UsageError(f"{file} is neither an object with a prompt nor a list of them", hint)
     if not content:
         raise UsageError(f"{file} contains no prompt", hint)
     return [_prompt_of(each, f"{file}: item {number}: ") for number, each in enumerate(content, start=1)]
@@ -129,6 +140,8 @@ def _parse_object(line: str, place: str) -> Prompt:
 
 def _prompt_of(content: Any, place: str) -> Prompt:
     """Read an object with a prompt, and its input pictures and settings."""
+    from config.validation import near_miss  # defines the settings' models, which other prompts do not need
+
     if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
         meant = near_miss("prompt", content) if isinstance(content, dict) and "prompt" not in content else None
         hint = f'write "prompt" instead of "{meant}"' if meant else 'write it like {"prompt": "a cat", "seed": 7}'
@@ -141,10 +154,12 @@ def _prompt_of(content: Any, place: str) -> Prompt:
             f'{place}"image" must be a file name or a list of file names', 'write it like "image": ["a.png"]'
         )
     for key in content:
-        if key not in ImageSettings.model_fields and near_miss(key, ("prompt", "image"), cutoff=0.8):
+        if key not in IMAGE and near_miss(key, ("prompt", "image"), cutoff=0.8):
             raise UsageError(f"{place}unknown key {key}", f"did you mean {near_miss(key, ('prompt', 'image'))}?")
     return Prompt(text, tuple(images), _checked_settings(content, place), place)
 
 
 def _checked_settings(content: dict[str, Any], place: str) -> dict[str, Any]:
-    return check_values(content, json_notation(lambda name: place), allowed=ImageSettings.model_fields)
+    from config.validation import check_values, json_notation
+
+    return check_values(content, json_notation(lambda name: place), allowed=IMAGE)

@@ -67,6 +67,6 @@ def read_replay(file: str, kind: PictureKind | Literal["interleave"]) -> Replay:
     if record.task != kind:
         hint = f"to make it again: sensenova {record.task} --from {file}"
         if kind == "edit":
-            hint += f'; to change it: sensenova edit --image {file} "…"'
+            hint += f'; to change it: sensenova edit {file} "…"'
         raise UsageError(f"{file} was made by `{record.task}`", hint)
     return Replay(Path(file), record)

@@ -133,12 +133,12 @@ class PictureWriter:
         except OSError as error:
             raise OutputWriteError(
                 f"{path} cannot be written: {error.strerror or error}; {_save_elsewhere(png, path.stem)}",
-                "make room, or choose another place with -o",
+                "free some disk space, or choose another place with -o",
             ) from error
         self._written.add(written.absolute())
         if written != path and not self._numbered and path.absolute() not in self._written:
             raise OutputWriteError(
-                f"another program has created {path} meanwhile, so the picture was written to {written}",
+                f"another program created {path} in the meantime, so the picture was written to {written}",
                 "use -f to replace existing files",
             )
         _require_record(str(written), problem)
@@ -293,7 +293,7 @@ def _write_stdout(png: bytes) -> None:
         discard_stdout()
         raise OutputWriteError(
             f"stdout cannot be written: {error.strerror or error}; {_save_elsewhere(png, 'picture')}",
-            "make room, or name a file with -o",
+            "free some disk space, or name a file with -o",
         ) from error
 
 

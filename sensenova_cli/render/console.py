@@ -4,11 +4,17 @@ import os
 import sys
 
 from rich.console import Console
+from rich.text import Text
 
 
 def stderr_console() -> Console:
-    """Return a console that writes to stderr and does not colour numbers and paths by itself."""
+    """Return a console that writes to stderr and does not color numbers and paths by itself."""
     return Console(stderr=True, highlight=False)
+
+
+def print_message(console: Console, message: Text) -> None:
+    """Print a message: wrapped at words on a screen, as one line for a program."""
+    console.print(message, soft_wrap=not console.is_terminal)
 
 
 def is_animated() -> bool:

@@ -1,19 +1,72 @@
 """Findings of `sensenova doctor` as text and as JSON."""
 
+import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from config.mentions import mention
 from config.sizes import format_size
 from config.units import format_memory
 from sensenova_cli.render.bench import ceilings_line
 from sensenova_cli.render.progress import format_rate
+from sensenova_cli.render.spelling import as_flags
 from sensenova_cli.render.table import plain_table, print_table
 from sensenova_cli.system.unicode import for_terminal
 
 if TYPE_CHECKING:
-    from model.bench import Examination, Machine, OffloadPlan
+    from model.bench import Examination, Forecast, Machine, OffloadPlan
 
 GIB = 2**30
+SLOW_PICTURE = 600
+"""Seconds of a picture from which the verdict suggests another machine."""
+LEGEND = """\
+*          the choice of --offload auto, the default
+offload    off: all weights stay in memory; module: one tower at a time; layers: some layers at a time,
+           and the others are read from the files in every step
+a step     one denoising step with guidance
+These are predictions from the measured speed of this machine; real times often differ by a quarter."""
+LEGEND_WIDTH = 100
+
+
+def verdict(found: "Examination", model: str, steps: int) -> str:
+    """Answer whether this machine can draw with a model, for the first of the examined sizes.
+
+    Args:
+        steps: denoising steps of a picture.
+    """
+    if found.budget is None:
+        return f"{for_terminal(model)}: this system does not report free memory, so nothing can be predicted"
+    size = found.forecasts[0].size
+    name = f"{for_terminal(model)} at {format_size(size)}"
+    usable = f"{format_memory(found.budget)} are usable"
+    forecasts = [each for each in found.forecasts if each.size == size]
+    chosen = next((each for each in forecasts if each.chosen), None)
+    if chosen is None:
+        least = format_memory(min(each.peak for each in forecasts))
+        return (
+            f"No: {name} needs at least {least}, and {usable}. Use a smaller picture ({mention('size')}), more memory "
+            f"({mention('gpu_memory')}), another machine, or a server ({mention('server')})."
+        )
+    device = "GPU" if found.machine.on_gpu else "CPU" if " cpu" in found.machine.device else "device"
+    picture = chosen.seconds * steps
+    fits = (
+        f"{name} fits in {format_memory(chosen.peak)} ({usable}), "
+        f"about {duration(chosen.seconds)} a step and {duration(picture)} a picture on this {device}"
+    )
+    if picture < SLOW_PICTURE:
+        return f"Yes: {fits}."
+    return (
+        f"Yes, but slowly: {fits}. Use a {'faster ' if device == 'GPU' else ''}GPU or a server ({mention('server')})."
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time such as `0.26 s`, `41 s`, `41 min`, `34 h` or `12 days`."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    units = (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 3 * 86_400))
+    name, unit = next(((name, unit) for name, unit, limit in units if seconds < limit), ("days", 86_400))
+    return f"{seconds / unit:.0f} {name}"
 
 
 def machine_lines(machine: "Machine") -> list[str]:
@@ -41,27 +94,39 @@ def bandwidth_line(found: "Examination") -> str:
     return " · ".join(parts)
 
 
-def print_forecasts(found: "Examination", model: str, dtype: str) -> None:
-    """Print a row for each picture size and offload plan; `*` marks the plan that `--offload auto` chooses."""
+def print_findings(found: "Examination", model: str, steps: int) -> None:
+    """Print the verdict, the machine, and a row for each picture size and offload plan, with a legend.
+
+    Args:
+        steps: denoising steps of a picture.
+    """
+    print(textwrap.fill(as_flags(verdict(found, model, steps)), LEGEND_WIDTH, break_on_hyphens=False))
+    print("\n" + "\n".join([*machine_lines(found.machine), bandwidth_line(found)]))
     if found.budget is None:
-        print(f"\n{for_terminal(model)}: this system does not report free memory, so nothing can be predicted")
         return
-    print(f"\n{for_terminal(model)} in {dtype}, {format_memory(found.budget)} usable\n")
+    print(f"\n{for_terminal(model)} in {found.dtype}, {format_memory(found.budget)} usable\n")
     table = plain_table("", "size", "offload", "fits")
-    for heading in ("peak", "guided step"):
+    for heading in ("peak memory", "a step", f"a picture ({steps} steps)"):
         table.add_column(heading, justify="right")
     for each in found.forecasts:
-        table.add_row(
-            "*" if each.chosen else "",
-            format_size(each.size),
-            plan_name(each.offload_plan),
-            "yes" if each.fits else "no",
-            format_memory(each.peak),
-            f"{each.seconds:.3g} s",
-        )
+        table.add_row(*_row(each, steps))
     print_table(table)
-    if not any(each.chosen for each in found.forecasts):
-        print("nothing of this fits: take a smaller picture (--size), more memory (--gpu-memory), or a larger device")
+    print("\n" + LEGEND)
+    streams = any(each.fits and each.offload_plan.kind == "layers" for each in found.forecasts)
+    if streams and found.bandwidth.rate is None:
+        print("The model's files are not here, so the time of reading them is not included.")
+
+
+def _row(forecast: "Forecast", steps: int) -> tuple[str, ...]:
+    return (
+        "*" if forecast.chosen else "",
+        format_size(forecast.size),
+        plan_name(forecast.offload_plan),
+        "yes" if forecast.fits else "no",
+        format_memory(forecast.peak),
+        duration(forecast.seconds),
+        duration(forecast.seconds * steps),
+    )
 
 
 def plan_name(offload_plan: "OffloadPlan") -> str:
@@ -69,19 +134,21 @@ def plan_name(offload_plan: "OffloadPlan") -> str:
     return f"layers, {offload_plan.buffers} at a time" if offload_plan.kind == "layers" else offload_plan.kind
 
 
-def forecast_json(found: "Examination", model: str, dtype: str) -> dict[str, Any]:
+def forecast_json(found: "Examination", model: str, steps: int) -> dict[str, Any]:
     """Return all findings, in bytes and seconds."""
     machine = asdict(found.machine)
     machine["obstacle"] = machine.pop("kernel_obstacle")  # scripts know the shorter key
     return {
+        "verdict": as_flags(verdict(found, model, steps)),
         "machine": machine,
         "gemm_flops_per_second": found.ceilings.gemm,
         "copy_bytes_per_second": found.ceilings.copy,
         "link_bytes_per_second": found.bandwidth.link,
         "files_bytes_per_second": found.bandwidth.files,
         "model": model,
-        "dtype": dtype,
+        "dtype": found.dtype,
         "usable_bytes": found.budget,
+        "steps": steps,
         "forecasts": [
             {
                 "size": format_size(each.size),
@@ -90,6 +157,7 @@ def forecast_json(found: "Examination", model: str, dtype: str) -> dict[str, Any
                 "peak_bytes": each.peak,
                 "fits": each.fits,
                 "step_seconds": each.seconds,
+                "picture_seconds": each.seconds * steps,
                 "chosen": each.chosen,
             }
             for each in found.forecasts

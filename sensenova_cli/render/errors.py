@@ -2,7 +2,7 @@
 
 from rich.text import Text
 
-from sensenova_cli.render.console import stderr_console
+from sensenova_cli.render.console import print_message, stderr_console
 from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.system.unicode import printable
 
@@ -12,4 +12,4 @@ def print_error(what: str, hint: str = "", spelling: Spelling = as_flags) -> Non
     console = stderr_console()
     for label, style, text in (("error", "bold red", what), ("hint", "cyan", hint)):
         if text:
-            console.print(Text.assemble((f"{label}:", style), " ", printable(spelling(text))), soft_wrap=True)
+            print_message(console, Text.assemble((f"{label}:", style), " ", printable(spelling(text))))

@@ -41,13 +41,20 @@ def answer_result(
     *,
     task: str,
     request: AnswerRequest,
+    images: Sequence[str],
     model: str,
     seconds: float,
     timings: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return the object that `--json` prints for an answer; `timings` as for `picture_result`."""
+    """Return the object that `--json` prints for an answer; `timings` as for `picture_result`.
+
+    Args:
+        images: files of the pictures that the question is about.
+    """
     return {
         "task": task,
+        "path": images[0] if images else None,
+        "images": list(images),
         "text": answer.text,
         "token_ids": list(answer.token_ids),
         "finish": answer.finish,

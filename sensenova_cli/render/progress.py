@@ -14,16 +14,18 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Column
 from rich.text import Text
 
+from config.units import count_of
 from sensenova_cli.render.preview import LivePreview
 
 NARROW = 60
 """Width in columns below which a bar does not fit beside the figures."""
+SHORT_SECONDS = 10.0
+"""Work that ends within these seconds prints no lines in a pipe."""
 
 
 class ProgressView(Protocol):
@@ -40,7 +42,12 @@ class _LiveBar:
     """A bar that is redrawn in place and removed when it is closed. A forming picture may be below it."""
 
     def __init__(
-        self, console: Console, title: str, figures: Sequence[ProgressColumn], picture: LivePreview | None = None
+        self,
+        console: Console,
+        title: str,
+        figures: Sequence[ProgressColumn],
+        picture: LivePreview | None = None,
+        later: int = 0,
     ) -> None:
         # On a narrow screen the title is cut rather than wrapped, and the bar is left out.
         name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
@@ -50,7 +57,7 @@ class _LiveBar:
             name,
             *bar,
             *figures,
-            TimeRemainingColumn(),
+            _TimeLeft(later),
             console=console,
             transient=True,
             # A picture is redrawn only when it changes, not ten times a second.
@@ -83,10 +90,14 @@ class _ProgressAbove(Progress):
 
 
 class LiveSteps(_LiveBar):
-    """A bar for the denoising steps of one picture, with rate, remaining time and the forming picture."""
+    """A bar for the denoising steps of one picture, with rate, the time left for the run, and the forming picture.
 
-    def __init__(self, console: Console, title: str, picture: LivePreview | None = None) -> None:
-        super().__init__(console, title, [MofNCompleteColumn(), _Rate()], picture)
+    Args:
+        later: number of steps of the pictures that the run makes after this one.
+    """
+
+    def __init__(self, console: Console, title: str, picture: LivePreview | None = None, later: int = 0) -> None:
+        super().__init__(console, title, [MofNCompleteColumn(), _Rate()], picture, later)
         self._picture = picture
 
     def update(self, done: int, total: int, preview: Image.Image | None = None) -> None:
@@ -101,32 +112,44 @@ class LiveSteps(_LiveBar):
 
 
 class LiveBytes(_LiveBar):
-    """A bar for bytes read or downloaded, with rate and remaining time."""
+    """A bar for bytes read or downloaded, with rate and time left."""
 
     def __init__(self, console: Console, title: str) -> None:
         super().__init__(console, title, [_Bytes(), TransferSpeedColumn()])
 
 
 class _PlainLines:
-    """Progress as lines: at the start, at each quarter and at the end.
+    """Progress as lines: at the start, at each quarter and at the end. Short work prints none: its lines are held back
+    until `SHORT_SECONDS` have passed.
 
     Args:
-        start: value of `time.perf_counter` when the work began; None for now.
+        began: value of `time.perf_counter` when the run began; None for now.
+        start: value of `time.perf_counter` when this part of it began; None for now.
     """
 
-    def __init__(self, console: Console, title: str, start: float | None = None) -> None:
+    def __init__(self, console: Console, title: str, began: float | None = None, start: float | None = None) -> None:
         self._console = console
         self._title = title
         self._start = time.perf_counter() if start is None else start
+        self._began = self._start if began is None else began
         self._quarters = 0
+        self._held: list[str] = []
 
     def update(self, done: int, total: int) -> None:
+        now = time.perf_counter()
         if done == 0:
-            self._start = time.perf_counter()
+            self._start = now
         quarters = 4 * done // total if total else 0
         if quarters > self._quarters:
             self._quarters = quarters
-            self._print(f": {self._figures(done, total, time.perf_counter() - self._start)}")
+            self._held.append(f": {self._figures(done, total, now - self._start)}")
+        self._print_if_due(now)
+
+    def _print_if_due(self, now: float) -> None:
+        if now - self._began >= SHORT_SECONDS:
+            for text in self._held:
+                self._console.print(f"{self._title}{text}", soft_wrap=True, markup=False)
+            self._held = []
 
     def close(self) -> None:
         """Do nothing: nothing is redrawn."""
@@ -134,26 +157,40 @@ class _PlainLines:
     def _figures(self, done: int, total: int, seconds: float) -> str:
         raise NotImplementedError
 
-    def _print(self, text: str) -> None:
-        self._console.print(f"{self._title}{text}", soft_wrap=True, markup=False)
-
 
 class PlainSteps(_PlainLines):
-    """Lines about the denoising steps of one picture, with rate and remaining time."""
+    """Lines about the denoising steps of one picture, with rate and the time left for the run.
 
-    _announced = False
+    Args:
+        later: number of steps of the pictures that the run makes after this one.
+        began: value of `time.perf_counter` when the run began to draw; None for now.
+        start: value of `time.perf_counter` when the first step began; None for now.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        later: int = 0,
+        began: float | None = None,
+        start: float | None = None,
+    ) -> None:
+        super().__init__(console, title, began, start)
+        self._later = later
+        self._is_announced = False
 
     def update(self, done: int, total: int, preview: Image.Image | None = None) -> None:
         """Show the progress in steps; lines do not show the preview."""
-        if not self._announced:
-            self._announced = True
-            self._print(f": {total} steps")
+        if not self._is_announced:
+            self._is_announced = True
+            self._held.append(f": {count_of(total, 'step')}")
         super().update(done, total)
 
     def _figures(self, done: int, total: int, seconds: float) -> str:
-        rate = f"{done / seconds:.2f} steps/s" if seconds else ""
-        left = f"{seconds / done * (total - done):.0f} s left" if done < total else f"{seconds:.1f} s"
-        return f"step {done} of {total}, {rate}, {left}"
+        rate = f", {done / seconds:.2f} steps/s" if seconds else ""
+        remaining = total - done + self._later
+        left = time_left(seconds / done * remaining, self._later) if remaining else f"{seconds:.1f} s"
+        return f"step {done} of {total}{rate}, {left}"
 
 
 class PlainBytes(_PlainLines):
@@ -162,7 +199,8 @@ class PlainBytes(_PlainLines):
     def __init__(self, console: Console, title: str) -> None:
         super().__init__(console, title)
         self._first: tuple[int, float] | None = None
-        self._print(" …")
+        self._held.append(" …")
+        self._print_if_due(self._start)
 
     def update(self, done: int, total: int) -> None:
         if self._first is None and done:
@@ -174,6 +212,22 @@ class PlainBytes(_PlainLines):
         first, since = self._first or (done, 0.0)
         passed = time.perf_counter() - since
         return f"{figures}, {format_rate((done - first) / passed, 'B/s')}" if done > first and passed else figures
+
+
+def time_left(seconds: float, later: int = 0) -> str:
+    """Format the time that is left: `40 s left`, or `2 min 05 s left in all` if it includes later pictures."""
+    return f"{format_seconds(seconds)} left{' in all' if later else ''}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Format a duration: `40 s`, `2 min 05 s`, `3 h 20 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def format_bytes(count: int) -> str:
@@ -194,6 +248,27 @@ class _Bytes(DownloadColumn):
 
     def render(self, task: Task) -> Text:
         return super().render(task) if task.total is not None else Text("")
+
+
+class _TimeLeft(ProgressColumn):
+    """A column with the time that the run still needs, at the present rate.
+
+    Args:
+        later: number of steps after those of this bar.
+    """
+
+    max_refresh = 0.5
+
+    def __init__(self, later: int) -> None:
+        super().__init__()
+        self._later = later
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        remaining = task.remaining
+        if not speed or remaining is None:
+            return Text("")
+        return Text(time_left((remaining + self._later) / speed, self._later), style="cyan", no_wrap=True)
 
 
 class _Rate(ProgressColumn):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from config.declarations import DECLARATIONS
 from config.mentions import INPUT_IMAGES, respell
 
 Spelling = Callable[[str], str]
@@ -28,10 +29,8 @@ def as_session(text: str) -> str:
 
 
 def _flag(name: str, value: str | None) -> str:
-    from config.settings import Settings  # takes a while, and most errors of usage mention no setting
-
     flag = "image" if name == INPUT_IMAGES else name.replace("_", "-")
-    if name in Settings.model_fields and Settings.model_fields[name].annotation is bool:
+    if name in DECLARATIONS and DECLARATIONS[name].kind == "bool":
         return f"--no-{flag}" if value == "false" else f"--{flag}"
     return f"--{flag}" if value is None else f"--{flag} {value}"
 

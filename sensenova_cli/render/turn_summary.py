@@ -1,17 +1,22 @@
 """The line that is printed after a turn."""
 
+from config.units import count_of
 from model import Statistics
 from sensenova_cli.render.progress import format_bytes
 
 
 def turn_summary(statistics: Statistics) -> str:
-    """Return a line such as `12.3 s · 50 steps, 4.21 steps/s · 120 tokens, 35.0 tok/s · peak 34.9 GB on cuda`."""
+    """Return a line such as `9.3 s · 50 steps, 4.21 steps/s · 9 tokens, 35.0 tok/s · peak memory 34.9 GB on cuda`."""
     parts = [f"{statistics.seconds:.1f} s"]
     if statistics.steps:
-        parts.append(f"{statistics.steps} steps" + _rate(statistics.steps, statistics.denoise_seconds, "steps/s"))
+        parts.append(
+            count_of(statistics.steps, "step") + _rate(statistics.steps, statistics.denoise_seconds, "steps/s")
+        )
     if statistics.new_tokens:
-        parts.append(f"{statistics.new_tokens} tokens" + _rate(statistics.new_tokens, statistics.text_seconds, "tok/s"))
-    peak = f"peak {format_bytes(statistics.peak_memory)} " if statistics.peak_memory else ""
+        parts.append(
+            count_of(statistics.new_tokens, "token") + _rate(statistics.new_tokens, statistics.text_seconds, "tok/s")
+        )
+    peak = f"peak memory {format_bytes(statistics.peak_memory)} " if statistics.peak_memory else ""
     parts.append(f"{peak}on {statistics.device}")
     return " · ".join(parts)
 

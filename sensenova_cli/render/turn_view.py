@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from config.settings import PreviewChoice
+from config.units import count_of
 from model import (
     Answer,
     DenoisingStep,
@@ -29,8 +30,8 @@ from model import (
     Waiting,
 )
 from sensenova_cli.render.answer import PlainAnswer
-from sensenova_cli.render.console import is_animated, stderr_console
-from sensenova_cli.render.preview import LIVE_SIZE, Preview
+from sensenova_cli.render.console import is_animated, print_message, stderr_console
+from sensenova_cli.render.preview import LIVE_SIZE, SCREEN, Preview
 from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView
 from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.render.step_cache import cache_table
@@ -41,6 +42,8 @@ from sensenova_cli.render.waiting import LiveWaiting, PlainWaiting
 from sensenova_cli.system.unicode import for_terminal, printable
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from sensenova_cli.render.markdown_answer import MarkdownAnswer
 
 
@@ -54,7 +57,8 @@ class TurnView:
         print_think: write the think text to stdout when it is complete; that of an interleaved answer as it comes.
         preview: how forming and finished pictures are shown.
         cache_summary: show for each picture how much the step cache reused.
-        show_each: show every finished picture; otherwise only a picture that is made alone.
+        preview_part: largest part of the screen's rows that a picture takes, as for `Preview.choose`.
+        with_sheet: show several pictures of a request on one sheet, numbered from 1; otherwise the caller shows them.
         spelling: how notices spell the settings that they mention.
 
     Raises:
@@ -70,7 +74,8 @@ class TurnView:
         print_think: bool = False,
         preview: PreviewChoice = "off",
         cache_summary: bool = False,
-        show_each: bool = True,
+        preview_part: float = SCREEN,
+        with_sheet: bool = True,
         spelling: Spelling = as_flags,
     ) -> None:
         self._console = stderr_console()
@@ -80,32 +85,43 @@ class TurnView:
         self._show_think = show_think
         self._print_think = print_think
         self._request: Request | None = None
-        self._preview = Preview.choose(self._console, "off" if quiet else preview)
+        self._preview = Preview.choose(self._console, "off" if quiet else preview, part=preview_part)
         self._steps: LiveSteps | PlainSteps | None = None
         self._think: LiveThink | PlainThink | None = None
         self._waiting: LiveWaiting | PlainWaiting | None = None
+        self._steps_ahead = 0  # of the run's requests that have not ended
+        self._began_to_draw: float | None = None  # for the first picture of the run
         self._shows_work = False  # whether the engine yields events while it works on this request
         self._times: list[float] = []  # when the request began, and when each picture was finished
         self._previous = self._now = time.perf_counter()  # when the event before this one came, and this one
         self._cache_summary = cache_summary
-        self._show_each = show_each
+        self._with_sheet = with_sheet
+        self._sheet: list[Image.Image] = []  # the finished pictures of this request, if it makes several
         self._spelling = spelling
         self._answer: PlainAnswer | MarkdownAnswer | None = None
         self._redraws_answer = False
         self._answered = ""
         self._noticed: set[str] = set()
 
+    def expect(self, requests: Sequence[Request]) -> None:
+        """Announce the requests of a run, so that the time left includes all their pictures."""
+        self._steps_ahead = sum(map(_steps_of, requests))
+        self._began_to_draw = None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the view shows nothing on stderr."""
+        return self._quiet
+
     def notice(self, text: str) -> None:
         """Print a notice: something worth knowing that is not an error."""
         if not self._quiet:
-            self._console.print(
-                Text.assemble(("note:", "yellow"), " ", printable(self._spelling(text))), soft_wrap=True
-            )
+            print_message(self._console, Text.assemble(("note:", "yellow"), " ", printable(self._spelling(text))))
 
     def muted(self, text: str) -> None:
         """Print a dim line of little importance."""
         if not self._quiet:
-            self._console.print(Text(printable(self._spelling(text)), style="dim"), soft_wrap=True)
+            print_message(self._console, Text(printable(self._spelling(text)), style="dim"))
 
     def timings(self, seconds: Mapping[str, float]) -> None:
         """Print the seconds of each phase of the run, also if the view is quiet: the user asked for them."""
@@ -126,12 +142,16 @@ class TurnView:
     def showing(self, request: Request) -> Iterator[None]:
         """Show the events of one request inside this context; at its end, remove the bars and end the answer's line."""
         self._request, self._answered = request, ""
+        if self._steps_ahead < _steps_of(request):  # a session's request is a run of its own
+            self.expect([request])
         self._shows_work, self._times = False, [time.perf_counter()]
         try:
             yield
         finally:
+            self._steps_ahead -= _steps_of(request)
             self._close_views()
             self._end_answer_line()
+            self._show_sheet()
 
     def preview_request(self) -> tuple[int, int]:
         """Return a request's `preview_every` and `preview_size` for this screen; (0, 0) if it shows no previews."""
@@ -189,12 +209,22 @@ class TurnView:
         """Show a finished picture below the path that a sink has printed for it."""
         if isinstance(event, Picture):
             is_interleaved = isinstance(self._request, InterleaveRequest)
-            if self._show_each or is_interleaved or event.count == 1:
+            if is_interleaved or event.count == 1:
                 self._preview.show(event.image)
+            elif self._with_sheet:
+                self._sheet.append(event.image)
+                if event.index + 1 == event.count:
+                    self._show_sheet()
             if self._cache_summary and not self._quiet:
                 self._show_cache_summary(event)
             if event.index + 1 < event.count and self._shows_work and not is_interleaved:
                 self._show_first_bar(event.index + 1)
+
+    def _show_sheet(self) -> None:
+        """Show the finished pictures of a request for several, also if it has been cancelled."""
+        if self._sheet:
+            self._preview.show_several(self._sheet)
+        self._sheet = []
 
     def _show_cache_summary(self, picture: Picture) -> None:
         if picture.caching is not None:
@@ -244,11 +274,15 @@ class TurnView:
         if self._steps is None:
             title = _picture_title(index, count)
             if isinstance(self._request, InterleaveRequest):  # the model decides how many pictures follow
-                title = f"picture {index + 1} of the answer"
-            if self._animated:
-                self._steps = LiveSteps(self._console, title, self._preview.live())
+                title, later = f"picture {index + 1} of the answer", 0
             else:
-                self._steps = PlainSteps(self._console, title, self._previous)
+                each = _steps_of(self._request) // count
+                later = max(0, self._steps_ahead - (index + 1) * each)
+            if self._animated:
+                self._steps = LiveSteps(self._console, title, self._preview.live(), later)
+            else:
+                self._began_to_draw = self._began_to_draw or self._previous
+                self._steps = PlainSteps(self._console, title, later, self._began_to_draw, self._previous)
         return self._steps
 
     def _thinking(self) -> LiveThink | PlainThink:
@@ -259,8 +293,8 @@ class TurnView:
 
     def _end_thinking(self, event: ThinkText) -> None:
         if self._think is not None:
-            words = f"{len(event.text.split())} words"
-            timed = f"{len(event.token_ids)} tokens, {event.seconds:.1f} s"
+            words = count_of(len(event.text.split()), "word")
+            timed = f"{event.seconds:.1f} s ({count_of(len(event.token_ids), 'token')})"
             self._think.close(f"thought for {timed if event.token_ids else words}")
             self._think = None
         if self._print_think:
@@ -340,6 +374,13 @@ class TurnView:
         if self._think is not None:
             self._think.stop()
         self._steps = self._think = None
+
+
+def _steps_of(request: Request | None) -> int:
+    """Return the number of denoising steps of all pictures of a request."""
+    if not isinstance(request, GenerateRequest | EditRequest):
+        return 0
+    return request.settings.num_images * request.settings.num_steps
 
 
 def _picture_title(index: int, count: int) -> str:

@@ -10,10 +10,10 @@ from config.profiles import profile_files
 from config.settings import Settings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import SIZE_OPTIONS
-from sensenova_cli.repl.dispatch import command_name, find_command
+from sensenova_cli.repl.dispatch import command_name
 from sensenova_cli.repl.lines import parse_line
 from sensenova_cli.repl.repl import Repl
-from sensenova_cli.repl.slash_commands import COMMANDS
+from sensenova_cli.repl.slash_commands import COMMANDS, find_command
 from sensenova_cli.repl.slash_commands.completion_sources import (
     choices,
     complete_commands,

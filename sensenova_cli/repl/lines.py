@@ -14,13 +14,17 @@ _FLAG = re.compile(r"(?:^|\s)(?=--[a-z]|-[nof](?:\s|$))")
 """The start of a line's flags: two dashes and a letter, or one of the short options."""
 _WORD = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'[^']*'|(?:\\.|[^\s\\])+)""")
 
+BARE_COMMANDS = {"exit": "quit", "quit": "quit", ":q": "quit", "help": "help", "?": "help", "clear": "clear"}
+"""Lines that are commands without a slash: line → command. `/generate help` draws the word."""
+
 
 @dataclass(frozen=True)
 class Line:
     """A parsed line.
 
     Attributes:
-        kind: `command` if the line starts with a slash, `question` if it starts with a question mark, else `prompt`.
+        kind: `command` if the line starts with a slash or is one of BARE_COMMANDS, `question` if it starts with a
+            question mark, else `prompt`.
         text: the line without its command, files and flags.
         command: the command's name without its slash.
         files: picture files at the beginning. They belong to the next line if this one contains nothing else.
@@ -43,9 +47,17 @@ def parse_line(typed: str) -> Line:
     """Parse a line.
 
     Raises:
-        UsageError: a quote among its flags is not closed, or it begins with the name of a picture that does not exist.
+        UsageError: a quote among its flags is not closed, it begins with the name of a picture that does not exist, or
+            it is a shell command (`!ls`).
     """
     typed = typed.strip()
+    if command := BARE_COMMANDS.get(typed.lower()):
+        return Line("command", "", command=command)
+    if typed.startswith("!"):
+        raise UsageError(
+            "shell commands do not run here",
+            "Ctrl-Z goes to the shell, and fg comes back; to use the text as a prompt, type /generate before it",
+        )
     first = _first_word(typed)
     if typed.startswith("/") and not _is_picture(first):
         name, *rest_of_line = re.split(r"[ \n]", typed[1:], maxsplit=1)

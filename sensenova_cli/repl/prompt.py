@@ -1,6 +1,7 @@
 """The prompt of a session in a terminal: history, completion, keys and the toolbar."""
 
 import os
+import sys
 from collections.abc import Callable
 
 from prompt_toolkit import PromptSession
@@ -12,6 +13,7 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
 
 from config.errors import SenseNovaError
@@ -41,6 +43,9 @@ def make_prompt(repl: Repl) -> Callable[[], str]:
         style=STYLE,
         color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
         refresh_interval=0.5,
+        enable_suspend=True,
+        # Results on stdout may go to a program or a file, as with `| tee`.
+        output=None if sys.stdout.isatty() else create_output(stdout=sys.stderr),
     )
     return lambda: prompt.prompt([("class:prompt", f"{prompt_word(repl)} › ")])
 
@@ -60,7 +65,7 @@ def _history() -> History:
         with (folder / HISTORY_FILE).open("ab"):
             pass
     except OSError as error:
-        stderr_console().print(f"note: the history of lines is not saved: {folder}: {error.strerror}", style="dim")
+        stderr_console().print(f"note: input history will not be saved: {folder}: {error.strerror}", style="dim")
         return InMemoryHistory()
     return FileHistory(str(folder / HISTORY_FILE))
 
@@ -88,10 +93,10 @@ def _keys() -> KeyBindings:
 
 
 def _toolbar(repl: Repl) -> StyleAndTextTuples:
-    """Return mode, model, selected or staged pictures, size, steps, seed, profile and memory, if they fit on a line."""
+    """Return mode, model, selected or staged pictures, settings, profile and memory, if they fit on a line."""
     state, turns = repl.session.state, repl.turns
     try:
-        settings = turns.current_settings().settings
+        settings, size = turns.current_settings().settings, repl.next_size()
     except SenseNovaError:  # the error is shown at the start and by every turn
         return [("class:mode", prompt_word(repl)), ("", " · the settings are invalid")]
     parts = [prompt_word(repl)]
@@ -106,9 +111,10 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
         parts.append("staged " + ", ".join(map(str, state.staged)))
     elif state.selected:
         parts.append(f"selected {state.selected.number}")
-    parts += [settings.size, f"{settings.num_steps} steps", f"seed {settings.seed}"]
-    if settings.think:
-        parts.append("think")
+    if repl.mode == "pictures":
+        parts += [size, f"{settings.num_steps} steps", f"seed {settings.seed}"]
+        if settings.think:
+            parts.append("think")
     if turns.profile:
         parts.append(turns.profile)
     if turns.measurements.statistics and turns.measurements.statistics.peak_memory:

@@ -2,28 +2,37 @@
 
 import gc
 import traceback
+from collections.abc import Mapping
 
 from rich.text import Text
 
 from config.errors import SenseNovaError
+from config.toml_file import show_path
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.render.console import print_message
 from sensenova_cli.render.errors import print_error
 from sensenova_cli.render.spelling import as_session
-from sensenova_cli.repl.dispatch import Mode, command_name, find_command
+from sensenova_cli.repl.dispatch import command_name
 from sensenova_cli.repl.lines import Line, parse_line
-from sensenova_cli.repl.slash_commands import EndSession
-from sensenova_cli.repl.workspace import Workspace
+from sensenova_cli.repl.slash_commands import EndSession, find_command
+from sensenova_cli.repl.workspace import Mode, Workspace
+from sensenova_cli.sessions.saved import PICTURES_FOLDER
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.sessions.summary import counted
 from sensenova_cli.system.interrupts import exit_requested, handle_signals
+
+GREETINGS: Mapping[Mode, str] = {
+    "pictures": "type what to draw, or /help",
+    "chat": "type a message, or /help; /generate PROMPT makes a picture",
+}
+"""The first line of a new session."""
 
 
 class Repl(Workspace):
     """A workspace that runs the command of each line, one after the other.
 
     Args:
-        mode: effect of a plain prompt: to make and edit pictures, or to talk.
         debug: print the traceback of an error.
         Others as for `Workspace`.
 
@@ -34,8 +43,7 @@ class Repl(Workspace):
     def __init__(
         self, session: Session, start: Flags, mode: Mode, *, system: str = "", interactive: bool, debug: bool
     ) -> None:
-        super().__init__(session, start, system=system, interactive=interactive)
-        self.mode = mode
+        super().__init__(session, start, mode=mode, system=system, interactive=interactive)
         self.was_interrupted = False
         self._debug = debug
 
@@ -80,7 +88,7 @@ class Repl(Workspace):
     def greet(self, notice: str) -> None:
         """Print a notice. For a continued session, also print its problems, its length and the selected picture."""
         if notice and not self._quiet:
-            self._console.print(Text.assemble(("note:", "yellow"), " ", as_session(notice)), soft_wrap=True)
+            print_message(self._console, Text.assemble(("note:", "yellow"), " ", as_session(notice)))
         for problem in self.session.problems:
             print_error(str(problem))
         if self.turns.settings_error is not None:
@@ -90,14 +98,17 @@ class Repl(Workspace):
         if state.turns:
             turns, pictures = counted(len(state.turns), "turn"), counted(len(state.pictures), "picture")
             self.say(f"session {self.session.name}: {turns}, {pictures}")
-            self.say_selected()
+            self.show_selected()
         elif self._interactive:
-            self.say("type what to draw, or /help")
+            self.say(GREETINGS[self.mode])
 
     def say_goodbye(self) -> None:
-        """Print how to continue the session."""
-        if self.session.name:
-            self.say(f"to continue this session: sensenova repl --session {self.session.name}")
+        """Print where the pictures are, and how to continue the session."""
+        if self.session.is_temporary or not self.session.folder:
+            return
+        place = show_path(self.session.folder / PICTURES_FOLDER) if self.session.state.pictures else ""
+        self.say(f"session {self.session.name} saved" + (f", pictures in {place}" if place else ""))
+        self.say("continue it with: sensenova repl --continue")
 
     def _run(self, line: Line) -> None:
         if line.is_empty:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import model
 from config.recommended import Recommended
 from config.settings import LoadSettings
-from model import Card, DownloadPlan, Engine, LoadProgress, Request, parse_loras, read_card
+from model import Card, CheckpointError, DownloadPlan, Engine, LoadProgress, Request, parse_loras, read_card
 from sensenova_cli.render.turn_view import TurnView
-from sensenova_cli.turns.model_source import download_notice, model_name
+from sensenova_cli.turns.downloads import can_ask, needs_consent, refusal, require_consent
+from sensenova_cli.turns.model_source import download_notice, loaded_settings, model_name
 
 POLL_SECONDS = 0.05
 
@@ -56,8 +57,12 @@ class ResidentModel:
         self._card: Card | None = None
         self._error: BaseException | None = None
         self._notices: list[str] = []
+        self._ready_line = ""  # says that it is loaded, until `open` has shown it
         self._cancelled = False
         self._error_shown = False
+        self._question: DownloadPlan | None = None
+        self._refused: CheckpointError | None = None
+        self._answered = threading.Event()
         self._done = threading.Event()
         # A daemon thread: the program may end while 35 GB are being read.
         self._thread = threading.Thread(target=self._load, name="loading", daemon=True)
@@ -73,8 +78,11 @@ class ResidentModel:
     @property
     def loaded(self) -> LoadSettings:
         """The load settings for records, as `ModelSource.loaded`."""
-        card = self._engine.card if self._engine is not None else self._card
-        return card.loaded if card is not None and card.loaded is not None else self.settings
+        engine = self._engine
+        card = engine.card if engine is not None else self._card
+        if card is not None and card.loaded is not None:
+            return card.loaded
+        return self.settings if engine is None else loaded_settings(self.settings, engine)
 
     @property
     def is_done(self) -> bool:
@@ -115,6 +123,9 @@ class ResidentModel:
         for notice in self._notices:
             view.notice(notice)
         self._notices.clear()
+        if self._ready_line:
+            view.muted(self._ready_line)
+            self._ready_line = ""
         self._raise_error()
         assert self._engine is not None
         return self._engine
@@ -132,6 +143,16 @@ class ResidentModel:
         self.open((), view).use_loras(parse_loras(text))
         self.settings = self.settings.model_copy(update={"lora": text})
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model can run requests now."""
+        return self._engine is not None and not self._engine.is_lost
+
+    def use_freed_memory(self) -> None:
+        """Use the memory of a model that was unloaded, as `Engine.use_freed_memory`."""
+        if self._engine is not None:
+            self._engine.use_freed_memory()
+
     def discard(self) -> None:
         """Close the engine and free its memory; loading that still runs ends at its next report of progress."""
         self._cancelled = True
@@ -141,10 +162,20 @@ class ResidentModel:
 
     def _wait(self, view: TurnView) -> None:
         while not self._done.is_set():
+            if self._question is not None and not self._answered.is_set():
+                self._ask(self._question)
             title = self.progress.title
             with view.bytes_progress(title) as bar:
                 while not self._done.wait(POLL_SECONDS) and self.progress.title == title:
                     bar.update(self.progress.done, self.progress.total)
+
+    def _ask(self, plan: DownloadPlan) -> None:
+        """Ask for the consent to a download that the loading thread waits for."""
+        try:
+            require_consent(plan, self.settings)
+        except CheckpointError as error:
+            self._refused = error
+        self._answered.set()
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -168,7 +199,7 @@ class ResidentModel:
             )
             self._card = engine.card
             how = "is ready" if self.settings.is_remote else f"loaded in {time.perf_counter() - began:.1f} s"
-            self._notices.append(f"{self.name} {how}: {engine.description}")
+            self._ready_line = f"{self.name} {how}: {engine.description}"
             if not self._cancelled:
                 self._engine = engine
         except BaseException as error:  # `open` and `card` raise it in the thread that waits
@@ -179,6 +210,16 @@ class ResidentModel:
 
     def _on_plan(self, plan: DownloadPlan) -> None:
         self._notices.append(download_notice(plan))
+        if needs_consent(plan, self.settings):
+            if not can_ask():
+                raise refusal(plan)
+            self._question = plan  # the prompt of the session is in the way now; `_wait` asks
+            self.progress = Progress(f"your consent is needed to download {self.name}")
+            while not self._answered.wait(POLL_SECONDS):
+                if self._cancelled:
+                    raise KeyboardInterrupt
+            if self._refused is not None:
+                raise self._refused
         self._advance("downloading", 0, 0)
 
     def _on_load(self, now: LoadProgress) -> None:

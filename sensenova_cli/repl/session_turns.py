@@ -8,13 +8,14 @@ from typing import Any, Literal
 from config.errors import SenseNovaError
 from config.sources import Layers, Resolved
 from config.validation import check_values
-from model import Conversation, InterleaveRequest, Picture, PicturePart, TextPart
+from model import Conversation, InterleaveRequest, Picture, PicturePart, TextPart, has_room
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.outputs.picture_writer import ANSWER_NAME, DEFAULT_NAME, PictureWriter
+from sensenova_cli.render.preview import HALF
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.repl.resident_model import ResidentModel
@@ -23,6 +24,8 @@ from sensenova_cli.sessions.entries import AnswerTurn, InterleaveTurn, SessionPi
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
+from sensenova_cli.turns.downloads import ask_before_session
+from sensenova_cli.turns.model_source import require_usable
 from sensenova_cli.turns.one_shot_sinks import PictureFileSink
 from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
 from sensenova_cli.turns.session_sinks import (
@@ -106,10 +109,41 @@ class SessionTurns:
         return self._current[1]
 
     def use_model(self, name: str) -> None:
-        """Discard the model, and load another one in the background."""
-        self._start = replace(self._start, settings={**self._start.settings, "model": name})
+        """Load another model, and discard the one before.
+
+        The model before stays loaded meanwhile, if there is memory for both. Otherwise it is unloaded first, and loaded
+        again if the other one cannot be loaded.
+
+        Raises:
+            SenseNovaError: the other model cannot be loaded. The session keeps the model before.
+            KeyboardInterrupt: the user pressed Ctrl-C; as above.
+        """
+        start = replace(self._start, settings={**self._start.settings, "model": name})
+        layers = self._flags(start=start).layers()
+        view, before = self._view(layers), self.resident_model
+        require_usable(layers.load)
+        if ask_before_session(layers.load).yes:
+            start = replace(start, settings={**start.settings, "yes": True})
+            layers = self._flags(start=start).layers()
+        size = layers.values.get("size", "auto")
+        keeps = before.is_loaded and has_room(layers.load, size)
+        if before.is_loaded and not keeps:
+            view.notice(f"memory is too small for two models, so {before.name} is unloaded first")
+        if not keeps:
+            before.discard()
+        other = self._load(layers, after=before)
+        try:
+            other.open((), view)
+        except BaseException:
+            other.discard()
+            if not keeps:
+                view.notice(f"loading {before.name} again")
+                self.resident_model = ResidentModel(before.settings, size, after=other)
+            raise
+        before.discard()
+        other.use_freed_memory()
+        self.resident_model, self._start = other, start
         self.set_by_commands.add("model")
-        self.reload()
 
     def use_loras(self, text: str) -> None:
         """Replace the model's LoRAs; if the model could not be loaded before, load it with them.
@@ -117,8 +151,7 @@ class SessionTurns:
         Errors as for `ResidentModel.use_loras`.
         """
         start = replace(self._start, settings={**self._start.settings, "lora": text})
-        state = self.session.state
-        layers = merge_flags(start, state.settings, state.profile, NO_OPTIONS).layers()
+        layers = self._flags(start=start).layers()
         if self.resident_model.has_failed:  # a LoRA may be the reason
             self._start = start
             self.reload()
@@ -169,7 +202,7 @@ class SessionTurns:
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
             source = self.resident_model
-            sink = SessionPictureSink(self.session, kind, source, line_options, inputs, self._on_picture)
+            sink = SessionPictureSink(self.session, kind, source, line_options, inputs, self._on_stored)
             count = turns[0].settings.num_images
             return [sink, *self._copies(view, layers, count, line_options, lambda: sink.pictures[-1])]
 
@@ -223,13 +256,19 @@ class SessionTurns:
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
             source = self.resident_model
             sink = SessionInterleaveSink(
-                self.session, source, line_options, images, self._on_picture, continues=continues
+                self.session, source, line_options, images, self._on_stored, continues=continues
             )
             count = turns[0].settings.max_images
             copies = self._copies(view, layers, count, line_options, lambda: sink.answer.pictures[-1], ANSWER_NAME)
             return [sink, *copies]
 
         self._run(task, layers, view, open_sinks)
+
+    @property
+    def _on_stored(self) -> Callable[[SessionPicture, str], None]:
+        """Called with each picture that is stored in the session. In a session that is not saved, the picture is shown
+        when its file outside the session is written."""
+        return (lambda picture, path: None) if self.session.is_temporary else self._on_picture
 
     def _copies(
         self,
@@ -240,18 +279,26 @@ class SessionTurns:
         stored: Callable[[], SessionPicture],
         name: str = DEFAULT_NAME,
     ) -> list[Sink]:
-        """Return the sink of a line with `-o`, which also writes its pictures outside the session; none without `-o`.
+        """Return the sink that also writes pictures outside the session: of a line with `-o`, or if the session is not
+        saved. Otherwise return none.
 
         Args:
             count: the largest number of pictures.
             stored: returns the picture of the session that was stored last.
             name: template of a file's name where the line names a folder.
         """
-        if not line_options.settings.get("output"):
+        session = self.session
+        if not line_options.settings.get("output") and not session.is_temporary:
             return []
 
         def report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
-            view.notice(f"picture {stored().number} was also written to {path}")
+            made = stored()
+            if session.is_temporary:
+                assert path is not None  # stdout is refused below
+                session.note_outside(made.number, path)
+                self._on_picture(made, str(path))
+            else:
+                view.notice(f"picture {made.number} is also saved as {path}")
 
         writer = _picture_writer(layers.output.output, count, line_options, name)
         return [PictureFileSink(writer, self.resident_model, count, 0, report)]
@@ -295,9 +342,10 @@ class SessionTurns:
             )
         return conversation, tuple(shown)
 
-    def _flags(self, line_options: Flags = NO_OPTIONS) -> Flags:
+    def _flags(self, line_options: Flags = NO_OPTIONS, start: Flags | None = None) -> Flags:
+        """Merge the flags of a turn; `start` replaces the flags that the program was started with."""
         state = self.session.state
-        return merge_flags(self._start, state.settings, state.profile, line_options)
+        return merge_flags(start or self._start, state.settings, state.profile, line_options)
 
     def _view(self, layers: Layers) -> TurnView:
         output = layers.output
@@ -308,7 +356,8 @@ class SessionTurns:
             print_think=output.print_think,
             preview=output.preview if self._interactive else "off",
             cache_summary=output.enable_cache_dit_summary,
-            show_each=False,
+            preview_part=HALF,
+            with_sheet=False,
             spelling=as_session,
         )
 
@@ -351,7 +400,7 @@ def _choose_profile(start: Flags, profile: str | None) -> str | None:
 
 
 def _picture_writer(output: str | None, count: int, line_options: Flags, name: str) -> PictureWriter:
-    """Return the writer for a line with `-o`, which also writes its pictures outside the session."""
+    """Return the writer for pictures outside of the session: of a line with `-o`, or without a saved session."""
     if output == "-":
         raise UsageError("stdout of a session is for paths and answers", "name a file with -o")
     return PictureWriter.prepare(output, force=line_options.force, stdout_is_terminal=True, count=count, default=name)

@@ -1,21 +1,32 @@
 """The workspace of slash commands: a session's pictures, its turns, and the screen."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import RenderableType
+from rich.style import Style
 from rich.text import Text
 
-from config.toml_file import show_path
+from config.errors import SenseNovaError
+from config.sizes import format_size, resolve_size
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.replay import PictureKind
-from sensenova_cli.render.console import stderr_console
-from sensenova_cli.render.preview import Preview
+from sensenova_cli.render.console import is_animated, print_message, stderr_console
+from sensenova_cli.render.preview import HALF, SMALL, Preview, has_links
 from sensenova_cli.repl.session_turns import SessionTurns
-from sensenova_cli.sessions.entries import SessionPicture, Stage, Use
+from sensenova_cli.sessions.entries import SessionPicture, Set, Stage, Use, UseProfile
 from sensenova_cli.sessions.session import Session
+from sensenova_cli.sessions.summary import shorten
 from sensenova_cli.system.unicode import for_terminal, printable
+
+Mode = Literal["pictures", "chat"]
+"""Effect of a plain prompt: to make and edit pictures, or to talk."""
+MAX_PROMPT = 60
+"""Longest part of a prompt in a message about its picture, in characters."""
 
 
 class Workspace:
@@ -24,15 +35,20 @@ class Workspace:
     Args:
         session: new or continued.
         start: the flags that the program was started with.
+        mode: effect of a plain prompt.
         system: system message of answers.
-        interactive: whether the session runs in a terminal. A script gets its results on stdout, one per line.
+        interactive: whether a user types the lines. If stdout is a program or a file, it gets the results, one per
+            line.
 
     Attributes:
         turns: runs turns with the session's model.
     """
 
-    def __init__(self, session: Session, start: Flags, *, system: str = "", interactive: bool) -> None:
+    def __init__(
+        self, session: Session, start: Flags, *, mode: Mode = "pictures", system: str = "", interactive: bool
+    ) -> None:
         self.session = session
+        self.mode = mode
         self.turns = SessionTurns(session, start, self._on_picture, system=system, interactive=interactive)
         self._interactive = interactive
         self._quiet = start.quiet
@@ -74,6 +90,14 @@ class Workspace:
         """Copy picture files into the session, and return their numbers; errors as for Session.import_picture."""
         return tuple(self.session.import_picture(file).number for file in files)
 
+    def named_picture(self, word: str) -> int:
+        """Return the picture number that a word contains; without a word, the number of the selected picture.
+
+        Raises:
+            SenseNovaError: as for `number`, or no picture is selected.
+        """
+        return self.number(word) if word else self.turn_inputs()[0]
+
     def stage(self, numbers: Sequence[int]) -> None:
         """Add pictures to the staged ones, which the next turn will use."""
         staged = tuple(dict.fromkeys((*self.session.state.staged, *numbers)))
@@ -106,34 +130,90 @@ class Workspace:
             return state.now.shown
         raise UsageError("no picture is selected", "make one, or load a file: /load FILE")
 
+    def next_size(self) -> str:
+        """Return the size of the next picture: `auto` and ratios are resolved as soon as the model's card is read."""
+        size = self.turns.current_settings().settings.size
+        recommended = self.turns.resident_model.recommended
+        if recommended is None:
+            return size
+        state = self.session.state
+        first = state.pictures[state.staged[0]] if state.staged else state.selected
+        sides = (first.width, first.height) if first else None
+        return format_size(resolve_size(size, recommended.trained_sizes, sides))
+
     def select(self, number: int) -> None:
         """Select a picture, and show it; errors as for Session.read."""
-        picture = self.session.read(number)  # first, so that an unreadable picture is not selected
+        self.session.read(number)  # first, so that an unreadable picture is not selected
         self.session.append(Use(picture=number))
-        self._preview().show(picture.image)
+        self.show_selected()
+
+    def show_selected(self) -> None:
+        """Show the selected picture, which the user has seen before, in a small size, and print which one it is."""
+        selected = self.session.state.selected
+        if selected is not None:
+            try:
+                self._preview(SMALL).show(self.session.read(selected.number).image)
+            except SenseNovaError as error:  # a missing file must not prevent the selection of another picture
+                self.say(error.what)
         self.say_selected()
+
+    def show_picture(self, number: int) -> None:
+        """Show a picture as it was shown when it was made; errors as for Session.read."""
+        self._preview(HALF).show(self.session.read(number).image)
 
     def show_candidates(self, numbers: Sequence[int]) -> None:
         """Show several pictures on one sheet, each with its number."""
-        preview = self._preview()
+        preview = self._preview(HALF)
         if preview.method is not None and _are_consecutive(numbers):
             preview.show_several([self.session.read(number).image for number in numbers], first=numbers[0])
-        self.say(f"pictures {', '.join(map(str, numbers))}: /use N selects one")
+        prompt = self.session.state.prompt_of(numbers[0])
+        about = f" · {shorten(prompt, MAX_PROMPT)}" if prompt else ""
+        selected = self.session.state.now.selected
+        how = f"{selected} is selected; /use N selects another" if selected in numbers else "/use N selects one"
+        self.say(f"pictures {', '.join(map(str, numbers))}{about} · {how}")
 
     def _on_picture(self, picture: SessionPicture, path: str) -> None:
         self._new_pictures.append(picture)
         if self._interactive:
-            place = show_path(Path(path))
-            self._console.print(Text.assemble((f"picture {picture.number}", "bold"), f"  {place}"), soft_wrap=True)
-        else:
+            self.print_picture_name(f"picture {picture.number}", Path(path))
+        if not (self._interactive and sys.stdout.isatty()):
             self.print_result(path)
 
-    def _preview(self) -> Preview:
+    def _preview(self, part: float) -> Preview:
+        """Return a preview; `part` as for `Preview.choose`."""
         is_shown = self._interactive and not self._quiet
-        return Preview.choose(self._console, self.turns.current_settings().settings.preview if is_shown else "off")
+        setting = self.turns.current_settings().settings.preview if is_shown else "off"
+        return Preview.choose(self._console, setting, part=part)
 
     def _name(self, number: int) -> str:
-        return f"picture {number} ({self.session.state.picture(number).file})"
+        prompt = self.session.state.prompt_of(number)
+        return f"picture {number} ({shorten(prompt, MAX_PROMPT) or self.session.state.picture(number).file})"
+
+    # Session
+
+    def start_session(self, name: str = "") -> None:
+        """Continue in a new session. It gets the settings and the profile of this one, and the model stays loaded.
+
+        Args:
+            name: name of the new session; empty for a name by date and prompt.
+
+        Raises:
+            SessionError: as for Session.rename. The current session goes on.
+        """
+        before = self.session
+        session = before.another(self.turns.resident_model.name)
+        if name:
+            session.rename(name)
+        before.close()
+        if before.state.settings:
+            session.append(Set(settings=dict(before.state.settings)))
+        if before.state.profile is not None:
+            session.append(UseProfile(profile=before.state.profile))
+        self.session = self.turns.session = session
+
+    def close(self) -> None:
+        """Close the session, so that other processes can open it."""
+        self.session.close()
 
     # Model
 
@@ -155,13 +235,24 @@ class Workspace:
         selected = self.session.state.selected
         self.say(f"selected: {self._name(selected.number)}" if selected else "no picture is selected")
 
+    def print_picture_name(self, label: str, path: Path) -> None:
+        """Print a label and the name of a picture's file, as a link if the terminal has links."""
+        link = Style(link=path.absolute().as_uri()) if has_links(self._console, os.environ) else Style()
+        name = Text(printable(path.name), style=link)
+        self._console.print(Text.assemble((label, "bold"), "  ", name), soft_wrap=True)
+
     def print_text(self, text: str) -> None:
         """Print text that the user asked for."""
-        self._console.print(Text(printable(text), style="dim"), soft_wrap=True)
+        print_message(self._console, Text(printable(text), style="dim"))
 
     def print(self, renderable: RenderableType) -> None:
         """Print a table or text that the user asked for, wrapped at the width of the screen."""
         self._console.print(renderable)
+
+    def clear_screen(self) -> None:
+        """Clear the screen, if there is one."""
+        if is_animated():
+            self._console.clear()
 
     def print_result(self, text: str) -> None:
         """Print a result on stdout, for a script."""

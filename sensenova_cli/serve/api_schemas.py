@@ -182,7 +182,7 @@ SCHEMAS: dict[str, Schema] = {
                     "type": one_of("invalid_request_error", "server_error"),
                     "code": text("A word for programs, such as queue_full."),
                     "param": {"type": ["string", "null"], "description": "The field that is wrong."},
-                    "hint": text("The next step; may be empty."),
+                    "hint": text("The next step; empty if the message contains it."),
                     "status": whole(400, 599),
                 }
             )

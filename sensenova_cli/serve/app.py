@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from sensenova_cli.serve.chat import ChatApi
 from sensenova_cli.serve.errors import ApiError, api_error
-from sensenova_cli.serve.guard import Guard, GuardMiddleware
+from sensenova_cli.serve.guard import Guard, GuardMiddleware, OnRefused
 from sensenova_cli.serve.images import ImagesApi
 from sensenova_cli.serve.native import NativeApi
 from sensenova_cli.serve.openapi import description
@@ -28,12 +28,30 @@ from sensenova_cli.serve.streams import error_response
 PAGE = Path(__file__).with_name("page.html")
 
 
-def build_app(service: Service, guard: Guard) -> ASGIApp:
-    """Return the application of a server."""
+def build_app(service: Service, guard: Guard, on_refused: OnRefused = lambda address, error: None) -> ASGIApp:
+    """Return the application of a server.
+
+    Args:
+        on_refused: called with each request that gets an error instead of a job: its method and route, and the error.
+    """
+
+    def refuse(request: Request, error: ApiError) -> Response:
+        if not error.is_logged:
+            route = request.scope.get("route")
+            on_refused(f"{request.method} {route.path if isinstance(route, Route) else '(unknown address)'}", error)
+        return error_response(error, request.url.path)
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        return refuse(request, api_error(error))
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return refuse(request, _http_error(error))
+
     app = Starlette(
         routes=routes(service),
-        middleware=[Middleware(GuardMiddleware, guard=guard)],
-        exception_handlers={ApiError: _on_error, HTTPException: _on_http_error, Exception: _on_error},
+        middleware=[Middleware(GuardMiddleware, guard=guard, on_refused=on_refused)],
+        exception_handlers={ApiError: on_error, HTTPException: on_http_error, Exception: on_error},
     )
     app.state.needs_key = guard.key is not None
     return app
@@ -87,17 +105,10 @@ def _read_page() -> tuple[bytes, str]:
     return text.encode(), policy
 
 
-async def _on_error(request: Request, error: Exception) -> Response:
-    return error_response(api_error(error), request.url.path)
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+def _http_error(error: HTTPException) -> ApiError:
     known = {
         404: ("there is no such address here", "not_found", "docs/serving.md lists the endpoints"),
         405: ("this address does not support the method", "method_not_allowed", ""),
     }
     message, code, hint = known.get(error.status_code, (str(error.detail)[:200], "invalid_request", ""))
-    headers = dict(error.headers or {})
-    answer = ApiError(error.status_code, message, code, hint=hint, headers=headers)
-    return error_response(answer, request.url.path)
+    return ApiError(error.status_code, message, code, hint=hint, headers=dict(error.headers or {}))

@@ -9,13 +9,13 @@ from config import json_files
 from sensenova_cli.serve.errors import ApiError, bad_request
 
 MAX_BODY = 256_000_000
-"""Most bytes of a body."""
+"""Maximum number of bytes of a body."""
 MAX_VALUES = 1_000_000
-"""Most values in a body. Small values take up to 40 times as much memory as their text."""
+"""Maximum number of values in a body. Small values take up to 40 times as much memory as their text."""
 MAX_DEPTH = 64
-"""Most levels of lists and objects inside each other."""
+"""Maximum number of levels of lists and objects inside each other."""
 MAX_DIGITS = 1000
-"""Most digits of a number."""
+"""Maximum number of digits of a number."""
 
 
 async def read_json(request: Request) -> dict[str, Any]:

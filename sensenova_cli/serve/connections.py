@@ -20,11 +20,11 @@ UPLOAD_SECONDS = 600.0
 WRITE_SECONDS = 60.0
 """Time in which a client must read the next part of an answer."""
 PART_BYTES = 256 * 1024
-"""Most bytes of a part of an answer."""
+"""Maximum number of bytes of a part of an answer."""
 MAX_CONNECTIONS = 500
-"""Most open connections. Further ones are closed at once."""
+"""Maximum number of open connections. Further ones are closed at once."""
 MAX_BODIES = 2 * MAX_BODY
-"""Most bytes of the bodies of all requests that have no complete answer yet."""
+"""Maximum number of bytes of the bodies of all requests that have no complete answer yet."""
 
 
 class Connection(H11Protocol):

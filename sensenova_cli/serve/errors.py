@@ -8,7 +8,7 @@ from model import CheckpointError, DeviceMemoryError, RequestError, WireError
 from sensenova_cli.errors import UsageError
 
 MAX_MESSAGE = 1000
-"""Most characters of a message, which may quote names that the client chose."""
+"""Maximum number of characters of a message, which may quote names that the client chose."""
 RETRY_SECONDS = 5
 """Value of the header `Retry-After` of an answer 503."""
 
@@ -23,7 +23,10 @@ class ApiError(Exception):
         param: the field of the request that caused it; None if there is none.
         hint: the next step for the client; may be empty.
         headers: headers of the answer.
+        is_logged: whether the log has a line about it.
     """
+
+    is_logged = False
 
     def __init__(
         self,
@@ -53,12 +56,13 @@ class ApiError(Exception):
         """Return the body of the answer.
 
         Args:
-            hint_in_message: repeat the hint in the message.
+            hint_in_message: append the hint to the message, and leave the field `hint` empty.
         """
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         message = self.message_and_hint if hint_in_message else self.message[:MAX_MESSAGE]
         param = self.param and self.param[:MAX_MESSAGE]
-        error = {"message": message, "type": kind, "code": self.code, "param": param, "hint": self.hint}
+        hint = "" if hint_in_message else self.hint
+        error = {"message": message, "type": kind, "code": self.code, "param": param, "hint": hint}
         return {"error": {**error, "status": self.status}}
 
 

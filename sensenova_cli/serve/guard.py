@@ -8,7 +8,7 @@ import base64
 import ipaddress
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,6 +20,9 @@ from sensenova_cli.serve.streams import error_response
 
 OPEN_PATHS = ("/health", "/")
 """Paths without a key: the state of the server, and the page, which contains no data and asks for the key."""
+OnRefused = Callable[[str, ApiError], None]
+"""Called with the method and the route of a refused request, but not its address, which may contain secrets, and with
+the error."""
 CORS_METHODS = "GET, POST, PUT, DELETE, OPTIONS"
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -109,9 +112,10 @@ class Guard:
 class GuardMiddleware:
     """Answers requests that must not pass, and adds security headers to all answers."""
 
-    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard, on_refused: OnRefused = lambda address, error: None) -> None:
         self._app = app
         self._guard = guard
+        self._on_refused = on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request."""
@@ -136,6 +140,7 @@ class GuardMiddleware:
             error = self._guard.check(scope)
             answer = Response()
         if error is not None:
+            self._on_refused(f"{scope['method']} (not checked further)", error)
             answer = error_response(error, scope["path"])
         elif scope["method"] != "OPTIONS":
             await self._app(scope, receive, send_with_headers)

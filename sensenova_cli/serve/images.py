@@ -52,7 +52,7 @@ KNOWN = frozenset(
 """Fields that this module reads itself. The others are settings, or have no effect."""
 MAX_PARTIAL_IMAGES = 20
 PREVIEW_SIDE = 1024
-"""Most pixels of the longer side of a partial image."""
+"""Maximum number of pixels of the longer side of a partial image."""
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 Kind = Literal["generate", "edit"]

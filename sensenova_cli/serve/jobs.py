@@ -169,7 +169,7 @@ class Job:
         self.free_request()
 
     def free_request(self) -> None:
-        """Forget the turn, whose pictures can take hundreds of megabytes, if nobody needs it any more."""
+        """Forget the turn, whose pictures can take hundreds of megabytes, once nobody needs it."""
         if self._is_left and self.is_finished:
             self._turn = None
 

@@ -14,7 +14,7 @@ from sensenova_cli.serve.service import MAX_CONVERSATION, require_text
 
 Role = Literal["system", "user", "assistant"]
 MAX_MESSAGES = 2000
-"""Most messages of a chat."""
+"""Maximum number of messages of a chat."""
 ROLES = ("system", "developer", "user", "assistant")
 
 

@@ -14,11 +14,11 @@ from sensenova_cli.outputs.png_metadata import InputFile, checksum, read_record
 from sensenova_cli.serve.errors import ApiError, bad_request
 
 MAX_FILE_BYTES = 50_000_000
-"""Most bytes of a picture file."""
+"""Maximum number of bytes of a picture file."""
 MAX_FILES = 16
-"""Most pictures of a request."""
+"""Maximum number of pictures of a request."""
 MAX_INPUT_PIXELS = 64_000_000
-"""Most pixels of all pictures of a request. Decoding takes up to seven bytes a pixel."""
+"""Maximum number of pixels of all pictures of a request. Decoding takes up to seven bytes a pixel."""
 
 _DECODERS = ThreadPoolExecutor(2, thread_name_prefix="pictures")
 """Threads that decode pictures. Their number limits the memory that is needed at once."""

@@ -29,6 +29,7 @@ from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.serve.errors import ApiError, api_error, unavailable
 from sensenova_cli.serve.jobs import FinishedPicture, Job, Position
 from sensenova_cli.system.unicode import printable
+from sensenova_cli.turns.model_source import loaded_settings
 from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Sink, run_turn
 
@@ -104,7 +105,7 @@ class Scheduler:
     @property
     def public_settings(self) -> LoadSettings:
         """The settings that the model was loaded with, without folders of this machine."""
-        return self._loaded
+        return self._loaded if self.engine is None else loaded_settings(self._loaded, self.engine)
 
     @property
     def waiting(self) -> Sequence[Job]:
@@ -162,7 +163,7 @@ class Scheduler:
         self._end_waiting(unavailable("the server is stopping", "stopping"))
 
     def close(self) -> None:
-        """End the model's thread, which frees the model. No job may run any more."""
+        """End the model's thread, which frees the model. No job may run after that."""
         self._inbox.put(None)
         if self.engine is not None:  # a thread that is still loading 35 GB ends with the process
             self._thread.join()
@@ -233,7 +234,7 @@ class Scheduler:
         try:
             if job.loras is not None and job.loras != engine.loras:
                 engine.use_loras(job.loras)
-            sink = _JobSink(self, job, self._loaded, engine.loras)
+            sink = _JobSink(self, job, loaded_settings(self._loaded, engine), engine.loras)
             run_turn(engine, job.turn, TurnView(quiet=True), [sink], job.stop)
         except BaseException as error:
             failure = error

@@ -33,7 +33,7 @@ from sensenova_cli.turns.tasks import PictureTask
 
 PREFIX = "/sdapi/v1"
 MAX_PREVIEWS = 20
-"""Most previews of a picture. Clients ask for the newest one at any time."""
+"""Maximum number of previews of a picture. Clients ask for the newest one at any time."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 

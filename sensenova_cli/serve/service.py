@@ -22,11 +22,11 @@ from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask, T
 RESULT_SECONDS = 600
 """Time for which the result of a finished job can be fetched."""
 MAX_RESULTS = 1000
-"""Most finished jobs whose results are kept."""
+"""Maximum number of finished jobs whose results are kept."""
 MAX_TEXT = 65_536
-"""Most characters of a prompt, a message of a conversation, or another text field."""
+"""Maximum number of characters of a prompt, a message of a conversation, or another text field."""
 MAX_CONVERSATION = 500_000
-"""Most characters of all messages of a conversation."""
+"""Maximum number of characters of all messages of a conversation."""
 DRAW_SUFFIX = "-draw"
 """The model's name with this suffix draws pictures in chats."""
 NO_PREVIEWS = Previews()
@@ -105,7 +105,7 @@ class Service:
         """Return a job that waits, runs, or ended less than ten minutes ago.
 
         Raises:
-            ApiError: there is no such job any more.
+            ApiError: the job no longer exists.
         """
         self._forget_old()
         if name not in self._jobs:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from config.settings import LoadSettings, ServeSettings
 from config.sources import Layers
+from config.units import count_of
 from model import Engine, parse_loras, remove_note, write_note
 from sensenova_cli.render.progress import ProgressView
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.serve.app import build_app
+from sensenova_cli.serve.errors import ApiError
 from sensenova_cli.serve.guard import Guard
 from sensenova_cli.serve.jobs import Job
 from sensenova_cli.serve.scheduler import LoadingState, Scheduler, public_names
@@ -59,7 +61,11 @@ async def run_server(
     view = _LoadingView(quiet=quiet)
     scheduler = Scheduler(_opener(settings, layers, view), _public(load), settings.max_queue)
     service = Service(settings, layers, scheduler, name)
-    server = Server(build_app(service, guard), scheduler)
+
+    def refused(address: str, error: ApiError) -> None:
+        view.muted(f"{time.strftime('%H:%M:%S')} {address}: refused, {error.status} {error.code}")
+
+    server = Server(build_app(service, guard, refused), scheduler)
     url = _url(listener)
 
     def announce() -> None:
@@ -72,12 +78,14 @@ async def run_server(
 
     def finished(job: Job) -> None:
         forget(job)
+        if job.error is not None:
+            job.error.is_logged = True
         view.muted(_summary(job))
 
     scheduler.on_finished = finished
 
     def stopping() -> None:
-        remove_note()  # the server accepts no connections any more
+        remove_note()  # the server no longer accepts connections
         running = " after the running request" if scheduler.running is not None else ""
         view.muted(f"stopping{running}; a second signal ends at once")
 
@@ -164,7 +172,7 @@ def _public(load: LoadSettings) -> LoadSettings:
 def _summary(job: Job) -> str:
     """Return a line for the log. It contains nothing of prompts and pictures."""
     task, settings = job.turn.task.kind, job.turn.settings
-    size = f" {settings.size}, {settings.num_steps} steps" if task in ("generate", "edit") else ""
+    size = f" {settings.size}, {count_of(settings.num_steps, 'step')}" if task in ("generate", "edit") else ""
     reason = f": {job.error.code}" if job.error is not None else ""
     return f"{time.strftime('%H:%M:%S')} {job.id} {task}{size}: {job.status}{reason} after {job.seconds:.1f} s"
 

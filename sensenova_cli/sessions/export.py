@@ -82,7 +82,8 @@ def export_session(saved: SavedSession, target: Path, force: bool) -> None:
             _write(target, _html_page(saved), force)
     except OSError as error:
         raise OutputWriteError(
-            f"{target} cannot be written: {error.strerror or error}", "make room, or choose another place with -o"
+            f"{target} cannot be written: {error.strerror or error}",
+            "free some disk space, or choose another place with -o",
         ) from error
 
 

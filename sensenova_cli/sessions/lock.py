@@ -41,7 +41,7 @@ def lock_session(folder: Path) -> BaseFileLock:
         lock.acquire()
     except Timeout:
         raise SessionError(
-            f"the session {folder.name} is in use by {_holder(path)}", "leave it there first, or use another session"
+            f"the session {folder.name} is in use by {_holder(path)}", "close it there first, or use another session"
         ) from None
     except OSError as error:
         raise SessionError(

@@ -9,6 +9,7 @@ from datetime import date
 from io import FileIO
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,12 @@ class Session:
     def __init__(self, model: str) -> None:
         self._model = model
         self._folder: Path | None = None
+        self._temporary: TemporaryDirectory[str] | None = None
+        """The folder of sessions, if they are removed at the end."""
+        self._chosen_name = ""
+        """The name of a new session that has no folder yet; empty for a name by date and prompt."""
+        self._outside: dict[int, Path] = {}
+        """Files outside of a temporary session, by the numbers of its pictures."""
         self._lock: BaseFileLock | None = None
         self._wrote_opened = False
         """Whether the file contains an `Opened` entry of this process."""
@@ -104,6 +111,22 @@ class Session:
             raise
         return session
 
+    @classmethod
+    def temporary(cls, model: str) -> "Session":
+        """Start a session that `close` removes with its pictures."""
+        session = cls(model)
+        session._temporary = TemporaryDirectory(prefix="sensenova-", ignore_cleanup_errors=True)
+        return session
+
+    def another(self, model: str) -> "Session":
+        """Start another new session: saved or temporary, as this one; errors as for `start`."""
+        return Session.temporary(model) if self.is_temporary else Session.start(model)
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the session is removed at the end."""
+        return self._temporary is not None
+
     @property
     def folder(self) -> Path | None:
         """The session's folder; None until a new session has a turn or a picture."""
@@ -135,7 +158,39 @@ class Session:
             raise PictureError(
                 f"picture {number} is missing: there is no file {path}", "restore the file, or use another picture"
             )
-        return replace(read_inputs([str(path)])[0], name=f"picture {number}")
+        image = replace(read_inputs([str(path)])[0], name=f"picture {number}")
+        # Records outlive a temporary session, so they name the file outside of it.
+        outside = self._outside.get(number) or (self.is_temporary and self.state.picture(number).source)
+        return replace(image, source=image.source.model_copy(update={"path": str(outside)})) if outside else image
+
+    def lasting_path(self, number: int) -> Path:
+        """Return the file of a picture that stays: for a temporary session a file outside of it, if there is one."""
+        return self._outside.get(number) or self.path(number)
+
+    def note_outside(self, number: int, path: Path) -> None:
+        """Note that a picture of a temporary session is also in a file outside of it, which stays."""
+        self._outside[number] = path.absolute()
+
+    def rename(self, name: str) -> None:
+        """Give the session another name.
+
+        Raises:
+            SessionError: the name is not allowed, or another session has it.
+            SessionWriteError: the folder cannot be renamed.
+        """
+        name = check_name(name)
+        if self._folder is not None and self._folder.name == name:
+            return
+        if name in session_folders() or (self._root() / name).exists():
+            raise SessionError(f"there is a session named {name} already", "choose another name")
+        if self._folder is None:
+            self._chosen_name = name
+            return
+        target = self._folder.with_name(name)
+        try:
+            self._folder = self._folder.rename(target)
+        except OSError as error:
+            raise _write_error(self._folder, error) from error
 
     def add_picture(
         self, image: "Image.Image", *, prompt: str, seed: int, record: "PictureRecord | None"
@@ -159,7 +214,9 @@ class Session:
             path = writer.write(image, prompt=prompt, seed=seed, index=0, count=1, record=record)
         except OutputWriteError as error:
             if isinstance(error.__cause__, OSError):
-                raise OutputWriteError(error.what, f"make room, or check the folder {self._folder}") from error
+                raise OutputWriteError(
+                    error.what, f"free some disk space, or check the folder {self._folder}"
+                ) from error
             raise
         assert path is not None  # None means stdout
         picture = SessionPicture(number=number, file=path.name, width=image.width, height=image.height, seed=seed)
@@ -205,7 +262,7 @@ class Session:
         except OSError as error:
             raise SessionWriteError(
                 f"{name} cannot be copied into the session: {error.strerror or error}",
-                f"make room, or check the folder {self._folder}",
+                f"free some disk space, or check the folder {self._folder}",
             ) from error
         assert path is not None  # the candidates are endless
         picture = SessionPicture(
@@ -246,9 +303,12 @@ class Session:
         return state
 
     def close(self) -> None:
-        """Release the lock, so that other processes can open the session. Everything is already on disk."""
+        """Release the lock, so that other processes can open the session. Everything is already on disk. A temporary
+        session is removed."""
         if self._lock is not None:
             self._lock.release()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def __enter__(self) -> "Session":
         return self
@@ -268,9 +328,9 @@ class Session:
     def _require_folder(self, about: str) -> Path:
         """Return the session's folder; create the folder of a new session and name it after `about`."""
         if self._folder is None:
-            root = sessions_folder()
+            root = self._root()
             try:
-                for name in _free_names(about):
+                for name in _free_names(about, self._chosen_name):
                     try:
                         (root / name).mkdir()
                     except FileExistsError:
@@ -291,10 +351,14 @@ class Session:
         assert self._folder is not None
         return self._folder
 
+    def _root(self) -> Path:
+        return Path(self._temporary.name) if self._temporary is not None else sessions_folder()
+
     def _discard_folder(self) -> None:
         """Remove the folder of a new session whose first write failed."""
         assert self._folder is not None
-        self.close()
+        if self._lock is not None:
+            self._lock.release()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = self._lock = None
 
@@ -360,13 +424,14 @@ def _write_all(file: FileIO, data: bytes) -> None:
         remaining = remaining[file.write(remaining) :]
 
 
-def _free_names(about: str) -> Iterator[str]:
+def _free_names(about: str, chosen: str) -> Iterator[str]:
+    """Yield names for a new session: the chosen one, or one by date and prompt; then the same with a number."""
     from sensenova_cli.outputs.picture_writer import slug
 
     words = slug(about)
     while len(words) > MAX_SLUG:
         words = words.rpartition("-")[0] if "-" in words else words[:MAX_SLUG]
-    yield from map(str, _numbered_paths(Path(f"{date.today().isoformat()}-{words}")))
+    yield from map(str, _numbered_paths(Path(chosen or f"{date.today().isoformat()}-{words}")))
 
 
 def _numbered_paths(path: Path) -> Iterator[Path]:
@@ -398,5 +463,5 @@ def _remove_partial_files(folder: Path) -> None:
 def _write_error(folder: Path, error: OSError) -> SessionWriteError:
     return SessionWriteError(
         f"the session in {folder} cannot be written: {error.strerror or error}",
-        "make room, or check that the folder is still there",
+        "free some disk space, or check that the folder is still there",
     )

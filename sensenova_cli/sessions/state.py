@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -93,6 +94,14 @@ class State:
             hint = f"{are} {_ranges(known)}" if known else "there are no pictures yet"
             raise SessionError(f"there is no picture {number} in this session", hint)
         return self.pictures[number]
+
+    def prompt_of(self, number: int) -> str:
+        """Return the prompt that made a picture; for a copy, the name of its original; empty if neither is known."""
+        for turn in self.turns:
+            if isinstance(turn, PictureTurn) and any(picture.number == number for picture in turn.pictures):
+                return turn.prompt
+        source = self.pictures[number].source if number in self.pictures else None
+        return Path(source).name if source and source != "-" else ""
 
     def after(self, entry: Entry) -> "State":
         """Return the state after `entry`.

@@ -1,9 +1,11 @@
 """The folder of all sessions: names, search and removal."""
 
 import os
+import re
 import secrets
 import shutil
 import unicodedata
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +19,10 @@ from sensenova_cli.sessions.plain_files import is_plain
 from sensenova_cli.sessions.saved import SESSION_FILE, read_session
 
 MAX_NAME_BYTES = 200
+MAX_NAMED = 5
+"""Most names in a message."""
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}-")
+"""The beginning of a name that the program chose."""
 
 
 def data_folder() -> Path:
@@ -62,15 +68,32 @@ def session_folders() -> dict[str, Path]:
 def find_session(name: str) -> Path:
     """Return the folder of the session with this name.
 
+    The beginning of a name is enough if no other session's name begins with it. The date may be left out.
+
     Raises:
-        SessionError: no session has the name; a similar name is suggested.
+        SessionError: no session has the name, and a similar one is suggested; or several begin with it.
     """
     known = session_folders()
     if _normal(name) in known:
         return known[_normal(name)]
+    found = _beginning_with(name, known)
+    if len(found) == 1:
+        return known[found[0]]
+    if found:
+        names = ", ".join(found[:MAX_NAMED]) + (f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else "")
+        raise SessionError(f"several sessions begin with {name!r}: {names}", "type more of the name")
     meant = near_miss(_normal(name), known)
     hint = f"did you mean {meant}? " if meant else ""
     raise SessionError(f"there is no session named {name!r}", f"{hint}`sensenova sessions list` lists all sessions")
+
+
+def complete_name(name: str) -> str:
+    """Return the name of the session to continue or start: that of the only session which begins with `name`, if
+    `name` has a date; else `name` itself. A new session without a date may be called like the beginning of another one.
+    """
+    known = session_folders()
+    found = _beginning_with(name, known) if _DATE.match(name) and _normal(name) not in known else []
+    return found[0] if len(found) == 1 else name
 
 
 def latest_session() -> Path:
@@ -137,6 +160,12 @@ def _last_used(folder: Path) -> datetime:
     except SessionError:
         # Opening this session reports the error. Silently continuing an older session would be worse.
         return datetime.fromtimestamp((folder / SESSION_FILE).stat().st_mtime).astimezone()
+
+
+def _beginning_with(name: str, known: Iterable[str]) -> list[str]:
+    """Return the names that begin with `name`, with or without their date."""
+    start = _normal(name)
+    return [each for each in known if start and (each.startswith(start) or _DATE.sub("", each, 1).startswith(start))]
 
 
 def _normal(name: str) -> str:

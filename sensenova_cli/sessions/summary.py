@@ -30,6 +30,12 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
+def shorten(text: str, most: int) -> str:
+    """Return the text on one line, cut to `most` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
 def format_time(when: datetime) -> str:
     """Format a time to the minute in the user's time zone."""
     return when.astimezone().strftime("%Y-%m-%d %H:%M")
@@ -78,7 +84,7 @@ def describe_entry(entry: Entry) -> str:
         case Use():
             return "selected no picture" if entry.picture is None else f"selected picture {entry.picture}"
         case Stage():
-            return f"staged {_pictures(entry.staged)}" if entry.staged else "staged no pictures"
+            return f"staged {_pictures(entry.staged)}" if entry.staged else "unstaged all pictures"
         case Undo():
             return "undo"
         case Redo():

@@ -16,7 +16,7 @@ from sensenova_cli.errors import INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-STOPPING = "stopping after this step; Ctrl-C again leaves at once"
+STOPPING = "stopping after this step; Ctrl-C again quits at once"
 
 _last: int | None = None
 """The last signal that was received."""
@@ -41,7 +41,7 @@ def _handled() -> list[signal.Signals]:
 def exit_now() -> NoReturn:
     """End the program at once. No file is left half-written, because files are renamed into place."""
     if sys.stderr.isatty():
-        os.write(2, b"\x1b[?25h\x1b[0m\n")  # a progress bar may have hidden the cursor or left a colour
+        os.write(2, b"\x1b[?25h\x1b[0m\n")  # a progress bar may have hidden the cursor or left a color
     os._exit(INTERRUPTED)
 
 

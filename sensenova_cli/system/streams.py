@@ -11,7 +11,7 @@ from typing import Any
 from sensenova_cli.errors import UsageError
 
 MAX_INPUT_BYTES = 256 * 2**20
-"""Most bytes of standard input, and of a picture file."""
+"""Maximum number of bytes of standard input, and of a picture file."""
 STDIN = "-"
 """The word that means standard input in place of a prompt or a file."""
 

@@ -11,14 +11,21 @@ from config.sizes import (
     Size,
     check_size,
     format_size,
+    nearest_trained,
     resolve_interleave_size,
     resolve_size,
     round_side,
 )
 from config.sources import Layers, Resolved
-from model import EditRequest, Event, GenerateRequest, InterleaveRequest, Picture, Request
+from model import EditRequest, Event, GenerateRequest, InterleaveRequest, Picture, Request, require_cache_library
 from sensenova_cli.inputs.pictures import free_seed
 from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask, Task
+from sensenova_cli.turns.world_notices import world_notices
+
+FILE_ORIGINS = ("user file", "project file", "profile")
+"""Starts of the labels of settings files (config.sources)."""
+Resolve = Callable[[str, Sequence[Size], Size | None], Size]
+"""Resolves a size setting to pixels, given the trained sizes and the size of the first input picture."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
         resolved = layers.resolve(recommended, task.settings, "request")
         text = TextSettings.part_of(resolved.settings)
         request = task.conversation.ask(task.question, task.images, text)
-        return Turn(task, resolved.settings, resolved.origins, request)
+        warnings = tuple(world_notices(task, recommended.world))
+        return Turn(task, resolved.settings, resolved.origins, request, warnings)
     try:
         if isinstance(task, InterleaveTask):
             return _build_interleave_turn(task, layers, recommended, previews)
@@ -88,9 +96,11 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
 def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommended, previews: Previews) -> Turn:
     resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
     seed, warnings = _choose_seed(task, resolved, resolved.settings.num_images)
-    size = _choose_size(task, resolved.settings.size, recommended.trained_sizes, resolve_size)
+    size, notices = _choose_size(task, resolved, recommended, resolve_size)
+    warnings += [*world_notices(task, recommended.world), *notices]
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
     image = ImageSettings.part_of(settings)
+    _require_library(settings, layers)
     request: GenerateRequest | EditRequest
     if task.kind == "edit":
         images = tuple(each.image for each in task.inputs)
@@ -104,8 +114,10 @@ def _build_interleave_turn(task: InterleaveTask, layers: Layers, recommended: Re
     recommended = recommended.for_interleaving()
     resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
     seed, warnings = _choose_seed(task, resolved, resolved.settings.max_images)
-    size = _choose_size(task, resolved.settings.size, recommended.trained_sizes, resolve_interleave_size)
+    size, notices = _choose_size(task, resolved, recommended, resolve_interleave_size)
+    warnings += [*world_notices(task, recommended.world), *notices]
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
+    _require_library(settings, layers)
     request = InterleaveRequest(
         task.prompt.text,
         (*task.conversation.images, *(each.image for each in task.inputs)),
@@ -119,20 +131,27 @@ def _build_interleave_turn(task: InterleaveTask, layers: Layers, recommended: Re
     return Turn(task, settings, resolved.origins, request, tuple(warnings))
 
 
-def _choose_size(
-    task: PictureTask | InterleaveTask,
-    size: str,
-    trained: Sequence[Size],
-    resolve: Callable[[str, Sequence[Size], Size | None], Size],
-) -> str:
-    """Return the size setting. If a task gives only one side, `size` supplies the other one.
+def _require_library(settings: Settings, layers: Layers) -> None:
+    """Require the library of the step cache, unless a server runs the request: it has the library, or refuses."""
+    if settings.cache != "off" and not layers.load.is_remote:
+        require_cache_library()
 
-    Args:
-        resolve: resolves a size setting to pixels.
+
+def _choose_size(
+    task: PictureTask | InterleaveTask, resolved: Resolved, recommended: Recommended, resolve: Resolve
+) -> tuple[str, list[str]]:
+    """Return the size setting, and notices about it. If a task gives only one side, the setting supplies the other.
 
     Raises:
         SettingsError: a picture cannot have this size.
     """
+    size = _typed_size(task, resolved.settings.size, recommended.trained_sizes, resolve)
+    if recommended.world is None:
+        return size, []
+    return _drawable_size(task, size, resolved.origins["size"], recommended, resolve)
+
+
+def _typed_size(task: PictureTask | InterleaveTask, size: str, trained: Sequence[Size], resolve: Resolve) -> str:
     first = task.inputs[0].image.size if task.inputs else None
     if size == "auto" and isinstance(task, PictureTask) and task.auto_is_default:
         size = format_size(trained[0])
@@ -146,6 +165,27 @@ def _choose_size(
             raise SettingsError(f"{side} {value}: must be a positive multiple of {TOKEN_PIXELS}", hint)
     check_size(chosen)
     return format_size(chosen)
+
+
+def _drawable_size(
+    task: PictureTask | InterleaveTask, size: str, origin: str, recommended: Recommended, resolve: Resolve
+) -> tuple[str, list[str]]:
+    """Return a size that a small model can draw, and a notice if it is not the one of the settings.
+
+    Only a size from a settings file or from an input picture is replaced. If the user typed another one, the model
+    draws it, and its own notice says that the picture may be broken.
+    """
+    trained = recommended.trained_sizes
+    first = task.inputs[0].image.size if task.inputs else None
+    wanted = resolve(size, trained, first)
+    if wanted in trained:
+        return size, []
+    nearest = format_size(nearest_trained(wanted, trained))
+    if size == "auto":
+        return nearest, []
+    if task.width is not None or task.height is not None or not origin.startswith(FILE_ORIGINS):
+        return size, []
+    return nearest, [f"Using size {nearest}: the demo cannot draw {size}, which {origin} asks for"]
 
 
 def _choose_seed(task: PictureTask | InterleaveTask, resolved: Resolved, count: int) -> tuple[int, list[str]]:
@@ -166,16 +206,18 @@ def _choose_seed(task: PictureTask | InterleaveTask, resolved: Resolved, count: 
         return seed, warnings
     if chosen + count - 1 > MAX_SEED:
         raise SettingsError(
-            f"too few seeds are free from {seed} upwards: {_name_of(task)} must not have the seed of an input picture",
+            f"too few seeds are free from {seed} upwards: "
+            f"{_work_of(task)} with the seed of an input picture spoils the result",
             "use a smaller `seed`",
         )
     if not task.replaces_seed_silently:
-        names = [each.name for each in inputs if each.seed is not None and seed <= each.seed < chosen]
+        clashing = [each for each in inputs if each.seed is not None and seed <= each.seed < chosen]
+        names = " and ".join(f"{each.name} ({each.seed})" for each in clashing)
         warnings.append(
-            f"{_name_of(task)} must not have the seed of an input picture ({' and '.join(names)}); using seed {chosen}"
+            f"Using seed {chosen}: {_work_of(task)} with the seed that made {names} would spoil the result."
         )
     return chosen, warnings
 
 
-def _name_of(task: PictureTask | InterleaveTask) -> str:
-    return "an edit" if isinstance(task, PictureTask) else "a picture of the answer"
+def _work_of(task: PictureTask | InterleaveTask) -> str:
+    return "editing" if isinstance(task, PictureTask) else "drawing"

@@ -10,23 +10,23 @@ import model
 from config.mentions import mention
 from config.settings import LoadSettings
 from model import (
+    CONNECT,
     DEMO_MODEL,
-    OFFICIAL_MODEL,
     Card,
+    CheckpointError,
     DownloadPlan,
     Engine,
     Request,
     find_checkpoint,
+    local_checkpoint,
+    process_timings,
     read_card,
 )
 from sensenova_cli.errors import UsageError
 from sensenova_cli.render.progress import ProgressView, format_bytes
 from sensenova_cli.render.turn_view import TurnView
-
-DEMO_NOTICE = (
-    "no model is configured: using the built-in demo, which draws 8 shapes and 64 everyday things; "
-    f"the real model is {mention('model', OFFICIAL_MODEL)} (35 GB)"
-)
+from sensenova_cli.turns.demo_notice import demo_notice
+from sensenova_cli.turns.downloads import require_consent
 
 
 class ModelSource(Protocol):
@@ -88,10 +88,9 @@ class ModelOnDemand:
             engine = self._open_remote(view)
             view.muted(f"using {engine.card.model}, {engine.description}")
             return engine
-        if self.settings.model is None:
-            view.notice(DEMO_NOTICE)
+        show_demo_notice(self.settings, view)
         start = time.perf_counter()
-        with closing(_OpeningProgress(view, model_name(self.settings))) as progress:
+        with closing(_OpeningProgress(view, self.settings)) as progress:
             progress.show("loading")
             engine = model.open_engine(
                 self.settings,
@@ -101,13 +100,16 @@ class ModelOnDemand:
                 on_download=lambda done, total: progress.show("downloading", done, total),
                 on_progress=lambda now: progress.show("loading", now.done_bytes, now.total_bytes),
             )
-        view.muted(f"loaded in {time.perf_counter() - start:.1f} s: {engine.description}")
+        self._loaded = loaded_settings(self.settings, engine)
+        seconds = time.perf_counter() - start
+        view.muted(f"{short_name(self.settings)} loaded in {seconds:.1f} s: {engine.description}")
         return engine
 
     def _open_remote(self, view: TurnView) -> Engine:
         """Return the engine of the server, and wait until its model is loaded."""
         if self._remote is None:
-            with closing(_OpeningProgress(view, model_name(self.settings))) as progress:
+            opening = closing(_OpeningProgress(view, self.settings))
+            with process_timings.phase(CONNECT), opening as progress:
                 self._remote = model.open_engine(
                     self.settings,
                     on_progress=lambda now: progress.show("waiting for", now.done_bytes, now.total_bytes),
@@ -123,11 +125,10 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
         SenseNovaError: as for `model.find_checkpoint`.
     """
     require_local(settings)
-    if settings.model is None:
-        view.notice(DEMO_NOTICE)
+    show_demo_notice(settings, view)
     if settings.device not in ("auto", "cpu"):  # these two always exist; the check would import PyTorch
         model.require_device(settings.device)
-    with closing(_OpeningProgress(view, model_name(settings))) as progress:
+    with closing(_OpeningProgress(view, settings)) as progress:
         return find_checkpoint(
             model_name(settings),
             on_plan=progress.on_plan,
@@ -135,13 +136,49 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
         )
 
 
+def find_published(model: str) -> Path | None:
+    """Return the folder of a published model if its weights are on this machine, else None."""
+    folder = local_checkpoint(model)
+    return folder if folder is not None and any(folder.glob("*.safetensors")) else None
+
+
+def show_demo_notice(settings: LoadSettings, view: TurnView) -> None:
+    """Say that the built-in demo is used because no model is configured, unless this was said today."""
+    if not view.is_quiet and (notice := demo_notice(settings)):
+        view.notice(notice)
+
+
 def require_local(settings: LoadSettings) -> None:
     """Raise UsageError if the settings name a server, for a command that works with the model's files."""
     if settings.is_remote:
         raise UsageError(
-            f"this command needs the model's files, which the server {settings.server} does not give out",
+            f"this command needs the model's files, which the server {settings.server} does not provide",
             f"run it on that machine, or use the files here: {mention('server', 'off')}",
         )
+
+
+def require_usable(settings: LoadSettings) -> None:
+    """Check a model's name, and the files of a folder, without loading the weights.
+
+    Raises:
+        SenseNovaError: as for `model.read_card`, or a file is missing or damaged.
+    """
+    read_card(settings)
+    name = model_name(settings)
+    if settings.is_remote or not Path(name).expanduser().is_dir():  # a model of the Hub is completed when it is opened
+        return
+    from model import check_files  # imports PyTorch, which nothing else here needs
+
+    for finding in check_files(Path(name).expanduser()):
+        if finding.status == "failed":
+            raise CheckpointError(f"{name}: {finding.detail}", f"to check all files: sensenova verify {name}")
+        if finding.name == "tokenizer":  # the following checks read all weights
+            break
+
+
+def loaded_settings(settings: LoadSettings, engine: Engine) -> LoadSettings:
+    """Return load settings for records, with the number format that the engine uses instead of `auto`."""
+    return settings.model_copy(update={"dtype": engine.dtype}) if engine.dtype else settings
 
 
 def model_name(settings: LoadSettings) -> str:
@@ -149,6 +186,11 @@ def model_name(settings: LoadSettings) -> str:
     if settings.model is None and settings.is_remote:
         return "the server on this machine" if settings.server == "local" else f"the server {settings.server}"
     return settings.model or DEMO_MODEL
+
+
+def short_name(settings: LoadSettings) -> str:
+    """Return the last part of the model's name: of a Hub id or a folder."""
+    return model_name(settings).replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def download_notice(plan: DownloadPlan) -> str:
@@ -162,17 +204,19 @@ def download_notice(plan: DownloadPlan) -> str:
 class _OpeningProgress:
     """The progress bar of a download, then of loading."""
 
-    def __init__(self, view: TurnView, name: str) -> None:
+    def __init__(self, view: TurnView, settings: LoadSettings) -> None:
         self._view = view
-        self._name = name
+        self._settings = settings
+        self._name = model_name(settings)
         self._verb = ""
         self._shown = ExitStack()
         self._bar: ProgressView | None = None
 
     def on_plan(self, plan: DownloadPlan) -> None:
-        """Announce a download."""
+        """Announce a download, and ask for consent if it is large; errors as for `require_consent`."""
         self.close()
         self._view.notice(download_notice(plan))
+        require_consent(plan, self._settings)
         self.show("downloading")
 
     def show(self, verb: str, done: int = 0, total: int = 0) -> None:

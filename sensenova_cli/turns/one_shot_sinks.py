@@ -12,6 +12,7 @@ from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelSource, model_name
 from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Sink
+from sensenova_cli.turns.tasks import AnswerTask
 
 Report = Callable[[Picture, Path | None, Turn, float], None]
 """Called with each written picture, its file (None for stdout), its turn, and the seconds since the picture before."""
@@ -103,14 +104,15 @@ class AnswerJsonSink(Sink):
     def take(self, event: Event) -> None:
         """Print a finished answer."""
         if isinstance(event, Answer):
-            kind, request = self.turn.task.kind, self.turn.request
-            assert isinstance(request, AnswerRequest)
+            task, request = self.turn.task, self.turn.request
+            assert isinstance(request, AnswerRequest) and isinstance(task, AnswerTask)
             seconds = time.perf_counter() - self.started
             print_json(
                 answer_result(
                     event,
-                    task=kind,
+                    task=task.kind,
                     request=request,
+                    images=task.image_files,
                     model=model_name(self._source.loaded),
                     seconds=seconds,
                     timings=process_timings.phases() if self._timings else None,

@@ -87,6 +87,7 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
     for warning in dict.fromkeys(warning for turn in turns for warning in (*turn.warnings, *_differences(turn, card))):
         view.notice(warning)
     engine = model.open([turn.request for turn in turns], view)
+    view.expect([turn.request for turn in turns])
     for turn in turns:
         run_turn(engine, turn, view, sinks, frontend.stop)
 
@@ -117,10 +118,13 @@ def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], 
 
 
 def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:
-    stream = cast("Generator[Event]", engine.run(turn.request))
+    events = engine.run(turn.request)
+    if engine.card.loaded is not None:  # it is on a server, and only the server's own process knows more phases
+        events = process_timings.measure_answer(events)
+    stream = cast("Generator[Event]", events)
     try:
-        with view.showing(turn.request), closing(stream) as events:
-            for event in events:
+        with view.showing(turn.request), closing(stream):
+            for event in stream:
                 view.event(event)
                 for sink in sinks:
                     sink.take(event)
@@ -140,7 +144,7 @@ def _differences(turn: Turn, card: Card) -> list[str]:
     if replay is None or card.loaded is None:
         return []
     made, there = replay.record.loaded, card.loaded
-    # A server of another kind tells only its model's name, and so do records of its pictures.
+    # A server of another kind names only its model, and so do records of its pictures.
     known = there.model_fields_set & ({"model"} if replay.record.made_by else set(RECORDED_LOAD_SETTINGS))
     names = [name for name in RECORDED_LOAD_SETTINGS if name in known and getattr(made, name) != getattr(there, name)]
     if not names:

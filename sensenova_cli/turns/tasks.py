@@ -40,6 +40,7 @@ class AnswerTask:
 
     Attributes:
         images: pictures shown with this question.
+        image_files: their files as the user named them; empty if they have none.
         conversation: the earlier questions and answers, and the system message.
         settings: checked settings of this question alone, by name.
     """
@@ -49,6 +50,7 @@ class AnswerTask:
     images: tuple[Image.Image, ...] = ()
     conversation: Conversation = field(default_factory=Conversation)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    image_files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

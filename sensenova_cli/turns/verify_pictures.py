@@ -78,7 +78,7 @@ def verify_pictures(
     engine = source.open(requests, view) if drawn else None
     results: dict[str, tuple[Picture, Path]] = {}
     for check in checks.pictures:
-        tolerance = check.tolerance_for(settings.dtype, checks.dtype)
+        tolerance = check.tolerance_for(source.loaded.dtype, checks.dtype)
         if check.name in skipped:
             yield PictureFinding(check, "skipped", tolerance, skipped[check.name])
             continue

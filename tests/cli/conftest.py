@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sensenova_cli.render import progress
 from sensenova_cli.system.interrupts import SIGNALS, handle_signals
 from tests.cli.harness import Program
 
@@ -45,8 +46,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def program(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
-    """Runs commands in `home`, with signals handled as the program does."""
+    """Runs commands in `home`, with signals handled as the program does. Short work prints lines of progress, too."""
     runner = Program()
+    monkeypatch.setattr(progress, "SHORT_SECONDS", 0.0)
     monkeypatch.setattr("model.opening.open_engine", runner.load)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     handle_signals()

@@ -75,8 +75,9 @@ class FakeEngine(Engine):
 
     placement = ""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, dtype: str = "auto") -> None:
         self.checkpoint = checkpoint
+        self.dtype = dtype.replace("auto", "bfloat16")
         self.recommended: Recommended = read_recommended(checkpoint)
         self.requests: list[Request] = []
         self.lost = self.request_closed = self.closed = False
@@ -151,10 +152,10 @@ class FakeEngine(Engine):
                 yield DenoisingStep(index, count, step, steps, step / steps, preview)
             seed = settings.seed + index
             made_with = settings.model_copy(update={"size": size, "seed": seed, "num_images": 1})
-            colour = (seed % 256, len(request.prompt) % 256, steps % 256)
+            color = (seed % 256, len(request.prompt) % 256, steps % 256)
             sides = parse_size(size)
             assert sides is not None
-            image = Image.new("RGB", sides, colour)
+            image = Image.new("RGB", sides, color)
             caching = CACHING if settings.cache != "off" else None
             yield Picture(index, count, image, made_with, text, caching)
         yield Statistics(14, len(THINK) if text else 0, count * steps, 0.5, 2.0, 3.0, 1_500_000_000, "cpu")

@@ -39,6 +39,7 @@ class Program:
         prepare: called with each new engine.
         load_error: raised instead of loading.
         folder: folder of the checkpoint if the settings name a model on the Hub.
+        plan: the download that comes before loading; None without one.
     """
 
     engines: list[FakeEngine] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Program:
     prepare: Callable[[FakeEngine], None] = lambda engine: None
     load_error: BaseException | None = None
     folder: Path | None = None
+    plan: DownloadPlan | None = None
 
     def __call__(self, *words: str, stdin: bytes | str | None = None) -> Outcome:
         result = CliRunner().invoke(app, list(words), input=stdin)
@@ -67,9 +69,11 @@ class Program:
         """Load a fake engine; replaces model.open_engine."""
         if self.load_error is not None:
             raise self.load_error
+        if self.plan is not None:
+            on_plan(self.plan)
         on_progress(LoadProgress(1, 4))
         on_progress(LoadProgress(4, 4))
-        engine = FakeEngine(self.folder or find_checkpoint(settings.model or DEMO_MODEL))
+        engine = FakeEngine(self.folder or find_checkpoint(settings.model or DEMO_MODEL), settings.dtype)
         self.prepare(engine)
         self.engines.append(engine)
         self.loaded.append(settings)

@@ -25,6 +25,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.bench.ceilings.COPY_BYTES", {"cpu": 2**16})
     monkeypatch.setitem(synthetic.SHAPES, "u1-8b", {**TINY_SHAPE, "convolutional_head": False})
     monkeypatch.setitem(synthetic.SHAPES, "u1.5-8b", {**TINY_SHAPE, "convolutional_head": True})
+    monkeypatch.setitem(synthetic.SHAPES, "a3b", {**TINY_SHAPE, "convolutional_head": False, "experts": (10, 9)})
     monkeypatch.setenv("SENSENOVA_CONFIG_DIR", str(tmp_path))
     monkeypatch.delenv("SENSENOVA_MODEL", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -59,7 +60,7 @@ def test_json_is_one_object_with_consistent_rates(tiny_checkpoint: Path) -> None
     result = bench("--model", str(tiny_checkpoint), *QUICK, "--json", "-q")
     assert result.exit_code == 0 and result.stderr == ""
     report = json.loads(result.stdout)
-    assert report["dtype"] == "bfloat16" and report["steps"] == 2 and report["tokens"] == 3
+    assert report["dtype"] in ("bfloat16", "float32") and report["steps"] == 2 and report["tokens"] == 3
     guided, unguided, read, first, token, load = report["figures"]
     ceiling = report["ceilings"]["gemm_flops_per_second"]
     assert guided["share_of_ceiling"] == pytest.approx(guided["rate"] / ceiling)
@@ -105,7 +106,7 @@ def test_a_process_that_fails_is_reported(tmp_path: Path, tiny_checkpoint: Path)
     assert "a measured process failed" in result.stderr and "sensenova --help" in result.stdout
 
 
-@pytest.mark.parametrize("model", ["u1-8b", "u1.5-8b"])
+@pytest.mark.parametrize("model", ["u1-8b", "u1.5-8b", "a3b"])
 def test_random_weights_need_no_files(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -116,6 +117,16 @@ def test_random_weights_need_no_files(model: str, tmp_path: Path, monkeypatch: p
     assert report["weights"] == "random" and report["model"] == model
     assert len(works(report)) == 6
     assert not list(scratch.iterdir()), "the temporary checkpoint is still there"
+
+
+def test_a_published_model_that_is_not_here_is_measured_with_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is downloaded."""
+    monkeypatch.setattr("sensenova_cli.turns.model_source.local_checkpoint", lambda model: None)
+    result = bench("denoise", "--model", "SenseNova/SenseNova-U1-8B-MoT", *QUICK, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["model"], report["weights"]) == ("u1-8b", "random")
+    assert "is not on this machine: measuring random weights of its shape (u1-8b)" in result.stderr
 
 
 def test_only_the_named_parts_in_a_fixed_order(tiny_checkpoint: Path) -> None:
@@ -144,7 +155,7 @@ def test_several_sizes(tiny_checkpoint: Path) -> None:
 
 def test_without_a_model_the_demo_is_measured_at_its_own_size() -> None:
     result = bench("denoise", "--steps", "1", "--dtype", "float32")
-    assert "guided step 256x256" in result.stdout and "built-in demo" in result.stderr
+    assert "guided step 256x256" in result.stdout and "demo, its own weights" in result.stderr
 
 
 @pytest.mark.parametrize(("words", "expected", "code"), [

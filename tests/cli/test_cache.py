@@ -72,7 +72,7 @@ def test_the_extra_is_named_before_the_model_loads(program: Program, monkeypatch
     outcome = program("generate", "x", "--cache", "balanced")
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "cache-dit, which is not installed" in outcome.stderr
-    assert "pip install 'sensenova[cache]'" in outcome.stderr
+    assert "pip install '.[cache]'" in outcome.stderr
     assert program.engines == []
 
 

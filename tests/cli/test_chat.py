@@ -19,6 +19,13 @@ def test_message_from_standard_input_with_a_system_message(program: Program) -> 
     assert (program.request.prompt, program.request.system) == ("Hello\nyou", "Be short.")
 
 
+def test_a_piped_message(program: Program) -> None:
+    assert program("chat", stdin="Hello\n").stdout == "It is a cat.\n"
+    assert program.request.prompt == "Hello"
+    outcome = program("chat", stdin="\n")
+    assert outcome.code == 2 and "there is no message" in outcome.stderr
+
+
 def test_about_a_picture(program: Program, home: Path) -> None:
     Image.new("RGB", (96, 64)).save(home / "a.png")
     program("chat", "--image", "a.png", "What is it?")
@@ -28,6 +35,7 @@ def test_about_a_picture(program: Program, home: Path) -> None:
 def test_json(program: Program) -> None:
     result = json.loads(program("chat", "Hello", "--json").stdout)
     assert (result["task"], result["prompt"], result["text"]) == ("chat", "Hello", "It is a cat.")
+    assert (result["path"], result["images"]) == (None, [])
 
 
 def test_an_answer_that_ends_its_line_gets_no_empty_one(program: Program) -> None:

@@ -1,12 +1,18 @@
 """Where no model is configured the built-in demo is used, and says so."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from config.recommended import read_recommended
+from config.sizes import format_size
+from model import read_picture
 from model.checkpoint.builtin import DEMO_CHECKPOINT
-from tests.cli.harness import Program
+from sensenova_cli.turns.world_notices import has_plain_border
+from tests.cli.harness import REPOSITORY, Program
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +23,11 @@ def nothing_configured(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_line_says_that_it_is_the_demo_and_how_to_get_the_real_one(program: Program) -> None:
     outcome = program("generate", "a cat", "-o", "cat.png")
     assert outcome.code == 0
-    (line,) = [line for line in outcome.stderr.splitlines() if "demo" in line and "note:" in line]
-    assert "--model SenseNova/SenseNova-U1-8B-MoT" in line
-    assert "35 GB" in line
+    (line,) = [line for line in outcome.stderr.splitlines() if "note:" in line]
+    assert line == (
+        "note: Using the built-in demo (8 shapes, 64 objects, 256×256). "
+        "For the real model: --model SenseNova/SenseNova-U1-8B-MoT (35 GB download)."
+    )
     assert outcome.stdout == "cat.png\n"
     assert program.engines[0].checkpoint == DEMO_CHECKPOINT
 
@@ -29,7 +37,7 @@ def test_every_task_uses_it(program: Program, words: tuple[str, ...]) -> None:
     program("generate", "a cat", "-o", "cat.png")
     outcome = program(*words)
     assert outcome.code == 0
-    assert "built-in demo" in outcome.stderr
+    assert "demo loaded in" in outcome.stderr
     assert program.engines[-1].checkpoint == DEMO_CHECKPOINT
 
 
@@ -46,8 +54,109 @@ def test_its_recommended_settings_are_used(program: Program) -> None:
 def test_the_line_is_for_those_who_did_not_ask_for_it(program: Program, words: tuple[str, ...]) -> None:
     outcome = program("generate", "a cat", "-o", "cat.png", *words)
     assert outcome.code == 0
-    assert "no model is configured" not in outcome.stderr
+    assert "built-in demo" not in outcome.stderr
     assert program.engines[0].checkpoint == DEMO_CHECKPOINT
+
+
+def state_file() -> Path:
+    return Path(os.environ["SENSENOVA_DATA_DIR"]) / "demo-notice"
+
+
+def is_announced(program: Program, *words: str) -> bool:
+    outcome = program("chat", "hello", *words)
+    assert outcome.code == 0
+    return "built-in demo" in outcome.stderr
+
+
+def test_the_line_appears_once_a_day(program: Program) -> None:
+    assert not is_announced(program, "-q")  # nobody saw it
+    assert is_announced(program)
+    assert not is_announced(program)
+    assert state_file().stat().st_mode & 0o777 == 0o600
+    state_file().write_text("2020-01-31")
+    assert is_announced(program)
+
+
+def test_no_place_to_note_the_day(program: Program) -> None:
+    Path(os.environ["SENSENOVA_DATA_DIR"]).write_text("a file where a folder should be")
+    assert is_announced(program) and is_announced(program)
+
+
+def test_a_state_file_of_another_kind_is_left_alone(program: Program, home: Path) -> None:
+    state_file().parent.mkdir()
+    target = home / "precious"
+    target.write_text("precious")
+    state_file().symlink_to(target)
+    assert is_announced(program) and is_announced(program)
+    assert target.read_text() == "precious"
+    state_file().unlink()
+    state_file().write_bytes(b"\xff" * 100)
+    assert is_announced(program)
+
+
+def notes(program: Program, *words: str) -> list[str]:
+    """Run a command quietly apart from its notes, and return them without that about the demo itself."""
+    outcome = program(*words)
+    assert outcome.code == 0
+    lines = [line for line in outcome.stderr.splitlines() if line.startswith("note:")]
+    return [line for line in lines if "built-in demo" not in line]
+
+
+def test_a_prompt_about_nothing_known_gets_one_note(program: Program) -> None:
+    assert notes(program, "generate", "two kittens and a dragon", "-o", "cat.png") == []
+    (line,) = notes(program, "generate", "a dragon", "-o", "dragon.png")
+    assert line == (
+        'note: The demo knows nothing in "a dragon" and draws one of its 8 shapes and 64 objects instead; '
+        "for a list of what it knows: sensenova info demo"
+    )
+    (line,) = notes(program, "generate", "a dragon " * 9, "-o", "long.png")
+    assert '"a dragon a dragon a dragon a dragon a d…"' in line
+    assert notes(program, "edit", "make it red", "--image", "cat.png", "-o", "red.png", "--seed", "9") == []
+    (line,) = notes(program, "edit", "turn it into a dragon", "--image", "cat.png", "-o", "no.png", "--seed", "9")
+    assert 'nothing in "turn it into a dragon"' in line
+
+
+def test_a_picture_of_another_world_gets_one_note(program: Program, home: Path) -> None:
+    noise = Image.effect_noise((300, 200), 100).convert("RGB")
+    noise.save("photo.jpg")
+    program("generate", "a cat", "-o", "cat.png")
+    assert notes(program, "describe", "cat.png") == []
+    (line,) = notes(program, "describe", "cat.png", "photo.jpg")
+    assert "only understands pictures like its own, so its answer is a guess" in line
+    (line,) = notes(program, "edit", "turn it into a dragon", "--image", "photo.jpg", "-o", "no.png")
+    assert "so its edit is a guess" in line
+    assert notes(program, "chat", "What is a dragon?") == []
+
+
+def test_pictures_of_the_demo_have_plain_borders() -> None:
+    pictures = [read_picture(file) for file in (REPOSITORY / "tests" / "data").glob("cat-7*.png")]
+    assert len(pictures) >= 2 and all(map(has_plain_border, pictures))
+
+
+def test_other_models_know_everything(program: Program, home: Path) -> None:
+    (home / "mine").mkdir()
+    (home / "mine" / "config.json").write_text("{}")
+    assert notes(program, "generate", "a dragon", "-o", "dragon.png", "--model", "./mine") == []
+
+
+def test_a_size_from_a_profile_is_replaced(program: Program, home: Path) -> None:
+    (home / "mine.toml").write_text('size = "512x512"\n')
+    (line,) = notes(program, "generate", "a cat", "--profile", "./mine.toml", "-o", "cat.png")
+    assert line == "note: Using size 256x256: the demo cannot draw 512x512, which profile ./mine.toml asks for"
+    assert program.request.settings.size == "256x256"
+    (home / "sensenova.toml").write_text('size = "1024x1024"\n')
+    (line,) = notes(program, "generate", "a cat", "-o", "cat2.png")
+    assert "Using size 256x256" in line and "project file" in line
+    # A size that was typed is kept; the real engine's notice says that the picture may be broken.
+    assert notes(program, "generate", "a cat", "--size", "512x512", "-o", "cat3.png") == []
+    assert program.request.settings.size == "512x512"
+
+
+def test_an_edit_gets_a_size_that_the_demo_can_draw(program: Program, home: Path) -> None:
+    Image.new("RGB", (400, 300), "red").save("wide.png")
+    program("edit", "add a cat", "--image", "wide.png", "-o", "cat.png")
+    sizes = [format_size(size) for size in read_recommended(DEMO_CHECKPOINT).trained_sizes]
+    assert program.request.settings.size in sizes
 
 
 def test_a_folder_of_that_name_is_another_model(program: Program, home: Path) -> None:

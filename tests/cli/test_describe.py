@@ -19,7 +19,7 @@ def pictures(home: Path) -> None:
 def test_the_answer_is_all_there_is_on_stdout(program: Program) -> None:
     outcome = program("describe", "a.png")
     assert (outcome.code, outcome.stdout) == (0, "It is a cat.\n")
-    assert outcome.stderr.splitlines()[-1] == "0.6 s · 4 tokens, 8.00 tok/s · peak 1.5 GB on cpu"
+    assert outcome.stderr.splitlines()[-1] == "0.6 s · 4 tokens, 8.00 tok/s · peak memory 1.5 GB on cpu"
 
 
 def test_without_a_question_a_description_is_asked_for(program: Program) -> None:
@@ -56,6 +56,7 @@ def test_text_options_reach_the_engine(program: Program) -> None:
 
 def test_json_carries_text_and_token_ids_and_does_not_stream(program: Program) -> None:
     result = json.loads(program("describe", "a.png", "--json").stdout)
+    assert (result["path"], result["images"]) == ("a.png", ["a.png"])
     assert (result["text"], result["token_ids"], result["finish"]) == ("It is a cat.", [1, 2, 3, 4], "end")
 
 

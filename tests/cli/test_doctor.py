@@ -11,7 +11,7 @@ from config.settings import LoadSettings
 from config.sizes import Size
 from model.bench import Bandwidth, Ceilings, Examination, examine
 from sensenova_cli.app import app
-from sensenova_cli.render.doctor import bandwidth_line, forecast_json, print_forecasts
+from sensenova_cli.render.doctor import bandwidth_line, duration, forecast_json, print_findings
 
 CEILINGS = Ceilings(gemm=1e12, copy=1e10)
 NO_BANDWIDTH = Bandwidth(link=None, files=None, note=None)
@@ -21,17 +21,18 @@ LARGE: Size = (2048, 2048)
 
 def examined(gpu_memory: str | None, *sizes: Size) -> Examination:
     """Examine an 8B without files on the CPU."""
-    settings = LoadSettings(device="cpu", gpu_memory=gpu_memory)
+    settings = LoadSettings(device="cpu", dtype="bfloat16", gpu_memory=gpu_memory)
     return examine("u1-8b", settings, sizes, ceilings=CEILINGS, bandwidth=NO_BANDWIDTH)
 
 
 def test_the_demo_needs_no_offloading() -> None:
     """Uses float32, because some CPUs multiply bfloat16 slowly."""
-    command = [sys.executable, "-m", "sensenova_cli", "doctor", "--device", "cpu", "--dtype", "float32"]
+    command = [sys.executable, "-m", "sensenova_cli", "doctor", "--model", "demo", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("python 3.")
-    chosen = [line.split() for line in done.stdout.splitlines() if line.startswith("*")]
+    assert done.stdout.startswith("Yes: demo at 256x256 fits in ")
+    assert "\npython 3." in done.stdout
+    chosen = [line.split() for line in done.stdout.splitlines() if line.startswith("*  256")]
     assert [line[1:4] for line in chosen] == [["256x256", "off", "yes"]]
 
 
@@ -43,7 +44,7 @@ def enough_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("enough_memory")
 def test_the_offload_plan_of_an_8b_depends_on_memory() -> None:
-    found = json.loads(json.dumps(forecast_json(examined("20GiB", LARGE, (512, 512)), "u1-8b", "bfloat16")))
+    found = json.loads(json.dumps(forecast_json(examined("20GiB", LARGE, (512, 512)), "u1-8b", 50)))
     assert list(found["machine"])[-2:] == ["on_gpu", "obstacle"]
     assert found["usable_bytes"] == 20 * 2**30
     assert (found["gemm_flops_per_second"], found["copy_bytes_per_second"]) == (1e12, 1e10)
@@ -60,13 +61,34 @@ def test_the_offload_plan_of_an_8b_depends_on_memory() -> None:
 
 @pytest.mark.usefixtures("enough_memory")
 def test_memory_too_small_for_any_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    print_forecasts(examined("1GiB", LARGE), "u1-8b", "bfloat16")
+    print_findings(examined("1GiB", LARGE), "u1-8b", 50)
     printed = capsys.readouterr().out
     assert " yes " not in printed
-    assert (
-        "nothing of this fits: take a smaller picture (--size), more memory (--gpu-memory), or a larger device"
-        in printed
+    said = " ".join(printed.split("\n\n")[0].split())
+    assert said == (
+        "No: u1-8b at 2048x2048 needs at least 2.2 GiB, and 1.0 GiB are usable. Use a smaller picture (--size), more "
+        "memory (--gpu-memory), another machine, or a server (--server)."
     )
+
+
+@pytest.mark.usefixtures("enough_memory")
+def test_the_verdict_comes_first_and_times_are_per_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    print_findings(examined("20GiB", (1024, 1024)), "u1-8b", 50)
+    printed = capsys.readouterr().out
+    said = " ".join(printed.split("\n\n")[0].split())
+    assert said.startswith("Yes, but slowly: u1-8b at 1024x1024 fits in 17.")
+    assert said.endswith("on this CPU. Use a GPU or a server (--server).")
+    assert "a picture (50 steps)" in printed and "the choice of --offload auto" in printed
+    print_findings(examined("20GiB", (1024, 1024)), "u1-8b", 1)
+    assert capsys.readouterr().out.startswith("Yes: u1-8b at 1024x1024 fits in 17.")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2567, "0.26 s"), (9.4, "9.4 s"), (41.2, "41 s"), (2460, "41 min"), (123_000, "34 h"), (1_000_000, "12 days")],
+)
+def test_durations_have_a_unit_that_people_use(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -89,7 +111,28 @@ def test_a_host_without_page_locked_memory_is_reported(monkeypatch: pytest.Monke
     done = CliRunner().invoke(app, ["doctor", "--model", "u1-8b", "--device", "cpu"])
     assert done.exit_code == 0, done.output
     assert "link 2 GB/s" in done.stdout
-    assert done.stderr == "note: the host gives none\n"
+    assert "note: the host gives none\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "u1-8b"),
+        (["--model", "u1.5-8b"], "u1.5-8b"),
+        (["--model", "SenseNova/SenseNova-U1-A3B-MoT"], "a3b"),
+    ],
+)
+def test_published_models_need_no_files(monkeypatch: pytest.MonkeyPatch, words: list[str], name: str) -> None:
+    """Without a model the answer is about the 8B, and nothing is downloaded."""
+    monkeypatch.setattr("model.bench.doctor.measure_ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr("model.bench.doctor.measure_bandwidth", lambda *_: NO_BANDWIDTH)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nonexistent")
+    done = CliRunner().invoke(app, ["doctor", "--device", "cpu", "--dtype", "bfloat16", "--json", *words])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["model"], found["steps"]) == (name, 50)
+    assert name in found["verdict"]
+    assert found["forecasts"][0]["picture_seconds"] == 50 * found["forecasts"][0]["step_seconds"]
 
 
 def test_default_sizes_of_a_shape_and_fixed_rates() -> None:

@@ -113,9 +113,9 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("run --modality img2txt --image a.png", "--modality img2txt is unknown\nhint: did you mean img2text?"),
         ("run --modality x", "hint: it is one of auto, text2img"),
         ("run prompt", "hint: the prompt goes after --prompt"),
-        ("edit a.png red", "hint: put the prompt in quotes, and pictures after --image"),
+        ("edit a.png make red", "several words could be the prompt: make, red\nhint: put the prompt in quotes"),
         ("chat -hello", 'hint: a text that starts with a dash goes last, after --: sensenova chat -- "-…"'),
-        ("edit -z --image a.png", 'sensenova edit --image FILE -- "-…"'),
+        ("edit -z --image a.png", 'sensenova edit FILE -- "-…"'),
         ("-q generate x", "hint: options go after the command: sensenova generate -q"),
         ("--seed=7 generate x", "hint: options go after the command: sensenova generate --seed"),
         ("--bogus generate x", "hint: see: sensenova generate --help"),
@@ -124,7 +124,7 @@ def test_exit_codes(error: type[SenseNovaError], code: int) -> None:
         ("edit x --image", "--image needs a file"),
         ("generate x --cfg-interval 0.1 -o a.png", "--cfg-interval takes two numbers"),
         ("generate x --image a.png", "generate has no option --image\nhint: to change a picture: sensenova edit"),
-        ("generate x --image=a.png", "sensenova edit --image FILE"),
+        ("generate x --image=a.png", "sensenova edit FILE"),
         ("profile show --profile draft", "hint: the profile is a bare word here: sensenova profile show draft"),
         ("edit x --image ~no-such-user-here/a.png", "~no-such-user-here/a.png cannot be read"),
     ],
@@ -264,7 +264,7 @@ def test_an_output_folder_that_is_a_file(program: Program) -> None:
     assert program.engines == []
 
 
-def test_colours_can_be_turned_off(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colors_can_be_turned_off(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     assert "\x1b[1;31m" in program("generate").stderr
@@ -335,4 +335,4 @@ def test_a_deleted_current_folder(program: Program, home: Path, words: list[str]
     finally:
         os.chdir(home)
     assert (outcome.code, helped.code) == (2, 0)
-    assert "the current folder does not exist any more" in outcome.stderr
+    assert "the current folder no longer exists" in outcome.stderr

@@ -12,21 +12,29 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sensenova_cli.outputs.png_metadata import read_record
-from sensenova_cli.render import progress
+from sensenova_cli.render import progress, turn_view
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, elapsed: list[float]) -> None:
+    """Let progress pass the sum of some seconds, instead of real ones."""
+    clock = SimpleNamespace(perf_counter=lambda: sum(elapsed))
+    for module in (progress, turn_view):
+        monkeypatch.setattr(module, "time", clock)
 
 
 def test_path_on_stdout_and_the_rest_on_stderr(program: Program, home: Path) -> None:
     outcome = program("generate", "A cute cat", "--seed", "7")
     assert outcome.code == 0
     assert outcome.stdout == "a-cute-cat-7.png\n"
-    assert "4 of 4" in outcome.stderr
+    assert "3.0 s · 4 steps" in outcome.stderr
     assert Image.open(home / "a-cute-cat-7.png").size == (64, 64)
 
 
 def test_a_line_of_statistics_ends_a_run(program: Program) -> None:
-    assert program("generate", "x").stderr.splitlines()[-1] == "3.0 s · 4 steps, 2.00 steps/s · peak 1.5 GB on cpu"
+    last = program("generate", "x").stderr.splitlines()[-1]
+    assert last == "3.0 s · 4 steps, 2.00 steps/s · peak memory 1.5 GB on cpu"
 
 
 def test_quiet_prints_nothing(program: Program) -> None:
@@ -47,7 +55,7 @@ def test_a_pipe_gets_a_line_at_the_start_each_quarter_and_the_end(program: Progr
 def test_each_picture_is_announced_before_its_first_step(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rate counts its own steps, including the first one, but not the prefill."""
     elapsed: list[float] = []
-    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: sum(elapsed)))
+    set_clock(monkeypatch, elapsed)
 
     def prepare(engine: FakeEngine) -> None:
         engine.on_step = lambda number: elapsed.append(10.0)
@@ -61,6 +69,47 @@ def test_each_picture_is_announced_before_its_first_step(program: Program, monke
     assert [line.split(", ")[1] for line in shown if "step 1 of" in line] == ["0.10 steps/s"] * 2
 
 
+def test_short_work_prints_no_progress_in_a_pipe(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of the first ten seconds are held back, and dropped if the work ends before."""
+    elapsed: list[float] = []
+    seconds = 0.9
+
+    def prepare(engine: FakeEngine) -> None:
+        engine.on_step = lambda number: elapsed.append(seconds)
+
+    program.prepare = prepare
+    monkeypatch.setattr(progress, "SHORT_SECONDS", 10.0)
+    set_clock(monkeypatch, elapsed)
+    assert "picture" not in (shown := program("generate", "x", "--num-steps", "8").stderr)
+    assert "loading" not in shown
+    elapsed.clear()
+    seconds = 3.0
+    lines = [
+        line for line in program("generate", "x", "--num-steps", "8").stderr.splitlines() if line.startswith("picture")
+    ]
+    assert lines[:2] == ["picture: 8 steps", "picture: step 2 of 8, 0.33 steps/s, 18 s left"]
+    assert lines[-1] == "picture: step 8 of 8, 0.33 steps/s, 24.0 s"
+
+
+def test_the_time_left_is_that_of_the_run(program: Program, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It includes all pictures of -n and all prompts of a file."""
+    elapsed: list[float] = []
+    set_clock(monkeypatch, elapsed)
+
+    def prepare(engine: FakeEngine) -> None:
+        engine.on_step = lambda number: elapsed.append(10.0)
+
+    program.prepare = prepare
+    (home / "p.jsonl").write_text('{"prompt": "a", "num_images": 2}\n{"prompt": "b", "num_steps": 8}\n')
+    lines = program("generate", "--prompt-file", "p.jsonl", "--num-steps", "4").stderr.splitlines()
+    left = [line.rsplit(", ", 1)[1] for line in lines if ": step " in line]
+    assert left[:5] == [
+        "2 min 30 s left in all", "2 min 20 s left in all", "2 min 10 s left in all", "2 min 00 s left in all",
+        "1 min 50 s left in all",
+    ]  # fmt: skip
+    assert left[-4:] == ["1 min 00 s left", "40 s left", "20 s left", "80.0 s"]
+
+
 def test_a_notice_is_printed_once_for_many_prompts(program: Program, home: Path) -> None:
     def prepare(engine: FakeEngine) -> None:
         engine.notice = "an odd size"
@@ -68,6 +117,21 @@ def test_a_notice_is_printed_once_for_many_prompts(program: Program, home: Path)
     program.prepare = prepare
     (home / "p.txt").write_text("one\ntwo\nthree\n")
     assert program("generate", "--prompt-file", "p.txt").stderr.count("an odd size") == 1
+
+
+def test_a_piped_prompt_needs_no_dash(program: Program) -> None:
+    assert program("generate", stdin="a cat\n").stdout == "a-cat-42.png\n"
+    assert program("generate", "a dog", stdin="a cat\n").stdout == "a-dog-42.png\n"
+    outcome = program("generate", stdin=" \n")
+    assert outcome.code == 2 and "there is no prompt" in outcome.stderr
+
+
+def test_steps_is_the_same_as_num_steps(program: Program) -> None:
+    assert program("generate", "x", "--steps", "3").code == 0
+    assert program.request.settings.num_steps == 3
+    assert "--steps" in program("generate", "x", "--step", "3").stderr
+    Path("p.toml").write_text("steps = 3\n")
+    assert "did you mean num_steps?" in program("generate", "x", "--profile", "./p.toml").stderr
 
 
 def test_objects_on_standard_input_are_a_prompt_file_of_objects(program: Program) -> None:
@@ -177,6 +241,15 @@ def test_the_number_format_is_recorded(program: Program, monkeypatch: pytest.Mon
     assert record.loaded.dtype == "float32"
 
 
+def test_a_record_names_the_number_format_that_was_used(program: Program) -> None:
+    """`auto` depends on the device, so a record of `auto` could not be repeated on another one."""
+    program.prepare = lambda engine: setattr(engine, "dtype", "float32")
+    program("generate", "x", "-o", "first.png")
+    program("generate", "--from", "first.png", "-o", "again.png")
+    assert [settings.dtype for settings in program.loaded] == ["auto", "float32"]
+    assert Path("again.png").read_bytes() == Path("first.png").read_bytes()
+
+
 def test_the_quantization_is_replayed(program: Program) -> None:
     program("generate", "x", "--quantization", "fp8", "-o", "first.png")
     record = read_record(Path("first.png"))
@@ -265,13 +338,13 @@ def test_json_has_what_a_script_needs(program: Program) -> None:
 def test_think_text_is_printed_on_stderr_with_its_length(program: Program) -> None:
     outcome = program("generate", "x", "--think")
     assert outcome.stdout == "x-42.png\n"
-    assert "A cat sits.\nIt purrs.\nthought for 4 tokens, 0.5 s\n" in outcome.stderr
+    assert "A cat sits.\nIt purrs.\nthought for 0.5 s (4 tokens)\n" in outcome.stderr
 
 
 def test_think_text_can_be_hidden(program: Program) -> None:
     outcome = program("generate", "x", "--think", "--hide-think")
     assert "purrs" not in outcome.stdout + outcome.stderr
-    assert "thought for 4 tokens" in outcome.stderr
+    assert "thought for 0.5 s (4 tokens)" in outcome.stderr
 
 
 def test_think_text_can_be_printed_on_stdout_before_the_path(program: Program) -> None:

@@ -1,9 +1,16 @@
-"""`--help` starts with examples and imports no large libraries; benchmarks/help_time.py measures its time."""
+"""`--help` starts with examples, fits a screen and imports no large libraries.
 
+Its texts are compared with reviewed ones in `help/`. Run `UPDATE_SCREENS=1 python -m pytest tests/cli/test_help.py`
+after an intended change, and review the difference. benchmarks/help_time.py measures the time.
+"""
+
+import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -27,8 +34,9 @@ EXAMPLE_FLAGS = """
     --model --output --width --height --seed --num-steps --cfg-scale --img-cfg-scale --cfg-norm
     --timestep-shift --t-eps --think --print-think --max-tokens --do-sample --temperature --image --prompt --modality
     --tensor-parallel-size --cfg-parallel-size --enforce-eager --enable-cpu-offload --cache-backend
-    --enable-cache-dit-summary --deploy-config --step-execution
+    --enable-cache-dit-summary
 """
+TEXTS = Path(__file__).parent / "help"
 
 
 def test_the_list_of_commands_repeats_their_docstrings() -> None:
@@ -43,30 +51,116 @@ def test_help_is_printed_on_stdout(program: Program, command: str) -> None:
     assert f"Usage: sensenova {command}" in outcome.stdout
 
 
+@pytest.fixture
+def demo(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is configured."""
+    monkeypatch.delenv("SENSENOVA_MODEL")
+
+
 @pytest.mark.parametrize("command", ["", *ALL_COMMANDS])
 def test_examples_come_before_options(program: Program, command: str) -> None:
-    text = program(*command.split(), "--help").stdout
-    assert text.index("Examples") < text.index("─ Options")
-    lines = [line.strip() for line in text[: text.index("─ Options")].splitlines()]
+    lines = program(*command.split(), "--help").stdout.splitlines()
     first = lines.index("Examples") + 1
     block = lines[first : lines.index("", first)]
     assert any(f"sensenova {command}".strip() in line for line in block)
+    assert first < next(number for number, line in enumerate(lines) if line.startswith("  -h, --help"))
 
 
-@pytest.mark.parametrize("command", ALL_COMMANDS)
-def test_flags_are_shown_without_a_type(program: Program, command: str) -> None:
-    """Checks our flags; the parser's own --help has a type."""
-    lines = program(*command.split(), "--help").stdout.splitlines()
-    assert [line for line in lines if "<bool>" in line and "--help" not in line] == []
+@pytest.mark.parametrize("command", ["", *ALL_COMMANDS])
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_no_type_of_python_is_shown(program: Program, command: str, flag: str) -> None:
+    text = program(*command.split(), flag if command else "--help").stdout
+    assert re.findall(r"<(?:str|bool|int|float|path)|INTEGER|FLOAT|\[bold\]|\\\[", text) == []
 
 
 @pytest.mark.parametrize("command", ALL_COMMANDS)
 @pytest.mark.parametrize("flag", ["--debug", "--no-color"])
 def test_every_command_takes_the_general_flags(program: Program, command: str, flag: str) -> None:
-    """Checks flags after the command, where people type them."""
-    text = program(*command.split(), flag, "--help")
+    """Checks flags after the command, where people type them. Only the whole help shows them."""
+    text = program(*command.split(), flag, "--help-all")
     assert (text.code, text.stderr) == (0, "")
     assert flag in text.stdout
+    assert flag not in program(*command.split(), "--help").stdout
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+@pytest.mark.parametrize("command", ["", "generate", "edit", "describe", "serve", "profile show"])
+def test_texts(program: Program, demo: None, command: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = program(*command.split(), "--help").stdout
+    file = TEXTS / f"{command.replace(' ', '-') or 'sensenova'}-{width}.txt"
+    if os.environ.get("UPDATE_SCREENS"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    assert text == file.read_text(encoding="utf-8")
+    assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("command", ["generate", "edit"])
+def test_help_fits_a_screen(program: Program, demo: None, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert len(program(command, "--help").stdout.splitlines()) <= 60
+    assert len(program(command, "--help-all").stdout.splitlines()) > 60
+
+
+def test_options_that_always_fail_are_not_shown(program: Program) -> None:
+    text = program("run", "--help-all").stdout
+    assert "--deploy-config" not in text and "--step-execution" not in text
+    assert "is not supported" in program("run", "--step-execution").stderr
+
+
+def test_defaults_are_those_of_the_model_in_use(
+    program: Program, demo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+    assert "Number of denoising steps. [24]" in (text := program("generate", "--help").stdout)
+    assert "[auto: 256x256]" in text and "the model in use (demo)" in text
+    (tmp_path / "recommended_settings.json").write_text(
+        json.dumps({"settings": {"num_steps": 9}, "trained_sizes": [[64, 96]]})
+    )
+    text = program("generate", "--model", str(tmp_path), "--help").stdout
+    assert "Number of denoising steps. [9]" in text and "[auto: 64x96]" in text
+    assert program("generate", "--help", f"--model={tmp_path}").stdout == text
+    text = program("generate", "--model", "owner/name", "--help").stdout
+    assert "Number of denoising steps. [50]" in text and "[auto: 2048x2048]" in text
+
+
+def test_defaults_are_those_of_the_settings_files(
+    program: Program, demo: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+    Path("sensenova.toml").write_text("num_steps = 7\nseed = 1\n")
+    monkeypatch.setenv("SENSENOVA_SEED", "5")
+    text = program("generate", "--help").stdout
+    assert "Number of denoising steps. [7]" in text and "seed + k. [5]" in text
+
+
+@pytest.mark.parametrize("content", ["num_steps = ", "[[", "model = 3\n", "seed = [1]\n", "\0"])
+def test_a_damaged_settings_file_does_not_prevent_help(program: Program, demo: None, content: str) -> None:
+    Path("sensenova.toml").write_text(content)
+    outcome = program("generate", "--help")
+    assert (outcome.code, outcome.stderr) == (0, "") and "--cfg-scale" in outcome.stdout
+
+
+def test_a_damaged_recommendation_does_not_prevent_help(program: Program, demo: None, tmp_path: Path) -> None:
+    (tmp_path / "recommended_settings.json").write_text('{"settings": 3, "trained_sizes": [7]}')
+    outcome = program("generate", "--model", str(tmp_path), "--help")
+    assert (outcome.code, outcome.stderr) == (0, "") and "[auto: 2048x2048]" in " ".join(outcome.stdout.split())
+
+
+@pytest.mark.parametrize("words", ["generate", "profile show", ""])
+def test_help_is_a_command(program: Program, words: str) -> None:
+    assert program("help", *words.split()).stdout == program(*words.split(), "--help").stdout
+
+
+def test_help_of_an_unknown_command(program: Program) -> None:
+    outcome = program("help", "generat")
+    assert outcome.code == 2 and "generate" in outcome.stderr
+
+
+def test_help_all_of_a_command_with_missing_arguments(program: Program) -> None:
+    outcome = program("tiny-checkpoint", "--help-all")
+    assert (outcome.code, outcome.stderr) == (0, "")
 
 
 def test_without_a_command_the_help_is_shown(program: Program) -> None:
@@ -81,13 +175,14 @@ def test_help_fits_a_narrow_terminal(program: Program, command: str, monkeypatch
 
 def test_run_has_every_option_of_the_example_script(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    text = program("run", "--help").stdout
-    assert [flag for flag in EXAMPLE_FLAGS.split() if not re.search(rf"{flag}\s", text)] == []
+    text = program("run", "--help-all").stdout
+    assert [flag for flag in EXAMPLE_FLAGS.split() if not re.search(rf"{flag}[\s,]", text)] == []
 
 
 def test_help_texts_are_those_of_the_settings(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert "above 1, more steps are spent at high noise. [3.0]" in program("generate", "--help").stdout
+    text = " ".join(program("generate", "--help-all").stdout.split())
+    assert "above 1, more steps are spent at high noise. [3.0]" in text
 
 
 def test_version_is_that_of_the_package(program: Program) -> None:
@@ -114,3 +209,30 @@ def test_completion_knows_choices(program: Program, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("COMP_WORDS", "sensenova generate --cfg-norm g")
     monkeypatch.setenv("COMP_CWORD", "3")
     assert program().stdout.split() == ["global"]
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("generate --profile gpu-8", ["gpu-80gb", "gpu-8gb"]),
+        ("generate --profile min", ["mine"]),
+        ("describe --model d", ["demo"]),
+        ("run --model u1", ["u1-8b", "u1.5-8b"]),
+        (
+            "edit --model SenseNova/SenseNova-U1-8B-MoT",
+            ["SenseNova/SenseNova-U1-8B-MoT", "SenseNova/SenseNova-U1-8B-MoT-SFT"],
+        ),
+    ],
+)
+def test_completion_of_profiles_and_models(
+    program: Program, tmp_path: Path, line: str, completed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "user" / "profiles").mkdir(parents=True)
+    (tmp_path / "user" / "profiles" / "mine.toml").touch()
+    for name in ("models--SenseNova--SenseNova-U1-8B-MoT-SFT", "models--other--model", "version.txt"):
+        (tmp_path / "hub" / name).mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("_SENSENOVA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"sensenova {line}")
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split())))
+    assert program().stdout.split() == completed

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from sensenova_cli.commands import COMMANDS
 from tests.cli.harness import REPOSITORY
 
 LIBRARY = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "model.engine")
 PICTURES = ("PIL.Image",)
 SETTINGS = ("config.settings", "config.recommended", "config.sources")
+RICH = ("rich.console", "rich.table", "rich.markdown", "markdown_it")
 SHOWN_RARELY = ("rich.markdown", "rich.live", "markdown_it", "pygments")
 NEVER = ("transformers", "accelerate", "diffusers", "cache_dit")
 """Libraries that no command needs by itself: `--cache` imports cache_dit, and a launcher imports accelerate."""
@@ -79,17 +81,19 @@ def imported_by_torch() -> set[str]:
 @pytest.mark.parametrize(
     ("words", "code", "forbidden"),
     [
-        (("--help",), 0, (*LIBRARY, *PICTURES, *SETTINGS, "rich.live")),
-        ((), 0, (*LIBRARY, *PICTURES, *SETTINGS, "rich.live")),
+        (("--help",), 0, (*LIBRARY, *PICTURES, *SETTINGS, *RICH)),
+        ((), 0, (*LIBRARY, *PICTURES, *SETTINGS, *RICH)),
         (("--version",), 0, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
         (("nonsense",), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
         (("--nonsense",), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
-        (("generate", "--help"), 0, (*LIBRARY, *PICTURES, "rich.live")),
-        (("generate", "--nonsense"), 2, (*LIBRARY, *PICTURES, *SHOWN_RARELY, "rich.table")),
-        (("generate",), 2, (*LIBRARY, *SHOWN_RARELY)),
-        (("generate", "a cat", "--num-steps", "0"), 2, (*LIBRARY, *SHOWN_RARELY[:1])),
-        (("interleave", "--help"), 0, (*LIBRARY, *PICTURES, "rich.live")),
-        (("interleave",), 2, (*LIBRARY, *SHOWN_RARELY)),
+        *(((*command.split(), "--help"), 0, (*LIBRARY, *PICTURES, *SETTINGS, *RICH)) for command in COMMANDS),
+        (("help", "profile", "show"), 0, (*LIBRARY, *PICTURES, *SETTINGS, *RICH)),
+        (("generate", "--help-all"), 0, (*LIBRARY, *PICTURES, *SETTINGS, *RICH)),
+        (("generate", "--nonsense"), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
+        (("profile", "show", "--nonsense"), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
+        (("generate",), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY)),
+        (("generate", "a cat", "--num-steps", "0"), 2, (*LIBRARY, *SHOWN_RARELY, *PICTURES)),
+        (("interleave",), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY)),
         (("profile", "list"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
         (("profile", "show", "draft"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
         (("profile", "path", "draft"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
@@ -110,7 +114,9 @@ def test_completion(tmp_path: Path) -> None:
     modules = imported(tmp_path, **shell)
     assert sorted(modules & {*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, *NEVER}) == []
     modules = imported(tmp_path, **{**shell, "COMP_CWORD": "2", "COMP_WORDS": "sensenova generate --num"})
-    assert sorted(modules & {*LIBRARY, *PICTURES, *SHOWN_RARELY, *NEVER}) == []
+    assert sorted(modules & {*LIBRARY, *PICTURES, *SETTINGS, *RICH, *NEVER}) == []
+    modules = imported(tmp_path, **{**shell, "COMP_CWORD": "3", "COMP_WORDS": "sensenova generate --profile d"})
+    assert sorted(modules & {*LIBRARY, *PICTURES, *SETTINGS, *RICH, *NEVER}) == []
 
 
 @pytest.fixture(scope="module")

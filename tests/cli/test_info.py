@@ -114,6 +114,7 @@ def test_json() -> None:
     assert done.exit_code == 0
     first, second = map(json.loads, done.stdout.splitlines())
     assert (first.pop("picture"), second.pop("picture")) == ("a.png", "b.png")
+    assert (first.pop("path"), second.pop("path")) == ("a.png", "b.png")
     assert first == second == RECORD.model_dump(mode="json")
 
 
@@ -183,7 +184,7 @@ def test_picture_of_another_program() -> None:
 def test_picture_of_another_program_as_json_and_beside_others() -> None:
     done = run("--json", picture("a.png"), foreign("other.png"), picture("plain.png", None), picture("b.png"))
     first, second, third = map(json.loads, done.stdout.splitlines())
-    assert second == {"picture": "other.png", "parameters": FOREIGN}
+    assert second == {"path": "other.png", "picture": "other.png", "parameters": FOREIGN}
     assert (first["picture"], third["picture"]) == ("a.png", "b.png")
     assert "other.png" in str(done.exception) and "plain.png" in str(done.exception)
     assert exit_code(done.exception) == 1  # type: ignore[arg-type]
@@ -240,6 +241,18 @@ def test_checkpoint() -> None:
     ]
 
 
+def test_the_demo_lists_what_it_knows() -> None:
+    """Without a folder; one of that name is `./demo`."""
+    Path("demo").mkdir()
+    lines = run("demo").stdout.splitlines()
+    assert lines[0] == "checkpoint: demo"
+    assert "shapes: circle, square, triangle, star, heart, ring, diamond, cross" in lines
+    assert any(line.startswith("objects: cat, dog, ") and "ice cream" in line for line in lines)
+    assert any(line.startswith("trained_sizes: 256x256") for line in lines)
+    facts = json.loads(run("--json", "demo").stdout)
+    assert len(facts["objects"]) == 64 and "red" in facts["colors"]
+
+
 def test_mixture_of_experts() -> None:
     config = CONFIG | {"use_pixel_head": False, "llm_config": CONFIG["llm_config"] | MIXTURE}
     facts = json.loads(run("--json", checkpoint("a3b", config)).stdout)
@@ -261,7 +274,8 @@ def test_no_model_library_is_imported() -> None:
         "import sys, typer\n"
         "from sensenova_cli.commands.info import info\n"
         "assert 'PIL' not in sys.modules, 'help must be quick'\n"
-        "info(files=sys.argv[1:], server=None, server_key_file=None, json=False, debug=False, no_color=False)\n"
+        "info(files=sys.argv[1:], server=None, server_key_file=None, json=False, debug=False, no_color=False,"
+        " help_all=False)\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"
     )
     done = subprocess.run(

@@ -15,9 +15,9 @@ from tests.cli.harness import Program
 @pytest.fixture
 def edited(program: Program, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`A/out/e.png`, edited in A from `in.png`; the current folder is B, which has another `in.png`."""
-    for folder, colour in (("A", "red"), ("B", "blue")):
+    for folder, color in (("A", "red"), ("B", "blue")):
         (home / folder).mkdir()
-        Image.new("RGB", (64, 64), colour).save(home / folder / "in.png")
+        Image.new("RGB", (64, 64), color).save(home / folder / "in.png")
     monkeypatch.chdir(home / "A")
     assert program("edit", "x", "--image", "in.png", "-o", "out/e.png").code == 0
     monkeypatch.chdir(home / "B")

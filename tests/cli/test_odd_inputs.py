@@ -19,10 +19,16 @@ def test_a_list_of_prompts_in_a_json_file(program: Program) -> None:
     assert [request.prompt for request in program.engines[0].requests] == [each["prompt"] for each in found]
 
 
+def test_one_object_in_a_json_file(program: Program, home: Path) -> None:
+    (home / "one.json").write_text('{"prompt": "a cat",\n "seed": 7}\n')
+    assert program("generate", "--prompt-file", "one.json").stdout == "a-cat-7.png\n"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "is not a list of prompts"),
+        ("{}", 'this is not a JSON object with a "prompt"'),
+        ("3", "is neither an object with a prompt nor a list of them"),
         ("[", "this is not JSON"),
         ("[]", "contains no prompt"),
         ('[{"prompt": "a"}, 3]', "item 2: this is not a JSON object"),

@@ -91,7 +91,7 @@ def test_a_full_disk_behind_stdout(home: Path, words: str, files: list[str]) -> 
     assert done.returncode == 1
     what, hint = done.stderr.splitlines()
     assert what == "error: stdout cannot be written: No space left on device"
-    assert hint == "hint: make room, or redirect the results elsewhere; files that were written are complete"
+    assert hint == "hint: free some disk space, or redirect the results elsewhere; files that were written are complete"
     assert [path.name for path in home.iterdir()] == files
 
 
@@ -252,7 +252,7 @@ def test_on_a_terminal_a_bar_comes_and_goes(home: Path) -> None:
 def test_think_text_on_a_terminal_streams_whole_lines(home: Path) -> None:
     shown, written, _ = _screen(f"{PROGRAM} generate x --think --num-steps 2")
     assert "thinking: 2 tokens" in written
-    assert "A cat sits.\nIt purrs.\nthought for 4 tokens, 0.5 s" in shown
+    assert "A cat sits.\nIt purrs.\nthought for 0.5 s (4 tokens)" in shown
     assert shown.count("purrs") == 1
 
 
@@ -308,7 +308,7 @@ def test_ctrl_c_on_a_terminal(home: Path) -> None:
     )
     child.expect("/500")
     child.sendintr()
-    child.expect("Ctrl-C again leaves at once")
+    child.expect("Ctrl-C again quits at once")
     child.expect("interrupted")
     child.expect(pexpect.EOF)
     child.close()

@@ -14,7 +14,7 @@ from rich.live import Live
 
 from config.settings import PreviewChoice
 from sensenova_cli.errors import UsageError
-from sensenova_cli.render.preview import LivePreview, Preview, contact_sheet, detect, show
+from sensenova_cli.render.preview import LivePreview, Preview, contact_sheet, detect, has_links, show
 from sensenova_cli.render.preview.detect import Method
 from sensenova_cli.render.preview.renderables import fit
 from sensenova_cli.render.preview.sheet import DIGITS
@@ -39,14 +39,14 @@ def console(
     width: int = 80,
     height: int = 24,
     *,
-    colours: str | None = "truecolor",
+    colors: str | None = "truecolor",
     file: io.StringIO | None = None,
     environment: dict[str, str] = NONE,
 ) -> Console:
     return Console(
         file=file or Terminal(),
         force_terminal=True,
-        color_system=colours,  # type: ignore[arg-type]
+        color_system=colors,  # type: ignore[arg-type]
         width=width,
         height=height,
         _environ={**PLAIN, **environment},
@@ -65,7 +65,7 @@ def screen_of(text: str, width: int = 80, height: int = 24) -> pyte.Screen:
 
 
 def pixels(screen: pyte.Screen) -> list[list[tuple[str, str]]]:
-    """Return the colours of each half block as (upper, lower), row by row."""
+    """Return the colors of each half block as (upper, lower), row by row."""
     rows = [
         [(cell.fg, cell.bg) for x in range(screen.columns) if (cell := screen.buffer[y][x]).data == "▀"]
         for y in range(screen.lines)
@@ -82,8 +82,8 @@ def shown(image: Image.Image, setting: PreviewChoice, width: int = 80, height: i
 def quarters(width: int, height: int) -> Image.Image:
     """Return a picture with red, green, blue and white quarters."""
     small = Image.new("RGB", (2, 2))
-    for at, colour in (((0, 0), "red"), ((1, 0), "lime"), ((0, 1), "blue"), ((1, 1), "white")):
-        small.paste(colour, (*at, at[0] + 1, at[1] + 1))
+    for at, color in (((0, 0), "red"), ((1, 0), "lime"), ((0, 1), "blue"), ((1, 1), "white")):
+        small.paste(color, (*at, at[0] + 1, at[1] + 1))
     return small.resize((width, height), Image.Resampling.NEAREST)
 
 
@@ -145,7 +145,7 @@ class TestTheWayItIsShown:
             pytest.param(lambda: console(file=Pipe()), id="a pipe"),
             pytest.param(lambda: console(environment={"NO_COLOR": "1"}), id="NO_COLOR"),
             pytest.param(lambda: console(environment={"TERM": "dumb"}), id="TERM=dumb"),
-            pytest.param(lambda: console(colours=None), id="no colours"),
+            pytest.param(lambda: console(colors=None), id="no colors"),
             pytest.param(lambda: console(width=7), id="narrow"),
             pytest.param(lambda: console(height=6), id="low"),
         ],
@@ -164,9 +164,9 @@ class TestTheWayItIsShown:
         assert written(on) == ""
         assert preview.live() is None
 
-    def test_is_none_with_sixteen_colours_unless_half_blocks_are_forced(self) -> None:
-        assert Preview.choose(console(colours="standard"), "auto", PLAIN).method is None
-        assert Preview.choose(console(colours="standard"), "blocks", PLAIN).method == "blocks"
+    def test_is_none_with_sixteen_colors_unless_half_blocks_are_forced(self) -> None:
+        assert Preview.choose(console(colors="standard"), "auto", PLAIN).method is None
+        assert Preview.choose(console(colors="standard"), "blocks", PLAIN).method == "blocks"
 
     @pytest.mark.parametrize("setting", ["auto", "blocks"])
     def test_is_none_where_the_character_set_has_no_half_blocks(self, setting: PreviewChoice) -> None:
@@ -178,12 +178,37 @@ class TestTheWayItIsShown:
         monkeypatch.setattr(detect, "find_spec", lambda name: None)
         with pytest.raises(UsageError, match="textual-image") as raised:
             Preview.choose(console(), "sixel", PLAIN)
-        assert "sensenova[sixel]" in raised.value.hint
+        assert "pip install '.[sixel]'" in raised.value.hint
         # No error if the package would not be used.
         assert Preview.choose(console(file=Pipe()), "sixel", PLAIN).method is None
 
 
+class TestLinks:
+    @pytest.mark.parametrize(
+        ("environment", "has"),
+        [
+            ({"TERM": "xterm-kitty"}, True),
+            ({"TERM": "xterm-256color", "TERM_PROGRAM": "iTerm.app"}, True),
+            ({"TERM": "xterm-256color", "VTE_VERSION": "7600"}, True),
+            ({"TERM": "xterm-256color", "VTE_VERSION": "4800"}, False),
+            ({"TERM": "xterm-256color"}, False),
+            ({"TERM": "xterm-256color", "TERM_PROGRAM": "Apple_Terminal"}, False),
+            ({"TERM": "xterm-kitty", "TMUX": "/tmp/tmux-0/default,1,0"}, False),
+            ({"TERM": "xterm-kitty", "SSH_CONNECTION": "10.0.0.1 5 10.0.0.2 22"}, False),
+        ],
+    )
+    def test_follow_from_the_terminal(self, environment: dict[str, str], has: bool) -> None:
+        assert has_links(console(), environment) is has
+        assert not has_links(console(file=Pipe()), environment)
+
+
 class TestTheRoomItTakes:
+    @pytest.mark.parametrize(("part", "rows"), [(show.SCREEN, 21), (show.HALF, 12), (show.SMALL, 8)])
+    def test_is_at_most_a_part_of_the_rows(self, part: float, rows: int) -> None:
+        on = console(height=24)
+        Preview.choose(on, "blocks", PLAIN, part).show(Image.new("RGB", (1000, 1000), "red"))
+        assert len(pixels(screen_of(written(on)))) == rows
+
     @pytest.mark.parametrize(
         ("size", "room", "taken"),
         [
@@ -221,7 +246,7 @@ class TestTheRoomItTakes:
 
 class TestHalfBlocks:
     @pytest.mark.parametrize("width", [40, 80])
-    def test_have_the_colours_of_the_picture(self, width: int) -> None:
+    def test_have_the_colors_of_the_picture(self, width: int) -> None:
         rows = pixels(screen_of(shown(quarters(800, 800), "blocks", width), width))
         assert rows[0][0] == ("ff0000", "ff0000")
         assert rows[0][-1] == ("00ff00", "00ff00")
@@ -233,11 +258,11 @@ class TestHalfBlocks:
         image.paste("blue", (0, 1, 8, 2))
         assert pixels(screen_of(shown(image, "blocks")))[0] == [("ff0000", "0000ff")] * 8
 
-    def test_take_the_nearest_of_256_colours_that_no_theme_changes(self) -> None:
-        on = console(colours="256")
+    def test_take_the_nearest_of_256_colors_that_no_theme_changes(self) -> None:
+        on = console(colors="256")
         Preview.choose(on, "blocks", PLAIN).show(Image.new("RGB", (40, 40), (40, 60, 40)))
         numbers = {int(found) for found in re.findall(r"[34]8;5;(\d+)", written(on))}
-        assert numbers == {236}  # grey 48, not the green of 95 that is nearest in the colour cube
+        assert numbers == {236}  # grey 48, not the green of 95 that is nearest in the color cube
 
     def test_leave_the_cursor_below_the_picture(self) -> None:
         screen = screen_of(shown(quarters(20, 20), "blocks"))
@@ -295,13 +320,13 @@ class TestProtocols:
         assert Image.open(io.BytesIO(file)).tobytes() == image.tobytes()
 
     @pytest.mark.skipif(find_spec("textual_image") is None, reason="needs the extra `sixel`")
-    def test_sixels_have_the_size_and_the_colours_of_the_picture(self) -> None:
+    def test_sixels_have_the_size_and_the_colors_of_the_picture(self) -> None:
         text = shown(quarters(200, 100), "sixel")
         found = re.search("\x1bP[^q]*q(.*?)\x1b\\\\", text, re.DOTALL)
         assert found is not None
         assert re.match('"1;1;200;100', found[1])
-        colours = set(re.findall(r"#\d+;2;(\d+;\d+;\d+)", found[1]))
-        assert colours == {"100;0;0", "0;100;0", "0;0;100", "100;100;100"}
+        colors = set(re.findall(r"#\d+;2;(\d+;\d+;\d+)", found[1]))
+        assert colors == {"100;0;0", "0;100;0", "0;0;100", "100;100;100"}
         assert "\x1b[c" not in text, "it queried the terminal"
 
     def test_no_more_pixels_are_sent_than_are_shown(self) -> None:
@@ -329,15 +354,15 @@ class TestContactSheets:
 
     def test_contain_all_pictures_with_their_numbers(self) -> None:
         """Checked with half blocks, which give the smallest sheets."""
-        colours = ["red", "lime", "blue", "purple"]
+        colors = ["red", "lime", "blue", "purple"]
         on = console()
-        Preview.choose(on, "blocks", PLAIN).show_several([Image.new("RGB", (640, 640), name) for name in colours])
+        Preview.choose(on, "blocks", PLAIN).show_several([Image.new("RGB", (640, 640), name) for name in colors])
         rows = pixels(screen_of(written(on)))
         dots = [[pair[half] for pair in row] for row in rows for half in (0, 1)]
         tile = 20
-        for index, colour in enumerate(("ff0000", "00ff00", "0000ff", "800080")):
+        for index, color in enumerate(("ff0000", "00ff00", "0000ff", "800080")):
             left, top = index % 2 * (tile + 1), index // 2 * (tile + 1)
-            assert dots[top + 15][left + 15] == colour
+            assert dots[top + 15][left + 15] == color
             box = [dots[top + y][left + 1 : left + 4] for y in range(1, 6)]
             assert ["".join("#" if dot == "ffffff" else " " for dot in row) for row in box] == self.digit(index + 1)
 
@@ -383,7 +408,7 @@ class TestAFormingPicture:
     def test_is_half_blocks_even_if_the_finished_one_is_not(self) -> None:
         for method in ("kitty", "iterm2"):
             assert Preview.choose(console(), method, PLAIN).live() is not None
-        assert Preview.choose(console(colours="standard"), "kitty", PLAIN).live() is None
+        assert Preview.choose(console(colors="standard"), "kitty", PLAIN).live() is None
         assert Preview.choose(console(file=Pipe()), "auto", PLAIN).live() is None
 
     def test_is_drawn_a_few_times_a_second_at_most(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,12 +445,12 @@ class TestAFormingPicture:
         on.print("before")
         steps = LiveSteps(on, "picture", self.live(on))
         steps.update(0, 3)
-        for number, colour in enumerate(("red", "lime", "blue"), start=1):
-            steps.update(number, 3, Image.new("RGB", (64, 64), colour))
+        for number, color in enumerate(("red", "lime", "blue"), start=1):
+            steps.update(number, 3, Image.new("RGB", (64, 64), color))
             clock.now += 1
         forming = screen_of(written(on), width, height)
-        colours = {half for row in pixels(forming) for pair in row for half in pair}
-        assert colours == ({"0000ff"} if height >= 8 else set())
+        colors = {half for row in pixels(forming) for pair in row for half in pair}
+        assert colors == ({"0000ff"} if height >= 8 else set())
         assert any("3/3" in line for line in forming.display)
         assert forming.display[0].rstrip() == "before"
         steps.close()

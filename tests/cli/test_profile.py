@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from config.errors import SenseNovaError, SettingsError
 from config.recommended import RECOMMENDED_FILE
-from config.settings import SETTING_NAMES
+from config.settings import SETTING_NAMES, ServeSettings
 from sensenova_cli.commands.profile import app
 from sensenova_cli.errors import exit_code
 
@@ -38,6 +38,7 @@ def succeed(*arguments: str) -> str:
     return result.stdout
 
 
+ALL_NAMES = [*SETTING_NAMES, *(f"serve.{name}" for name in ServeSettings.model_fields)]
 BUILT_IN = ["cpu", "draft", "free-form", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb", "turbo"]
 
 
@@ -76,10 +77,14 @@ def test_list_shows_the_good_profiles_and_fails_for_the_bad_one(user_folder: Pat
 
 
 def test_show_lists_every_setting_with_its_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("sensenova.toml").write_text("seed = 7\n")
+    Path("sensenova.toml").write_text("seed = 7\n\n[serve]\nport = 9000\n")
+    monkeypatch.setenv("SENSENOVA_SERVE_MAX_QUEUE", "3")
     monkeypatch.setenv("SENSENOVA_TOP_K", "20")
     rows = {cells[0]: cells[1:] for cells in map(columns, succeed("show", "draft").splitlines())}
-    assert list(rows) == list(SETTING_NAMES)
+    assert list(rows) == ALL_NAMES
+    assert rows["serve.port"] == ["9000", "project file ./sensenova.toml"]
+    assert rows["serve.max_queue"] == ["3", "environment SENSENOVA_SERVE_MAX_QUEUE"]
+    assert rows["serve.ui"] == ["true", "default"]
     assert rows["seed"] == ["7", "project file ./sensenova.toml"]
     assert rows["top_k"] == ["20", "environment SENSENOVA_TOP_K"]
     assert rows["num_steps"] == ["20", "profile draft"]
@@ -88,11 +93,11 @@ def test_show_lists_every_setting_with_its_layer(monkeypatch: pytest.MonkeyPatch
     assert rows["model"] == ["(none)", "default"]
 
 
-def test_show_is_aligned_and_not_cut_or_coloured_in_a_pipe() -> None:
+def test_show_is_aligned_and_not_cut_or_colored_in_a_pipe() -> None:
     folder = "x" * 300
     Path("sensenova.toml").write_text(f'model = "{folder}"\n')
     lines = succeed("show").splitlines()
-    assert len(lines) == len(SETTING_NAMES)
+    assert len(lines) == len(ALL_NAMES)
     assert any(folder in line for line in lines)
     starts = {line.index("default") for line in lines if line.endswith("default")}
     assert len(starts) == 1
@@ -101,7 +106,8 @@ def test_show_is_aligned_and_not_cut_or_coloured_in_a_pipe() -> None:
 
 def test_show_as_json() -> None:
     layers = json.loads(succeed("show", "turbo", "--json"))
-    assert list(layers) == list(SETTING_NAMES)
+    assert list(layers) == ALL_NAMES
+    assert layers["serve.port"] == {"value": 8642, "layer": "default"}
     assert layers["num_steps"] == {"value": 8, "layer": "profile turbo"}
     assert layers["cfg_interval"] == {"value": [0.0, 1.0], "layer": "default"}
     assert layers["model"] == {"value": None, "layer": "default"}

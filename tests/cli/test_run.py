@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
 from tests.cli.harness import Program
 
@@ -144,13 +145,20 @@ def test_a_folder_with_braces_in_its_name(program: Program, home: Path) -> None:
     assert program("run", "--output", "{x}").stdout == "{x}/sensenova_u1_output_0.png\n"
 
 
-def test_the_official_model_is_the_default(program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_demo_is_the_default_as_for_other_commands(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SENSENOVA_MODEL")
+    outcome = program("run")
+    assert outcome.code == 0
+    assert "Using the built-in demo" in outcome.stderr
+    assert program.engines[0].checkpoint == DEMO_CHECKPOINT
+
+
+def test_the_scripts_model_has_a_short_name(program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cards = []
     folder = tmp_path / "checkpoint"
     monkeypatch.setattr("model.checkpoint.card.find_card", lambda model: cards.append(model) or folder)
     program.folder = folder
-    assert program("run").code == 0
+    assert program("run", "--model", "u1-8b").code == 0
     assert cards == ["SenseNova/SenseNova-U1-8B-MoT"] == [loaded.model for loaded in program.loaded]
 
 
@@ -177,7 +185,7 @@ def test_a_picture_that_the_modality_would_ignore(program: Program) -> None:
 def test_an_unsupported_cache_is_refused(program: Program, command: list[str]) -> None:
     outcome = program(*command, "--cache-backend", "tea_cache")
     assert outcome.code == 2
-    assert "--cache-backend tea_cache is not supported yet: steps are cached by cache_dit" in outcome.stderr
+    assert "--cache-backend tea_cache is not supported: steps are cached by cache_dit" in outcome.stderr
     assert program.engines == []
 
 
@@ -185,7 +193,7 @@ def test_an_unsupported_cache_is_refused(program: Program, command: list[str]) -
 def test_unsupported_options_of_the_script_are_refused_with_a_reason(program: Program, words: list[str]) -> None:
     outcome = program("run", *words)
     assert outcome.code == 2
-    assert f"{words[0]} is not supported yet" in outcome.stderr
+    assert f"{words[0]} is not supported" in outcome.stderr
     assert program.engines == []
 
 

@@ -18,7 +18,7 @@ OF_TERMINALS = ("COLUMNS", "LINES", "TMUX", "STY", "ZELLIJ", "TERM_PROGRAM", "LC
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """That of a terminal with 24-bit colours and no protocol for pictures."""
+    """That of a terminal with 24-bit colors and no protocol for pictures."""
     inherited = {name: value for name, value in os.environ.items() if name not in OF_TERMINALS}
     fixed = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "FAKE_PREVIEW": "red"}
     return {**inherited, "PYTHONPATH": str(REPOSITORY), **fixed, **variables}
@@ -42,7 +42,7 @@ def test_think_text_for_a_file_goes_into_the_file(home: Path) -> None:
     screen = run_on_a_screen(f"{PROGRAM} generate x --think --print-think -o a.png > out.txt")
     assert (home / "out.txt").read_text() == "A cat sits.\nIt purrs.\na.png\n"
     assert "purrs" not in screen
-    assert "thought for 4 tokens" in screen
+    assert "thought for 0.5 s (4 tokens)" in screen
 
 
 def test_a_name_with_brackets_is_shown_as_it_is(home: Path) -> None:
@@ -91,7 +91,8 @@ def test_an_interrupted_picture_leaves_no_trace(home: Path, width: int, ending: 
     pyte.Stream(screen).feed(before + child.before)
     rows = [line.rstrip() for line in screen.display if line.strip()]
     finished = ["A cat sits."] if ending else []
-    assert [row for row in rows if not row.startswith("loaded in")] == [*finished, "interrupted"]
+    loaded = 2 if width == 40 else 1  # rows of the line about loading
+    assert "loaded in" in rows[0] and rows[loaded:] == [*finished, "interrupted"]
 
 
 def test_each_of_several_pictures_is_shown(home: Path) -> None:
@@ -153,3 +154,16 @@ def test_an_interleaved_answer_shows_text_and_pictures_in_order(home: Path, endi
     ]  # fmt: skip
     for path in ("tale-42-0.png", "tale-43-1.png"):
         assert rows[rows.index(path) + 1].startswith("▀"), "the picture is not below its path"
+
+
+def test_several_pictures_are_shown_as_one_numbered_sheet(home: Path) -> None:
+    text = run_on_a_screen(f"{PROGRAM} generate x -n 3 -o a.png --size 64x64", 100)
+    screen = pyte.Screen(100, 24)
+    pyte.Stream(screen).feed(text)
+    rows = [line.rstrip() for line in screen.display]
+    first = next(number for number, line in enumerate(rows) if line.startswith("▀"))
+    assert rows[first - 3 : first] == ["a-0.png", "a-1.png", "a-2.png"]
+    dots = pixels(screen)
+    assert {upper for upper, _ in dots[-1]} >= {"2a0104", "2b0104", "2c0104"}, "they are not side by side"
+    # A number is white on a black box in the corner of each picture.
+    assert sum(upper == "ffffff" or lower == "ffffff" for row in dots for upper, lower in row) > 20

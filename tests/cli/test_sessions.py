@@ -473,3 +473,69 @@ def test_rm_removes_a_link_but_not_its_target(program: Program, tmp_path: Path) 
     assert program("sessions", "rm", "-y", "cats").code == 0
     assert list(sessions_folder().iterdir()) == []
     assert (elsewhere / "session.jsonl").exists()
+
+
+def test_rm_of_old_ones(program: Program) -> None:
+    now = datetime.now().astimezone()
+    for name, age in (("fresh", 1), ("older", 40), ("oldest", 50)):
+        cats(name)
+        set_dates(sessions_folder() / name, now - timedelta(days=age))
+    with Session.open("older", MODEL):  # which another process continues
+        assert program("sessions", "rm", "--older-than", "30d", "-y").stdout == "oldest\n"
+    outcome = program("sessions", "rm", "--older-than", "5w", stdin="y\n")
+    assert (outcome.code, outcome.stdout) == (0, "older\n")
+    assert "Remove the session older with all pictures?" in outcome.stderr
+    outcome = program("sessions", "rm", "--older-than", "48h", "-y")
+    assert (outcome.code, outcome.stdout, outcome.stderr) == (0, "", "note: no session is older than 48h\n")
+    assert [path.name for path in sessions_folder().iterdir()] == ["fresh"]
+
+
+def test_rm_lists_several_old_ones_before_it_asks(program: Program) -> None:
+    for name in ("one", "two"):
+        cats(name)
+        set_dates(sessions_folder() / name, datetime.now().astimezone() - timedelta(days=40))
+    outcome = program("sessions", "rm", "--older-than", "30", stdin="n\n")
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert "  one\n  two\nRemove these 2 sessions with all pictures?" in outcome.stderr
+    assert len(list(sessions_folder().iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--older-than", "soon"], "must be a number of hours, days or weeks"),
+        (["--older-than", "-3d"], "must be a number of hours, days or weeks"),
+        (["--older-than", "3d", "cats"], "give the names of sessions, or --older-than"),
+        ([], "give the names of sessions, or --older-than"),
+    ],
+)
+def test_rm_of_unclear_ones(program: Program, words: list[str], message: str) -> None:
+    cats()
+    outcome = program("sessions", "rm", "-y", *words)
+    assert outcome.code == 2
+    assert message in outcome.stderr
+    assert len(list(sessions_folder().iterdir())) == 1
+
+
+def test_the_beginning_of_a_name_is_enough(program: Program) -> None:
+    cats("2026-07-31-a-cute-cat")
+    cats("2026-07-31-a-dog")
+    for beginning in ("2026-07-31-a-c", "a-cute"):
+        assert program("sessions", "show", beginning).stdout.startswith("2026-07-31-a-cute-cat: 4 turns")
+    outcome = program("sessions", "rm", "-y", "2026-07")
+    assert outcome.code == 2
+    assert "several sessions begin with '2026-07': 2026-07-31-a-cute-cat, 2026-07-31-a-dog" in outcome.stderr
+    outcome = program("sessions", "rm", "a-d", stdin="y\n")
+    assert (outcome.code, outcome.stdout) == (0, "2026-07-31-a-dog\n")
+
+
+@pytest.mark.parametrize("words", ["sessions show ", "sessions rm one ", "repl --session ", "sessions export "])
+def test_the_shell_completes_names(program: Program, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    cats("holiday")
+    cats("hat")
+    cats("cats")
+    typed = f"sensenova {words}h"
+    monkeypatch.setenv("_SENSENOVA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    assert program().stdout.split() == ["hat", "holiday"]

@@ -80,10 +80,17 @@ def test_notices_in_both_frontends(program: Program, monkeypatch: pytest.MonkeyP
     assert "bfloat16 on cpu; as by gpus 2\n" in session
 
 
-def test_the_notice_of_the_demo_in_both_frontends(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [(("generate", "a cat"), "model: --model SenseNova/"), (("repl",), "model: /model SenseNova/")],
+    ids=["shell", "session"],
+)
+def test_the_notice_of_the_demo_in_both_frontends(
+    program: Program, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], shown: str
+) -> None:
+    """Each is the first run of its day, which shows the notice."""
     monkeypatch.delenv("SENSENOVA_MODEL")
-    assert "is --model SenseNova/" in program("generate", "a cat").stderr
-    assert "is /model SenseNova/" in program("repl", stdin="").stderr
+    assert shown in program(*words, stdin="").stderr
 
 
 def test_a_view_spells_flags_by_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,7 +165,7 @@ def merges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return read_layers(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Layers, "resolve", counted)
-    monkeypatch.setattr("sensenova_cli.inputs.flags.read_layers", read)
+    monkeypatch.setattr("config.sources.read_layers", read)
     return calls
 
 

@@ -204,7 +204,7 @@ def test_the_demo_is_the_default(program: Program, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("SENSENOVA_MODEL")
     outcome = program("verify", "--quick")
     assert outcome.code == 0
-    assert outcome.stderr.count("using the built-in demo") == 1
+    assert outcome.stderr.count("Using the built-in demo") == 1
     assert outcome.stdout.splitlines()[-1] == "demo passed: the files are as expected"
 
 

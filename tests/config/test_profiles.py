@@ -33,9 +33,9 @@ def test_free_form_is_the_vendors_sampling() -> None:
     }
 
 
-def test_cpu_profile_halves_the_memory_of_float32() -> None:
+def test_the_cpu_profile_lets_the_processor_decide_the_number_format() -> None:
     settings = Settings(**read_settings_file(find_profile("cpu")).values)
-    assert (settings.device, settings.dtype) == ("cpu", "bfloat16")
+    assert (settings.device, settings.dtype) == ("cpu", "auto")
 
 
 def test_a_users_profile_replaces_a_built_in_one(user_folder: Path) -> None:

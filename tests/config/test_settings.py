@@ -13,7 +13,7 @@ def test_defaults_are_the_published_settings() -> None:
     assert (settings.timestep_shift, settings.t_eps, settings.cfg_norm) == (3.0, 0.02, "none")
     assert (settings.max_tokens, settings.do_sample, settings.temperature) == (512, False, 0.7)
     assert settings.max_think_tokens == 1024
-    assert settings.dtype == "bfloat16"
+    assert settings.dtype == "auto"
 
 
 def test_every_setting_is_listed_once_and_explained() -> None:

@@ -93,7 +93,11 @@ def test_flags_that_were_not_typed_do_not_count(monkeypatch: pytest.MonkeyPatch)
         ),
         ({"device": "gpu"}, "--device gpu: must be like auto, cpu, cuda, cuda:1 or mps", "for example --device auto"),
         ({"size": "100x100"}, "size 100x100: both sides must be multiples of 32", "try 96x96 or 128x128"),
-        ({"dtype": "bf16"}, "--dtype bf16: must be bfloat16, float16 or float32", "did you mean --dtype bfloat16?"),
+        (
+            {"dtype": "bf16"},
+            "--dtype bf16: must be auto, bfloat16, float16 or float32",
+            "did you mean --dtype bfloat16?",
+        ),
     ],
 )
 def test_bad_flag_is_named(flags: dict[str, object], what: str, hint: str) -> None:

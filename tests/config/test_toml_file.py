@@ -77,7 +77,7 @@ def test_byte_order_mark_is_ignored() -> None:
         ("cfg_scale = nan", "1:1", "cfg_scale = nan: must be a number from 0 to 100", "cfg_scale = 4.0"),
         ("t_eps = 0", "1:1", "t_eps = 0: must be a number above 0 and at most 1", "t_eps = 0.02"),
         ("top_k = -1", "1:1", "must be a whole number of at least 0", "top_k = 0"),
-        ('dtype = "bf16"', "1:1", "must be bfloat16, float16 or float32", 'did you mean dtype = "bfloat16"?'),
+        ('dtype = "bf16"', "1:1", "must be auto, bfloat16, float16 or float32", 'did you mean dtype = "bfloat16"?'),
         ("input_pixels = 5", "1:1", "must be auto, native or a whole number from 1024 to", 'input_pixels = "auto"'),
         (
             "cfg_interval = [0.9, 0.1]",

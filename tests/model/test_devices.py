@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from model.devices import resolve_device, resolve_dtype
+from model.devices import has_bfloat16_units, resolve_device, resolve_dtype
 from model.errors import DeviceError
 
 
@@ -42,3 +42,33 @@ print(before, peak_memory(cpu))
     before, after = map(int, done.stdout.split())
     assert held.numel() and before < 2**30
     assert after - before > 250 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("machine", "supported", "fast"),
+    [
+        ("x86_64", (), False),
+        ("x86_64", ("mkldnn",), False),  # oneDNN also counts AVX-512 without BF16, which computes in float32
+        ("x86_64", ("avx512_bf16",), True),
+        ("AMD64", ("amx",), True),
+        ("aarch64", ("mkldnn",), True),
+        ("arm64", (), False),
+    ],
+)
+def test_cpus_with_units_for_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, machine: str, supported: tuple[str, ...], fast: bool
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: "avx512_bf16" in supported)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: "amx" in supported)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: "mkldnn" in supported)
+    assert has_bfloat16_units(torch.device("cpu")) is fast
+
+
+def test_gpus_count_as_fast_in_bfloat16() -> None:
+    assert has_bfloat16_units(torch.device("cuda")) and has_bfloat16_units(torch.device("mps"))
+
+
+def test_pytorch_answers_for_this_cpu() -> None:
+    assert has_bfloat16_units(torch.device("cpu")) in (True, False)

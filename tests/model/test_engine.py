@@ -259,7 +259,7 @@ def test_inference_mode_does_not_leak_to_the_consumer(engine: Engine) -> None:
 def test_untrained_sizes_give_a_notice(engine: Engine) -> None:
     notices = of(list(engine.run(GenerateRequest("a cat", SMALL))), Notice)
     assert [notice.text for notice in notices] == [
-        "64x96 is not a size this model was trained on; the nearest is 192x320"
+        "This model was not trained on 64x96, so the picture may be broken; nearest: 192x320"
     ]
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from model import find_checkpoint
 from sensenova_cli.serve.guard import Guard
+from sensenova_cli.turns.demo_notice import SHOWN_FILE
 from tests.cli.harness import Outcome, Program
 from tests.serve.conftest import Served, serving
 
@@ -86,8 +87,9 @@ def both(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Return the contents of all files below a folder."""
-    return {str(each.relative_to(folder)): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+    """Return the contents of all files below a folder, except the note that the demo's notice was shown today."""
+    files = (each for each in folder.rglob("*") if each.is_file() and each.name != SHOWN_FILE)
+    return {str(each.relative_to(folder)): each.read_bytes() for each in files}
 
 
 def restore(folder: Path, files: dict[str, bytes]) -> None:

@@ -59,7 +59,7 @@ def test_json(served: Served) -> None:  # noqa: F811
 
 def test_the_size_of_the_model_and_several_sizes(served: Served) -> None:  # noqa: F811
     outcome = bench(served.url, "--steps", "1")
-    assert "picture 64x64, 1 steps, 16 clients" in outcome.stdout
+    assert "picture 64x64, 1 step, 16 clients" in outcome.stdout
     outcome = bench(served.url, "--steps", "1", "--size", "64x64", "--size", "96x64")
     assert outcome.stdout.count("16 clients") == 2 and "picture 96x64" in outcome.stdout
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from config.settings import ImageSettings, LoadSettings
+from model import PHASES, process_timings
 from model.events import Event, Waiting
 from model.opening import open_engine
 from model.requests import GenerateRequest
@@ -367,3 +368,11 @@ def test_the_fake_has_the_quirks_that_the_engine_works_around(omni: FakeOmni) ->
     if omni.version == "VO30":
         with pytest.raises(Mistake, match="more than once: seed"):
             omni.chat({**body, "seed": 8})
+
+
+def test_timings_have_phases_of_the_server(newer: FakeOmni) -> None:
+    process_timings.restart(*PHASES)
+    timings = json.loads(done(newer, "generate", "x", "--size", "64x64", "--json", "--timings").stdout)["timings"]
+    assert timings["connect"] > 0 and timings["server"] > 0
+    shown = done(newer, "chat", "hello", "--timings").stderr
+    assert "until the server sends a first event or the result" in shown

@@ -25,6 +25,7 @@ class Terminal:
     Args:
         words: the command line after `python -m MODULE`.
         folder: the current folder; settings and data are stored below it.
+        shell: run this line in an interactive bash instead, with PROGRAM for `python -m MODULE`.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Terminal:
         columns: int = 100,
         rows: int = 40,
         module: str = "sensenova_cli",
+        shell: str = "",
         **variables: str,
     ) -> None:
         environment = {
@@ -53,9 +55,10 @@ class Terminal:
         }
         self.screen = pyte.HistoryScreen(columns, rows, history=5000, ratio=0.5)
         self._stream = pyte.Stream(self.screen)
+        command = ["bash", "--norc", "-i"] if shell else [sys.executable, "-m", module, *words]
         self.child = pexpect.spawn(
-            sys.executable,
-            ["-m", module, *words],
+            command[0],
+            command[1:],
             cwd=folder,
             env=environment,
             dimensions=(rows, columns),
@@ -63,6 +66,8 @@ class Terminal:
             timeout=PATIENCE,
         )
         self.raw = ""
+        if shell:
+            self.child.sendline(shell.replace("PROGRAM", f"{sys.executable} -m {module}"))
 
     def read(self, seconds: float = 0.05) -> None:
         """Read the output so far."""

@@ -9,11 +9,10 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 from config.profiles import profile_files
-from config.settings import SETTING_NAMES
+from config.settings import SESSION_SETTINGS
 from sensenova_cli.repl.completion import LineCompleter
 from sensenova_cli.repl.slash_commands import COMMANDS
 from sensenova_cli.repl.slash_commands.line_options import parse_line_options
-from sensenova_cli.repl.slash_commands.session_settings import hint_instead_of_set
 from sensenova_cli.sessions.entries import SessionPicture, Set, Stage, Use
 from sensenova_cli.sessions.state import State
 
@@ -70,7 +69,7 @@ def test_commands_are_offered_after_a_slash(prompt: Prompt) -> None:
 
 
 def test_settings_that_a_session_can_set_are_offered(prompt: Prompt) -> None:
-    assert offers(prompt, "/set ") == [f"/set {name}" for name in SETTING_NAMES if not hint_instead_of_set(name)]
+    assert offers(prompt, "/set ") == [f"/set {name}" for name in SESSION_SETTINGS]
     assert offers(prompt, "/set cfg_n") == ["/set cfg_norm"]
     assert offers(prompt, "/set  cfg_n") == ["/set  cfg_norm"]
     assert offers(prompt, "/set mod") == []
@@ -121,7 +120,8 @@ def test_profiles_are_offered(prompt: Prompt, tmp_path: Path) -> None:
 
 def test_models_are_offered(prompt: Prompt) -> None:
     assert offers(prompt, "/model d") == ["/model demo"]
-    assert offers(prompt, "/model Sen") == ["/model SenseNova/SenseNova-U1-8B-MoT"]
+    assert offers(prompt, "/model a3") == ["/model a3b"]
+    assert offers(prompt, "/model SenseNova/SenseNova-U1-A") == ["/model SenseNova/SenseNova-U1-A3B-MoT"]
     assert offers(prompt, "/model ./") == ["/model ./out"]
 
 

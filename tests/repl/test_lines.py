@@ -29,7 +29,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ('a cat -o "my cat.png"', Line("prompt", "a cat", flags=("-o", "my cat.png"))),
         ("--seed 7", Line("prompt", "", flags=("--seed", "7"))),
         ("? which animal is this?", Line("question", "which animal is this?")),
-        ("?", Line("question", "")),
+        ("?", Line("command", "", command="help")),
+        ("cat.png ?", Line("question", "", files=("cat.png",))),
+        ("exit", Line("command", "", command="quit")),
+        (" Quit ", Line("command", "", command="quit")),
+        (":q", Line("command", "", command="quit")),
+        ("help", Line("command", "", command="help")),
+        ("clear", Line("command", "", command="clear")),
+        ("help me", Line("prompt", "help me")),
+        ("/generate help", Line("command", "help", command="generate")),
+        ("/?", Line("command", "", command="?")),
         ("/undo", Line("command", "", command="undo")),
         ("/set size 16:9", Line("command", "size 16:9", command="set")),
         ("/again --seed 3", Line("command", "", command="again", flags=("--seed", "3"))),
@@ -58,6 +67,13 @@ def test_the_absolute_path_of_a_picture_is_not_a_command(folder: Path) -> None:
 def test_a_missing_picture_is_not_a_prompt(typed: str) -> None:
     with pytest.raises(UsageError, match="there is no picture file"):
         parse_line(typed)
+
+
+@pytest.mark.parametrize("typed", ["!ls", "! rm -r x", "!"])
+def test_a_shell_command_does_not_run(typed: str) -> None:
+    with pytest.raises(UsageError, match="shell commands do not run here") as raised:
+        parse_line(typed)
+    assert "Ctrl-Z" in raised.value.hint
 
 
 def test_an_open_quote_is_an_error() -> None:

@@ -326,7 +326,7 @@ def test_a_picture_that_cannot_be_written_is_saved_elsewhere(data: Path) -> None
         with Image.open(kept) as image:
             assert image.size == (64, 32)
         kept.unlink()
-        assert problem.value.hint.startswith("make room, or check the folder")
+        assert problem.value.hint.startswith("free some disk space, or check the folder")
         Image.new("RGB", (8, 8)).save("cat.png")
         with pytest.raises(SessionWriteError, match=r"cat.png cannot be copied"):
             session.import_picture("cat.png")

@@ -10,7 +10,7 @@ from sensenova_cli.sessions.entries import Set
 from sensenova_cli.sessions.lock import LOCK_FILE
 from sensenova_cli.sessions.saved import read_session
 from sensenova_cli.sessions.session import Session
-from sensenova_cli.sessions.store import find_session, latest_session, sessions_folder
+from sensenova_cli.sessions.store import complete_name, find_session, latest_session, sessions_folder
 from tests.repl.sessions import MODEL, ask, draw, file_of, rich_session
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -70,9 +70,65 @@ def test_invalid_names(name: str, data: Path) -> None:
 
 def test_a_similar_name_is_suggested() -> None:
     rich_session("cats-and-dogs")
-    with pytest.raises(SessionError, match="no session named 'cats-and-dog'") as problem:
-        find_session("cats-and-dog")
+    with pytest.raises(SessionError, match="no session named 'cats-and-dgos'") as problem:
+        find_session("cats-and-dgos")
     assert problem.value.hint.startswith("did you mean cats-and-dogs?")
+
+
+def test_the_beginning_of_a_name_is_enough() -> None:
+    for name in ("2026-07-31-a-cute-cat", "2026-07-31-a-dog", "2026-08-01-a-dog", "a-dog-s-day"):
+        rich_session(name)
+    assert find_session("2026-07-31-a-c").name == "2026-07-31-a-cute-cat"
+    assert find_session("a-c").name == "2026-07-31-a-cute-cat"
+    assert find_session("2026-08").name == "2026-08-01-a-dog"
+    assert find_session("2026-07-31-a-dog").name == "2026-07-31-a-dog"
+    for beginning in ("2026-07", "a-dog"):
+        with pytest.raises(SessionError, match=f"several sessions begin with '{beginning}': 2026-07-31-a-") as problem:
+            find_session(beginning)
+        assert "type more of the name" in problem.value.hint
+    with pytest.raises(SessionError, match="no session named ''"):
+        find_session("")
+
+
+def test_only_names_with_a_date_are_completed_when_a_session_is_opened() -> None:
+    rich_session("2026-07-31-a-cute-cat")
+    rich_session("cats")
+    assert complete_name("2026-07-31-a") == "2026-07-31-a-cute-cat"
+    assert complete_name("cat") == "cat"
+    assert complete_name("2026-07-30-x") == "2026-07-30-x"
+
+
+def test_a_session_can_be_renamed_while_it_is_open() -> None:
+    rich_session("dogs")
+    with Session.open("cats", MODEL) as session:
+        draw(session, "A cat")
+        with pytest.raises(SessionError, match="there is a session named dogs already"):
+            session.rename("dogs")
+        session.rename("my cats")
+        draw(session, "Another cat")
+        with pytest.raises(SessionError, match="in use"):
+            Session.open("my cats", MODEL)
+    saved = read_session(find_session("my cats"))
+    assert (len(saved.state.pictures), saved.problems) == (2, ())
+    with pytest.raises(SessionError):
+        find_session("cats")
+
+
+def test_a_new_session_gets_the_name_that_was_chosen_before_its_first_turn() -> None:
+    with Session.start(MODEL) as session:
+        session.rename("cats")
+        assert list(sessions_folder().iterdir()) == []
+        draw(session, "A cat")
+        assert session.name == "cats"
+
+
+def test_a_temporary_session_leaves_nothing() -> None:
+    with Session.temporary(MODEL) as session:
+        draw(session, "A cat")
+        folder = session.folder
+        assert folder is not None and folder.is_dir()
+    assert not folder.exists()
+    assert not sessions_folder().exists()
 
 
 def test_the_latest_session_is_the_one_used_last() -> None:

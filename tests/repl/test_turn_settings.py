@@ -171,3 +171,67 @@ def test_contradicting_settings_are_an_error_at_the_start(script: Script) -> Non
     assert outcome.code == 2
     assert "--cache fast is for one GPU" in outcome.stderr
     assert script.program.engines == []
+
+
+def test_a_model_is_loaded_before_the_other_one_is_let_go(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensenova_cli.repl.session_turns.has_room", lambda settings, size: True)
+    load, order = script.program.load, []
+
+    def watch(settings: LoadSettings, **options: object) -> object:
+        order.append([engine.closed for engine in script.program.engines])
+        return load(settings, **options)  # type: ignore[arg-type]
+
+    model.opening.open_engine = watch  # type: ignore[assignment]  # `program` puts it back
+    outcome = script("a cat", "/model demo", "/again")
+    assert outcome.code == 0, outcome.stderr
+    assert order == [[], [False]]
+    assert [engine.closed for engine in script.program.engines] == [True, False]
+    assert "memory is too small" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./gone", "there is no checkpoint folder ./gone"),
+        ("dmo", "there is no folder 'dmo' here, and it is not a Hub id"),
+        ("empty", "the folder empty is not a checkpoint"),
+        ("damaged", "damaged: "),
+    ],
+)
+@pytest.mark.parametrize("room", [True, False])
+def test_a_model_that_cannot_be_loaded_changes_nothing(
+    script: Script, home: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str, room: bool
+) -> None:
+    monkeypatch.setattr("sensenova_cli.repl.session_turns.has_room", lambda settings, size: room)
+    (home / "empty").mkdir()
+    (home / "damaged").mkdir()
+    (home / "damaged" / "config.json").write_text("{}")
+    outcome = script("a cat", f"/model {name}", "/again", "/model")
+    assert outcome.code == 1
+    assert message in outcome.stderr
+    checkpoint = str(script.program.loaded[0].model)
+    assert f"the model is still {checkpoint}" in outcome.stderr
+    assert f"model: {checkpoint}" in outcome.stderr
+    (engine,) = script.program.engines
+    assert len(engine.requests) == 2 and not engine.closed
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_after_a_failed_load_the_model_before_draws(
+    script: Script, monkeypatch: pytest.MonkeyPatch, room: bool
+) -> None:
+    monkeypatch.setattr("sensenova_cli.repl.session_turns.has_room", lambda settings, size: room)
+    load = script.program.load
+
+    def refuse(settings: LoadSettings, **options: object) -> object:
+        if settings.model == "demo":
+            raise CheckpointError("a shard is truncated", "download it again")
+        return load(settings, **options)  # type: ignore[arg-type]
+
+    model.opening.open_engine = refuse  # type: ignore[assignment]  # `program` puts it back
+    outcome = script("a cat", "/model demo", "/again")
+    assert outcome.code == 1
+    assert "error: a shard is truncated\nhint: download it again; the model is still" in outcome.stderr
+    assert len(outcome.stdout.splitlines()) == 2
+    assert ("memory is too small for two models" in outcome.stderr) is not room
+    assert len(script.program.engines) == (1 if room else 2)

@@ -284,6 +284,53 @@ def test_comments_and_empty_lines_are_ignored(script: Script) -> None:
     assert [request.prompt for request in script.requests] == ["a cat \nat dusk"]
 
 
+@pytest.mark.parametrize("word", ["exit", "quit", "Quit", ":q", "/exit", "/q", "/quit"])
+def test_words_that_leave(script: Script, word: str) -> None:
+    outcome = script(word, "never")
+    assert (outcome.code, outcome.stdout) == (0, "")
+
+
+def test_words_that_help(script: Script) -> None:
+    outcome = script("help", "?", "/?", "/h", "clear")
+    assert (outcome.code, outcome.stdout) == (0, "")
+    assert outcome.stderr.count("Keys: Tab completes") == 4
+
+
+def test_only_pictures_are_opened_on_the_desktop(
+    script: Script, home: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's session may name a program as its picture."""
+    tool = home / "bin" / "xdg-open"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\necho $1 > {home}/opened\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
+    monkeypatch.setenv("DISPLAY", ":9")
+    path = Path(script("a cat").stdout.strip())
+    (file,) = data.glob("sessions/*/session.jsonl")
+    file.write_text(file.read_text().replace(path.name, "001-a-cat.desktop"))
+    path.rename(path.with_name("001-a-cat.desktop"))
+    assert "001-a-cat.desktop is not named as a picture" in script("/open", options=("--continue",)).stderr
+    file.write_text(file.read_text().replace("001-a-cat.desktop", path.name))
+    path.write_text("#!/bin/sh\n")
+    assert path.name in script("/open", options=("--continue",)).stderr
+    assert not (home / "opened").exists()
+
+
+def test_a_script_without_a_session_writes_its_pictures_here(script: Script, home: Path, data: Path) -> None:
+    outcome = script(
+        "a cat --seed 7", "make it red", "? what is this?", "a dog -o dog.png", options=("--no-session", "-q")
+    )
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert outcome.stdout.splitlines() == ["a-cat-7.png", "make-it-red-42.png", "It is a cat.", "dog.png"]
+    assert not list(data.glob("sessions/*"))
+    record = read_record(home / "make-it-red-42.png")
+    assert record is not None and record.inputs[0].path == str(home / "a-cat-7.png")
+    assert script.program("edit", "--from", "make-it-red-42.png", "-o", "again.png").code == 0
+    assert (home / "again.png").read_bytes() == (home / "make-it-red-42.png").read_bytes()
+    assert script("a cat", options=("--no-session", "--continue")).code == 2
+
+
 def test_statistics_show_reused_tokens(script: Script) -> None:
     outcome = script("a cat", "? what is this?", "/stats")
     assert re.search(r"prefix +\d+ tokens computed, \d+ of \d+ reused", outcome.stderr)

@@ -19,6 +19,9 @@ TYPED = (
     ("? which animal is this?", "It is a cat."),
     ("make it red --seed 7 -n 2", "pictures 2, 3"),
     ("/use 3", "selected: picture 3"),
+    ("/ls", "edit of 1"),
+    ("/show 1", "256x256 · seed 42"),
+    ("!ls", "shell commands do not run here"),
     ("/set cfg_scale 3", "cfg_scale = 3"),
     ("/sett x", "did you mean /set?"),
     ("/history", "2. describe"),
@@ -26,7 +29,7 @@ TYPED = (
 )
 
 
-@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("columns", [60, 100, 200])
 def test_the_screen_matches_the_reviewed_text(columns: int, tmp_path: Path) -> None:
     screen = Terminal(
         "repl",

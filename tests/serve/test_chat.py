@@ -214,7 +214,7 @@ def test_addresses_are_never_fetched(api: openai.OpenAI, url: str) -> None:
     message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
     with pytest.raises(openai.BadRequestError) as raised:
         asked(api, [message])
-    assert error_of(raised)["code"] == "picture_url_refused" and "data URL" in error_of(raised)["hint"]
+    assert error_of(raised)["code"] == "picture_url_refused" and "data URL" in error_of(raised)["message"]
 
 
 def test_an_unknown_model(api: openai.OpenAI) -> None:

@@ -19,7 +19,7 @@ HINT = "try 96x96 or 128x128"
 )
 def test_clients_of_openais_api_get_the_hint_in_the_message(served: Served, path: str, body: object) -> None:
     error = served.client().post(path, json=body).json()["error"]
-    assert error["hint"] == HINT
+    assert error["hint"] == "" and error["message"].count(HINT) == 1
     assert error["message"] == f"size 100x100: both sides must be multiples of 32; {HINT}"
 
 
@@ -37,4 +37,4 @@ def test_an_error_within_a_stream_has_the_hint_in_its_message(served: Served) ->
     answer = served.client().post("/v1/images/generations", json={"prompt": "x", "stream": True}).text
     error = json.loads(answer.split("data: ")[-1])["error"]
     assert error["code"] == "out_of_memory"
-    assert error["message"] == f"not enough memory; {error['hint']}"
+    assert error["message"] == "not enough memory; ask for a smaller picture or fewer tokens"

@@ -157,6 +157,13 @@ def test_the_log_has_no_prompts_and_no_pictures(program: Program) -> None:  # no
     assert outcome.code == 0
     assert "secret" not in outcome.stderr and url[30:60] not in outcome.stderr
     assert len(re.findall(r"^\d\d:\d\d:\d\d req-\w+ generate \S+, 2 steps: done after", outcome.stderr, re.M)) == 1
+    refused = re.findall(r"^\d\d:\d\d:\d\d (.+: refused, .+)$", outcome.stderr, re.M)
+    assert refused[:2] == [
+        "POST /v1/images/edits: refused, 400 invalid_request",
+        "POST /v1/images/generations: refused, 400 invalid_request",
+    ]
+    assert "GET /v1/models/{name:path}: refused, 404 model_not_found" in refused
+    assert "GET (not checked further): refused, 403 origin_refused" in refused
     quiet = serving(program, "--quiet", use=use)
     assert "req-" not in quiet.stderr and "serving " in quiet.stderr
 
@@ -292,7 +299,7 @@ def test_missing_libraries(program: Program, monkeypatch: pytest.MonkeyPatch) ->
         program("serve"),
         2,
         "serving needs starlette, python_multipart, which are not installed",
-        "pip install 'sensenova[serve]'",
+        "in the checkout, run: pip install '.[serve]'",
     )
 
 

@@ -226,6 +226,8 @@ def lines_with_data(lines: Iterator[str]) -> Iterator[str]:
 
 
 def test_info(served: Served) -> None:
+    served.engine.dtype = "float32"
     found = served.client().get("/v1/sensenova/info").json()
+    assert found["loaded"]["dtype"] == "float32"  # what `dtype = "auto"` became
     assert (found["model"], found["trained_sizes"][0]) == ("demo", "64x64")
     assert found["defaults"]["num_steps"] == 4 and found["limits"]["max_images"] == 10

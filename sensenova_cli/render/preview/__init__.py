@@ -6,7 +6,8 @@ preview.show_several(images)  # print numbered pictures as contact sheets
 forming = preview.live()      # a renderable for a Live display, or None
 """
 
+from sensenova_cli.render.preview.detect import has_links
 from sensenova_cli.render.preview.sheet import contact_sheet
-from sensenova_cli.render.preview.show import LIVE_SIZE, LivePreview, Preview
+from sensenova_cli.render.preview.show import HALF, LIVE_SIZE, SCREEN, SMALL, LivePreview, Preview
 
-__all__ = ["LIVE_SIZE", "LivePreview", "Preview", "contact_sheet"]
+__all__ = ["HALF", "LIVE_SIZE", "SCREEN", "SMALL", "LivePreview", "Preview", "contact_sheet", "has_links"]

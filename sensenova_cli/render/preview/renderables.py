@@ -20,7 +20,7 @@ HALF_BLOCKS = (1, 2)
 """Width and height in pixels of a character cell of half blocks."""
 
 FIRST_COMMON = 16
-"""First colour that is the same in all terminals; users choose the colours before it."""
+"""First color that is the same in all terminals; users choose the colors before it."""
 
 _RAW = [(ControlType.CURSOR_FORWARD, 0)]
 """Marks a segment that has no width and is printed unchanged. Any control code would do."""
@@ -40,7 +40,7 @@ def fit(size: tuple[int, int], cell: tuple[int, int], columns: int, rows: int) -
 
 
 class HalfBlocks:
-    """A picture made of characters with two colours each: an upper and a lower pixel, which count as squares.
+    """A picture made of characters with two colors each: an upper and a lower pixel, which count as squares.
 
     Args:
         image: RGB.
@@ -55,24 +55,24 @@ class HalfBlocks:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         columns, rows = fit(self._image.size, HALF_BLOCKS, min(self._columns, options.max_width), self._rows)
         small = self._image.resize((columns, 2 * rows), Image.Resampling.BOX)
-        colours = _palette_colours(small) if console.color_system == "256" else _full_colours(small)
-        for top in range(0, len(colours), 2 * columns):
-            upper, lower = colours[top : top + columns], colours[top + columns : top + 2 * columns]
-            for colour, background in zip(upper, lower, strict=True):
-                yield Segment("▀", Style.from_color(colour, background))
+        colors = _palette_colors(small) if console.color_system == "256" else _full_colors(small)
+        for top in range(0, len(colors), 2 * columns):
+            upper, lower = colors[top : top + columns], colors[top + columns : top + 2 * columns]
+            for color, background in zip(upper, lower, strict=True):
+                yield Segment("▀", Style.from_color(color, background))
             yield Segment.line()
 
 
-def _full_colours(image: Image.Image) -> list[Color]:
-    """Return the colour of each pixel, row by row."""
+def _full_colors(image: Image.Image) -> list[Color]:
+    """Return the color of each pixel, row by row."""
     pixels = image.tobytes()
     return [Color.from_rgb(*pixels[start : start + 3]) for start in range(0, len(pixels), 3)]
 
 
-def _palette_colours(image: Image.Image) -> list[Color]:
-    """Return the nearest of the 240 colours that all terminals with 256 colours share, for each pixel.
+def _palette_colors(image: Image.Image) -> list[Color]:
+    """Return the nearest of the 240 colors that all terminals with 256 colors share, for each pixel.
 
-    Rich uses only the colour cube, in which dark green becomes bright green. Dithering is off because its dots would be
+    Rich uses only the color cube, in which dark green becomes bright green. Dithering is off because its dots would be
     as large as the objects in the picture.
     """
     nearest = image.quantize(palette=_common_palette(), dither=Image.Dither.NONE)
@@ -81,9 +81,9 @@ def _palette_colours(image: Image.Image) -> list[Color]:
 
 @functools.cache
 def _common_palette() -> Image.Image:
-    colours = [Color.from_ansi(number).get_truecolor() for number in range(FIRST_COMMON, 256)]
+    colors = [Color.from_ansi(number).get_truecolor() for number in range(FIRST_COMMON, 256)]
     palette = Image.new("P", (1, 1))
-    palette.putpalette([part for colour in colours for part in colour])
+    palette.putpalette([part for color in colors for part in color])
     return palette
 
 

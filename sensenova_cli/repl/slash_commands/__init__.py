@@ -6,15 +6,18 @@ from sensenova_cli.repl.slash_commands import pictures
 from sensenova_cli.repl.slash_commands import settings
 from sensenova_cli.repl.slash_commands import files
 from sensenova_cli.repl.slash_commands import session
+from sensenova_cli.repl.slash_commands import help
 
 # isort: on
-from sensenova_cli.repl.slash_commands.registry import COMMANDS, Command, EndSession, slash_command
+from sensenova_cli.repl.slash_commands.registry import COMMANDS, Command, EndSession, find_command, slash_command
 
 __all__ = [
     "COMMANDS",
     "Command",
     "EndSession",
     "files",
+    "find_command",
+    "help",
     "pictures",
     "session",
     "settings",

@@ -11,6 +11,7 @@ from prompt_toolkit.document import Document
 from config.profiles import profile_files
 from config.settings import SESSION_SETTINGS, Settings
 from sensenova_cli.inputs.argv import PICTURE_ENDINGS
+from sensenova_cli.inputs.completion import complete_models
 from sensenova_cli.repl.slash_commands.registry import COMMANDS, Arguments, CompletionSource
 
 
@@ -43,6 +44,11 @@ def all_files(arguments: Arguments) -> Iterator[Completion]:
 def folders(arguments: Arguments) -> Iterator[Completion]:
     """Complete folders."""
     return _complete_files(PathCompleter(expanduser=True, only_directories=True), arguments.word)
+
+
+def models(arguments: Arguments) -> Iterator[Completion]:
+    """Complete the demo, the official model, and the models in the Hub cache."""
+    return matching(arguments.word, [(name, "") for name in complete_models(arguments.word)])
 
 
 def profiles(arguments: Arguments) -> Iterator[Completion]:

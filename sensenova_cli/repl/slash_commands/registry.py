@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from prompt_toolkit.completion import Completion
 
-from sensenova_cli.repl.lines import Line
+from config.validation import near_miss
+from sensenova_cli.errors import UsageError
+from sensenova_cli.repl.lines import Line, looks_like_path
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.state import State
 
@@ -45,6 +47,7 @@ class Command:
 
     Attributes:
         name: the command's name without the slash.
+        aliases: other names of it, which /help and completion leave out.
         usage: its arguments, as /help shows them.
         help: its help text, one line.
         more: further lines of help, which only `/help NAME` shows.
@@ -56,6 +59,7 @@ class Command:
     """
 
     name: str
+    aliases: tuple[str, ...]
     usage: str
     help: str
     more: Sequence[str]
@@ -74,6 +78,7 @@ def slash_command(
     name: str,
     usage: str = "",
     *,
+    aliases: Iterable[str] = (),
     more: Sequence[str] = (),
     options: Iterable[str] = (),
     first: Sequence[CompletionSource] = (),
@@ -93,7 +98,26 @@ def slash_command(
             raise ValueError(f"the command /{name} is registered twice")
         sentence = (run.__doc__ or "").partition("\n")[0].removesuffix(".")
         text = sentence[:1].lower() + sentence[1:]
-        COMMANDS[name] = Command(name, usage, text, more, tuple(options), first, later, setting, run)
+        COMMANDS[name] = Command(name, tuple(aliases), usage, text, more, tuple(options), first, later, setting, run)
         return run
 
     return register
+
+
+def find_command(name: str) -> Command:
+    """Return the command of this name.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    if command := COMMANDS.get(name):
+        return command
+    for command in COMMANDS.values():
+        if name in command.aliases:
+            return command
+    word = f"/{name}"
+    if looks_like_path(word):
+        raise UsageError(f"there is no picture file {word}", "check its name; /help lists the commands")
+    meant = near_miss(name, [*COMMANDS, *(alias for command in COMMANDS.values() for alias in command.aliases)])
+    hint = f"did you mean /{meant}? " if meant else ""
+    raise UsageError(f"there is no command {word}", f"{hint}/help lists the commands")

@@ -1,25 +1,12 @@
-"""Slash commands about the session itself: /stats, /history, /help, /quit."""
+"""Slash commands about the session itself: /stats, /history, /new, /rename."""
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from config.validation import near_miss
 from model import process_timings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.render.progress import format_bytes, format_rate
 from sensenova_cli.repl.lines import Line
-from sensenova_cli.repl.slash_commands.completion_sources import command_names
-from sensenova_cli.repl.slash_commands.registry import COMMANDS, Command, EndSession, slash_command
+from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import AnswerTurn
-
-INTRODUCTION = (
-    "A prompt makes a picture, or changes the selected one. A line that starts with ? asks about it.",
-    "A line may end with options: a cat at dusk --aspect 16:9 --seed 7",
-    "A picture's file name stages the picture, and the next line uses it.",
-)
-KEYS = "Keys: Tab completes · Alt-Enter new line · Ctrl-R searches · Ctrl-X Ctrl-E opens an editor · Ctrl-C ends a turn"
 
 
 @slash_command("stats")
@@ -55,11 +42,12 @@ def stats(workspace: Workspace, line: Line) -> None:
 def history(workspace: Workspace, line: Line) -> None:
     """List the turns so far."""
     for turn in workspace.session.state.turns:
-        ending = "" if turn.status == "done" else f" ({turn.status}: {turn.reason})"
+        ending = {"done": "", "cancelled": " (cancelled)"}.get(turn.status, f" ({turn.status}: {turn.reason})")
         if not isinstance(turn, AnswerTurn):
             pictures = ", ".join(str(picture.number) for picture in turn.pictures)
+            result = f" → {pictures}" if pictures else ""
             about = f" of {', '.join(map(str, turn.inputs))}" if turn.inputs else ""
-            workspace.print_text(f"{turn.turn}. {turn.kind}{about}: {turn.prompt} → {pictures or 'nothing'}{ending}")
+            workspace.print_text(f"{turn.turn}. {turn.kind}{about}: {turn.prompt}{result}{ending}")
         else:
             workspace.print_text(f"{turn.turn}. {turn.kind}: {turn.prompt}{ending}")
             if turn.answer:
@@ -67,35 +55,19 @@ def history(workspace: Workspace, line: Line) -> None:
     workspace.say_selected()
 
 
-@slash_command("help", "[COMMAND]", first=(command_names,))
-def help_on(workspace: Workspace, line: Line) -> None:
-    """Show this list, or more about one command."""
-    name = line.text.strip().removeprefix("/")
-    if not name:
-        workspace.print(_help_on_all())
-    elif name in COMMANDS:
-        workspace.print(_help_on(COMMANDS[name]))
-    else:
-        meant = near_miss(name, COMMANDS)
-        raise UsageError(f"there is no command /{name}", f"did you mean /{meant}?" if meant else "see: /help")
+@slash_command("new", "[NAME]", more=("/new holiday",))
+def new(workspace: Workspace, line: Line) -> None:
+    """Start a new session; the model and the settings stay."""
+    before = workspace.session.name
+    workspace.start_session(line.text.strip())
+    saved = f"; the session {before} is saved" if before and not workspace.session.is_temporary else ""
+    workspace.say(f"this is a new session{saved}")
 
 
-def _help_on(command: Command) -> RenderableType:
-    return Group(_usage(command), Text(command.help), *(Text(f"  {line}", style="dim") for line in command.more))
-
-
-def _help_on_all() -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    for each in COMMANDS.values():
-        table.add_row(_usage(each), each.help)
-    return Group(*map(Text, INTRODUCTION), Text(), table, Text(), Text(KEYS, style="dim"))
-
-
-def _usage(command: Command) -> Text:
-    return Text(f"/{command.name} {command.usage}".rstrip(), style="bold")
-
-
-@slash_command("quit")
-def quit_session(workspace: Workspace, line: Line) -> None:
-    """Leave the session, as Ctrl-D does."""
-    raise EndSession
+@slash_command("rename", "NAME", more=("/rename holiday",))
+def rename(workspace: Workspace, line: Line) -> None:
+    """Give this session another name."""
+    if not line.text:
+        raise UsageError("there is no name", "for example: /rename holiday")
+    workspace.session.rename(line.text)
+    workspace.say(f"this session is named {line.text}")

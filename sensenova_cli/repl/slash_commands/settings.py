@@ -3,10 +3,11 @@
 from rich.table import Table
 from rich.text import Text
 
+from config.errors import SenseNovaError
 from config.profiles import find_profile, profile_files
 from config.settings import SESSION_SETTINGS, SETTING_NAMES
 from config.validation import expected, near_miss
-from model import OFFICIAL_MODEL, parse_loras
+from model import parse_loras
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.session_notation import format_value
@@ -15,6 +16,7 @@ from sensenova_cli.repl.slash_commands.completion_sources import (
     fixed_words,
     folders,
     lora_files,
+    models,
     names_set_in_session,
     profiles,
     setting_names,
@@ -34,7 +36,7 @@ from sensenova_cli.sessions.entries import Unset, UseProfile
     later=(setting_values,),
 )
 def set_setting(workspace: Workspace, line: Line) -> None:
-    """Set a setting for the following turns; without arguments, list settings that are not defaults."""
+    """Set a setting for the following turns; alone, list the settings."""
     words = split_words(line.text)
     if not words:
         _list_settings(workspace)
@@ -99,19 +101,27 @@ def profile(workspace: Workspace, line: Line) -> None:
 @slash_command(
     "model",
     "[FOLDER|HUB_ID|demo]",
-    first=(fixed_words({"demo": "built in", OFFICIAL_MODEL: "35 GB"}), folders),
+    first=(models, folders),
     setting="model",
 )
 def model(workspace: Workspace, line: Line) -> None:
-    """Load another model."""
+    """Load another model; if that fails, the old one stays."""
     words = split_words(line.text)
     if not words:
         workspace.print_text(f"model: {workspace.turns.resident_model.name}")
         return
     if len(words) > 1:
         raise UsageError("/model takes one name", "a folder, a Hub id, or demo")
-    workspace.turns.use_model(words[0])
-    workspace.say(f"loading {words[0]}")
+    before = workspace.turns.resident_model.name
+    try:
+        workspace.turns.use_model(words[0])
+    except SenseNovaError as error:
+        error.hint = "; ".join(filter(None, (error.hint, f"the model is still {before}")))
+        raise
+    except KeyboardInterrupt:
+        workspace.say(f"the model is still {before}")
+        raise
+    workspace.say(f"model: {workspace.turns.resident_model.name}")
 
 
 @slash_command(

@@ -17,6 +17,7 @@ from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.slash_commands.session_settings import set_session_settings
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import PictureTurn, Redo, Stage, Undo
+from sensenova_cli.sessions.summary import counted
 
 _OUTPUT = ("output", "force", "profile", "print_think", "hide_think", "preview", "enable_cache_dit_summary")
 GENERATE_OPTIONS = (*(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY), *_OUTPUT)
@@ -63,7 +64,7 @@ def edit(workspace: Workspace, line: Line) -> None:
     options=ANSWER_OPTIONS,
 )
 def describe(workspace: Workspace, line: Line) -> None:
-    """Ask about the selected picture; a line that starts with ? does the same."""
+    """Ask about the selected picture, as a line that starts with ?."""
     images = workspace.turn_inputs(workspace.import_pictures(line.files), asking=True)
     question = line.text or (ONE_PICTURE if len(images) == 1 else SEVERAL_PICTURES)
     continues = images == workspace.session.state.now.shown
@@ -137,7 +138,7 @@ def continue_interleaved(workspace: Workspace, line: Line) -> None:
     first=(fixed_words({"on": "", "off": ""}),),
 )
 def think(workspace: Workspace, line: Line) -> None:
-    """Let the model think before each picture, or only before the picture of this prompt."""
+    """Let the model think before each picture, or only before this one."""
     word = line.text.strip().lower()
     if word in ("", "on", "off"):
         if line.flags:
@@ -166,19 +167,45 @@ def again(workspace: Workspace, line: Line) -> None:
     workspace.draw(last.kind, last.prompt, last.inputs, replace(options, settings=settings))
 
 
-@slash_command("undo")
+@slash_command("undo", "[N]", more=("/undo 2",), first=(fixed_words({"2": "two turns"}),))
 def undo(workspace: Workspace, line: Line) -> None:
-    """Go back by one turn; no picture is deleted."""
-    before = workspace.session.state.now
-    if before.conversation != workspace.session.append(Undo()).now.conversation:
-        workspace.say("the last question is no longer part of the conversation")
-    workspace.say_selected()
+    """Go back by one turn, or by N; no picture is deleted."""
+    _move(workspace, Undo, _number_of_turns(line), len(workspace.session.state.past), "undo")
 
 
-@slash_command("redo")
+@slash_command("redo", "[N]", more=("/redo 2",), first=(fixed_words({"2": "two turns"}),))
 def redo(workspace: Workspace, line: Line) -> None:
-    """Reverse the last undo."""
-    before = workspace.session.state.now
-    if before.conversation != workspace.session.append(Redo()).now.conversation:
-        workspace.say("the question is part of the conversation again")
-    workspace.say_selected()
+    """Reverse the last undo, or the last N."""
+    _move(workspace, Redo, _number_of_turns(line), len(workspace.session.state.future), "redo")
+
+
+def _number_of_turns(line: Line) -> int:
+    """Return the number that a line names, 1 without a number."""
+    word = line.text.strip() or "1"
+    if not word.isdecimal() or int(word) < 1:
+        raise UsageError(f"{word!r} is not a number of turns", f"for example: /{line.command} 2")
+    return int(word)
+
+
+def _move(workspace: Workspace, step: type[Undo] | type[Redo], count: int, possible: int, verb: str) -> None:
+    """Go back or forward by several steps, and show the picture that is selected then, if it is another one.
+
+    Args:
+        possible: number of steps until the first or the last moment of the session.
+        verb: `undo` or `redo`, for messages.
+    """
+    if possible < count:
+        rest = f"only {counted(possible, 'turn')}" if possible else "nothing"
+        raise UsageError(f"there is {rest} to {verb}")
+    before = workspace.session.state
+    for _ in range(count):
+        workspace.session.append(step())
+    after = workspace.session.state
+    if after.now.conversation != before.now.conversation:
+        questions = len(after.now.conversation)
+        content = f"has {counted(questions, 'question')}" if questions else "is empty"
+        workspace.say(f"the conversation {content} now")
+    if after.selected != before.selected:
+        workspace.show_selected()
+    else:
+        workspace.say_selected()

@@ -159,9 +159,9 @@ def test_a_cancelled_turn_changes_nothing(load_with: Callable[..., Engine]) -> N
 
 def test_cached_prefixes_have_no_room_for_a_picture(load_with: Callable[..., Engine]) -> None:
     """The next turn reuses them, also after thinking, and makes the same picture."""
-    engine = load_with(PLANS["some layers"])
+    engine = load_with(PLANS["some layers"], dtype="float32")
     transformer = engine._runner.model.config.transformer
-    token_bytes = 2 * transformer.layers * transformer.kv_heads * transformer.head_dim * 2
+    token_bytes = 2 * transformer.layers * transformer.kv_heads * transformer.head_dim * 4
     for request in (TURNS[0], TURNS[5]):
         first = results(engine, [request])
         branches = len(engine._runner.prefix_cache.lengths)
@@ -246,11 +246,11 @@ def test_a_file_that_is_truncated_meanwhile(
 
 
 def test_only_a_few_layers_are_in_memory(load_with: Callable[..., Engine]) -> None:
-    engine = load_with(PLANS["two layers"])
+    engine = load_with(PLANS["two layers"], dtype="float32")
     network = engine._runner.model.network
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in network.parameters()}
     storages |= {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in network.buffers()}
-    weights = Weights.of(network.config, 2)
+    weights = Weights.of(network.config, 4)
     held = sum(storages.values())
     assert held < weights.on_device(ALL_RESIDENT) / 2
     assert held == pytest.approx(weights.on_device(PLANS["two layers"]), rel=0.01)
@@ -310,11 +310,11 @@ def test_a_larger_request_reloads_the_weights(monkeypatch: pytest.MonkeyPatch) -
     """Memory fits all weights and a small picture. A large picture needs a reload, and later requests keep its plan."""
     monkeypatch.setattr(estimate, "SPARE_BYTES", 0)
     config = read_config(Engine.load("demo", device="cpu").checkpoint)
-    weights = Weights.of(config, 2)
-    small = peak_bytes(config, weights, ALL_RESIDENT, Workload(64, (600, 600)), 2)
-    engine = Engine.load("demo", device="cpu", gpu_memory=f"{-(-small // 2**10)}KiB")
+    weights = Weights.of(config, 4)
+    small = peak_bytes(config, weights, ALL_RESIDENT, Workload(64, (600, 600)), 4)
+    engine = Engine.load("demo", device="cpu", dtype="float32", gpu_memory=f"{-(-small // 2**10)}KiB")
     assert engine.weights_summary == ""
-    expected = results(Engine.load("demo", device="cpu", offload="off"), TURNS[:1])
+    expected = results(Engine.load("demo", device="cpu", dtype="float32", offload="off"), TURNS[:1])
     large = GenerateRequest("a cat", ImageSettings(size="352x352", num_steps=1))
     notices = [event.text for event in engine.run(large) if isinstance(event, Notice)]
     assert any(text.startswith("reloaded with more offloading to make room: offload ") for text in notices)
@@ -402,7 +402,7 @@ def test_no_locked_memory_to_load_with(load_with: Callable[..., Engine], monkeyp
 
 def test_a_notice_when_more_memory_is_needed_than_allowed() -> None:
     """`off` and `module` are used even then. The notice is shown once, with the first request."""
-    engine = Engine.load("demo", device="cpu", offload="module", gpu_memory="20MiB")
+    engine = Engine.load("demo", device="cpu", dtype="float32", offload="module", gpu_memory="20MiB")
     notices = [[event.text for event in engine.run(TURNS[4]) if isinstance(event, Notice)] for _ in range(2)]
     assert [len(texts) for texts in notices] == [1, 0]
     assert re.fullmatch(

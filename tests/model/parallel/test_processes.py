@@ -296,7 +296,7 @@ def test_ctrl_c_at_the_terminal_ends_the_command_and_its_ranks(tmp_path: Path) -
     )
     assert program.stderr is not None
     for line in program.stderr:
-        if "step" in line:
+        if "loaded in" in line:
             break
     ranks = psutil.Process(program.pid).children()
     assert len(ranks) == 1
@@ -327,7 +327,7 @@ def test_a_launcher_starts_the_ranks(launcher: list[str], one_process_picture: n
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "cat.png\n"
-    assert done.stderr.count("picture: 2 steps") == 1
+    assert done.stderr.count("· 2 steps") == 1
     assert done.stderr.count("float32 on cpu, 2 ranks") == 1
     pixels = np.asarray(Image.open(tmp_path / "cat.png"), float)
     assert np.abs(pixels - one_process_picture).max() <= 1  # of 255: sums are rounded in another order
