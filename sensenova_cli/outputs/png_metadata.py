@@ -6,6 +6,7 @@ A PNG gets two text chunks: `sensenova` is a PictureRecord as JSON, from which t
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,6 +113,14 @@ class PictureRecord(BaseModel):
             if name != "made_by" or value is not None:
                 content |= {key: value[key] for key in recorded} if name == "loaded" else {name: value}
         return content
+
+
+def recorded_model(name: str) -> str:
+    """Return a model's name as records have it: an absolute path for a folder, because a record outlives the current
+    folder; Hub ids and the demo stay as they are."""
+    if name != DEMO_MODEL and os.path.isdir(os.path.expanduser(name)):  # noqa: PTH111, PTH112  # for any name
+        return str(Path(name).expanduser().absolute())
+    return name
 
 
 def checksum(content: bytes) -> str:
