@@ -1,13 +1,12 @@
 """Export of a session: a Markdown file with its pictures in a folder beside it, or one HTML page that contains them.
 
 Users and models wrote the prompts, answers and file names, so an exported page must not run or fetch anything that they
-contain. Markdown of answers stays, but HTML and pictures are removed, and in Markdown exports also links, because some
-viewers do not remove scripts from links.
+contain. Markdown of answers stays, but HTML and pictures become text, and in Markdown exports also links, because some
+viewers do not remove scripts from links (`safe_markdown`).
 """
 
 import base64
 import io
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from markdown_it import MarkdownIt
 from model import PictureError, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError
 from sensenova_cli.sessions.entries import AnswerTurn, Opened, PictureTurn, SessionPicture, Stage, Use
+from sensenova_cli.sessions.safe_markdown import safe_answer, safe_text
 from sensenova_cli.sessions.saved import SavedSession
 from sensenova_cli.sessions.summary import counted, describe_entry, format_time, picture_facts, turn_facts
 from sensenova_cli.system.atomic_files import create_file, replace_file
@@ -252,54 +252,30 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _markdown_blocks(saved: SavedSession, links: dict[int, str]) -> Iterator[str]:
-    yield f"# {_plain(saved.name)}"
-    yield _plain(_summary(saved))
+    yield f"# {safe_text(saved.name)}"
+    yield safe_text(_summary(saved))
     for part in _parts(saved):
         if part.heading:
-            yield f"## {_plain(part.heading)}"
-            yield f"**{_plain(part.text)}**"
+            yield f"## {safe_text(part.heading)}"
+            yield f"**{safe_text(part.text)}**"
         else:
-            yield f"*{_plain(part.text)}*"
+            yield f"*{safe_text(part.text)}*"
         yield from _markdown_pictures(part.copied, links)
         if part.think_text:
             yield "<details><summary>Think text</summary>"
-            yield _plain(part.think_text)
+            yield safe_text(part.think_text)
             yield "</details>"
         yield from _markdown_pictures(part.made, links)
         if part.answer:
-            yield _answer_markdown(part.answer)
+            yield safe_answer(part.answer)
         if part.facts:
-            yield f"*{_plain(part.facts)}*"
+            yield f"*{safe_text(part.facts)}*"
 
 
 def _markdown_pictures(pictures: tuple[SessionPicture, ...], links: dict[int, str]) -> Iterator[str]:
     for picture in pictures:
-        caption = _plain(_caption(picture))
+        caption = safe_text(_caption(picture))
         if picture.number in links:
             yield f"![picture {picture.number}]({links[picture.number]})\\\n{caption}"
         else:
             yield f"{caption}: the file is missing or damaged"
-
-
-def _plain(text: str) -> str:
-    """Escape text so that Markdown shows it unchanged, in one paragraph with the same lines."""
-    lines = [line.strip() for line in valid_unicode(printable(text)).splitlines()]
-    escaped = [re.sub(r"([\\`*_\[\]<>&|~$])", r"\\\1", line) for line in lines if line]
-    # Headings, lists and rules have a meaning only at the beginning of a line.
-    return "\\\n".join(re.sub(r"^(\d+(?=[.)])|)([#+\-=:.)])", r"\1\\\2", line) for line in escaped)
-
-
-def _answer_markdown(answer: str) -> str:
-    """Return the answer as a quotation, which also closes a code block that the answer leaves open."""
-    lines = valid_unicode(printable(answer)).splitlines()
-    code: set[int] = set()
-    for token in _markdown_parser().parse("\n".join(lines)):
-        if token.type in ("fence", "code_block") and token.map:
-            code.update(range(*token.map))
-    return "\n".join(f"> {line if number in code else _without_html(line)}" for number, line in enumerate(lines))
-
-
-def _without_html(line: str) -> str:
-    """Replace `<` and `[` by entities, unless a backslash escapes them: no HTML, links or pictures remain."""
-    entities = {"<": "&lt;", "[": "&#91;"}
-    return re.sub(r"\\.|[<\[]", lambda found: entities.get(found[0], found[0]), line)
