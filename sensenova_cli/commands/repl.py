@@ -77,7 +77,7 @@ def start_session(
     from sensenova_cli.repl.run_session import run_interactive, run_script
     from sensenova_cli.sessions.session import Session
     from sensenova_cli.sessions.store import latest_session
-    from sensenova_cli.system.interrupts import clear_signals
+    from sensenova_cli.system.interrupts import clear_signals, unwinding
     from sensenova_cli.turns.model_source import DEMO_NOTICE, model_name
 
     clear_signals()
@@ -86,7 +86,7 @@ def start_session(
     if resume:
         name = latest_session().name
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    with Session.open(name, model) if name is not None else Session.start(model) as session:
+    with unwinding(), Session.open(name, model) if name is not None else Session.start(model) as session:
         repl = Repl(session, flags, mode, system=system, interactive=interactive, debug="--debug" in sys.argv)
         repl.greet(DEMO_NOTICE if settings.model is None and not settings.is_remote else "")
         if images:

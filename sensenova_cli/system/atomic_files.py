@@ -6,10 +6,13 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
+from sensenova_cli.system.interrupts import unwinding
+
 NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 """Errors of `os.link` on file systems without hard links (FAT, some network shares, Android)."""
 
 
+@unwinding()
 def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write `data`, whole or in parts, to `path`; an existing file is replaced.
 
@@ -24,6 +27,7 @@ def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@unwinding()
 def create_file(candidates: Iterable[Path], data: bytes | Iterable[bytes]) -> Path | None:
     """Write `data`, whole or in parts, to the first of `candidates` that does not exist.
 
@@ -52,6 +56,7 @@ def create_file(candidates: Iterable[Path], data: bytes | Iterable[bytes]) -> Pa
             temporary.unlink(missing_ok=True)
 
 
+@unwinding()
 def check_writable(folder: Path) -> None:
     """Raise OSError unless a file can be created and written in `folder`.
 

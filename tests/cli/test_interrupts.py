@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: nothing half-written, exit code 130."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -165,3 +166,103 @@ def test_a_signal_while_a_turn_is_recorded_does_not_end_the_program(
         assert stop.requested
         with stop.shielding():
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1])
+def test_the_first_signal_of_a_start_ends_it(home: Path, number: signal.Signals, after: float) -> None:
+    """A signal that arrives while the program starts is never swallowed, and shows no traceback of ours."""
+    process = start("generate", "x", FAKE_LOAD_SECONDS=LONG)
+    _wait_until_started(process)
+    time.sleep(after)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
+
+
+def _wait_until_started(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the process has its first handler; before that the interpreter itself starts."""
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+
+
+SIGNAL_IN_A_LAZY_IMPORT = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except BaseException:  # as modules in C do
+                pass
+
+sys.meta_path.insert(0, Finder())
+from sensenova_cli.__main__ import main
+sys.argv = ["sensenova", "generate", "x", "--size", "33x33"]
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["sensenova_cli.inputs.prompts", "sensenova_cli.inputs.replay"])
+def test_an_import_cannot_swallow_a_signal(name: str) -> None:
+    script = SIGNAL_IN_A_LAZY_IMPORT.format(name=name)
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_that_was_ignored_on_purpose_stays_ignored(home: Path, number: str) -> None:
+    """A script's `command &` ignores Ctrl-C, and nohup ignores SIGHUP."""
+    words = [sys.executable, "-m", "tests.cli.fake_program", "generate", "x", "-o", "a.png"]
+    code = f"import os, signal; signal.signal(signal.{number}, signal.SIG_IGN); os.execv({words[0]!r}, {words!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "FAKE_STEP_SECONDS": "0.1"},
+    )
+    _wait_for(process.stderr, b"4 steps")
+    process.send_signal(getattr(signal, number))
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert [path.name for path in home.iterdir()] == ["a.png"]
+
+
+SIGNAL_AT_THE_END = """
+import atexit, signal, sys
+import torch  # so that the interpreter shuts down as after a picture
+from sensenova_cli.__main__ import main
+atexit.register(lambda: signal.raise_signal(signal.{number}))
+sys.argv = ["sensenova", "profile", "path"]
+main()
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_in_the_last_second_is_quiet(number: str) -> None:
+    script = SIGNAL_AT_THE_END.format(number=number)
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
+
+
+def test_a_signal_after_the_last_result_is_ignored(
+    program: Program, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sensenova_cli.turns.one_shot._show_timings", lambda view, flags: signal.raise_signal(signal.SIGINT)
+    )
+    assert program("generate", "x", "-o", "a.png").code == 0
+
+
+def test_a_swallowed_signal_stops_the_next_turn(program: Program, home: Path) -> None:
+    def prepare(engine: FakeEngine) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    program.prepare = prepare  # type: ignore[assignment]
+    assert program("generate", "x", "-o", "a.png").code == 130
+    assert list(home.iterdir()) == []
