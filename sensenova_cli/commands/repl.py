@@ -76,8 +76,9 @@ def start_session(
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.repl.run_session import run_interactive, run_script
     from sensenova_cli.sessions.session import Session
-    from sensenova_cli.sessions.store import latest_session
+    from sensenova_cli.sessions.store import finish_removals, latest_session
     from sensenova_cli.system.interrupts import clear_signals, unwinding
+    from sensenova_cli.system.unicode import printable
     from sensenova_cli.turns.model_source import DEMO_NOTICE, model_name
 
     clear_signals()
@@ -85,6 +86,8 @@ def start_session(
     model = model_name(settings)
     if resume:
         name = latest_session().name
+    for removed in finish_removals():
+        typer.echo(f"note: finished removing the session {printable(removed)}", err=True)
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     with unwinding(), Session.open(name, model) if name is not None else Session.start(model) as session:
         repl = Repl(session, flags, mode, system=system, interactive=interactive, debug="--debug" in sys.argv)

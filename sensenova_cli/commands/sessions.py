@@ -53,6 +53,7 @@ def list_sessions(flags: Flags) -> None:
     from sensenova_cli.sessions.saved import read_session
     from sensenova_cli.sessions.store import session_folders
 
+    _finish_removals()
     readable: list[SavedSession] = []
     problems: list[SessionError] = []
     for folder in session_folders().values():
@@ -146,6 +147,7 @@ def rm(
     """
     from sensenova_cli.sessions.store import find_session, remove_session
 
+    _finish_removals()
     folders = list(dict.fromkeys(find_session(name) for name in names))
     if not yes:
         target = f"the session {folders[0].name}" if len(folders) == 1 else f"{len(folders)} sessions"
@@ -153,6 +155,14 @@ def rm(
     for folder in folders:
         remove_session(folder)
         typer.echo(for_terminal(folder.name))
+
+
+def _finish_removals() -> None:
+    """Finish removals that were interrupted, and name the sessions on stderr."""
+    from sensenova_cli.sessions.store import finish_removals
+
+    for name in finish_removals():
+        typer.echo(f"note: finished removing the session {printable(name)}", err=True)
 
 
 def _require_yes(question: str) -> None:

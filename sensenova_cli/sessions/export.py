@@ -19,11 +19,13 @@ from markdown_it import MarkdownIt
 
 from model import PictureError, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError
+from sensenova_cli.outputs.png_metadata import without_folders
 from sensenova_cli.sessions.entries import AnswerTurn, Opened, PictureTurn, SessionPicture, Stage, Use
 from sensenova_cli.sessions.safe_markdown import safe_answer, safe_text
 from sensenova_cli.sessions.saved import SavedSession
 from sensenova_cli.sessions.summary import counted, describe_entry, format_time, picture_facts, turn_facts
 from sensenova_cli.system.atomic_files import create_file, replace_file
+from sensenova_cli.system.interrupts import unwinding
 from sensenova_cli.system.unicode import printable, valid_unicode
 
 ENDINGS = (".html", ".htm", ".md", ".markdown")
@@ -68,11 +70,12 @@ def export_session(saved: SavedSession, target: Path, force: bool) -> None:
     """
     check_target(target, force)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if _is_markdown(target):
-            _write_markdown(saved, target, force)
-        else:
-            _write(target, _html_page(saved), force)
+        with unwinding():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if _is_markdown(target):
+                _write_markdown(saved, target, force)
+            else:
+                _write(target, _html_page(saved), force)
     except OSError as error:
         raise OutputWriteError(
             f"{target} cannot be written: {error.strerror or error}", "make room, or choose another place with -o"
@@ -101,7 +104,7 @@ def _read_for_browsers(saved: SavedSession, picture: SessionPicture) -> tuple[st
         content = path.read_bytes()
         image = read_picture(content)  # only a picture may leave the session, whatever the name of the file
         if path.suffix.lower() in MEDIA_TYPES:
-            return path.suffix.lower(), content
+            return path.suffix.lower(), without_folders(content)
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         return ".png", buffer.getvalue()

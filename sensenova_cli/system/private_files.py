@@ -1,5 +1,6 @@
 """Files and folders that only their user may read: 0600 and 0700, whatever the umask allows."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,8 +14,17 @@ def make_private_folder(folder: Path) -> None:
     Raises:
         OSError: the folder cannot be created.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    for parent in [folder, *folder.parents][::-1]:
+        # `parents=True` would give the missing parents the permissions of the umask.
+        if not parent.exists():
+            parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
     folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+
+
+def make_private(path: Path) -> None:
+    """Take a file's permissions from other users; some file systems have none."""
+    with contextlib.suppress(OSError, NotImplementedError):
+        path.chmod(FILE_MODE)
 
 
 def open_private(path: Path) -> int:
