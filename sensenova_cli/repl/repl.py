@@ -83,6 +83,9 @@ class Repl(Workspace):
             self._console.print(Text.assemble(("note:", "yellow"), " ", as_session(notice)), soft_wrap=True)
         for problem in self.session.problems:
             print_error(str(problem))
+        if self.session.dropped:
+            dropped = ", ".join(self.session.dropped)
+            self.say(f"not taken from the saved session, because another person may have made it: {dropped}")
         if self.turns.settings_error is not None:
             error = self.turns.settings_error
             print_error(error.what, f"{error.hint}; or use /set, /unset or /profile none".lstrip("; "), as_session)

@@ -43,6 +43,7 @@ class Session:
     Attributes:
         state: the state after the last entry.
         problems: damage that was found when the session was opened.
+        dropped: settings that are not taken from a saved session, such as `server http://…`.
     """
 
     def __init__(self, model: str) -> None:
@@ -57,6 +58,7 @@ class Session:
         """Entries of a new session that has no folder yet. They contain no results, so they may be lost at the end."""
         self.state = State()
         self.problems: tuple[Problem, ...] = ()
+        self.dropped: tuple[str, ...] = ()
 
     @classmethod
     def start(cls, model: str) -> "Session":
@@ -87,7 +89,8 @@ class Session:
         try:
             if (folder / SESSION_FILE).exists():
                 saved = read_session(folder, own=True)
-                session.state, session.problems = saved.state, saved.problems
+                session.state, session.dropped = saved.state.without_addresses()
+                session.problems = saved.problems
                 _remove_partial_files(folder)
             else:
                 session._write_header()
