@@ -26,6 +26,8 @@ from sensenova_cli.sessions.saved import SavedSession
 from sensenova_cli.sessions.summary import counted, describe_entry, format_time, picture_facts, turn_facts
 from sensenova_cli.system.atomic_files import create_file, replace_file
 from sensenova_cli.system.interrupts import unwinding
+from sensenova_cli.system.plain_files import read_plain_file
+from sensenova_cli.system.streams import MAX_INPUT_BYTES
 from sensenova_cli.system.unicode import printable, valid_unicode
 
 ENDINGS = (".html", ".htm", ".md", ".markdown")
@@ -101,7 +103,7 @@ def _read_for_browsers(saved: SavedSession, picture: SessionPicture) -> tuple[st
     """Return ending and content of a picture in a format that browsers show; None if the file is not readable."""
     path = saved.path(picture.number)
     try:
-        content = path.read_bytes()
+        content = read_plain_file(path, MAX_INPUT_BYTES + 1) or b""
         image = read_picture(content)  # only a picture may leave the session, whatever the name of the file
         if path.suffix.lower() in MEDIA_TYPES:
             return path.suffix.lower(), without_folders(content)

@@ -177,6 +177,22 @@ def session_numbers() -> Words:
     return ["sessions", "show", "theirs"]
 
 
+@attack("session", 2)
+def session_without_end() -> Words:
+    """Fill the memory from a sparse session.jsonl of 1 TB."""
+    with (session() / "session.jsonl").open("r+b") as file:
+        file.truncate(2**40)
+    return ["sessions", "show", "theirs"]
+
+
+@attack("session", 0)
+def session_picture_without_end() -> Words:
+    """Fill the memory from a sparse picture of 1 TB."""
+    with (session() / "pictures/001-a-cat-42.png").open("r+b") as file:
+        file.truncate(2**40)
+    return ["sessions", "export", "theirs", "-o", "page.md"]
+
+
 # Pictures
 
 
