@@ -1,5 +1,6 @@
 """One case: a command with one fault, in a fork of this process, which has imported the program."""
 
+import base64
 import hashlib
 import http.client
 import io
@@ -30,7 +31,7 @@ from model.events import Event, Picture
 from model.requests import EditRequest, GenerateRequest
 from tests.cli.fake_engine import FakeEngine
 from tests.faults.commands import COMMANDS, Command
-from tests.faults.shim import Fault, Shim
+from tests.faults.file_calls import Fault, Shim
 
 SECONDS = 90.0
 """Time after which a case counts as a hang. A case takes about 0.1 s on a free machine."""
@@ -88,7 +89,7 @@ def write_template(folder: Path) -> None:
     """Write the files that every command finds."""
     for name in ("here", "user", "data", "home", "tmp", "here/checkpoint"):
         (folder / name).mkdir(parents=True)
-    (folder / "here/checkpoint/config.json").write_text("{}")
+    shutil.copy(find_checkpoint(DEMO_MODEL) / "config.json", folder / "here/checkpoint")
     recommended = {"trained_sizes": [[64, 64], [96, 64]], "settings": {"num_steps": 2}}
     (folder / "here/checkpoint/recommended_settings.json").write_text(json.dumps(recommended))
     (folder / "here/sensenova.toml").write_text("seed = 5\n")
@@ -258,8 +259,10 @@ def _ask(folder: Path, child: int) -> None:
             connection.request(
                 "POST" if text else "GET", path, text, {"Content-Type": "application/json"} if text else {}
             )
-            connection.getresponse().read()
-        except (OSError, http.client.HTTPException):  # the server has ended
+            answer = json.loads(connection.getresponse().read())
+            for number, picture in enumerate(answer.get("data", []) if text else []):
+                (folder / f"answer-{number}.png").write_bytes(base64.b64decode(picture["b64_json"]))
+        except (OSError, http.client.HTTPException, json.JSONDecodeError):  # the server has ended
             break
         finally:
             connection.close()

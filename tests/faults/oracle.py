@@ -11,7 +11,7 @@ from sensenova_cli.errors import DONE, FAILED, INTERRUPTED, NO_WEIGHTS, OUT_OF_M
 from sensenova_cli.sessions.saved import read_session
 from tests.faults.cases import Result, pixels, run_again
 from tests.faults.commands import Command
-from tests.faults.shim import REMOVALS, Fault
+from tests.faults.file_calls import REMOVALS, Fault
 
 CODES = (DONE, FAILED, WRONG_INPUT, NO_WEIGHTS, OUT_OF_MEMORY, INTERRUPTED)
 KINDS = ("loss", "overwritten", "half-written", "leftover", "traceback", "hang", "exit code", "unexpected")
@@ -69,13 +69,10 @@ def _files(command: Command, result: Result, template: Path) -> Iterator[Finding
     for page in here.glob("*.html"):
         if not page.read_text().rstrip().endswith("</html>"):
             yield "half-written", page.name
-    document, pictures = here / "shared.md", here / "shared"
+    document = here / "shared.md"
     for linked in re.findall(r"\]\(([^)]+\.png)\)", document.read_text()) if document.exists() else ():
         if not (here / linked).is_file():
             yield "half-written", f"{document.name} without {linked}"
-    folders = [path for path in here.glob("shared*") if path.is_dir()]
-    if folders and not document.exists() and result.code in (DONE, INTERRUPTED):
-        yield "leftover", f"{pictures.name}/ without {document.name}"
 
 
 def _pictures(result: Result) -> Iterator[Finding]:
@@ -105,6 +102,9 @@ def _leftovers(fault: Fault | None, result: Result) -> Iterator[Finding]:
         return
     for file in result.folder.rglob("*.part"):
         yield "leftover", str(file.relative_to(result.folder))
+    here = result.folder / "here"
+    if any(here.glob("shared*/")) and not (here / "shared.md").exists():
+        yield "leftover", "the pictures of shared.md without the document"
 
 
 def _failed_call(fault: Fault, result: Result) -> str:
