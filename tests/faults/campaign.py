@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.faults.cases import find_command, run_case
 from tests.faults.commands import COMMANDS
-from tests.faults.oracle import judge
 from tests.faults.file_calls import ERRORS, NO_ROOM, SIGNALS, Fault
+from tests.faults.oracle import judge
 
 LASTING = 0.3
 """Share of faults that last."""
