@@ -8,7 +8,7 @@ from rich.text import Text
 from config.errors import SenseNovaError
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.render.errors import print_error
+from sensenova_cli.render.errors import describe, print_error
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.repl.dispatch import Mode, command_name, find_command
 from sensenova_cli.repl.lines import Line, parse_line
@@ -64,7 +64,7 @@ class Repl(Workspace):
             if self._debug:
                 traceback.print_exception(error)
             print_error(
-                f"unexpected {type(error).__name__}: {error or 'no message'}",
+                describe(error),
                 "" if self._debug else "this session continues; to see the traceback, start one with --debug",
             )
         else:

@@ -1,0 +1,69 @@
+"""Faults that the campaign has found, each at the call where it happened."""
+
+import errno
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.cases import find_command, import_program, run_again, run_case, write_template
+from tests.faults.file_calls import Fault
+from tests.faults.oracle import judge
+
+CONTINUED = "repl --session old"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    import_program()
+    folder = tmp_path_factory.mktemp("faults") / "template"
+    write_template(folder)
+    yield folder
+
+
+def number_of(command: str, template: Path, *words: str) -> int:
+    """Return the number of the last call of a run whose description contains these words."""
+    with run_case(find_command(command), None, template) as result:
+        assert result.code == 0, result.stderr
+        return max(number for number, call in enumerate(result.calls, start=1) if all(word in call for word in words))
+
+
+def test_an_unreadable_file_in_a_session_is_a_message(template: Path) -> None:
+    """`/save` looks whether its target exists, and that look fails: the error says which file, and is not
+    "unexpected"."""
+    command = find_command(CONTINUED)
+    fault = Fault(number_of(CONTINUED, template, "stat", "copy.png"), error=errno.EACCES)
+    with run_case(command, fault, template) as result:
+        assert judge(command, fault, result, template) == []
+        assert "copy.png: Permission denied" in result.stderr and len(result.finished) == 3
+
+
+@pytest.mark.parametrize("second", [0, 1])
+def test_a_session_opens_whose_last_picture_kept_its_temporary_name(template: Path, second: int) -> None:
+    """The picture has two names if the removal of the temporary one fails, or if a second signal ends the program
+    before it."""
+    command = find_command(CONTINUED)
+    unlink = number_of(CONTINUED, template, "unlink", "/old/pictures/", ".part")
+    fault = Fault(unlink, error=errno.EIO)
+    if second:
+        fault = Fault(unlink - 1, signal=signal.SIGINT, second=second)
+    with run_case(command, fault, template) as result:
+        pictures = result.folder / "data/sessions/old/pictures"
+        assert list(pictures.glob(".sensenova-*.part"))
+        assert judge(command, fault, result, template) == []
+        again = run_again(result, "sessions", "show", "old")
+        assert again.code == 0, again.stderr
+        linked = pictures / "elsewhere.png"
+        linked.hardlink_to(next(pictures.glob("001*.png")))
+        assert run_again(result, "sessions", "show", "old").code == 2  # a name of another kind is still refused
+
+
+def test_a_server_leaves_no_part_of_its_note(template: Path) -> None:
+    command = find_command("serve --port 0")
+    for fault in (
+        Fault(number_of(command.name, template, "replace", "server-"), error=errno.EACCES),
+        Fault(number_of(command.name, template, "unlink", "server-"), error=errno.EACCES),
+    ):
+        with run_case(command, fault, template) as result:
+            assert judge(command, fault, result, template) == [] and result.code == 0, result.stderr
