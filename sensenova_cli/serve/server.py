@@ -57,6 +57,7 @@ class Server(uvicorn.Server):
 
         scheduler.on_ready = on_ready
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns about each client that hangs up
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns about each damaged form
         with self.capture_signals():
             scheduler.start()
             await self.serve(sockets=[listener])
