@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, field_validator
 
 FORMAT = 1
+MAX_FILE_NAME = 255
+"""Most bytes of a file name on the usual file systems."""
 
 
 def _now() -> datetime:
@@ -44,8 +46,9 @@ class SessionPicture(_Part):
     @classmethod
     def _plain_name(cls, file: str) -> str:
         # A stranger may have made the session, and an export must not include files from outside its folder.
-        if not file or file in (".", "..") or not {"/", "\\", "\0"}.isdisjoint(file):
-            raise ValueError(f"{file!r} is not a plain file name")
+        is_plain = file not in ("", ".", "..") and {"/", "\\", "\0"}.isdisjoint(file)
+        if not is_plain or len(file.encode("utf-8", "surrogatepass")) > MAX_FILE_NAME:
+            raise ValueError(f"{file[:MAX_FILE_NAME]!r} is not a plain file name")
         return file
 
 

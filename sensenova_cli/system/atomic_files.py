@@ -35,7 +35,7 @@ def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
         _write_synced(temporary, data)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 @unwinding()
@@ -64,7 +64,7 @@ def create_file(candidates: Iterable[Path], data: bytes | Iterable[bytes]) -> Pa
         return None
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
 
 
 @unwinding()
@@ -78,7 +78,16 @@ def check_writable(folder: Path) -> None:
     try:
         _write_synced(probe, bytes(4096))
     finally:
-        probe.unlink(missing_ok=True)
+        _remove(probe)
+
+
+def _remove(temporary: Path) -> None:
+    """Remove a temporary file, also if the first signal arrives now."""
+    try:
+        temporary.unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _temporary(folder: Path) -> Path:

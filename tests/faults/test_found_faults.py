@@ -67,3 +67,10 @@ def test_a_server_leaves_no_part_of_its_note(template: Path) -> None:
     ):
         with run_case(command, fault, template) as result:
             assert judge(command, fault, result, template) == [] and result.code == 0, result.stderr
+
+
+def test_a_signal_at_the_last_step_of_an_export_leaves_no_temporary_file(template: Path) -> None:
+    command = find_command("sessions export old")
+    fault = Fault(number_of(command.name, template, "unlink", "/here/", ".part"), signal=signal.SIGTERM)
+    with run_case(command, fault, template) as result:
+        assert judge(command, fault, result, template) == [] and result.code == 130, result.stderr

@@ -156,6 +156,13 @@ def session_picture_path() -> Words:
 
 
 @attack("session", 0)
+def session_long_name() -> Words:
+    """Stop every command with a picture whose name no file can have."""
+    add_line(kind="use", picture=2, brought=[{"number": 2, "file": "x" * 5000, "width": 64, "height": 64}])
+    return ["sessions", "show", "theirs"]
+
+
+@attack("session", 0)
 def session_escapes() -> Words:
     """Change the terminal with escape sequences in a prompt."""
     add_line(turn=2, kind="generate", prompt="\x1b]0;owned\x07\x9b2J\u202egnp.exe", model="m\x1b[2J")
