@@ -3,9 +3,9 @@
     python -m benchmarks.faults --seconds 120 --seed 1
 
 Two thirds of the time go to commands in forked processes of the program on a fake engine, each with a failing call, a
-disk that stays full, or a signal at a random call; one third goes to damaged files. Prints each problem, and a table.
-Exits with 1 if something is lost or half-written, hangs, shows a traceback or an unexpected error, or ends with an exit
-code that it should not have.
+disk that stays full, or a signal at a random call, and to signals to real starts; one third goes to damaged files.
+Prints each problem, and a table. Exits with 1 if something is lost or half-written, hangs, shows a traceback or an
+unexpected error, or ends with an exit code that it should not have.
 """
 
 import argparse
@@ -21,11 +21,14 @@ from benchmarks import harness
 from tests.faults.fuzz import all_readers, in_child, run
 from tests.faults.sandbox import COMMANDS, Sandboxes
 from tests.faults.shim import ERRORS, Fault
+from tests.faults.starts import signal_to_a_start
 
 BATCH = 600
 """Damaged files that one forked process reads."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 BATCH_SECONDS = 120.0
+SHARE_OF_STARTS = 0.02
+"""Share of the cases that start a process of their own, which takes as long as fifty others."""
 
 
 def main() -> int:
@@ -36,7 +39,8 @@ def main() -> int:
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="sensenova-faults-") as folder:
         counts, problems = campaign(Path(folder), chosen)
-    rows = [(kind, counts[kind]) for kind in ("errors", "full disks", "signals", "damaged files", "problems")]
+    kinds = ("errors", "full disks", "signals", "signals to starts", "damaged files", "problems")
+    rows = [(kind, counts[kind]) for kind in (*sorted(counts.keys() - set(kinds)), *kinds)]
     result = {"seconds": chosen.seconds, "seed": chosen.seed, **dict(rows), "found": problems[:50]}
     harness.finish(chosen, result, harness.table("kind", "number", rows=[(kind, f"{n:,}") for kind, n in rows]))
     return 1 if problems else 0
@@ -63,10 +67,16 @@ def campaign(folder: Path, options: argparse.Namespace) -> tuple[Counter[str], l
     calls = {command: sandboxes.run(command, None).calls for command in COMMANDS}
     began = time.monotonic()
     while time.monotonic() - began < options.seconds * 2 / 3:
+        if source.random() < SHARE_OF_STARTS:
+            counts["signals to starts"] += 1
+            for problem in signal_to_a_start(source, folder, folder / "template" / "checkpoint"):
+                report(problem)
+            continue
         command = source.choice(COMMANDS)
         fault, kind = _random_fault(source, calls[command])
         counts[kind] += 1
         found = sandboxes.run(command, fault)
+        counts[f"exit code {found.code}"] += 1
         for problem in found.problems:
             last = found.stderr.strip().splitlines()[-1:]
             report(f"{command}: {fault}: {problem} (exit code {found.code}; {' '.join(last)})")

@@ -14,6 +14,7 @@ import pytest
 from sensenova_cli.system.interrupts import SignalStop
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program, start
+from tests.faults.starts import wait_until_started
 
 LONG = "600"
 """More seconds than any test waits: a program that does not end earlier fails the test."""
@@ -173,21 +174,12 @@ def test_a_signal_while_a_turn_is_recorded_does_not_end_the_program(
 def test_the_first_signal_of_a_start_ends_it(home: Path, number: signal.Signals, after: float) -> None:
     """A signal that arrives while the program starts is never swallowed, and shows no traceback of ours."""
     process = start("generate", "x", FAKE_LOAD_SECONDS=LONG)
-    _wait_until_started(process)
+    wait_until_started(process)
     time.sleep(after)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in stderr
-
-
-def _wait_until_started(process: subprocess.Popen[bytes]) -> None:
-    """Wait until the process has its first handler; before that the interpreter itself starts."""
-    status = Path(f"/proc/{process.pid}/status")
-    while process.poll() is None:
-        caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
-        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
-            return
 
 
 SIGNAL_IN_A_LAZY_IMPORT = """

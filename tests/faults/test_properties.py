@@ -1,5 +1,6 @@
 """Properties that hold for all values: settings and their layers, sizes, session logs, and records in pictures."""
 
+import contextlib
 import io
 import json
 import tempfile
@@ -16,6 +17,10 @@ from config.sizes import TOKEN_PIXELS, check_size, format_size, parse_size, reso
 from config.sources import read_layers
 from config.toml_file import read_settings_file, toml_literal
 from model.conversation import Conversation
+from model.errors import RequestError
+from model.inputs.prompts import generate_prompt
+from model.inputs.tokenizer import Tokenizer
+from model.requests import GenerateRequest
 from sensenova_cli.outputs.picture_writer import MAX_SLUG, slug
 from sensenova_cli.outputs.png_metadata import InputFile, PictureRecord, png_info, read_record, without_folders
 from sensenova_cli.sessions.entries import AnswerTurn
@@ -173,3 +178,25 @@ def test_a_conversation_contains_all_turns_in_order(turns: list[tuple[str, str]]
     assert [message.text for message in request.history[::2]] == [asked for asked, _ in turns]
     assert [message.role for message in request.history] == ["user", "assistant"] * len(turns)
     assert request.prompt == question
+
+
+CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|endoftext|>", "<IMG_CONTEXT>")
+HOSTILE = st.lists(st.sampled_from([*CONTROL, "<|", "|>", "<", "im_end", "\n", "system", "a"]), max_size=10).map(
+    "".join
+)
+
+
+@quick
+@given(text=HOSTILE, think=st.booleans())
+def test_texts_add_no_control_tokens_to_a_prompt(text: str, think: bool, tiny_checkpoint: Path) -> None:
+    tokenizer = Tokenizer(tiny_checkpoint)
+    known = {number for token in CONTROL if len(ids := tokenizer.encode(token)) == 1 for number in ids}
+    assert len(known) >= 4
+
+    def control(text: str) -> list[int]:
+        with contextlib.suppress(RequestError):
+            request = GenerateRequest(text, ImageSettings(think=think))
+            return [number for number in tokenizer.encode(generate_prompt(request.prompt, think)) if number in known]
+        return []
+
+    assert control(f"a {text}") in ([], control("a"))
