@@ -31,7 +31,19 @@ class Command:
         return " ".join(self.words)
 
 
-LINES = "a cat\n/edit make it red\n? which animal is this?\n/save copy.png\n/undo\n/set seed 3\na dog --seed 9\n"
+LINES = """a cat
+/edit make it red
+? which animal is this?
+/save copy.png
+/undo
+/set seed 3
+/load in.png
+make it blue --seed 9
+/again
+/use 1
+/profile draft
+/chat hello
+"""
 
 COMMANDS = (
     Command(("generate", "a cat", "--seed", "7", "-n", "2")),

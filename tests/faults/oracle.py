@@ -17,6 +17,7 @@ CODES = (DONE, FAILED, WRONG_INPUT, NO_WEIGHTS, OUT_OF_MEMORY, INTERRUPTED)
 KINDS = ("loss", "overwritten", "half-written", "leftover", "traceback", "hang", "exit code", "unexpected")
 """Kinds of finding: the columns of the table."""
 TRACEBACK = re.compile(r"Traceback|Exception ignored|Exception in thread|most recent call last")
+PNG_END = b"IEND\xaeB`\x82"
 
 Finding = tuple[str, str]
 """A kind and what was found."""
@@ -63,8 +64,9 @@ def _files(command: Command, result: Result, template: Path) -> Iterator[Finding
         try:
             with Image.open(file) as image:
                 image.load()
+            if not file.read_bytes().endswith(PNG_END):  # decoders do not miss it
+                yield "half-written", f"{file.relative_to(result.folder)} ends too early"
         except (OSError, SyntaxError, ValueError) as error:
-            # A name that a file system without hard links reserves is empty until the rename.
             yield "half-written", f"{file.relative_to(result.folder)} ({file.stat().st_size} bytes): {error}"
     for page in here.glob("*.html"):
         if not page.read_text().rstrip().endswith("</html>"):

@@ -2,24 +2,15 @@
 
 import errno
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.cases import find_command, import_program, run_again, run_case, write_template
+from tests.faults.cases import find_command, run_again, run_case
 from tests.faults.file_calls import Fault
 from tests.faults.oracle import judge
 
 CONTINUED = "repl --session old"
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    import_program()
-    folder = tmp_path_factory.mktemp("faults") / "template"
-    write_template(folder)
-    yield folder
 
 
 def number_of(command: str, template: Path, *words: str) -> int:
@@ -36,7 +27,7 @@ def test_an_unreadable_file_in_a_session_is_a_message(template: Path) -> None:
     fault = Fault(number_of(CONTINUED, template, "stat", "copy.png"), error=errno.EACCES)
     with run_case(command, fault, template) as result:
         assert judge(command, fault, result, template) == []
-        assert "copy.png: Permission denied" in result.stderr and len(result.finished) == 3
+        assert "copy.png: Permission denied" in result.stderr and len(result.finished) == 4
 
 
 @pytest.mark.parametrize("second", [0, 1])
