@@ -1,6 +1,7 @@
 """Image files from users: read, checked, and converted to upright 8-bit RGB."""
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from config.sizes import MAX_ASPECT
 from model.errors import PictureError
 from model.png_chunks import essential_png
+
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # damaged files are reported by our errors alone
 
 MAX_INPUT_PIXELS = 178_956_970
 """Most pixels of an image to decode. At this size Pillow suspects an attack, too."""

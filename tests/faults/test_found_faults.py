@@ -1,11 +1,18 @@
 """Faults that the campaign has found, each at the call where it happened."""
 
 import errno
+import io
+import os
 import signal
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tests.cli.harness import REPOSITORY
 from tests.faults.cases import find_command, run_again, run_case
 from tests.faults.file_calls import Fault
 from tests.faults.oracle import judge
@@ -65,3 +72,28 @@ def test_a_signal_at_the_last_step_of_an_export_leaves_no_temporary_file(templat
     fault = Fault(number_of(command.name, template, "unlink", "/here/", ".part"), signal=signal.SIGTERM)
     with run_case(command, fault, template) as result:
         assert judge(command, fault, result, template) == [] and result.code == 130, result.stderr
+
+
+def test_a_damaged_picture_is_one_message(tmp_path: Path) -> None:
+    """Pillow's decoder of TIFF would write a line of its own to stderr."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "TIFF")
+    content = bytearray(file.getvalue())
+    entries = struct.unpack_from("<I", content, 4)[0]
+    for place in range(entries + 2, entries + 2 + 12 * struct.unpack_from("<H", content, entries)[0], 12):
+        if struct.unpack_from("<H", content, place)[0] == 277:  # samples per pixel
+            struct.pack_into("<H", content, place + 8, 9999)
+    (tmp_path / "damaged.tif").write_bytes(content)
+    words = [sys.executable, "-m", "sensenova_cli", "describe", "damaged.tif"]
+    done = subprocess.run(words, cwd=tmp_path, env=variables(tmp_path), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("error: damaged.tif is not a picture"), done.stderr
+    assert [line.split(":")[0] for line in done.stderr.splitlines() if line] == ["error", "hint"]
+
+
+def variables(folder: Path) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("SENSENOVA_")},
+        "PYTHONPATH": str(REPOSITORY),
+        "SENSENOVA_CONFIG_DIR": str(folder),
+        "SENSENOVA_DATA_DIR": str(folder),
+    }
