@@ -13,8 +13,7 @@ import pytest
 
 from sensenova_cli.system.interrupts import SignalStop
 from tests.cli.fake_engine import FakeEngine
-from tests.cli.harness import REPOSITORY, Program, start
-from tests.faults.starts import wait_until_started
+from tests.cli.harness import REPOSITORY, Program, start, wait_until_started
 
 LONG = "600"
 """More seconds than any test waits: a program that does not end earlier fails the test."""

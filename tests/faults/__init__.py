@@ -1,5 +1,1 @@
-"""Injected faults: failing file-system calls, signals, and damaged files.
-
-`python -m benchmarks.faults` runs more of them. A case runs in a forked process of the imported program, so
-that thousands fit into minutes.
-"""
+"""Injected faults: failing file-system calls, signals, and damaged files. `python -m benchmarks.reliability` runs more."""
