@@ -1,1 +1,1 @@
-"""Injected faults: failing file-system calls, signals, and damaged files. `python -m benchmarks.reliability` runs more."""
+"""Injected faults: failing file-system calls, signals and damaged files; `benchmarks.reliability` runs more of them."""
