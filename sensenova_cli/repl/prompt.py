@@ -19,7 +19,7 @@ from sensenova_cli.repl.completion import LineCompleter
 from sensenova_cli.repl.history import open_history
 from sensenova_cli.repl.repl import Repl
 from sensenova_cli.sessions.store import data_folder
-from sensenova_cli.system.interrupts import prompting
+from sensenova_cli.system.interrupts import exit_requested, prompting
 
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "mode": "bold", "prompt": "bold ansicyan"})
 
@@ -48,9 +48,13 @@ def make_prompt(repl: Repl) -> Callable[[], str]:
         if loop is not None and prompt.app.is_running:
             loop.call_soon_threadsafe(lambda: prompt.app.is_done or prompt.app.exit(exception=EOFError))
 
+    def leave_if_asked() -> None:
+        if exit_requested():  # the signal arrived before the loop ran
+            leave()
+
     def read_line() -> str:
         with prompting(leave):
-            return prompt.prompt([("class:prompt", f"{prompt_word(repl)} › ")])
+            return prompt.prompt([("class:prompt", f"{prompt_word(repl)} › ")], pre_run=leave_if_asked)
 
     return read_line
 
