@@ -1,1 +1,1 @@
-"""Injected faults: failing file-system calls, signals and damaged files; `benchmarks.reliability` runs more of them."""
+"""Injected faults: failing file-system calls, signals and damaged files; `benchmarks.faults` runs more of them."""

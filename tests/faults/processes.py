@@ -86,7 +86,7 @@ def _judged(code: int, stderr: str, stdout: str, folder: Path) -> list[Finding]:
         found.append(("traceback", stderr[-1500:]))
     elif "unexpected" in stderr:
         found.append(("unexpected", stderr[-300:]))
-    if code == 0 and not stdout:
+    if code == 0 and not stdout + stderr:
         found.append(("loss", "exit code 0 without a result"))
     found += [("leftover", path.name) for path in folder.rglob("*.part")]
     return found

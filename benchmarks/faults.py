@@ -1,6 +1,6 @@
 """Try to lose a user's work: fail and interrupt every command at each of its file-system calls, and damage its inputs.
 
-    python -m benchmarks.reliability --seconds 1800 --seed 1 --output reliability.json
+    python -m benchmarks.faults --seconds 1800 --seed 1 --output faults.json
 
 Three quarters of the time go to commands in forks of the imported program, on a fake engine, with a failing call or a
 signal at one call. Damaged files and HTTP bodies get a sixth, and signals to real processes and terminals the rest.
