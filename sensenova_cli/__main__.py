@@ -42,7 +42,7 @@ def main() -> None:
 
         run_rank(rank)
     from sensenova_cli.app import app
-    from sensenova_cli.system.interrupts import handle_signals
+    from sensenova_cli.system.interrupts import handle_signals, was_swallowed
     from sensenova_cli.system.streams import flush_stdout, prepare_streams
 
     prepare_streams()
@@ -58,6 +58,8 @@ def main() -> None:
 
             release_rank_processes()
         flush_stdout()  # an earlier write has already reported a failing stdout
+        if _number(end.code) == 0 and was_swallowed():
+            exit_interrupted()
         # A thread of a library or of a loading model may still be busy for a long time. The interpreter would wait for
         # it at shutdown, so the process exits without a shutdown. Without PyTorch nothing needs a shutdown, which takes
         # up to 0.1 s.

@@ -21,9 +21,9 @@ def run_interactive(repl: Repl) -> None:
         try:
             typed = read_line()
         except KeyboardInterrupt:
+            handle_signals()
             if exit_requested():
                 return
-            handle_signals()
             continue  # Ctrl-C drops the line, as in a shell
         except EOFError:
             return

@@ -25,6 +25,7 @@ __all__ = [
     "handle_signals",
     "prompting",
     "unwinding",
+    "was_swallowed",
 ]
 
 STOPPING = "stopping after this step; Ctrl-C again leaves at once"
@@ -51,6 +52,11 @@ def clear_signals() -> None:
     """Discard the last signal."""
     global _last
     _last = None
+
+
+def was_swallowed() -> bool:
+    """Return whether the KeyboardInterrupt of a signal has got lost, as in destructors and modules in C."""
+    return _raised
 
 
 def finish() -> None:

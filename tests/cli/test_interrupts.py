@@ -207,6 +207,30 @@ def test_an_import_cannot_swallow_a_signal(name: str) -> None:
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
+SIGNAL_THAT_IS_SWALLOWED = """
+import signal, sys
+from sensenova_cli.__main__ import main
+from sensenova_cli.sessions import store
+
+def swallow():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:  # as destructors do
+        return []
+
+store.finish_removals = swallow
+sys.argv = ["sensenova", "sessions", "list"]
+main()
+"""
+
+
+def test_a_swallowed_signal_shows_in_the_exit_code(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_THAT_IS_SWALLOWED], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130 and done.stderr.endswith("interrupted\n")
+
+
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_that_was_ignored_on_purpose_stays_ignored(home: Path, number: str) -> None:
     """A script's `command &` ignores Ctrl-C, and nohup ignores SIGHUP."""
