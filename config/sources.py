@@ -35,6 +35,7 @@ OTHER_VARIABLES: dict[str, str] = {
     "SENSENOVA_CONFIG_DIR": "folder of the user file and the user's profiles",
     "SENSENOVA_DATA_DIR": "folder of saved sessions and other user data",
     "SENSENOVA_PROFILE": "profile to use without --profile",
+    "SENSENOVA_RANK_KEY": "key that the ranks of a launcher on several hosts share",
     "SENSENOVA_SERVER_KEY": "key of the server that `server` names",
     "SENSENOVA_SERVE_API_KEY": "key that clients of `sensenova serve` must send",
 }

@@ -48,6 +48,10 @@ def read_settings_file(path: Path) -> SettingsFile:
     except tomllib.TOMLDecodeError as error:
         reason, line, column = _split_decode_error(str(error), text)
         raise SettingsError(f"{shown}:{line}:{column}: {reason}", _syntax_hint(reason, text, line)) from None
+    except RecursionError:
+        raise SettingsError(f"{shown}: is nested too deeply", "no setting needs more than one list") from None
+    except ValueError:  # Python converts numbers of up to 4,300 digits
+        raise SettingsError(f"{shown}: a number has too many digits", "shorten it") from None
 
     def place(name: str) -> str:
         found = _find_key(text, name)
@@ -189,6 +193,6 @@ def _place_in_table(shown: str, text: str, name: str) -> str:
 def _is_toml(text: str) -> bool:
     try:
         tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return False
     return True

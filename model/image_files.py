@@ -1,6 +1,7 @@
 """Image files from users: read, checked, and converted to upright 8-bit RGB."""
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,19 @@ from config.sizes import MAX_ASPECT
 from model.errors import PictureError
 from model.png_chunks import essential_png
 
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # damaged files are reported by our errors alone
+
 MAX_INPUT_PIXELS = 178_956_970
 """Most pixels of an image to decode. At this size Pillow suspects an attack, too."""
+
+WHOLE_PIXELS = 64 * 2**20
+"""Pixels of an image above which it is halved while it is converted. The half has more pixels than a model uses."""
+
+FRUGAL_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "PPM")
+"""Formats whose decoders need one copy of the pixels. Images of other formats may have `WHOLE_PIXELS` pixels."""
+
+BAND_ROWS = 512
+"""Rows of a large image that are converted at once."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000")
 """Supported formats: the usual ones. Pillow knows more, and starts other programs for some of them."""
@@ -44,7 +56,8 @@ def read_picture(source: str | Path | bytes, name: str | None = None) -> Image.I
     """Read a picture as the models see it.
 
     This is the first frame of an animation, upright according to its EXIF orientation, in sRGB according to its colour
-    profile, with transparent parts on white. 16-bit grey is scaled to 8 bits, and other colour modes are converted.
+    profile, with transparent parts on white. 16-bit grey is scaled to 8 bits, and other colour modes are converted. A
+    picture with more than `WHOLE_PIXELS` pixels is halved.
 
     Args:
         source: a path, or the contents of a file.
@@ -54,8 +67,8 @@ def read_picture(source: str | Path | bytes, name: str | None = None) -> Image.I
         An RGB image with 8 bits per channel.
 
     Raises:
-        PictureError: the file does not exist, is damaged or not a picture, has more than `MAX_INPUT_PIXELS` pixels, or
-            has sides that differ by a factor of more than 200.
+        PictureError: the file does not exist, is damaged or not a picture, has too many pixels for its format, or has
+            sides that differ by a factor of more than 200.
     """
     with open_picture(source, name) as image:
         return as_rgb(image, _name_of(source, name))
@@ -64,10 +77,17 @@ def read_picture(source: str | Path | bytes, name: str | None = None) -> Image.I
 def as_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
     """Convert an open image as `read_picture` does. An upright RGB image stays as it is.
 
+    An image with more than `WHOLE_PIXELS` pixels is halved in both directions, so that a small file cannot fill the
+    memory.
+
     Raises:
         PictureError: the image has floating-point or 32-bit values, or its sides differ by a factor of more than 200.
     """
     _check_shape(image.size, name)
+    if image.width * image.height > WHOLE_PIXELS:
+        image.draft(image.mode, (image.width // 2, image.height // 2))  # JPEG decodes fewer pixels
+    if image.width * image.height > WHOLE_PIXELS:
+        return _upright(_halved(image, name), image)
     return _on_white(_in_srgb(_eight_bit(_upright(image), name)))
 
 
@@ -86,14 +106,14 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> Iterato
         warnings.simplefilter("ignore")
         try:
             with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MAX_INPUT_PIXELS:
-                    raise Image.DecompressionBombError
+                if image.width * image.height > _most_pixels(image):
+                    raise Image.DecompressionBombError(f"{_most_pixels(image):,}")
                 yield image
         except (PictureError, MemoryError):
             raise
         except Image.DecompressionBombError as error:
             raise PictureError(
-                f"{shown} has more than {MAX_INPUT_PIXELS:,} pixels, which is too large",
+                f"{shown} has more than {_limit_in(error)} pixels, which is too large",
                 "make it smaller first",
             ) from error
         except UnidentifiedImageError as error:
@@ -106,6 +126,25 @@ def open_picture(source: str | Path | bytes, name: str | None = None) -> Iterato
                 f"{shown} is a damaged or incomplete picture ({error or type(error).__name__})",
                 "save or download it again",
             ) from error
+
+
+def _most_pixels(image: Image.Image) -> int:
+    return MAX_INPUT_PIXELS if image.format in FRUGAL_FORMATS else WHOLE_PIXELS
+
+
+def _limit_in(error: Image.DecompressionBombError) -> str:
+    """Return the number of pixels in our own error; Pillow's has another text."""
+    return str(error) if str(error).replace(",", "").isdecimal() else f"{MAX_INPUT_PIXELS:,}"
+
+
+def _halved(image: Image.Image, name: str) -> Image.Image:
+    """Convert a large image to RGB in bands, each of which is halved, without its rotation."""
+    width, height = image.size
+    half = Image.new("RGB", ((width + 1) // 2, (height + 1) // 2))
+    for top in range(0, height, BAND_ROWS):
+        band = image.crop((0, top, width, min(top + BAND_ROWS, height)))
+        half.paste(_on_white(_in_srgb(_eight_bit(band, name))).reduce(2), (0, top // 2))
+    return half
 
 
 def _name_of(source: str | Path | bytes, name: str | None) -> str:
@@ -146,11 +185,15 @@ def _check_shape(size: tuple[int, int], shown: str) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, described: Image.Image | None = None) -> Image.Image:
     """Turn an image as its EXIF orientation says. Pillow's own function also rewrites the EXIF data, and fails at some
-    that other programs have written."""
+    that other programs have written.
+
+    Args:
+        described: the image with the EXIF data, if it is another one.
+    """
     try:
-        orientation = image.getexif().get(EXIF_ORIENTATION)
+        orientation = (described or image).getexif().get(EXIF_ORIENTATION)
     except Exception:  # damaged EXIF data, for which Pillow raises nearly any error
         orientation = None
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None

@@ -1,7 +1,10 @@
 """The entry point of the console script and of `python -m sensenova_cli`."""
 
+from sensenova_cli.system.first_signals import INTERRUPTED, exit_interrupted, exit_on_signals, ignore_signals
+
+exit_on_signals()  # before the other imports, which take a while
+
 import atexit
-import contextlib
 import gc
 import importlib.util
 import os
@@ -10,9 +13,8 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
-INTERRUPTED = 130
-"""The same value as in `sensenova_cli.errors`, whose import takes a while."""
 OBJECTS_BETWEEN_COLLECTIONS = 50_000
 """New objects after which Python looks for garbage. Importing PyTorch makes half a million that stay; with Python's
 default of 700, looking at them again and again is a tenth of the import's time."""
@@ -27,9 +29,6 @@ def main() -> None:
     ending = _Ending()
     atexit.register(ending.leave)  # the first function that is registered is called last
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Importing takes a while. Until then an interrupt can exit at once, because nothing needs cleanup.
-        signal.signal(number, lambda number, frame: _exit_interrupted())
     if os.environ.get("COLUMNS") == "0":  # some programs set it without a terminal; nothing fits into no columns
         del os.environ["COLUMNS"]
     _remove_current_folder()
@@ -43,7 +42,7 @@ def main() -> None:
 
         run_rank(rank)
     from sensenova_cli.app import app
-    from sensenova_cli.system.interrupts import handle_signals
+    from sensenova_cli.system.interrupts import handle_signals, was_swallowed
     from sensenova_cli.system.streams import flush_stdout, prepare_streams
 
     prepare_streams()
@@ -51,13 +50,16 @@ def main() -> None:
         handle_signals()
         app()
     except KeyboardInterrupt:  # raised outside of `app`, which handles its own
-        _exit_interrupted()
+        exit_interrupted()
     except SystemExit as end:
+        handled = ignore_signals()  # the results are written, and a signal must not cut them off
         if rank == 0:
             from model import release_rank_processes
 
             release_rank_processes()
         flush_stdout()  # an earlier write has already reported a failing stdout
+        if _number(end.code) == 0 and was_swallowed():
+            exit_interrupted()
         # A thread of a library or of a loading model may still be busy for a long time. The interpreter would wait for
         # it at shutdown, so the process exits without a shutdown. Without PyTorch nothing needs a shutdown, which takes
         # up to 0.1 s.
@@ -65,6 +67,8 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(_number(end.code))
         ending.code = _number(end.code)
+        for number in handled:
+            signal.signal(number, ending.leave_now)  # the end may wait for a thread of a library
         raise
 
 
@@ -84,6 +88,10 @@ class _Ending:
         if self.code is not None:
             sys.stderr.flush()
             os._exit(self.code)
+
+    def leave_now(self, number: int, frame: FrameType | None) -> None:
+        """End the process quietly. This is a signal handler."""
+        os._exit(self.code or 0)
 
 
 def _number(code: object) -> int:
@@ -122,12 +130,6 @@ def _needs_model(words: Sequence[str]) -> bool:
     if not {"-h", "--help", "--help-all", "--version"}.isdisjoint(options):
         return False
     return next((word for word in words if not word.startswith("-")), "") in COMMANDS_WITH_A_MODEL
-
-
-def _exit_interrupted() -> None:
-    with contextlib.suppress(OSError):
-        os.write(2, b"interrupted\n")
-    os._exit(INTERRUPTED)
 
 
 def _remove_current_folder() -> None:

@@ -119,7 +119,7 @@ class Program(CommandGroup):
         sys.exit(code)
 
     def _report(self, error: Exception, words: Sequence[str]) -> int:
-        from sensenova_cli.render.errors import print_error
+        from sensenova_cli.render.errors import describe, print_error
 
         if isinstance(error, BrokenPipeError):
             # The reader of stdout has ended, as `head -1` does. Files that were made stay.
@@ -142,11 +142,7 @@ class Program(CommandGroup):
         if isinstance(error, typer.Abort):
             return FAILED
         hint = "" if "--debug" in words else "run again with --debug for the traceback"
-        if isinstance(error, OSError) and error.strerror:
-            # Code that uses files reports their errors itself; this handles the rest.
-            print_error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror, hint)
-            return FAILED
-        print_error(f"unexpected {type(error).__name__}: {error or 'no message'}", hint)
+        print_error(describe(error), hint)
         return FAILED
 
     def _report_usage(self, error: typer.TyperException, words: Sequence[str]) -> None:

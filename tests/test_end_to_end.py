@@ -45,7 +45,7 @@ def test_made_again_from_itself(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     sensenova("generate", "a cat", *SMALL, "-n", "2", "--seed", "9", "--cfg-norm", "channel", "-o", "cat.png")
     (home / "elsewhere").mkdir()
     monkeypatch.chdir(home / "elsewhere")
-    sensenova("generate", "--from", "../cat-1.png", "-o", "again.png")
+    sensenova("generate", "--from", "../cat-1.png", "--trust-record", "-o", "again.png")
     assert (home / "elsewhere" / "again.png").read_bytes() == (home / "cat-1.png").read_bytes()
 
 
@@ -57,7 +57,7 @@ def test_a_cached_picture_made_again_from_itself(home: Path) -> None:
     plain = sensenova("generate", "a cat", *SMALL, *cached, "-o", "plain.png")
     assert "cache_threshold, cache_warmup_steps: no effect while cache is off" in plain.stderr
     assert (home / "plain.png").read_bytes() != (home / "cat.png").read_bytes()
-    sensenova("generate", "--from", "cat.png", "-o", "again.png")
+    sensenova("generate", "--from", "cat.png", "--trust-record", "-o", "again.png")
     assert (home / "again.png").read_bytes() == (home / "cat.png").read_bytes()
 
 
@@ -65,7 +65,7 @@ def test_an_edit_made_again_from_itself(home: Path) -> None:
     sensenova("generate", "a cat", *SMALL, "-o", "cat.png")
     edit = sensenova("edit", "paint it", "--image", "cat.png", *SMALL, "--img-cfg-scale", "2", "-o", "edit.png")
     assert "Using seed 43" in edit.stderr
-    sensenova("edit", "--from", "edit.png", "-o", "again.png")
+    sensenova("edit", "--from", "edit.png", "--trust-record", "-o", "again.png")
     assert (home / "again.png").read_bytes() == (home / "edit.png").read_bytes()
     record = json.loads(sensenova("info", "--json", "edit.png").stdout)
     assert record["settings"]["seed"] == 43
@@ -73,7 +73,7 @@ def test_an_edit_made_again_from_itself(home: Path) -> None:
 
 def test_flags_override_what_the_picture_says(home: Path) -> None:
     sensenova("generate", "a cat", *SMALL, "-o", "cat.png")
-    sensenova("generate", "--from", "cat.png", "--seed", "1", "-o", "other.png")
+    sensenova("generate", "--from", "cat.png", "--trust-record", "--seed", "1", "-o", "other.png")
     record = json.loads(sensenova("info", "--json", "other.png").stdout)
     assert (record["settings"]["seed"], record["settings"]["size"], record["prompt"]) == (1, "64x96", "a cat")
     assert (home / "other.png").read_bytes() != (home / "cat.png").read_bytes()

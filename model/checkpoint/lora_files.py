@@ -87,6 +87,6 @@ def recommended_settings(metadata: Mapping[str, str], file: Path) -> dict[str, A
                 found[setting] = read(metadata[key])
         if "recommended_settings" in metadata:
             found.update(json.loads(metadata["recommended_settings"]))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{file}: its metadata are damaged: {error}", "fetch the file again") from error
     return found

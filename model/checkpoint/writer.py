@@ -1,8 +1,11 @@
 """Writing of checkpoints in the official layout: configuration, weight files with their index, tokenizer, settings."""
 
+import contextlib
 import json
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,11 @@ from model.checkpoint.file_names import INDEX_FILE
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE, parse_config
+
+SCRATCH = ".sensenova-checkpoint-"
+"""Beginning of the name of a folder in which a checkpoint is being written."""
+SECONDS_UNTIL_ABANDONED = 24 * 3600
+"""Age at which such a folder belongs to a program that was killed."""
 
 
 def write_checkpoint(
@@ -46,7 +54,8 @@ def write_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         raise CheckpointError(f"{folder} exists already", "name a folder that does not exist yet")
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    _remove_abandoned(folder.parent)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=SCRATCH))
     partial = scratch / folder.name  # unlike mkdtemp's folder, it has the permissions of the user's umask
     partial.mkdir()
     try:
@@ -69,6 +78,14 @@ def write_checkpoint(
         partial.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for scratch in parent.glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            status = scratch.lstat()
+            if stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime > SECONDS_UNTIL_ABANDONED:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:

@@ -1,6 +1,5 @@
 """The control channel: a rank's connection to rank 0. `model.parallel.connections` is rank 0's end of it."""
 
-import json
 import os
 import queue
 import socket
@@ -9,10 +8,11 @@ import threading
 import time
 import traceback
 from datetime import timedelta
-from multiprocessing.connection import Client, Connection
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from config.errors import SenseNovaError
 from model.parallel.commands import CONTINUE, EXIT
+from model.parallel.launched_connections import RankConnection, connect
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -32,7 +32,7 @@ class ControlChannel:
     middle of a computation.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: RankConnection) -> None:
         self._connection = connection
         self._received: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._receive, name="control channel", daemon=True).start()
@@ -67,7 +67,7 @@ def connect_to_rank_zero() -> tuple[ControlChannel, "Store"]:
     """Connect to rank 0 under a launcher; return the control channel and the launcher's store.
 
     Raises:
-        SystemExit: rank 0 needs no other ranks, or cannot be reached.
+        SystemExit: rank 0 needs no other ranks, cannot be reached, or may be a stranger.
     """
     _wait_for_store(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
     from torch.distributed.rendezvous import rendezvous
@@ -77,10 +77,11 @@ def connect_to_rank_zero() -> tuple[ControlChannel, "Store"]:
     address = store.get(RENDEZVOUS_KEY)
     if address == NO_RANKS:
         raise SystemExit(0)
-    host, port, key = json.loads(address)
-    connection = Client((host, port), authkey=bytes.fromhex(key))
-    connection.send(rank)
-    return ControlChannel(connection), store
+    try:
+        return ControlChannel(connect(address.decode(errors="replace"), rank)), store
+    except SenseNovaError as error:
+        print(f"error: rank {rank}: {error.what}\nhint: {error.hint}", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 def _wait_for_store(host: str, port: str) -> None:

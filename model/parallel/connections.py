@@ -7,9 +7,7 @@ Importing this module does not import PyTorch.
 """
 
 import contextlib
-import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -19,8 +17,8 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, Listener, wait
-from typing import IO, TYPE_CHECKING, Any
+from multiprocessing.connection import wait
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import config
 import model
@@ -28,6 +26,7 @@ from model.errors import DeviceError, RankError
 from model.parallel.channel import NO_RANKS, RENDEZVOUS_KEY
 from model.parallel.commands import EXIT
 from model.parallel.launch import LAUNCHERS, launched, threads_each
+from model.parallel.launched_connections import RankConnection, accept_ranks
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -61,7 +60,7 @@ class RankConnections:
         self.port = 0
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self._stderr: dict[int, IO[bytes]] = {}
-        self._connections: dict[int, Connection] = {}
+        self._connections: dict[int, RankConnection] = {}
         self._send_lock = threading.Lock()
         try:
             if launched() is None:
@@ -83,8 +82,8 @@ class RankConnections:
         """Yield (rank, reply) as replies arrive, and (rank, None) when a connection closes; end when all are closed."""
         ranks = {connection: rank for rank, connection in self._connections.items()}
         while ranks:
-            for connection in wait(list(ranks)):
-                assert isinstance(connection, Connection)
+            for ready in wait(list(ranks)):  # type: ignore[arg-type]  # anything with fileno
+                connection = cast(RankConnection, ready)
                 try:
                     reply = connection.recv()
                 except (EOFError, OSError):
@@ -176,12 +175,7 @@ class RankConnections:
         self.store, _, _ = next(iter(rendezvous("env://", timeout=timedelta(minutes=5))))
         RankConnections.accepted_launched_ranks = True
         self.host = os.environ["MASTER_ADDR"]
-        key = secrets.token_bytes(32)
-        with Listener(("", 0), authkey=key) as listener:
-            self.store.set(RENDEZVOUS_KEY, json.dumps([self.host, listener.address[1], key.hex()]))
-            for _ in range(size - 1):
-                connection = listener.accept()
-                self._connections[connection.recv()] = connection
+        self._connections = accept_ranks(size, lambda address: self.store.set(RENDEZVOUS_KEY, address))
 
 
 def release_rank_processes() -> None:

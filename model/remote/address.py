@@ -1,5 +1,6 @@
 """The address and the key of a server, and the note by which a server on this machine is found."""
 
+import contextlib
 import json
 import os
 import platform
@@ -114,9 +115,12 @@ def write_note(url: str, key: str | None) -> None:
     scratch = file.with_name(f"{file.name}.{os.getpid()}.part")
     scratch.unlink(missing_ok=True)  # of an earlier process with this number
     handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        json.dump(asdict(LocalServer(url, key, os.getpid())), stream)
-    scratch.replace(file)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(asdict(LocalServer(url, key, os.getpid())), stream)
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def remove_note() -> None:
@@ -126,7 +130,8 @@ def remove_note() -> None:
     except ServerError:
         return
     if note is not None and note.process == os.getpid():
-        note_file().unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a note of a process that has ended is ignored
+            note_file().unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

@@ -21,6 +21,7 @@ from sensenova_cli.system.streams import STDIN
     "prompt_text",
     "prompt_file",
     "replay_file",
+    "trust_record",
     *IMAGE_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
@@ -76,8 +77,8 @@ def edit(
         raise UsageError("there is no prompt", 'say what to change: sensenova edit FILE "Make it blue"')
     inputs = read_inputs(pictures)
     if not inputs and replay is not None and not all(each.images for each in prompts):
-        inputs = recorded_inputs(replay.record, replay.file)
-    layers = flags.layers(replay.settings, replay.label) if replay else flags.layers()
+        inputs = recorded_inputs(replay.record, replay.file, trusted=flags.trust_record)
+    layers = replay.layers(flags) if replay else flags.layers()
     # These modules also import the library, which a wrong option or a missing prompt must not wait for.
     from sensenova_cli.turns.one_shot import make_pictures
     from sensenova_cli.turns.tasks import PictureTask

@@ -20,6 +20,7 @@ from sensenova_cli.inputs.options import (
     "prompt_text",
     "prompt_file",
     "replay_file",
+    "trust_record",
     *(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY),
     *OUTPUT_OPTIONS,
     "force",
@@ -61,7 +62,7 @@ def generate(
     for each in prompts:
         if each.images:
             raise UsageError(f"{each.place}generate takes no input pictures", "use: sensenova edit --prompt-file …")
-    layers = flags.layers(replay.settings, replay.label) if replay else flags.layers()
+    layers = replay.layers(flags) if replay else flags.layers()
     # These modules also import the library, which a wrong option or a missing prompt must not wait for.
     from sensenova_cli.turns.one_shot import make_pictures
     from sensenova_cli.turns.tasks import PictureTask

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     "image",
     "prompt_text",
     "replay_file",
+    "trust_record",
     *INTERLEAVE_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
@@ -93,11 +94,11 @@ def interleave(
     if replay is not None and (answer := replay.record.answer) is not None:
         history = answer.history
         if history or not inputs:
-            recorded = recorded_inputs(replay.record, replay.file)
+            recorded = recorded_inputs(replay.record, replay.file, trusted=flags.trust_record)
             earlier, own = recorded[: answer.earlier_images], recorded[answer.earlier_images :]
             inputs = inputs or own
         system = answer.system if system is None else system
-    layers = flags.layers(replay.settings, replay.label) if replay else flags.layers()
+    layers = replay.layers(flags) if replay else flags.layers()
     # These modules also import the library, which a wrong option or a missing prompt must not wait for.
     from model import Conversation
     from sensenova_cli.turns.one_shot import interleave as run

@@ -93,8 +93,9 @@ def start_session(
     from sensenova_cli.repl.repl import Repl
     from sensenova_cli.repl.run_session import run_interactive, run_script
     from sensenova_cli.sessions.session import Session
-    from sensenova_cli.sessions.store import complete_name, latest_session
-    from sensenova_cli.system.interrupts import clear_signals
+    from sensenova_cli.sessions.store import complete_name, finish_removals, latest_session
+    from sensenova_cli.system.interrupts import clear_signals, unwinding
+    from sensenova_cli.system.unicode import printable
     from sensenova_cli.turns.demo_notice import demo_notice
     from sensenova_cli.turns.downloads import ask_before_session
     from sensenova_cli.turns.model_source import model_name
@@ -104,21 +105,24 @@ def start_session(
     if ask_before_session(settings).yes:
         flags = replace(flags, settings={**flags.settings, "yes": True})
     model = model_name(settings)
-    if no_session:
-        session = Session.temporary(model)
-    elif resume or name is not None:
-        session = Session.open(latest_session().name if name is None else complete_name(name), model)
-    else:
-        session = Session.start(model)
+    for removed in finish_removals():
+        typer.echo(f"note: finished removing the session {printable(removed)}", err=True)
     interactive = sys.stdin.isatty()
     debug = "--debug" in sys.argv
-    # The first `with` closes the session if the second line fails; `repl` closes the one that is open at the end.
-    with session, closing(Repl(session, flags, mode, system=system, interactive=interactive, debug=debug)) as repl:
-        repl.greet(demo_notice(settings))
-        if images:
-            repl.stage_files(images)
-        if interactive:
-            run_interactive(repl)
-            repl.say_goodbye()
-        elif not run_script(repl):
-            raise typer.Exit(1)
+    with unwinding():
+        if no_session:
+            session = Session.temporary(model)
+        elif resume or name is not None:
+            session = Session.open(latest_session().name if name is None else complete_name(name), model)
+        else:
+            session = Session.start(model)
+        # The first `with` closes the session if the second line fails; `repl` closes the one that is open at the end.
+        with session, closing(Repl(session, flags, mode, system=system, interactive=interactive, debug=debug)) as repl:
+            repl.greet(demo_notice(settings))
+            if images:
+                repl.stage_files(images)
+            if interactive:
+                run_interactive(repl)
+                repl.say_goodbye()
+            elif not run_script(repl):
+                raise typer.Exit(1)

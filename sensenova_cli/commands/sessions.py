@@ -64,6 +64,7 @@ def list_sessions(flags: Flags) -> None:
     from sensenova_cli.sessions.saved import read_session
     from sensenova_cli.sessions.store import session_folders
 
+    _finish_removals()
     readable: list[SavedSession] = []
     problems: list[SessionError] = []
     for folder in session_folders().values():
@@ -172,6 +173,7 @@ def rm(
 
     if bool(names) == (older_than is not None):
         raise UsageError("give the names of sessions, or --older-than", "for example: sensenova sessions rm cats")
+    _finish_removals()
     if older_than is not None:
         folders = _unused_since(datetime.now().astimezone() - _parse_age(older_than))
         if not folders:
@@ -216,6 +218,13 @@ def _unused_since(time: datetime) -> list[Path]:
             found.append((used, folder))
     return [folder for _, folder in sorted(found)]
 
+
+def _finish_removals() -> None:
+    """Finish removals that were interrupted, and name the sessions on stderr."""
+    from sensenova_cli.sessions.store import finish_removals
+
+    for name in finish_removals():
+        typer.echo(f"note: finished removing the session {printable(name)}", err=True)
 
 def _require_yes(question: str) -> None:
     """Ask a question on stderr; stdout is for results."""

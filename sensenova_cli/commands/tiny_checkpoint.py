@@ -11,6 +11,7 @@ from config.errors import SenseNovaError
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
+from sensenova_cli.system.interrupts import unwinding
 from sensenova_cli.system.unicode import for_terminal
 
 
@@ -39,7 +40,8 @@ def tiny_checkpoint(
 
     missing = [parent for parent in folder.parents if not os.path.exists(parent)]  # noqa: PTH110  # pathlib raises at long names
     try:
-        write_tiny_checkpoint(folder, seed)
+        with unwinding():
+            write_tiny_checkpoint(folder, seed)
     except (OSError, SafetensorError) as error:
         for parent in missing:
             with contextlib.suppress(OSError):  # it was not created, or another program uses it

@@ -31,6 +31,7 @@ class Flags:
         prompt: the value of --prompt.
         prompt_file: the value of --prompt-file.
         replay_file: the picture file of --from.
+        trust_record: load the model and open the files that this picture names.
         image: the picture files of --image.
         force: replace existing files.
         json: print results as JSON.
@@ -46,6 +47,7 @@ class Flags:
     prompt: str | None = None
     prompt_file: str | None = None
     replay_file: str | None = None
+    trust_record: bool = False
     image: Sequence[str] = ()
     force: bool = False
     json: bool = False
@@ -81,6 +83,8 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         raise _unsupported("--deploy-config", "use --tensor-parallel-size and --cfg-parallel-size")
     if typed.get("step_execution"):
         raise _unsupported("--step-execution", "one request runs at a time")
+    if typed.get("trust_record") and typed.get("replay_file") is None:
+        raise UsageError("--trust-record needs --from", "name the picture: --from FILE")
     settings = {name: typed[name] for name in DECLARATIONS if name != "size" and typed.get(name) not in (None, False)}
     if typed.get("enable_cpu_offload"):
         other = "off" if typed.get(off_option("offload")) else settings.setdefault("offload", "module")
@@ -105,6 +109,7 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         prompt=typed.get("prompt_text"),
         prompt_file=typed.get("prompt_file"),
         replay_file=typed.get("replay_file"),
+        trust_record=typed.get("trust_record", False),
         image=tuple(typed.get("image") or ()),
         force=typed.get("force", False),
         json=typed.get("json", False),

@@ -253,6 +253,11 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         panel="Input",
         metavar="FILE",
     ),
+    "trust_record": _flag(
+        "--trust-record",
+        help="With --from: also use the model, the LoRAs and the input files that the picture names.",
+        panel="Input",
+    ),
     "image": _value(
         "--image",
         help="Input picture; several may follow, or repeat --image. - reads standard input.",

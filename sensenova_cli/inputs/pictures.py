@@ -10,6 +10,7 @@ from PIL import Image
 from config.errors import SenseNovaError
 from model import PictureError, read_picture
 from sensenova_cli.outputs.png_metadata import InputFile, PictureRecord, checksum, read_record
+from sensenova_cli.system.plain_files import read_plain_file
 from sensenova_cli.system.streams import MAX_INPUT_BYTES, STDIN, read_stdin
 
 
@@ -56,14 +57,18 @@ def read_content(name: str) -> bytes:
         raise
 
 
-def recorded_inputs(record: PictureRecord, made: Path) -> tuple[InputImage, ...]:
-    """Read the pictures that `made` was made from, at their recorded paths or beside `made`.
+def recorded_inputs(record: PictureRecord, made: Path, *, trusted: bool = False) -> tuple[InputImage, ...]:
+    """Read the pictures that `made` was made from. They are searched beside `made`.
+
+    Args:
+        trusted: also open the recorded paths. A stranger's record could name any file of the user.
 
     Raises:
-        PictureError: one of them is missing, or its content has changed.
+        PictureError: one of them is missing, or its content has changed. Unless `trusted`, the message does not depend
+            on files outside the folder of `made`.
     """
     verb = "edited" if record.task == "edit" else "made"
-    return tuple(_read_recorded(source, made, verb) for source in record.inputs)
+    return tuple(_read_recorded(source, made, verb, trusted) for source in record.inputs)
 
 
 def free_seed(seed: int, count: int, taken: Collection[int]) -> int:
@@ -84,23 +89,30 @@ def _read(name: str, content: bytes) -> InputImage:
     return InputImage(image, source, shown_name, record.settings.seed if record else None)
 
 
-def _read_recorded(source: InputFile, made: Path, verb: str) -> InputImage:
+def _read_recorded(source: InputFile, made: Path, verb: str, trusted: bool) -> InputImage:
     replacement = "give the pictures with `images=FILE`"
     if source.path == STDIN:
         raise PictureError(f"{made} was {verb} from standard input, which cannot be read again", replacement)
-    recorded = Path(source.path).absolute()
-    # People move whole folders and send them to others, so the folder of `made` is searched, too.
+    recorded = Path(source.path)
+    # People move whole folders and send them to others, so the folder of `made` comes first.
     folder = made.expanduser().absolute().parent
-    places = dict.fromkeys((recorded, folder / source.path, folder / recorded.name))
+    is_here = recorded.parent in (folder, folder.resolve())
+    beside = recorded if is_here else folder / recorded.name
+    content = read_plain_file(beside, MAX_INPUT_BYTES + 1) if recorded.name else None
+    if content is not None and checksum(content) == source.sha256:
+        return _read(str(beside), content)
+    other = f", and {beside} is another picture" if content is not None and not is_here else ""
+    if not trusted and not is_here:
+        raise PictureError(
+            f"{made} was {verb} from {recorded}, which is not in the folder of {made}{other}",
+            f"{replacement}; or open the recorded files: --trust-record",
+        )
     # os.path: the record may contain an impossible file name, for which pathlib raises an error.
-    existing = [place for place in places if os.path.isfile(place)]  # noqa: PTH113
-    for place in existing:
-        content = read_content(str(place))
-        if checksum(content) == source.sha256:
-            return _read(str(place), content)
-    if recorded in existing:
-        what = f"{recorded} has changed since {made} was {verb} from it"
-    else:
-        other = f", and {existing[0]} is another picture" if existing else ""
+    if not os.path.isfile(recorded):  # noqa: PTH113
         what = f"{recorded}, from which {made} was {verb}, does not exist{other}"
-    raise PictureError(what, f"restore it, or {replacement}")
+        raise PictureError(what, f"restore it, or {replacement}")
+    if trusted:
+        content = read_content(str(recorded))
+        if checksum(content) == source.sha256:
+            return _read(str(recorded), content)
+    raise PictureError(f"{recorded} has changed since {made} was {verb} from it", f"restore it, or {replacement}")

@@ -9,10 +9,7 @@ from typing import Any
 
 from config.declarations import IMAGE
 from sensenova_cli.errors import UsageError
-from sensenova_cli.system.streams import STDIN, read_stdin
-
-MAX_TEXT_BYTES = 16 * 2**20
-"""Maximum number of bytes of a prompt file."""
+from sensenova_cli.system.streams import MAX_TEXT_BYTES, STDIN, read_stdin
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def _read_lines(file: str) -> list[str]:
 
 def _read_stdin() -> str:
     try:
-        return read_stdin("give the prompt as an argument").decode("utf-8-sig")
+        return read_stdin("give the prompt as an argument", MAX_TEXT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError("the text on standard input is not UTF-8", "convert it, for example with iconv") from error
 

@@ -1,15 +1,21 @@
 """`--from FILE`: make a picture again from the record in its file."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from config.settings import RECORDED_LOAD_SETTINGS
-from model import NO_LORA
+from config.settings import RECORDED_LOAD_SETTINGS, LoadSettings
+from config.sources import Layers
+from model import DEMO_MODEL, NO_LORA, format_loras, parse_loras
 from sensenova_cli.errors import UsageError
-from sensenova_cli.outputs.png_metadata import PictureRecord, read_parameters, read_record
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.outputs.png_metadata import PictureRecord, read_parameters, read_record, recorded_model
 
 PictureKind = Literal["generate", "edit"]
+
+MAX_SHOWN = 200
+"""Longest name of a record in a message, in characters."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +37,60 @@ class Replay:
             return None
         return f"{self.file} was made by {self.record.made_by}, so it cannot be repeated byte for byte"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The recorded settings, as a layer. An interleaved answer is repeated from its beginning, with its seed."""
+    def layers(self, flags: Flags) -> Layers:
+        """Merge all settings, with those of the picture below the flags.
+
+        A stranger may have written the record. So it does not choose the model or the LoRAs, whose files would be
+        fetched and loaded, unless the user types `--trust-record`. The built-in demo and
+        "no LoRA" fetch nothing, so they are used as recorded.
+
+        Raises:
+            UsageError: model or LoRAs of the record are not those of the user's settings, and no flag chooses them.
+            SettingsError: as for `Flags.layers`.
+        """
         loaded, answer = self.record.loaded, self.record.answer
-        settings = {**self.record.settings.model_dump(), **(answer.settings.model_dump() if answer else {})}
-        if self.record.made_by:  # how that program loads its model is not known
-            return {**settings, "model": loaded.model}
-        recorded = {name: getattr(loaded, name) for name in RECORDED_LOAD_SETTINGS}
-        return {**settings, **recorded, "lora": loaded.lora or NO_LORA}
+        # An interleaved answer is repeated from its beginning, with its seed.
+        recorded = {**self.record.settings.model_dump(), **(answer.settings.model_dump() if answer else {})}
+        if not self.record.made_by:  # how that program loads its model is not known
+            recorded |= {name: getattr(loaded, name) for name in RECORDED_LOAD_SETTINGS}
+            recorded["lora"] = loaded.lora or NO_LORA
+        if flags.trust_record:
+            return flags.layers({**recorded, "model": loaded.model}, self.label)
+        if loaded.model != DEMO_MODEL:
+            recorded.pop("model", None)
+        if loaded.lora is not None:
+            recorded.pop("lora", None)
+        layers = flags.layers(recorded, self.label)
+        self._require_users_model(layers, flags)
+        return layers
+
+    def _require_users_model(self, layers: Layers, flags: Flags) -> None:
+        own, made = layers.load, self.record.loaded
+        if own.is_remote:  # the server has loaded its model already; a notice names the differences
+            return
+        # The record's names are compared as text, because a path that is looked up shows whether it exists.
+        own_model, made_model = recorded_model(own.model or DEMO_MODEL), made.model or DEMO_MODEL
+        differences, options = [], []
+        if "model" not in flags.settings and made_model not in (DEMO_MODEL, own_model):
+            differences.append(f"the model {_shortened(made_model)} (yours is {own_model})")
+            options.append(f"--model {shlex.quote(_shortened(made_model))}")
+        if "lora" not in flags.settings and made.lora is not None and made.lora != _loras(own):
+            differences.append(f"the LoRA {_shortened(made.lora)} (yours: {_loras(own) or 'none'})")
+            options.append(f"--lora {shlex.quote(_shortened(made.lora))}")
+        if differences:
+            raise UsageError(
+                f"{self.file} was made with {' and '.join(differences)}",
+                f"if you trust the picture: --trust-record, or {' '.join(options)}; "
+                f"to use your own: {' and '.join(option.split()[0] for option in options)} with its name",
+            )
+
+
+def _loras(settings: LoadSettings) -> str | None:
+    return format_loras(parse_loras(settings.lora))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
 
 
 def read_replay(file: str, kind: PictureKind | Literal["interleave"]) -> Replay:

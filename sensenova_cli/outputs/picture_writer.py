@@ -1,7 +1,9 @@
 """The writer of picture files: it chooses names, never overwrites unasked, and saves pictures if a write fails."""
 
+import errno
 import io
 import os
+import re
 import sys
 import tempfile
 import unicodedata
@@ -85,6 +87,7 @@ class PictureWriter:
             path = Path(template)
             template = str(path.with_name(f"{path.stem}-{{index}}{path.suffix}"))
         planned = cls(template, force=force, numbered=bool(fields))
+        _require_possible(planned._path(**{**FIELDS, "slug": "a" * MAX_SLUG}))
         if not fields:
             for index in range(count):
                 _require_free(planned._path(index=index, count=count), force)
@@ -130,9 +133,10 @@ class PictureWriter:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             written = self._place(png, path)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = getattr(error, "strerror", None) or error
             raise OutputWriteError(
-                f"{path} cannot be written: {error.strerror or error}; {_save_elsewhere(png, path.stem)}",
+                f"{path} cannot be written: {reason}; {_save_elsewhere(png, path.stem)}",
                 "free some disk space, or choose another place with -o",
             ) from error
         self._written.add(written.absolute())
@@ -162,6 +166,15 @@ def encode_png(image: Image.Image, record: PictureRecord | None) -> bytes:
     return _encode(image, record)[0]
 
 
+def save_elsewhere(image: Image.Image, record: PictureRecord | None, prompt: str) -> str:
+    """Save a picture in the system's temporary folder, because there is no other place for it.
+
+    Returns:
+        A sentence with the file's name, or about a failure.
+    """
+    return _save_elsewhere(encode_png(image, record), slug(prompt))
+
+
 def slug(prompt: str) -> str:
     """Return the first words of a prompt for a file name: letters and digits of any script, joined by hyphens."""
     text = unicodedata.normalize("NFKC", prompt.replace("<image>", " ")).lower()
@@ -183,6 +196,8 @@ def _template(output: str | None, default: str) -> str:
         return default
     if not output.strip():
         raise OutputError("the output name is empty", "omit -o to write into the current folder")
+    if "\0" in output:
+        raise OutputError(f"the output name {output!r} contains a NUL character", "choose another name with -o")
     try:
         path = Path(output).expanduser()
         is_folder = path.is_dir()
@@ -205,7 +220,10 @@ def _template(output: str | None, default: str) -> str:
 def _fields(template: str) -> set[str]:
     names = ", ".join(f"{{{name}}}" for name in FIELDS)
     try:
-        fields = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+        parts = list(Formatter().parse(template))
+        if any(re.search(r"\d{3}", spec or "") for _, _, spec, _ in parts):
+            raise ValueError("a width has more than two digits")
+        fields = {name for _, name, _, _ in parts if name is not None}
         unknown = fields - FIELDS.keys()
         if not unknown:
             template.format(**FIELDS)
@@ -242,6 +260,15 @@ def _require_free(path: Path, force: bool) -> None:
         raise OutputError(f"{path} is a folder", f"write {path}/ to write the picture into it")
     if os.path.lexists(path) and not force:
         raise OutputError(f"{path} exists already", "use -f to replace it, or choose another name")
+
+
+def _require_possible(path: Path) -> None:
+    """Raise OutputError if no file can have this name."""
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(f"the output name {path} is too long", "choose a shorter name with -o") from error
 
 
 def _require_writable(folder: Path) -> None:

@@ -6,7 +6,8 @@ A PNG gets two text chunks: `sensenova` is a PictureRecord as JSON, from which t
 
 import hashlib
 import json
-from pathlib import Path
+import os
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
 from PIL.PngImagePlugin import PngImageFile, PngInfo, iTXt
@@ -23,7 +24,8 @@ from pydantic import (
 
 from config.errors import SettingsError
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings, TextSettings
-from model import DEMO_MODEL, Message, PictureError, count_images, open_picture
+from model import DEMO_MODEL, Message, NamedLora, PictureError, count_images, open_picture, parse_loras
+from sensenova_cli.outputs.png_texts import with_texts
 from sensenova_cli.system.streams import STDIN
 from sensenova_cli.system.unicode import valid_unicode
 
@@ -151,6 +153,14 @@ class PictureRecord(BaseModel):
         return content
 
 
+def recorded_model(name: str) -> str:
+    """Return a model's name as records have it: an absolute path for a folder, because a record outlives the current
+    folder; Hub ids and the demo stay as they are."""
+    if name != DEMO_MODEL and os.path.isdir(os.path.expanduser(name)):  # noqa: PTH111, PTH112  # for any name
+        return str(Path(name).expanduser().absolute())
+    return name
+
+
 def checksum(content: bytes) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
@@ -165,6 +175,40 @@ def png_info(record: PictureRecord) -> PngInfo:
     chunks.add_itxt(KEYWORD, json.dumps(content), zip=False)
     chunks.add_text(PARAMETERS, valid_unicode(_parameters(record)))
     return chunks
+
+
+def without_folders(content: bytes) -> bytes:
+    """Return a PNG file whose record names model, LoRAs and input pictures without their folders.
+
+    Other files are returned unchanged. For documents that the user sends to strangers.
+    """
+    try:
+        record = read_record(content)
+    except PictureError:
+        record = None
+    if record is None:
+        return content
+    loaded = record.loaded
+    loras = [NamedLora(_last_part(lora.name), lora.strength) for lora in parse_loras(loaded.lora)]
+    bare = record.model_copy(
+        update={
+            "loaded": loaded.model_copy(
+                update={
+                    "model": loaded.model and _last_part(loaded.model),
+                    "lora": ", ".join(str(lora).replace(",", "\\,") for lora in loras) or None,
+                }
+            ),
+            "inputs": tuple(each.model_copy(update={"path": _last_part(each.path)}) for each in record.inputs),
+        }
+    )
+    if bare == record:
+        return content
+    return with_texts(content, {KEYWORD, PARAMETERS}, png_info(bare).chunks)
+
+
+def _last_part(name: str) -> str:
+    """Return the last part of an absolute path; a Hub id stays."""
+    return PurePath(name).name or name if PurePath(name).is_absolute() else name
 
 
 def read_record(source: str | Path | bytes, name: str | None = None) -> PictureRecord | None:

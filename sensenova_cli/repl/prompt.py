@@ -10,27 +10,26 @@ from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
 from prompt_toolkit.filters import has_focus
 from prompt_toolkit.formatted_text import StyleAndTextTuples
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
 
 from config.errors import SenseNovaError
-from sensenova_cli.render.console import stderr_console
 from sensenova_cli.render.progress import format_bytes
 from sensenova_cli.repl.completion import LineCompleter
+from sensenova_cli.repl.history import open_history
 from sensenova_cli.repl.repl import Repl
 from sensenova_cli.sessions.store import data_folder
+from sensenova_cli.system.interrupts import exit_requested, prompting
 
-HISTORY_FILE = "history"
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "mode": "bold", "prompt": "bold ansicyan"})
 
 
 def make_prompt(repl: Repl) -> Callable[[], str]:
     """Return a function that prompts for one line."""
     prompt: PromptSession[str] = PromptSession(
-        history=_history(),
+        history=open_history(data_folder()),
         completer=LineCompleter(repl),
         complete_while_typing=False,
         auto_suggest=AutoSuggestFromHistory(),
@@ -47,7 +46,22 @@ def make_prompt(repl: Repl) -> Callable[[], str]:
         # Results on stdout may go to a program or a file, as with `| tee`.
         output=None if sys.stdout.isatty() else create_output(stdout=sys.stderr),
     )
-    return lambda: prompt.prompt([("class:prompt", f"{prompt_word(repl)} › ")])
+
+    def leave() -> None:
+        """Ask the event loop of the prompt to end it; this runs in a signal handler."""
+        loop = prompt.app.loop
+        if loop is not None and prompt.app.is_running:
+            loop.call_soon_threadsafe(lambda: prompt.app.is_done or prompt.app.exit(exception=EOFError))
+
+    def leave_if_asked() -> None:
+        if exit_requested():  # the signal arrived before the loop ran
+            leave()
+
+    def read_line() -> str:
+        with prompting(leave):
+            return prompt.prompt([("class:prompt", f"{prompt_word(repl)} › ")], pre_run=leave_if_asked)
+
+    return read_line
 
 
 def prompt_word(repl: Repl) -> str:
@@ -56,18 +70,6 @@ def prompt_word(repl: Repl) -> str:
         return "chat"
     state = repl.session.state
     return "edit" if state.selected or state.staged else "draw"
-
-
-def _history() -> History:
-    folder = data_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / HISTORY_FILE).open("ab"):
-            pass
-    except OSError as error:
-        stderr_console().print(f"note: input history will not be saved: {folder}: {error.strerror}", style="dim")
-        return InMemoryHistory()
-    return FileHistory(str(folder / HISTORY_FILE))
 
 
 def _keys() -> KeyBindings:

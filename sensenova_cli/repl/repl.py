@@ -11,7 +11,7 @@ from config.toml_file import show_path
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.render.console import print_message
-from sensenova_cli.render.errors import print_error
+from sensenova_cli.render.errors import describe, print_error
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.repl.dispatch import command_name
 from sensenova_cli.repl.lines import Line, parse_line
@@ -72,7 +72,7 @@ class Repl(Workspace):
             if self._debug:
                 traceback.print_exception(error)
             print_error(
-                f"unexpected {type(error).__name__}: {error or 'no message'}",
+                describe(error),
                 "" if self._debug else "this session continues; to see the traceback, start one with --debug",
             )
         else:
@@ -91,6 +91,9 @@ class Repl(Workspace):
             print_message(self._console, Text.assemble(("note:", "yellow"), " ", as_session(notice)))
         for problem in self.session.problems:
             print_error(str(problem))
+        if self.session.dropped:
+            dropped = ", ".join(self.session.dropped)
+            self.say(f"not taken from the saved session, because another person may have made it: {dropped}")
         if self.turns.settings_error is not None:
             error = self.turns.settings_error
             print_error(error.what, f"{error.hint}; or use /set, /unset or /profile none".lstrip("; "), as_session)

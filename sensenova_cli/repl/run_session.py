@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from sensenova_cli.errors import UsageError
 from sensenova_cli.render.console import is_animated
@@ -10,6 +11,7 @@ from sensenova_cli.repl.prompt import make_prompt, prompt_word
 from sensenova_cli.repl.repl import Repl
 from sensenova_cli.repl.slash_commands import EndSession
 from sensenova_cli.system.interrupts import exit_requested, handle_signals
+from sensenova_cli.system.streams import MAX_TEXT_BYTES
 
 
 def run_interactive(repl: Repl) -> None:
@@ -19,9 +21,9 @@ def run_interactive(repl: Repl) -> None:
         try:
             typed = read_line()
         except KeyboardInterrupt:
+            handle_signals()
             if exit_requested():
                 return
-            handle_signals()
             continue  # Ctrl-C drops the line, as in a shell
         except EOFError:
             return
@@ -70,7 +72,13 @@ def _read_plainly(repl: Repl) -> str:
 def _script_lines() -> Iterator[str | UsageError]:
     """Yield the lines of standard input; an error in place of a line that is not text. A byte-order mark is left out,
     as some editors write one."""
-    for number, content in enumerate(sys.stdin.buffer, start=1):
+    read = partial(sys.stdin.buffer.readline, MAX_TEXT_BYTES + 1)
+    for number, content in enumerate(iter(read, b""), start=1):
+        if len(content) > MAX_TEXT_BYTES:
+            yield UsageError(
+                f"standard input, line {number}: this line has more than {MAX_TEXT_BYTES:,} bytes", "shorten it"
+            )
+            return
         try:
             yield content.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:

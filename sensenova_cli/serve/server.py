@@ -16,7 +16,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from sensenova_cli.serve.connections import Connection, Limits
 from sensenova_cli.serve.scheduler import Scheduler
-from sensenova_cli.system.interrupts import SIGNALS, exit_now
+from sensenova_cli.system.first_signals import handled_signals
+from sensenova_cli.system.interrupts import exit_now
 
 
 class Server(uvicorn.Server):
@@ -56,6 +57,7 @@ class Server(uvicorn.Server):
 
         scheduler.on_ready = on_ready
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns about each client that hangs up
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns about each damaged form
         with self.capture_signals():
             scheduler.start()
             await self.serve(sockets=[listener])
@@ -64,10 +66,8 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals while the server runs. Only the main thread can handle signals."""
-        # nohup ignores SIGHUP, so the server must not handle it.
-        handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         try:
-            before = {number: signal.signal(number, self.handle_exit) for number in handled}
+            before = {number: signal.signal(number, self.handle_exit) for number in handled_signals()}
         except ValueError:  # not the main thread
             before = {}
         try:

@@ -11,6 +11,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Typ
 
 FORMAT = 2
 """2 since there are interleaved answers."""
+MAX_FILE_NAME = 255
+"""Most bytes of a file name on the usual file systems."""
 
 
 def _now() -> datetime:
@@ -45,8 +47,9 @@ class SessionPicture(_Part):
     @classmethod
     def _plain_name(cls, file: str) -> str:
         # A stranger may have made the session, and an export must not include files from outside its folder.
-        if not file or file in (".", "..") or not {"/", "\\", "\0"}.isdisjoint(file):
-            raise ValueError(f"{file!r} is not a plain file name")
+        is_plain = file not in ("", ".", "..") and {"/", "\\", "\0"}.isdisjoint(file)
+        if not is_plain or len(file.encode("utf-8", "surrogatepass")) > MAX_FILE_NAME:
+            raise ValueError(f"{file[:MAX_FILE_NAME]!r} is not a plain file name")
         return file
 
 

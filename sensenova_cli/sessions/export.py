@@ -1,8 +1,8 @@
 """Export of a session: a Markdown file with its pictures in a folder beside it, or one HTML page that contains them.
 
 Users and models wrote the prompts, answers and file names, so an exported page must not run or fetch anything that they
-contain. Markdown of answers stays, but HTML and pictures are removed, and in Markdown exports also links, because some
-viewers do not remove scripts from links.
+contain. Markdown of answers stays, but HTML and pictures become text, and in Markdown exports also links, because some
+viewers do not remove scripts from links (`safe_markdown`).
 """
 
 import base64
@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from model import PictureError, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError
+from sensenova_cli.outputs.png_metadata import without_folders
 from sensenova_cli.render.html_page import html_page
 from sensenova_cli.render.safe_markdown import plain_markdown, safe_lines
 from sensenova_cli.sessions.entries import (
@@ -33,6 +34,9 @@ from sensenova_cli.sessions.entries import (
 from sensenova_cli.sessions.saved import SavedSession
 from sensenova_cli.sessions.summary import counted, describe_entry, format_time, picture_facts, turn_facts
 from sensenova_cli.system.atomic_files import create_file, replace_file
+from sensenova_cli.system.interrupts import unwinding
+from sensenova_cli.system.plain_files import read_plain_file
+from sensenova_cli.system.streams import MAX_INPUT_BYTES
 
 ENDINGS = (".html", ".htm", ".md", ".markdown")
 
@@ -75,11 +79,12 @@ def export_session(saved: SavedSession, target: Path, force: bool) -> None:
     """
     check_target(target, force)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if _is_markdown(target):
-            _write_markdown(saved, target, force)
-        else:
-            _write(target, _html_page(saved), force)
+        with unwinding():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if _is_markdown(target):
+                _write_markdown(saved, target, force)
+            else:
+                _write(target, _html_page(saved), force)
     except OSError as error:
         raise OutputWriteError(
             f"{target} cannot be written: {error.strerror or error}",
@@ -106,10 +111,10 @@ def _read_for_browsers(saved: SavedSession, picture: SessionPicture) -> tuple[st
     """Return ending and content of a picture in a format that browsers show; None if the file is not readable."""
     path = saved.path(picture.number)
     try:
-        content = path.read_bytes()
+        content = read_plain_file(path, MAX_INPUT_BYTES + 1) or b""
         image = read_picture(content)  # only a picture may leave the session, whatever the name of the file
         if path.suffix.lower() in MEDIA_TYPES:
-            return path.suffix.lower(), content
+            return path.suffix.lower(), without_folders(content)
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         return ".png", buffer.getvalue()

@@ -13,6 +13,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from sensenova_cli.errors import SessionError
 from sensenova_cli.sessions.plain_files import require_plain_files
+from sensenova_cli.system.private_files import FILE_MODE
 
 LOCK_FILE = "session.lock"
 PATIENCE = 0.5
@@ -36,7 +37,14 @@ def lock_session(folder: Path) -> BaseFileLock:
         os.write(descriptor, f"{os.getpid()} on {os.uname().nodename}\n".encode())
 
     # A fallback to a lock file without an OS lock would outlive a killed process.
-    lock = FileLock(path, timeout=PATIENCE, thread_local=False, fallback_to_soft=False, on_acquired=note_holder)
+    lock = FileLock(
+        path,
+        timeout=PATIENCE,
+        mode=FILE_MODE,
+        thread_local=False,
+        fallback_to_soft=False,
+        on_acquired=note_holder,
+    )
     try:
         lock.acquire()
     except Timeout:

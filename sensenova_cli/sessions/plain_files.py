@@ -11,6 +11,7 @@ from pathlib import Path
 
 from config.toml_file import show_path
 from sensenova_cli.errors import SessionError
+from sensenova_cli.system.atomic_files import PARTIAL
 
 FOLDERS = ("pictures",)
 """Folders of a session. All other entries are files."""
@@ -53,7 +54,7 @@ def _require(path: Path, has_kind: Callable[[int], bool]) -> None:
         problem = "is a link"
     elif not has_kind(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         problem = "is not a folder" if stat.S_ISREG(status.st_mode) else "is neither a file nor a folder"
-    elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+    elif stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and not _is_half_renamed(path, status):
         problem = "has several names (hard links)"
     else:
         return
@@ -61,3 +62,9 @@ def _require(path: Path, has_kind: Callable[[int], bool]) -> None:
         f"{show_path(path)} {problem}, so the session is not opened",
         "if the session is yours, replace it by a copy: cp -L; if another person made it, do not trust it",
     )
+
+
+def _is_half_renamed(path: Path, status: os.stat_result) -> bool:
+    """Return whether a file's other name is the temporary one of a program that was killed while it wrote the file."""
+    names = [entry.name for entry in os.scandir(path.parent) if entry.inode() == status.st_ino]
+    return len(names) == status.st_nlink and sum(PARTIAL.fullmatch(name) is None for name in names) <= 1

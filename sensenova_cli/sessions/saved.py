@@ -16,6 +16,8 @@ from sensenova_cli.sessions.lock import is_locked
 from sensenova_cli.sessions.plain_files import require_plain_files
 from sensenova_cli.sessions.state import State
 
+MAX_LOG_BYTES = 256 * 2**20
+"""Most bytes of a session's file. 10,000 turns have a hundredth of that."""
 SESSION_FILE = "session.jsonl"
 PICTURES_FOLDER = "pictures"
 
@@ -103,6 +105,8 @@ def read_session(folder: Path, *, own: bool = False) -> SavedSession:
     try:
         # Checked before reading: if the session is locked now, its last line may be incomplete without damage.
         locked = not own and is_locked(folder)
+        if file.stat().st_size > MAX_LOG_BYTES:
+            raise SessionError(f"{show_path(file)} has more than {MAX_LOG_BYTES:,} bytes", "it is not a session's file")
         data = file.read_bytes()
         time = datetime.fromtimestamp(file.stat().st_mtime).astimezone()
     except FileNotFoundError:

@@ -30,6 +30,7 @@ from sensenova_cli.sessions.saved import PICTURES_FOLDER, SESSION_FILE, Problem,
 from sensenova_cli.sessions.state import State
 from sensenova_cli.sessions.store import check_name, session_folders, sessions_folder
 from sensenova_cli.system.atomic_files import check_writable, create_file
+from sensenova_cli.system.private_files import FOLDER_MODE, make_private, make_private_folder
 from sensenova_cli.system.unicode import json_text
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Session:
     Attributes:
         state: the state after the last entry.
         problems: damage that was found when the session was opened.
+        dropped: settings that are not taken from a saved session, such as `server http://…`.
     """
 
     def __init__(self, model: str) -> None:
@@ -72,6 +74,7 @@ class Session:
         """Entries of a new session that has no folder yet. They contain no results, so they may be lost at the end."""
         self.state = State()
         self.problems: tuple[Problem, ...] = ()
+        self.dropped: tuple[str, ...] = ()
 
     @classmethod
     def start(cls, model: str) -> "Session":
@@ -102,7 +105,8 @@ class Session:
         try:
             if (folder / SESSION_FILE).exists():
                 saved = read_session(folder, own=True)
-                session.state, session.problems = saved.state, saved.problems
+                session.state, session.dropped = saved.state.without_addresses()
+                session.problems = saved.problems
                 _remove_partial_files(folder)
             else:
                 session._write_header()
@@ -205,10 +209,16 @@ class Session:
             OutputWriteError: the write failed; the message says where the picture was saved instead.
             SessionError: as for `append`.
         """
-        from sensenova_cli.outputs.picture_writer import PictureWriter
+        from sensenova_cli.outputs.picture_writer import PictureWriter, save_elsewhere
 
         number = self._next_picture()
-        folder = str(self._require_folder(prompt) / PICTURES_FOLDER).replace("{", "{{").replace("}", "}}")
+        try:
+            session_folder = self._require_folder(prompt)
+            with contextlib.suppress(OSError):  # the writer reports it
+                (session_folder / PICTURES_FOLDER).mkdir(mode=FOLDER_MODE, exist_ok=True)
+        except SessionWriteError as error:
+            raise OutputWriteError(f"{error.what}; {save_elsewhere(image, record, prompt)}", error.hint) from error
+        folder = str(session_folder / PICTURES_FOLDER).replace("{", "{{").replace("}", "}}")
         writer = PictureWriter(f"{folder}/{number:03d}-{{slug}}-{{seed}}.png", force=False, numbered=True)
         try:
             path = writer.write(image, prompt=prompt, seed=seed, index=0, count=1, record=record)
@@ -219,6 +229,7 @@ class Session:
                 ) from error
             raise
         assert path is not None  # None means stdout
+        make_private(path)
         picture = SessionPicture(number=number, file=path.name, width=image.width, height=image.height, seed=seed)
         self._pending[number] = picture
         return picture
@@ -257,7 +268,7 @@ class Session:
         stem = slug(Path(source.path).stem)
         folder = self._require_folder(stem) / PICTURES_FOLDER
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
             path = create_file(_numbered_paths(folder / f"{number:03d}-{stem}.{ending}"), content)
         except OSError as error:
             raise SessionWriteError(
@@ -265,6 +276,7 @@ class Session:
                 f"free some disk space, or check the folder {self._folder}",
             ) from error
         assert path is not None  # the candidates are endless
+        make_private(path)
         picture = SessionPicture(
             number=number,
             file=path.name,
@@ -332,7 +344,7 @@ class Session:
             try:
                 for name in _free_names(about, self._chosen_name):
                     try:
-                        (root / name).mkdir()
+                        (root / name).mkdir(mode=FOLDER_MODE)
                     except FileExistsError:
                         continue
                     self._lock_folder(root / name)
@@ -371,6 +383,7 @@ class Session:
         try:
             # Written atomically: a folder without this file is not a session.
             create_file([self._folder / SESSION_FILE], _line(self._opened()))
+            make_private(self._folder / SESSION_FILE)
         except OSError as error:
             raise _write_error(self._folder, error) from error
         self._wrote_opened = True
@@ -442,7 +455,7 @@ def _numbered_paths(path: Path) -> Iterator[Path]:
 
 def _require_writable(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         check_writable(folder)
     except OSError as error:
         blocking = next((part for part in (folder, *folder.parents) if part.is_file()), None)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from config.profiles import is_profile_path
+from config.settings import REMOTE_SETTINGS, SESSION_SETTINGS, SETTING_NAMES
 from sensenova_cli.errors import SessionError
 from sensenova_cli.sessions.entries import (
     AnswerTurn,
@@ -140,6 +142,19 @@ class State:
             case UseProfile():
                 return replace(self, profile=entry.profile)
 
+    def without_addresses(self) -> tuple["State", tuple[str, ...]]:
+        """Return the state of a session that may come from another person, and the settings that are left out.
+
+        They could send the user's words and key to a server, load a model, or read a file as a profile.
+        """
+        dropped = [f"{name} {value}" for name, value in self.settings.items() if _leads_outside(name, value)]
+        kept = {name: value for name, value in self.settings.items() if not _leads_outside(name, value)}
+        profile = self.profile
+        if profile is not None and is_profile_path(profile):
+            dropped.append(f"profile {profile}")
+            profile = None
+        return replace(self, settings=kept, profile=profile), tuple(dropped)
+
     def _after_turn(self, turn: Turn) -> "State":
         # Input numbers are not checked, so that a turn stays even if the line of its input is lost.
         if turn.turn < self.next_turn:
@@ -171,6 +186,12 @@ class State:
                 raise SessionError(f"the number {picture.number} is taken by another picture")
             state = replace(state, pictures={**state.pictures, picture.number: picture})
         return state
+
+
+def _leads_outside(name: str, value: JsonValue) -> bool:
+    if name in REMOTE_SETTINGS:
+        return value not in (None, "off")
+    return name in SETTING_NAMES and name not in SESSION_SETTINGS
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -1,9 +1,12 @@
 """The folder of all sessions: names, search and removal."""
 
+import contextlib
 import os
 import re
 import secrets
 import shutil
+import stat
+import time
 import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
@@ -14,15 +17,20 @@ from platformdirs import user_data_path
 from config.toml_file import show_path
 from config.validation import near_miss
 from sensenova_cli.errors import SessionError, SessionWriteError
-from sensenova_cli.sessions.lock import lock_session
+from sensenova_cli.sessions.lock import LOCK_FILE, is_locked, lock_session
 from sensenova_cli.sessions.plain_files import is_plain
 from sensenova_cli.sessions.saved import SESSION_FILE, read_session
+from sensenova_cli.system.interrupts import SignalStop
 
 MAX_NAME_BYTES = 200
 MAX_NAMED = 5
 """Most names in a message."""
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}-")
 """The beginning of a name that the program chose."""
+REMOVED = ".removed-"
+"""Beginning of the folder name of a session that is being removed. The rest is a random word and the name."""
+SECONDS_UNTIL_ABANDONED = 24 * 3600
+"""Age at which a folder without a session belongs to a program that was killed while it began one."""
 
 
 def data_folder() -> Path:
@@ -128,7 +136,7 @@ def check_name(name: str) -> str:
 
 
 def remove_session(folder: Path) -> None:
-    """Remove a session and its pictures.
+    """Remove a session and its pictures. A first Ctrl-C does not stop it halfway.
 
     Raises:
         SessionError: a process has the session open.
@@ -137,13 +145,11 @@ def remove_session(folder: Path) -> None:
     # In a folder with links nothing is opened, and removal does not follow them.
     lock = lock_session(folder) if is_plain(folder) else None
     # Renamed first: if the removal fails halfway, no half of a session stays in the list.
-    hidden = folder.with_name(f".removed-{secrets.token_hex(6)}")
+    hidden = folder.with_name(f"{REMOVED}{secrets.token_hex(6)}-{folder.name}")
     try:
-        folder.rename(hidden)
-        if hidden.is_symlink():
-            hidden.unlink()
-        else:
-            shutil.rmtree(hidden)
+        with SignalStop().listening(lambda: False):
+            folder.rename(hidden)
+            _remove_tree(hidden)
     except OSError as error:
         raise SessionWriteError(
             f"the session {folder.name} cannot be removed: {error.strerror or error}",
@@ -152,6 +158,45 @@ def remove_session(folder: Path) -> None:
     finally:
         if lock is not None:
             lock.release()
+
+
+def finish_removals() -> list[str]:
+    """Remove what killed programs have left: sessions whose removal had begun, and folders of sessions without a turn.
+
+    Returns:
+        The names of the sessions whose removal is finished now.
+    """
+    finished = []
+    try:
+        folders = list(sessions_folder().iterdir())
+    except (OSError, SessionError):
+        return []
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if folder.name.startswith(REMOVED):
+                if is_plain(folder) and is_locked(folder):  # its removal goes on in another process
+                    continue
+                _remove_tree(folder)
+                finished.append(folder.name.removeprefix(REMOVED).partition("-")[2] or "without a name")
+            elif _is_abandoned(folder):
+                (folder / LOCK_FILE).unlink(missing_ok=True)
+                folder.rmdir()
+    return finished
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Return whether a program was killed before it wrote the first line of this session."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or time.time() - status.st_mtime < SECONDS_UNTIL_ABANDONED:
+        return False
+    return {path.name for path in folder.iterdir()} <= {LOCK_FILE} and is_plain(folder) and not is_locked(folder)
+
+
+def _remove_tree(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def _last_used(folder: Path) -> datetime:

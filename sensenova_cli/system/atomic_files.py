@@ -1,15 +1,29 @@
 """Atomic writes: a file is complete or does not appear, even if the disk is full or the user presses Ctrl-C."""
 
+import contextlib
 import errno
 import os
+import re
 import secrets
+import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
+
+from sensenova_cli.system.interrupts import unwinding
 
 NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 """Errors of `os.link` on file systems without hard links (FAT, some network shares, Android)."""
 
+PARTIAL = re.compile(r"\.sensenova-[0-9a-f]{12}\.part")
+"""Names of files that are being written."""
+SECONDS_UNTIL_ABANDONED = 24 * 3600
+"""Age at which a partial file belongs to a program that was killed."""
+_swept: set[Path] = set()
+"""Folders in which this process has removed abandoned files."""
 
+
+@unwinding()
 def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write `data`, whole or in parts, to `path`; an existing file is replaced.
 
@@ -21,9 +35,10 @@ def replace_file(path: Path, data: bytes | Iterable[bytes]) -> None:
         _write_synced(temporary, data)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
+@unwinding()
 def create_file(candidates: Iterable[Path], data: bytes | Iterable[bytes]) -> Path | None:
     """Write `data`, whole or in parts, to the first of `candidates` that does not exist.
 
@@ -49,9 +64,10 @@ def create_file(candidates: Iterable[Path], data: bytes | Iterable[bytes]) -> Pa
         return None
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
 
 
+@unwinding()
 def check_writable(folder: Path) -> None:
     """Raise OSError unless a file can be created and written in `folder`.
 
@@ -62,11 +78,35 @@ def check_writable(folder: Path) -> None:
     try:
         _write_synced(probe, bytes(4096))
     finally:
-        probe.unlink(missing_ok=True)
+        _remove(probe)
+
+
+def _remove(temporary: Path) -> None:
+    """Remove a temporary file, also if the first signal arrives now."""
+    try:
+        temporary.unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _temporary(folder: Path) -> Path:
+    _remove_abandoned(folder)
     return folder / f".sensenova-{secrets.token_hex(6)}.part"
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove partial files of killed programs, once in each folder that this process writes to."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if PARTIAL.fullmatch(entry.name):
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > SECONDS_UNTIL_ABANDONED:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)  # noqa: PTH108
 
 
 def _write_synced(path: Path, data: bytes | Iterable[bytes]) -> None:

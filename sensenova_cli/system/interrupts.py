@@ -12,14 +12,35 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from sensenova_cli.errors import INTERRUPTED
+from sensenova_cli.system.first_signals import INTERRUPTED, SIGNALS, exit_interrupted, handled_signals
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+__all__ = [
+    "SIGNALS",
+    "SignalStop",
+    "Stop",
+    "clear_signals",
+    "exit_now",
+    "exit_requested",
+    "finish",
+    "handle_signals",
+    "prompting",
+    "unwinding",
+    "was_swallowed",
+]
 
 STOPPING = "stopping after this step; Ctrl-C again quits at once"
 
 _last: int | None = None
 """The last signal that was received."""
+_raised = False
+"""Whether a signal raised KeyboardInterrupt that no one has handled yet. Some code swallows it: destructors, callbacks,
+and modules in C."""
+_at_prompt: Callable[[], None] | None = None
+"""Ends the prompt that reads keys now."""
+_finished = False
+"""Whether all results are written, so that signals are ignored."""
+_unwinding = 0
+"""Number of the `unwinding` blocks that run now."""
 
 
 def exit_requested() -> bool:
@@ -33,9 +54,38 @@ def clear_signals() -> None:
     _last = None
 
 
-def _handled() -> list[signal.Signals]:
-    """Return the signals to handle. Ignored ones stay ignored: nohup ignores the signal of a closed terminal."""
-    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+def was_swallowed() -> bool:
+    """Return whether the KeyboardInterrupt of a signal has got lost, as in destructors and modules in C."""
+    return _raised
+
+
+def finish() -> None:
+    """Ignore signals until the next turn: all results of the command are written."""
+    global _finished
+    _finished = True
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Enclose work that cleans up after itself: a signal raises KeyboardInterrupt in it, also during an import."""
+    global _unwinding
+    _unwinding += 1
+    try:
+        yield
+    finally:
+        _unwinding -= 1
+
+
+@contextmanager
+def prompting(leave: Callable[[], None]) -> Iterator[None]:
+    """Enclose a prompt that reads keys. SIGTERM and SIGHUP call `leave`, because an exception in the middle of the
+    prompt's event loop would appear as a traceback."""
+    global _at_prompt
+    _at_prompt = leave
+    try:
+        yield
+    finally:
+        _at_prompt = None
 
 
 def exit_now() -> NoReturn:
@@ -92,6 +142,10 @@ class SignalStop(Stop):
     @contextmanager
     def listening(self, is_live: Callable[[], bool]) -> Iterator[None]:
         """Enclose a turn, as `Stop.listening`."""
+        global _finished
+        _finished = False
+        if _raised:
+            raise KeyboardInterrupt
         self._is_live = is_live
         _listeners.append(self)
         try:
@@ -125,14 +179,28 @@ _listeners: list[SignalStop] = []
 
 
 def handle_signals() -> None:
-    """Install the signal handlers. The first signal asks a running turn to stop; without a turn it raises
-    KeyboardInterrupt in the main thread. A second signal ends the program."""
+    """Install the signal handlers.
+
+    The first signal asks a running turn to stop. Without a turn it raises KeyboardInterrupt in the main thread; during
+    an import outside `unwinding` it ends the program, because modules may swallow the exception. A second signal ends
+    the program.
+    """
+    global _raised, _finished
+    _raised = _finished = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        global _last
+        global _last, _raised
+        if _finished:
+            return
         _last = number
+        if _at_prompt is not None and number != signal.SIGINT:
+            _at_prompt()
+            return
         if not _listeners:
-            for each in _handled():
+            if not _unwinding and _is_importing(frame):
+                exit_interrupted()
+            _raised = True
+            for each in handled_signals():
                 signal.signal(each, lambda number, frame: exit_now())
             raise KeyboardInterrupt
         waiting = [each for each in _listeners if not each.requested]
@@ -141,5 +209,13 @@ def handle_signals() -> None:
         for listener in waiting:
             listener.request()
 
-    for number in _handled():
+    for number in handled_signals():
         signal.signal(number, handle)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False

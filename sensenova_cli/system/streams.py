@@ -10,6 +10,8 @@ from typing import Any
 
 from sensenova_cli.errors import UsageError
 
+MAX_TEXT_BYTES = 16 * 2**20
+"""Most bytes of a prompt, a prompt file or a line of a script."""
 MAX_INPUT_BYTES = 256 * 2**20
 """Maximum number of bytes of standard input, and of a picture file."""
 STDIN = "-"
@@ -75,23 +77,24 @@ def discard_stdout() -> None:
         os.dup2(null.fileno(), sys.stdout.fileno())
 
 
-def read_stdin(hint: str) -> bytes:
+def read_stdin(hint: str, limit: int = MAX_INPUT_BYTES) -> bytes:
     """Read all of standard input.
 
     Args:
         hint: hint of the error. It suggests a replacement for standard input.
+        limit: most bytes to read.
 
     Raises:
-        UsageError: standard input is closed or cannot be read.
+        UsageError: standard input is closed, cannot be read, or has more bytes.
     """
     if sys.stdin is None:
         raise UsageError("standard input is closed", hint)
     try:
-        content = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+        content = sys.stdin.buffer.read(limit + 1)
     except OSError as error:
         raise UsageError(f"standard input cannot be read: {error.strerror or error}", hint) from error
-    if len(content) > MAX_INPUT_BYTES:
-        raise UsageError(f"standard input has more than {MAX_INPUT_BYTES:,} bytes", hint)
+    if len(content) > limit:
+        raise UsageError(f"standard input has more than {limit:,} bytes", hint)
     return content
 
 

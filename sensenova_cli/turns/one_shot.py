@@ -13,7 +13,7 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.outputs.answer_page import check_page
 from sensenova_cli.outputs.picture_writer import ANSWER_NAME, PictureWriter
 from sensenova_cli.render.turn_view import TurnView
-from sensenova_cli.system.interrupts import SignalStop
+from sensenova_cli.system.interrupts import SignalStop, finish
 from sensenova_cli.system.process_start import seconds_since_start
 from sensenova_cli.turns.answer_parts import AnswerParts
 from sensenova_cli.turns.build_request import Turn
@@ -73,6 +73,7 @@ def make_pictures(
         return [PictureFileSink(writer, source, count, names.first_index if names else 0, report)]
 
     run_turns(tasks, layers, source, Frontend(view, open_sinks, SignalStop()))
+    finish()
     _show_timings(view, flags)
 
 
@@ -83,6 +84,7 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     source = ModelOnDemand(layers.load)
     sinks: list[Sink] = [AnswerJsonSink(source, timings=flags.timings)] if flags.json else []
     run_turns([task], layers, source, Frontend(view, lambda turns: sinks, SignalStop()))
+    finish()
     _show_timings(view, flags)
 
 

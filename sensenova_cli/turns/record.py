@@ -1,11 +1,9 @@
 """The record of a finished picture: the settings and the model that made it."""
 
-from pathlib import Path
-
 from config.settings import LoadSettings
-from model import DEMO_MODEL, InterleaveRequest, Picture, format_loras, parse_loras
+from model import InterleaveRequest, Picture, format_loras, parse_loras
 from sensenova_cli import __version__
-from sensenova_cli.outputs.png_metadata import AnswerRecord, PictureRecord
+from sensenova_cli.outputs.png_metadata import AnswerRecord, PictureRecord, recorded_model
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
 from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask
@@ -22,9 +20,8 @@ def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> Pictur
     task, request = turn.task, turn.request
     assert not isinstance(task, AnswerTask)
     model = model_name(loaded)
-    # A record outlives the current folder; a Hub id is not a path, and a server's name for its model is not one here.
-    if not picture.made_by and model != DEMO_MODEL and Path(model).expanduser().is_dir():
-        model = str(Path(model).expanduser().absolute())
+    if not picture.made_by:  # a server's name for its model is not a path here
+        model = recorded_model(model)
     lora = format_loras(parse_loras(loaded.lora))
     inputs, answer = task.inputs, None
     if isinstance(task, InterleaveTask):

@@ -111,10 +111,16 @@ def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], 
             raise
         finally:
             outcome = _outcome(failure, time.perf_counter() - began)
+            has_failed = failure is not None
             del failure  # its frames refer to the request's tensors
             with stop.shielding():  # a signal at this moment must not lose the results
                 for sink in sinks:
-                    sink.end(outcome)
+                    try:
+                        sink.end(outcome)
+                    except SenseNovaError as error:
+                        if not has_failed:
+                            raise
+                        view.notice(error.what)  # the first error may say where a picture was saved
 
 
 def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:

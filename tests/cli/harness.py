@@ -1,6 +1,7 @@
 """The program on the fake engine, in this process or in a new one."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -95,3 +96,13 @@ def start(*words: str, **environment: str) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
     )
+
+
+def wait_until_started(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process has its first handler; before that the interpreter itself starts."""
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        os.sched_yield()

@@ -196,7 +196,8 @@ def test_inputs_are_also_searched_beside_the_picture(
     program("edit", "x", "--image", "photo.jpg", "-o", "a.png")
     (home / "elsewhere").mkdir()
     monkeypatch.chdir(home / "elsewhere")
-    assert program("edit", "--from", "../a.png", "-o", "b.png").code == 0
+    outcome = program("edit", "--from", "../a.png", "-o", "b.png")
+    assert outcome.code == 0, outcome.stderr
     assert Path("b.png").read_bytes() == (home / "a.png").read_bytes()
 
 

@@ -1,5 +1,6 @@
 """Session folders from strangers: nothing outside of them is read, changed, shown or copied, and nothing hangs."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -78,3 +79,29 @@ def test_only_pictures_are_exported(session: Path, program: Program, home: Path)
     import base64
 
     assert base64.b64encode(SECRET.encode()).decode()[:12] not in (home / "out.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"kind": "set", "settings": {"server": "http://evil.example"}},
+        {"kind": "set", "settings": {"server": "http://evil.example", "server_key_file": "~/.ssh/id_rsa"}},
+        {"kind": "set", "settings": {"model": "evil/model"}},
+        {"kind": "set", "settings": {"lora": "evil/lora"}},
+        {"kind": "set", "settings": {"output": "/tmp/evil.png"}},
+        {"kind": "profile", "profile": "./evil.toml"},
+        {"kind": "profile", "profile": "/etc/passwd"},
+    ],
+)
+def test_settings_of_a_session_lead_nowhere(
+    entry: dict[str, object], session: Path, program: Program, home: Path
+) -> None:
+    (home / "evil.toml").write_text('server = "http://evil.example"\n')
+    with (session / "session.jsonl").open("a") as file:
+        file.write(json.dumps({"when": "2026-01-01T00:00:00+00:00", **entry}) + "\n")
+    outcome = program("repl", "--session", "theirs", stdin="a dog\n")
+    assert all(each.server is None and each.server_key_file is None for each in program.loaded)
+    assert all(each.model == str(home.parent / "checkpoint") and each.lora is None for each in program.loaded)
+    assert outcome.code == 0 and len(program.loaded) == 2
+    value = next(iter(entry["settings"].values() if "settings" in entry else [entry["profile"]]))  # type: ignore[attr-defined]
+    assert str(value) in outcome.stderr

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: nothing half-written, exit code 130."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from sensenova_cli.system.interrupts import SignalStop
 from tests.cli.fake_engine import FakeEngine
-from tests.cli.harness import REPOSITORY, Program, start
+from tests.cli.harness import REPOSITORY, Program, start, wait_until_started
 
 LONG = "600"
 """More seconds than any test waits: a program that does not end earlier fails the test."""
@@ -165,3 +166,119 @@ def test_a_signal_while_a_turn_is_recorded_does_not_end_the_program(
         assert stop.requested
         with stop.shielding():
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("number", "after"), [(signal.SIGINT, 0.0), (signal.SIGTERM, 0.05), (signal.SIGHUP, 0.1), (signal.SIGINT, 0.3)]
+)
+def test_the_first_signal_of_a_start_ends_it(home: Path, number: signal.Signals, after: float) -> None:
+    """A signal that arrives while the program starts is never swallowed, and shows no traceback of ours."""
+    process = start("generate", "x", FAKE_LOAD_SECONDS=LONG)
+    wait_until_started(process)
+    time.sleep(after)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in stderr
+
+
+SIGNAL_IN_A_LAZY_IMPORT = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except BaseException:  # as modules in C do
+                pass
+
+sys.meta_path.insert(0, Finder())
+from sensenova_cli.__main__ import main
+sys.argv = ["sensenova", "generate", "x", "--size", "33x33"]
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["sensenova_cli.inputs.prompts", "sensenova_cli.inputs.replay"])
+def test_an_import_cannot_swallow_a_signal(name: str) -> None:
+    script = SIGNAL_IN_A_LAZY_IMPORT.format(name=name)
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+SIGNAL_THAT_IS_SWALLOWED = """
+import signal, sys
+from sensenova_cli.__main__ import main
+from sensenova_cli.sessions import store
+
+def swallow():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:  # as destructors do
+        return []
+
+store.finish_removals = swallow
+sys.argv = ["sensenova", "sessions", "list"]
+main()
+"""
+
+
+def test_a_swallowed_signal_shows_in_the_exit_code(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_THAT_IS_SWALLOWED], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130 and done.stderr.endswith("interrupted\n")
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_that_was_ignored_on_purpose_stays_ignored(home: Path, number: str) -> None:
+    """A script's `command &` ignores Ctrl-C, and nohup ignores SIGHUP."""
+    words = [sys.executable, "-m", "tests.cli.fake_program", "generate", "x", "-o", "a.png"]
+    code = f"import os, signal; signal.signal(signal.{number}, signal.SIG_IGN); os.execv({words[0]!r}, {words!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "FAKE_STEP_SECONDS": "0.1"},
+    )
+    _wait_for(process.stderr, b"4 steps")
+    process.send_signal(getattr(signal, number))
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert [path.name for path in home.iterdir()] == ["a.png"]
+
+
+SIGNAL_AT_THE_END = """
+import atexit, signal, sys
+import torch  # so that the interpreter shuts down as after a picture
+from sensenova_cli.__main__ import main
+atexit.register(lambda: signal.raise_signal(signal.{number}))
+sys.argv = ["sensenova", "profile", "path"]
+main()
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_in_the_last_second_is_quiet(number: str) -> None:
+    script = SIGNAL_AT_THE_END.format(number=number)
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
+
+
+def test_a_signal_after_the_last_result_is_ignored(
+    program: Program, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sensenova_cli.turns.one_shot._show_timings", lambda view, flags: signal.raise_signal(signal.SIGINT)
+    )
+    assert program("generate", "x", "-o", "a.png").code == 0
+
+
+def test_a_swallowed_signal_stops_the_next_turn(program: Program, home: Path) -> None:
+    def prepare(engine: FakeEngine) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    program.prepare = prepare  # type: ignore[assignment]
+    assert program("generate", "x", "-o", "a.png").code == 130
+    assert list(home.iterdir()) == []

@@ -91,7 +91,7 @@ def test_a_lora_with_a_comma_in_its_name(program: Program, home: Path) -> None:
         assert program("generate", "a cat", *words, "-o", "a.png", "-f").code == 0
         assert program("info", "--json", "a.png").code == 0
         recorded = json.loads(program("info", "--json", "a.png").stdout)["lora"]
-        assert program("generate", "--from", "a.png", "-o", "b.png", "-f").code == 0
+        assert program("generate", "--from", "a.png", "--trust-record", "-o", "b.png", "-f").code == 0
         again = json.loads(program("info", "--json", "b.png").stdout)["lora"]
         assert recorded == again and recorded.count("second try.safetensors:0.5") == 1
 
@@ -129,3 +129,14 @@ def test_saving_in_another_format(program: Program, home: Path) -> None:
     assert Image.open(home / "b.png").format == "PNG"
     assert not (home / "c.txt").exists()
     assert "c.txt does not end in .png, .jpg, .jpeg or .webp" in outcome.stderr
+
+
+def test_texts_on_standard_input_have_a_limit(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from /dev/zero: neither a prompt nor a line of a script is read without end."""
+    for name in ("inputs.prompts", "repl.run_session"):
+        monkeypatch.setattr(f"sensenova_cli.{name}.MAX_TEXT_BYTES", 1000)
+    outcome = program("generate", "-", stdin="x" * 1001)
+    assert outcome.code == 2 and "standard input has more than 1,000 bytes" in outcome.stderr
+    outcome = program("repl", stdin="a cat\n" + "x" * 5000 + "\n")
+    assert outcome.code == 1 and "line 2: this line has more than 1,000 bytes" in outcome.stderr
+    assert len(program.engines[-1].requests) == 1

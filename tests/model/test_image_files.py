@@ -3,16 +3,19 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps
 
 from model.errors import PictureError
-from model.image_files import MAX_INPUT_PIXELS, read_picture
+from model.image_files import MAX_INPUT_PIXELS, as_rgb, read_picture
+from tests.cli.harness import REPOSITORY
 
 
 def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -109,7 +112,7 @@ def test_decompression_bomb_without_pillows_own_check(monkeypatch: pytest.Monkey
 def test_large_picture_below_the_limit_is_read_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     side = 9504  # Pillow warns from 89,478,485 pixels on
     image = read_picture(encode(Image.new("1", (side, side), 1)))
-    assert image.size == (side, side)
+    assert image.size == (side // 2, side // 2)
     assert not recwarn.list
 
 
@@ -298,3 +301,77 @@ def test_exif_orientation(orientation: int) -> None:
     picture.save(buffer, "PNG", exif=exif)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(buffer.getvalue())))
     assert read_picture(buffer.getvalue()).tobytes() == expected.convert("RGB").tobytes()
+
+
+# Large pictures
+
+READ_WITH_LITTLE_MEMORY = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (1600 * 2**20, 1600 * 2**20))
+from model.image_files import read_picture
+print(read_picture(sys.argv[1]).size)
+"""
+
+
+def large_png(path: Path, side: int, color_type: int, bytes_per_pixel: int) -> None:
+    """Write a black PNG whose file is small, row by row."""
+    packer = zlib.compressobj(9)
+    row = bytes(1 + side * bytes_per_pixel)
+    data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, color_type, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    parts = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_a_small_file_with_many_pixels_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """A PNG of 0.7 MB with 179 megapixels needed 2.9 GiB."""
+    large_png(tmp_path / "large.png", 13370, color_type=6, bytes_per_pixel=4)
+    assert (tmp_path / "large.png").stat().st_size < 10**6
+    command = [sys.executable, "-c", READ_WITH_LITTLE_MEMORY, str(tmp_path / "large.png")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "(6685, 6685)\n"), done.stderr
+
+
+@pytest.fixture
+def few_pixels_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat images with more than 1000 pixels as large ones."""
+    monkeypatch.setattr("model.image_files.WHOLE_PIXELS", 1000)
+    monkeypatch.setattr("model.image_files.BAND_ROWS", 16)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_large_picture_is_halved(few_pixels_are_many: None, mode: str) -> None:
+    gradient = Image.linear_gradient("L").resize((75, 63))
+    image = gradient.convert("RGBA").convert(mode) if mode not in ("I;16",) else gradient.convert("I").convert("I;16")
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    half = read_picture(file.getvalue())
+    assert half.size == (38, 32)
+    with Image.open(file) as opened:
+        whole = as_rgb_whole(opened).reduce(2)
+    assert ImageChops.difference(half, whole).getbbox() is None
+
+
+def as_rgb_whole(image: Image.Image) -> Image.Image:
+    """Convert an image without halving it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.image_files.WHOLE_PIXELS", 10**9)
+        return as_rgb(image)
+
+
+def test_a_large_jpeg_is_halved_and_upright(few_pixels_are_many: None) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((72, 54)).convert("RGB").save(file, "JPEG", exif=exif)
+    assert read_picture(file.getvalue()).size == (27, 36)
+
+
+def test_formats_that_need_much_memory_have_a_lower_limit(few_pixels_are_many: None) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (80, 60)).save(file, "WEBP")
+    with pytest.raises(PictureError, match="more than 1,000 pixels"):
+        read_picture(file.getvalue())

@@ -3,11 +3,10 @@
 import io
 from pathlib import Path
 
-from PIL import Image
-
 from config.validation import join_or
-from model import read_picture
+from model import open_picture, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError
+from sensenova_cli.inputs.pictures import read_content
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.slash_commands.completion_sources import all_files, picture_files, pictures
 from sensenova_cli.repl.slash_commands.registry import slash_command
@@ -45,7 +44,7 @@ def save(workspace: Workspace, line: Line) -> None:
             f"{target} does not end in {join_or(list(FORMATS))}", f"for example: /save {number} {target.stem}.png"
         )
     try:
-        content = source.read_bytes()
+        content = read_content(str(source))
         converted = _converted(content, form)
         is_written = _write(converted, target, force=force)
     except OSError as error:
@@ -62,7 +61,7 @@ def save(workspace: Workspace, line: Line) -> None:
 
 def _converted(content: bytes, form: str) -> bytes:
     """Return a picture file in another format; the same bytes if it has that format already."""
-    with Image.open(io.BytesIO(content)) as image:
+    with open_picture(content) as image:
         if image.format == form:
             return content
     buffer = io.BytesIO()

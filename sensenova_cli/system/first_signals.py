@@ -1,0 +1,41 @@
+"""Signals before the program has begun anything: the first one ends the process at once, because nothing needs cleanup.
+
+This module imports almost nothing, so that signals are handled as early as possible.
+"""
+
+import contextlib
+import os
+import signal
+from types import FrameType
+
+INTERRUPTED = 130
+"""The same value as in `sensenova_cli.errors`, whose import takes a while."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def handled_signals() -> list[signal.Signals]:
+    """Return the signals to handle. Ignored ones stay ignored: nohup ignores SIGHUP, and a script's `command &` ignores
+    Ctrl-C."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def exit_on_signals() -> None:
+    """Install handlers that end the process at once."""
+    for number in handled_signals():
+        signal.signal(number, exit_interrupted)
+
+
+def ignore_signals() -> list[signal.Signals]:
+    """Ignore signals while results are flushed; return the ones that were not ignored before."""
+    handled = handled_signals()
+    for number in handled:
+        signal.signal(number, signal.SIG_IGN)
+    return handled
+
+
+def exit_interrupted(number: int = 0, frame: FrameType | None = None) -> None:
+    """Print that the program was interrupted, and end the process. This is also a signal handler."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)

@@ -1,0 +1,19 @@
+"""Reading of files whose names come from a stranger: a link is not followed, and a pipe or device is not waited for."""
+
+import os
+import stat
+from pathlib import Path
+
+
+def read_plain_file(path: Path, limit: int) -> bytes | None:
+    """Return the content of a regular file, at most `limit` bytes of it; None if there is no readable regular file."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(path, flags)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    with open(handle, "rb") as file:  # noqa: PTH123  # a handle, not a path
+        try:
+            return file.read(limit) if stat.S_ISREG(os.fstat(handle).st_mode) else None
+        except OSError:
+            return None
