@@ -1,6 +1,6 @@
 """State of a session: an immutable value, the result of applying the session's entries in order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydantic import JsonValue
@@ -94,6 +94,10 @@ class State:
             raise SessionError(f"there is no picture {number} in this session", hint)
         return self.pictures[number]
 
+    def conversation_of(self, numbers: Sequence[int]) -> tuple[AnswerTurn | InterleaveTurn, ...]:
+        """Return the turns with these numbers, without picture turns."""
+        return tuple(turn for turn in self.turns if turn.turn in numbers and not isinstance(turn, PictureTurn))
+
     def after(self, entry: Entry) -> "State":
         """Return the state after `entry`.
 
@@ -146,11 +150,16 @@ class State:
             numbers = tuple(picture.number for picture in pictures)
             moment = replace(moment, selected=numbers[0], candidates=numbers)
         if answered is not None:
-            before = moment.conversation if answered.continues else ()
-            moment = replace(moment, conversation=(*before, answered))
+            moment = replace(moment, conversation=(*self._turns_before(answered), answered))
         # Pictures stay staged until a turn uses them successfully.
         staged = tuple(number for number in state.staged if number not in turn.inputs)
         return replace(state, staged=staged)._moved(moment)
+
+    def _turns_before(self, turn: AnswerTurn | InterleaveTurn) -> tuple[AnswerTurn | InterleaveTurn, ...]:
+        """Return the earlier turns in a turn's conversation. A repeated turn may follow fewer turns than there are."""
+        if isinstance(turn, InterleaveTurn):
+            return self.conversation_of(turn.follows)
+        return self.now.conversation if turn.continues else ()
 
     def _moved(self, moment: Moment) -> "State":
         return replace(self, now=moment, past=(*self.past, self.now), future=())

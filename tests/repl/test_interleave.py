@@ -51,7 +51,7 @@ def test_the_log_has_the_answer(script: Script) -> None:
         "The end.",
     ]
     assert [part.thinking for part in turn.parts if isinstance(part, AnswerText)] == [True, False, False, False]
-    assert (turn.prompt, turn.finish, turn.status, turn.continues) == ("a tale", "end", "done", False)
+    assert (turn.prompt, turn.finish, turn.status, turn.follows) == ("a tale", "end", "done", ())
     assert (turn.settings["max_images"], turn.settings["num_steps"], turn.settings["max_tokens"]) == (5, 2, 8192)
 
 
@@ -111,6 +111,44 @@ def test_a_conversation_goes_on_behind_the_answer(script: Script) -> None:
     assert [turn.text for turn in story.history] == ["a tale", answer, "and then?", "It is a cat."]
     assert (len(story.images), story.system, len(last.images), len(last.history)) == (2, None, 3, 6)
     assert outcome.stderr.count("is an experiment") == 1
+
+
+def test_again_repeats_the_answer_with_the_next_seeds(script: Script) -> None:
+    outcome = script("a cat", "/interleave a tale --max-images 2 --size 64x96 -o book/", "/chat and?", "/again")
+    assert outcome.code == 0, outcome.stderr
+    _, first, _, again = script.requests
+    assert isinstance(again, InterleaveRequest)
+    assert (again.settings.seed, again.settings.size, again.text_settings.max_images) == (44, "64x96", 2)
+    assert (again.prompt, again.images, again.history) == (first.prompt, (), ())
+    assert len(list(Path("book").iterdir())) == 2, "a repetition must not write to the same files"
+    script("/again --no-think --seed 7", options=("--continue",))
+    (request,) = script.requests
+    assert (request.settings.seed, request.settings.think, request.settings.size) == (7, False, "64x96")
+
+
+def test_again_keeps_the_turns_before_the_answer_and_replaces_the_answer(script: Script) -> None:
+    script("/chat hello", "/interleave a tale", "/continue in winter?", "/again", "/undo", "/again", "/chat why?")
+    *_, first, again, undone, chat = script.requests
+    assert len(first.history) == 2
+    for request in (again, undone):
+        assert (request.prompt, request.history) == (first.prompt, first.history)
+        assert [image.tobytes() for image in request.images] == [image.tobytes() for image in first.images]
+    assert [turn.text for turn in chat.history if turn.role == "user"] == ["a tale", "in winter?"]
+    assert [turn.follows for turn in turns()] == [(), (2,), (2,), (2,)]
+
+
+def test_again_repeats_an_answer_that_was_interrupted(script: Script) -> None:
+    def prepare(engine: FakeEngine) -> None:
+        engine.on_step = lambda number: signal.raise_signal(signal.SIGINT) if len(engine.requests) == 2 else None
+
+    script.program.prepare = prepare
+    script("/interleave a tale", "/continue in winter?")
+    _, interrupted = script.requests
+    script.program.prepare = lambda engine: None
+    script("/again", options=("--continue",))
+    (again,) = script.requests
+    assert (again.prompt, again.history) == (interrupted.prompt, interrupted.history)
+    assert again.settings.seed == interrupted.settings.seed + 1
 
 
 def test_a_new_picture_never_has_the_seed_of_an_earlier_one(script: Script) -> None:
