@@ -279,7 +279,7 @@ class SessionTurns:
         """
         if not self._has_noted_experiment and any(isinstance(each, InterleaveTurn) for each in answered):
             self._has_noted_experiment = True
-            view.notice("a conversation behind an answer with pictures is an experiment: no model was trained for it")
+            view.notice("a conversation after an answer with pictures is an experiment: no model was trained for it")
         system = next((each.system for each in answered if isinstance(each, AnswerTurn)), self._system)
         conversation = Conversation(system=system)
         shown: list[InputImage] = []

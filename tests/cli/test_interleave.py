@@ -114,7 +114,7 @@ def test_without_thinking(program: Program) -> None:
     assert program.request.settings.think is False
 
 
-def test_progress_tells_which_picture_is_drawn(program: Program) -> None:
+def test_progress_names_the_picture_of_the_answer(program: Program) -> None:
     lines = program("interleave", "A tale").stderr.splitlines()
     assert [line for line in lines if line.endswith("of the answer: 4 steps")] == [
         "picture 1 of the answer: 4 steps",
@@ -310,18 +310,18 @@ def test_an_answer_without_pictures_says_so(program: Program, home: Path) -> Non
     assert list(home.iterdir()) == []
 
 
-def test_the_limit_of_pictures_is_told(program: Program) -> None:
+def test_the_limit_of_pictures_is_reported(program: Program) -> None:
     outcome = program("interleave", "A tale", "--max-images", "1")
     assert outcome.stdout.count("![picture") == 1
     assert "raise their limit with --max-images" in outcome.stderr
 
 
-def test_the_limit_of_text_is_told(program: Program) -> None:
+def test_the_limit_of_text_is_reported(program: Program) -> None:
     outcome = program("interleave", "A tale", "--max-tokens", "6")
     assert "cut off; raise the limit with --max-tokens\n" in outcome.stderr
 
 
-def test_a_limit_inside_the_thinking_is_told(program: Program) -> None:
+def test_a_limit_inside_the_thinking_is_reported(program: Program) -> None:
     outcome = program("interleave", "A tale", "--max-tokens", "2", "--json")
     assert "reached its limit inside its thinking" in outcome.stderr
     assert "--max-tokens, or use --no-think" in outcome.stderr
@@ -329,7 +329,7 @@ def test_a_limit_inside_the_thinking_is_told(program: Program) -> None:
     assert (answer["finish"], [part["thinking"] for part in answer["parts"]]) == ("length", [True])
 
 
-def test_thinking_that_is_never_closed_is_told(program: Program) -> None:
+def test_thinking_that_is_never_closed_is_reported(program: Program) -> None:
     program.prepare = with_story(["<think>", "Hm."], None, ["So."])
     outcome = program("interleave", "A tale")
     assert (outcome.code, outcome.stdout) == (0, "![picture 1](a-tale-42-0.png)\n")
@@ -419,7 +419,7 @@ def test_flags_override_a_record(program: Program) -> None:
     assert "another-10-1.png" in outcome.stdout
 
 
-def test_an_answer_that_ends_before_the_picture_is_told(program: Program) -> None:
+def test_an_answer_that_ends_before_the_picture_is_reported(program: Program) -> None:
     program("interleave", "A tale")
     outcome = program("interleave", "--from", FILES[1], "--max-images", "1", "-o", "again/")
     assert outcome.code == 0

@@ -234,7 +234,7 @@ def test_copies_outside_of_the_session(script: Script, home: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/interleave", "say what to tell: /interleave"),
+        ("/interleave", "for example: /interleave"),
         ("/continue and then?", "there is nothing to continue"),
         ("/interleave a tale --max-images 0", "--max-images 0: must be"),
         ("/interleave a tale -n 3", "no such option: -n"),

@@ -104,7 +104,7 @@ def chat(workspace: Workspace, line: Line) -> None:
 def interleave(workspace: Workspace, line: Line) -> None:
     """Answer with text and pictures, such as a picture book."""
     if not line.text:
-        raise UsageError("there is no prompt", "say what to tell: /interleave a picture book about a red kite")
+        raise UsageError("there is no prompt", "for example: /interleave a picture book about a red kite")
     staged = workspace.session.state.staged
     workspace.interleave(line.text, staged, parse_line_options("interleave", line.flags), follows=())
 
@@ -120,7 +120,7 @@ def interleave(workspace: Workspace, line: Line) -> None:
     options=STORY_OPTIONS,
 )
 def continue_interleaved(workspace: Workspace, line: Line) -> None:
-    """Go on with text and pictures behind the conversation so far (experimental)."""
+    """Continue the conversation with text and pictures (experimental)."""
     state = workspace.session.state
     if not state.now.conversation:
         raise UsageError("there is nothing to continue", "begin: /interleave a picture book about a red kite")
@@ -155,7 +155,7 @@ def think(workspace: Workspace, line: Line) -> None:
 @slash_command(
     "again",
     "[OPTIONS]",
-    more=("/again -n 4", "also repeats /interleave and /continue, behind the same turns as before"),
+    more=("/again -n 4", "also repeats /interleave and /continue, after the same turns as before"),
     options=GENERATE_OPTIONS,
 )
 def again(workspace: Workspace, line: Line) -> None:
