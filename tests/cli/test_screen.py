@@ -153,3 +153,13 @@ def test_an_interleaved_answer_shows_text_and_pictures_in_order(home: Path, endi
     ]  # fmt: skip
     for path in ("tale-42-0.png", "tale-43-1.png"):
         assert rows[rows.index(path) + 1].startswith("▀"), "the picture is not below its path"
+
+
+def test_a_notice_below_an_interleaved_text_does_not_repeat_it(home: Path) -> None:
+    text = run_on_a_screen(f"{PROGRAM} interleave tale --no-think --max-tokens 2")
+    screen = pyte.Screen(100, 24)
+    pyte.Stream(screen).feed(text)
+    rows = [line.strip() for line in screen.display if line.strip()]
+    at = rows.index("The kite")
+    assert rows[at + 1 : at + 3] == ["Once", "note: the answer has no picture: the model opened none"]
+    assert rows.count("Once") == 1
