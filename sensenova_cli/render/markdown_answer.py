@@ -8,6 +8,7 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 
 from sensenova_cli.render.markdown_blocks import split_blocks
+from sensenova_cli.render.safe_markdown import markdown_parser
 from sensenova_cli.system.unicode import printable
 
 MOST_LIVE_ROWS = 12
@@ -68,7 +69,7 @@ class MarkdownAnswer:
             return
         if self._printed:
             self._console.print()
-        self._console.print(Markdown(block))
+        self._console.print(_markdown(block))
         self._printed = True
 
 
@@ -79,8 +80,15 @@ class _BlockEnd:
         self._text = text
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = console.render_lines(Markdown(self._text), options.update(height=None), pad=False)
+        rows = console.render_lines(_markdown(self._text), options.update(height=None), pad=False)
         most = max(1, min(MOST_LIVE_ROWS, console.height - 2))
         for row in rows[-most:]:
             yield from row
             yield Segment.line()
+
+
+def _markdown(text: str) -> Markdown:
+    """Return Markdown that shows HTML as text: Rich would hide `<image1>`, with which a model names a picture."""
+    shown = Markdown(text)
+    shown.parsed = markdown_parser().parse(text)
+    return shown

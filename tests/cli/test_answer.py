@@ -226,6 +226,13 @@ def test_a_fence_taller_than_the_screen_is_neither_repeated_nor_cut(shows: Shows
     assert " ".join(shown).split() == lines
 
 
+def test_html_and_names_of_pictures_are_shown_as_text(shows: Shows) -> None:
+    text = "As <image1> shows, a <b>kite</b>.\n\n<image2>\n\n<pre>\n\nflies\n\n</pre>\n"
+    expected = ["As <image1> shows, a <b>kite</b>.", "<image2>", "<pre>", "flies", "</pre>"]
+    for longest in (1, 200):
+        assert [row for row in shows(pieces(text, longest)) if row] == expected
+
+
 def test_a_screen_of_few_rows_is_enough(shows: Shows) -> None:
     assert shows(pieces("one two three four five six seven\n\neight", 3), 8, 2) == shows(
         ["one two three four five six seven\n\neight"], 8, 50
