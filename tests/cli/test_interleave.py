@@ -171,6 +171,18 @@ def test_code_in_the_text_stays_code(program: Program) -> None:
 # JSON, page
 
 
+def test_an_interrupted_answer_keeps_the_tags_of_each_thinking(program: Program) -> None:
+    def prepare(engine: FakeEngine) -> None:
+        engine.story = [["<think>", "One.", "</think>"], ["Two."], ["<think>", "Three.", "</think>"], ["Four."]]
+        engine.on_step = lambda number: signal.raise_signal(signal.SIGINT) if number == 8 else None
+
+    program.prepare = prepare
+    outcome = program("interleave", "A tale", "--json")
+    assert outcome.code == 130
+    texts = [part["text"] for part in json.loads(outcome.stdout)["parts"]]
+    assert texts == ["<think>One.</think>", "Two.", "<think>Three.</think>", "Four."]
+
+
 def test_json_is_one_object(program: Program) -> None:
     outcome = program("interleave", "A tale", "--json")
     answer = json.loads(outcome.stdout)
