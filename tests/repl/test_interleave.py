@@ -93,7 +93,7 @@ def test_a_picture_of_a_session_repeats_its_answer(script: Script, home: Path) -
 
 def test_undo_and_redo(script: Script) -> None:
     outcome = script("a cat", "/interleave a tale", "/undo", "/redo")
-    assert outcome.stderr.count("the last question is no longer part of the conversation") == 1
+    assert outcome.stderr.count("the last turn is no longer part of the conversation") == 1
     assert "selected: picture 1 (001-a-cat-42.png)" in outcome.stderr
     assert outcome.stderr.splitlines()[-1].startswith("selected: picture 2 (002-a-tale-")
 

@@ -182,7 +182,7 @@ def undo(workspace: Workspace, line: Line) -> None:
     """Go back by one turn; no picture is deleted."""
     before = workspace.session.state.now
     if before.conversation != workspace.session.append(Undo()).now.conversation:
-        workspace.say("the last question is no longer part of the conversation")
+        workspace.say("the last turn is no longer part of the conversation")
     workspace.say_selected()
 
 
@@ -191,5 +191,5 @@ def redo(workspace: Workspace, line: Line) -> None:
     """Reverse the last undo."""
     before = workspace.session.state.now
     if before.conversation != workspace.session.append(Redo()).now.conversation:
-        workspace.say("the question is part of the conversation again")
+        workspace.say("the turn is part of the conversation again")
     workspace.say_selected()
