@@ -83,8 +83,19 @@ class _BlockEnd:
         rows = console.render_lines(_markdown(self._text), options.update(height=None), pad=False)
         most = max(1, min(MOST_LIVE_ROWS, console.height - 2))
         for row in rows[-most:]:
-            yield from row
+            yield from _without_padding(row)
             yield Segment.line()
+
+
+def _without_padding(row: list[Segment]) -> list[Segment]:
+    """Return a row without the spaces at its end: in a full row, the `^C` of a terminal would move to the next one, and
+    the wrong rows would be erased afterwards."""
+    while row and not (row[-1].style and row[-1].style.bgcolor):
+        text = row[-1].text.rstrip()
+        if text:
+            return [*row[:-1], Segment(text, row[-1].style)]
+        row = row[:-1]
+    return row
 
 
 def _markdown(text: str) -> Markdown:
