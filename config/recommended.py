@@ -88,6 +88,18 @@ class Recommended(BaseModel):
         interleave = self.interleave.model_copy(update={"settings": {**self.interleave.settings, **settings}})
         return self.model_copy(update={"settings": {**self.settings, **settings}, "interleave": interleave})
 
+    def limited(self, limits: Mapping[str, int]) -> "Recommended":
+        """Return these recommendations, in which no default of an interleaved answer exceeds its limit.
+
+        Args:
+            limits: setting of an answer's text → its largest value.
+        """
+        defaults = {name: field.default for name, field in TextSettings.model_fields.items()}
+        defaults |= self.for_interleaving().settings
+        lowered = {name: most for name, most in limits.items() if defaults[name] > most}
+        interleave = self.interleave.model_copy(update={"settings": {**self.interleave.settings, **lowered}})
+        return self.model_copy(update={"interleave": interleave})
+
     def edit_limits(self, images: int) -> PixelRange:
         """Return the limits of each input picture of an edit with `images` input pictures."""
         return PixelRange(

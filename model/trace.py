@@ -19,7 +19,7 @@ class Trace:
             device. Both lists together take 72 MiB per step of a 2048×2048 picture.
         pictures: pixels of each picture before clamping, (1, 3, H, W), about −1..1, float32 on the CPU.
         first_logits: logits of the first token of an answer or a think text, (vocabulary,), float32 on the CPU.
-        picture_logits: logits of the token behind each picture of an interleaved answer, also float32 on the CPU.
+        picture_logits: logits of the token after each picture of an interleaved answer, also float32 on the CPU.
     """
 
     predicted: list["Tensor"] = field(default_factory=list)

@@ -40,7 +40,7 @@ class AnswerTimes:
         pictures: from the last token before each picture until it is finished. This includes `<img>`, and the read of
             the picture before it in the branch without text.
         tokens: from one token to the next.
-        first_tokens: from each finished picture to the first token behind it. The model reads the picture meanwhile.
+        first_tokens: from each finished picture to the first token after it. The model reads the picture meanwhile.
         seconds: the whole answer, with the prompt.
     """
 

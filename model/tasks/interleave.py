@@ -102,8 +102,8 @@ def interleave(context: TaskContext, request: InterleaveRequest, sampler: Sample
 class _Branches:
     """The branches of an interleaved answer, which grow with its pictures.
 
-    The images branch reads a picture only when the next one is opened. So the text behind a picture begins earlier, and
-    after the last picture the work is saved.
+    The images branch reads a picture only when the next one is opened. So the text after a picture begins earlier, and
+    the last picture is not read without need.
     """
 
     def __init__(

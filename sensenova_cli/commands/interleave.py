@@ -88,7 +88,7 @@ def interleave(
     if not prompts and replay is not None:
         prompts = [Prompt(replay.record.prompt)]
     if not prompts:
-        raise UsageError("there is no prompt", 'say what to tell: sensenova interleave "A picture book about a cat"')
+        raise UsageError("there is no prompt", 'for example: sensenova interleave "A picture book about a cat"')
     history: tuple[Message, ...] = ()
     earlier: tuple[InputImage, ...] = ()
     if replay is not None and (answer := replay.record.answer) is not None:

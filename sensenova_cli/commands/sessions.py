@@ -226,6 +226,7 @@ def _finish_removals() -> None:
     for name in finish_removals():
         typer.echo(f"note: finished removing the session {printable(name)}", err=True)
 
+
 def _require_yes(question: str) -> None:
     """Ask a question on stderr; stdout is for results."""
     typer.echo(f"{question} [y/N] ", nl=False, err=True)

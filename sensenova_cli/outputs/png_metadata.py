@@ -128,8 +128,10 @@ class PictureRecord(BaseModel):
 
     @model_validator(mode="after")
     def _answer_of_its_task(self) -> Self:
-        if (self.answer is not None) != (self.task == "interleave"):
-            raise ValueError("answer is for the task interleave, and missing there")
+        if self.task == "interleave" and self.answer is None:
+            raise ValueError("answer is missing")
+        if self.task != "interleave" and self.answer is not None:
+            raise ValueError(f"the task {self.task} has no answer")
         return self
 
     @property
@@ -279,7 +281,8 @@ def _reason(error: Exception) -> str:
         return error.what
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        place, what = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        return f"{place}: {what}" if place else what
     return str(error)
 
 

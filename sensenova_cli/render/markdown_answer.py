@@ -8,6 +8,7 @@ from rich.markdown import Markdown
 from rich.segment import Segment
 
 from sensenova_cli.render.markdown_blocks import split_blocks
+from sensenova_cli.render.safe_markdown import markdown_parser
 from sensenova_cli.system.unicode import printable
 
 MOST_LIVE_ROWS = 12
@@ -68,7 +69,7 @@ class MarkdownAnswer:
             return
         if self._printed:
             self._console.print()
-        self._console.print(Markdown(block))
+        self._console.print(_markdown(block))
         self._printed = True
 
 
@@ -79,8 +80,26 @@ class _BlockEnd:
         self._text = text
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = console.render_lines(Markdown(self._text), options.update(height=None), pad=False)
+        rows = console.render_lines(_markdown(self._text), options.update(height=None), pad=False)
         most = max(1, min(MOST_LIVE_ROWS, console.height - 2))
         for row in rows[-most:]:
-            yield from row
+            yield from _without_padding(row)
             yield Segment.line()
+
+
+def _without_padding(row: list[Segment]) -> list[Segment]:
+    """Return a row without the spaces at its end: in a full row, the `^C` of a terminal would move to the next one, and
+    the wrong rows would be erased afterwards."""
+    while row and not (row[-1].style and row[-1].style.bgcolor):
+        text = row[-1].text.rstrip()
+        if text:
+            return [*row[:-1], Segment(text, row[-1].style)]
+        row = row[:-1]
+    return row
+
+
+def _markdown(text: str) -> Markdown:
+    """Return Markdown that shows HTML as text: Rich would hide `<image1>`, with which a model names a picture."""
+    shown = Markdown(text)
+    shown.parsed = markdown_parser().parse(text)
+    return shown

@@ -2,10 +2,10 @@
 
 from itertools import pairwise
 
-from markdown_it import MarkdownIt
+from sensenova_cli.render.safe_markdown import markdown_parser
 
-BLOCKS = MarkdownIt().enable("table").disable("inline")
-"""Finds the same blocks as Rich, without parsing the text inside them."""
+BLOCKS = markdown_parser().disable("inline")
+"""Finds the blocks that are shown, without parsing the text inside them."""
 
 
 def split_blocks(text: str) -> tuple[list[str], str]:

@@ -10,6 +10,13 @@ from markdown_it.token import Token
 
 from sensenova_cli.system.unicode import printable, valid_unicode
 
+_CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
+_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
+"""A backslash that makes Markdown show the next character unchanged."""
+_ENTITIES_OF_LINKS = {ord(sign): f"&#{ord(sign)};" for sign in "<>&[]\\`"}
+_ENTITIES = _ENTITIES_OF_LINKS | {ord(sign): f"&#{ord(sign)};" for sign in "*_|~$:{}"}
+"""All signs that begin or end markup in some viewer."""
+
 
 def markdown_parser() -> MarkdownIt:
     """Return a parser for Markdown without HTML and without pictures; `![a](b)` becomes a link."""
@@ -42,7 +49,9 @@ def safe_markdown(answer: str) -> str:
 def plain_markdown(text: str) -> str:
     """Escape text so that Markdown shows it unchanged, in one paragraph with the same lines."""
     lines = [line.strip() for line in valid_unicode(printable(text)).splitlines()]
-    escaped = [re.sub(r"([\\`*_\[\]<>&|~$])", r"\\\1", line) for line in lines if line]
+    # Not a backslash before `<` or `[`: it would become part of a web address, which GitHub's Markdown links.
+    escaped = [line.translate(_ENTITIES_OF_LINKS) for line in lines if line]
+    escaped = [re.sub(r"([*_|~$])", r"\\\1", line) for line in escaped]
     # Headings, lists and rules have a meaning only at the beginning of a line.
     return "\\\n".join(re.sub(r"^(\d+(?=[.)])|)([#+\-=:.)])", r"\1\\\2", line) for line in escaped)
 
@@ -57,9 +66,19 @@ def _without_html_outside_code(lines: list[str], tokens: list[Token]) -> list[st
 
 
 def _without_html(line: str) -> str:
-    """Replace `<` and `[` by entities, unless a backslash escapes them: no HTML, links or pictures remain."""
-    entities = {"<": "&lt;", "[": "&#91;"}
-    return re.sub(r"\\.|[<\[]", lambda found: entities.get(found[0], found[0]), line)
+    """Replace the signs that begin HTML, links and pictures by entities. Code within the line would show the entities,
+    so it is written as HTML."""
+    parts, end = [], 0
+    for span in _CODE_SPAN.finditer(line):
+        parts += [_without_html_in_prose(line[end : span.start()]), f"<code>{span[2].translate(_ENTITIES)}</code>"]
+        end = span.end()
+    return "".join((*parts, _without_html_in_prose(line[end:])))
+
+
+def _without_html_in_prose(text: str) -> str:
+    # `>` begins a quotation at the beginning of a line, and is harmless without `<`.
+    shown = _ESCAPED.sub(lambda escaped: f"&#{ord(escaped[1])};", text)
+    return re.sub(r"[<\[\\`]", lambda found: f"&#{ord(found[0])};", shown)
 
 
 def _is_open_fence(token: Token, lines: list[str]) -> bool:

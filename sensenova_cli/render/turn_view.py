@@ -172,6 +172,8 @@ class TurnView:
             self._shows_work |= isinstance(event, PrefixRead | DenoisingStep | TextToken)
         match event:
             case Notice():
+                if isinstance(self._request, InterleaveRequest):
+                    self._pause_text()  # text is redrawn on stdout, and would be repeated below a notice on stderr
                 self._notice_once(event.text)
             case Waiting():
                 self._show_waiting(event.position)

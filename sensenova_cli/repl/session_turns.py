@@ -225,7 +225,8 @@ class SessionTurns:
         """
         layers = self._flags(line_options).layers()
         view = self._view(layers)
-        conversation = self._conversation(view)[0] if continues else Conversation(system=self._system)
+        answered = self.session.state.now.conversation if continues else ()
+        conversation, _ = self._conversation(answered, view)
         shown = tuple(self.session.read(number).image for number in images)
         system = conversation.system
 
@@ -237,12 +238,16 @@ class SessionTurns:
 
         self._run(AnswerTask(kind, text, shown, conversation), layers, view, open_sinks)
 
-    def interleave(self, text: str, images: Sequence[int], line_options: Flags, *, continues: bool) -> None:
-        """Answer in text and pictures, and select the first picture; arguments and errors as for `answer`."""
+    def interleave(self, text: str, images: Sequence[int], line_options: Flags, *, follows: Sequence[int]) -> None:
+        """Answer in text and pictures, and select the first picture; other arguments and errors as for `answer`.
+
+        Args:
+            follows: numbers of the earlier turns in the answer's conversation.
+        """
         flags = self._flags(line_options)
         layers = flags.layers()
         view = self._view(layers)
-        conversation, earlier = self._conversation(view) if continues else (Conversation(), ())
+        conversation, earlier = self._conversation(self.session.state.conversation_of(follows), view)
         task = InterleaveTask(
             Prompt(text),
             tuple(self.session.read(number) for number in images),
@@ -255,9 +260,7 @@ class SessionTurns:
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
             source = self.resident_model
-            sink = SessionInterleaveSink(
-                self.session, source, line_options, images, self._on_stored, continues=continues
-            )
+            sink = SessionInterleaveSink(self.session, source, line_options, images, self._on_stored, follows=follows)
             count = turns[0].settings.max_images
             copies = self._copies(view, layers, count, line_options, lambda: sink.answer.pictures[-1], ANSWER_NAME)
             return [sink, *copies]
@@ -314,15 +317,16 @@ class SessionTurns:
 
         run_turns([task], layers, self.resident_model, Frontend(view, with_measurements, SignalStop()))
 
-    def _conversation(self, view: TurnView) -> tuple[Conversation, tuple[InputImage, ...]]:
-        """Return the conversation so far, and the pictures in it: those of questions, and of interleaved answers.
+    def _conversation(
+        self, answered: Sequence[AnswerTurn | InterleaveTurn], view: TurnView
+    ) -> tuple[Conversation, tuple[InputImage, ...]]:
+        """Return the conversation of these turns, and the pictures in it: those of prompts and of interleaved answers.
 
-        If it has an interleaved answer, the first call says that the conversation is an experiment.
+        The first conversation with an interleaved answer causes a notice that it is an experiment.
         """
-        answered = self.session.state.now.conversation
         if not self._has_noted_experiment and any(isinstance(each, InterleaveTurn) for each in answered):
             self._has_noted_experiment = True
-            view.notice("a conversation behind an answer with pictures is an experiment: no model was trained for it")
+            view.notice("a conversation after an answer with pictures is an experiment: no model was trained for it")
         system = next((each.system for each in answered if isinstance(each, AnswerTurn)), self._system)
         conversation = Conversation(system=system)
         shown: list[InputImage] = []

@@ -66,11 +66,11 @@ class Workspace:
             if len(self._new_pictures) > 1:
                 self.show_candidates([picture.number for picture in self._new_pictures])
 
-    def interleave(self, text: str, inputs: Sequence[int], line_options: Flags, *, continues: bool) -> None:
+    def interleave(self, text: str, inputs: Sequence[int], line_options: Flags, *, follows: Sequence[int]) -> None:
         """Answer in text and pictures, and name the pictures; arguments and errors as for SessionTurns.interleave."""
         self._new_pictures.clear()
         try:
-            self.turns.interleave(text, inputs, line_options, continues=continues)
+            self.turns.interleave(text, inputs, line_options, follows=follows)
         finally:
             if len(self._new_pictures) > 1:
                 numbers = ", ".join(str(picture.number) for picture in self._new_pictures)

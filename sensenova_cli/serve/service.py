@@ -4,6 +4,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from config.errors import SenseNovaError, SettingsError
@@ -62,12 +63,17 @@ class Service:
     def card(self) -> Card:
         """The card of the model as it was loaded. A LoRA that a client has chosen does not change the others' defaults.
 
+        Defaults of interleaved answers are lowered to this server's limits, so that a limit refuses only values that a
+        client has chosen.
+
         Raises:
             ApiError: the model is not loaded yet.
         """
         self.scheduler.require_ready()
-        assert self.scheduler.card is not None
-        return self.scheduler.card
+        card, limits = self.scheduler.card, self.settings
+        assert card is not None
+        most = {"max_images": limits.max_images, "max_tokens": limits.max_new_tokens}
+        return replace(card, recommended=card.recommended.limited(most))
 
     def build(self, task: Task, previews: Previews = NO_PREVIEWS, names: Mapping[str, str] = {}) -> Turn:
         """Merge the settings of a task and build its request, within the limits of this server.

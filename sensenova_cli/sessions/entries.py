@@ -160,15 +160,13 @@ class InterleaveTurn(_Turn):
         inputs: the pictures shown with this prompt, without those of earlier turns in its conversation.
         parts: text and pictures in the order of the answer, as far as it was made.
         finish: as in model.events.InterleavedAnswer; None if the turn was interrupted.
-        system: the system message; None for the one that the model was trained with.
-        continues: as for `AnswerTurn`.
+        follows: numbers of the earlier turns in its conversation, oldest first.
     """
 
     kind: Literal["interleave"]
     parts: tuple[SessionPicture | AnswerText, ...] = ()
     finish: Literal["end", "length", "images"] | None = None
-    system: str | None = None
-    continues: bool = False
+    follows: tuple[int, ...] = ()
 
     @property
     def pictures(self) -> tuple[SessionPicture, ...]:

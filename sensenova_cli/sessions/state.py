@@ -1,6 +1,6 @@
 """State of a session: an immutable value, the result of applying the session's entries in order."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -100,10 +100,14 @@ class State:
     def prompt_of(self, number: int) -> str:
         """Return the prompt that made a picture; for a copy, the name of its original; empty if neither is known."""
         for turn in self.turns:
-            if isinstance(turn, PictureTurn) and any(picture.number == number for picture in turn.pictures):
+            if not isinstance(turn, AnswerTurn) and any(picture.number == number for picture in turn.pictures):
                 return turn.prompt
         source = self.pictures[number].source if number in self.pictures else None
         return Path(source).name if source and source != "-" else ""
+
+    def conversation_of(self, numbers: Sequence[int]) -> tuple[AnswerTurn | InterleaveTurn, ...]:
+        """Return the turns with these numbers, without picture turns."""
+        return tuple(turn for turn in self.turns if turn.turn in numbers and not isinstance(turn, PictureTurn))
 
     def after(self, entry: Entry) -> "State":
         """Return the state after `entry`.
@@ -170,11 +174,16 @@ class State:
             numbers = tuple(picture.number for picture in pictures)
             moment = replace(moment, selected=numbers[0], candidates=numbers)
         if answered is not None:
-            before = moment.conversation if answered.continues else ()
-            moment = replace(moment, conversation=(*before, answered))
+            moment = replace(moment, conversation=(*self._turns_before(answered), answered))
         # Pictures stay staged until a turn uses them successfully.
         staged = tuple(number for number in state.staged if number not in turn.inputs)
         return replace(state, staged=staged)._moved(moment)
+
+    def _turns_before(self, turn: AnswerTurn | InterleaveTurn) -> tuple[AnswerTurn | InterleaveTurn, ...]:
+        """Return the earlier turns in a turn's conversation. A repeated turn may follow fewer turns than there are."""
+        if isinstance(turn, InterleaveTurn):
+            return self.conversation_of(turn.follows)
+        return self.now.conversation if turn.continues else ()
 
     def _moved(self, moment: Moment) -> "State":
         return replace(self, now=moment, past=(*self.past, self.now), future=())

@@ -23,7 +23,8 @@ class AnswerParts(Generic[P]):
         self._pictures: list[P] = []
         self._texts: list[str] = []
         self._ids: list[int] = []
-        self._thinking = self._has_thought = False
+        self._thinking = False  # whether the open text is thinking
+        self._has_open_tag = False
 
     @property
     def parts(self) -> tuple[TextPart | P, ...]:
@@ -40,11 +41,13 @@ class AnswerParts(Generic[P]):
         match event:
             case ThinkToken():
                 # The events of tags have no text, but a part contains it.
-                tag = "" if self._has_thought else "<think>"
-                self._has_thought = True
+                tag = "" if self._has_open_tag else "<think>"
+                self._has_open_tag = True
                 self._add_token(event.token_id, tag + event.text, thinking=True)
-            case ThinkText() if event.finish == "end" and self._thinking and self._ids:
-                self._texts.append("</think>")
+            case ThinkText():
+                self._has_open_tag = False
+                if event.finish == "end" and self._thinking and self._ids:
+                    self._texts.append("</think>")
             case TextToken():
                 self._add_token(event.token_id, event.text, thinking=False)
             case InterleavedAnswer():

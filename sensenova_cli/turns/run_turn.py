@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -113,14 +113,20 @@ def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], 
             outcome = _outcome(failure, time.perf_counter() - began)
             has_failed = failure is not None
             del failure  # its frames refer to the request's tensors
-            with stop.shielding():  # a signal at this moment must not lose the results
-                for sink in sinks:
-                    try:
-                        sink.end(outcome)
-                    except SenseNovaError as error:
-                        if not has_failed:
-                            raise
-                        view.notice(error.what)  # the first error may say where a picture was saved
+            # Neither a signal at this moment nor the failure of one sink may lose results of the others.
+            with stop.shielding(), ExitStack() as ends:
+                for sink in reversed(sinks):
+                    ends.callback(_end, sink, outcome, view, has_failed)
+
+
+def _end(sink: Sink, outcome: Outcome, view: TurnView, has_failed: bool) -> None:
+    """End a sink. After a failure, whose message may say where a picture was saved, a second error is a notice."""
+    try:
+        sink.end(outcome)
+    except SenseNovaError as error:
+        if not has_failed:
+            raise
+        view.notice(error.what)
 
 
 def _run(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:
@@ -164,6 +170,8 @@ def _outcome(failure: BaseException | None, seconds: float) -> Outcome:
         return Outcome("done", "", seconds)
     if isinstance(failure, KeyboardInterrupt):
         return Outcome("cancelled", "interrupted", seconds)
+    if isinstance(failure, BrokenPipeError):
+        return Outcome("cancelled", "the reader of stdout has ended", seconds)
     if isinstance(failure, SenseNovaError):
         return Outcome("failed", failure.what, seconds)
     return Outcome("failed", f"{type(failure).__name__}: {failure}", seconds)

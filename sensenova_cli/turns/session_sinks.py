@@ -160,7 +160,7 @@ class SessionInterleaveSink(_SessionSink):
 
     Args:
         on_picture: called with each stored picture and its file.
-        continues: whether the prompt follows the conversation so far.
+        follows: numbers of the earlier turns in the answer's conversation.
         Others as for the base class.
 
     Attributes:
@@ -175,11 +175,11 @@ class SessionInterleaveSink(_SessionSink):
         inputs: Sequence[int],
         on_picture: Callable[[SessionPicture, str], None],
         *,
-        continues: bool,
+        follows: Sequence[int],
     ) -> None:
         super().__init__(session, source, line_options, inputs)
         self._on_picture = on_picture
-        self._continues = continues
+        self._follows = tuple(follows)
         self.answer: AnswerParts[SessionPicture] = AnswerParts()
 
     def take(self, event: Event) -> None:
@@ -197,13 +197,13 @@ class SessionInterleaveSink(_SessionSink):
         self._session.append(
             InterleaveTurn(
                 kind="interleave",
-                typed=_plain(self._line_options.settings),
+                typed=_replayable_options(self._line_options, self.turn),
                 parts=tuple(
                     AnswerText(text=part.text, thinking=part.thinking) if isinstance(part, TextPart) else part
                     for part in parts
                 ),
                 finish=self.answer.finish,
-                continues=self._continues,
+                follows=self._follows,
                 **self._entry_fields(outcome, ImageSettings, TextSettings),
             )
         )

@@ -159,6 +159,10 @@ class Screen:
         gone = ["".join(row[column].data for column in columns) for row in self._terminal.history.top]
         return "\n".join(row.rstrip() for row in (*gone, *self._terminal.display)).rstrip("\n").split("\n")
 
+    def echo(self, text: str) -> None:
+        """Show text that the answer has not written."""
+        self._file.write(text)
+
     @property
     def written(self) -> str:
         return self._file.getvalue()
@@ -224,6 +228,24 @@ def test_a_fence_taller_than_the_screen_is_neither_repeated_nor_cut(shows: Shows
     lines = [f"line{index:03}" for index in range(40)]
     shown = shows(pieces("```\n" + "\n\n".join(lines) + "\n```\n", 5), 40, 10)
     assert " ".join(shown).split() == lines
+
+
+def test_html_and_names_of_pictures_are_shown_as_text(shows: Shows) -> None:
+    text = "As <image1> shows, a <b>kite</b>.\n\n<image2>\n\n<pre>\n\nflies\n\n</pre>\n"
+    expected = ["As <image1> shows, a <b>kite</b>.", "<image2>", "<pre>", "flies", "</pre>"]
+    for longest in (1, 200):
+        assert [row for row in shows(pieces(text, longest)) if row] == expected
+
+
+def test_ctrl_c_on_a_screen_does_not_repeat_the_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(monkeypatch, 40, 24)
+
+    def chunks() -> Iterable[str]:
+        yield "# Kites\n\nA kite "
+        screen.echo("^C\r\x1b[0m\x1b[2Kstopping after this step")  # as the terminal and SignalStop do
+        yield "flies"
+
+    assert [row.strip() for row in screen.write(chunks()) if row] == ["Kites", "A kite flies"]
 
 
 def test_a_screen_of_few_rows_is_enough(shows: Shows) -> None:

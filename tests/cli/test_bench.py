@@ -27,7 +27,8 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(synthetic.SHAPES, "u1.5-8b", {**TINY_SHAPE, "convolutional_head": True})
     monkeypatch.setitem(synthetic.SHAPES, "a3b", {**TINY_SHAPE, "convolutional_head": False, "experts": (10, 9)})
     monkeypatch.setenv("SENSENOVA_CONFIG_DIR", str(tmp_path))
-    monkeypatch.delenv("SENSENOVA_MODEL", raising=False)
+    for name in ("SENSENOVA_MODEL", "SENSENOVA_DTYPE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
 

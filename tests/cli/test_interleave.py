@@ -104,7 +104,7 @@ def test_print_think_puts_the_thinking_into_the_document(program: Program) -> No
 def test_a_picture_inside_the_thinking_stands_where_it_comes(program: Program) -> None:
     program.prepare = with_story(["<think>", "First:"], None, ["then.", "</think>"], ["Look at <image1>."])
     outcome = program("interleave", "A tale", "--print-think")
-    assert outcome.stdout == "First:\n\n![picture 1](a-tale-42-0.png)\n\nthen.\n\nLook at &lt;image1>.\n"
+    assert outcome.stdout == "First:\n\n![picture 1](a-tale-42-0.png)\n\nthen.\n\nLook at &#60;image1>.\n"
 
 
 def test_without_thinking(program: Program) -> None:
@@ -114,7 +114,7 @@ def test_without_thinking(program: Program) -> None:
     assert program.request.settings.think is False
 
 
-def test_progress_tells_which_picture_is_drawn(program: Program) -> None:
+def test_progress_names_the_picture_of_the_answer(program: Program) -> None:
     lines = program("interleave", "A tale").stderr.splitlines()
     assert [line for line in lines if line.endswith("of the answer: 4 steps")] == [
         "picture 1 of the answer: 4 steps",
@@ -169,6 +169,18 @@ def test_code_in_the_text_stays_code(program: Program) -> None:
 
 
 # JSON, page
+
+
+def test_an_interrupted_answer_keeps_the_tags_of_each_thinking(program: Program) -> None:
+    def prepare(engine: FakeEngine) -> None:
+        engine.story = [["<think>", "One.", "</think>"], ["Two."], ["<think>", "Three.", "</think>"], ["Four."]]
+        engine.on_step = lambda number: signal.raise_signal(signal.SIGINT) if number == 8 else None
+
+    program.prepare = prepare
+    outcome = program("interleave", "A tale", "--json")
+    assert outcome.code == 130
+    texts = [part["text"] for part in json.loads(outcome.stdout)["parts"]]
+    assert texts == ["<think>One.</think>", "Two.", "<think>Three.</think>", "Four."]
 
 
 def test_json_is_one_object(program: Program) -> None:
@@ -241,9 +253,9 @@ def test_settings_and_defaults(program: Program) -> None:
 
 def test_help_names_the_defaults_of_this_command(program: Program) -> None:
     text = program("interleave", "--help").stdout
-    assert "│ --no-think " in text and "│ --think " not in text
+    assert "  --no-think " in text and "  --think " not in text
     assert re.search(r"--max-tokens .*\[8192\]", text)
-    assert re.search(r"--max-tokens .*\[512\]", program("chat", "--help").stdout)
+    assert not re.search(r"--max-tokens .*\[8192\]", program("chat", "--help").stdout)
 
 
 def test_options_reach_the_engine(program: Program, home: Path) -> None:
@@ -267,7 +279,7 @@ def test_pictures_do_not_get_the_seed_of_an_input(program: Program) -> None:
     program("interleave", "A tale")
     outcome = program("interleave", "More", "--image", FILES[1], "--max-images", "2")
     assert program.request.settings.seed == 44
-    assert "must not have the seed of an input picture (a-tale-43-1.png); using seed 44" in outcome.stderr
+    assert "Using seed 44: drawing with the seed that made a-tale-43-1.png (43) would spoil the result." in outcome.stderr
 
 
 @pytest.mark.parametrize(
@@ -310,18 +322,18 @@ def test_an_answer_without_pictures_says_so(program: Program, home: Path) -> Non
     assert list(home.iterdir()) == []
 
 
-def test_the_limit_of_pictures_is_told(program: Program) -> None:
+def test_the_limit_of_pictures_is_reported(program: Program) -> None:
     outcome = program("interleave", "A tale", "--max-images", "1")
     assert outcome.stdout.count("![picture") == 1
     assert "raise their limit with --max-images" in outcome.stderr
 
 
-def test_the_limit_of_text_is_told(program: Program) -> None:
+def test_the_limit_of_text_is_reported(program: Program) -> None:
     outcome = program("interleave", "A tale", "--max-tokens", "6")
     assert "cut off; raise the limit with --max-tokens\n" in outcome.stderr
 
 
-def test_a_limit_inside_the_thinking_is_told(program: Program) -> None:
+def test_a_limit_inside_the_thinking_is_reported(program: Program) -> None:
     outcome = program("interleave", "A tale", "--max-tokens", "2", "--json")
     assert "reached its limit inside its thinking" in outcome.stderr
     assert "--max-tokens, or use --no-think" in outcome.stderr
@@ -329,7 +341,7 @@ def test_a_limit_inside_the_thinking_is_told(program: Program) -> None:
     assert (answer["finish"], [part["thinking"] for part in answer["parts"]]) == ("length", [True])
 
 
-def test_thinking_that_is_never_closed_is_told(program: Program) -> None:
+def test_thinking_that_is_never_closed_is_reported(program: Program) -> None:
     program.prepare = with_story(["<think>", "Hm."], None, ["So."])
     outcome = program("interleave", "A tale")
     assert (outcome.code, outcome.stdout) == (0, "![picture 1](a-tale-42-0.png)\n")
@@ -419,7 +431,7 @@ def test_flags_override_a_record(program: Program) -> None:
     assert "another-10-1.png" in outcome.stdout
 
 
-def test_an_answer_that_ends_before_the_picture_is_told(program: Program) -> None:
+def test_an_answer_that_ends_before_the_picture_is_reported(program: Program) -> None:
     program("interleave", "A tale")
     outcome = program("interleave", "--from", FILES[1], "--max-images", "1", "-o", "again/")
     assert outcome.code == 0

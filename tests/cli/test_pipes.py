@@ -95,6 +95,22 @@ def test_a_full_disk_behind_stdout(home: Path, words: str, files: list[str]) -> 
     assert [path.name for path in home.iterdir()] == files
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(("words", "texts"), [("--json", ["Once a kite", "The end"]), ("", ["Once a kite"])])
+def test_a_full_disk_behind_stdout_does_not_cost_the_page(home: Path, words: str, texts: list[str]) -> None:
+    done = _shell(f"{PROGRAM} interleave x {words} --html book.html -q > /dev/full")
+    assert done.returncode == 1
+    assert "stdout cannot be written" in done.stderr
+    page = (home / "book.html").read_text()
+    assert all(text in page for text in texts)
+    assert page.count("<img") == len(list(home.glob("*.png"))) > 0
+
+
+def test_a_page_says_that_the_reader_of_the_document_has_ended(home: Path) -> None:
+    _shell(f"FAKE_STEP_SECONDS=0.02 {PROGRAM} interleave x --html book.html -q | head -1")
+    assert "cancelled: the reader of stdout has ended" in (home / "book.html").read_text()
+
+
 def test_messages_whose_reader_goes_away_do_not_cost_the_pictures(home: Path) -> None:
     process = start("generate", "x", "-n", "2", FAKE_STEP_SECONDS="0.05")
     assert process.stderr is not None

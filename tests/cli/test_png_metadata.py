@@ -223,15 +223,18 @@ def test_other_tasks_have_no_entry_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "reason"),
     [
-        {"task": "interleave"},
-        {"answer": ANSWER},
-        {"task": "interleave", "answer": {**ANSWER, "index": -1}},
-        {"task": "interleave", "answer": {**ANSWER, "settings": {"max_tokens": 0}}},
-        {"task": "interleave", "answer": {**ANSWER, "history": [{"role": "nobody", "text": ""}]}},
-        {"task": "interleave", "answer": {**ANSWER, "history": "none"}},
+        ({"task": "interleave"}, "(answer is missing)"),
+        ({"answer": ANSWER}, "(the task edit has no answer)"),
+        ({"task": "interleave", "answer": {**ANSWER, "index": -1}}, "(answer.index: "),
+        ({"task": "interleave", "answer": {**ANSWER, "settings": {"max_tokens": 0}}}, "(answer.settings.max_tokens: "),
+        (
+            {"task": "interleave", "answer": {**ANSWER, "history": [{"role": "a", "text": ""}]}},
+            "(answer.history.0.role",
+        ),
+        ({"task": "interleave", "answer": {**ANSWER, "history": "none"}}, "(answer.history: "),
     ],
 )
-def test_damaged_answers_are_refused(changes: dict[str, object]) -> None:
-    refused(changed(**changes), "the record in cat.png cannot be read", "answer")
+def test_damaged_answers_are_refused(changes: dict[str, object], reason: str) -> None:
+    refused(changed(**changes), f"the record in cat.png cannot be read {reason}")

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from sensenova_cli.sessions.safe_markdown import safe_answer, safe_text
+from sensenova_cli.render.safe_markdown import plain_markdown, safe_lines, safe_markdown
 
 RENDERERS: dict[str, Callable[[str], str]] = {
     "CommonMark": lambda text: cmarkgfm.markdown_to_html(text, options=Options.CMARK_OPT_UNSAFE),
@@ -69,6 +69,11 @@ PIECES = [
 TEXTS = st.one_of(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.text(max_size=40))
 
 
+def quoted(answer: str) -> str:
+    """An answer as an exported session shows it."""
+    return "\n".join(f"> {line}" for line in safe_lines(answer))
+
+
 class Tags(HTMLParser):
     """The tags of a page with their attributes, and its text."""
 
@@ -85,7 +90,7 @@ class Tags(HTMLParser):
             names = set() if address.startswith(("http://", "https://", "mailto:")) else names
         elif tag not in HARMLESS:
             names.add(tag)
-        if names - {"align", "style", "type", "checked", "disabled", "start", "class"}:
+        if names - {"align", "style", "type", "checked", "disabled", "start", "class", "lang"}:
             self.harmful.append(f"{tag} {attributes}")
 
     def handle_comment(self, data: str) -> None:
@@ -111,7 +116,10 @@ class Tags(HTMLParser):
 @example(answer="\\`<img src=x onerror=alert(1)>`", think="\\<script>")
 def test_answers_and_think_texts_are_harmless(renderer: str, answer: str, think: str) -> None:
     document = "\n\n".join(
-        ("# s", "<details><summary>Think text</summary>", safe_text(think), "</details>", safe_answer(answer), "end")
+        (
+            *("# s", "<details><summary>Think text</summary>", plain_markdown(think), "</details>"),
+            *(quoted(answer), safe_markdown(answer), "end"),
+        )
     )
     assert Tags(RENDERERS[renderer](document)).harmful == [], document
 
@@ -120,14 +128,14 @@ def test_answers_and_think_texts_are_harmless(renderer: str, answer: str, think:
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(text=st.text("<>&[]()!\"'\\`*_~|$#+-=:.{}1 ab", min_size=1, max_size=30))
 def test_a_prompt_is_shown_as_typed(renderer: str, text: str) -> None:
-    shown = Tags(RENDERERS[renderer](f"a {safe_text(text)} b")).text
+    shown = Tags(RENDERERS[renderer](f"a {plain_markdown(text)} b")).text
     assert "".join(shown.split()) == "".join(f"a{text}b".split())
 
 
 @pytest.mark.parametrize("renderer", RENDERERS)
 def test_code_and_headings_of_an_answer_stay(renderer: str) -> None:
-    page = RENDERERS[renderer](safe_answer("# Title\n\nUse `a < b` here:\n\n```c\nif (a < b)\n    c[0] = 1;\n```\n"))
+    page = RENDERERS[renderer](quoted("# Title\n\nUse `a < b` here:\n\n```c\nif (a < b)\n    c[0] = 1;\n```\n"))
     tags = Tags(page)
     assert tags.harmful == []
-    assert "<h1>" in page and "<pre>" in page and "<code>" in page
+    assert "<h1>" in page and "<pre" in page and "<code" in page
     assert "Use a < b here" in tags.text and "if (a < b)\n    c[0] = 1;" in tags.text

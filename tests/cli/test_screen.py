@@ -167,3 +167,13 @@ def test_several_pictures_are_shown_as_one_numbered_sheet(home: Path) -> None:
     assert {upper for upper, _ in dots[-1]} >= {"2a0104", "2b0104", "2c0104"}, "they are not side by side"
     # A number is white on a black box in the corner of each picture.
     assert sum(upper == "ffffff" or lower == "ffffff" for row in dots for upper, lower in row) > 20
+
+
+def test_a_notice_below_an_interleaved_text_does_not_repeat_it(home: Path) -> None:
+    text = run_on_a_screen(f"{PROGRAM} interleave tale --no-think --max-tokens 2")
+    screen = pyte.Screen(100, 24)
+    pyte.Stream(screen).feed(text)
+    rows = [line.strip() for line in screen.display if line.strip()]
+    at = rows.index("The kite")
+    assert rows[at + 1 : at + 3] == ["Once", "note: the answer has no picture: the model opened none"]
+    assert rows.count("Once") == 1

@@ -62,6 +62,15 @@ def test_settings_of_a_lora_are_above_those_of_every_task() -> None:
     assert quick.for_interleaving().settings["cfg_scale"] == 3.0
 
 
+def test_limits_lower_the_defaults_of_interleaved_answers_alone() -> None:
+    recommended = Recommended(settings={"max_tokens": 500}, interleave={"settings": {"max_images": 4}})
+    limited = recommended.limited({"max_images": 3, "max_tokens": 100})
+    assert limited.settings == {"max_tokens": 500}
+    assert limited.for_interleaving().settings == {"think": True, "max_images": 3, "max_tokens": 100}
+    assert recommended.limited({"max_images": 4, "max_tokens": 8192}) == recommended
+    assert Recommended().limited({"max_images": 9}).for_interleaving().settings["max_images"] == 9
+
+
 @pytest.mark.parametrize(
     ("contents", "reason"),
     [

@@ -59,7 +59,7 @@ def command(case: Case, model: Path) -> list[str]:
 
 
 def ids_between_pictures(parts: list[dict[str, Any]]) -> list[list[int]]:
-    """Return the tokens before the first picture, between each two, and behind the last one.
+    """Return the tokens before the first picture, between each two, and after the last one.
 
     Args:
         parts: of the printed answer, or the segments of a case.

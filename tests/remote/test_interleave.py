@@ -10,7 +10,7 @@ from PIL import Image
 from tests.cli.harness import Program
 from tests.remote.local_and_remote import Both, both
 from tests.remote.test_lost_connections import is_idle, press_when, served, signals
-from tests.serve.conftest import Served, serve, until
+from tests.serve.conftest import Serve, Served, serve, until
 
 __all__ = ["both", "serve", "served", "signals"]
 
@@ -76,6 +76,18 @@ def test_ctrl_c_stops_the_server_and_keeps_what_has_arrived(served: Served) -> N
     assert outcome.stdout in (shown, shown + "\nThree.\n"), "the last words may still be on their way"
     until(lambda: is_idle(served))
     assert served.engine.request_closed
+
+
+def test_defaults_follow_the_limits_of_the_server(serve: Serve) -> None:
+    server = serve(max_images=1, max_new_tokens=100)
+    words = ("interleave", "A tale", *SMALL, "--server", server.url)
+    outcome = Program()(*words, "--json")
+    assert outcome.code == 0, outcome.stderr
+    answer = json.loads(outcome.stdout)
+    assert (answer["finish"], answer["settings"]["max_images"], answer["settings"]["max_tokens"]) == ("images", 1, 100)
+    for option, value in (("--max-images", "2"), ("--max-tokens", "101")):
+        refused = Program()(*words, option, value)
+        assert (refused.code, "this server allows" in refused.stderr) == (2, True)
 
 
 def test_limits_of_the_server(both: Both) -> None:

@@ -51,7 +51,7 @@ def test_the_log_has_the_answer(script: Script) -> None:
         "The end.",
     ]
     assert [part.thinking for part in turn.parts if isinstance(part, AnswerText)] == [True, False, False, False]
-    assert (turn.prompt, turn.finish, turn.status, turn.continues) == ("a tale", "end", "done", False)
+    assert (turn.prompt, turn.finish, turn.status, turn.follows) == ("a tale", "end", "done", ())
     assert (turn.settings["max_images"], turn.settings["num_steps"], turn.settings["max_tokens"]) == (5, 2, 8192)
 
 
@@ -93,9 +93,9 @@ def test_a_picture_of_a_session_repeats_its_answer(script: Script, home: Path) -
 
 def test_undo_and_redo(script: Script) -> None:
     outcome = script("a cat", "/interleave a tale", "/undo", "/redo")
-    assert outcome.stderr.count("the last question is no longer part of the conversation") == 1
-    assert "selected: picture 1 (001-a-cat-42.png)" in outcome.stderr
-    assert outcome.stderr.splitlines()[-1].startswith("selected: picture 2 (002-a-tale-")
+    assert outcome.stderr.count("the conversation is empty now") == 1
+    assert "selected: picture 1 (a cat)" in outcome.stderr
+    assert outcome.stderr.splitlines()[-1] == "selected: picture 2 (a tale)"
 
 
 def test_a_conversation_goes_on_behind_the_answer(script: Script) -> None:
@@ -111,6 +111,44 @@ def test_a_conversation_goes_on_behind_the_answer(script: Script) -> None:
     assert [turn.text for turn in story.history] == ["a tale", answer, "and then?", "It is a cat."]
     assert (len(story.images), story.system, len(last.images), len(last.history)) == (2, None, 3, 6)
     assert outcome.stderr.count("is an experiment") == 1
+
+
+def test_again_repeats_the_answer_with_the_next_seeds(script: Script) -> None:
+    outcome = script("a cat", "/interleave a tale --max-images 2 --size 64x96 -o book/", "/chat and?", "/again")
+    assert outcome.code == 0, outcome.stderr
+    _, first, _, again = script.requests
+    assert isinstance(again, InterleaveRequest)
+    assert (again.settings.seed, again.settings.size, again.text_settings.max_images) == (44, "64x96", 2)
+    assert (again.prompt, again.images, again.history) == (first.prompt, (), ())
+    assert len(list(Path("book").iterdir())) == 2, "a repetition must not write to the same files"
+    script("/again --no-think --seed 7", options=("--continue",))
+    (request,) = script.requests
+    assert (request.settings.seed, request.settings.think, request.settings.size) == (7, False, "64x96")
+
+
+def test_again_keeps_the_turns_before_the_answer_and_replaces_the_answer(script: Script) -> None:
+    script("/chat hello", "/interleave a tale", "/continue in winter?", "/again", "/undo", "/again", "/chat why?")
+    *_, first, again, undone, chat = script.requests
+    assert len(first.history) == 2
+    for request in (again, undone):
+        assert (request.prompt, request.history) == (first.prompt, first.history)
+        assert [image.tobytes() for image in request.images] == [image.tobytes() for image in first.images]
+    assert [turn.text for turn in chat.history if turn.role == "user"] == ["a tale", "in winter?"]
+    assert [turn.follows for turn in turns()] == [(), (2,), (2,), (2,)]
+
+
+def test_again_repeats_an_answer_that_was_interrupted(script: Script) -> None:
+    def prepare(engine: FakeEngine) -> None:
+        engine.on_step = lambda number: signal.raise_signal(signal.SIGINT) if len(engine.requests) == 2 else None
+
+    script.program.prepare = prepare
+    script("/interleave a tale", "/continue in winter?")
+    _, interrupted = script.requests
+    script.program.prepare = lambda engine: None
+    script("/again", options=("--continue",))
+    (again,) = script.requests
+    assert (again.prompt, again.history) == (interrupted.prompt, interrupted.history)
+    assert again.settings.seed == interrupted.settings.seed + 1
 
 
 def test_a_new_picture_never_has_the_seed_of_an_earlier_one(script: Script) -> None:
@@ -190,13 +228,13 @@ def test_sessions_show_prints_the_answer_in_order(script: Script) -> None:
 def test_copies_outside_of_the_session(script: Script, home: Path) -> None:
     outcome = script("/interleave a tale -o book/")
     assert sorted(path.name for path in Path("book").iterdir()) == ["a-tale-42-0.png", "a-tale-43-1.png"]
-    assert "picture 2 was also written to book/a-tale-43-1.png" in outcome.stderr
+    assert "picture 2 is also saved as book/a-tale-43-1.png" in outcome.stderr
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/interleave", "say what to tell: /interleave"),
+        ("/interleave", "for example: /interleave"),
         ("/continue and then?", "there is nothing to continue"),
         ("/interleave a tale --max-images 0", "--max-images 0: must be"),
         ("/interleave a tale -n 3", "no such option: -n"),

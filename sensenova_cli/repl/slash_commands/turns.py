@@ -16,7 +16,7 @@ from sensenova_cli.repl.slash_commands.line_options import parse_line_options
 from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.slash_commands.session_settings import set_session_settings
 from sensenova_cli.repl.workspace import Workspace
-from sensenova_cli.sessions.entries import PictureTurn, Redo, Stage, Undo
+from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, Redo, Stage, Undo
 from sensenova_cli.sessions.summary import counted
 
 _OUTPUT = ("output", "force", "profile", "print_think", "hide_think", "preview", "enable_cache_dit_summary")
@@ -105,9 +105,9 @@ def chat(workspace: Workspace, line: Line) -> None:
 def interleave(workspace: Workspace, line: Line) -> None:
     """Answer with text and pictures, such as a picture book."""
     if not line.text:
-        raise UsageError("there is no prompt", "say what to tell: /interleave a picture book about a red kite")
+        raise UsageError("there is no prompt", "for example: /interleave a picture book about a red kite")
     staged = workspace.session.state.staged
-    workspace.interleave(line.text, staged, parse_line_options("interleave", line.flags), continues=False)
+    workspace.interleave(line.text, staged, parse_line_options("interleave", line.flags), follows=())
 
 
 @slash_command(
@@ -121,13 +121,14 @@ def interleave(workspace: Workspace, line: Line) -> None:
     options=STORY_OPTIONS,
 )
 def continue_interleaved(workspace: Workspace, line: Line) -> None:
-    """Go on with text and pictures behind the conversation so far (experimental)."""
+    """Continue the conversation with text and pictures (experimental)."""
     state = workspace.session.state
     if not state.now.conversation:
         raise UsageError("there is nothing to continue", "begin: /interleave a picture book about a red kite")
     if not line.text:
         raise UsageError("there is no prompt", "say how it goes on: /continue and what happens in winter?")
-    workspace.interleave(line.text, state.staged, parse_line_options("continue", line.flags), continues=True)
+    options = parse_line_options("continue", line.flags)
+    workspace.interleave(line.text, state.staged, options, follows=[turn.turn for turn in state.now.conversation])
 
 
 @slash_command(
@@ -152,19 +153,29 @@ def think(workspace: Workspace, line: Line) -> None:
     workspace.draw(kind, line.text, workspace.turn_inputs() if kind == "edit" else (), with_think)
 
 
-@slash_command("again", "[OPTIONS]", more=("/again -n 4",), options=GENERATE_OPTIONS)
+@slash_command(
+    "again",
+    "[OPTIONS]",
+    more=("/again -n 4", "also repeats /interleave and /continue, after the same turns as before"),
+    options=GENERATE_OPTIONS,
+)
 def again(workspace: Workspace, line: Line) -> None:
     """Repeat the last picture turn with the next seed."""
     if line.text:
         raise UsageError("/again takes only options", "for example: /again --seed 7")
-    turns = [turn for turn in workspace.session.state.turns if isinstance(turn, PictureTurn)]
+    turns = [turn for turn in workspace.session.state.turns if not isinstance(turn, AnswerTurn)]
     if not turns:
         raise UsageError("there are no pictures yet", "type what to draw: a cat at dusk")
     last = turns[-1]
-    options = parse_line_options(last.kind, line.flags)
-    next_seed = int(str(last.settings["seed"])) + int(str(last.settings["num_images"]))
-    settings = {**last.typed, "seed": next_seed, **options.settings}
-    workspace.draw(last.kind, last.prompt, last.inputs, replace(options, settings=settings))
+    typed = parse_line_options(last.kind, line.flags)
+    # The model decides how many pictures an answer has, and each one takes the next seed.
+    used = int(str(last.settings["num_images"])) if isinstance(last, PictureTurn) else max(1, len(last.pictures))
+    next_seed = int(str(last.settings["seed"])) + used
+    options = replace(typed, settings={**last.typed, "seed": next_seed, **typed.settings})
+    if isinstance(last, PictureTurn):
+        workspace.draw(last.kind, last.prompt, last.inputs, options)
+    else:
+        workspace.interleave(last.prompt, last.inputs, options, follows=last.follows)
 
 
 @slash_command("undo", "[N]", more=("/undo 2",), first=(fixed_words({"2": "two turns"}),))
