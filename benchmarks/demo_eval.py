@@ -2,36 +2,31 @@
 
     python -m benchmarks.demo_eval --output benchmarks/results/demo_eval.json --sheet docs/demo_objects.png
 
-Case k of a task is the same on every machine. Pictures have the checkpoint's recommended settings and seed 0. A prompt
-leaves parts of a picture open, such as the exact place; any picture that the words allow is right. `--sizes` runs the tasks
-at other sizes, too. `--cfg-scale 1` shows the effect of guidance, `--cache` and `--cfg-interval` the cost of leaving computations out.
+Case k of a task is the same on every machine. Pictures have the checkpoint's recommended settings and seed 0.
+`--cfg-scale 1` shows the effect of guidance, `--cache` and `--cfg-interval` the cost of leaving computations out.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from benchmarks import harness
 from benchmarks.pictures import recommended_settings
-from config.settings import ImageSettings, TextSettings
-from config.sizes import Size, format_size, resolve_size
+from config.settings import TextSettings
 from config.step_cache import PRESETS
-from model.demo.training.judging import ALIKE, closest, judge_shapes, true_image
-from model.demo.training.layouts import SQUARE
-from model.demo.training.lessons import kept_variant
+from model.demo.training.judging import ALIKE, is_like, judge_shapes, psnr, true_image, true_pixels
+from model.demo.training.lessons import EDIT_WEIGHTS, SceneMaker
 from model.demo.training.phrases import DESCRIBE, Editor, Speaker, Talker, article, caption, name
 from model.demo.training.rendering import Stage
-from model.demo.training.scenes import EDIT_WEIGHTS, SEVERAL, SceneMaker
-from model.demo.training.stories import Storyteller
-from model.demo.training.variety import Freedom, Variant
-from model.demo.training.world import COLORS, OBJECTS, SHAPES, Placed, Scene, Thing, held_out_background
+from model.demo.training.world import COLORS, OBJECTS, SHAPES, SIDE, Placed, Scene, Thing, held_out_background
 from model.engine import Engine
 from model.events import Answer, Event, Picture, ThinkText
 from model.requests import AnswerRequest, EditRequest, GenerateRequest, Request
@@ -47,7 +42,6 @@ class Examiner:
     Args:
         cases: number of cases of each task except `objects`.
         seeds: number of seeds of each object.
-        size: (width, height) of all pictures.
         overrides: picture settings that replace the recommended ones, by name.
         failures: folder for wrong pictures; None writes none.
 
@@ -56,16 +50,15 @@ class Examiner:
     """
 
     def __init__(
-        self, engine: Engine, cases: int, seeds: int, size: Size, overrides: dict[str, Any], failures: Path | None
+        self, engine: Engine, cases: int, seeds: int, overrides: dict[str, Any], failures: Path | None
     ) -> None:
-        self._grid = size[1] // 32, size[0] // 32
         self._engine = engine
         self._cases = cases
         self._seeds = seeds
-        self._image = recommended_settings(engine, **{"seed": SEED, "size": format_size(size), **overrides})
+        self._image = recommended_settings(engine, **{"seed": SEED, **overrides})
         recommended = engine.card.recommended.settings
         self._text = TextSettings(**{k: v for k, v in recommended.items() if k in TextSettings.model_fields})
-        self._stage = Stage(torch.device("cpu"), (self._grid,))
+        self._stage = Stage(torch.device("cpu"))
         self._failures = failures
         self._layers = self._layers_computed = 0
         self.wrong: list[str] = []
@@ -93,7 +86,7 @@ class Examiner:
         return {"shape, color and background": self._percent(looks), "position": self._percent(positions)}
 
     def objects(self, sheet: Path | None) -> dict[str, float]:
-        """Score pictures of every object, with each seed, on the background left out of training.
+        """Score large pictures of every object, with each seed, on the background left out of training.
 
         Args:
             sheet: a file for the pictures of the first seed.
@@ -108,10 +101,10 @@ class Examiner:
                     continue
                 if event.index == 0:
                     pictures.append(event.image)
-                decibels.append(closest(event.image, scene, self._stage).decibels)
+                decibels.append(psnr(np.asarray(event.image), true_pixels(scene, self._stage)))
                 verdict = f"{prompt}, seed {event.settings.seed}: {decibels[-1]:.1f} dB"
                 self._note(decibels[-1] >= ALIKE, "objects", verdict, event.image, scene)
-        if sheet and self._grid == SQUARE:
+        if sheet:
             rows = -(-len(pictures) // SHEET_COLUMNS)
             contact_sheet = Image.new("RGB", (SHEET_COLUMNS * SHEET_SIDE, rows * SHEET_SIDE))
             for index, picture in enumerate(pictures):
@@ -133,96 +126,33 @@ class Examiner:
         for _ in range(self._cases):
             kind = random.choices(kinds, list(EDIT_KINDS.values()))[0]
             before, after = scenes.edited(kind)
-            instruction, variant = editor.edit(kind, before, after).instruction, Variant.any(random)
-            source = true_image(before, self._stage, variant)
+            instruction = editor.edit(kind, before, after).instruction
+            source = true_image(before, self._stage)
             picture = self._picture(EditRequest(instruction, (source,), self._image))
-            match = closest(picture, after, self._stage, variant=kept_variant(before, after, variant))
-            good = match.is_like and closest(picture, before, self._stage, variant=variant).decibels < match.decibels
+            good = is_like(picture, after, self._stage, rather_than=before)
             right += good
             self._note(good, "edit", f"{instruction} ({before})", picture, after)
         return {"changed as asked, rest kept": self._percent(right)}
 
     def describe(self) -> dict[str, float]:
         """Score captions, which must match to the letter."""
-        shapes = self._captions("describe shapes", lambda thing: thing.kind == "shape", (1, 1, 1, 2))
-        objects = self._captions("describe objects", lambda thing: thing.kind != "shape", (1, 1, 1, 2))
-        several = self._captions("describe several", lambda thing: True, (SEVERAL,))
-        return {"shapes, exact text": shapes, "objects, exact text": objects, "two or three, exact text": several}
+        shapes = self._captions("describe shapes", lambda thing: thing.kind == "shape")
+        objects = self._captions("describe objects", lambda thing: thing.kind != "shape")
+        return {"shapes, exact text": shapes, "objects, exact text": objects}
 
-    def _captions(self, task: str, wanted: Callable[[Thing], bool], things: Sequence[int]) -> float:
+    def _captions(self, task: str, wanted: Callable[[Thing], bool]) -> float:
         random = Random(task)
         scenes = SceneMaker(random, held_out=True)
         right = 0
         for number in range(self._cases):
-            scene = scenes.scene(things[number % len(things)])
+            scene = scenes.scene(2 if number % 4 == 3 else 1)
             while not all(wanted(each.thing) for each in scene.placed):
-                scene = scenes.scene(things[number % len(things)])
-            source = true_image(scene, self._stage, Variant.any(random))
+                scene = scenes.scene(2 if number % 4 == 3 else 1)
+            source = true_image(scene, self._stage)
             text = self._answer(AnswerRequest(random.choice(DESCRIBE), (source,), settings=self._text))
             right += text == caption(scene)
             self._note(text == caption(scene), task, f"{caption(scene)!r}: {text!r}", None, None)
         return self._percent(right)
-
-    def two(self) -> dict[str, float]:
-        """Score pictures of two different things."""
-        return {"as asked": self._alike("two", 2)}
-
-    def several(self) -> dict[str, float]:
-        """Score pictures of two or three of a thing."""
-        return {"as asked": self._alike("several", SEVERAL)}
-
-    def _alike(self, task: str, things: int) -> float:
-        random = Random(task)
-        scenes, speaker = SceneMaker(random, held_out=True), Speaker(random)
-        right = 0
-        for _ in range(self._cases):
-            scene = scenes.scene(things)
-            wish = speaker.wish(scene)
-            picture = self._picture(GenerateRequest(wish.prompt, self._image))
-            good = closest(picture, scene, self._stage, wish.freedom).is_like
-            right += good
-            self._note(good, task, wish.prompt, picture, scene)
-        return self._percent(right)
-
-    def variety(self) -> dict[str, float]:
-        """Score four seeds each of prompts that name only a thing: the thing, a background other than gray, variety."""
-        random = Random("variety")
-        settings = self._image.model_copy(update={"num_images": 4})
-        count = max(1, self._cases // 4)
-        right, different = 0, 0
-        for name_of_thing in random.sample(list(OBJECTS), min(count, len(OBJECTS))):
-            scene, seen = Scene("gray", (Placed(Thing(name_of_thing), "large"),)), set()
-            for event in self._engine.run(GenerateRequest(article(name_of_thing), settings)):
-                if isinstance(event, Picture):
-                    match = closest(event.image, scene, self._stage, Freedom(background=True))
-                    seen.add((match.scene.background, match.variant))
-                    good = match.is_like and match.scene.background != "gray"
-                    right += good
-                    self._note(good, "variety", f"{name_of_thing} {match}", event.image, match.scene)
-            different += len(seen)
-        whole = 4 * min(count, len(OBJECTS))
-        return {"the thing, not on gray": 100 * right / whole, "different pictures": 100 * different / whole}
-
-    def stories(self) -> dict[str, float]:
-        """Score interleaved answers, half of them with thinking: texts, number of pictures, and what they show."""
-        random = Random("stories")
-        teller = Storyteller(random, SceneMaker(random), held_out=True)
-        orders, shown, wanted = 0, 0, 0
-        count = max(1, self._cases * 2 // 5)
-        for number in range(count):
-            story = teller.tell()
-            source = () if story.source is None else (true_image(story.source, self._stage),)
-            texts, pictures = told(self._engine, story.prompt, source, self._image, think=number % 2 == 1)
-            right = [text.strip() for text in texts[: len(pictures)]] == [page.text for page in story.pages]
-            right &= len(pictures) == len(story.pages)
-            orders += right
-            wanted += len(story.pages)
-            self._note(right, "stories", f"{story.prompt}: {texts}", None, None)
-            for page, picture in zip(story.pages, pictures, strict=False):
-                good = closest(picture, page.scene, self._stage, page.freedom).is_like
-                shown += good
-                self._note(good, "stories", f"{story.prompt}: {page.text}", picture, page.scene)
-        return {"number and order right": 100 * orders / count, "pictures show their text": 100 * shown / wanted}
 
     def chat(self) -> dict[str, float]:
         """Score answers without a picture, which must match to the letter."""
@@ -243,14 +173,13 @@ class Examiner:
         named = drawn = 0
         for number in range(self._cases):
             scene = scenes.scene(2 if number % 4 == 3 else 1)
-            wish = speaker.wish(scene)
-            prompt = wish.prompt
+            prompt = speaker.wish(scene).prompt
             events = list(self._engine.run(GenerateRequest(prompt, settings)))
             text = next(event.text for event in events if isinstance(event, ThinkText))
             picture = self._drawn(events)
             words = [name(each.thing) for each in scene.placed] + [f"{scene.background} background"]
             good = all(word in text for word in words)
-            like = closest(picture, scene, self._stage, wish.freedom).is_like
+            like = is_like(picture, scene, self._stage)
             named += good
             drawn += like
             self._note(good and like, "think", f"{prompt}: {text!r}", picture, scene)
@@ -279,37 +208,13 @@ class Examiner:
         self.wrong.append(f"{task}: {text}")
         if self._failures and picture and scene:
             self._failures.mkdir(parents=True, exist_ok=True)
-            both = Image.new("RGB", (2 * picture.width, picture.height))
+            both = Image.new("RGB", (2 * SIDE, SIDE))
             both.paste(picture, (0, 0))
-            both.paste(true_image(scene, self._stage), (picture.width, 0))
+            both.paste(true_image(scene, self._stage), (SIDE, 0))
             both.save(self._failures / f"{len(self.wrong):03}-{task.replace(' ', '-')}.png")
 
 
-def told(
-    engine: Engine, prompt: str, images: tuple[Image.Image, ...], settings: ImageSettings, think: bool
-) -> tuple[list[str], list[Image.Image]]:
-    """Run an interleaved answer; return the texts before, between and behind its pictures, and the pictures."""
-    from model import InterleavedAnswer, InterleaveRequest, TextPart  # model.requests has them from this edition on
-
-    texts, pictures = [""], []
-    recommended = {**engine.card.recommended.for_interleaving().settings, "max_images": 6}
-    text_settings = TextSettings(**{k: v for k, v in recommended.items() if k in TextSettings.model_fields})
-    settings = settings.model_copy(update={"think": think})
-    for event in engine.run(InterleaveRequest(prompt, images, settings, text_settings)):
-        if isinstance(event, Picture):
-            pictures.append(event.image)
-        elif isinstance(event, InterleavedAnswer):
-            for part in event.parts:
-                if isinstance(part, TextPart):
-                    texts[-1] += part.text.removeprefix("<think>\n")
-                else:
-                    texts.append("")
-    return texts, pictures
-
-
-TASKS = ("generate", "two", "several", "variety", "objects", "edit", "describe", "chat", "think", "stories")
-WITHOUT_SIZE = ("chat",)
-"""Tasks that have no picture. They run at the first size only."""
+TASKS = ("generate", "objects", "edit", "describe", "chat", "think")
 
 
 def main() -> None:
@@ -322,7 +227,6 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int)
     parser.add_argument("--cache", choices=(*PRESETS, "off"))
     parser.add_argument("--think", action=argparse.BooleanOptionalAction)
-    parser.add_argument("--sizes", nargs="+", default=["auto"], metavar="WxH", help="sizes of pictures, also 16:9")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--sheet", type=Path, help="write the contact sheet of objects to this file")
     parser.add_argument("--failures", type=Path, help="folder for wrong pictures, each beside the true one")
@@ -330,20 +234,13 @@ def main() -> None:
     engine = Engine.load(options.model, device=options.device, dtype=options.dtype, quantization=options.quantization)
     names = ("cfg_scale", "cfg_interval", "num_steps", "cache", "think")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    examiner = Examiner(engine, options.cases, options.seeds, overrides, options.failures)
     scores: dict[str, dict[str, float]] = {}
-    wrong: list[str] = []
-    for number, text in enumerate(options.sizes):
-        size = resolve_size(text, engine.card.recommended.trained_sizes)
-        examiner = Examiner(engine, options.cases, options.seeds, size, overrides, options.failures)
-        for task in options.only:
-            if number and task in WITHOUT_SIZE:
-                continue
-            began = time.perf_counter()
-            key = f"{format_size(size)} {task}"
-            scores[key] = examiner.objects(options.sheet) if task == "objects" else getattr(examiner, task)()
-            harness.progress(f"{key}: {time.perf_counter() - began:.0f} s {scores[key]}")
-        wrong += [f"{format_size(size)} {line}" for line in examiner.wrong]
-    for line in wrong:
+    for task in options.only:
+        began = time.perf_counter()
+        scores[task] = examiner.objects(options.sheet) if task == "objects" else getattr(examiner, task)()
+        harness.progress(f"{task}: {time.perf_counter() - began:.0f} s")
+    for line in examiner.wrong:
         harness.progress(f"wrong: {line}")
     result = {
         "dtype": engine.dtype,

@@ -5,12 +5,12 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from model.device_kinds import DeviceKind
 from model.network.sensenova import SenseNovaU1
 
-LAST_LEARNING_RATE, WARM_UP = 0.02, 300
+LAST_LEARNING_RATE, WARM_UP = 0.02, 400
 """The last learning rate as a share of the highest, and the steps until the highest; a half cosine between them."""
 BETAS = (0.9, 0.95)
 MOMENTUM = 0.95
@@ -29,28 +29,21 @@ UPDATE_RMS = 0.3
 class Learner:
     """The weights in float32, their running mean, and the optimizers. The network computes in its own dtype.
 
-    With several processes, gradients are means over all of them. Muon updates the matrices within the blocks, AdamW
-    everything else. PyTorch's own Muon runs about forty small
+    Muon updates the matrices within the blocks, AdamW everything else. PyTorch's own Muon runs about forty small
     kernels for each of the 84 matrices, which takes a third of a step. Here all matrices of one shape are updated
     together.
-
-    Attributes:
-        progress: the share of the training that is over, 0 to 1. The caller sets it; it decides the learning rate.
     """
 
-    def __init__(self, network: SenseNovaU1, learning_rate: float) -> None:
+    def __init__(self, network: SenseNovaU1, steps: int, learning_rate: float) -> None:
+        self._steps = steps
         self._learning_rate = learning_rate
         self.step = 0
-        self.progress = 0.0
         named = list(network.named_parameters())
         self._parameters: list[Tensor] = [parameter for _, parameter in named]
         self.weights = [parameter.detach().float().clone() for parameter in self._parameters]
         self.means = [weight.clone() for weight in self.weights]
-        # All gradients are in one tensor, so that processes can add theirs in one call.
-        self._gradients = torch.zeros(sum(weight.numel() for weight in self.weights), device=network.device)
-        pieces = self._gradients.split([weight.numel() for weight in self.weights])
-        for weight, piece in zip(self.weights, pieces, strict=True):
-            weight.grad = piece.view_as(weight)
+        for weight in self.weights:
+            weight.grad = torch.zeros_like(weight)
         self._momenta = [torch.zeros_like(weight) for weight in self.weights]
         self._matrices: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
         rest = []
@@ -70,16 +63,8 @@ class Learner:
     @torch.no_grad()
     def update(self) -> None:
         """Take one step along the gradients of the network's parameters, then clear them."""
-        pairs = [
-            (weight.grad, parameter.grad)
-            for weight, parameter in zip(self.weights, self._parameters, strict=True)
-            if parameter.grad is not None
-        ]
-        self._gradients.zero_()
-        torch._foreach_copy_([weight for weight, _ in pairs], [gradient for _, gradient in pairs])
-        if distributed.is_initialized():
-            distributed.all_reduce(self._gradients)
-            self._gradients /= distributed.get_world_size()
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        torch._foreach_copy_([weight.grad for weight in self.weights if weight.grad is not None], gradients)
         torch.nn.utils.clip_grad_norm_(self.weights, MAX_GRADIENT, foreach=True)
         rate = self._learning_rate * self._schedule()
         for group in self.optimizer.param_groups:
@@ -99,21 +84,13 @@ class Learner:
             parameter.grad = None
 
     def _schedule(self) -> float:
-        warm = min(1.0, (self.step + 1) / WARM_UP)
-        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress))
+        warm = min(1.0, (self.step + 1) / min(WARM_UP, 0.1 * self._steps))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / self._steps))
         return warm * (LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine)
-
-    @torch.no_grad()
-    def align(self) -> None:
-        """Give all processes the weights of the first, in case rounding made them differ."""
-        if distributed.is_initialized():
-            for tensor in (*self.weights, *self.means):
-                distributed.broadcast(tensor, 0)
 
     def state(self) -> dict[str, Any]:
         return {
             "step": self.step,
-            "progress": self.progress,
             "weights": self.weights,
             "means": self.means,
             "momenta": self._momenta,
@@ -123,7 +100,6 @@ class Learner:
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        self.progress = state["progress"]
         torch._foreach_copy_(self.weights, state["weights"])
         torch._foreach_copy_(self.means, state["means"])
         torch._foreach_copy_(self._momenta, state["momenta"])
@@ -148,8 +124,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)  # many CPUs have no bfloat16 units
-    x = x if wide else x.mT
+    x = matrices.bfloat16() if wide else matrices.bfloat16().mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT

@@ -1,25 +1,34 @@
 """Training examples: a prompt as the program writes it, and the text or picture that the model should make from it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from model.demo.training.layouts import SHIFTING, layout_of
-from model.demo.training.phrases import EDITS, Editor, Inquirer, Speaker, Talker, Wish
-from model.demo.training.scenes import EDIT_WEIGHTS, ONE_OF_TWO, SEVERAL, SceneMaker
-from model.demo.training.stories import NOT_THINKING, Storyteller, story_message
-from model.demo.training.variety import CODE_LENGTH, Freedom, Variant, scene_code
+from model.demo.training.phrases import EDITS, Editor, Inquirer, Speaker, Talker, Wish, second_place
+from model.demo.training.rendering import scene_code
 from model.demo.training.vocabulary import with_capitals
-from model.demo.training.world import Scene, Style
+from model.demo.training.world import (
+    COLORS,
+    OBJECTS,
+    OPPOSITE,
+    SHAPES,
+    SIDE,
+    SIDES,
+    Place,
+    Placed,
+    Scene,
+    Style,
+    Thing,
+)
 from model.inputs import prompts
 from model.placeholders import PLACEHOLDER
 from model.requests import Message
 
+PICTURE_TOKENS = (SIDE // 32) ** 2
 END_OF_TURN = "<|im_end|>"
 
 
@@ -40,28 +49,121 @@ class Lesson:
     """One example.
 
     Attributes:
-        pieces: the sequence, with an `IMAGE_SLOT` in place of each picture in it.
-        pictures: the pictures in the sequence, at most `PICTURES`.
+        pieces: the sequence, with an `IMAGE_SLOT` in place of the source picture.
+        source: the input picture, or None.
         target: the picture to draw behind the sequence, or None.
-        freedom: what the words leave open in `target`.
-        keeps: whether `target` has the variant of the picture in the sequence. Otherwise the noise decides it.
-        story: whether the pictures in the sequence, from number `first` on, are the targets, each drawn in its place.
-        chained: whether all pictures of a story have the same variant.
-        first: the number of a story's input pictures.
     """
 
     pieces: tuple[Piece, ...]
-    pictures: tuple[tuple[Scene, Freedom], ...] = ()
+    source: Scene | None = None
     target: Scene | None = None
-    freedom: Freedom = Freedom()
-    keeps: bool = False
-    story: bool = False
-    chained: bool = False
-    first: int = 0
 
 
-PICTURES = 4
-"""Most pictures in a sequence."""
+class SceneMaker:
+    """A random generator of scenes. Scenes that are held out from training are never made."""
+
+    def __init__(self, random: Random, held_out: bool = False) -> None:
+        """held_out: make only scenes that are held out."""
+        self._random = random
+        self._held_out = held_out
+
+    def thing(self) -> Thing:
+        if self._random.random() < 0.68:
+            return Thing(self._random.choice(list(OBJECTS)))
+        return Thing(self._random.choice(SHAPES), self._random.choice(list(COLORS)))
+
+    def place(self) -> Place:
+        draw = self._random.random()
+        return "large" if draw < 0.5 else "small" if draw < 0.6 else self._random.choice(SIDES)
+
+    def scene(self, things: int) -> Scene:
+        """Make a scene with this number of things, 0 to 2, in the plain style."""
+        while True:
+            scene = self._any_scene(things)
+            if self.accepts(scene):
+                return scene
+
+    def accepts(self, scene: Scene) -> bool:
+        return scene.is_visible and scene.is_held_out == self._held_out
+
+    def _any_scene(self, things: int) -> Scene:
+        background = self._random.choice(list(COLORS))
+        if things == 0:
+            return Scene(background)
+        if things == 1:
+            return Scene(background, (Placed(self.thing(), self.place()),))
+        first, second, place = self.thing(), self.thing(), self._random.choice(SIDES)
+        while second.name == first.name:
+            second = self.thing()
+        return Scene(background, (Placed(first, place), Placed(second, OPPOSITE[place])))
+
+    def edited(self, kind: str, things: int | None = None) -> tuple[Scene, Scene]:
+        """Make a scene and the result of an edit of this kind. With `held_out` the result is held out.
+
+        Args:
+            things: the scene's number of things; None draws it at random.
+        """
+        while True:
+            before = self._any_scene(self._things_before(kind) if things is None else things)
+            if not before.is_visible or (before.is_held_out and not self._held_out):
+                continue
+            after = self._after(kind, before)
+            if after is not None and self.accepts(after):
+                return before, after
+
+    def _things_before(self, kind: str) -> int:
+        two = self._random.random() < 0.3
+        if kind == "add":
+            return 0 if self._random.random() < 0.12 else 1
+        if kind in ("move", "resize"):
+            return 1
+        return 2 if two or (kind == "remove" and self._random.random() < 0.6) else 1
+
+    def _after(self, kind: str, scene: Scene) -> Scene | None:
+        placed = list(scene.placed)
+        index = self._random.randrange(len(placed)) if placed else 0
+        match kind:
+            case "recolor":
+                if not placed[index].thing.color:
+                    return None
+                color = self._random.choice(list(COLORS))
+                if color == placed[index].thing.color:
+                    return None
+                placed[index] = Placed(Thing(placed[index].thing.name, color), placed[index].place)
+            case "background":
+                color = self._random.choice(list(COLORS))
+                return None if color == scene.background else scene.on(color)
+            case "replace":
+                new = self.thing()
+                if new.name in [each.thing.name for each in placed]:
+                    return None
+                placed[index] = Placed(new, placed[index].place)
+            case "move":
+                place: Place = self._random.choice((*SIDES, "small"))
+                if place == placed[0].place:
+                    return None
+                placed[0] = Placed(placed[0].thing, place)
+            case "resize":
+                if placed[0].place not in ("large", "small"):
+                    return None
+                placed[0] = Placed(placed[0].thing, "small" if placed[0].place == "large" else "large")
+            case "add":
+                new = self.thing()
+                if not placed:
+                    return scene.with_things(Placed(new, self._random.choice(SIDES)))
+                if new.name == placed[0].thing.name:
+                    return None
+                old = placed[0].place
+                # A thing in the centre moves to a side: to the left if the instruction does not say where.
+                where = second_place(old) if old in SIDES or self._random.random() < 0.5 else self._random.choice(SIDES)
+                placed = [Placed(placed[0].thing, OPPOSITE[where]), Placed(new, where)]
+            case "remove":
+                del placed[index]
+            case "grayscale":
+                return scene.styled("grayscale")
+            case "oil painting":
+                return scene.styled("oil painting")
+        return scene.with_things(*placed)
 
 
 class Teacher:
@@ -79,14 +181,13 @@ class Teacher:
         if self._random.random() < 0.1:
             return Lesson((Piece(prompts.unconditional_prompt()),), target=scene)
         wish = self._wish(scene)
-        return Lesson((Piece(prompts.generate_prompt(wish.prompt, think=False)),), target=scene, freedom=wish.freedom)
+        return Lesson((Piece(prompts.generate_prompt(wish.prompt, think=False)),), target=scene)
 
     def think(self) -> Lesson:
         """Make a lesson that draws a picture from words, with a plan that the model writes first."""
         scene = self._scene()
         wish = self._wish(scene)
-        pieces = self._planned(prompts.generate_prompt(wish.prompt, think=True), wish.plan)
-        return Lesson(pieces, target=scene, freedom=wish.freedom)
+        return Lesson(self._planned(prompts.generate_prompt(wish.prompt, think=True), wish.plan), target=scene)
 
     def edit(self, kinds: Sequence[str], things: int | None = None) -> Lesson:
         """Make a lesson that edits a picture. A few have no words, or neither words nor picture, for guidance."""
@@ -95,35 +196,13 @@ class Teacher:
         draw = self._random.random()
         if draw < 0.04:
             return Lesson((Piece(prompts.unconditional_prompt()),), target=target)
-        freedom, pictures = kept_freedom(source, target), ((source, Freedom()),)
         if draw < 0.12:
-            return Lesson((Piece(prompts.images_prompt(1)),), pictures, target, freedom, keeps=True)
+            return Lesson((Piece(prompts.images_prompt(1)),), source, target)
         edit = self._editor.edit(kind, source, target)
-        think = self._random.random() < 0.12
-        prompt = prompts.edit_prompt(edit.instruction, 1, think=think)
-        pieces = self._planned(prompt, edit.plan) if think else (Piece(prompt),)
-        return Lesson(pieces, pictures, target, freedom, keeps=True)
-
-    def story(self) -> Lesson:
-        """Make a lesson with an answer of texts and pictures. A few have no words, for guidance."""
-        story = Storyteller(self._random, self._scenes).tell()
-        first = 0 if story.source is None else 1
-        shown = [(page.scene, page.freedom) for page in story.pages]
-        if story.source is not None:
-            shown.insert(0, (story.source, Freedom()))
-        form: dict[str, Any] = {"story": True, "chained": story.chained, "first": first}
-        if self._random.random() < 0.1:
-            text = prompts.images_prompt(first).removesuffix("<img>") + prompts.IMAGE_SLOT * (len(shown) - first)
-            return Lesson((Piece(text),), tuple(shown), **form)
-        pieces = [Piece(prompts.chat_ml(prompts.place_images([Message("user", story.prompt)], first), story_message(), ""))]
-        think = self._random.random() < 0.4
-        pieces[0] = pieces[0] if think else Piece(pieces[0].text + NOT_THINKING)
-        for number, page in enumerate(story.pages):
-            opening = "<think>\n" if think and number == 0 else ""
-            pieces.append(Piece(opening + page.text + prompts.IMAGE_SLOT, learned=True))
-        closing = f"\n</think>\n\n{story.tagged_end}" if think else story.end
-        pieces.append(Piece(closing + END_OF_TURN, learned=True))
-        return Lesson(tuple(pieces), tuple(shown), **form)
+        if self._random.random() < 0.12:
+            pieces = self._planned(prompts.edit_prompt(edit.instruction, 1, think=True), edit.plan)
+            return Lesson(pieces, source, target)
+        return Lesson((Piece(prompts.edit_prompt(edit.instruction, 1, think=False)),), source, target)
 
     def describe(self, style: Style) -> Lesson:
         """Make a lesson with a question about a picture, and often a second question."""
@@ -139,10 +218,10 @@ class Teacher:
         return self._conversation([self._talker.talk() for _ in range(turns)], None)
 
     def _scene(self) -> Scene:
-        return self._scenes.scene(self._random.choices((0, 1, 2, SEVERAL), (2, 62, 22, 14))[0])
+        return self._scenes.scene(self._random.choices((0, 1, 2), (2, 74, 24))[0])
 
     def _wish(self, scene: Scene) -> Wish:
-        say_background = self._random.random() > 0.25
+        say_background = self._random.random() > 0.14
         say_colors = self._random.random() > 0.1
         return self._speaker.wish(scene, say_background=say_background, say_colors=say_colors)
 
@@ -158,7 +237,7 @@ class Teacher:
         Either all answers are learned, or only the last one. The earlier answers are then history, which the program
         tokenizes anew as a whole and in lower case.
         """
-        pictures, shown = (0, ()) if scene is None else (1, ((scene, Freedom()),))
+        pictures = 0 if scene is None else 1
         if len(turns) > 1 and self._random.random() < 0.5:
             said = [Message("user", turns[0][0])]
             for (_, answer), (question, _) in pairwise(turns):
@@ -169,14 +248,19 @@ class Teacher:
                 Piece(prompts.answer_prompt(said, pictures, "")),
                 Piece(turns[-1][1] + END_OF_TURN, learned=True),
             ]
-            return Lesson(tuple(pieces), shown)
+            return Lesson(tuple(pieces), scene)
         question, answer = turns[0]
         pieces = [Piece(prompts.answer_prompt([Message("user", question)], pictures, ""))]
         pieces.append(Piece(answer + END_OF_TURN, learned=True))
         for question, answer in turns[1:]:
             pieces.append(Piece("\n" + prompts.chat_ml([Message("user", question)], "", "")))
             pieces.append(Piece(answer + END_OF_TURN, learned=True))
-        return Lesson(tuple(pieces), shown)
+        return Lesson(tuple(pieces), scene)
+
+
+ONE_OF_TWO = ("recolor", "replace", "remove")
+"""Edits in which the network has to find the named thing among two."""
+EDIT_WEIGHTS = {"recolor": 16, "background": 20, "replace": 20, "move": 13, "resize": 5, "add": 14, "remove": 12}
 
 
 @dataclass(frozen=True)
@@ -199,78 +283,48 @@ class Course:
 
 
 GENERATING = (
-    Course("generate", 160, 300_000, lambda teacher: teacher.generate("plain")),
+    Course("generate", 176, 400_000, lambda teacher: teacher.generate("plain")),
     Course("generate grayscale", 12, 30_000, lambda teacher: teacher.generate("grayscale"), target_style="grayscale"),
-    Course("generate oil", 18, 30_000, lambda teacher: teacher.generate("oil painting"), target_style="oil painting"),
+    Course("generate oil", 20, 30_000, lambda teacher: teacher.generate("oil painting"), target_style="oil painting"),
 )
 """Courses from words to a picture."""
 WITH_PICTURES = (
-    Course("edit", 150, 300_000, lambda teacher: teacher.edit(EDITS)),
-    Course("edit one of two", 56, 150_000, lambda teacher: teacher.edit(ONE_OF_TWO, things=2)),
+    Course("edit", 184, 400_000, lambda teacher: teacher.edit(EDITS)),
+    Course("edit one of two", 64, 200_000, lambda teacher: teacher.edit(ONE_OF_TWO, things=2)),
     Course("edit grayscale", 8, 30_000, lambda teacher: teacher.edit(["grayscale"]), target_style="grayscale"),
-    Course("edit oil", 14, 30_000, lambda teacher: teacher.edit(["oil painting"]), target_style="oil painting"),
-    Course("think", 32, 150_000, lambda teacher: teacher.think()),
+    Course("edit oil", 16, 30_000, lambda teacher: teacher.edit(["oil painting"]), target_style="oil painting"),
+    Course("think", 32, 200_000, lambda teacher: teacher.think()),
 )
 """Courses from words, and perhaps a picture or a plan, to a picture."""
 ANSWERING = (
-    Course("describe", 52, 200_000, lambda teacher: teacher.describe("plain")),
-    Course("describe grayscale", 6, 30_000, lambda teacher: teacher.describe("grayscale"), source_style="grayscale"),
-    Course("describe oil", 6, 30_000, lambda teacher: teacher.describe("oil painting"), source_style="oil painting"),
-    Course("chat", 8, 40_000, lambda teacher: teacher.chat()),
+    Course("describe", 56, 300_000, lambda teacher: teacher.describe("plain")),
+    Course("describe grayscale", 4, 30_000, lambda teacher: teacher.describe("grayscale"), source_style="grayscale"),
+    Course("describe oil", 4, 30_000, lambda teacher: teacher.describe("oil painting"), source_style="oil painting"),
+    Course("chat", 12, 60_000, lambda teacher: teacher.chat()),
 )
 """Courses from words, and perhaps a picture, to words."""
-STORIES = (Course("story", 48, 120_000, lambda teacher: teacher.story()),)
-"""Courses from words to texts with pictures between them."""
 
-ALL_COURSES = (*GENERATING, *WITH_PICTURES, *ANSWERING, *STORIES)
+ALL_COURSES = (*GENERATING, *WITH_PICTURES, *ANSWERING)
 
 CHUNK = 5_000
 
 
 @dataclass(frozen=True)
 class Table:
-    """Encoded lessons, one per row. Each picture in a sequence is one token here; `lecture` expands it.
+    """Encoded lessons, one per row.
 
     Attributes:
         tokens: token ids, (N, length) int16, padded with zeros.
         learned: whether the model has to write each token, (N, length) bool.
         lengths: tokens before the padding, (N,) int16.
-        pictures: codes of the pictures in the sequence, (N, K, CODE_LENGTH) int16.
-        chained: whether all pictures in the sequence have the same variant, (N,) bool.
-        targets: codes of the pictures to draw, (N, K, CODE_LENGTH) int16.
-        keeps: whether each of them has the variant of the first picture in the sequence, (N, K) bool.
-        cuts: number of tokens that each of them sees, (N, K) int16.
-        drawn: number of pictures to draw, (N,) int16.
+        source, target: scene codes, (N, 7) int16; zeros without a picture.
     """
 
     tokens: np.ndarray
     learned: np.ndarray
     lengths: np.ndarray
-    pictures: np.ndarray
-    chained: np.ndarray
-    targets: np.ndarray
-    keeps: np.ndarray
-    cuts: np.ndarray
-    drawn: np.ndarray
-
-    @staticmethod
-    def empty(count: int, length: int) -> "Table":
-        return Table(
-            np.zeros((count, length), dtype=np.int16),
-            np.zeros((count, length), dtype=bool),
-            np.zeros(count, dtype=np.int16),
-            np.zeros((count, PICTURES, CODE_LENGTH), dtype=np.int16),
-            np.zeros(count, dtype=bool),
-            np.zeros((count, PICTURES, CODE_LENGTH), dtype=np.int16),
-            np.zeros((count, PICTURES), dtype=bool),
-            np.zeros((count, PICTURES), dtype=np.int16),
-            np.zeros(count, dtype=np.int16),
-        )
-
-    @staticmethod
-    def joined(tables: Sequence["Table"]) -> "Table":
-        names = [field.name for field in fields(Table)]
-        return Table(**{name: np.concatenate([getattr(table, name) for table in tables]) for name in names})
+    source: np.ndarray
+    target: np.ndarray
 
 
 def chunk(course: Course, number: int) -> list[Lesson]:
@@ -279,49 +333,37 @@ def chunk(course: Course, number: int) -> list[Lesson]:
     return [course.make(teacher) for _ in range(CHUNK)]
 
 
-def encode_lessons(
-    lessons: Sequence[Lesson], tokenizer: Tokenizer, length: int, expanded: int, picture_tokens: int
-) -> Table:
-    """Tokenize lessons. A lesson that is too long is replaced by the last one that fits.
-
-    Args:
-        length: most tokens, with one token for each picture.
-        expanded: most tokens, with `picture_tokens` tokens for each picture.
-    """
+def encode_lessons(lessons: Sequence[Lesson], tokenizer: Tokenizer, length: int) -> Table:
+    """Tokenize lessons. A lesson longer than `length` is replaced by the last one that fits."""
     encoded = list(_token_rows(lessons, tokenizer))
-    (context,) = tokenizer.encode("<IMG_CONTEXT>", add_special_tokens=False).ids
-    table = Table.empty(len(lessons), length)
+    count = len(lessons)
+    table = Table(
+        np.zeros((count, length), dtype=np.int16),
+        np.zeros((count, length), dtype=bool),
+        np.zeros(count, dtype=np.int16),
+        np.zeros((count, 7), dtype=np.int16),
+        np.zeros((count, 7), dtype=np.int16),
+    )
     fitting = 0
     for row, (ids, _) in enumerate(encoded):
-        long = len(ids) + ids.count(context) * (picture_tokens - 1)
-        fitting = row if len(ids) <= length and long <= expanded else fitting
+        fitting = row if len(ids) <= length else fitting
         ids, learned = encoded[fitting]
         lesson = lessons[fitting]
         table.tokens[row, : len(ids)] = ids
         table.learned[row, : len(ids)] = learned
         table.lengths[row] = len(ids)
-        table.chained[row] = lesson.chained
-        for number, (scene, freedom) in enumerate(lesson.pictures):
-            table.pictures[row, number] = scene_code(scene, freedom)
+        if lesson.source:
+            table.source[row] = scene_code(lesson.source)
         if lesson.target:
-            table.targets[row, 0] = scene_code(lesson.target, lesson.freedom)
-            table.keeps[row, 0], table.cuts[row, 0], table.drawn[row] = lesson.keeps, len(ids), 1
-        elif lesson.story:
-            places = [place for place, token in enumerate(ids) if token == context][lesson.first :]
-            count = table.drawn[row] = len(places)
-            table.targets[row, :count] = table.pictures[row, lesson.first : lesson.first + count]
-            table.cuts[row, :count] = places
-            table.keeps[row, :count] = lesson.chained
-            table.keeps[row, 0] &= lesson.first > 0
+            table.target[row] = scene_code(lesson.target)
     return table
 
 
 def _token_rows(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[bool]]]:
     """Yield the token ids of each lesson, and whether each is learned."""
     cased = with_capitals(tokenizer)
-    (context,) = tokenizer.encode("<IMG_CONTEXT>", add_special_tokens=False).ids
-    (end,) = tokenizer.encode("</img>", add_special_tokens=False).ids
-    plain = [(text, piece) for lesson in lessons for piece in lesson.pieces for text in _between_pictures(piece.text)]
+    context = tokenizer.encode("<IMG_CONTEXT>", add_special_tokens=False).ids * PICTURE_TOKENS
+    plain = [(text, piece) for lesson in lessons for piece in lesson.pieces for text in _around_picture(piece.text)]
     read = tokenizer.encode_batch([text for text, piece in plain if not piece.learned], add_special_tokens=False)
     written = cased.encode_batch([text for text, piece in plain if piece.learned], add_special_tokens=False)
     reading, writing = iter(read), iter(written)
@@ -329,30 +371,15 @@ def _token_rows(lessons: Sequence[Lesson], tokenizer: Tokenizer) -> Iterator[tup
         ids: list[int] = []
         learned: list[bool] = []
         for piece in lesson.pieces:
-            for number, _ in enumerate(_between_pictures(piece.text)):
-                if number:
-                    ids += [context, end]
-                    learned += [False, False]
-                part = next(writing if piece.learned else reading).ids
+            for number, _ in enumerate(_around_picture(piece.text)):
+                part = list(next(writing if piece.learned else reading).ids)
+                part = context + part if number else part
                 ids += part
                 learned += [piece.learned] * len(part)
         yield ids, learned
 
 
-def _between_pictures(text: str) -> list[str]:
-    """Split a text at its pictures, with `<img>` before each gap."""
-    *before, last = text.split(prompts.IMAGE_SLOT)
-    return [*(part + "<img>" for part in before), last]
-
-
-def kept_freedom(source: Scene, target: Scene) -> Freedom:
-    """Return what an edit leaves as it is in the picture before. The rest becomes the plainest variant."""
-    before, after = layout_of(source), layout_of(target)
-    return Freedom(size=before == "large" or after != "large", place=SHIFTING[after] <= SHIFTING[before])
-
-
-def kept_variant(source: Scene, target: Scene, variant: Variant) -> Variant:
-    """Return the variant of an edit's result, given that of the picture before."""
-    freedom = kept_freedom(source, target)
-    kept = variant if freedom.size else replace(variant, size=0)
-    return kept if freedom.place else replace(kept, down=0, across=0)
+def _around_picture(text: str) -> list[str]:
+    """Split a text at its picture, with `<img>` and `</img>` around the gap; return it whole without a picture."""
+    before, *after = text.split(prompts.IMAGE_SLOT)
+    return [before + "<img>", "</img>" + after[0]] if after else [before]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from model.demo.training.variety import Freedom
 from model.demo.training.world import OPPOSITE, Place, Placed, Scene, Thing
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -22,6 +21,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "cake": ("birthday cake",),
     "ice cream": ("ice cream cone",),
     "mushroom": ("toadstool",),
+    "cherry": ("cherries", "pair of cherries"),
     "pizza": ("slice of pizza",),
     "fire": ("flame",),
     "moon": ("crescent moon",),
@@ -37,8 +37,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "diamond": ("rhombus",),
     "cross": ("plus", "plus sign"),
 }
-PLURALS = {"fish": "fish", "snowman": "snowmen"}
-NUMBERS = ("no", "one", "two", "three")
 UNCOUNTED = ("fire", "pizza")
 """Things that are also named without an article."""
 GRAY = ("gray", "grey")
@@ -82,24 +80,9 @@ def article(words: str) -> str:
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def plural(noun: str) -> str:
-    if noun in PLURALS:
-        return PLURALS[noun]
-    if noun.endswith("y") and noun[-2] not in "aeiou":
-        return noun[:-1] + "ies"
-    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
-
-
 def name(thing: Thing) -> str:
     """Return the model's own name of a thing: `red circle`, `cat`."""
     return f"{thing.color} {thing.name}" if thing.color else thing.name
-
-
-def several(placed: Placed, color: bool = True) -> str:
-    """Return the model's own name of two or three of a thing: `two red circles`, `three cats`."""
-    noun = plural(placed.thing.name)
-    noun = f"{placed.thing.color} {noun}" if color and placed.thing.color else noun
-    return f"{NUMBERS[placed.count]} {noun}"
 
 
 def listed(things: Sequence[str]) -> str:
@@ -127,9 +110,6 @@ def described(scene: Scene) -> str:
     placed = in_reading_order(scene.placed)
     said = []
     for each in placed:
-        if each.count > 1:
-            said.append(several(each, color=not gray))
-            continue
         words = each.thing.name if gray else name(each.thing)
         words = article(f"small {words}" if each.place == "small" else words)
         said.append(words if each.place in ("large", "small") else f"{words} {ON_SIDE[each.place][0]}")
@@ -147,11 +127,10 @@ def in_reading_order(placed: Sequence[Placed]) -> list[Placed]:
 
 @dataclass(frozen=True)
 class Wish:
-    """A prompt for a scene, the plan that the model writes for it, and what the prompt leaves open."""
+    """A prompt for a scene, and the plan that the model writes for it."""
 
     prompt: str
     plan: str
-    freedom: Freedom = Freedom()
 
 
 class Speaker:
@@ -188,21 +167,6 @@ class Speaker:
             return text
         return text if self._chance(0.06) else f"the {text}" if self._chance(0.04) else article(text)
 
-    def counted(self, placed: Placed, *, say_color: bool = True, say_size: bool = False) -> str:
-        """Name two or three of a thing, for example `two cute red circles`."""
-        thing, count = placed.thing, placed.count
-        nouns = [noun for noun in SYNONYMS.get(thing.name, ()) if " " not in noun and noun[-1] != "s" and "-" not in noun]
-        words = [plural(self._one(nouns) if nouns and self._chance(0.15) else thing.name)]
-        if thing.color and say_color:
-            words.insert(0, self.color(thing.color))
-        if say_size:
-            words.insert(0, self._one((*SMALL, *LARGE)))
-        if self._chance(0.1):
-            words.insert(0, self._one(ADJECTIVES))
-        # Without a number, words such as `cats` mean two.
-        numbers = ("two", "two", "two", "2", "a pair of", "a couple of", "") if count == 2 else ("three", "three", "3")
-        return " ".join(word for word in (self._one(numbers), *words) if word)
-
     def background(self, color: str) -> str:
         """Return words about the background that follow a subject, with the space or comma before them."""
         color = self.color(color)
@@ -223,18 +187,16 @@ class Speaker:
 
     def wish(self, scene: Scene, *, say_background: bool = True, say_colors: bool = True) -> Wish:
         """Ask for a scene. The prompt may leave the background or the shapes' colours open."""
+        text, plan = self._things(scene.placed, say_colors)
         if not scene.placed:
-            text = f"an empty {self.color(scene.background)} background"
-            return Wish(self._spoken(scene, text, SAID_NOTHING), self._plan(scene, text), Freedom())
-        large, centred = self._chance(0.1), self._chance(0.1)
-        text, plan = self._things(scene.placed, say_colors, large, centred)
+            text = plan = f"an empty {self.color(scene.background)} background"
+            return Wish(self._spoken(scene, text, SAID_NOTHING), self._plan(scene, plan))
         if say_background:
             text += self.background(scene.background)
             on_side = scene.placed[-1].place not in ("large", "small")
             a_background = article(f"{scene.background} background")
             plan += f", on {a_background}" if on_side else f" on {a_background}"
-        freedom = Freedom(not say_background, not say_colors, size=not large, place=not centred)
-        return Wish(self._spoken(scene, text, SAID_NOTHING), self._plan(scene, plan), freedom)
+        return Wish(self._spoken(scene, text, SAID_NOTHING), self._plan(scene, plan))
 
     def _plan(self, scene: Scene, plan: str) -> str:
         manner = {"plain": "", "grayscale": " in black and white", "oil painting": " as an oil painting"}[scene.style]
@@ -256,25 +218,23 @@ class Speaker:
         letters = "abcdefghijklmnopqrstuvwxyz"
         return "".join(self._random.choice(letters) for _ in range(self._random.randint(3, 6)))
 
-    def _things(self, placed: Sequence[Placed], say_colors: bool, large: bool, centred: bool) -> tuple[str, str]:
-        """Name the things of a scene, for the prompt and for the plan.
-
-        Args:
-            large, centred: whether to say so about one thing about the centre.
-        """
-        one = placed[0]
-        if one.count > 1:
-            text = self.counted(one, say_color=say_colors, say_size=large)
-            if centred:
-                text += " " + self._one(ON_SIDE["large"])
-            return text, several(one, color=say_colors)
+    def _things(self, placed: Sequence[Placed], say_colors: bool) -> tuple[str, str]:
+        """Name the things of a scene, for the prompt and for the plan."""
+        if not placed:
+            return "", ""
         said = [article(name(each.thing) if say_colors else each.thing.name) for each in placed]
         if len(placed) == 1:
-            text = self.subject(one, say_color=say_colors, say_size=large and one.place == "large")
-            if one.place in ("large", "small"):
-                if centred:
+            one = placed[0]
+            if one.place == "large":
+                text = self.subject(one, say_color=say_colors, say_size=self._chance(0.1))
+                if self._chance(0.08):
                     text += " " + self._one(ON_SIDE["large"])
-                return text, said[0] if one.place == "large" else article("small " + said[0].split(" ", 1)[1])
+                return text, said[0]
+            text = self.subject(one, say_color=say_colors, say_size=one.place == "small" or self._chance(0.1))
+            if one.place == "small":
+                if self._chance(0.2):
+                    text += " " + self._one(ON_SIDE["small"])
+                return text, article("small " + said[0].split(" ", 1)[1])
             return f"{text} {self._one(ON_SIDE[one.place])}", f"{said[0]} {ON_SIDE[one.place][0]}"
         first, second = (self.subject(each, say_color=say_colors) for each in placed)
         plan = listed(
@@ -287,7 +247,6 @@ class Speaker:
                 ways += [
                     f"{first} and {second}",
                     f"{first} next to {second}",
-                    f"{first} and {second} side by side",
                     f"{first} to the left of {second}",
                     f"{first} left of {second}",
                     f"{first} beside {second}",
@@ -333,10 +292,9 @@ class Editor(Speaker):
 
     def _the(self, thing: Thing, scene: Scene) -> str:
         """Refer to a thing of a scene."""
-        counts = {each.thing: each.count for each in scene.placed}
         if len(scene.placed) == 1 and self._chance(0.25):
-            return "it" if counts[thing] == 1 else "them"
-        words = self.noun(thing) if counts.get(thing, 1) == 1 else plural(thing.name)
+            return "it"
+        words = self.noun(thing)
         if thing.color and self._chance(0.4):
             words = f"{self.color(thing.color)} {words}"
         return f"the {words}"
@@ -372,8 +330,7 @@ class Editor(Speaker):
         ]
         if the != "it":
             ways.append(f"change {the} to {color}")
-        noun = old.thing.name if old.count == 1 else plural(old.thing.name)
-        return ways, f"make the {noun} {new.thing.color} and keep the rest"
+        return ways, f"make the {old.thing.name} {new.thing.color} and keep the rest"
 
     def _background(self, scene: Scene, target: Scene) -> tuple[list[str], str]:
         new = self.color(target.background)
@@ -433,7 +390,7 @@ class Editor(Speaker):
         gone = next(each for each in scene.placed if each not in target.placed)
         the = self._the(gone.thing, scene)
         ways = [f"remove {the}", f"delete {the}", f"erase {the}", f"take {the} away", f"get rid of {the}"]
-        plan = f"remove the {name(gone.thing) if gone.count == 1 else several(gone)}"
+        plan = f"remove the {name(gone.thing)}"
         return ways, f"{plan} and keep {_kept(target.placed)}" if target.placed else plan
 
     def _grayscale(self, scene: Scene, target: Scene) -> tuple[list[str], str]:
@@ -473,8 +430,7 @@ def _changed(scene: Scene, target: Scene) -> tuple[Placed, Placed]:
 
 
 def _kept(placed: Sequence[Placed]) -> str:
-    names = [name(each.thing) if each.count == 1 else several(each) for each in in_reading_order(placed)]
-    return listed([f"the {each}" for each in names])
+    return listed([f"the {name(each.thing)}" for each in in_reading_order(placed)])
 
 
 def _without_preposition(where: str) -> str:
@@ -501,10 +457,6 @@ DESCRIBE = (
 )
 
 
-COUNTS = ("There is nothing.", "There is one.", "There are two.", "There are three.")
-"""Answers to how many things there are."""
-
-
 class Inquirer(Speaker):
     """A random generator of questions about pictures, with their answers."""
 
@@ -516,9 +468,7 @@ class Inquirer(Speaker):
         """
         asked = [self._describe(scene), self._count(scene), self._is_there(scene, other)]
         if scene.placed:
-            asked += [self._kind(scene)]
-            if scene.placed[0].count == 1:
-                asked += [self._where(scene)]
+            asked += [self._where(scene), self._kind(scene)]
             if scene.style != "grayscale" and any(each.thing.color for each in scene.placed):
                 asked += [self._color(scene)]
         if scene.style != "grayscale":
@@ -542,12 +492,7 @@ class Inquirer(Speaker):
         return self._one(ways), f"The background is {scene.background}."
 
     def _color(self, scene: Scene) -> tuple[str, str]:
-        one = self._random.choice([each for each in scene.placed if each.thing.color])
-        thing = one.thing
-        if one.count > 1:
-            noun = plural(thing.name)
-            ways = (f"what color are the {noun}?", f"which color do the {noun} have?")
-            return self._one(ways), f"The {noun} are {thing.color}."
+        thing = self._random.choice([each.thing for each in scene.placed if each.thing.color])
         noun = self.noun(thing)
         ways = (
             f"what color is the {noun}?",
@@ -570,8 +515,6 @@ class Inquirer(Speaker):
             "thing": self._one(("object", "thing")),
         }
         what, kind = self._one(("what", "which")), asked[one.thing.kind]
-        if one.count > 1:
-            return f"{what} {plural(kind)} are these?", f"They are {plural(one.thing.name)}."
         if len(scene.placed) == 1:
             said = article(one.thing.name)
             ways = (f"{what} {kind} is this?", f"{what} {kind} is it?", f"{what} {kind} is in this picture?")
@@ -586,20 +529,13 @@ class Inquirer(Speaker):
             "how many objects are in the picture?",
             "how many objects do you see?",
         )
-        if scene.placed and self._chance(0.3):
-            one = self._random.choice(scene.placed)
-            nouns = plural(one.thing.name)
-            ways = (f"how many {nouns} are there?", f"how many {nouns} do you see?", f"how many {nouns} are in the picture?")
-            return self._one(ways), COUNTS[one.count]
-        return self._one(ways), COUNTS[sum(each.count for each in scene.placed)]
+        return self._one(ways), ("There is nothing.", "There is one.", "There are two.")[len(scene.placed)]
 
     def _is_there(self, scene: Scene, other: Thing) -> tuple[str, str]:
         thing = self._random.choice(scene.placed).thing if scene.placed and self._chance(0.5) else other
         there = any(each.thing.name == thing.name for each in scene.placed)
         a_thing = article(thing.name)
         ways = (f"is there {a_thing}?", f"is there {a_thing} in this picture?", f"can you see {a_thing}?")
-        if there and scene.placed[0].count > 1:
-            return self._one(ways), f"Yes, there are {several(scene.placed[0], color=False)}."
         return self._one(ways), f"Yes, there is {a_thing}." if there else f"No, there is no {thing.name}."
 
 

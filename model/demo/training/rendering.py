@@ -1,7 +1,7 @@
 """Rendering: the true pictures of scenes, composed of shape masks and object drawings on any device."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,141 +10,118 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from model.demo.training.layouts import GRIDS, SIDES, SLOTS, SQUARE, Grid, grid_tables, pixels, spot_table
-from model.demo.training.variety import Settled, Settler, Variant, scene_code, shaded_palette
-from model.demo.training.world import COLORS, OBJECTS, SHAPES, Scene, Style
-from model.network.flow import picture_to_tokens, tokens_to_picture
+from model.demo.training.world import COLORS, OBJECTS, PLACES, SHAPES, SIDE, Place, Scene
 
 ATLAS = Path(__file__).parent / "objects" / "objects.png"
 """The drawings of the objects in the order of OBJECTS: `ATLAS_COLUMNS` per row, each in a square of `ATLAS_CELL`
 pixels."""
 ATLAS_CELL, ATLAS_COLUMNS = 136, 8
 
-BOX = 6
-"""Side in tokens of the square that holds a thing's drawing, with the thing's centre in its middle."""
+LARGE, SMALL = 184, 104
+"""Longer side of a thing, in pixels."""
+CENTERS: dict[Place, tuple[int, int]] = {
+    "large": (128, 128),
+    "small": (128, 128),
+    "left": (64, 128),
+    "right": (192, 128),
+    "top": (128, 64),
+    "bottom": (128, 192),
+}
+"""(x, y) of a thing's centre. They are whole tokens of 32 pixels apart, so a small thing has the same pixels in each of
+its tokens at every place."""
 
 SUPERSAMPLING = 8
 
+SceneCode = tuple[int, int, int, int, int, int, int]
+"""A scene as numbers: background, then thing, place and colour of the first and of the second thing. Thing 0 means no
+thing."""
+
+
+def scene_code(scene: Scene) -> SceneCode:
+    """Return a scene's code for `Stage.render`. The code does not contain the style."""
+    names = ("", *SHAPES, *OBJECTS)
+    colors = list(COLORS)
+    code = [colors.index(scene.background)]
+    for each in scene.placed:
+        color = colors.index(each.thing.color) if each.thing.color else 0
+        code += [names.index(each.thing.name), PLACES.index(each.place), color]
+    code += [0] * (7 - len(code))
+    return (code[0], code[1], code[2], code[3], code[4], code[5], code[6])
+
 
 class Stage:
-    """A renderer of scenes in batches, for pictures of some sizes, on one device.
+    """A renderer of scenes in batches, on one device. It has a sprite for each thing and place."""
 
-    It has a drawing of each thing in each size, cut into tokens. A picture's tokens are gathered from them.
-    """
-
-    def __init__(self, device: torch.device, grids: Sequence[Grid] = GRIDS) -> None:
-        self.grids, self.device = tuple(grids), device
-        rows, columns, self.length = grid_tables(self.grids)
-        self._rows, self._columns = (torch.from_numpy(each).to(device) for each in (rows, columns))
-        self._bank = torch.from_numpy(_token_bank()).to(device)  # objects' colors are premultiplied by alpha
+    def __init__(self, device: torch.device) -> None:
+        count = 1 + len(SHAPES) + len(OBJECTS)
+        alpha = np.zeros((count, len(PLACES), SIDE, SIDE), dtype=np.uint8)
+        color = np.zeros((1 + len(OBJECTS), len(PLACES), 3, SIDE, SIDE), dtype=np.uint8)
+        for place_index, place in enumerate(PLACES):
+            side = LARGE if place == "large" else SMALL
+            for index, name in enumerate(SHAPES, start=1):
+                alpha[index, place_index] = _at(place, shape_mask(name, side))
+            for index, drawing in enumerate(object_drawings()):
+                sprite = np.array(_scaled(drawing, side))
+                for channel in range(3):
+                    color[1 + index, place_index, channel] = _at(place, sprite[..., channel])
+                alpha[1 + len(SHAPES) + index, place_index] = _at(place, sprite[..., 3])
+        self._alpha = torch.from_numpy(alpha).to(device)
+        self._color = torch.from_numpy(color).to(device)  # premultiplied by alpha
         self._palette = torch.tensor(list(COLORS.values()), dtype=torch.float32, device=device)
-        self._backgrounds = shaded_palette().to(device)
-        self._spots = torch.from_numpy(np.stack([spot_table(grid) for grid in self.grids])).long().to(device)
-        self._pixels = torch.tensor([pixels(grid) for grid in self.grids], device=device)
-        self.settler = Settler(device)
-        # Oil paintings are painted on a canvas with one more row and column than the largest picture has. Only the
-        # background is there, so the brush may reach beyond the picture's edge.
-        self._canvas = max(grid[0] for grid in self.grids) + 1, max(grid[1] for grid in self.grids) + 1
 
-    def tokens_of(self, grids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return row and column of each token (B, length), −1 for padding, and the numbers of tokens (B,)."""
-        rows = self._rows[grids]
-        return rows, self._columns[grids], (rows >= 0).sum(dim=1)
-
-    def render(self, codes: Tensor, settled: Settled, grids: Tensor, style: Style = "plain") -> Tensor:
-        """Render pictures as tokens, (B, length, 3·32²) channel-last, float32 in −1..1.
-
-        Args:
-            codes: scene codes (B, CODE_LENGTH) int64.
-            settled: the choices that were made for them.
-            grids: index in `grids` of each picture's size, (B,).
-        """
-        if style != "oil painting":
-            tokens = self._gathered(codes, settled, grids, self._rows[grids], self._columns[grids])
-            return (grayscale(tokens) if style == "grayscale" else tokens).permute(0, 1, 3, 4, 2).flatten(2)
-        height, width = self._canvas
-        numbers = torch.arange(height * width, device=codes.device).expand(len(codes), -1)
-        canvas = self._gathered(codes, settled, grids, numbers // width, numbers % width)
-        picture = tokens_to_picture(canvas.permute(0, 1, 3, 4, 2).flatten(2), height, width)
-        painted = picture_to_tokens(oil_painting(picture, self._pixels[grids]))
-        where = (self._rows[grids] * width + self._columns[grids]).clamp(min=0)
-        return painted.gather(1, where[..., None].expand(-1, -1, painted.shape[-1]))
-
-    def _gathered(self, codes: Tensor, settled: Settled, grids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the tokens (B, L, 3, 32, 32) at rows and columns (B, L) of the pictures."""
-        things = codes[:, [2, 4]]
-        pair = codes[:, 4] > 0
-        spots = self._spots[grids, settled.choice]
-        picture = self._backgrounds[settled.background, settled.shade][:, None, :, None, None]
-        for slot in range(SLOTS):
-            second = pair & (slot == 1)
-            thing = torch.where(second, things[:, 1], things[:, 0])[:, None]
-            color = torch.where(second, settled.colors[:, 1], settled.colors[:, 0])
-            size, y, x = (spots[:, slot, index, None] for index in range(3))
-            row, column = rows - y + BOX // 2, columns - x + BOX // 2
-            inside = (size >= 0) & (row >= 0) & (row < BOX) & (column >= 0) & (column < BOX)
-            number = ((thing * len(SIDES) + size) * BOX + row) * BOX + column
-            drawn = self._bank[torch.where(inside, number, 0)].float()
-            alpha = drawn[:, :, 3:] / 255
-            flat = self._palette[color][:, None, :, None, None] * alpha
-            is_shape = (thing <= len(SHAPES))[..., None, None, None]
-            picture = picture * (1 - alpha) + torch.where(is_shape, flat, drawn[:, :, :3])
+    def render(self, codes: Tensor) -> Tensor:
+        """Render scene codes (B, 7) int64 → pictures (B, 3, 256, 256), float32 in −1..1."""
+        picture = self._palette[codes[:, 0], :, None, None]
+        for first in (1, 4):
+            thing, place, shape_color = codes[:, first], codes[:, first + 1], codes[:, first + 2]
+            alpha = self._alpha[thing, place, None].float() / 255
+            drawing = self._color[(thing - len(SHAPES)).clamp(min=0), place].float()
+            is_shape = (thing <= len(SHAPES))[:, None, None, None]
+            flat = self._palette[shape_color, :, None, None] * alpha
+            picture = picture * (1 - alpha) + torch.where(is_shape, flat, drawing)
         return picture / 127.5 - 1
 
-    def picture(self, scene: Scene, variant: Variant | None = None, grid: Grid = SQUARE) -> Tensor:
-        """Return the true picture of a scene in its style, (1, 3, H, W) float32 in −1..1."""
-        device = self._palette.device
-        codes = torch.tensor([scene_code(scene)], device=device)
-        index = torch.tensor([self.grids.index(grid)], device=device)
-        tokens = self.render(codes, self.settler.chosen(codes, [variant or Variant()]), index, scene.style)
-        return tokens_to_picture(tokens[:, : grid[0] * grid[1]], *grid)
+    def picture(self, scene: Scene) -> Tensor:
+        """Return the true picture of a scene in its style, (1, 3, 256, 256) float32 in −1..1."""
+        codes = torch.tensor([scene_code(scene)], device=self._palette.device)
+        return STYLES[scene.style](self.render(codes))
 
 
-def _token_bank() -> np.ndarray:
-    """Return all drawings as tokens: (things · sizes · BOX², 4, 32, 32) uint8, the first ones empty."""
-    bank = np.zeros((1 + len(SHAPES) + len(OBJECTS), len(SIDES), 4, 32 * BOX, 32 * BOX), dtype=np.uint8)
-    drawings = object_drawings()
-    for size, side in enumerate(SIDES):
-        for index, name in enumerate(SHAPES, start=1):
-            bank[index, size, 3] = _centred(shape_mask(name, side))
-        for index, drawing in enumerate(drawings, start=1 + len(SHAPES)):
-            sprite = np.array(_scaled(drawing, side))
-            for channel in range(4):
-                bank[index, size, channel] = _centred(sprite[..., channel])
-    cut = bank.reshape(-1, 4, BOX, 32, BOX, 32).transpose(0, 2, 4, 1, 3, 5)
-    return np.ascontiguousarray(cut).reshape(-1, 4, 32, 32)
+def grayscale(pictures: Tensor) -> Tensor:
+    """Return the ITU-R BT.601 luma in all three channels: (B, 3, H, W) → same shape."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=pictures.device)[:, None, None]
+    return (pictures * weights).sum(dim=1, keepdim=True).expand_as(pictures)
 
 
-def grayscale(tokens: Tensor) -> Tensor:
-    """Return the ITU-R BT.601 luma in all three channels: (B, L, 3, 32, 32) → same shape."""
-    weights = torch.tensor([0.299, 0.587, 0.114], device=tokens.device)[:, None, None]
-    return (tokens * weights).sum(dim=2, keepdim=True).expand_as(tokens)
-
-
-def oil_painting(canvas: Tensor, sizes: Tensor) -> Tensor:
-    """Add wavy outlines, diagonal brush strokes and a darker rim: (B, 3, H, W) → same shape.
+def oil_painting(pictures: Tensor) -> Tensor:
+    """Add wavy outlines, diagonal brush strokes and a darker rim: (B, 3, 256, 256) → same shape.
 
     The texture is smooth and the same for every picture. A network does not learn a texture that is noisy or depends
     on the things in the picture.
-
-    Args:
-        sizes: (width, height) of the picture in the canvas's upper left corner, (B, 2).
     """
-    device, (height, width) = canvas.device, canvas.shape[-2:]
-    # The texture counts pixels from the upper left corner, in units of half a side of a 256×256 picture.
-    v, u = ((torch.arange(side, device=device) + 0.5) / 128 - 1 for side in (height, width))
-    y, x = torch.meshgrid(v, u, indexing="ij")
+    device = pictures.device
+    line = (torch.arange(SIDE, device=device) + 0.5) / SIDE * 2 - 1
+    y, x = torch.meshgrid(line, line, indexing="ij")
     waver = 0.022
-    bent_x, bent_y = x + waver * torch.sin(16 * y + 3 * x), y + waver * torch.sin(14 * x - 4 * y)
-    where = torch.stack([(bent_x + 1) * 256 / width - 1, (bent_y + 1) * 256 / height - 1], dim=-1)
-    bent = F.grid_sample(canvas, where.expand(len(canvas), -1, -1, -1), padding_mode="border", align_corners=False)
+    grid = torch.stack([x + waver * torch.sin(16 * y + 3 * x), y + waver * torch.sin(14 * x - 4 * y)], dim=-1)
+    bent = F.grid_sample(pictures, grid.expand(len(pictures), -1, -1, -1), padding_mode="border", align_corners=False)
     softened = F.avg_pool2d(F.pad(bent, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
     strokes = 0.09 * torch.sin(36 * (x + y) + 2 * torch.sin(6 * (x - y)))
-    across = (torch.arange(width, device=device) + 0.5) / sizes[:, 0, None] * 2 - 1
-    down = (torch.arange(height, device=device) + 0.5) / sizes[:, 1, None] * 2 - 1
-    rim = 0.45 * ((across.square()[:, None, None, :] + down.square()[:, None, :, None]) / 2).square()
+    rim = 0.45 * ((x.square() + y.square()) / 2).square()
     warm = torch.tensor([0.04, 0.0, -0.08], device=device)[:, None, None]
     return (softened * 0.9 + strokes - rim + warm).clamp(-1, 1)
+
+
+def plain(pictures: Tensor) -> Tensor:
+    """Return the pictures unchanged."""
+    return pictures
+
+
+STYLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "plain": plain,
+    "grayscale": grayscale,
+    "oil painting": oil_painting,
+}
 
 
 def object_drawings() -> list[Image.Image]:
@@ -216,10 +193,11 @@ def _scaled(drawing: Image.Image, side: int) -> Image.Image:
     return Image.fromarray(scaled, "RGBa")
 
 
-def _centred(values: np.ndarray) -> np.ndarray:
-    """Put a drawing's values (h, w) into the middle of an empty box."""
+def _at(place: Place, values: np.ndarray) -> np.ndarray:
+    """Put a sprite's values (h, w) into an empty picture, centred at the place."""
+    x, y = CENTERS[place]
     height, width = values.shape
-    top, left = 16 * BOX - height // 2, 16 * BOX - width // 2
-    box = np.zeros((32 * BOX, 32 * BOX), dtype=np.uint8)
-    box[top : top + height, left : left + width] = values
-    return box
+    left, top = x - width // 2, y - height // 2
+    picture = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    picture[top : top + height, left : left + width] = values
+    return picture

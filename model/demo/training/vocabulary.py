@@ -1,14 +1,12 @@
 """The demo's tokenizer: one token for each word of the lessons, bytes for all other words, in lower case."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from model.checkpoint.random_weights import SPECIAL_TOKENS, THINK_TOKENS
-from model.demo.training.stories import story_message
 from model.inputs.prompts import system_message
 
 
@@ -20,9 +18,13 @@ def build_tokenizer(texts: Iterable[str], least: int) -> Tokenizer:
     are short.
     """
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    added = (*SPECIAL_TOKENS, *THINK_TOKENS, system_message(), story_message())
+    added = (*SPECIAL_TOKENS, *THINK_TOKENS, system_message())
+    between = re.compile("|".join(map(re.escape, added)))
+    words = Counter(
+        word for text in texts for part in between.split(text) for word, _ in splitter.pre_tokenize_str(part)
+    )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    common = _common_words(texts, least, added)
+    common = sorted(word for word, count in words.items() if count >= least and len(word) > 1)
     vocabulary = {piece: number for number, piece in enumerate([*alphabet, *common])}
     # Without merges, an unknown word becomes bytes and never contains a known one: `sunglasses` has no token `sun`.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
@@ -33,31 +35,6 @@ def build_tokenizer(texts: Iterable[str], least: int) -> Tokenizer:
     plain = added[len(SPECIAL_TOKENS) :]
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
     return tokenizer
-
-
-def extended_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], least: int) -> Tokenizer:
-    """Return a tokenizer with more words and with the system message of stories. All earlier ids stay."""
-    contents = json.loads(tokenizer.to_str())
-    vocabulary: dict[str, int] = contents["model"]["vocab"]
-    # Added tokens without an entry here would be numbered after the words, so more words would move them.
-    vocabulary.update({token["content"]: token["id"] for token in contents["added_tokens"]})
-    known = [token["content"] for token in contents["added_tokens"]]
-    for word in [*_common_words(texts, least, (*known, story_message())), story_message()]:
-        vocabulary.setdefault(word, len(vocabulary))
-    if story_message() not in known:
-        token = {**contents["added_tokens"][-1], "id": vocabulary[story_message()], "content": story_message()}
-        contents["added_tokens"].append(token)
-    return Tokenizer.from_str(json.dumps(contents))
-
-
-def _common_words(texts: Iterable[str], least: int, added: Sequence[str]) -> list[str]:
-    """Return the words of several letters that the texts, without added tokens, contain at least `least` times."""
-    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    between = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))))
-    words = Counter(
-        word for text in texts for part in between.split(text) for word, _ in splitter.pre_tokenize_str(part)
-    )
-    return sorted(word for word, count in words.items() if count >= least and len(word) > 1)
 
 
 def with_capitals(tokenizer: Tokenizer) -> Tokenizer:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
+SIDE = 256
+"""Width and height of every picture, in pixels."""
+
 Place = Literal["large", "small", "left", "right", "top", "bottom"]
 Style = Literal["plain", "grayscale", "oil painting"]
 Kind = Literal["shape", "animal", "food", "thing"]
@@ -119,23 +122,15 @@ class Thing:
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing and its place: large or small about the centre, or small at one side.
-
-    Attributes:
-        count: how often the thing is there, 1 to 3. Several have the place `large`, and `layouts` arranges them.
-    """
+    """A thing and its place: large or small in the centre, or small at one side."""
 
     thing: Thing
     place: Place
-    count: int = 1
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The contents of a picture: a background, at most two things (two are at opposite sides), and a style.
-
-    A scene is what words say about a picture. `variety.Variant` is the rest: shade, size and exact place.
-    """
+    """The contents of a picture: a background, at most two things (two are at opposite sides), and a style."""
 
     background: str
     placed: tuple[Placed, ...] = ()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.demo.training.judging import is_like, judge_shapes, true_image
-from model.demo.training.scenes import SceneMaker
+from model.demo.training.lessons import SceneMaker
 from model.demo.training.phrases import EDITS
 from model.demo.training.rendering import Stage
 from model.demo.training.world import COLORS, PLACES, SHAPES, Placed, Scene, Thing

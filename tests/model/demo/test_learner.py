@@ -51,7 +51,7 @@ def test_queries_keys_and_values_are_separate_matrices() -> None:
 
 def test_every_weight_moves_against_its_gradient() -> None:
     model = network()
-    learner = Learner(model, learning_rate=1e-3)
+    learner = Learner(model, steps=10, learning_rate=1e-3)
     before = copy.deepcopy([*model.parameters()])
     generator = torch.Generator().manual_seed(1)
     gradients = [torch.randn(parameter.shape, generator=generator) for parameter in model.parameters()]
@@ -65,13 +65,13 @@ def test_every_weight_moves_against_its_gradient() -> None:
 
 def test_a_stopped_training_continues_as_if_it_had_not_stopped() -> None:
     whole, stopped, resumed = network(), network(), network()
-    through = Learner(whole, learning_rate=1e-3)
+    through = Learner(whole, steps=10, learning_rate=1e-3)
     for seed in range(4):
         take_step(through, whole, seed)
-    first = Learner(stopped, learning_rate=1e-3)
+    first = Learner(stopped, steps=10, learning_rate=1e-3)
     take_step(first, stopped, 0)
     take_step(first, stopped, 1)
-    second = Learner(resumed, learning_rate=1e-3)
+    second = Learner(resumed, steps=10, learning_rate=1e-3)
     second.restore(copy.deepcopy(first.state()))
     take_step(second, resumed, 2)
     take_step(second, resumed, 3)
