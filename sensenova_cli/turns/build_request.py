@@ -83,7 +83,7 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
         resolved = layers.resolve(recommended, task.settings, "request")
         text = TextSettings.part_of(resolved.settings)
         request = task.conversation.ask(task.question, task.images, text)
-        warnings = tuple(world_notices(task, recommended.world))
+        warnings = tuple(world_notices(task, recommended))
         return Turn(task, resolved.settings, resolved.origins, request, warnings)
     try:
         if isinstance(task, InterleaveTask):
@@ -97,7 +97,7 @@ def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommen
     resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
     seed, warnings = _choose_seed(task, resolved, resolved.settings.num_images)
     size, notices = _choose_size(task, resolved, recommended, resolve_size)
-    warnings += [*world_notices(task, recommended.world), *notices]
+    warnings += [*world_notices(task, recommended), *notices]
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
     image = ImageSettings.part_of(settings)
     _require_library(settings, layers)
@@ -115,7 +115,7 @@ def _build_interleave_turn(task: InterleaveTask, layers: Layers, recommended: Re
     resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
     seed, warnings = _choose_seed(task, resolved, resolved.settings.max_images)
     size, notices = _choose_size(task, resolved, recommended, resolve_interleave_size)
-    warnings += [*world_notices(task, recommended.world), *notices]
+    warnings += [*world_notices(task, recommended), *notices]
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
     _require_library(settings, layers)
     request = InterleaveRequest(

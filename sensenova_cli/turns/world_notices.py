@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from config.world import World
+from config.recommended import Recommended
 from model import DEMO_MODEL
-from sensenova_cli.turns.tasks import AnswerTask, PictureTask, Task
+from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask, Task
 
 SAMPLE_SIDE = 32
 """Pictures are reduced to this number of pixels a side before their border is compared."""
@@ -19,14 +19,17 @@ MOST_SHOWN = 40
 LIST_HINT = f"for a list of what it knows: sensenova info {DEMO_MODEL}"
 
 
-def world_notices(task: Task, world: World | None) -> list[str]:
+def world_notices(task: Task, recommended: Recommended) -> list[str]:
     """Return one notice if a task is outside of the model's world, else none.
 
     Args:
-        world: the things that the model can draw; None if it is not limited to them.
+        recommended: the recommendations of a small model list the things that it can draw. Other models have no limits.
     """
+    world = recommended.world
     if world is None:
         return []
+    if isinstance(task, InterleaveTask) and not recommended.interleave.settings:
+        return ["The demo has not learned to answer with pictures; the published models have: --model u1-8b"]
     is_edit = isinstance(task, PictureTask) and task.kind == "edit"
     images = task.images if isinstance(task, AnswerTask) else [each.image for each in task.inputs]
     if not all(map(has_plain_border, images)):

@@ -174,3 +174,8 @@ def test_pictures_say_that_the_demo_made_them(program: Program, home: Path) -> N
     assert json.loads(program("info", "--json", "cat.png").stdout)["model"] == "demo"
     assert program("generate", "--from", "cat.png", "-o", "again.png").code == 0
     assert (home / "again.png").read_bytes() == (home / "cat.png").read_bytes()
+
+
+def test_the_demo_says_that_it_has_not_learned_answers_with_pictures(program: Program) -> None:
+    outcome = program("interleave", "a picture book with a cat")
+    assert "note: The demo has not learned to answer with pictures" in outcome.stderr
