@@ -1,6 +1,7 @@
 """One case: a command with one fault, in a fork of this process, which has imported the program."""
 
 import base64
+import gc
 import hashlib
 import http.client
 import io
@@ -31,7 +32,7 @@ from model.events import Event, Picture
 from model.requests import EditRequest, GenerateRequest
 from tests.cli.fake_engine import FakeEngine
 from tests.faults.commands import COMMANDS, Command
-from tests.faults.file_calls import Fault, Shim
+from tests.faults.file_calls import SIGNALS, Fault, Shim
 
 SECONDS = 90.0
 """Time after which a case counts as a hang. A case takes about 0.1 s on a free machine."""
@@ -82,7 +83,13 @@ def import_program() -> None:
                 raise
     for name in NAMES:
         import_command(name)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    import_module("sensenova_cli.__main__")  # installs handlers
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     Image.init()
+    gc.collect()
+    gc.freeze()  # otherwise each fork looks at all these objects, and so copies their memory
 
 
 def write_template(folder: Path) -> None:
@@ -190,7 +197,7 @@ def _become_program(folder: Path, command: Command, fault: Fault | None) -> NoRe
         from sensenova_cli.__main__ import main
         from sensenova_cli.system.first_signals import exit_on_signals
 
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         exit_on_signals()
         shim.install()
