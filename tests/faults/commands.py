@@ -43,6 +43,8 @@ make it blue --seed 9
 /use 1
 /profile draft
 /chat hello
+/interleave a tale
+/chat and then?
 """
 
 COMMANDS = (
@@ -53,6 +55,9 @@ COMMANDS = (
     Command(("generate", "--from", "in.png", "--model", "checkpoint")),
     Command(("generate", "--prompt-file", "prompts.txt")),
     Command(("edit", "--image", "in.png", "make it red")),
+    Command(("edit", "in.png", "make it red", "--json")),
+    Command(("interleave", "a tale", "-o", "book/")),
+    Command(("interleave", "a tale", "--json", "--html", "tale.html")),
     Command(("describe", "in.png")),
     Command(("chat", "hello")),
     Command(("run", "--prompt", "a cat", "--output", "made")),
