@@ -72,9 +72,10 @@ class CommandGroup(TyperGroup):
 
 
 def _help(context: Any) -> str:
+    from sensenova_cli.inputs.options import is_usual
     from sensenova_cli.render.help import help_text
 
-    return help_text(context)
+    return help_text(context, is_usual)
 
 
 class Program(CommandGroup):

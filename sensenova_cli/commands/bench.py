@@ -101,7 +101,8 @@ def bench(
     sizes = parse_sizes(size)
     settings = flags.layers().load
     from sensenova_cli.render.turn_view import TurnView
-    from sensenova_cli.turns.model_source import find_published, find_weights, model_name
+    from sensenova_cli.turns.downloads import find_published
+    from sensenova_cli.turns.model_source import find_weights, model_name
 
     if settings.is_remote:
         typed = " ".join(parts or ()) or ("--load-format dummy" if load_format != "auto" else "")

@@ -71,6 +71,6 @@ def _find(settings: "LoadSettings", find_weights: Callable[[], Path]) -> tuple[s
     shape = short_name(model)
     if shape is None:
         return model, find_weights()
-    from sensenova_cli.turns.model_source import find_published
+    from sensenova_cli.turns.downloads import find_published
 
     return shape, find_published(model) or shape

@@ -137,11 +137,11 @@ def _declarations(names: Collection[str], defaults: Mapping[str, Any]) -> Declar
     return {**SERVE, **DECLARATIONS, **own}
 
 
-def is_rare(name: str) -> bool:
-    """Return whether only `--help-all` shows the option with this parameter name."""
+def is_usual(name: str) -> bool:
+    """Return whether `--help` shows the option with this parameter name; `--help-all` shows all of them."""
     setting = name.removeprefix(off_option(""))
     is_known = setting in DECLARATIONS or setting in SERVE or name in _EXTRA
-    return is_known and name not in (*USUAL_OPTIONS, HELP_ALL)
+    return not is_known or name in (*USUAL_OPTIONS, HELP_ALL)
 
 
 def _parameters(names: Iterable[str], declarations: Declarations) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
@@ -234,7 +234,7 @@ def _show_all_help(context: typer.Context, wanted: bool) -> None:
     if wanted:
         from sensenova_cli.render.help import help_text
 
-        typer.echo(help_text(context, shows_rare=True))
+        typer.echo(help_text(context))
         raise typer.Exit
 
 

@@ -7,7 +7,7 @@ import inspect
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ GENERAL = "General"
 HELP_FLAG = "--help"
 
 
-def help_text(context: typer.Context, *, shows_rare: bool = False) -> str:
+def help_text(context: typer.Context, is_shown: Callable[[str], bool] = lambda name: True) -> str:
     """Return the help of a context's command.
 
     Args:
-        shows_rare: also show the options that few people use.
+        is_shown: returns whether to show the option with this parameter name.
     """
     command: Any = context.command
     width = min(shutil.get_terminal_size().columns, MAX_WIDTH)
@@ -40,7 +40,7 @@ def help_text(context: typer.Context, *, shows_rare: bool = False) -> str:
         lines += ["", _heading("Commands"), *_rows(rows, width)]
     defaults = defaults_in_use(_checkpoint, _typed_model(context))
     notes = _Notes(defaults, getattr(command.callback, "own_defaults", {}))
-    for heading, parameters in _panels(command, context, shows_rare).items():
+    for heading, parameters in _panels(command, context, is_shown).items():
         rows = [(_names(each), _meaning(each, notes)) for each in parameters]
         lines += ["", _heading(heading), *_rows(rows, width)]
     if notes.used:
@@ -104,14 +104,12 @@ def _description(text: str, width: int) -> Iterator[str]:
             yield from _wrapped(" ".join((first, *rest)), width)
 
 
-def _panels(command: Any, context: typer.Context, shows_rare: bool) -> dict[str, list[Any]]:
+def _panels(command: Any, context: typer.Context, is_shown: Callable[[str], bool]) -> dict[str, list[Any]]:
     """Return the shown parameters by heading, in the order in which the command declares them."""
-    from sensenova_cli.inputs.options import is_rare
-
     panels: dict[str, list[Any]] = {}
     own_heading = GENERAL if hasattr(command, "commands") else "Input"
     for parameter in command.get_params(context):
-        if not getattr(parameter, "hidden", False) and (shows_rare or not is_rare(parameter.name)):
+        if not getattr(parameter, "hidden", False) and is_shown(parameter.name):
             heading = getattr(parameter, "rich_help_panel", None) or own_heading
             panels.setdefault(GENERAL if HELP_FLAG in parameter.opts else heading, []).append(parameter)
     general = panels.pop(GENERAL)

@@ -1,11 +1,13 @@
-"""Consent to large downloads: on a terminal the user is asked, elsewhere the setting `yes` is needed."""
+"""Downloads of models: whether one is needed, and consent to it. On a terminal the user is asked, elsewhere the setting
+`yes` is needed."""
 
 import sys
+from pathlib import Path
 
 from config.errors import SenseNovaError
 from config.mentions import mention
 from config.settings import LoadSettings
-from model import CheckpointError, DownloadPlan, find_checkpoint, is_hub_id
+from model import CheckpointError, DownloadPlan, find_checkpoint, is_hub_id, local_checkpoint
 from sensenova_cli.render.progress import format_bytes
 from sensenova_cli.system.unicode import printable
 
@@ -67,8 +69,6 @@ def ask_before_session(settings: LoadSettings) -> LoadSettings:
     Raises:
         CheckpointError: the user does not agree.
     """
-    from sensenova_cli.turns.model_source import find_published
-
     model = settings.model
     if settings.is_remote or settings.yes or model is None or not is_hub_id(model) or not can_ask():
         return settings
@@ -86,3 +86,9 @@ def ask_before_session(settings: LoadSettings) -> LoadSettings:
     except SenseNovaError:
         pass
     return settings
+
+
+def find_published(model: str) -> Path | None:
+    """Return the folder of a published model if its weights are on this machine, else None."""
+    folder = local_checkpoint(model)
+    return folder if folder is not None and any(folder.glob("*.safetensors")) else None

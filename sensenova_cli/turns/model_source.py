@@ -18,7 +18,6 @@ from model import (
     Engine,
     Request,
     find_checkpoint,
-    local_checkpoint,
     process_timings,
     read_card,
 )
@@ -134,12 +133,6 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
             on_plan=progress.on_plan,
             on_progress=lambda done, total: progress.show("downloading", done, total),
         )
-
-
-def find_published(model: str) -> Path | None:
-    """Return the folder of a published model if its weights are on this machine, else None."""
-    folder = local_checkpoint(model)
-    return folder if folder is not None and any(folder.glob("*.safetensors")) else None
 
 
 def show_demo_notice(settings: LoadSettings, view: TurnView) -> None:
