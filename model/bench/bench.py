@@ -108,7 +108,8 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
                 elif work == "interleave":
                     recommended = read_recommended(plan.model) if isinstance(plan.model, Path) else Recommended()
                     for size in plan.sizes or recommended.interleave.trained_sizes[:1]:
-                        yield from bench_interleave(backend, plan.settings, size, plan.steps, plan.tokens, ceilings)
+                        settings = plan.settings.model_copy(update={"dtype": _dtype(plan, device)})
+                        yield from bench_interleave(backend, settings, size, plan.steps, plan.tokens, ceilings)
             del network, backend
         if "load" in plan.works:
             if isinstance(plan.model, Path):

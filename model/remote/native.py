@@ -13,6 +13,7 @@ from config.errors import SenseNovaError, SettingsError
 from config.recommended import InterleaveRecommended, Recommended
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings
 from config.sizes import parse_size
+from config.world import World
 from model.checkpoint.card import Card
 from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras
 from model.engine import Engine
@@ -357,7 +358,7 @@ def card_of(settings: LoadSettings, info: Mapping[str, Any], url: str) -> Card:
 
 
 def _recommended(info: Mapping[str, Any]) -> Recommended:
-    """Read the recommendations of a server's model. An older server sends none for interleaved answers."""
+    """Read the recommendations of a server's model. An older server sends none for interleaved answers, and no world."""
 
     def fields(section: Mapping[str, Any]) -> dict[str, Any]:
         sizes = tuple(size for text in section["trained_sizes"] if (size := parse_size(text)) is not None)
@@ -365,7 +366,9 @@ def _recommended(info: Mapping[str, Any]) -> Recommended:
 
     interleave = info.get("interleave")
     own = InterleaveRecommended() if interleave is None else InterleaveRecommended(**fields(interleave))
-    return Recommended(**fields(info), interleave=own)
+    world = info.get("world")
+    known = World.model_validate(world) if world is not None else None
+    return Recommended(**fields(info), interleave=own, world=known)
 
 
 def _served(info: Mapping[str, Any]) -> tuple[Any, ...]:

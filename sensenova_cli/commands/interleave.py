@@ -76,19 +76,20 @@ def interleave(
     on. It thinks first, in text and pictures, unless you give --no-think.
     --from FILE repeats an answer as far as this picture.
     """
-    # Imported here because these modules import Pillow, which `--help` does not need.
-    from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, refuse_stdin_twice
-    from sensenova_cli.inputs.replay import read_replay
 
     refuse_stdin_twice(prompt, flags.prompt, *flags.image)
     prompts = given_prompts(prompt, flags.prompt, None)
+    if not prompts and flags.replay_file is None:
+        raise UsageError("there is no prompt", 'for example: sensenova interleave "A picture book about a cat"')
+    # These modules import Pillow, which a missing prompt must not wait for.
+    from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
+    from sensenova_cli.inputs.replay import read_replay
+
     inputs = read_inputs(flags.image)
     replay = read_replay(flags.replay_file, "interleave") if flags.replay_file is not None else None
     if not prompts and replay is not None:
         prompts = [Prompt(replay.record.prompt)]
-    if not prompts:
-        raise UsageError("there is no prompt", 'for example: sensenova interleave "A picture book about a cat"')
     history: tuple[Message, ...] = ()
     earlier: tuple[InputImage, ...] = ()
     if replay is not None and (answer := replay.record.answer) is not None:

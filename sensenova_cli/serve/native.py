@@ -102,6 +102,7 @@ class NativeApi:
                     "trained_sizes": [format_size(size) for size in recommended.interleave.trained_sizes],
                     "settings": dict(recommended.interleave.settings),
                 },
+                "world": recommended.world.model_dump() if recommended.world is not None else None,
                 "defaults": _values(resolved, ImageSettings) | _values(resolved, TextSettings),
                 "loras": list(service.loras),
                 "queue": {

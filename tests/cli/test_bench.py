@@ -137,7 +137,9 @@ def test_only_the_named_parts_in_a_fixed_order(tiny_checkpoint: Path) -> None:
 
 def test_an_interleaved_answer(tiny_checkpoint: Path) -> None:
     for model in (("--model", str(tiny_checkpoint)), ("--model", "u1-8b", "--load-format", "dummy")):
-        report = json.loads(bench("interleave", *model, *QUICK, "--json").stdout)
+        made = bench("interleave", *model, *QUICK, "--json")
+        assert made.exit_code == 0, made.stderr
+        report = json.loads(made.stdout)
         assert works(report) == [
             "interleaved picture 64x64, 2 steps",
             "token between pictures",
