@@ -155,9 +155,9 @@ def try_file(file: Path, python: Path) -> dict[str, Any]:
         if checks["install"] == "passed":
             checks["pip check"] = outcome(run, [installed, "-m", "pip", "check"], folder, environment)
             checks["demo without a network"] = outcome(try_demo, installed, home, environment)
-            version = [installed, "-c", "import importlib.metadata as m; print(m.version('torch'))"]
-            return {**checks, "torch": run(version, folder, environment), "seconds": round(time.perf_counter() - began)}
-    return checks
+            code = "import importlib.metadata as m; print(m.version('torch'))"
+            checks["torch"] = run([installed, "-c", code], folder, environment)
+    return {**checks, "seconds": round(time.perf_counter() - began)}
 
 
 def license_failures(found: Mapping[str, Sequence[Holding]]) -> list[str]:
