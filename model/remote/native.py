@@ -358,7 +358,7 @@ def card_of(settings: LoadSettings, info: Mapping[str, Any], url: str) -> Card:
 
 
 def _recommended(info: Mapping[str, Any]) -> Recommended:
-    """Read the recommendations of a server's model. An older server sends none for interleaved answers, and no world."""
+    """Read the recommendations of a server's model. An older server has neither `interleave` nor `world`."""
 
     def fields(section: Mapping[str, Any]) -> dict[str, Any]:
         sizes = tuple(size for text in section["trained_sizes"] if (size := parse_size(text)) is not None)
