@@ -39,7 +39,7 @@ def bench(
     parts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[denoise|decode|load|interleave]... | startup",
+            metavar="denoise|decode|load|interleave... | startup",
             help="Parts to measure: the first three if none is named; interleave: an answer with pictures; "
             "startup: new processes, from Enter to the first step.",
             show_default=False,

@@ -41,7 +41,7 @@ def info(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE...]",
+            metavar="FILE...",
             help="Pictures made by sensenova (- reads one from standard input), checkpoint folders, or demo.",
             show_default=False,
         ),

@@ -149,7 +149,7 @@ def rm(
     flags: Flags,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME...]", help="The sessions.", show_default=False, autocompletion=complete_sessions),
+        typer.Argument(metavar="NAME...", help="The sessions.", show_default=False, autocompletion=complete_sessions),
     ] = None,
     older_than: Annotated[
         str | None,

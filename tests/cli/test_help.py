@@ -51,6 +51,11 @@ def test_help_is_printed_on_stdout(program: Program, command: str) -> None:
     assert f"Usage: sensenova {command}" in outcome.stdout
 
 
+@pytest.mark.parametrize("command", ALL_COMMANDS)
+def test_optional_words_have_one_pair_of_brackets(program: Program, command: str) -> None:
+    assert "[[" not in program(*command.split(), "--help").stdout
+
+
 @pytest.fixture
 def demo(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is configured."""
