@@ -251,7 +251,7 @@ def type_a_session(terminal: Terminal) -> str:
     for line in TYPED:
         terminal.wait_for_prompt()
         terminal.type(line)
-        terminal.wait_for(line)
+        terminal.wait_for(f"› {line}")  # the greeting of a continued session also shows a prompt
     assert terminal.leave() == 0, terminal.text
     return terminal.text
 
