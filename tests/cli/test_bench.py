@@ -122,7 +122,7 @@ def test_random_weights_need_no_files(model: str, tmp_path: Path, monkeypatch: p
 
 def test_a_published_model_that_is_not_here_is_measured_with_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is downloaded."""
-    monkeypatch.setattr("sensenova_cli.turns.model_source.local_checkpoint", lambda model: None)
+    monkeypatch.setattr("sensenova_cli.turns.downloads.local_checkpoint", lambda model: None)
     result = bench("denoise", "--model", "SenseNova/SenseNova-U1-8B-MoT", *QUICK, "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)

@@ -200,7 +200,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("name", ["sensenova_cli.inputs.prompts", "sensenova_cli.turns.tasks"])
+@pytest.mark.parametrize("name", ["sensenova_cli.inputs.prompts", "config.sources"])
 def test_an_import_cannot_swallow_a_signal(name: str) -> None:
     script = SIGNAL_IN_A_LAZY_IMPORT.format(name=name)
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
