@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Holding:
-    """What a wheel or sdist has of a part: the number of files, and whether the license text is inside."""
+    """The content of a wheel or sdist that belongs to one part: its number of files, and whether it has the license."""
 
     files: int
     has_text: bool

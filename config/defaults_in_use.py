@@ -14,11 +14,8 @@ from typing import Any, NamedTuple
 
 from config.declarations import DECLARATIONS
 from config.errors import SettingsError
-from config.profiles import PROJECT_FILE, find_profile, has_user_folder, user_file
+from config.profiles import PREFIX, PROJECT_FILE, RECOMMENDED_FILE, find_profile, has_user_folder, user_file
 from config.sizes import TRAINED_SIZES, format_size
-
-PREFIX = "SENSENOVA_"
-RECOMMENDED_FILE = "recommended_settings.json"
 
 
 class Defaults(NamedTuple):

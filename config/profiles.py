@@ -8,6 +8,10 @@ from platformdirs import user_config_path
 from config.errors import SettingsError
 
 PROJECT_FILE = Path("sensenova.toml")
+RECOMMENDED_FILE = "recommended_settings.json"
+"""File of a checkpoint's folder with the settings that it recommends."""
+PREFIX = "SENSENOVA_"
+"""Prefix of environment variables. A setting's variable is the prefix and the setting's name in capitals."""
 """Path of the project file, relative to the current folder."""
 
 BUILT_IN_FOLDER = Path(__file__).parent / "profiles"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from config.errors import SettingsError
 from config.json_files import read_json
+from config.profiles import RECOMMENDED_FILE as RECOMMENDED_FILE
 from config.settings import ImageSettings, TextSettings
 from config.sizes import INTERLEAVE_SIZES, TRAINED_SIZES
 from config.task_defaults import INTERLEAVE_DEFAULTS
@@ -19,7 +20,6 @@ from config.validation import check_values, json_notation, near_miss
 from config.world import WORLD_FILE, World
 
 MAX_FILE_BYTES = 2**20
-RECOMMENDED_FILE = "recommended_settings.json"
 
 REPAIR_HINT = "correct the file, or remove it to use the published settings"
 

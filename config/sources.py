@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import SettingsError
-from config.profiles import PROJECT_FILE, find_profile, has_user_folder, is_profile_path, user_file
+from config.profiles import PREFIX, PROJECT_FILE, find_profile, has_user_folder, is_profile_path, user_file
 from config.recommended import Recommended, check_recommended
 from config.settings import (
     REMOTE_SETTINGS,
@@ -27,9 +27,6 @@ from config.settings import (
 )
 from config.toml_file import SettingsFile, read_settings_file, show_path, toml_literal
 from config.validation import Notation, check_values
-
-PREFIX = "SENSENOVA_"
-"""Prefix of environment variables. A setting's variable is the prefix and the setting's name in capitals."""
 
 OTHER_VARIABLES: dict[str, str] = {
     "SENSENOVA_CONFIG_DIR": "folder of the user file and the user's profiles",

@@ -1,7 +1,7 @@
 """Connections between ranks that a launcher has started.
 
-Commands are pickled, and whoever can send a pickle can run code. A launcher's store is open to everyone who reaches its
-port, so it holds only the address of rank 0, and nothing is unpickled before its sender is known:
+Commands are pickled, and a sender of pickles can run code. Everyone who reaches a launcher's port can read its store.
+So the store holds only the address of rank 0, and a message is unpickled only if its sender is known:
 
 - On one host, rank 0 listens on a socket file in a folder of its user alone. Other ranks connect only if the folder
   belongs to their user, too.
