@@ -17,6 +17,7 @@ from model.inputs.image_tensors import fit_to_budget, prepare_image, to_image, t
 from model.inputs.token_sequence import TokenSequence
 from model.memory.estimate import Workload
 from model.requests import EditRequest, GenerateRequest
+from model.sampling.decode import CACHE_GROWTH
 from model.sampling.denoise import denoise, step_picture
 from model.sampling.guidance import Guidance, guidance_of
 from model.sampling.prefill import DenoiseState
@@ -26,7 +27,7 @@ from model.tasks.context import TaskContext
 from model.tasks.notices import drawing_notices
 from model.tasks.prefixes import build_sequences, caching_prefixes, prefill_branches
 from model.tasks.statistics import LayerTimer, StatisticsRecorder
-from model.tasks.text import require_finite, think
+from model.tasks.text import CLOSING_TOKENS, require_finite, think
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,20 @@ def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterat
         local = {*model.backend.group.prefix_branches(tuple(texts))}
         if settings.think:
             local.add("condition")
-        reserve = model.backend.room_for_picture(series.image_tokens)
+        room = model.backend.room_for_picture(series.image_tokens)
+        # Think text takes positions of its own. Otherwise the cache would be reallocated after it, which takes longer
+        # than several tokens.
+        written = min(settings.max_think_tokens, CACHE_GROWTH) + CLOSING_TOKENS if settings.think else 0
         # Only whole prefixes are reused. A prefill in other batches rounds differently, and then the bytes of a picture
         # would depend on earlier requests.
         yield from prefill_branches(
-            context, sequences, pixels, recorder, cached, reserve=reserve, local=local, allow_partial=False
+            context, sequences, pixels, recorder, cached, reserve=room + written, local=local, allow_partial=False
         )
         prefixes = {branch: each.prefix.fork() for branch, each in cached.items()}
         think_text = None
         if settings.think:
             condition = prefixes["condition"]
-            think_text = yield from think(context, condition, settings.max_think_tokens, reserve, recorder)
+            think_text = yield from think(context, condition, settings.max_think_tokens, room, recorder)
             lengths["condition"] = condition.cache.length
         with torch.inference_mode():
             denoise_states = model.backend.denoise_states(prefixes, series.image_tokens)

@@ -16,6 +16,9 @@ from model.sampling.prefill import Prefix, extend_prefix
 from model.tasks.context import TaskContext
 from model.tasks.statistics import StatisticsRecorder
 
+CLOSING_TOKENS = 8
+"""Positions that suffice for the tokens between think text and a picture."""
+
 
 @dataclass(frozen=True)
 class WrittenText:
