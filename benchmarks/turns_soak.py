@@ -33,6 +33,7 @@ from benchmarks.sessions import open_session
 from model.engine import LocalEngine
 from model.events import Event, PrefixRead, Statistics
 from model.requests import Request
+from sensenova_cli.system.interpreter import tune_interpreter
 
 GROWTH = 1.03
 """Most memory at the end, relative to the middle."""
@@ -196,6 +197,7 @@ def by_line(turns: Sequence[Turn]) -> list[dict[str, Any]]:
 def main() -> None:
     """Run the turns, and print and store the result."""
     options = arguments()
+    tune_interpreter()
     own, others = psutil.Process(), psutil.cpu_times()
     began = time.perf_counter()
     all_turns = run_turns(options.turns)

@@ -5,7 +5,6 @@ from sensenova_cli.system.first_signals import INTERRUPTED, exit_interrupted, ex
 exit_on_signals()  # before the other imports, which take a while
 
 import atexit
-import gc
 import importlib.util
 import os
 import signal
@@ -15,9 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-OBJECTS_BETWEEN_COLLECTIONS = 50_000
-"""New objects after which Python looks for garbage. Importing PyTorch makes half a million that stay; with Python's
-default of 700, looking at them again and again is a tenth of the import's time."""
+from sensenova_cli.system.interpreter import tune_interpreter
 
 COMMANDS_WITH_A_MODEL = ("generate", "edit", "describe", "chat", "repl", "serve", "run", "bench", "verify")
 """Commands that can run on several ranks. The others answer in every process, also if a cluster sets the variables of a
@@ -28,7 +25,7 @@ def main() -> None:
     """Run the program and exit with its exit code."""
     ending = _Ending()
     atexit.register(ending.leave)  # the first function that is registered is called last
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    tune_interpreter()
     if os.environ.get("COLUMNS") == "0":  # some programs set it without a terminal; nothing fits into no columns
         del os.environ["COLUMNS"]
     _remove_current_folder()
