@@ -4,6 +4,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -12,6 +14,7 @@ from config.settings import PreviewChoice
 from config.units import count_of
 from model import (
     Answer,
+    AnswerRequest,
     DenoisingStep,
     EditRequest,
     Event,
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sensenova_cli.render.markdown_answer import MarkdownAnswer
+
+MARKDOWN_MODULE = "sensenova_cli.render.markdown_answer"
 
 
 class TurnView:
@@ -102,11 +107,19 @@ class TurnView:
         self._redraws_answer = False
         self._answered = ""
         self._noticed: set[str] = set()
+        self._is_prepared = False
 
     def expect(self, requests: Sequence[Request]) -> None:
         """Announce the requests of a run, so that the time left includes all their pictures."""
         self._steps_ahead = sum(map(_steps_of, requests))
         self._began_to_draw = None
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Import what the display of an answer needs, in a thread. Otherwise the first token would wait for it."""
+        writes = any(isinstance(request, AnswerRequest | InterleaveRequest) for request in requests)
+        if self._stream_answers and writes and self._shows_markdown and not self._is_prepared:
+            self._is_prepared = True
+            Thread(target=import_module, args=(MARKDOWN_MODULE,), name="import", daemon=True).start()
 
     @property
     def is_quiet(self) -> bool:
@@ -355,12 +368,16 @@ class TurnView:
         self._answer.add(text)
 
     def _new_answer(self) -> "PlainAnswer | MarkdownAnswer":
-        if not (sys.stdout.isatty() and self._animated):
+        if not self._shows_markdown:
             return PlainAnswer()
-        from sensenova_cli.render.markdown_answer import MarkdownAnswer  # takes a while
+        from sensenova_cli.render.markdown_answer import MarkdownAnswer  # see `prepare`
 
         self._redraws_answer = True
         return MarkdownAnswer()
+
+    @property
+    def _shows_markdown(self) -> bool:
+        return sys.stdout.isatty() and self._animated
 
     def _end_answer_line(self) -> None:
         if self._answer is not None:

@@ -16,6 +16,7 @@ from model import (
     CheckpointError,
     DownloadPlan,
     Engine,
+    LoadProgress,
     Request,
     find_checkpoint,
     process_timings,
@@ -91,13 +92,18 @@ class ModelOnDemand:
         start = time.perf_counter()
         with closing(_OpeningProgress(view, self.settings)) as progress:
             progress.show("loading")
+
+            def on_progress(now: LoadProgress) -> None:
+                view.prepare(requests)
+                progress.show("loading", now.done_bytes, now.total_bytes)
+
             engine = model.open_engine(
                 self.settings,
                 size=self._size or "auto",
                 requests=requests if self._size is None else None,
                 on_plan=progress.on_plan,
                 on_download=lambda done, total: progress.show("downloading", done, total),
-                on_progress=lambda now: progress.show("loading", now.done_bytes, now.total_bytes),
+                on_progress=on_progress,
             )
         self._loaded = loaded_settings(self.settings, engine)
         seconds = time.perf_counter() - start
