@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from config.operating_system import total_memory
 from model.backends.select import device_obstacle
 from model.device_kinds import DeviceKind
 from model.devices import compute_capability, free_memory
@@ -68,8 +69,8 @@ def describe_machine(device: torch.device, config: ModelConfig) -> Machine:
     if on_cuda:
         free, total = torch.cuda.mem_get_info(device)
         memory = total, free
-    elif (free_host := free_memory(torch.device("cpu"))) is not None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), free_host
+    elif (free_host := free_memory(torch.device("cpu"))) is not None and (total_host := total_memory()) is not None:
+        memory = total_host, free_host
     return Machine(
         platform.python_version(),
         torch.__version__,
