@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import harness
 from model.bench.forecast import measure_bandwidth
-from model.checkpoint.safetensors_files import stored_tensors
+from model.checkpoint.tensor_files import stored_tensors
 from model.memory.estimate import MIN_BUFFERS, OffloadPlan
 from model.memory.offload import Offload, load_offloaded
 from model.memory.weight_stream import READ_BYTES, READERS, WeightStream

@@ -17,8 +17,8 @@ from model.backends.select import select_backend
 from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import Adapter
 from model.checkpoint.quantization import resolve_quantization
-from model.checkpoint.safetensors_files import CHUNK_BYTES
 from model.checkpoint.sharding import WHOLE, split_config
+from model.checkpoint.tensor_files import CHUNK_BYTES
 from model.device_kinds import DeviceKind
 from model.devices import (
     avoid_fragmentation,

@@ -10,7 +10,7 @@ import torch
 
 from config.sizes import TOKEN_PIXELS, Size
 from model.bench.ceilings import Ceilings
-from model.checkpoint.safetensors_files import stored_tensors
+from model.checkpoint.tensor_files import stored_tensors
 from model.device_kinds import DeviceKind
 from model.devices import host_memory, synchronize
 from model.errors import DeviceMemoryError

@@ -10,8 +10,9 @@ from torch import nn
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.lora import Adapter, AdapterMerger, updated_tensors
 from model.checkpoint.quantization import Fp8Linear, Staging, empty_quantized
-from model.checkpoint.safetensors_files import Chunk, StoredTensor, TensorPart, read_chunks, stored_tensors
 from model.checkpoint.sharding import WHOLE, Shards, shard_layout, shard_of, split_config
+from model.checkpoint.stored_tensor import Chunk, StoredTensor, TensorPart
+from model.checkpoint.tensor_files import read_chunks, stored_tensors, total_bytes
 from model.checkpoint.tensor_names import format_names
 from model.device_kinds import DeviceKind
 from model.errors import CheckpointError
@@ -121,7 +122,8 @@ class ParameterWriter:
         """
         destination = self._layout[chunk.tensor.name]
         first = destination.offset + chunk.first
-        numbers = self._merger.merge(chunk.tensor.name, chunk.first, chunk.data)
+        numbers = chunk.numbers(self._device, non_blocking=non_blocking)
+        numbers = self._merger.merge(chunk.tensor.name, chunk.first, numbers)
         if destination.parameter not in self._parameters:
             staging.place(destination.parameter, first, numbers, non_blocking=non_blocking)
             return
@@ -148,7 +150,7 @@ def fill(
     damaged: set[str] = set()
 
     def write(chunk: Chunk) -> None:
-        if check_weights and not torch.isfinite(chunk.data).all():
+        if check_weights and not torch.isfinite(chunk.numbers()).all():
             damaged.add(chunk.tensor.name)
         writer.write(chunk, staging)
 
@@ -167,7 +169,7 @@ def require_finite(
     damaged: set[str] = set()
 
     def check(chunk: Chunk) -> None:
-        if not torch.isfinite(chunk.data).all():
+        if not torch.isfinite(chunk.numbers()).all():
             damaged.add(chunk.tensor.name)
 
     _read(map(TensorPart.whole, tensors.values()), check, torch.device("cpu"), on_progress)
@@ -181,7 +183,7 @@ def _read(
     on_progress: Callable[[LoadProgress], None] | None,
 ) -> None:
     parts = list(parts)
-    total = sum(part.nbytes for part in parts)
+    total = total_bytes(parts)
     done = reported = 0
     with closing(read_chunks(parts, use, pinned=DeviceKind.of(device).has_streams)) as chunk_sizes:
         for size in chunk_sizes:

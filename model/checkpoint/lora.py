@@ -18,7 +18,7 @@ from model.checkpoint.lora_files import find_lora, opened_lora, recommended_sett
 from model.checkpoint.lora_names import LayerNames, Part, split_name
 from model.checkpoint.lora_scaling import Scaling, read_scaling
 from model.checkpoint.named_lora import NamedLora
-from model.checkpoint.safetensors_files import TensorPart
+from model.checkpoint.stored_tensor import TensorPart
 from model.checkpoint.tensor_names import format_names
 from model.errors import CheckpointError
 from model.network.configuration import ModelConfig

@@ -1,7 +1,7 @@
 """Offloading: a network whose weights are not all on the device, but are loaded from files when they are needed."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +20,8 @@ from model.checkpoint.loader import (
 )
 from model.checkpoint.lora import Adapter, updated_tensors
 from model.checkpoint.quantization import empty_quantized
-from model.checkpoint.safetensors_files import StoredTensor, read_exactly, stored_tensors
+from model.checkpoint.stored_tensor import StoredTensor
+from model.checkpoint.tensor_files import read_row, stored_tensors
 from model.checkpoint.tensor_names import format_names
 from model.errors import CheckpointError
 from model.events import LoadProgress
@@ -182,10 +183,7 @@ class FileEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """(…,) int64 → (…, hidden_size)."""
         distinct, places = ids.unique(return_inverse=True)
-        columns = self._tensor.shape[1]
-        rows = torch.empty(len(distinct), columns, dtype=self._tensor.dtype)
-        for row, number in zip(rows.view(torch.uint8), distinct.tolist(), strict=True):
-            read_exactly(self._file.fileno(), self._tensor, number * columns, row)
+        rows = torch.stack([read_row(self._file.fileno(), self._tensor, number) for number in distinct.tolist()])
         return F.embedding(places, rows.to(self._device).to(self._dtype))
 
 
@@ -236,12 +234,7 @@ class StreamedHead(nn.Module):
 def _head_chunks(head: StoredTensor, most: int, dtype: torch.dtype) -> dict[str, StoredTensor]:
     """Split `lm_head` into tensors of whole rows, each of at most `most` bytes on the device."""
     rows, columns = head.shape
-    row_bytes = columns * head.dtype.itemsize
-    step = max(1, min(HEAD_CHUNK_BYTES // row_bytes, most // (columns * dtype.itemsize)))
-    chunks = {}
-    for first in range(0, rows, step):
-        last = min(first + step, rows)
-        start, stop = head.start + first * row_bytes, head.start + last * row_bytes
-        name = f"{HEAD}[{first}:{last}]"
-        chunks[name] = replace(head, name=name, shape=(last - first, columns), start=start, stop=stop)
-    return chunks
+    step = min(HEAD_CHUNK_BYTES * rows // (head.stop - head.start), most // (columns * dtype.itemsize))
+    step = max(step // head.row_unit, 1) * head.row_unit
+    chunks = [head.rows(first, min(first + step, rows)) for first in range(0, rows, step)]
+    return {chunk.name: chunk for chunk in chunks}

@@ -46,7 +46,7 @@ def readers(checkpoint: Path) -> list[Reader]:
     from model.checkpoint.file_names import INDEX_FILE, SINGLE_FILE
     from model.checkpoint.lora_files import read_lora_settings
     from model.checkpoint.lora_scaling import ADAPTER_CONFIG, read_scaling
-    from model.checkpoint.safetensors_files import stored_tensors
+    from model.checkpoint.tensor_files import stored_tensors
     from model.events import DenoisingStep
     from model.image_files import read_picture
     from model.inputs.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import Engine, GenerateRequest, ImageSettings, Notice, Picture
-from model.checkpoint import safetensors_files
+from model.checkpoint import tensor_files
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.lora import AdapterMerger, read_adapters
@@ -70,7 +70,7 @@ def test_merging_equals_a_float64_computation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """This includes fused projections and experts, and chunks that begin in the middle of a row."""
-    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4 * 1000)
+    monkeypatch.setattr(tensor_files, "CHUNK_BYTES", 4 * 1000)
     folder = parity_checkpoint(name)
     shapes = matrices(folder)
     first = write_lora(tmp_path / "first.safetensors", shapes, prefix=prefix)

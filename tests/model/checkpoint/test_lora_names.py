@@ -12,7 +12,7 @@ from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.lora import read_adapters
 from model.checkpoint.named_lora import NamedLora
-from model.checkpoint.safetensors_files import stored_tensors
+from model.checkpoint.tensor_files import stored_tensors
 from model.errors import CheckpointError
 from model.network.configuration import read_config
 

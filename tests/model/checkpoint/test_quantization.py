@@ -10,7 +10,7 @@ import torch
 from config.errors import SettingsError
 from config.settings import Quantization
 from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
-from model.checkpoint import safetensors_files
+from model.checkpoint import tensor_files
 from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.quantization import (
@@ -59,7 +59,7 @@ def test_a_quantized_layer_is_near_the_original() -> None:
 def test_loading_quantized_equals_converting_later(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, towers: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4096)  # read tensors in several chunks with several threads
+    monkeypatch.setattr(tensor_files, "CHUNK_BYTES", 4096)  # read tensors in several chunks with several threads
     loaded = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=towers)
     converted = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16)
     quantize_network(converted, towers)

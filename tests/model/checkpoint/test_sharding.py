@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import safetensors_files
+from model.checkpoint import tensor_files
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import read_adapters
@@ -70,7 +70,7 @@ def test_each_of_two_ranks_reads_little_more_than_half(
     name: str, parity_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = parity_checkpoint(name)
-    total = sum(tensor.stop - tensor.start for tensor in safetensors_files.stored_tensors(folder).values())
+    total = sum(tensor.stop - tensor.start for tensor in tensor_files.stored_tensors(folder).values())
     read = []
     preadv = os.preadv
 
@@ -78,7 +78,7 @@ def test_each_of_two_ranks_reads_little_more_than_half(
         read.append(preadv(descriptor, buffers, place))
         return read[-1]
 
-    monkeypatch.setattr(safetensors_files.os, "preadv", counted)
+    monkeypatch.setattr(tensor_files.os, "preadv", counted)
     load_checkpoint(folder, CPU, torch.float32, shards=Shards.equal(1, 2))
     assert 0.5 < sum(read) / total <= 0.55
 

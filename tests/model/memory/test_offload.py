@@ -31,7 +31,7 @@ from model import (
     Trace,
     loaded_model,
 )
-from model.checkpoint import loader, safetensors_files
+from model.checkpoint import loader, tensor_files
 from model.checkpoint.named_lora import NamedLora
 from model.checkpoint.random_weights import SHAPES, config_fields
 from model.devices import host_memory
@@ -177,7 +177,7 @@ def test_loras_are_replaced(load_with: Callable[..., Engine], tmp_path: Path) ->
     """The LoRA changes offloaded weights and weights that stay on the device."""
     plain, request = load_with(ALL_RESIDENT), TURNS[2:3]
     tensors = {}
-    for name, tensor in safetensors_files.stored_tensors(plain.checkpoint).items():
+    for name, tensor in tensor_files.stored_tensors(plain.checkpoint).items():
         if ("layers.1." in name and name.endswith("_proj_mot_gen.weight")) or "timestep_embedder.mlp.0.weight" in name:
             out_features, in_features = tensor.shape
             layer = name.removesuffix(".weight")
@@ -218,7 +218,7 @@ def test_a_disk_that_fails_during_a_turn(load_with: Callable[..., Engine], monke
     engine = load_with(PLANS["two layers"])
     expected = results(engine, TURNS[:1])
     reads = 0
-    preadv = safetensors_files.os.preadv
+    preadv = tensor_files.os.preadv
 
     def broken(*arguments: Any) -> int:
         nonlocal reads
@@ -228,7 +228,7 @@ def test_a_disk_that_fails_during_a_turn(load_with: Callable[..., Engine], monke
         return preadv(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(safetensors_files.os, "preadv", broken)
+        patched.setattr(tensor_files.os, "preadv", broken)
         with pytest.raises(CheckpointError, match="cannot be read: Input/output error"):
             results(engine, TURNS[:1])
     assert results(engine, TURNS[:1]) == expected
@@ -267,9 +267,9 @@ def test_layers_that_are_reloaded_for_a_text(
     read: set[str] = set()
     fetched = weight_stream.WeightStream._fetched
 
-    def recorded(self: weight_stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
-        read.add(tensor.name)
-        return fetched(self, tensor, first, count)
+    def recorded(self: weight_stream.WeightStream, piece: Any) -> Any:
+        read.add(piece.part.tensor.name)
+        return fetched(self, piece)
 
     monkeypatch.setattr(weight_stream.WeightStream, "_fetched", recorded)
     engine.clear_cache()
@@ -369,7 +369,7 @@ def refuse_locked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 def test_no_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """After one refusal, weights are read into other memory, and a notice says so."""
-    opened = safetensors_files.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
+    opened = tensor_files.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
     reading = weight_stream.WeightStream(opened, torch.device("cpu"))
     reading._page_locked = True
     asked = refuse_locked(monkeypatch)
@@ -390,7 +390,7 @@ def test_memory_of_a_host_that_locks_none(monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_locked_memory_to_load_with(load_with: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading also works without page-locked memory."""
     expected = results(load_with(ALL_RESIDENT), TURNS[1:2])
-    read_chunks = safetensors_files.read_chunks
+    read_chunks = tensor_files.read_chunks
     monkeypatch.setattr(loader, "read_chunks", lambda parts, use, pinned: read_chunks(parts, use, pinned=True))
     asked = refuse_locked(monkeypatch)
     for offload_plan in (ALL_RESIDENT, PLANS["two layers"]):
@@ -460,13 +460,13 @@ def test_nothing_is_written_to_released_buffers(
     engine = load_with(PLANS["two layers"])
     results(engine, TURNS[:1])  # its end starts to load the next layers
     buffers = [layer.buffer for layer in engine._runner.model.network.gen.blocks._layers[:2]]
-    read = weight_stream.read_exactly
+    read = weight_stream.read_piece
 
-    def slowly(*arguments: Any) -> None:
+    def slowly(*arguments: Any) -> torch.Tensor:
         time.sleep(0.05)
-        read(*arguments)
+        return read(*arguments)
 
-    monkeypatch.setattr(weight_stream, "read_exactly", slowly)
+    monkeypatch.setattr(weight_stream, "read_piece", slowly)
     engine._runner.model.network.und.blocks._start_pass()
     engine._runner.model.release()
     before = [buffer.memory.clone() for buffer in buffers]
@@ -484,9 +484,9 @@ def test_the_benchmark_of_the_weight_link(
     read: list[tuple[int, int, int]] = []
     fetched = weight_stream.WeightStream._fetched
 
-    def counted(self: weight_stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
-        read.append((self._read_bytes, self._readers, count))
-        return fetched(self, tensor, first, count)
+    def counted(self: weight_stream.WeightStream, piece: Any) -> Any:
+        read.append((self._read_bytes, self._readers, piece.nbytes))
+        return fetched(self, piece)
 
     monkeypatch.setattr(weight_stream.WeightStream, "_fetched", counted)
     weight_link.main()
@@ -496,7 +496,7 @@ def test_the_benchmark_of_the_weight_link(
     assert (
         all(row["bytes_per_second"] > 0 for row in report_data["rows"]) and report_data["link_bytes_per_second"] is None
     )
-    itemsize = safetensors_files.stored_tensors(tiny_checkpoint)[offload.HEAD].dtype.itemsize
+    itemsize = tensor_files.stored_tensors(tiny_checkpoint)[offload.HEAD].dtype.itemsize
     towers = Weights.of(read_config(tiny_checkpoint), itemsize).towers
     for setting in settings:
         counts = [count for *of, count in read if tuple(of) == setting]
