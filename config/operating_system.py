@@ -1,5 +1,7 @@
 """What differs between operating systems: the one module that imports their own modules and asks which system this is.
 
+Every function has the form `if sys.platform …: … else: …`, which type checkers follow: without `else`, they would look
+for modules that the other system does not have.
 Windows is not supported; its arms keep a port possible. `.ci/run` checks the types for Windows and macOS, too.
 """
 
@@ -26,10 +28,10 @@ NO_WAITING: int = getattr(os, "O_NONBLOCK", 0)
 BINARY: int = getattr(os, "O_BINARY", 0)
 """Flag of `os.open`: do not translate the ends of lines."""
 
-END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+END_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 """Signals that ask a program to end."""
 if sys.platform != "win32":
-    END_SIGNALS = (*END_SIGNALS, signal.SIGHUP)
+    END_SIGNALS += (signal.SIGHUP,)
 
 
 def is_private(status: os.stat_result) -> bool:
@@ -44,7 +46,10 @@ def is_private(status: os.stat_result) -> bool:
 
 def host_name() -> str:
     """Return the name of this machine in its network."""
-    return socket.gethostname() if sys.platform == "win32" else os.uname().nodename
+    if sys.platform == "win32":
+        return socket.gethostname()
+    else:
+        return os.uname().nodename
 
 
 def is_locked_by_another(descriptor: int) -> bool:
@@ -60,11 +65,12 @@ def is_locked_by_another(descriptor: int) -> bool:
             return True
         msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
+    else:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def terminal_size_report(descriptor: int) -> bytes:
@@ -75,7 +81,8 @@ def terminal_size_report(descriptor: int) -> bytes:
     """
     if sys.platform == "win32":
         raise OSError("Windows does not report the size of a character")
-    return fcntl.ioctl(descriptor, termios.TIOCGWINSZ, bytes(8))
+    else:
+        return fcntl.ioctl(descriptor, termios.TIOCGWINSZ, bytes(8))
 
 
 def read_at(descriptor: int, view: memoryview, position: int) -> int:
@@ -89,22 +96,25 @@ def read_at(descriptor: int, view: memoryview, position: int) -> int:
             data = os.read(descriptor, len(view))
         view[: len(data)] = data
         return len(data)
-    return os.preadv(descriptor, [view], position)
+    else:
+        return os.preadv(descriptor, [view], position)
 
 
 def peak_resident_bytes() -> int | None:
     """Return the most memory that this process had; None where the system does not report it."""
     if sys.platform == "win32":
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def total_memory() -> int | None:
     """Return the bytes of this machine's memory; None where the system does not report them."""
     if sys.platform == "win32":
         return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def seconds_since_boot() -> float:
