@@ -158,6 +158,11 @@ class WeightStream:
         self._pool = ThreadPoolExecutor(readers, "stream weights", initializer=begin)
         self._own = threading.local()
 
+    @property
+    def parts(self) -> dict[str, TensorPart]:
+        """Whole tensors, by their official names."""
+        return {name: TensorPart.whole(tensor) for name, tensor in self._tensors.items()}
+
     def load(self, names: Sequence[str]) -> Load:
         """Start to load tensors, by their official names. They overwrite nothing before the device has finished the
         work that is now queued on the current stream."""
