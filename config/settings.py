@@ -19,7 +19,7 @@ from config.units import parse_memory
 MAX_SEED = 2**63 - 1
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Quantization = Literal["off", "fp8", "fp8-all"]
+Quantization = Literal["off", "fp8", "fp8-all", "int8", "int8-all"]
 PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks", "off"]
 
 
@@ -180,7 +180,7 @@ class LoadSettings(SettingsGroup):
     check_weights: bool = False
     """Check all weights while loading, and refuse a checkpoint with NaN or infinity."""
     quantization: Annotated[Quantization, Scope(recorded=True)] = "off"
-    """8-bit weights for image generation (fp8), or for text as well (fp8-all); experts are not quantized."""
+    """8-bit weights for image generation (int8 or fp8), or for text as well (-all); experts are not quantized."""
     lora: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """LoRA file, folder or Hub id, optionally with :STRENGTH; separate several by commas; off for none."""
     enforce_eager: Annotated[bool, Scope(recorded=True)] = False

@@ -16,7 +16,7 @@ from config.units import format_memory
 from model.backends.select import select_backend
 from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import Adapter
-from model.checkpoint.quantization import resolve_quantization
+from model.checkpoint.quantization import quantization_note, resolve_quantization
 from model.checkpoint.sharding import WHOLE, split_config
 from model.checkpoint.tensor_files import CHUNK_BYTES
 from model.device_kinds import DeviceKind
@@ -237,6 +237,9 @@ class LoadedModel:
 
     def _plan_notes(self, workload: Workload) -> Iterator[str]:
         """Yield notices about the current plan."""
+        note = quantization_note(self._quantized, self.device)
+        if note is not None:
+            yield note
         peak = self.peak(workload)
         if self._is_limited and self.budget is not None and peak > self.budget:
             needed, limit = format_memory(peak), format_memory(self.budget)

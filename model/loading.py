@@ -7,7 +7,7 @@ from config.recommended import read_recommended
 from config.settings import LoadSettings, require_compatible
 from model.checkpoint.builtin import DEMO_MODEL
 from model.checkpoint.hub import DownloadPlan, find_card, find_checkpoint
-from model.checkpoint.quantization import resolve_quantization
+from model.checkpoint.quantization import require_whole_groups, resolve_quantization
 from model.checkpoint.sharding import require_split
 from model.devices import resolve_device, resolve_dtype, usable_memory
 from model.events import LoadProgress
@@ -113,6 +113,7 @@ def load_model(
     if gpus:
         layout = choose_model_layout(gpus, use, config, device, resolve_dtype(dtype).itemsize, quantized)
     require_split(config, layout.tensor)
+    require_whole_groups(config, layout.tensor, quantized)
     ranks = RankProcesses(layout, device)
 
     def check_and_report(progress: LoadProgress) -> None:

@@ -66,7 +66,7 @@ def examine(
     sizes = sizes or (SHAPE_SIZES if folder is None else read_recommended(folder).trained_sizes[:1])
     dtype_name, note = choose_dtype(settings, device, config, image_tokens_of(sizes))
     dtype = resolve_dtype(dtype_name)
-    towers = resolve_quantization(settings.quantization, device, dtype)
+    quantization = resolve_quantization(settings.quantization, device, dtype)
     machine = describe_machine(device, config)
     budget = usable_memory(device, settings.gpu_memory_bytes)
     with memory_errors("measuring this device", lambda: "end other programs that use it, and try again"):
@@ -74,5 +74,5 @@ def examine(
         bandwidth = bandwidth or measure_bandwidth(device, folder)
     found: tuple[Forecast, ...] = ()
     if budget is not None:
-        found = tuple(forecasts(config, sizes, device, dtype.itemsize, towers, budget, ceilings, bandwidth))
+        found = tuple(forecasts(config, sizes, device, dtype.itemsize, quantization, budget, ceilings, bandwidth))
     return Examination(dtype_name, note, machine, ceilings, bandwidth, budget, found)

@@ -11,6 +11,7 @@ import torch
 from config.sizes import TOKEN_PIXELS, Size
 from model.bench.ceilings import Ceilings
 from model.checkpoint.tensor_files import stored_tensors
+from model.checkpoint.quantization import Quantization
 from model.device_kinds import DeviceKind
 from model.devices import host_memory, synchronize
 from model.errors import DeviceMemoryError
@@ -104,7 +105,7 @@ def forecasts(
     sizes: Sequence[Size],
     device: torch.device,
     itemsize: int,
-    quantized: Sequence[str],
+    quantized: Quantization,
     budget: int,
     ceilings: Ceilings,
     bandwidth: Bandwidth,

@@ -9,7 +9,7 @@ from torch import nn
 
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.lora import Adapter, AdapterMerger, updated_tensors
-from model.checkpoint.quantization import Fp8Linear, Staging, empty_quantized
+from model.checkpoint.quantization import OFF, Quantization, QuantizedLayer, Staging, empty_quantized
 from model.checkpoint.sharding import WHOLE, Shards, shard_layout, shard_of, split_config
 from model.checkpoint.stored_tensor import Chunk, StoredTensor, TensorPart
 from model.checkpoint.tensor_files import read_chunks, stored_tensors, total_bytes
@@ -33,7 +33,7 @@ def load_checkpoint(
     dtype: torch.dtype,
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
-    quantized: Collection[str] = (),
+    quantized: Quantization = OFF,
     adapters: Sequence[Adapter] = (),
     shards: Shards = WHOLE,
     before_reading: Callable[[SenseNovaU1], None] | None = None,
@@ -44,7 +44,7 @@ def load_checkpoint(
 
     Args:
         check_weights: refuse weights with NaN or infinity.
-        quantized: towers, `gen` or `und`, whose projections are quantized while they are read.
+        quantized: the weights to quantize while they are read.
         adapters: LoRAs to merge while their tensors are read.
         shards: the rank's part of the network; `require_split` must allow it.
         before_reading: called with the network when it has memory for its weights.
@@ -106,7 +106,7 @@ class ParameterWriter:
             for name, parameter in network.named_parameters()
             if not parameter.is_meta
         }
-        quantized = {name: module for name, module in network.named_modules() if isinstance(module, Fp8Linear)}
+        quantized = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
         self._quantized = {f"{name}.weight": module for name, module in quantized.items()}
 
     def staging(self) -> Staging:
@@ -206,7 +206,7 @@ def empty_network(
     config: ModelConfig,
     device: torch.device,
     dtype: torch.dtype,
-    quantized: Collection[str] = (),
+    quantized: Quantization = OFF,
     shards: Shards = WHOLE,
 ) -> SenseNovaU1:
     """Build a network, or a rank's part of it, with uninitialized weights; `quantized` as for `load_checkpoint`."""

@@ -4,13 +4,14 @@ An estimate counts weights, layer buffers, keys and values exactly, and the larg
 by their shapes. docs/memory.md compares estimates with measured peaks.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from config.mentions import mention
 from config.sizes import TOKEN_PIXELS, format_size
 from config.units import format_memory
+from model.checkpoint.quantization import OFF, Quantization
 from model.checkpoint.sharding import WHOLE, Shards, shard_layout
 from model.errors import DeviceError, DeviceMemoryError
 from model.memory.layer_buffers import RING, aligned
@@ -76,13 +77,13 @@ class Weights:
 
     @classmethod
     def of(
-        cls, config: ModelConfig, itemsize: int, quantized: Collection[str] = (), shards: Shards = WHOLE
+        cls, config: ModelConfig, itemsize: int, quantized: Quantization = OFF, shards: Shards = WHOLE
     ) -> "Weights":
         """Count the weights of a configuration's network, or of one rank's shards of it.
 
         Args:
             itemsize: bytes of a number.
-            quantized: the towers whose projections are eight-bit.
+            quantized: the weights that are eight-bit.
         """
         others = {"embed_tokens": 0, "lm_head": 0, "": 0}
         layers: dict[str, int] = {}
@@ -93,9 +94,10 @@ class Weights:
         for name, (numbers, rows) in parameters.items():
             parts = name.split(".")
             if parts[1:2] != ["blocks"] or "_norm." in name:
-                others[parts[0] if parts[0] in others else ""] += numbers * itemsize
+                eight_bit = parts[0] == "lm_head" and quantized.head
+                others[parts[0] if parts[0] in others else ""] += numbers + rows * 4 if eight_bit else numbers * itemsize
                 continue
-            eight_bit = parts[0] in quantized and name.endswith("_proj.weight")
+            eight_bit = parts[0] in quantized.towers and name.endswith("_proj.weight")
             size = aligned(numbers) + aligned(rows * 4) if eight_bit else aligned(numbers * itemsize)
             layer = ".".join(parts[:3])
             layers[layer] = layers.get(layer, 0) + size

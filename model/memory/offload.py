@@ -1,7 +1,7 @@
 """Offloading: a network whose weights are not all on the device, but are loaded from files when they are needed."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from model.checkpoint.loader import (
     require_matching,
 )
 from model.checkpoint.lora import Adapter, updated_tensors
-from model.checkpoint.quantization import empty_quantized
+from model.checkpoint.quantization import OFF, Quantization, empty_quantized
 from model.checkpoint.stored_tensor import StoredTensor
 from model.checkpoint.tensor_files import read_row, stored_tensors
 from model.checkpoint.tensor_names import format_names
@@ -89,7 +89,7 @@ def load_offloaded(
     offload_plan: OffloadPlan,
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
-    quantized: Collection[str] = (),
+    quantized: Quantization = OFF,
     adapters: Sequence[Adapter] = (),
 ) -> Offload:
     """Build the network and read the weights that stay on the device: norms, image embeddings and flow matching.
@@ -108,7 +108,8 @@ def load_offloaded(
     tensors, layout = stored_tensors(folder), checkpoint_layout(config)
     require_matching(tensors, layout, folder)
     network = meta_network(config)
-    empty_quantized(network, quantized, device, torch.device("meta"))
+    resident_weights = quantized if offload_plan.whole_head else replace(quantized, head=False)
+    empty_quantized(network, resident_weights, device, torch.device("meta"))
     shapes = {name: [streamed_tensors(block, dtype) for block in tower.blocks] for name, tower in _towers(network)}
     layer_bytes = max(buffer_bytes(each) for blocks in shapes.values() for each in blocks)
     buffers = make_buffers(offload_plan.buffers, layer_bytes, device)

@@ -54,7 +54,7 @@ def rotate_reversed(rows: Tensor, group: int = GROUP) -> Tensor:
         half = ((first + second) + (third + fourth)).mul_(0.5)
         turned = half[:, None] - turned.view(-1, BASE, stride * count)
         stride *= BASE
-    return turned.view(group, count).t().reshape(rows.shape)
+    return turned.view(group, count).t().reshape(rows.shape).contiguous()
 
 
 def reverse_groups(values: Tensor, group: int) -> Tensor:

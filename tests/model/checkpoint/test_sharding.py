@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from model.checkpoint import tensor_files
+from model.checkpoint.fp8 import Fp8Linear, quantize_rows
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import read_adapters
 from model.checkpoint.named_lora import NamedLora
-from model.checkpoint.quantization import Fp8Linear, quantize_rows
+from model.checkpoint.quantization import QUANTIZATIONS
 from model.checkpoint.random_weights import SHAPES, config_fields, random_shard, write_random_checkpoint
 from model.checkpoint.sharding import WHOLE, Shard, Shards, possible_splits, require_split, split_config
 from model.errors import DeviceError
@@ -120,7 +121,9 @@ def test_a_lora_is_merged_into_shards(tmp_path: Path, tiny_checkpoint: Path) -> 
 
 def test_quantized_shards_have_their_own_scales(tiny_checkpoint: Path) -> None:
     plain = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, shards=Shards.equal(1, 2))
-    part = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=("gen",), shards=Shards.equal(1, 2))
+    part = load_checkpoint(
+        tiny_checkpoint, CPU, torch.bfloat16, quantized=QUANTIZATIONS["fp8"], shards=Shards.equal(1, 2)
+    )
     down = part.get_submodule("gen.blocks.0.mlp.down_proj")
     assert isinstance(down, Fp8Linear)
     quantized = quantize_rows(plain.get_submodule("gen.blocks.0.mlp.down_proj").weight)
