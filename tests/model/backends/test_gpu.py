@@ -303,7 +303,7 @@ def test_a_captured_token_is_a_plain_one(dtype: torch.dtype, quantized: str, tol
             kept.append(logits)
         for plain_logits, fused_logits in kept:  # only now: what was returned must not change meanwhile
             assert relative_difference(fused_logits, plain_logits) < tolerance
-    if dtype == torch.float32:
+    if (dtype, quantized) == (torch.float32, "off"):  # eight-bit weights: only the plain network quantizes inputs
         for prefixes in pairs:
             texts = [
                 list(decode(backend, prefix, greedy, 99, ()))
