@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from config.settings import ImageSettings, LoadSettings, TextSettings
     from model.checkpoint.builtin import DEMO_CHECKPOINT, DEMO_MODEL
     from model.checkpoint.card import Card
+    from model.checkpoint.conversion_record import require_usable_folder
+    from model.checkpoint.convert import Converted, convert_checkpoint
     from model.checkpoint.facts import CheckpointFacts, read_facts
     from model.checkpoint.hub import DownloadPlan, find_checkpoint, is_hub_id, local_checkpoint
     from model.checkpoint.hub_errors import OFFICIAL_MODEL
@@ -146,6 +148,8 @@ _HOMES = {
     "model.verification.files": ["FileFinding", "check_files"],
     "model.verification.pictures": ["PictureComparison", "compare_picture"],
     "model.checkpoint.builtin": ["DEMO_CHECKPOINT", "DEMO_MODEL"],
+    "model.checkpoint.conversion_record": ["require_usable_folder"],
+    "model.checkpoint.convert": ["Converted", "convert_checkpoint"],
     "model.checkpoint.facts": ["CheckpointFacts", "read_facts"],
     "model.checkpoint.hub": ["DownloadPlan", "find_checkpoint", "is_hub_id", "local_checkpoint"],
     "model.checkpoint.hub_errors": ["OFFICIAL_MODEL"],
@@ -173,6 +177,7 @@ __all__ = [
     "CheckpointFacts",
     "Checks",
     "Conversation",
+    "Converted",
     "DenoisingStep",
     "DeviceError",
     "DeviceMemoryError",
@@ -214,6 +219,7 @@ __all__ = [
     "WireError",
     "check_files",
     "compare_picture",
+    "convert_checkpoint",
     "count_images",
     "find_checkpoint",
     "find_checks",
@@ -239,6 +245,7 @@ __all__ = [
     "remove_note",
     "require_cache_library",
     "require_device",
+    "require_usable_folder",
     "run_rank",
     "unpack_event",
     "unpack_request",
