@@ -4,6 +4,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from model.memory.estimate import (
 from model.memory.offload import Offload, load_offloaded
 from model.memory.weight_stream import WeightStream
 from model.network.configuration import ModelConfig
+from model.network.missing_head import MissingHead, refuse_text
 from model.network.sensenova import SenseNovaU1
 from model.parallel.collectives import ProcessGroups
 from model.parallel.tensor_parallel import apply_tensor_parallel
@@ -88,6 +90,7 @@ class LoadedModel:
         self.adapters: tuple[Adapter, ...] = ()
         self.offload_plan = ALL_RESIDENT
         self._settings = settings
+        self._weights_file = Path(settings.weights_file) if settings.weights_file else None
         self._quantized = resolve_quantization(settings.quantization, device, self.dtype)
         self.is_loaded = False
         self._groups = groups
@@ -132,10 +135,13 @@ class LoadedModel:
         if self.offload_plan.kind != "off":
             avoid_fragmentation(self.device)
         arguments = (check_weights, on_progress, self._quantized, adapters)
-        load_resident = partial(load_checkpoint, self.folder, self.device, self.dtype, *arguments, self._shards)
+        weights = self._weights_file
+        load_resident = partial(
+            load_checkpoint, self.folder, self.device, self.dtype, *arguments, self._shards, weights=weights
+        )
         backend: Backend | None = None
         if self.offload_plan.kind != "off":
-            self._offload = load_offloaded(self.folder, self.device, self.dtype, self.offload_plan, *arguments)
+            self._offload = load_offloaded(self.folder, self.device, self.dtype, self.offload_plan, *arguments, weights)
             self.network = self._offload.network
         elif first_use is not None and self._warms_up:
             self.network, backend = self._load_and_warm_up(load_resident, *first_use)
@@ -166,7 +172,8 @@ class LoadedModel:
 
         def prepare(network: SenseNovaU1) -> Backend:
             backend = self._select_backend(network)
-            warm_up(backend, use, size, cancelled)
+            writes = use.writes and not isinstance(network.lm_head, MissingHead)
+            warm_up(backend, replace(use, writes=writes), size, cancelled)
             return backend
 
         def start(network: SenseNovaU1) -> None:
@@ -217,8 +224,13 @@ class LoadedModel:
         if self._offload is not None:
             self._offload.replace_adapters(before, adapters)
         elif self.is_loaded:
-            replace_adapters(self.network, self.folder, before, adapters, self._shards)
+            replace_adapters(self.network, self.folder, before, adapters, self._shards, self._weights_file)
         self.adapters = tuple(adapters)
+
+    def require_head(self) -> None:
+        """Raise RequestError if the weights lack `lm_head`, so that the model cannot write."""
+        if self.is_loaded and isinstance(self.network.lm_head, MissingHead):
+            refuse_text()
 
     def take_notices(self) -> Iterator[str]:
         """Yield notices for the user that were not yielded before."""

@@ -19,7 +19,7 @@ from model.memory.estimate import USUAL_PREFIXES, Workload
 from model.network.configuration import read_config
 from model.parallel.collectives import ProcessGroups
 from model.parallel.commands import Load
-from model.requests import AnswerRequest, EditRequest, GenerateRequest, InterleaveRequest, Request
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, InterleaveRequest, Request, writes_text
 from model.sampling.prefix_cache import PrefixCache
 from model.tasks.answer import answer
 from model.tasks.context import TaskContext
@@ -120,6 +120,8 @@ class Runner:
             raise CheckpointError(
                 "an earlier change of LoRAs was interrupted, so the weights are incomplete", "change the LoRAs again"
             )
+        if writes_text(request):
+            self.model.require_head()
         context = TaskContext(
             self.model, self._tokenizer, self.recommended, self.prefix_cache, self._preview_stream, trace
         )

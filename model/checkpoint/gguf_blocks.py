@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SUPER_BLOCK = 256
-"""Numbers in a K block."""
+from model.checkpoint.gguf_header import SIZES, BlockSize
 
 
 @dataclass(frozen=True)
@@ -20,16 +19,12 @@ class BlockFormat:
     """A number format of GGUF files.
 
     Attributes:
-        name: as ggml and file names spell it, such as `Q6_K`.
-        numbers: numbers in a block.
-        nbytes: bytes of a block.
+        size: of a block.
         dtype: for a plain format, the PyTorch dtype of the same bytes; None for a quantized one.
         decode: blocks (N, nbytes) of uint8 → numbers (N, numbers) in float32.
     """
 
-    name: str
-    numbers: int
-    nbytes: int
+    size: BlockSize
     dtype: torch.dtype | None
     decode: Callable[[Tensor], Tensor]
 
@@ -40,7 +35,7 @@ def dequantize(blocks: Tensor, block_format: BlockFormat) -> Tensor:
     Args:
         blocks: bytes of whole blocks, 1-D uint8.
     """
-    return block_format.decode(blocks.view(-1, block_format.nbytes)).flatten()
+    return block_format.decode(blocks.view(-1, block_format.size.nbytes)).flatten()
 
 
 def _halves(part: Tensor) -> Tensor:
@@ -125,21 +120,14 @@ def _q6_k(blocks: Tensor) -> Tensor:
 
 
 FORMATS: dict[int, BlockFormat] = {
-    0: BlockFormat("F32", 1, 4, torch.float32, _plain(torch.float32)),
-    1: BlockFormat("F16", 1, 2, torch.float16, _plain(torch.float16)),
-    8: BlockFormat("Q8_0", 32, 34, None, _q8_0),
-    10: BlockFormat("Q2_K", SUPER_BLOCK, 84, None, _q2_k),
-    11: BlockFormat("Q3_K", SUPER_BLOCK, 110, None, _q3_k),
-    12: BlockFormat("Q4_K", SUPER_BLOCK, 144, None, _q4_k),
-    13: BlockFormat("Q5_K", SUPER_BLOCK, 176, None, _q5_k),
-    14: BlockFormat("Q6_K", SUPER_BLOCK, 210, None, _q6_k),
-    30: BlockFormat("BF16", 1, 2, torch.bfloat16, _plain(torch.bfloat16)),
+    0: BlockFormat(SIZES[0], torch.float32, _plain(torch.float32)),
+    1: BlockFormat(SIZES[1], torch.float16, _plain(torch.float16)),
+    8: BlockFormat(SIZES[8], None, _q8_0),
+    10: BlockFormat(SIZES[10], None, _q2_k),
+    11: BlockFormat(SIZES[11], None, _q3_k),
+    12: BlockFormat(SIZES[12], None, _q4_k),
+    13: BlockFormat(SIZES[13], None, _q5_k),
+    14: BlockFormat(SIZES[14], None, _q6_k),
+    30: BlockFormat(SIZES[30], torch.bfloat16, _plain(torch.bfloat16)),
 }
 """The formats that are read, by their number in a file."""
-
-OTHER_FORMATS: dict[int, str] = {
-    2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS",
-    19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64",
-    28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
-}  # fmt: skip
-"""Names of other formats, for messages."""

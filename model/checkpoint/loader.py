@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from model.checkpoint.kept_weights import kept_scales, require_format
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.lora import Adapter, AdapterMerger, updated_tensors
 from model.checkpoint.quantization import OFF, Quantization, QuantizedLayer, Staging, empty_quantized
@@ -14,10 +15,12 @@ from model.checkpoint.sharding import WHOLE, Shards, shard_layout, shard_of, spl
 from model.checkpoint.stored_tensor import Chunk, StoredTensor, TensorPart
 from model.checkpoint.tensor_files import read_chunks, stored_tensors, total_bytes
 from model.checkpoint.tensor_names import format_names
+from model.checkpoint.weights_file import HEAD
 from model.device_kinds import DeviceKind
 from model.errors import CheckpointError
 from model.events import LoadProgress
 from model.network.configuration import ModelConfig, read_config
+from model.network.missing_head import MissingHead
 from model.network.sensenova import SenseNovaU1
 from model.timings import READ, process_timings
 
@@ -37,6 +40,7 @@ def load_checkpoint(
     adapters: Sequence[Adapter] = (),
     shards: Shards = WHOLE,
     before_reading: Callable[[SenseNovaU1], None] | None = None,
+    weights: Path | None = None,
 ) -> SenseNovaU1:
     """Build a network and read its weights from `folder`. Fuse, cast and copy each chunk as it is read.
 
@@ -48,24 +52,40 @@ def load_checkpoint(
         adapters: LoRAs to merge while their tensors are read.
         shards: the rank's part of the network; `require_split` must allow it.
         before_reading: called with the network when it has memory for its weights.
+        weights: a file with all weights, instead of those of the folder. It may lack `lm_head`.
 
     Raises:
         CheckpointError: the folder is not a usable checkpoint. One message lists all missing, unexpected and misshapen
             tensors, another one all tensors with NaN or infinity.
     """
     config = read_config(folder)
-    tensors = stored_tensors(folder)
-    require_matching(tensors, checkpoint_layout(config), folder)
-    network = empty_network(config, device, dtype, quantized, shards)
+    tensors = checkpoint_tensors(folder, config, quantized, weights)
+    network = empty_network(config, device, dtype, quantized, shards, has_head=HEAD in tensors)
     if before_reading is not None:
         before_reading(network)
-    fill(network, folder, tensors, shard_layout(config, shards), adapters, check_weights, on_progress, shards)
+    source = weights or folder
+    fill(network, source, tensors, shard_layout(config, shards), adapters, check_weights, on_progress, shards)
     return network
+
+
+def checkpoint_tensors(
+    folder: Path, config: ModelConfig, quantized: Quantization = OFF, weights: Path | None = None
+) -> dict[str, StoredTensor]:
+    """Return the tensors of a checkpoint that fit its configuration; arguments and errors as for `load_checkpoint`."""
+    tensors = stored_tensors(folder, weights)
+    require_matching(tensors, checkpoint_layout(config), weights or folder, optional=(HEAD,) if weights else ())
+    require_format(tensors, quantized)
+    return tensors
 
 
 @torch.inference_mode(False)
 def replace_adapters(
-    network: SenseNovaU1, folder: Path, before: Sequence[Adapter], after: Sequence[Adapter], shards: Shards = WHOLE
+    network: SenseNovaU1,
+    folder: Path,
+    before: Sequence[Adapter],
+    after: Sequence[Adapter],
+    shards: Shards = WHOLE,
+    weights: Path | None = None,
 ) -> None:
     """Replace the merged LoRAs of a loaded network. Reload the tensors that the old and new LoRAs update.
 
@@ -75,8 +95,9 @@ def replace_adapters(
     layout = shard_layout(read_config(folder), shards)
     # Whole parameters: a quantized one is computed from all its slices.
     touched = {layout[name].parameter for name in updated_tensors([*before, *after])}
-    tensors = {name: tensor for name, tensor in stored_tensors(folder).items() if layout[name].parameter in touched}
-    fill(network, folder, tensors, layout, after, shards=shards)
+    stored = stored_tensors(folder, weights)
+    tensors = {name: tensor for name, tensor in stored.items() if layout[name].parameter in touched}
+    fill(network, weights or folder, tensors, layout, after, shards=shards)
 
 
 class ParameterWriter:
@@ -108,10 +129,11 @@ class ParameterWriter:
         }
         quantized = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
         self._quantized = {f"{name}.weight": module for name, module in quantized.items()}
+        self._scales = kept_scales(self._quantized, layout, parts or {}, updated_tensors(adapters))
 
     def staging(self) -> Staging:
         """Return a new staging area for the weights to quantize, for tensors that are read together."""
-        return Staging(self._quantized, self._dtype)
+        return Staging(self._quantized, self._dtype, self._scales)
 
     def write(self, chunk: Chunk, staging: Staging, *, non_blocking: bool = False) -> None:
         """Write a chunk.
@@ -122,6 +144,10 @@ class ParameterWriter:
         """
         destination = self._layout[chunk.tensor.name]
         first = destination.offset + chunk.first
+        if destination.parameter in self._scales:
+            values = chunk.stored_values(self._quantized[destination.parameter].weight.dtype)
+            staging.place(destination.parameter, first, values, non_blocking=non_blocking)
+            return
         numbers = chunk.numbers(self._device, non_blocking=non_blocking)
         numbers = self._merger.merge(chunk.tensor.name, chunk.first, numbers)
         if destination.parameter not in self._parameters:
@@ -208,21 +234,28 @@ def empty_network(
     dtype: torch.dtype,
     quantized: Quantization = OFF,
     shards: Shards = WHOLE,
+    has_head: bool = True,
 ) -> SenseNovaU1:
-    """Build a network, or a rank's part of it, with uninitialized weights; `quantized` as for `load_checkpoint`."""
-    network = meta_network(config, shards)
+    """Build a network, or a rank's part of it, with uninitialized weights; `quantized` as for `load_checkpoint`.
+
+    Args:
+        has_head: whether there are weights for `lm_head`.
+    """
+    network = meta_network(config, shards, has_head)
     empty_quantized(network, quantized, device)
     allocate_parameters(network, device, dtype)
     return network
 
 
-def meta_network(config: ModelConfig, shards: Shards = WHOLE) -> SenseNovaU1:
+def meta_network(config: ModelConfig, shards: Shards = WHOLE, has_head: bool = True) -> SenseNovaU1:
     """Build a network, or a rank's part of it, on PyTorch's meta device. Its `config` is that of the und shard."""
     with torch.device("meta"):
         network = SenseNovaU1(split_config(config, shards.und.count))
         if shards.gen.count != shards.und.count:
             gen_shard = SenseNovaU1(split_config(config, shards.gen.count))
             network.gen, network.fm_head = gen_shard.gen, gen_shard.fm_head
+    if not has_head:
+        network.add_module("lm_head", MissingHead())
     return network.eval()
 
 
@@ -236,9 +269,16 @@ def allocate_parameters(network: SenseNovaU1, device: torch.device, dtype: torch
                 module.register_parameter(name, nn.Parameter(memory, requires_grad=False))
 
 
-def require_matching(tensors: dict[str, StoredTensor], layout: dict[str, ParameterSlice], folder: Path) -> None:
-    """Raise CheckpointError unless the files contain exactly the tensors of the layout."""
-    missing = [name for name in layout if name not in tensors]
+def require_matching(
+    tensors: dict[str, StoredTensor], layout: dict[str, ParameterSlice], source: Path, optional: Collection[str] = ()
+) -> None:
+    """Raise CheckpointError unless the files contain exactly the tensors of the layout.
+
+    Args:
+        source: the folder or file of the tensors.
+        optional: tensors that may be missing.
+    """
+    missing = [name for name in layout if name not in tensors and name not in optional]
     unexpected = [name for name in tensors if name not in layout]
     misshapen = [
         f"{name}: is {list(tensors[name].shape)}, should be {list(layout[name].shape)}"
@@ -247,7 +287,7 @@ def require_matching(tensors: dict[str, StoredTensor], layout: dict[str, Paramet
     ]
     if not (missing or unexpected or misshapen):
         return
-    parts = [f"{folder}: the weights do not fit config.json"]
+    parts = [f"{source}: the weights do not fit config.json"]
     for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if names:
             parts.append(f"{len(names)} {title}:\n{format_names(names)}")

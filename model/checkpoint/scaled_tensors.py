@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from config.json_files import parse_json
-from model.checkpoint.gguf_files import official_name
+from model.checkpoint.gguf_header import official_name
 from model.checkpoint.stored_tensor import ScaledRows, StoredTensor
 from model.checkpoint.tensor_names import format_names
 from model.errors import CheckpointError

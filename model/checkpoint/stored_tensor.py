@@ -47,15 +47,15 @@ class Blocks:
 
     @property
     def name(self) -> str:
-        return self.block_format.name
+        return self.block_format.size.name
 
     @property
     def block_numbers(self) -> int:
-        return self.block_format.numbers
+        return self.block_format.size.numbers
 
     @property
     def block_bytes(self) -> int:
-        return self.block_format.nbytes
+        return self.block_format.size.nbytes
 
     def decode(self, data: Tensor, first: int) -> Tensor:
         """See `Encoding`."""

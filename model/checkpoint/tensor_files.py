@@ -14,8 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpoint.gguf_files import is_gguf, read_gguf
-from model.checkpoint.safetensors_files import find_files, read_header
+from config.operating_system import read_at
+from model.checkpoint.gguf_files import gguf_tensors
+from model.checkpoint.gguf_header import is_gguf
+from model.checkpoint.safetensors_files import safetensors_tensors
+from model.checkpoint.safetensors_header import find_files
 from model.checkpoint.scaled_tensors import combine_scales
 from model.checkpoint.stored_tensor import Chunk, Piece, StoredTensor, TensorPart
 from model.devices import host_memory
@@ -41,9 +44,9 @@ def stored_tensors(folder: Path, weights: Path | None = None) -> dict[str, Store
             damaged or of another model, or a tensor has an unsupported format or is stored twice.
     """
     if weights is not None and is_gguf(weights):
-        return {tensor.name: tensor for tensor in read_gguf(weights).tensors}
+        return gguf_tensors(weights)
     files = [weights] if weights is not None else find_files(folder)
-    return combine_scales(tensor for file in files for tensor in read_header(file))
+    return combine_scales(tensor for file in files for tensor in safetensors_tensors(file))
 
 
 def read_chunks(parts: Iterable[TensorPart], use: Callable[[Chunk], None], pinned: bool = False) -> Generator[int]:
@@ -131,7 +134,7 @@ def read_row(descriptor: int, tensor: StoredTensor, number: int) -> Tensor:
 def _read_at(descriptor: int, tensor: StoredTensor, position: int, view: memoryview) -> None:
     while view:
         try:
-            count = os.preadv(descriptor, [view], position)
+            count = read_at(descriptor, view, position)
         except OSError as error:
             raise CheckpointError(
                 f"{tensor.file} cannot be read: {error.strerror}", "check the disk, or fetch the file again"

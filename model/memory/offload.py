@@ -13,16 +13,17 @@ from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.loader import (
     ParameterWriter,
     allocate_parameters,
+    checkpoint_tensors,
     fill,
     meta_network,
     require_finite,
-    require_matching,
 )
 from model.checkpoint.lora import Adapter, updated_tensors
 from model.checkpoint.quantization import OFF, Quantization, empty_quantized
 from model.checkpoint.stored_tensor import StoredTensor
 from model.checkpoint.tensor_files import read_row, stored_tensors
 from model.checkpoint.tensor_names import format_names
+from model.checkpoint.weights_file import HEAD
 from model.errors import CheckpointError
 from model.events import LoadProgress
 from model.memory.estimate import HEAD_CHUNK_BYTES, OffloadPlan
@@ -45,7 +46,6 @@ from model.network.sensenova import SenseNovaU1
 from model.network.transformer import Tower
 
 EMBEDDING = "language_model.model.embed_tokens.weight"
-HEAD = "language_model.lm_head.weight"
 TOWERS = ("und", "gen")
 
 
@@ -54,6 +54,7 @@ class Offload:
     """A network with offloaded weights, and the stream that loads them.
 
     Attributes:
+        folder, weights: the files, as for `load_checkpoint`.
         stream: loads weights into the layer buffers.
         layout: `checkpoint_layout` of the network, with the chunks of `lm_head`.
         offloaded: official names of the tensors that are not on the device all the time.
@@ -61,6 +62,7 @@ class Offload:
 
     network: SenseNovaU1
     folder: Path
+    weights: Path | None
     stream: WeightStream
     layout: Mapping[str, ParameterSlice]
     offloaded: frozenset[str]
@@ -72,13 +74,13 @@ class Offload:
         touched = {self.layout[name].parameter for name in updated_tensors([*before, *after])}
         resident = {
             name: tensor
-            for name, tensor in stored_tensors(self.folder).items()
+            for name, tensor in stored_tensors(self.folder, self.weights).items()
             if name not in self.offloaded and self.layout[name].parameter in touched
         }
         for _, tower in _towers(self.network):
             cast(StreamedBlocks, tower.blocks).invalidate()
-        self.stream.writer = ParameterWriter(self.network, self.layout, after)
-        fill(self.network, self.folder, resident, self.layout, after)
+        self.stream.writer = ParameterWriter(self.network, self.layout, after, self.stream.parts)
+        fill(self.network, self.weights or self.folder, resident, self.layout, after)
 
 
 @torch.inference_mode(False)  # for the same reason as `load_checkpoint`
@@ -91,6 +93,7 @@ def load_offloaded(
     on_progress: Callable[[LoadProgress], None] | None = None,
     quantized: Quantization = OFF,
     adapters: Sequence[Adapter] = (),
+    weights: Path | None = None,
 ) -> Offload:
     """Build the network and read the weights that stay on the device: norms, image embeddings and flow matching.
 
@@ -99,21 +102,21 @@ def load_offloaded(
 
     Args:
         offload_plan: the buffers to allocate, and whether `lm_head` stays on the device.
-        check_weights, on_progress, quantized, adapters: as for `load_checkpoint`.
+        check_weights, on_progress, quantized, adapters, weights: as for `load_checkpoint`.
 
     Raises:
         CheckpointError: as for `load_checkpoint`; or a LoRA changes an offloaded embedding or `lm_head`.
     """
     config = read_config(folder)
-    tensors, layout = stored_tensors(folder), checkpoint_layout(config)
-    require_matching(tensors, layout, folder)
-    network = meta_network(config)
-    resident_weights = quantized if offload_plan.whole_head else replace(quantized, head=False)
+    tensors, layout = checkpoint_tensors(folder, config, quantized, weights), checkpoint_layout(config)
+    network = meta_network(config, has_head=HEAD in tensors)
+    whole_head = offload_plan.whole_head or HEAD not in tensors
+    resident_weights = quantized if whole_head else replace(quantized, head=False)
     empty_quantized(network, resident_weights, device, torch.device("meta"))
     shapes = {name: [streamed_tensors(block, dtype) for block in tower.blocks] for name, tower in _towers(network)}
     layer_bytes = max(buffer_bytes(each) for blocks in shapes.values() for each in blocks)
     buffers = make_buffers(offload_plan.buffers, layer_bytes, device)
-    chunks = {} if offload_plan.whole_head else _head_chunks(tensors[HEAD], layer_bytes, dtype)
+    chunks = {} if whole_head else _head_chunks(tensors[HEAD], layer_bytes, dtype)
     stream = WeightStream({**tensors, **chunks}, device)
     streamed = _stream_towers(network, layout, shapes, buffers, stream)
     network.add_module("embed_tokens", FileEmbedding(tensors[EMBEDDING], device, dtype))
@@ -127,12 +130,12 @@ def load_offloaded(
     offloaded = frozenset([*streamed, EMBEDDING, *([HEAD] if chunks else [])])
     require_mergeable(adapters, offloaded)
     allocate_parameters(network, device, dtype)
-    stream.writer = ParameterWriter(network, layout, adapters)
+    stream.writer = ParameterWriter(network, layout, adapters, stream.parts)
     resident = {name: tensor for name, tensor in tensors.items() if name not in offloaded}
-    fill(network, folder, resident, layout, adapters, check_weights, on_progress)
+    fill(network, weights or folder, resident, layout, adapters, check_weights, on_progress)
     if check_weights:
-        require_finite(folder, {name: tensors[name] for name in offloaded})
-    return Offload(network, folder, stream, layout, offloaded)
+        require_finite(weights or folder, {name: tensors[name] for name in offloaded})
+    return Offload(network, folder, weights, stream, layout, offloaded)
 
 
 def require_mergeable(adapters: Sequence[Adapter], offloaded: Collection[str]) -> None:

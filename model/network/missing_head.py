@@ -24,5 +24,5 @@ class MissingHead(LogitsInterface, nn.Module):
 def refuse_text() -> NoReturn:
     """Raise RequestError for a request that needs `lm_head`."""
     raise RequestError(
-        "this file cannot write text: it has no lm_head", "take a file with `lm_head`, or the original checkpoint"
+        "this file cannot write text: it has no lm_head", "take a file with lm_head, or the original checkpoint"
     )

@@ -14,13 +14,13 @@ BATCH = 50_000
 
 def random_blocks(count: int, block_format: BlockFormat, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count * block_format.nbytes,), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (count * block_format.size.nbytes,), dtype=torch.uint8, generator=generator)
 
 
 def require_equal(blocks: torch.Tensor, number: int) -> None:
     """Compare all numbers by their bits; random scales include infinity and NaN, and a NaN has many bit patterns."""
     ours = dequantize(blocks, FORMATS[number])
-    theirs = gguf.dequantize(blocks.view(-1, FORMATS[number].nbytes).numpy(), gguf.GGMLQuantizationType(number))
+    theirs = gguf.dequantize(blocks.view(-1, FORMATS[number].size.nbytes).numpy(), gguf.GGMLQuantizationType(number))
     expected = torch.from_numpy(theirs.copy()).flatten()
     same = (ours.view(torch.int32) == expected.view(torch.int32)) | (ours.isnan() & expected.isnan())
     assert same.all()
@@ -28,24 +28,24 @@ def require_equal(blocks: torch.Tensor, number: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].name)
+@pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].size.name)
 def test_random_blocks(number: int) -> None:
     require_equal(random_blocks(QUICK_BLOCKS, FORMATS[number], number), number)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].name)
+@pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].size.name)
 def test_a_million_random_blocks(number: int) -> None:
     for start in range(0, ALL_BLOCKS, BATCH):
         require_equal(random_blocks(BATCH, FORMATS[number], start + number), number)
 
 
-@pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].name)
+@pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].size.name)
 def test_sizes_are_those_of_ggml(number: int) -> None:
     kind = gguf.GGMLQuantizationType(number)
-    assert gguf.GGML_QUANT_SIZES[kind] == (FORMATS[number].numbers, FORMATS[number].nbytes)
-    assert kind.name == FORMATS[number].name
+    assert gguf.GGML_QUANT_SIZES[kind] == (FORMATS[number].size.numbers, FORMATS[number].size.nbytes)
+    assert kind.name == FORMATS[number].size.name
 
 
 def test_one_block_at_an_odd_place() -> None:
@@ -53,5 +53,5 @@ def test_one_block_at_an_odd_place() -> None:
         blocks = random_blocks(3, block_format, number)
         whole = dequantize(blocks, block_format).view(3, -1)
         shifted = torch.cat([torch.zeros(1, dtype=torch.uint8), blocks])[1:]
-        one = dequantize(shifted[block_format.nbytes : 2 * block_format.nbytes], block_format)
+        one = dequantize(shifted[block_format.size.nbytes : 2 * block_format.size.nbytes], block_format)
         assert torch.equal(one.view(torch.int32), whole[1].contiguous().view(torch.int32))
