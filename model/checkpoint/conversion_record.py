@@ -6,7 +6,6 @@ a name but without a record is made again.
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,8 +84,8 @@ def read_record(folder: Path) -> Record:
         for name, file in content["source"]["files"].items()
     }
     done = {_text(name): _text(sha256) for name, sha256 in content["files"].items()}
-    names: Sequence[str] = (content["quantization"], content["source"]["model"], content["plan"])
-    return Record(*map(_text, names), source, done)
+    quantization, model, plan = map(_text, (content["quantization"], content["source"]["model"], content["plan"]))
+    return Record(quantization, model, plan, source, done)
 
 
 def unfinished_folder(folder: Path) -> Path:
