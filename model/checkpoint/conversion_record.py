@@ -6,6 +6,7 @@ a name but without a record is made again.
 
 import json
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,12 @@ def _is_ours(work: Path) -> bool:
     if work.is_symlink() or not work.is_dir():
         return False
     try:
+        entries = list(work.iterdir())
+        if not all(stat.S_ISREG(entry.lstat().st_mode) for entry in entries):  # a link could lead a write elsewhere
+            return False
         read_record(work)
     except FileNotFoundError:  # ended before the first record
-        return {path.name for path in work.iterdir()} <= {LOCK_FILE, f"{RECORD_FILE}.part"}
+        return {entry.name for entry in entries} <= {LOCK_FILE, f"{RECORD_FILE}.part"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return True

@@ -49,7 +49,7 @@ def convert(
     from sensenova_cli.turns.model_source import find_weights
     from sensenova_cli.turns.verify_pictures import ReadingProgress
 
-    here = {**flags.settings, "model": checkpoint, "server": "off"}
+    here = {**flags.settings, "model": checkpoint, "weights": "off", "server": "off"}
     settings = replace(flags, settings=here).layers().load
     if settings.quantization == "off":
         raise UsageError("a conversion needs the format of the new weights", f"use --quantization {FORMATS}")

@@ -115,6 +115,17 @@ def lora_pickle() -> Words:
     return ["generate", "a cat", "--lora", "lora.bin"]
 
 
+@attack("checkpoint", 2)
+def unfinished_conversion() -> Words:
+    """Replace a file of the user through a link in the unfinished work of a conversion."""
+    work = Path("copy.unfinished")
+    work.mkdir()
+    (work / "conversion.json").write_text(json.dumps({"quantization": "int8", "source": {"files": {}}, "files": {}}))
+    (work / "conversion.json.part").symlink_to("../secret")
+    (work / "config.json").symlink_to("../secret")
+    return ["convert", "demo", "copy", "--quantization", "int8"]
+
+
 def lora(**metadata: str) -> Words:
     """Write a LoRA file with metadata; return a command that uses it."""
     header = {"__metadata__": metadata, "x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}

@@ -290,6 +290,21 @@ def test_a_damaged_record_is_not_ours(tiny_checkpoint: Path, tmp_path: Path, con
         convert_checkpoint(tiny_checkpoint, tmp_path / "copy", "int8")
 
 
+@pytest.mark.parametrize("name", ["conversion.json.part", "config.json", "model-00001-of-00001.safetensors.part"])
+def test_links_in_unfinished_work_are_not_followed(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A stranger's folder could lead a write to a file of the user."""
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_in(patch, 2)
+        convert_checkpoint(tiny_checkpoint, tmp_path / "copy", "int8", shard_bytes=SMALL)
+    (tmp_path / "mine").write_text("mine")
+    (unfinished_folder(tmp_path / "copy") / name).symlink_to("../mine")
+    with pytest.raises(RequestError, match="is not the unfinished work of a conversion"):
+        convert_checkpoint(tiny_checkpoint, tmp_path / "copy", "int8", shard_bytes=SMALL)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_unfinished_work_of_another_format_or_source(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
