@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from model.checkpoint.hub_errors import OFFICIAL_MODEL
     from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
     from model.checkpoint.random_weights import write_tiny_checkpoint
+    from model.checkpoint.weights_file import (
+        WeightsFacts,
+        describe_weights,
+        find_weights_file,
+        local_weights_file,
+    )
     from model.conversation import Conversation
     from model.devices import require_device
     from model.engine import Engine
@@ -155,6 +161,12 @@ _HOMES = {
     "model.checkpoint.hub_errors": ["OFFICIAL_MODEL"],
     "model.checkpoint.named_lora": ["NO_LORA", "NamedLora", "format_loras", "parse_loras"],
     "model.checkpoint.random_weights": ["write_tiny_checkpoint"],
+    "model.checkpoint.weights_file": [
+        "WeightsFacts",
+        "describe_weights",
+        "find_weights_file",
+        "local_weights_file",
+    ],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -216,13 +228,16 @@ __all__ = [
     "Timings",
     "Trace",
     "Waiting",
+    "WeightsFacts",
     "WireError",
     "check_files",
     "compare_picture",
     "convert_checkpoint",
     "count_images",
+    "describe_weights",
     "find_checkpoint",
     "find_checks",
+    "find_weights_file",
     "format_loras",
     "has_room",
     "is_hub_id",
@@ -230,6 +245,7 @@ __all__ = [
     "is_usable_key",
     "launched",
     "local_checkpoint",
+    "local_weights_file",
     "open_engine",
     "open_picture",
     "pack",

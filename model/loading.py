@@ -9,7 +9,7 @@ from model.checkpoint.builtin import DEMO_MODEL
 from model.checkpoint.hub import DownloadPlan, find_card, find_checkpoint
 from model.checkpoint.quantization import require_whole_groups, resolve_quantization
 from model.checkpoint.sharding import require_split
-from model.checkpoint.weights_file import describe_weights, find_weights
+from model.checkpoint.weights_file import describe_weights, find_weights_file
 from model.devices import resolve_device, resolve_dtype, usable_memory
 from model.events import LoadProgress
 from model.memory.estimate import ALL_RESIDENT, USUAL_PREFIXES, Weights, Workload, peak_bytes
@@ -100,7 +100,7 @@ def load_model(
         name = settings.weights_file
         folder = find_checkpoint(model, on_plan=on_plan, on_progress=on_download, with_weights=name is None)
         recommended = read_recommended(folder)
-        weights = None if name is None else find_weights(name, on_plan=on_plan, on_progress=on_download)
+        weights = None if name is None else find_weights_file(name, on_plan=on_plan, on_progress=on_download)
     facts = None if weights is None else describe_weights(weights)
     if facts is not None and not facts.has_head and any(map(writes_text, requests or ())):
         refuse_text()

@@ -75,8 +75,8 @@ class Bandwidth:
         return min(known) if known else None
 
 
-def measure_bandwidth(device: torch.device, folder: Path | None) -> Bandwidth:
-    """Time a copy of 256 MiB to the device, and reading the first 2 GiB of a checkpoint."""
+def measure_bandwidth(device: torch.device, folder: Path | None, weights: Path | None = None) -> Bandwidth:
+    """Time a copy of 256 MiB to the device, and reading the first 2 GiB of a checkpoint, or of a file of weights."""
     link, note = None, None
     if DeviceKind.of(device).has_streams:
         source, note = host_memory(LINK_BYTES, page_locked=True)
@@ -89,8 +89,9 @@ def measure_bandwidth(device: torch.device, folder: Path | None) -> Bandwidth:
         synchronize(device)
         link = LINK_BYTES / (time.perf_counter() - clock)
     files = None
-    if folder is not None:
-        tensors = list(stored_tensors(folder).values())
+    source_folder = folder or (weights.parent if weights else None)
+    if source_folder is not None:
+        tensors = list(stored_tensors(source_folder, weights).values())
         sizes = accumulate(tensor.stop - tensor.start for tensor in tensors)
         count = max(1, len(list(takewhile(lambda total: total <= READ_BYTES, sizes))))
         stream = WeightStream({tensor.name: tensor for tensor in tensors[:count]}, device)

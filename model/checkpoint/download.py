@@ -82,7 +82,10 @@ def download_weights(
     on_plan: Callable[[DownloadPlan], None] | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> Path:
-    """Download one file of a Hub repository into the Hub cache and return its path; arguments as for `find_weights`.
+    """Download one file of a Hub repository into the Hub cache and return its path.
+
+    Args:
+        on_plan, on_progress: as for `find_checkpoint`.
 
     Raises:
         CheckpointError: as for `find_checkpoint`, or the repository has no such file.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
+from config.mentions import mention
 from config.model_names import full_name
 from model.checkpoint.builtin import DEMO_CHECKPOINT, DEMO_MODEL
 from model.checkpoint.download import DownloadPlan, download_card, download_checkpoint
@@ -74,7 +75,7 @@ def _locate(model: str, with_weights: bool = True) -> Path | tuple[str, str]:
     if is_file:
         raise CheckpointError(
             f"{model} is a file; a checkpoint is the folder that holds {CONFIG_FILE} and the weights",
-            f"try {folder.parent}" if (folder.parent / CONFIG_FILE).is_file() else "name that folder",
+            f"try {folder.parent}" if (folder.parent / CONFIG_FILE).is_file() else _hint_for_file(model),
         )
     hub_id = _HUB_ID.fullmatch(model)
     if model.startswith((".", "~")) or folder.is_absolute() or (hub_id is None and re.search(r"[/\\]", model)):
@@ -87,6 +88,12 @@ def _locate(model: str, with_weights: bool = True) -> Path | tuple[str, str]:
 
     name, revision = hub_id["name"], hub_id["revision"] or "main"
     return cached_checkpoint(name, revision, with_weights) if constants.HF_HUB_OFFLINE else (name, revision)
+
+
+def _hint_for_file(name: str) -> str:
+    if name.endswith((".gguf", ".safetensors")):
+        return f"name that folder or the model's Hub id, and use {mention('weights', name)}"
+    return "name that folder"
 
 
 def is_hub_id(name: str) -> bool:

@@ -48,7 +48,7 @@ class WeightsFacts:
         return f"{name}: other pictures are to be expected than those of the original"
 
 
-def find_weights(
+def find_weights_file(
     name: str,
     *,
     on_plan: Callable[[DownloadPlan], None] | None = None,
@@ -78,6 +78,24 @@ def find_weights(
             f"there is no file {name}", _similar(path) or "name a file, or one on the Hub like owner/name/file.gguf"
         )
     return download_weights(on_hub["name"], on_hub["revision"] or "main", on_hub["file"], on_plan, on_progress)
+
+
+def local_weights_file(name: str) -> Path | None:
+    """Return a file with weights if it is on this machine, as a file or in the Hub cache, else None."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path.absolute()
+        on_hub = _ON_HUB.fullmatch(name)
+        if on_hub is None:
+            return None
+        cached = try_to_load_from_cache(on_hub["name"], on_hub["file"], revision=on_hub["revision"] or "main")
+    except (OSError, RuntimeError, ValueError, HFValidationError):
+        return None
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _similar(path: Path) -> str | None:

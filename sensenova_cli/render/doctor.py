@@ -8,7 +8,7 @@ from config.mentions import mention
 from config.sizes import format_size
 from config.units import format_memory
 from sensenova_cli.render.bench import ceilings_line
-from sensenova_cli.render.progress import format_rate
+from sensenova_cli.render.progress import format_bytes, format_rate
 from sensenova_cli.render.spelling import as_flags
 from sensenova_cli.render.table import plain_table, print_table
 from sensenova_cli.system.unicode import for_terminal
@@ -92,6 +92,19 @@ def bandwidth_line(found: "Examination") -> str:
     if found.bandwidth.files is not None:
         parts.append(f"files {format_rate(found.bandwidth.files, 'B/s')}")
     return " · ".join(parts)
+
+
+def weights_line(weights: dict[str, Any]) -> str:
+    """Return a line about the file of the setting `weights`."""
+    name = for_terminal(weights["file"])
+    if weights["kind"] is None:
+        return f"weights: {name} is not on this machine"
+    parts = [f"weights: {name}: {weights['kind']}, {format_bytes(weights['bytes'])}"]
+    if not weights["writes_text"]:
+        parts.append("without lm_head, so it draws and cannot write")
+    if weights["note"]:
+        parts.append(weights["note"])
+    return "; ".join(parts)
 
 
 def print_findings(found: "Examination", model: str, steps: int) -> None:

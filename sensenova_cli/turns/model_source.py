@@ -132,6 +132,7 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
             model_name(settings),
             on_plan=progress.on_plan,
             on_progress=lambda done, total: progress.show("downloading", done, total),
+            with_weights=settings.weights_file is None,
         )
 
 
