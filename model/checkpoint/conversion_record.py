@@ -7,6 +7,7 @@ a name but without a record is made again.
 import json
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,16 @@ class Record:
             "files": self.done,
         }
         scratch = folder / f"{RECORD_FILE}.part"
-        with scratch.open("w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        scratch.replace(folder / RECORD_FILE)
+        try:
+            with scratch.open("w", encoding="utf-8") as stream:
+                json.dump(content, stream, indent=1)
+                stream.write("\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            scratch.replace(folder / RECORD_FILE)
+        finally:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
 
 
 def read_record(folder: Path) -> Record:
