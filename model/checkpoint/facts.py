@@ -43,7 +43,7 @@ def read_facts(folder: Path) -> CheckpointFacts:
     """
     config = read_config(folder)
     transformer = config.transformer
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())  # reading a pipe would not end
     weight_format: str | None = None
     with suppress(CheckpointError):  # `verify` checks the files
         weight_format = describe_weights(*files).kind if files else None
