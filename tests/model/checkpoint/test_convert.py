@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from config.errors import SenseNovaError
-from model import Engine, GenerateRequest, ImageSettings, Picture
+from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture, TextSettings
 from model.checkpoint import convert, shard_files
 from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.checkpoint.conversion_record import LOCK_FILE, RECORD_FILE, unfinished_folder
@@ -27,6 +28,7 @@ from model.checkpoint.convert import convert_checkpoint
 from model.checkpoint.file_names import INDEX_FILE
 from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.quantization import QUANTIZATIONS
+from model.engine import LocalEngine
 from model.errors import CheckpointError, RequestError
 from model.network.rotation import rotation_group
 from tests.cli.harness import REPOSITORY
@@ -67,17 +69,34 @@ def test_float32_models_get_the_same_weights(tmp_path: Path, quantization: str) 
     require_equal(made.folder, DEMO_CHECKPOINT, quantization, torch.float32)
 
 
-def picture(folder: Path, quantization: str) -> bytes:
+def loaded(folder: Path, quantization: str, offload: str = "off") -> LocalEngine:
     dtype = "float32" if quantization.startswith("int8") else "bfloat16"
-    engine = Engine.load(folder, device="cpu", quantization=quantization, dtype=dtype)
+    return Engine.load(folder, device="cpu", quantization=quantization, dtype=dtype, offload=offload)
+
+
+def picture(engine: LocalEngine) -> bytes:
     events = engine.run(GenerateRequest("a red circle", ImageSettings(size="64x64", num_steps=2)))
     return next(event.image.tobytes() for event in events if isinstance(event, Picture))
 
 
 @pytest.mark.parametrize("quantization", FORMATS)
 def test_pictures_of_a_copy_have_the_same_bytes(tmp_path: Path, quantization: str) -> None:
+    """Also if layers stay in the files until they are used."""
     made = convert_checkpoint(DEMO_CHECKPOINT, tmp_path / "copy", quantization)
-    assert picture(made.folder, quantization) == picture(DEMO_CHECKPOINT, quantization)
+    expected = picture(loaded(DEMO_CHECKPOINT, quantization))
+    for offload in ("off", "layers"):
+        assert picture(loaded(made.folder, quantization, offload)) == expected
+
+
+def test_answers_of_a_copy_are_the_same(tmp_path: Path) -> None:
+    made = convert_checkpoint(DEMO_CHECKPOINT, tmp_path / "copy", "int8-all")
+    image = Image.new("RGB", (64, 64), "red")
+    request = AnswerRequest("What is this?", (image,), settings=TextSettings(max_tokens=12))
+    answers = []
+    for folder in (made.folder, DEMO_CHECKPOINT):
+        events = list(loaded(folder, "int8-all").run(request))
+        answers.append([event.text for event in events if isinstance(event, Answer)])
+    assert answers[0] == answers[1] and answers[0][0]
 
 
 def test_the_folder_is_a_checkpoint_in_the_official_layout(tmp_path: Path) -> None:
