@@ -86,6 +86,24 @@ def weights_header() -> Words:
 
 
 @attack("checkpoint", 3)
+def gguf_counts() -> Words:
+    """Fill the memory with a GGUF file that promises 2^63 tensors."""
+    Path("theirs.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2**63, 2**63) + bytes(64))
+    return ["info", "theirs.gguf"]
+
+
+@attack("checkpoint", 3)
+def gguf_terminal() -> Words:
+    """Send commands to the terminal by the names in a GGUF file."""
+    name = b"\x1b[2J\x1b]0;owned\x07"
+    text = struct.pack("<Q", len(name)) + name
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)
+    architecture = struct.pack("<Q", 20) + b"general.architecture" + struct.pack("<I", 8) + text
+    Path("theirs.gguf").write_bytes(header + architecture + text + struct.pack("<IQIQ", 1, 64, 0, 0) + bytes(512))
+    return ["info", "theirs.gguf"]
+
+
+@attack("checkpoint", 3)
 def code_in_the_folder() -> Words:
     """Run a program that the configuration names (trust_remote_code)."""
     checkpoint("modeling_evil.py", "import os; os.mkdir('owned')")
