@@ -1,6 +1,7 @@
 """LoRAs with the names of other programs: PEFT, kohya's scripts and diffusers; their scaling; what is refused."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from model.checkpoint import lora_files
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint
 from model.checkpoint.lora import read_adapters
@@ -117,6 +119,19 @@ def test_alpha_of_diffusers_is_in_the_metadata(tiny_checkpoint: Path, tmp_path: 
     fields = json.dumps({"transformer.r": RANK, "transformer.lora_alpha": 3})
     file = write(tmp_path / "style.safetensors", tiny_checkpoint, "diffusers", lora_adapter_metadata=fields)
     require_merged(tiny_checkpoint, file, 3 / RANK)
+
+
+@pytest.mark.parametrize("files", [["adapter_model.safetensors", "adapter_config.json"], ["style.safetensors"]])
+def test_the_description_of_a_lora_on_the_hub_is_downloaded(monkeypatch: pytest.MonkeyPatch, files: list[str]) -> None:
+    fetched = []
+
+    def download(model: str, choose: Callable[[Sequence[str]], str]) -> Path:
+        fetched.append(choose(files))
+        return Path("snapshot") / fetched[-1]
+
+    monkeypatch.setattr(lora_files, "download_file", download)
+    assert lora_files.find_lora("owner/lora") == Path("snapshot") / files[0]
+    assert fetched == files
 
 
 def refusal(folder: Path, file: Path) -> str:
