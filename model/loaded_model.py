@@ -268,12 +268,15 @@ class LoadedModel:
         weights, plan = self._weights, self.offload_plan
         total = format_memory(weights.on_device(ALL_RESIDENT))
         held = format_memory(weights.on_device(plan))
-        if plan.buffers < weights.layers:
-            how = f"{plan.buffers} of {weights.layers} layers of a tower at a time"
-        elif plan.whole_head:
-            how = "towers are swapped in and out"
-        else:
+        most, pictures, texts = weights.layers, plan.gen_buffers, plan.und_buffers
+        if pictures == texts < most:
+            how = f"{texts} of {most} layers of a tower at a time"
+        elif min(pictures, texts) < most:
+            how = f"{min(pictures, most)} of {most} layers at a time for pictures, {min(texts, most)} for texts"
+        elif weights.text_pass_bytes(plan):
             how = "towers are swapped in and out, and lm_head is streamed"
+        else:
+            how = "towers are swapped in and out"
         limit = f" in {format_memory(self.budget)}" if self.budget is not None else ""
         return f"offload {plan.kind}: {how}, {held} of {total} of weights{limit}"
 

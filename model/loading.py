@@ -23,7 +23,7 @@ from model.parallel.launch import SIZES, require_ranks
 from model.parallel.layout import ParallelLayout
 from model.parallel.processes import RankProcesses
 from model.requests import AnswerRequest, FirstUse, Request, writes_text
-from model.runner import Runner, image_tokens, picture_size
+from model.runner import Runner, image_tokens, picture_size, text_tokens
 from model.timings import CARD, COMPILE, DEVICE, PLACE, READ, process_timings
 
 
@@ -112,7 +112,9 @@ def load_model(
     settings = settings.model_copy(update={"dtype": dtype, "weights": None if weights is None else str(weights)})
     if ranks_wanted == 1:
         first_use = FirstUse(requests is None or bool(image_settings), use.branches > 1, use.writes)
-        runner = Runner.load(Load(folder, settings, largest, first_use), device, None, on_progress)
+        answers = [request for request in requests or () if isinstance(request, AnswerRequest)]
+        most = max((text_tokens(request, recommended) for request in answers), default=0)
+        runner = Runner.load(Load(folder, settings, largest, first_use, most), device, None, on_progress)
         runner.model.add_notice(notice)
         runner.model.add_notice(facts.note if facts else None)
         return LocalModel(model, runner)

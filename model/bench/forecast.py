@@ -10,13 +10,14 @@ import torch
 
 from config.sizes import TOKEN_PIXELS, Size
 from model.bench.ceilings import Ceilings
-from model.checkpoint.tensor_files import stored_tensors
 from model.checkpoint.quantization import Quantization
+from model.checkpoint.tensor_files import stored_tensors
 from model.device_kinds import DeviceKind
 from model.devices import host_memory, synchronize
 from model.errors import DeviceMemoryError
 from model.memory.estimate import (
     ALL_RESIDENT,
+    LEAST,
     MIN_BUFFERS,
     USUAL_PREFIXES,
     OffloadPlan,
@@ -113,8 +114,7 @@ def forecasts(
 ) -> Iterator[Forecast]:
     """Yield forecasts for each size: all weights, one tower, as many layers as fit, and two layers on the device."""
     weights = Weights.of(config, itemsize, quantized)
-    module = OffloadPlan("module", weights.layers, whole_head=True)
-    smallest = OffloadPlan("layers", MIN_BUFFERS, whole_head=False)
+    module = OffloadPlan("module", weights.layers, weights.layers, whole_head=True)
     for size in sizes:
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
         work = Workload(tokens, USUAL_PREFIXES)
@@ -123,12 +123,12 @@ def forecasts(
         try:
             chosen = choose_offload_plan("auto", config, weights, work, itemsize, budget)
             layers = choose_offload_plan("layers", config, weights, work, itemsize, budget)
-            candidates += [layers] if MIN_BUFFERS < layers.buffers < weights.layers else []
+            candidates += [layers] if MIN_BUFFERS < layers.gen_buffers < weights.layers else []
         except DeviceMemoryError:
             pass  # no plan fits, which `fits` of the forecasts shows
         flops = sum(prediction_flops(config, tokens, prefix) for prefix in USUAL_PREFIXES)
         compute_seconds = flops / (ceilings.gemm * SHARE_OF_CEILING[device.type])
-        for offload_plan in [*candidates, smallest]:
+        for offload_plan in [*candidates, LEAST]:
             peak = peak_bytes(config, weights, offload_plan, work, itemsize)
             streamed = _streamed_bytes(weights, offload_plan)
             stream_seconds = streamed / bandwidth.rate if streamed and bandwidth.rate else 0.0
@@ -140,5 +140,4 @@ def _streamed_bytes(weights: Weights, offload_plan: OffloadPlan) -> int:
     """Return the bytes of layers that a step streams. Each layer is streamed once for all branches."""
     if not weights.streams(offload_plan):
         return 0
-    resident = offload_plan.buffers - min(RING, offload_plan.buffers)
-    return (weights.layers - resident) * weights.towers // (2 * weights.layers)
+    return (weights.layers - (offload_plan.gen_buffers - RING)) * weights.gen_layer

@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 
 def machine_lines(machine: "Machine") -> list[str]:
-    """Return lines about Python, PyTorch, the device and its kernels."""
+    """Return lines about Python, PyTorch, the device, its kernels and its eight-bit format."""
     lines = [f"python {machine.python} · torch {machine.torch} · {machine.cores} cores"]
     device = f"device {machine.device}"
     if machine.memory is not None:
@@ -81,6 +81,7 @@ def machine_lines(machine: "Machine") -> list[str]:
         lines.append(f"kernels: plain, which is slower: {machine.kernel_obstacle}")
     elif machine.on_gpu:
         lines.append("kernels: compiled for this GPU at first use")
+    lines.append(f"eight bits: {as_flags(machine.eight_bits)}")
     return lines
 
 
@@ -144,12 +145,13 @@ def _row(forecast: "Forecast", steps: int) -> tuple[str, ...]:
 
 def plan_name(offload_plan: "OffloadPlan") -> str:
     """Return a description such as `layers, 14 at a time`."""
-    return f"layers, {offload_plan.buffers} at a time" if offload_plan.kind == "layers" else offload_plan.kind
+    return f"layers, {offload_plan.gen_buffers} at a time" if offload_plan.kind == "layers" else offload_plan.kind
 
 
 def forecast_json(found: "Examination", model: str, steps: int) -> dict[str, Any]:
     """Return all findings, in bytes and seconds."""
     machine = asdict(found.machine)
+    machine["eight_bits"] = as_flags(machine["eight_bits"])
     machine["obstacle"] = machine.pop("kernel_obstacle")  # scripts know the shorter key
     return {
         "verdict": as_flags(verdict(found, model, steps)),
@@ -166,7 +168,7 @@ def forecast_json(found: "Examination", model: str, steps: int) -> dict[str, Any
             {
                 "size": format_size(each.size),
                 "offload": each.offload_plan.kind,
-                "layers": each.offload_plan.buffers or None,
+                "layers": each.offload_plan.gen_buffers or None,
                 "peak_bytes": each.peak,
                 "fits": each.fits,
                 "step_seconds": each.seconds,
