@@ -127,13 +127,20 @@ def quantization_note(quantization: Quantization, device: torch.device) -> str |
     return None
 
 
-def fastest_format(device: torch.device) -> str:
-    """Return the eight-bit format that suits a device: `fp8` if it multiplies float8 numbers, else `int8`. Empty for a
-    GPU that has neither units."""
+def format_advice(device: torch.device) -> str:
+    """Return a sentence that names the eight-bit format that suits a device."""
+    kind = DeviceKind.of(device)
     if has_fp8_units(device):
-        return "fp8"
-    lacks_units = DeviceKind.of(device).compiles_kernels and compute_capability(device) < INT8_CAPABILITY
-    return "" if lacks_units else "int8"
+        return "`quantization=fp8` and `quantization=int8` save memory and time on this GPU"
+    if kind.compiles_kernels and compute_capability(device) < INT8_CAPABILITY:
+        return "this GPU has no eight-bit units, so eight-bit weights save no time"
+    if kind.compiles_kernels:
+        return "`quantization=int8` saves memory and time on this GPU"
+    if kind.is_gpu:
+        return "`quantization=int8` saves memory on this GPU, and no time"
+    if torch.cpu._is_vnni_supported():
+        return "`quantization=int8` saves memory and time on this CPU"
+    return "`quantization=int8` saves memory on this CPU, and time for text only"
 
 
 def quantized_layers(

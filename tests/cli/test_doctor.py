@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from config.settings import LoadSettings
@@ -31,7 +34,7 @@ def test_the_demo_needs_no_offloading() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Yes: demo at 256x256 fits in ")
-    assert "\npython 3." in done.stdout
+    assert "\npython 3." in done.stdout and "\neight bits: --quantization int8 saves memory" in done.stdout
     chosen = [line.split() for line in done.stdout.splitlines() if line.startswith("*  256")]
     assert [line[1:4] for line in chosen] == [["256x256", "off", "yes"]]
 
@@ -139,3 +142,26 @@ def test_default_sizes_of_a_shape_and_fixed_rates() -> None:
     found = examined(None)
     assert {each.size for each in found.forecasts} == {(1024, 1024), LARGE}
     assert "matrix product 1 TFLOP/s · copy 10 GB/s" in bandwidth_line(found)
+
+
+def test_a_file_of_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its format and size are shown, and it is the file whose reading is measured."""
+    measured: list[Path | None] = []
+
+    def measure(device: object, folder: object, weights: Path | None) -> Bandwidth:
+        measured.append(weights)
+        return NO_BANDWIDTH
+
+    monkeypatch.setattr("model.bench.doctor.measure_ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr("model.bench.doctor.measure_bandwidth", measure)
+    file = tmp_path / "pruned.safetensors"
+    save_file({"language_model.model.norm.weight": torch.zeros(1000)}, file)
+    words = ["doctor", "--model", "u1-8b", "--device", "cpu", "--weights"]
+    done = CliRunner().invoke(app, [*words, str(file)])
+    assert done.exit_code == 0, done.output
+    assert f"weights: {file}: float32, 0 MB; without lm_head, so it draws and cannot write" in done.stdout
+    found = json.loads(CliRunner().invoke(app, [*words, str(file), "--json"]).stdout)
+    assert found["weights"]["kind"] == "float32" and not found["weights"]["writes_text"]
+    done = CliRunner().invoke(app, [*words, "nobody/nothing/file.gguf"])
+    assert "weights: nobody/nothing/file.gguf is not on this machine" in done.stdout
+    assert measured == [file, file, None]

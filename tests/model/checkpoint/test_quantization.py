@@ -18,7 +18,7 @@ from model.checkpoint.quantization import (
     LAYERS,
     OFF,
     QUANTIZATIONS,
-    fastest_format,
+    format_advice,
     quantization_note,
     quantize_network,
     require_whole_groups,
@@ -127,7 +127,7 @@ def test_a_gpu_without_eight_bit_units_is_named(gpu: Callable[[int, int], torch.
         resolve_quantization("int8", gpu(7, 0), torch.bfloat16)
     assert caught.value.what == "this GPU has no eight-bit units (compute capability 7.0; from 7.5 on)"
     assert caught.value.hint == "use `quantization=off` with `offload=layers`"
-    assert fastest_format(gpu(7, 0)) == ""
+    assert format_advice(gpu(7, 0)) == "this GPU has no eight-bit units, so eight-bit weights save no time"
     assert resolve_quantization("int8", gpu(7, 5), torch.bfloat16) == QUANTIZATIONS["int8"]
 
 
@@ -138,7 +138,10 @@ def test_a_format_that_saves_no_time_has_a_note(gpu: Callable[[int, int], torch.
     note = quantization_note(QUANTIZATIONS["fp8"], gpu(8, 6))
     assert note is not None and "multiplied as bfloat16 on this GPU" in note and "`quantization=int8`" in note
     assert quantization_note(QUANTIZATIONS["int8"], gpu(8, 6)) is None
-    assert fastest_format(gpu(8, 6)) == fastest_format(CPU) == fastest_format(torch.device("mps")) == "int8"
+    assert format_advice(gpu(8, 6)) == "`quantization=int8` saves memory and time on this GPU"
+    assert format_advice(gpu(9, 0)).startswith("`quantization=fp8` and `quantization=int8` save memory and time")
+    assert format_advice(torch.device("mps")) == "`quantization=int8` saves memory on this GPU, and no time"
+    assert format_advice(CPU).startswith("`quantization=int8` saves memory")
 
 
 def test_ranks_never_split_a_group_of_the_rotation() -> None:
