@@ -15,6 +15,7 @@ from config.settings import LoadSettings
 from config.sizes import Size
 from config.units import format_memory
 from model.backends.select import select_backend
+from model.checkpoint.conversion_record import converted_quantization
 from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import Adapter
 from model.checkpoint.quantization import quantization_note, resolve_quantization
@@ -252,6 +253,9 @@ class LoadedModel:
         note = quantization_note(self._quantized, self.device)
         if note is not None:
             yield note
+        stored = None if self._quantized or self._weights_file else converted_quantization(self.folder)
+        if stored is not None:
+            yield f"the weights are stored in eight bits, and are decoded: {mention('quantization', stored)} keeps them"
         peak = self.peak(workload)
         if self._is_limited and self.budget is not None and peak > self.budget:
             needed, limit = format_memory(peak), format_memory(self.budget)

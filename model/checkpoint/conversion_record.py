@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from config.declarations import LOAD
 from config.json_files import read_json
 from model.errors import RequestError
 
@@ -92,6 +93,15 @@ def read_record(folder: Path) -> Record:
     done = {_text(name): _text(sha256) for name, sha256 in content["files"].items()}
     quantization, model, plan = map(_text, (content["quantization"], content["source"]["model"], content["plan"]))
     return Record(quantization, model, plan, source, done)
+
+
+def converted_quantization(folder: Path) -> str | None:
+    """Return the value of `quantization` that a folder's weights were converted for; None for other checkpoints."""
+    try:
+        name = read_record(folder).quantization
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return name if name in LOAD["quantization"].choices else None  # a stranger may have written it
 
 
 def unfinished_folder(folder: Path) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from config.recommended import Recommended, read_recommended
+from model.checkpoint.conversion_record import converted_quantization
 from model.checkpoint.weights_file import describe_weights
 from model.errors import CheckpointError
 from model.network.configuration import SparseExperts, read_config
@@ -20,6 +21,7 @@ class CheckpointFacts:
         experts: tower → number of experts, for towers with experts.
         weight_files, weight_bytes: number and total size of the safetensors files.
         weight_format: the number format of most of the bytes; None without files, or if they are damaged.
+        quantization: the value of the setting that the weights were converted for; None for other checkpoints.
     """
 
     layers: int
@@ -31,6 +33,7 @@ class CheckpointFacts:
     weight_files: int
     weight_bytes: int
     weight_format: str | None
+    quantization: str | None
     recommended: Recommended
 
 
@@ -58,5 +61,6 @@ def read_facts(folder: Path) -> CheckpointFacts:
         weight_files=len(files),
         weight_bytes=sum(path.stat().st_size for path in files),
         weight_format=weight_format,
+        quantization=converted_quantization(folder),
         recommended=read_recommended(folder),
     )

@@ -41,7 +41,8 @@ def test_json_and_the_sizes(program: Program, tiny_checkpoint: Path) -> None:
     assert result["bytes"] == sum(file.stat().st_size for file in Path("a/copy").glob("*.safetensors"))
     assert result["source_bytes"] == sum(file.stat().st_size for file in tiny_checkpoint.glob("*.safetensors"))
     assert (result["files"], result["kept_files"]) == (1, 0)
-    assert "layers: 3" in program("info", "a/copy").stdout
+    about = program("info", "a/copy").stdout.splitlines()
+    assert "layers: 3" in about and "quantization: int8-all" in about
 
 
 def test_a_line_says_how_to_use_the_copy(program: Program, tiny_checkpoint: Path) -> None:

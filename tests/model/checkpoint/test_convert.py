@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from config.errors import SenseNovaError
-from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture, TextSettings
+from model import Answer, AnswerRequest, Engine, GenerateRequest, ImageSettings, Notice, Picture, TextSettings
 from model.checkpoint import convert, shard_files
 from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.checkpoint.conversion_record import LOCK_FILE, RECORD_FILE, unfinished_folder
@@ -86,6 +86,21 @@ def test_pictures_of_a_copy_have_the_same_bytes(tmp_path: Path, quantization: st
     expected = picture(loaded(DEMO_CHECKPOINT, quantization))
     for offload in ("off", "layers"):
         assert picture(loaded(made.folder, quantization, offload)) == expected
+
+
+def test_a_copy_without_the_setting_says_how_to_keep_eight_bits(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    made = convert_checkpoint(tiny_checkpoint, tmp_path / "copy", "int8-all")
+
+    def notices(quantization: str) -> list[str]:
+        request = GenerateRequest("a cat", ImageSettings(size="64x64", num_steps=1))
+        events = loaded(made.folder, quantization).run(request)
+        return [event.text for event in events if isinstance(event, Notice) and "eight bits" in event.text]
+
+    (notice,) = notices("off")
+    assert notice.endswith("`quantization=int8-all` keeps them")
+    assert notices("int8-all") == []
+    (made.folder / RECORD_FILE).write_text('{"quantization": "a trap"}')
+    assert notices("off") == []
 
 
 def test_answers_of_a_copy_are_the_same(tmp_path: Path) -> None:
