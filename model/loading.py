@@ -116,7 +116,7 @@ def load_model(
         most = max((text_tokens(request, recommended) for request in answers), default=0)
         runner = Runner.load(Load(folder, settings, largest, first_use, most), device, None, on_progress)
         runner.model.add_notice(notice)
-        runner.model.add_notice(facts.note if facts else None)
+        runner.model.add_notice(facts.notice(quantized=bool(quantized)) if facts else None)
         return LocalModel(model, runner)
     command = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
     layout = ParallelLayout(settings.tensor_parallel_size, settings.cfg_parallel_size)
@@ -135,7 +135,7 @@ def load_model(
         groups = ranks.join_groups()
         runner = ranks.run_on_all(command, lambda: Runner.load(command, groups.device, groups, check_and_report))
         runner.model.add_notice(notice)
-        runner.model.add_notice(facts.note if facts else None)
+        runner.model.add_notice(facts.notice(quantized=bool(quantized)) if facts else None)
     except BaseException:
         ranks.close()
         raise

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from config.mentions import mention
 from model.checkpoint.download import DownloadPlan, download_weights
 from model.checkpoint.gguf_header import SIZES, is_gguf, official_name, read_gguf
 from model.checkpoint.safetensors_header import read_header
@@ -17,6 +18,8 @@ HEAD = "language_model.lm_head.weight"
 """The official name of `lm_head`, which drawing does not need."""
 KINDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "I8": "int8"}
 """Names of the number formats of safetensors files."""
+KEPT = {"int8": "int8", "float8": "fp8"}
+"""The value of `quantization` that keeps the numbers of such files as they are."""
 LOW_BITS = ("Q2_K", "Q3_K", "Q4_K")
 _ON_HUB = re.compile(
     r"(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^/\s]+))?/(?P<file>[^\s@]+\.(?:gguf|safetensors))", re.ASCII
@@ -38,6 +41,17 @@ class WeightsFacts:
     nbytes: int
     tensors: int
     has_head: bool
+
+    def notice(self, *, quantized: bool) -> str | None:
+        """Return a notice for the user who loads the files, or None.
+
+        Args:
+            quantized: whether the model's weights are quantized.
+        """
+        if self.kind in KEPT and not quantized:
+            keeping = mention("quantization", KEPT[self.kind])
+            return f"the weights are stored in eight bits, and are decoded: {keeping} keeps them"
+        return self.note
 
     @property
     def note(self) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 
 from config.errors import SettingsError
 from config.settings import ImageSettings
-from model import AnswerRequest, Engine, GenerateRequest, Picture
+from model import AnswerRequest, Engine, GenerateRequest, Notice, Picture
 from model.checkpoint.weights_file import HEAD, describe_weights, find_weights_file
 from model.errors import CheckpointError, RequestError
 from tests.model.checkpoint.foreign_files import (
@@ -131,6 +131,16 @@ def test_few_bits_get_a_note(tiny_checkpoint: Path, tmp_path: Path) -> None:
         write_gguf(tmp_path / file, linear, lambda name: "Q3_K")
         note = describe_weights(tmp_path / file).note
         assert note == f"{shown}: other pictures are to be expected than those of the original"
+
+
+def test_decoded_eight_bits_get_a_note(files: Path, tiny_checkpoint: Path) -> None:
+    for quantization, notes in (("off", ["`quantization=int8` keeps them"]), ("int8", [])):
+        engine = load(tiny_checkpoint, weights=str(files / "int8.safetensors"), quantization=quantization)
+        said = [event.text for event in engine.run(REQUEST) if isinstance(event, Notice)]
+        engine.close()
+        assert [text for text in said if "stored in eight bits" in text and text.endswith("keeps them")] == [
+            f"the weights are stored in eight bits, and are decoded: {note}" for note in notes
+        ]
 
 
 def test_a_model_is_needed(files: Path) -> None:
