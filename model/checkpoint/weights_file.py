@@ -1,5 +1,6 @@
 """Single files with all weights of a model, which other programs made: find them, and describe them without PyTorch."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +32,7 @@ class WeightsFacts:
     """Facts about weight files, from their headers.
 
     Attributes:
-        kind: the number format of most of the bytes, such as `GGUF Q3_K_M`, `int8` or `bfloat16`.
+        kind: the format of most of the numbers, such as `GGUF Q3_K_M`, `int8` or `bfloat16`.
         nbytes: size of the files.
         tensors: number of tensors.
         has_head: whether `lm_head` is there, without which a model draws and cannot write.
@@ -127,18 +128,18 @@ def describe_weights(*files: Path) -> WeightsFacts:
     Raises:
         CheckpointError: a file cannot be read, is damaged, or is of another model.
     """
-    sizes: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     names: list[str] = []
     for file in files:
         if is_gguf(file):
             for tensor in read_gguf(file).tensors:
                 names.append(tensor.name)
-                sizes[f"GGUF {SIZES[tensor.number].name}"] += tensor.stop - tensor.start
+                counts[f"GGUF {SIZES[tensor.number].name}"] += math.prod(tensor.shape)
         else:
             for entry in read_header(file):
                 names.append(official_name(entry.name))
-                sizes[KINDS.get(entry.dtype, entry.dtype)] += entry.stop - entry.start
-    kind = sizes.most_common(1)[0][0] if sizes else "empty"
+                counts[KINDS.get(entry.dtype, entry.dtype)] += math.prod(entry.shape)
+    kind = counts.most_common(1)[0][0] if counts else "empty"
     if len(files) == 1:
         kind = _kind_of_name(kind, files[0].name)
     return WeightsFacts(kind, sum(file.stat().st_size for file in files), len(names), HEAD in names)
