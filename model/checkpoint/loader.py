@@ -24,6 +24,8 @@ from model.network.missing_head import MissingHead
 from model.network.sensenova import SenseNovaU1
 from model.timings import READ, process_timings
 
+DECODED_NUMBERS = 4 * 2**20
+"""Numbers of an encoded tensor that are decoded at once, so that this takes about 100 MiB of the device."""
 REPORT_BYTES = 64 * 2**20
 """Progress is reported after each 64 MiB."""
 
@@ -148,6 +150,12 @@ class ParameterWriter:
             values = chunk.stored_values(self._quantized[destination.parameter].weight.dtype)
             staging.place(destination.parameter, first, values, non_blocking=non_blocking)
             return
+        for part in chunk.split(DECODED_NUMBERS):
+            self._write_numbers(part, staging, non_blocking=non_blocking)
+
+    def _write_numbers(self, chunk: Chunk, staging: Staging, *, non_blocking: bool) -> None:
+        destination = self._layout[chunk.tensor.name]
+        first = destination.offset + chunk.first
         numbers = chunk.numbers(self._device, non_blocking=non_blocking)
         numbers = self._merger.merge(chunk.tensor.name, chunk.first, numbers)
         if destination.parameter not in self._parameters:

@@ -194,14 +194,9 @@ class TensorPart:
         room = max(most_bytes - 2 * encoding.block_bytes, 0)
         step = max(room // encoding.block_bytes * block // row // unit, 1) * unit
         for begin in range(rows.start, rows.stop, step):
-            end = min(begin + step, rows.stop)
-            first, last = begin * row // block, -(-end * row // block)
-            yield Piece(
-                self,
-                (begin - rows.start) * (columns[1] - columns[0]),
-                (last - first) * encoding.block_bytes,
-                Window(first * block, begin * row - first * block, end - begin, row, columns),
-            )
+            window = Window.of(range(begin, min(begin + step, rows.stop)), row, columns, block)
+            first = (begin - rows.start) * (columns[1] - columns[0])
+            yield Piece(self, first, window.blocks(block) * encoding.block_bytes, window)
 
 
 @dataclass(frozen=True)
@@ -220,6 +215,16 @@ class Window:
     rows: int
     row: int
     columns: tuple[int, int]
+
+    @classmethod
+    def of(cls, rows: range, row: int, columns: tuple[int, int], block: int) -> "Window":
+        """Return the window of a tensor's rows, whose decoding starts with the block that holds the first number."""
+        origin = rows.start * row // block * block
+        return cls(origin, rows.start * row - origin, len(rows), row, columns)
+
+    def blocks(self, block: int) -> int:
+        """Return the number of blocks that hold the rows, for blocks of `block` numbers."""
+        return -(-(self.skip + self.rows * self.row) // block)
 
     def cut(self, numbers: Tensor) -> Tensor:
         """Return the numbers that belong to the piece, 1-D."""
@@ -269,6 +274,23 @@ class Chunk:
             return self.data
         data = self.data.to(device or self.data.device, non_blocking=non_blocking)
         return self.window.cut(self.tensor.encoding.decode(data, self.window.origin))
+
+    def split(self, most_numbers: int) -> Iterator["Chunk"]:
+        """Divide a chunk that has to be decoded into chunks of whole rows with about `most_numbers`. Decoding takes
+        several times the memory of its result."""
+        window, encoding = self.window, self.tensor.encoding
+        if window is None or encoding is None:
+            yield self
+            return
+        block, nbytes, row = encoding.block_numbers, encoding.block_bytes, window.row
+        step = max(most_numbers // row // self.tensor.row_unit, 1) * self.tensor.row_unit
+        start = (window.origin + window.skip) // row
+        rows = range(start, start + window.rows)
+        for begin in rows[::step]:
+            own = Window.of(range(begin, min(begin + step, rows.stop)), row, window.columns, block)
+            offset = (own.origin - window.origin) // block * nbytes
+            data = self.data[offset : offset + own.blocks(block) * nbytes]
+            yield Chunk(self.tensor, self.first + (begin - start) * (own.columns[1] - own.columns[0]), data, own)
 
     def stored_values(self, dtype: torch.dtype) -> Tensor:
         """Return the elements of an encoding whose numbers are of this eight-bit dtype, without their scales."""
