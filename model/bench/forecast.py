@@ -44,6 +44,7 @@ class Forecast:
         peak: predicted peak of the device's memory, in bytes.
         fits: whether the peak is within the budget.
         seconds: predicted seconds of a guided step.
+        text_pass_bytes: bytes that each pass of a text loads to the device.
         chosen: whether `offload=auto` would choose this plan.
     """
 
@@ -53,6 +54,7 @@ class Forecast:
     fits: bool
     seconds: float
     chosen: bool
+    text_pass_bytes: int
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def forecasts(
             streamed = _streamed_bytes(weights, offload_plan)
             stream_seconds = streamed / bandwidth.rate if streamed and bandwidth.rate else 0.0
             seconds = max(compute_seconds, stream_seconds)
-            yield Forecast(size, offload_plan, peak, peak <= budget, seconds, offload_plan == chosen)
+            text_bytes = weights.text_pass_bytes(offload_plan)
+            yield Forecast(size, offload_plan, peak, peak <= budget, seconds, offload_plan == chosen, text_bytes)
 
 
 def _streamed_bytes(weights: Weights, offload_plan: OffloadPlan) -> int:

@@ -126,9 +126,25 @@ def print_findings(found: "Examination", model: str, steps: int) -> None:
         table.add_row(*_row(each, steps))
     print_table(table)
     print("\n" + LEGEND)
+    chosen = next((each for each in found.forecasts if each.chosen), None)
+    if chosen is not None and chosen.text_pass_bytes:
+        print(text_line(chosen.text_pass_bytes, found.bandwidth.rate))
     streams = any(each.fits and each.offload_plan.kind == "layers" for each in found.forecasts)
     if streams and found.bandwidth.rate is None:
         print("The model's files are not here, so the time of reading them is not included.")
+
+
+def text_line(loaded: int, rate: float | None) -> str:
+    """Return a line about text for which weights are loaded again and again.
+
+    Args:
+        loaded: bytes of weights that each pass loads.
+        rate: bytes that are loaded in a second; None if not measured.
+    """
+    line = f"Text beside such a picture loads {format_memory(loaded)} of weights for each token"
+    if rate is not None:
+        line += f", which takes {duration(loaded / rate)}"
+    return line + "; words of the prompt take less."
 
 
 def _row(forecast: "Forecast", steps: int) -> tuple[str, ...]:
@@ -174,6 +190,7 @@ def forecast_json(found: "Examination", model: str, steps: int) -> dict[str, Any
                 "step_seconds": each.seconds,
                 "picture_seconds": each.seconds * steps,
                 "chosen": each.chosen,
+                "text_pass_bytes": each.text_pass_bytes,
             }
             for each in found.forecasts
         ],

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from config.settings import LoadSettings
 from config.sizes import Size
+from config.units import format_memory
 from model.bench import Bandwidth, Ceilings, Examination, examine
 from sensenova_cli.app import app
-from sensenova_cli.render.doctor import bandwidth_line, duration, forecast_json, print_findings
+from sensenova_cli.render.doctor import bandwidth_line, duration, forecast_json, print_findings, text_line
 
 CEILINGS = Ceilings(gemm=1e12, copy=1e10)
 NO_BANDWIDTH = Bandwidth(link=None, files=None, note=None)
@@ -60,6 +61,18 @@ def test_the_offload_plan_of_an_8b_depends_on_memory() -> None:
         ("2048x2048", "module"),
         ("512x512", "module"),
     ]
+
+
+@pytest.mark.usefixtures("enough_memory")
+def test_text_for_which_weights_are_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    """A rate turns the bytes into seconds. With a resident understanding tower there is no such line."""
+    for memory, streams in (("8GiB", True), ("20GiB", False)):
+        found = examined(memory, LARGE)
+        loaded = [each["text_pass_bytes"] for each in forecast_json(found, "u1-8b", 50)["forecasts"] if each["chosen"]]
+        print_findings(found, "u1-8b", 50)
+        assert (f"loads {format_memory(loaded[0])} of weights for each token;" in capsys.readouterr().out) == streams
+        assert (loaded[0] > 0) == streams
+    assert text_line(2**30, 2.0**32).endswith("for each token, which takes 0.25 s; words of the prompt take less.")
 
 
 @pytest.mark.usefixtures("enough_memory")
