@@ -115,8 +115,8 @@ def _tile(count: int, features: int, device: torch.device) -> tuple[int, int, in
 
 @functools.cache
 def _multiprocessors(device: torch.device) -> tuple[int, int]:
-    """Return the number of a GPU's multiprocessors, and the bytes of shared memory that a program may use."""
+    """Return the number of a GPU's multiprocessors, and the bytes of shared memory of each."""
     if device.type != "cuda":  # Triton's interpreter
         return 1, 0
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count, properties.shared_memory_per_block_optin
+    return properties.multi_processor_count, properties.shared_memory_per_multiprocessor

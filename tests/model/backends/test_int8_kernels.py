@@ -7,15 +7,25 @@ They run on a CUDA device, or at small shapes in Triton's interpreter:
 
 import importlib.util
 import os
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.backends.gpu import GpuAttention
 from model.checkpoint.int8 import Int8Linear
+from model.checkpoint.quantization import QUANTIZATIONS, quantize_network
+from model.checkpoint.random_weights import config_fields, random_network
+from model.inputs.token_sequence import TokenSequence
+from model.network.attention import Segment
+from model.network.configuration import parse_config
 from model.network.projection import QuantizedRows, RowFormat
+from model.network.rope import text_positions
 from model.network.rotation import rotate_reversed, rotation_group
+from model.sampling.backend import Backend
+from model.sampling.prefill import prefill
 
 HAS_CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_CUDA else "cpu")
@@ -138,6 +148,40 @@ def test_the_product_of_no_rows_is_empty() -> None:
     made, _ = layer(32, 64, torch.float32)
     rows = QuantizedRows(made.weight[:0], made.scale[:0, None], torch.float32)
     assert int8_product(rows, made.weight, made.scale).shape == (0, 32)
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="test_gpu.py compares whole networks on a GPU")
+@pytest.mark.parametrize("quantization", ["off", "int8-all"])
+def test_a_network_of_fused_kernels_reads_and_writes_like_the_plain_one(
+    quantization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model.backends.cuda import FusedOperations
+    from model.backends.decode import DecodePass
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    shape = {"hidden": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn": 80, "vocabulary": 64, "vision_hidden": 16}
+    config = parse_config(config_fields(layers=2, convolutional_head=False, **shape), "random")
+    ids = torch.arange(20)
+    sequence = TokenSequence(ids, text_positions(0, 20, DEVICE), (Segment(20, causal=True),), 20)
+    results = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        network = random_network(config, DEVICE, torch.float32)
+        quantize_network(network, QUANTIZATIONS[quantization])
+        if fused:
+            network.und.operations = FusedOperations(GpuAttention(groups_heads=True))
+        with torch.inference_mode():
+            prefix = prefill(network, sequence, [], 1)
+            if fused:
+                decode_pass = DecodePass(network, None, as_graph=False)
+                ((_, logits),) = decode_pass(prefix, torch.tensor([5]))
+            else:
+                _, logits = Backend(network).forward_token(prefix, torch.tensor(5))
+        results.append((prefix.last_hidden, logits))
+    # Inputs of a token's products are not quantized here, and 20 rows are on both sides.
+    tolerance = 1e-5 if quantization == "off" else 0.03
+    for plain, fused_result in zip(*results, strict=True):
+        assert relative_error(fused_result, plain) < tolerance
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

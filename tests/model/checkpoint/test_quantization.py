@@ -111,6 +111,11 @@ def test_impossible_quantizations_are_refused_before_loading() -> None:
         resolve_quantization("int8", CPU, torch.float16)
 
 
+def test_ranks_that_would_split_the_rotation_are_not_started() -> None:
+    with pytest.raises(DeviceError, match="int8 rotates 256 columns of a weight in groups of 256"):
+        Engine.load(DEMO_CHECKPOINT, device="cpu", tensor_parallel_size=2, quantization="int8-all")
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], torch.device]:
     """A function that makes every CUDA device have a compute capability, and returns one of them."""

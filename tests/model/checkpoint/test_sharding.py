@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from model.checkpoint import tensor_files
 from model.checkpoint.fp8 import Fp8Linear, quantize_rows
+from model.checkpoint.int8 import Int8Head, Int8Linear
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import read_adapters
@@ -130,6 +132,25 @@ def test_quantized_shards_have_their_own_scales(tiny_checkpoint: Path) -> None:
     numbers, scale = quantized.values, quantized.scales
     assert torch.equal(down.weight.float(), numbers.float())
     assert torch.equal(down.scale, scale[:, 0])
+
+
+def test_int8_shards_add_up_to_the_whole_product(tmp_path: Path) -> None:
+    """Each rank rotates whole groups of its own columns, so the sum of the ranks' products is near the whole one."""
+    fields = config_fields(
+        hidden=128, layers=1, heads=8, kv_heads=2, head_dim=64, ffn=512, vocabulary=256, vision_hidden=64
+    )
+    write_random_checkpoint(tmp_path / "model", fields, dtype=torch.float32)
+    x = torch.randn(20, 512)
+    loads = partial(load_checkpoint, tmp_path / "model", CPU, torch.float32)
+    plain = loads().get_submodule("gen.blocks.0.mlp.down_proj")(x)
+    total = torch.zeros_like(plain)
+    for index in range(2):
+        shard = loads(quantized=QUANTIZATIONS["int8-all"], shards=Shards.equal(index, 2))
+        down = shard.get_submodule("gen.blocks.0.mlp.down_proj")
+        assert isinstance(down, Int8Linear) and down.group == 256
+        total += down(x[:, index * 256 : (index + 1) * 256])
+        assert isinstance(shard.lm_head, Int8Head) and shard.lm_head.weight.shape == (128, 128)
+    assert (total - plain).norm() / plain.norm() < 0.014
 
 
 def test_a_shard_of_the_8b_needs_half_of_its_memory() -> None:

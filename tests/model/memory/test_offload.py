@@ -129,7 +129,7 @@ def test_every_plan_gives_the_same(load_with: Callable[..., Engine], quantizatio
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
-@pytest.mark.parametrize("quantization", ["off", "fp8-all"])
+@pytest.mark.parametrize("quantization", ["off", "fp8-all", "int8-all"])
 def test_every_plan_gives_the_same_on_a_gpu(
     load_with: Callable[..., Engine], quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
