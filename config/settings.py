@@ -168,7 +168,7 @@ class LoadSettings(SettingsGroup):
 
     model: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """Checkpoint folder, Hub id such as SenseNova/SenseNova-U1-8B-MoT, or u1-8b, u1.5-8b, a3b; else the demo."""
-    weights: Annotated[str | None, Scope(recorded=True), Field(examples=["u1-8b-Q8_0.gguf"])] = None
+    weights: Annotated[str | None, Scope(recorded=True, session=False), Field(examples=["u1-8b-Q8_0.gguf"])] = None
     """GGUF or safetensors file with other weights for the model, or owner/name/FILE on the Hub; off for its own."""
     yes: Annotated[bool, Scope(session=False)] = False
     """Download a model of gigabytes without asking."""
