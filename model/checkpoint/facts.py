@@ -20,7 +20,7 @@ class CheckpointFacts:
         layers, hidden_size, heads, kv_heads: numbers of each tower.
         experts: tower → number of experts, for towers with experts.
         weight_files, weight_bytes: number and total size of the safetensors files.
-        weight_format: the number format of most of the bytes; None without files, or if they are damaged.
+        weight_format: the format of most of the numbers; None without files, or if they are damaged.
         quantization: the value of the setting that the weights were converted for; None for other checkpoints.
     """
 

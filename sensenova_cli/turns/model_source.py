@@ -164,7 +164,8 @@ def require_usable(settings: LoadSettings) -> None:
     from model import check_files  # imports PyTorch, which nothing else here needs
 
     for finding in check_files(Path(name).expanduser()):
-        if finding.status == "failed":
+        is_elsewhere = finding.name == "tensors" and settings.weights_file is not None
+        if finding.status == "failed" and not is_elsewhere:
             raise CheckpointError(f"{name}: {finding.detail}", f"to check all files: sensenova verify {name}")
         if finding.name == "tokenizer":  # the following checks read all weights
             break
