@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from model.checkpoint import loader, tensor_files
 from model.checkpoint.fp8 import Fp8Linear
@@ -19,6 +20,7 @@ from model.checkpoint.sharding import Shards
 from model.checkpoint.weights_file import HEAD
 from model.errors import CheckpointError
 from model.network.configuration import read_config
+from model.network.rotation import rotate
 from model.network.sensenova import SenseNovaU1
 from tests.model.checkpoint.foreign_files import (
     is_linear,
@@ -250,3 +252,32 @@ def test_a_file_that_lacks_more(folder: Path, tensors: dict[str, torch.Tensor], 
     write_gguf(file, {name: tensor for name, tensor in tensors.items() if "layers.1.mlp" not in name}, mixed("F16"))
     with pytest.raises(CheckpointError, match=r"less\.gguf: the weights do not fit config\.json"):
         load(folder, weights=file)
+
+
+def dequantized(tensor: torch.Tensor, group: int = 64) -> torch.Tensor:
+    """The numbers of a weight that was rotated and quantized to int8."""
+    quantized = quantize_weight(tensor, group)
+    return rotate(quantized.values.float() * quantized.scales, group)
+
+
+@pytest.mark.parametrize("layout", ["gguf", "fp8", "int8"])
+def test_all_tensors_of_an_8b(layout: str, tmp_path: Path) -> None:
+    """A narrow U1.5 with the 42 layers and the 1116 tensors of the published one, 592 of them quantized."""
+    fields = config_fields(
+        hidden=64, layers=42, heads=2, kv_heads=2, head_dim=32, ffn=64, vocabulary=264, vision_hidden=32
+    )
+    folder = tmp_path / "own"
+    write_random_checkpoint(folder, fields, dtype=torch.float32, tokenizer=byte_tokenizer())
+    tensors = official_tensors(folder)
+    assert (len(tensors), sum(map(is_linear, tensors))) == (1116, 592)
+    file = tmp_path / ("file.gguf" if layout == "gguf" else "file.safetensors")
+    if layout == "gguf":
+        numbers = write_gguf(file, tensors, mixed("Q8_0"))
+    elif layout == "fp8":
+        stored, numbers = scaled_fp8(tensors)
+        save_file(stored, file)
+    else:
+        save_file({name: each.contiguous() for name, each in rotated_int8(tensors, lambda _: 64).items()}, file)
+        numbers = {name: dequantized(each) if is_linear(name) else each for name, each in tensors.items()}
+    write_safetensors(folder, numbers)
+    require_same(load(folder, weights=file), load(folder))
