@@ -49,7 +49,7 @@ def load_once(folder: Path) -> dict[str, float]:
     import torch
 
     from model.checkpoint.loader import load_checkpoint
-    from model.checkpoint.safetensors_files import READERS
+    from model.checkpoint.tensor_files import READERS
     from model.devices import peak_memory
 
     device = torch.device("cpu")

@@ -22,7 +22,7 @@ from config.sizes import TOKEN_PIXELS, parse_size
 from model.backends.gpu import KERNELS, GpuAttention, GpuOperations
 from model.backends.select import set_plain_operations
 from model.bench.bench import shape_config, text_prefix
-from model.checkpoint.quantization import quantize_network
+from model.checkpoint.quantization import LAYERS, QUANTIZATIONS, Quantization, quantize_network
 from model.checkpoint.random_weights import random_network
 from model.network.attention import Segment
 from model.network.cache import KVCache
@@ -112,7 +112,7 @@ def main() -> None:
     seen = list(zip([start, *drawn], times, strict=False))
 
     def predictions(prefix: Prefix) -> list[Tensor]:
-        predict = predictor(network, prefix, size)
+        predict = predictor(network, prefix, size)  # of the network as it is at this moment
         return [predict(x, time) for x, time in seen]
 
     plain = predictions(prefix)
@@ -126,10 +126,18 @@ def main() -> None:
     compare("another attention kernel", prefix)
     CudaBackend(network)
     compare("fused", prefix)
-    quantize_network(network, ("gen",))
-    compare("fp8", prefix)
-    quantize_network(network, ("und",))
-    compare("fp8-all", text_prefix(network, PROMPT_TOKENS, tokens))
+    for number, form in enumerate(LAYERS):
+        if number:  # the same weights again, not quantized
+            torch.manual_seed(0)
+            del network
+            network = random_network(shape_config(options.model), device, torch.bfloat16)
+            CudaBackend(network)
+            prefix = text_prefix(network, PROMPT_TOKENS, tokens)
+        quantize_network(network, QUANTIZATIONS[form])
+        compare(form, prefix)
+        # `lm_head` does not matter for pictures.
+        quantize_network(network, Quantization(form, ("und",)))
+        compare(f"{form}-all", text_prefix(network, PROMPT_TOKENS, tokens))
     rows = [(name, f"{min(values):.4f}", f"{max(values):.4f}") for name, values in results.items()]
     table = harness.table("relative difference of the prediction", "least", "most", rows=rows)
     result = {"steps": options.steps, "relative_difference_of_the_prediction": results}

@@ -30,7 +30,7 @@ from config.sizes import TOKEN_PIXELS, parse_size
 from model.checkpoint.layout import ParameterSlice
 from model.checkpoint.named_lora import NamedLora
 from model.checkpoint.random_weights import SHAPES, byte_tokenizer, config_fields
-from model.checkpoint.safetensors_files import stored_tensors
+from model.checkpoint.tensor_files import stored_tensors
 from model.checkpoint.writer import write_checkpoint
 from model.devices import synchronize
 from model.engine import Engine, LocalEngine

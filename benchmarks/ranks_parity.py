@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks import harness
 from model import Answer, AnswerRequest, Engine, Picture, Trace
-from model.checkpoint.safetensors_files import stored_tensors
 from model.checkpoint.sharding import Shards, shard_layout, shard_of
+from model.checkpoint.tensor_files import stored_tensors, total_bytes
 from model.engine import LocalEngine
 from model.network.configuration import read_config
 from tests.parity.cases import DATA, Case, case_id, cases, golden, relative_difference, request_of
@@ -83,7 +83,7 @@ def shares_read(folder: Path, count: int) -> list[float]:
     for index in range(count):
         shards = Shards.equal(index, count)
         slices = shard_layout(read_config(folder), shards)
-        found.append(sum(shard_of(tensor, slices[name], shards).nbytes for name, tensor in tensors.items()) / total)
+        found.append(total_bytes(shard_of(tensor, slices[name], shards) for name, tensor in tensors.items()) / total)
     return found
 
 

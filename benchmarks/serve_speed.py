@@ -92,7 +92,7 @@ def measure(times: Times, options: argparse.Namespace, where: str) -> dict[str, 
 
 def main() -> None:
     parser = harness.parser(__doc__, model="demo", models="folder or demo", device="auto", dtype="bfloat16")
-    parser.add_argument("--quantization", default="off", choices=("off", "fp8", "fp8-all"))
+    parser.add_argument("--quantization", default="off", choices=("off", "fp8", "fp8-all", "int8", "int8-all"))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--size", default="2048x2048")
     parser.add_argument("--steps", type=int, default=20)

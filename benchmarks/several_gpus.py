@@ -145,7 +145,7 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
         shape_config,
     )
     from model.bench.ceilings import Ceilings, median_seconds
-    from model.checkpoint.quantization import QUANTIZED_TOWERS, quantize_network
+    from model.checkpoint.quantization import QUANTIZATIONS, quantize_network
     from model.checkpoint.random_weights import config_fields, random_shard
     from model.devices import peak_memory, reset_peak_memory, synchronize
     from model.network.configuration import parse_config
@@ -174,7 +174,7 @@ def measure(options: argparse.Namespace, rank: int, port: int, spec: str, folder
     clock = time.perf_counter()
     with torch.inference_mode(False):
         network = random_shard(config, device, torch.bfloat16, layout.shards(rank))
-    quantize_network(network, QUANTIZED_TOWERS[quantization])
+    quantize_network(network, QUANTIZATIONS[quantization])
     if groups is not None:
         apply_tensor_parallel(network, config.transformer.vocabulary, groups)
     synchronize(device)

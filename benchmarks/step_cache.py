@@ -91,12 +91,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     options = parser.parse_args()
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
-    towers = resolve_quantization(options.quantization, device, dtype)
+    quantization = resolve_quantization(options.quantization, device, dtype)
     if options.model in SHAPES:
         network = random_network(shape_config(options.model), device, dtype)
-        quantize_network(network, towers)
+        quantize_network(network, quantization)
     else:
-        network = load_checkpoint(Path(options.model), device, dtype, quantized=towers)
+        network = load_checkpoint(Path(options.model), device, dtype, quantized=quantization)
     backend = select_backend(network, enforce_eager=False)
     layers = network.config.transformer.layers
     settings = ImageSettings(num_steps=options.steps)

@@ -17,8 +17,8 @@ import torch
 
 from benchmarks import harness
 from model.bench.forecast import measure_bandwidth
-from model.checkpoint.safetensors_files import stored_tensors
-from model.memory.estimate import MIN_BUFFERS, OffloadPlan
+from model.checkpoint.tensor_files import stored_tensors
+from model.memory.estimate import LEAST
 from model.memory.offload import Offload, load_offloaded
 from model.memory.weight_stream import READ_BYTES, READERS, WeightStream
 from sensenova_cli.render.progress import format_rate
@@ -80,8 +80,7 @@ def main() -> None:
     device = torch.device(options.device)
     bandwidth = measure_bandwidth(device, None)
     notices = {bandwidth.note}
-    offload_plan = OffloadPlan("layers", MIN_BUFFERS, whole_head=False)
-    model = load_offloaded(options.folder, device, torch.bfloat16, offload_plan)
+    model = load_offloaded(options.folder, device, torch.bfloat16, LEAST)
     layers = gen_layers(model)
     load_all(model.stream, layers)
     settings = [(chunk * MIB, readers, True) for chunk in options.pieces for readers in options.readers]

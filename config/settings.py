@@ -19,7 +19,7 @@ from config.units import parse_memory
 MAX_SEED = 2**63 - 1
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Quantization = Literal["off", "fp8", "fp8-all"]
+Quantization = Literal["off", "fp8", "fp8-all", "int8", "int8-all"]
 PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks", "off"]
 
 
@@ -168,6 +168,8 @@ class LoadSettings(SettingsGroup):
 
     model: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """Checkpoint folder, Hub id such as SenseNova/SenseNova-U1-8B-MoT, or u1-8b, u1.5-8b, a3b; else the demo."""
+    weights: Annotated[str | None, Scope(recorded=True, session=False), Field(examples=["u1-8b-Q8_0.gguf"])] = None
+    """GGUF or safetensors file with other weights for the model, or owner/name/FILE on the Hub; off for its own."""
     yes: Annotated[bool, Scope(session=False)] = False
     """Download a model of gigabytes without asking."""
     device: Annotated[
@@ -180,7 +182,7 @@ class LoadSettings(SettingsGroup):
     check_weights: bool = False
     """Check all weights while loading, and refuse a checkpoint with NaN or infinity."""
     quantization: Annotated[Quantization, Scope(recorded=True)] = "off"
-    """8-bit weights for image generation (fp8), or for text as well (fp8-all); experts are not quantized."""
+    """8-bit weights for image generation (int8 or fp8), or for text as well (-all); experts are not quantized."""
     lora: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """LoRA file, folder or Hub id, optionally with :STRENGTH; separate several by commas; off for none."""
     enforce_eager: Annotated[bool, Scope(recorded=True)] = False
@@ -203,7 +205,7 @@ class LoadSettings(SettingsGroup):
     server_key_file: str | None = None
     """File with the key of the server. The variable SENSENOVA_SERVER_KEY can hold the key instead."""
 
-    @field_validator("model", "lora")
+    @field_validator("model", "weights", "lora")
     @classmethod
     def _some_name(cls, name: str | None) -> str | None:
         """Refuse an empty name, which as a path would mean the current folder."""
@@ -216,6 +218,11 @@ class LoadSettings(SettingsGroup):
     def _hub_id(cls, name: str | None) -> str | None:
         """Replace a short name such as `u1-8b` by the Hub id, so that records name the model in full."""
         return None if name is None else full_name(name)
+
+    @property
+    def weights_file(self) -> str | None:
+        """`weights`; None for the model's own weights."""
+        return None if self.weights == "off" else self.weights
 
     @property
     def is_remote(self) -> bool:
@@ -353,6 +360,11 @@ def require_compatible(load: LoadSettings, cache: str = "off") -> None:
     Raises:
         SettingsError: two settings contradict each other.
     """
+    if load.weights_file is not None and load.model is None and not load.is_remote:
+        raise SettingsError(
+            f"`weights` {load.weights} belongs to a model, and no model is named",
+            "name the folder or Hub id with its configuration and tokenizer, such as `model=u1-8b`",
+        )
     size = load.tensor_parallel_size * load.cfg_parallel_size
     asked = f"`tensor_parallel_size` {load.tensor_parallel_size}, `cfg_parallel_size` {load.cfg_parallel_size}"
     if load.gpus != 0:

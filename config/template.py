@@ -10,6 +10,7 @@ from config.validation import expected
 
 EXAMPLES: Mapping[str, Any] = {
     "model": "SenseNova/SenseNova-U1-8B-MoT",
+    "weights": "u1-8b-Q8_0.gguf",
     "lora": "style.safetensors:0.8",
     "gpu_memory": "8GiB",
     "server": "http://gpu-box:8642",

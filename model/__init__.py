@@ -18,11 +18,19 @@ if TYPE_CHECKING:
     from config.settings import ImageSettings, LoadSettings, TextSettings
     from model.checkpoint.builtin import DEMO_CHECKPOINT, DEMO_MODEL
     from model.checkpoint.card import Card
+    from model.checkpoint.conversion_record import require_usable_folder
+    from model.checkpoint.convert import Converted, convert_checkpoint
     from model.checkpoint.facts import CheckpointFacts, read_facts
     from model.checkpoint.hub import DownloadPlan, find_checkpoint, is_hub_id, local_checkpoint
     from model.checkpoint.hub_errors import OFFICIAL_MODEL
     from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
     from model.checkpoint.random_weights import write_tiny_checkpoint
+    from model.checkpoint.weights_file import (
+        WeightsFacts,
+        describe_weights,
+        find_weights_file,
+        local_weights_file,
+    )
     from model.conversation import Conversation
     from model.devices import require_device
     from model.engine import Engine
@@ -146,11 +154,19 @@ _HOMES = {
     "model.verification.files": ["FileFinding", "check_files"],
     "model.verification.pictures": ["PictureComparison", "compare_picture"],
     "model.checkpoint.builtin": ["DEMO_CHECKPOINT", "DEMO_MODEL"],
+    "model.checkpoint.conversion_record": ["require_usable_folder"],
+    "model.checkpoint.convert": ["Converted", "convert_checkpoint"],
     "model.checkpoint.facts": ["CheckpointFacts", "read_facts"],
     "model.checkpoint.hub": ["DownloadPlan", "find_checkpoint", "is_hub_id", "local_checkpoint"],
     "model.checkpoint.hub_errors": ["OFFICIAL_MODEL"],
     "model.checkpoint.named_lora": ["NO_LORA", "NamedLora", "format_loras", "parse_loras"],
     "model.checkpoint.random_weights": ["write_tiny_checkpoint"],
+    "model.checkpoint.weights_file": [
+        "WeightsFacts",
+        "describe_weights",
+        "find_weights_file",
+        "local_weights_file",
+    ],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -173,6 +189,7 @@ __all__ = [
     "CheckpointFacts",
     "Checks",
     "Conversation",
+    "Converted",
     "DenoisingStep",
     "DeviceError",
     "DeviceMemoryError",
@@ -211,12 +228,16 @@ __all__ = [
     "Timings",
     "Trace",
     "Waiting",
+    "WeightsFacts",
     "WireError",
     "check_files",
     "compare_picture",
+    "convert_checkpoint",
     "count_images",
+    "describe_weights",
     "find_checkpoint",
     "find_checks",
+    "find_weights_file",
     "format_loras",
     "has_room",
     "is_hub_id",
@@ -224,6 +245,7 @@ __all__ = [
     "is_usable_key",
     "launched",
     "local_checkpoint",
+    "local_weights_file",
     "open_engine",
     "open_picture",
     "pack",
@@ -239,6 +261,7 @@ __all__ = [
     "remove_note",
     "require_cache_library",
     "require_device",
+    "require_usable_folder",
     "run_rank",
     "unpack_event",
     "unpack_request",

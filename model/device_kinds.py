@@ -19,9 +19,10 @@ class DeviceKind:
         has_streams: whether work is queued on streams, events report its end, and copies can run beside it (CUDA).
         can_be_many: whether a machine may have several of them, over which ranks share a model.
         offloads: whether weights may stay in files until they are used.
-        quantizes: whether it stores eight-bit numbers.
+        quantizes: whether it multiplies eight-bit inputs. Without, it stores int8 weights only to save memory.
         compiles_kernels: whether Triton compiles kernels for it, unless something is missing.
         chooses_attention: whether PyTorch has several attention kernels for it.
+        largest_array: the most bytes of one array; None where only the memory limits it.
         rank_backend: the backend of `torch.distributed` between ranks, or None.
     """
 
@@ -32,6 +33,7 @@ class DeviceKind:
     quantizes: bool = False
     compiles_kernels: bool = False
     chooses_attention: bool = False
+    largest_array: int | None = None
     rank_backend: str | None = None
 
     @staticmethod
@@ -52,6 +54,6 @@ KINDS = {
         chooses_attention=True,
         rank_backend="nccl",
     ),
-    "mps": DeviceKind(is_gpu=True),
+    "mps": DeviceKind(is_gpu=True, largest_array=2**32),
 }
 """Every kind of device that the program runs on, by PyTorch's name."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from config.operating_system import peak_resident_bytes
 from model.device_kinds import KINDS, DeviceKind
 from model.errors import DeviceError
 
@@ -179,9 +180,7 @@ def peak_memory(device: torch.device) -> int:
         # Linux also has ru_maxrss, but a child process inherits its parent's.
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(peak.split()[1]) * 1024
-    import resource  # not on Windows, where this program does not run
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_resident_bytes() or 0
 
 
 def host_memory(count: int, *, page_locked: bool) -> tuple[Tensor, str | None]:

@@ -4,6 +4,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from config.settings import LoadSettings
 from config.sizes import Size
 from config.units import format_memory
 from model.backends.select import select_backend
+from model.checkpoint.conversion_record import converted_quantization
 from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import Adapter
-from model.checkpoint.quantization import resolve_quantization
-from model.checkpoint.safetensors_files import CHUNK_BYTES
+from model.checkpoint.quantization import quantization_note, resolve_quantization
 from model.checkpoint.sharding import WHOLE, split_config
+from model.checkpoint.tensor_files import CHUNK_BYTES
 from model.device_kinds import DeviceKind
 from model.devices import (
     avoid_fragmentation,
@@ -41,6 +43,7 @@ from model.memory.estimate import (
 from model.memory.offload import Offload, load_offloaded
 from model.memory.weight_stream import WeightStream
 from model.network.configuration import ModelConfig
+from model.network.missing_head import MissingHead, refuse_text
 from model.network.sensenova import SenseNovaU1
 from model.parallel.collectives import ProcessGroups
 from model.parallel.tensor_parallel import apply_tensor_parallel
@@ -88,6 +91,7 @@ class LoadedModel:
         self.adapters: tuple[Adapter, ...] = ()
         self.offload_plan = ALL_RESIDENT
         self._settings = settings
+        self._weights_file = Path(settings.weights_file) if settings.weights_file else None
         self._quantized = resolve_quantization(settings.quantization, device, self.dtype)
         self.is_loaded = False
         self._groups = groups
@@ -132,10 +136,13 @@ class LoadedModel:
         if self.offload_plan.kind != "off":
             avoid_fragmentation(self.device)
         arguments = (check_weights, on_progress, self._quantized, adapters)
-        load_resident = partial(load_checkpoint, self.folder, self.device, self.dtype, *arguments, self._shards)
+        weights = self._weights_file
+        load_resident = partial(
+            load_checkpoint, self.folder, self.device, self.dtype, *arguments, self._shards, weights=weights
+        )
         backend: Backend | None = None
         if self.offload_plan.kind != "off":
-            self._offload = load_offloaded(self.folder, self.device, self.dtype, self.offload_plan, *arguments)
+            self._offload = load_offloaded(self.folder, self.device, self.dtype, self.offload_plan, *arguments, weights)
             self.network = self._offload.network
         elif first_use is not None and self._warms_up:
             self.network, backend = self._load_and_warm_up(load_resident, *first_use)
@@ -166,7 +173,8 @@ class LoadedModel:
 
         def prepare(network: SenseNovaU1) -> Backend:
             backend = self._select_backend(network)
-            warm_up(backend, use, size, cancelled)
+            writes = use.writes and not isinstance(network.lm_head, MissingHead)
+            warm_up(backend, replace(use, writes=writes), size, cancelled)
             return backend
 
         def start(network: SenseNovaU1) -> None:
@@ -217,8 +225,13 @@ class LoadedModel:
         if self._offload is not None:
             self._offload.replace_adapters(before, adapters)
         elif self.is_loaded:
-            replace_adapters(self.network, self.folder, before, adapters, self._shards)
+            replace_adapters(self.network, self.folder, before, adapters, self._shards, self._weights_file)
         self.adapters = tuple(adapters)
+
+    def require_head(self) -> None:
+        """Raise RequestError if the weights lack `lm_head`, so that the model cannot write."""
+        if self.is_loaded and isinstance(self.network.lm_head, MissingHead):
+            refuse_text()
 
     def take_notices(self) -> Iterator[str]:
         """Yield notices for the user that were not yielded before."""
@@ -237,6 +250,12 @@ class LoadedModel:
 
     def _plan_notes(self, workload: Workload) -> Iterator[str]:
         """Yield notices about the current plan."""
+        note = quantization_note(self._quantized, self.device)
+        if note is not None:
+            yield note
+        stored = None if self._quantized or self._weights_file else converted_quantization(self.folder)
+        if stored is not None:
+            yield f"the weights are stored in eight bits, and are decoded: {mention('quantization', stored)} keeps them"
         peak = self.peak(workload)
         if self._is_limited and self.budget is not None and peak > self.budget:
             needed, limit = format_memory(peak), format_memory(self.budget)
@@ -253,12 +272,15 @@ class LoadedModel:
         weights, plan = self._weights, self.offload_plan
         total = format_memory(weights.on_device(ALL_RESIDENT))
         held = format_memory(weights.on_device(plan))
-        if plan.buffers < weights.layers:
-            how = f"{plan.buffers} of {weights.layers} layers of a tower at a time"
-        elif plan.whole_head:
-            how = "towers are swapped in and out"
-        else:
+        most, pictures, texts = weights.layers, plan.gen_buffers, plan.und_buffers
+        if pictures == texts < most:
+            how = f"{texts} of {most} layers of a tower at a time"
+        elif min(pictures, texts) < most:
+            how = f"{min(pictures, most)} of {most} layers at a time for pictures, {min(texts, most)} for texts"
+        elif weights.text_pass_bytes(plan):
             how = "towers are swapped in and out, and lm_head is streamed"
+        else:
+            how = "towers are swapped in and out"
         limit = f" in {format_memory(self.budget)}" if self.budget is not None else ""
         return f"offload {plan.kind}: {how}, {held} of {total} of weights{limit}"
 

@@ -7,21 +7,23 @@ from config.recommended import read_recommended
 from config.settings import LoadSettings, require_compatible
 from model.checkpoint.builtin import DEMO_MODEL
 from model.checkpoint.hub import DownloadPlan, find_card, find_checkpoint
-from model.checkpoint.quantization import resolve_quantization
+from model.checkpoint.quantization import require_whole_groups, resolve_quantization
 from model.checkpoint.sharding import require_split
+from model.checkpoint.weights_file import describe_weights, find_weights_file
 from model.devices import resolve_device, resolve_dtype, usable_memory
 from model.events import LoadProgress
 from model.memory.estimate import ALL_RESIDENT, USUAL_PREFIXES, Weights, Workload, peak_bytes
 from model.memory.number_format import choose_dtype
 from model.network.configuration import read_config
+from model.network.missing_head import refuse_text
 from model.parallel.choose_layout import ExpectedUse, choose_model_layout, count_gpus
 from model.parallel.collectives import ProcessGroups
 from model.parallel.commands import Load
 from model.parallel.launch import SIZES, require_ranks
 from model.parallel.layout import ParallelLayout
 from model.parallel.processes import RankProcesses
-from model.requests import AnswerRequest, FirstUse, Request
-from model.runner import Runner, image_tokens, picture_size
+from model.requests import AnswerRequest, FirstUse, Request, writes_text
+from model.runner import Runner, image_tokens, picture_size, text_tokens
 from model.timings import CARD, COMPILE, DEVICE, PLACE, READ, process_timings
 
 
@@ -95,24 +97,33 @@ def load_model(
     require_ranks(ranks_wanted, device, "gpus" if gpus else SIZES)
     model = settings.model or DEMO_MODEL
     with process_timings.phase(CARD):
-        folder = find_checkpoint(model, on_plan=on_plan, on_progress=on_download)
+        name = settings.weights_file
+        folder = find_checkpoint(model, on_plan=on_plan, on_progress=on_download, with_weights=name is None)
         recommended = read_recommended(folder)
+        weights = None if name is None else find_weights_file(name, on_plan=on_plan, on_progress=on_download)
+    facts = None if weights is None else describe_weights(weights)
+    if facts is not None and not facts.has_head and any(map(writes_text, requests or ())):
+        refuse_text()
     sizes = [picture_size(request, recommended) for request in requests or () if not isinstance(request, AnswerRequest)]
     largest = max(sizes or [size], key=lambda each: image_tokens(each, recommended))
     use = ExpectedUse.of(requests, image_tokens(largest, recommended))
     config = read_config(folder)
     dtype, notice = choose_dtype(settings, device, config, image_tokens(largest, recommended))
-    settings = settings.model_copy(update={"dtype": dtype})
+    settings = settings.model_copy(update={"dtype": dtype, "weights": None if weights is None else str(weights)})
     if ranks_wanted == 1:
         first_use = FirstUse(requests is None or bool(image_settings), use.branches > 1, use.writes)
-        runner = Runner.load(Load(folder, settings, largest, first_use), device, None, on_progress)
+        answers = [request for request in requests or () if isinstance(request, AnswerRequest)]
+        most = max((text_tokens(request, recommended) for request in answers), default=0)
+        runner = Runner.load(Load(folder, settings, largest, first_use, most), device, None, on_progress)
         runner.model.add_notice(notice)
+        runner.model.add_notice(facts.notice(quantized=bool(quantized)) if facts else None)
         return LocalModel(model, runner)
     command = Load(folder, settings.model_copy(update={"offload": "off"}), largest)
     layout = ParallelLayout(settings.tensor_parallel_size, settings.cfg_parallel_size)
     if gpus:
         layout = choose_model_layout(gpus, use, config, device, resolve_dtype(dtype).itemsize, quantized)
     require_split(config, layout.tensor)
+    require_whole_groups(config, layout.tensor, quantized)
     ranks = RankProcesses(layout, device)
 
     def check_and_report(progress: LoadProgress) -> None:
@@ -124,6 +135,7 @@ def load_model(
         groups = ranks.join_groups()
         runner = ranks.run_on_all(command, lambda: Runner.load(command, groups.device, groups, check_and_report))
         runner.model.add_notice(notice)
+        runner.model.add_notice(facts.notice(quantized=bool(quantized)) if facts else None)
     except BaseException:
         ranks.close()
         raise

@@ -250,3 +250,8 @@ def _require_seeds(settings: ImageSettings, pictures: int) -> None:
             f"{pictures} pictures from seed {settings.seed} on exceed the largest seed, {MAX_SEED}",
             "use a smaller seed",
         )
+
+
+def writes_text(request: Request) -> bool:
+    """Return whether a request needs `lm_head`: for an answer, or for a plan before a picture."""
+    return isinstance(request, AnswerRequest | InterleaveRequest) or request.settings.think

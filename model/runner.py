@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from config.recommended import Recommended, read_recommended
-from config.sizes import TOKEN_PIXELS, format_size, resolve_interleave_size, resolve_size
+from config.sizes import TOKEN_PIXELS, fit_pixels, format_size, resolve_interleave_size, resolve_size
 from model.checkpoint.lora import read_adapters
 from model.checkpoint.lora_files import override_settings
 from model.checkpoint.named_lora import NamedLora, parse_loras
@@ -19,7 +19,7 @@ from model.memory.estimate import USUAL_PREFIXES, Workload
 from model.network.configuration import read_config
 from model.parallel.collectives import ProcessGroups
 from model.parallel.commands import Load
-from model.requests import AnswerRequest, EditRequest, GenerateRequest, InterleaveRequest, Request
+from model.requests import AnswerRequest, EditRequest, GenerateRequest, InterleaveRequest, Request, writes_text
 from model.sampling.prefix_cache import PrefixCache
 from model.tasks.answer import answer
 from model.tasks.context import TaskContext
@@ -27,6 +27,11 @@ from model.tasks.draw import draw
 from model.tasks.interleave import interleave
 from model.timings import PLACE, process_timings
 from model.trace import Trace
+
+LETTERS_PER_TOKEN = 2
+"""Fewer than usual. If a text has more tokens, the weights may have to make room for the request."""
+TEMPLATE_TOKENS = 64
+"""Tokens of a conversation that no one typed."""
 
 
 class Runner:
@@ -80,7 +85,10 @@ class Runner:
             )
         model = LoadedModel(folder, config, device, settings, groups)
         adapters = read_adapters(parse_loras(settings.lora), config)
-        workload = Workload(image_tokens(command.size, recommended), USUAL_PREFIXES)
+        if command.first_use.draws:
+            workload = Workload(image_tokens(command.size, recommended), USUAL_PREFIXES)
+        else:
+            workload = Workload(0, (command.text_tokens,))
         smaller = ", or `dtype=bfloat16`" if settings.dtype == "float32" else ""
         hint = f"use `offload=auto`, a device with more memory{smaller}"
         if groups is not None:
@@ -120,6 +128,8 @@ class Runner:
             raise CheckpointError(
                 "an earlier change of LoRAs was interrupted, so the weights are incomplete", "change the LoRAs again"
             )
+        if writes_text(request):
+            self.model.require_head()
         context = TaskContext(
             self.model, self._tokenizer, self.recommended, self.prefix_cache, self._preview_stream, trace
         )
@@ -155,3 +165,12 @@ def image_tokens(size: str, recommended: Recommended) -> int:
     """Return the tokens of a picture of this `size` setting, if no input picture changes it."""
     width, height = resolve_size(size, recommended.trained_sizes, None)
     return width * height // TOKEN_PIXELS**2
+
+
+def text_tokens(request: AnswerRequest, recommended: Recommended) -> int:
+    """Return about the most tokens that a conversation and its answer have, before its text is tokenized."""
+    letters = sum(len(turn.text) for turn in request.history) + len(request.prompt) + len(request.system)
+    limits = recommended.answer_input
+    sizes = [fit_pixels(image.size, limits.min, limits.max) for image in request.images]
+    images = sum(width * height // TOKEN_PIXELS**2 for width, height in sizes)
+    return images + letters // LETTERS_PER_TOKEN + TEMPLATE_TOKENS + request.settings.max_tokens

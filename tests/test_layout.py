@@ -91,3 +91,15 @@ def test_no_room_of_the_library_imports_one_above_it() -> None:
             if imported.startswith("model."):
                 assert not imported.startswith(OUTSIDE), f"{module} imports {imported}"
                 assert level(imported) >= level(module), f"{module} imports {imported}, which is above it"
+
+
+PLATFORM_MODULES = {"fcntl", "grp", "msvcrt", "pwd", "resource", "termios", "tty", "winreg"}
+"""Modules that some operating systems do not have."""
+
+
+def test_one_module_imports_what_only_some_systems_have() -> None:
+    for package in OURS:
+        for file in (REPOSITORY / package).rglob("*.py"):
+            if file.relative_to(REPOSITORY) != Path("config/operating_system.py"):
+                found = PLATFORM_MODULES.intersection(module for module, _ in imports(file))
+                assert not found, f"{file} imports {found}: config/operating_system.py does that"

@@ -18,11 +18,12 @@ from model.backends.gpu import KERNELS, GpuAttention, GpuOperations
 from model.backends.graphs import CapturedPass
 from model.backends.kernels import rows as row_kernels
 from model.backends.kernels.heads import place_heads
+from model.backends.kernels.int8_product import int8_product
 from model.network.attention import Attention, Segment, Visibility
 from model.network.cache import LayerCache
 from model.network.norms import RMSNorm
 from model.network.operations import RowGroup, Span
-from model.network.projection import QuantizedLinear, Rows
+from model.network.projection import QuantizedLinear, QuantizedRows, Rows
 from model.network.rope import Rotary
 from model.network.sensenova import SenseNovaU1
 from model.parallel.collectives import ProcessGroups
@@ -43,6 +44,7 @@ class CudaBackend(Backend):
 
     A tower with experts is neither captured nor asynchronous, because the host waits in every block to learn which
     experts are needed. A pass is not captured either if the weights of its blocks do not fit on the device together.
+    Text is then not written asynchronously.
     """
 
     def __init__(self, network: SenseNovaU1, groups: ProcessGroups | None = None) -> None:
@@ -58,9 +60,11 @@ class CudaBackend(Backend):
         network.gen.operations = FusedOperations(
             attention, block_reduction(gen), list(KERNELS), halves=network.gen.is_dense
         )
-        self.denoises_async, self.decodes_async = network.gen.is_dense, network.und.is_dense
-        self._und_fits = network.und.blocks.fit_together and network.lm_head.is_resident
-        self._decode_pass = DecodePass(network, und, as_graph=self._und_fits) if self.decodes_async else None
+        self.denoises_async = network.gen.is_dense
+        # Where weights are streamed, the host waits for them in every pass.
+        self.decodes_async = network.und.is_dense and not self.looks_up
+        as_graph = not self.looks_up
+        self._decode_pass = DecodePass(network, und, as_graph=as_graph) if network.und.is_dense else None
 
     def captured(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """See `Backend.captured`."""
@@ -77,9 +81,16 @@ class CudaBackend(Backend):
         """See `Backend.forward_token`."""
         if self._decode_pass is None:
             return super().forward_token(prefix, token)
-        if self._und_fits:
+        if not self.looks_up:
             self.network.und.blocks.load_all()
-        return self._decode_pass(prefix, token)
+            self.network.lm_head.load_all()
+        return self._decode_pass(prefix, token.view(1))[0]
+
+    def forward_tokens(self, prefix: Prefix, tokens: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """See `Backend.forward_tokens`."""
+        if self._decode_pass is None:
+            return super().forward_tokens(prefix, tokens)
+        return self._decode_pass(prefix, torch.tensor(list(tokens), device=self.network.device))
 
 
 class FusedOperations(GpuOperations):
@@ -170,20 +181,23 @@ class FusedOperations(GpuOperations):
 
     def norm(self, group: RowGroup, norm: RMSNorm, projection: QuantizedLinear | None) -> Rows:
         """Add the pending update and return the norm, quantized if the projection asks for it."""
-        input_dtype = None if projection is None else projection.input_dtype
-        rows = row_kernels.normed(group.residual, group.update, norm.weight, norm.eps, input_dtype)
+        row_format = None if projection is None else projection.input_format
+        rows = row_kernels.normed(group.residual, group.update, norm.weight, norm.eps, row_format)
         group.update = None
         return rows
 
     def project(self, projection: QuantizedLinear, rows: Rows) -> Tensor:
         """Multiply. Quantize the rows first if the projection needs it and no kernel has done it."""
-        if projection.input_dtype is not None and isinstance(rows, Tensor):
-            rows = row_kernels.quantized(rows, projection.input_dtype)
+        if projection.input_format is not None and isinstance(rows, Tensor):
+            rows = row_kernels.quantized(rows, projection.input_format)
+        if isinstance(rows, QuantizedRows) and projection.weight.dtype == torch.int8:
+            assert projection.scale is not None
+            return int8_product(rows, projection.weight, projection.scale)
         return projection.multiply(rows)
 
     def project_gated(self, projection: QuantizedLinear, rows: Rows, following: QuantizedLinear) -> Rows:
         """Multiply, then gate in one kernel."""
-        return row_kernels.gated(self.project(projection, rows), following.input_dtype)
+        return row_kernels.gated(self.project(projection, rows), following.input_format)
 
     def write_heads(self, attention: Attention, projected: Tensor, span: Span, layer: int) -> Tensor:
         """Norm, rotate and write to the cache in one kernel; return queries (1, heads, rows, head_dim)."""

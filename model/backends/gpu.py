@@ -25,6 +25,8 @@ KERNELS = {
 """PyTorch's attention kernels for a picture's tokens and their names, fastest first. PyTorch skips a kernel that it
 cannot use. On Hopper cuDNN's kernel takes 0.6 of the time of FlashAttention 2, which PyTorch would choose by itself
 (docs/performance.md)."""
+SCORE_BYTES = 4
+"""Size of a stored attention score. PyTorch computes scores of half-precision inputs in float32."""
 ONE_ROW = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Kernels for one query row. For one row cuDNN splits the keys, and equal inputs do not always give equal bytes. From
 two rows on it does not split them."""
@@ -38,12 +40,15 @@ class GpuAttention(AttentionKernel):
     head, which gives the same numbers.
     """
 
-    def __init__(self, *, groups_heads: bool) -> None:
+    def __init__(self, *, groups_heads: bool, largest_array: int | None = None) -> None:
         """
         Args:
             groups_heads: whether a fused kernel of the device supports grouped heads in half precision.
+            largest_array: as in `DeviceKind`. Rows are then computed in blocks whose scores fit into one array: Apple's
+                GPUs store the scores, and a larger array ends the process (pytorch/pytorch#149261).
         """
         self._groups_heads = groups_heads
+        self._largest_array = largest_array
 
     def causal_rows(self, q: Tensor, segment: Segment) -> int:
         """Return all rows of the segment if a fused causal kernel supports grouped heads, else 0."""
@@ -59,11 +64,33 @@ class GpuAttention(AttentionKernel):
         stacked = q.reshape(batch, keys.shape[1], shared * rows, width)
         if mask is not None:
             mask = torch.cat([mask] * shared, dim=-2)
-        attended = F.scaled_dot_product_attention(stacked, keys, values, attn_mask=mask)
+        step = block_rows(stacked.shape[2], batch * keys.shape[1] * keys.shape[2], self._largest_array)
+        blocks = []
+        for first in range(0, stacked.shape[2], step):
+            block = slice(first, first + step)
+            part = None if mask is None else mask[..., block, :]
+            blocks.append(F.scaled_dot_product_attention(stacked[:, :, block], keys, values, attn_mask=part))
+        attended = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
         return attended.reshape(batch, heads, rows, width)
 
     def _is_grouped(self, q: Tensor) -> bool:
         return self._groups_heads and q.dtype != torch.float32
+
+
+def block_rows(rows: int, scores_per_row: int, largest_array: int | None) -> int:
+    """Return the number of query rows in a block, so that the scores of a block fit into one array.
+
+    Blocks are equal, except for the last one, so that kernels see few different shapes.
+
+    Args:
+        rows: number of query rows.
+        scores_per_row: scores of a row in all heads and batch entries, counted as float32.
+        largest_array: bytes; None for any size.
+    """
+    if largest_array is None:
+        return rows
+    most = max(1, largest_array // (scores_per_row * SCORE_BYTES))
+    return -(-rows // -(-rows // most))
 
 
 class GpuOperations(Operations):

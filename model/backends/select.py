@@ -64,7 +64,8 @@ def set_plain_operations(network: SenseNovaU1, groups: ProcessGroups | None = No
         network.und.operations = Operations(block_reduction(und))
         network.gen.operations = Operations(block_reduction(gen))
         return
-    attention = GpuAttention(groups_heads=compute_capability(network.device) >= LEAST_CAPABILITY)
+    groups_heads = compute_capability(network.device) >= LEAST_CAPABILITY
+    attention = GpuAttention(groups_heads=groups_heads, largest_array=kind.largest_array)
     network.und.operations = GpuOperations(attention, block_reduction(und))
     kernels = list(KERNELS) if kind.chooses_attention else []
     network.gen.operations = GpuOperations(attention, block_reduction(gen), kernels)

@@ -89,15 +89,15 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
     dtype = resolve_dtype(_dtype(plan, device))
     hint = "measure smaller pictures (`size=512x512`), a smaller model, or use a device with more memory"
     with memory_errors("this measurement", lambda: hint):
-        towers = resolve_quantization(plan.settings.quantization, device, dtype)
+        quantization = resolve_quantization(plan.settings.quantization, device, dtype)
         ceilings = measure_ceilings(device, dtype)
         yield ceilings
         if {"denoise", "decode", "interleave"} & set(plan.works):
             if isinstance(plan.model, Path):
-                network = load_checkpoint(plan.model, device, dtype, quantized=towers)
+                network = load_checkpoint(plan.model, device, dtype, quantized=quantization)
             else:
                 network = random_network(shape_config(plan.model), device, dtype)
-                quantize_network(network, towers)
+                quantize_network(network, quantization)
             backend = select_backend(network, enforce_eager=plan.settings.enforce_eager)
             for work in plan.works:
                 if work == "denoise":

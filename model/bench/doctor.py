@@ -51,7 +51,7 @@ def examine(
 
     Args:
         model: a checkpoint folder, or the name of a built-in shape (`SHAPES`), which needs no files.
-        settings: the device, the number format, the quantization and the memory limit.
+        settings: the device, the number format, the quantization, the memory limit, and a file of weights.
         sizes: picture sizes in pixels; if empty, the first size that the model was trained on.
         ceilings, bandwidth: known rates; None measures them.
 
@@ -66,13 +66,14 @@ def examine(
     sizes = sizes or (SHAPE_SIZES if folder is None else read_recommended(folder).trained_sizes[:1])
     dtype_name, note = choose_dtype(settings, device, config, image_tokens_of(sizes))
     dtype = resolve_dtype(dtype_name)
-    towers = resolve_quantization(settings.quantization, device, dtype)
+    quantization = resolve_quantization(settings.quantization, device, dtype)
     machine = describe_machine(device, config)
     budget = usable_memory(device, settings.gpu_memory_bytes)
     with memory_errors("measuring this device", lambda: "end other programs that use it, and try again"):
         ceilings = ceilings or measure_ceilings(device, dtype)
-        bandwidth = bandwidth or measure_bandwidth(device, folder)
+        weights = Path(settings.weights_file) if settings.weights_file else None
+        bandwidth = bandwidth or measure_bandwidth(device, folder, weights)
     found: tuple[Forecast, ...] = ()
     if budget is not None:
-        found = tuple(forecasts(config, sizes, device, dtype.itemsize, towers, budget, ceilings, bandwidth))
+        found = tuple(forecasts(config, sizes, device, dtype.itemsize, quantization, budget, ceilings, bandwidth))
     return Examination(dtype_name, note, machine, ceilings, bandwidth, budget, found)

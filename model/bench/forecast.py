@@ -10,12 +10,14 @@ import torch
 
 from config.sizes import TOKEN_PIXELS, Size
 from model.bench.ceilings import Ceilings
-from model.checkpoint.safetensors_files import stored_tensors
+from model.checkpoint.quantization import Quantization
+from model.checkpoint.tensor_files import stored_tensors
 from model.device_kinds import DeviceKind
 from model.devices import host_memory, synchronize
 from model.errors import DeviceMemoryError
 from model.memory.estimate import (
     ALL_RESIDENT,
+    LEAST,
     MIN_BUFFERS,
     USUAL_PREFIXES,
     OffloadPlan,
@@ -42,6 +44,7 @@ class Forecast:
         peak: predicted peak of the device's memory, in bytes.
         fits: whether the peak is within the budget.
         seconds: predicted seconds of a guided step.
+        text_pass_bytes: bytes that each pass of a text loads to the device.
         chosen: whether `offload=auto` would choose this plan.
     """
 
@@ -51,6 +54,7 @@ class Forecast:
     fits: bool
     seconds: float
     chosen: bool
+    text_pass_bytes: int
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,8 @@ class Bandwidth:
         return min(known) if known else None
 
 
-def measure_bandwidth(device: torch.device, folder: Path | None) -> Bandwidth:
-    """Time a copy of 256 MiB to the device, and reading the first 2 GiB of a checkpoint."""
+def measure_bandwidth(device: torch.device, folder: Path | None, weights: Path | None = None) -> Bandwidth:
+    """Time a copy of 256 MiB to the device, and reading the first 2 GiB of a checkpoint, or of a file of weights."""
     link, note = None, None
     if DeviceKind.of(device).has_streams:
         source, note = host_memory(LINK_BYTES, page_locked=True)
@@ -88,8 +92,9 @@ def measure_bandwidth(device: torch.device, folder: Path | None) -> Bandwidth:
         synchronize(device)
         link = LINK_BYTES / (time.perf_counter() - clock)
     files = None
-    if folder is not None:
-        tensors = list(stored_tensors(folder).values())
+    source_folder = folder or (weights.parent if weights else None)
+    if source_folder is not None:
+        tensors = list(stored_tensors(source_folder, weights).values())
         sizes = accumulate(tensor.stop - tensor.start for tensor in tensors)
         count = max(1, len(list(takewhile(lambda total: total <= READ_BYTES, sizes))))
         stream = WeightStream({tensor.name: tensor for tensor in tensors[:count]}, device)
@@ -104,15 +109,14 @@ def forecasts(
     sizes: Sequence[Size],
     device: torch.device,
     itemsize: int,
-    quantized: Sequence[str],
+    quantized: Quantization,
     budget: int,
     ceilings: Ceilings,
     bandwidth: Bandwidth,
 ) -> Iterator[Forecast]:
     """Yield forecasts for each size: all weights, one tower, as many layers as fit, and two layers on the device."""
     weights = Weights.of(config, itemsize, quantized)
-    module = OffloadPlan("module", weights.layers, whole_head=True)
-    smallest = OffloadPlan("layers", MIN_BUFFERS, whole_head=False)
+    module = OffloadPlan("module", weights.layers, weights.layers, whole_head=True)
     for size in sizes:
         tokens = size[0] * size[1] // TOKEN_PIXELS**2
         work = Workload(tokens, USUAL_PREFIXES)
@@ -121,22 +125,22 @@ def forecasts(
         try:
             chosen = choose_offload_plan("auto", config, weights, work, itemsize, budget)
             layers = choose_offload_plan("layers", config, weights, work, itemsize, budget)
-            candidates += [layers] if MIN_BUFFERS < layers.buffers < weights.layers else []
+            candidates += [layers] if MIN_BUFFERS < layers.gen_buffers < weights.layers else []
         except DeviceMemoryError:
             pass  # no plan fits, which `fits` of the forecasts shows
         flops = sum(prediction_flops(config, tokens, prefix) for prefix in USUAL_PREFIXES)
         compute_seconds = flops / (ceilings.gemm * SHARE_OF_CEILING[device.type])
-        for offload_plan in [*candidates, smallest]:
+        for offload_plan in [*candidates, LEAST]:
             peak = peak_bytes(config, weights, offload_plan, work, itemsize)
             streamed = _streamed_bytes(weights, offload_plan)
             stream_seconds = streamed / bandwidth.rate if streamed and bandwidth.rate else 0.0
             seconds = max(compute_seconds, stream_seconds)
-            yield Forecast(size, offload_plan, peak, peak <= budget, seconds, offload_plan == chosen)
+            text_bytes = weights.text_pass_bytes(offload_plan)
+            yield Forecast(size, offload_plan, peak, peak <= budget, seconds, offload_plan == chosen, text_bytes)
 
 
 def _streamed_bytes(weights: Weights, offload_plan: OffloadPlan) -> int:
     """Return the bytes of layers that a step streams. Each layer is streamed once for all branches."""
     if not weights.streams(offload_plan):
         return 0
-    resident = offload_plan.buffers - min(RING, offload_plan.buffers)
-    return (weights.layers - resident) * weights.towers // (2 * weights.layers)
+    return (weights.layers - (offload_plan.gen_buffers - RING)) * weights.gen_layer

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from config.operating_system import total_memory
 from model.backends.select import device_obstacle
+from model.checkpoint.quantization import format_advice
 from model.device_kinds import DeviceKind
 from model.devices import compute_capability, free_memory
 from model.network.configuration import ModelConfig
@@ -23,6 +25,7 @@ class Machine:
         device: the device's name.
         memory: total and free bytes of the device's memory; None if the system does not report them.
         host_memory: free bytes of the host's memory; None if the system does not report them.
+        eight_bits: a sentence that names the eight-bit format that suits the device.
         kernel_obstacle: why compiled kernels cannot be used on the GPU; None if they can, and on a CPU.
     """
 
@@ -33,6 +36,7 @@ class Machine:
     host_memory: int | None
     cores: int
     gpus: int
+    eight_bits: str
     on_gpu: bool
     kernel_obstacle: str | None
 
@@ -68,8 +72,8 @@ def describe_machine(device: torch.device, config: ModelConfig) -> Machine:
     if on_cuda:
         free, total = torch.cuda.mem_get_info(device)
         memory = total, free
-    elif (free_host := free_memory(torch.device("cpu"))) is not None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), free_host
+    elif (free_host := free_memory(torch.device("cpu"))) is not None and (total_host := total_memory()) is not None:
+        memory = total_host, free_host
     return Machine(
         platform.python_version(),
         torch.__version__,
@@ -78,6 +82,7 @@ def describe_machine(device: torch.device, config: ModelConfig) -> Machine:
         free_memory(torch.device("cpu")),
         os.cpu_count() or 1,
         torch.cuda.device_count(),
+        format_advice(device),
         on_cuda,
         device_obstacle(config, compute_capability(device)) if on_cuda else None,
     )

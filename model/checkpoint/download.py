@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,8 @@ from model.checkpoint.hub_errors import OFFICIAL_MODEL, explained_errors
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
 
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+WEIGHT_FILES = "*.safetensors"
+CHECKPOINT_FILES = ("*.json", WEIGHT_FILES, "*.txt", "*.jinja", "*.model")
 """Files of a Hub repository's top folder that belong to a checkpoint: settings, weights and tokenizer."""
 
 
@@ -62,19 +64,67 @@ def download_checkpoint(
     revision: str,
     on_plan: Callable[[DownloadPlan], None] | None,
     on_progress: Callable[[int, int], None] | None,
+    with_weights: bool = True,
 ) -> Path:
     """Download a checkpoint into the Hub cache and return its folder; arguments as for `find_checkpoint`."""
     with explained_errors(model, revision):
-        plan = _plan(model, revision)
-        if plan.bytes_to_fetch > plan.free_disk_bytes:
+        commit, names = hub_files(model, revision)
+        _require_config(model, names)
+        patterns = [each for each in CHECKPOINT_FILES if with_weights or each != WEIGHT_FILES]
+        needed = [name for name in names if "/" not in name and any(fnmatch(name, each) for each in patterns)]
+        return _fetch(_plan(model, revision, commit, needed), on_plan, on_progress).parent
+
+
+def download_weights(
+    model: str,
+    revision: str,
+    file: str,
+    on_plan: Callable[[DownloadPlan], None] | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Path:
+    """Download one file of a Hub repository into the Hub cache and return its path.
+
+    Args:
+        on_plan, on_progress: as for `find_checkpoint`.
+
+    Raises:
+        CheckpointError: as for `find_checkpoint`, or the repository has no such file.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    with explained_errors(model, revision):
+        if constants.HF_HUB_OFFLINE:
+            path = try_to_load_from_cache(model, file, revision=revision)
+            if isinstance(path, str):
+                return Path(path)
             raise CheckpointError(
-                f"{model} needs {_gigabytes(plan.bytes_to_fetch)} more on the disk of {plan.cache_folder}, "
-                f"where {_gigabytes(plan.free_disk_bytes)} are free",
-                "free some space, or set HF_HOME to a folder on a larger disk",
+                f"{file} of {model} is not in the cache, and HF_HUB_OFFLINE forbids downloading it",
+                "unset HF_HUB_OFFLINE, or name a file on this machine",
             )
-        if on_plan is not None and plan.bytes_to_fetch:
-            on_plan(plan)
-        return _download(plan, on_progress)
+        commit, names = hub_files(model, revision)
+        if file not in names:
+            weights = [name for name in names if name.endswith((".gguf", ".safetensors"))]
+            near = get_close_matches(file, weights, n=1) or weights[:1]
+            hint = f"did you mean {model}/{near[0]}?" if near else f"see https://huggingface.co/{model}/tree/main"
+            raise CheckpointError(f"{model} on the Hub has no file {file}", hint)
+        return _fetch(_plan(model, revision, commit, [file]), on_plan, on_progress)
+
+
+def _fetch(
+    plan: DownloadPlan,
+    on_plan: Callable[[DownloadPlan], None] | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> Path:
+    """Download the files of a plan and return the path of the last one."""
+    if plan.bytes_to_fetch > plan.free_disk_bytes:
+        raise CheckpointError(
+            f"{plan.model} needs {_gigabytes(plan.bytes_to_fetch)} more on the disk of {plan.cache_folder}, "
+            f"where {_gigabytes(plan.free_disk_bytes)} are free",
+            "free some space, or set HF_HOME to a folder on a larger disk",
+        )
+    if on_plan is not None and plan.bytes_to_fetch:
+        on_plan(plan)
+    return _download(plan, on_progress)
 
 
 def download_card(model: str, revision: str) -> Path:
@@ -128,12 +178,9 @@ def hub_files(model: str, revision: str) -> tuple[str, tuple[str, ...]]:
     return info.sha or revision, tuple(sibling.rfilename for sibling in info.siblings or ())
 
 
-def _plan(model: str, revision: str) -> DownloadPlan:
+def _plan(model: str, revision: str, commit: str, needed: Sequence[str]) -> DownloadPlan:
     from huggingface_hub import constants, hf_hub_download
 
-    commit, names = hub_files(model, revision)
-    _require_config(model, names)
-    needed = [name for name in names if "/" not in name and any(fnmatch(name, each) for each in CHECKPOINT_FILES)]
     # Not `snapshot_download(dry_run=True)`: it lists the repository again, and its threads delay Ctrl-C.
     found = [hf_hub_download(model, name, revision=commit, dry_run=True) for name in needed]
     files = [PlannedFile(file.filename, file.file_size or 0, file.is_cached) for file in found]
@@ -181,8 +228,9 @@ def _download(plan: DownloadPlan, on_progress: Callable[[int, int], None] | None
     if known is None or known.name != plan.commit:
         # The cache notes a revision's commit, for later offline use, only in a call by the revision's name. This call
         # is the last one, so that the name never points at an incomplete commit.
-        hf_hub_download(plan.model, CONFIG_FILE, revision=plan.revision)
-    return Path(path).parent
+        names = [file.name for file in plan.files]
+        hf_hub_download(plan.model, CONFIG_FILE if CONFIG_FILE in names else names[-1], revision=plan.revision)
+    return Path(path)
 
 
 def _progress_bar(report: Callable[[int], None]) -> type[Any]:

@@ -1,10 +1,14 @@
 """Facts about a checkpoint, read from its small files."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from config.recommended import Recommended, read_recommended
+from model.checkpoint.conversion_record import converted_quantization
+from model.checkpoint.weights_file import describe_weights
+from model.errors import CheckpointError
 from model.network.configuration import SparseExperts, read_config
 
 
@@ -16,6 +20,8 @@ class CheckpointFacts:
         layers, hidden_size, heads, kv_heads: numbers of each tower.
         experts: tower → number of experts, for towers with experts.
         weight_files, weight_bytes: number and total size of the safetensors files.
+        weight_format: the format of most of the numbers; None without files, or if they are damaged.
+        quantization: the value of the setting that the weights were converted for; None for other checkpoints.
     """
 
     layers: int
@@ -26,6 +32,8 @@ class CheckpointFacts:
     pixel_head: Literal["convolutional", "mlp"]
     weight_files: int
     weight_bytes: int
+    weight_format: str | None
+    quantization: str | None
     recommended: Recommended
 
 
@@ -38,7 +46,10 @@ def read_facts(folder: Path) -> CheckpointFacts:
     """
     config = read_config(folder)
     transformer = config.transformer
-    weights = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())  # reading a pipe would not end
+    weight_format: str | None = None
+    with suppress(CheckpointError):  # `verify` checks the files
+        weight_format = describe_weights(*files).kind if files else None
     towers = (("understanding", transformer.und_mlp), ("generation", transformer.gen_mlp))
     return CheckpointFacts(
         layers=transformer.layers,
@@ -47,7 +58,9 @@ def read_facts(folder: Path) -> CheckpointFacts:
         kv_heads=transformer.kv_heads,
         experts={tower: mlp.experts for tower, mlp in towers if isinstance(mlp, SparseExperts)},
         pixel_head="convolutional" if config.flow.convolutional_head else "mlp",
-        weight_files=len(weights),
-        weight_bytes=sum(weights),
+        weight_files=len(files),
+        weight_bytes=sum(path.stat().st_size for path in files),
+        weight_format=weight_format,
+        quantization=converted_quantization(folder),
         recommended=read_recommended(folder),
     )

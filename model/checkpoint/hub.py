@@ -5,6 +5,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
+from config.mentions import mention
 from config.model_names import full_name
 from model.checkpoint.builtin import DEMO_CHECKPOINT, DEMO_MODEL
 from model.checkpoint.download import DownloadPlan, download_card, download_checkpoint
@@ -23,6 +24,7 @@ def find_checkpoint(
     *,
     on_plan: Callable[[DownloadPlan], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    with_weights: bool = True,
 ) -> Path:
     """Return the folder of a checkpoint. Download the checkpoint first if it is not on this machine.
 
@@ -34,6 +36,7 @@ def find_checkpoint(
         model: `demo`, a folder, or a Hub id `owner/name` or `owner/name@revision`.
         on_plan: called before a download starts; not called if nothing has to be downloaded.
         on_progress: called during the download with (bytes done, bytes to fetch). An exception in it ends the download.
+        with_weights: False if only the configuration and the tokenizer are needed, because the weights are elsewhere.
 
     Returns:
         A folder that holds `config.json`.
@@ -42,8 +45,8 @@ def find_checkpoint(
         CheckpointError: the folder or model does not exist or is not a checkpoint, the Hub cannot be reached or
             refuses, the model is not in the cache while offline, or the disk is too small.
     """
-    found = _locate(model)
-    return found if isinstance(found, Path) else download_checkpoint(*found, on_plan, on_progress)
+    found = _locate(model, with_weights)
+    return found if isinstance(found, Path) else download_checkpoint(*found, on_plan, on_progress, with_weights)
 
 
 def find_card(model: str) -> Path:
@@ -56,7 +59,7 @@ def find_card(model: str) -> Path:
     return found if isinstance(found, Path) else download_card(*found)
 
 
-def _locate(model: str) -> Path | tuple[str, str]:
+def _locate(model: str, with_weights: bool = True) -> Path | tuple[str, str]:
     """Return a checkpoint's folder on this machine, or the name and revision of a model on the Hub. While offline, look
     a Hub id up in the Hub cache."""
     if model == DEMO_MODEL:
@@ -72,7 +75,7 @@ def _locate(model: str) -> Path | tuple[str, str]:
     if is_file:
         raise CheckpointError(
             f"{model} is a file; a checkpoint is the folder that holds {CONFIG_FILE} and the weights",
-            f"try {folder.parent}" if (folder.parent / CONFIG_FILE).is_file() else "name that folder",
+            f"try {folder.parent}" if (folder.parent / CONFIG_FILE).is_file() else _hint_for_file(model),
         )
     hub_id = _HUB_ID.fullmatch(model)
     if model.startswith((".", "~")) or folder.is_absolute() or (hub_id is None and re.search(r"[/\\]", model)):
@@ -84,7 +87,13 @@ def _locate(model: str) -> Path | tuple[str, str]:
     from huggingface_hub import constants
 
     name, revision = hub_id["name"], hub_id["revision"] or "main"
-    return cached_checkpoint(name, revision) if constants.HF_HUB_OFFLINE else (name, revision)
+    return cached_checkpoint(name, revision, with_weights) if constants.HF_HUB_OFFLINE else (name, revision)
+
+
+def _hint_for_file(name: str) -> str:
+    if name.endswith((".gguf", ".safetensors")):
+        return f"name that folder or the model's Hub id, and use {mention('weights', name)}"
+    return "name that folder"
 
 
 def is_hub_id(name: str) -> bool:

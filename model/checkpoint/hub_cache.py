@@ -8,7 +8,7 @@ from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
 
 
-def cached_checkpoint(model: str, revision: str) -> Path:
+def cached_checkpoint(model: str, revision: str, with_weights: bool = True) -> Path:
     """Return the folder of the cached copy.
 
     Raises:
@@ -20,7 +20,7 @@ def cached_checkpoint(model: str, revision: str) -> Path:
             f"{display_name(model, revision)} is not in the cache, and HF_HUB_OFFLINE forbids downloading it",
             "unset HF_HUB_OFFLINE, or name a checkpoint folder",
         )
-    missing = _missing_weights(folder)
+    missing = _missing_weights(folder) if with_weights else None
     if missing:
         raise CheckpointError(
             f"the copy of {display_name(model, revision)} in the cache is incomplete: {missing} is missing, "

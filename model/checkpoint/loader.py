@@ -7,19 +7,25 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from model.checkpoint.kept_weights import kept_scales, require_format
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.lora import Adapter, AdapterMerger, updated_tensors
-from model.checkpoint.quantization import Fp8Linear, Staging, empty_quantized
-from model.checkpoint.safetensors_files import Chunk, StoredTensor, TensorPart, read_chunks, stored_tensors
+from model.checkpoint.quantization import OFF, Quantization, QuantizedLayer, Staging, empty_quantized
 from model.checkpoint.sharding import WHOLE, Shards, shard_layout, shard_of, split_config
+from model.checkpoint.stored_tensor import Chunk, StoredTensor, TensorPart
+from model.checkpoint.tensor_files import read_chunks, stored_tensors, total_bytes
 from model.checkpoint.tensor_names import format_names
+from model.checkpoint.weights_file import HEAD
 from model.device_kinds import DeviceKind
 from model.errors import CheckpointError
 from model.events import LoadProgress
 from model.network.configuration import ModelConfig, read_config
+from model.network.missing_head import MissingHead
 from model.network.sensenova import SenseNovaU1
 from model.timings import READ, process_timings
 
+DECODED_NUMBERS = 4 * 2**20
+"""Numbers of an encoded tensor that are decoded at once, so that this takes about 100 MiB of the device."""
 REPORT_BYTES = 64 * 2**20
 """Progress is reported after each 64 MiB."""
 
@@ -32,10 +38,11 @@ def load_checkpoint(
     dtype: torch.dtype,
     check_weights: bool = False,
     on_progress: Callable[[LoadProgress], None] | None = None,
-    quantized: Collection[str] = (),
+    quantized: Quantization = OFF,
     adapters: Sequence[Adapter] = (),
     shards: Shards = WHOLE,
     before_reading: Callable[[SenseNovaU1], None] | None = None,
+    weights: Path | None = None,
 ) -> SenseNovaU1:
     """Build a network and read its weights from `folder`. Fuse, cast and copy each chunk as it is read.
 
@@ -43,28 +50,44 @@ def load_checkpoint(
 
     Args:
         check_weights: refuse weights with NaN or infinity.
-        quantized: towers, `gen` or `und`, whose projections are quantized while they are read.
+        quantized: the weights to quantize while they are read.
         adapters: LoRAs to merge while their tensors are read.
         shards: the rank's part of the network; `require_split` must allow it.
         before_reading: called with the network when it has memory for its weights.
+        weights: a file with all weights, instead of those of the folder. It may lack `lm_head`.
 
     Raises:
         CheckpointError: the folder is not a usable checkpoint. One message lists all missing, unexpected and misshapen
             tensors, another one all tensors with NaN or infinity.
     """
     config = read_config(folder)
-    tensors = stored_tensors(folder)
-    require_matching(tensors, checkpoint_layout(config), folder)
-    network = empty_network(config, device, dtype, quantized, shards)
+    tensors = checkpoint_tensors(folder, config, quantized, weights)
+    network = empty_network(config, device, dtype, quantized, shards, has_head=HEAD in tensors)
     if before_reading is not None:
         before_reading(network)
-    fill(network, folder, tensors, shard_layout(config, shards), adapters, check_weights, on_progress, shards)
+    source = weights or folder
+    fill(network, source, tensors, shard_layout(config, shards), adapters, check_weights, on_progress, shards)
     return network
+
+
+def checkpoint_tensors(
+    folder: Path, config: ModelConfig, quantized: Quantization = OFF, weights: Path | None = None
+) -> dict[str, StoredTensor]:
+    """Return the tensors of a checkpoint that fit its configuration; arguments and errors as for `load_checkpoint`."""
+    tensors = stored_tensors(folder, weights)
+    require_matching(tensors, checkpoint_layout(config), weights or folder, optional=(HEAD,) if weights else ())
+    require_format(tensors, quantized)
+    return tensors
 
 
 @torch.inference_mode(False)
 def replace_adapters(
-    network: SenseNovaU1, folder: Path, before: Sequence[Adapter], after: Sequence[Adapter], shards: Shards = WHOLE
+    network: SenseNovaU1,
+    folder: Path,
+    before: Sequence[Adapter],
+    after: Sequence[Adapter],
+    shards: Shards = WHOLE,
+    weights: Path | None = None,
 ) -> None:
     """Replace the merged LoRAs of a loaded network. Reload the tensors that the old and new LoRAs update.
 
@@ -74,8 +97,9 @@ def replace_adapters(
     layout = shard_layout(read_config(folder), shards)
     # Whole parameters: a quantized one is computed from all its slices.
     touched = {layout[name].parameter for name in updated_tensors([*before, *after])}
-    tensors = {name: tensor for name, tensor in stored_tensors(folder).items() if layout[name].parameter in touched}
-    fill(network, folder, tensors, layout, after, shards=shards)
+    stored = stored_tensors(folder, weights)
+    tensors = {name: tensor for name, tensor in stored.items() if layout[name].parameter in touched}
+    fill(network, weights or folder, tensors, layout, after, shards=shards)
 
 
 class ParameterWriter:
@@ -105,12 +129,13 @@ class ParameterWriter:
             for name, parameter in network.named_parameters()
             if not parameter.is_meta
         }
-        quantized = {name: module for name, module in network.named_modules() if isinstance(module, Fp8Linear)}
+        quantized = {name: module for name, module in network.named_modules() if isinstance(module, QuantizedLayer)}
         self._quantized = {f"{name}.weight": module for name, module in quantized.items()}
+        self._scales = kept_scales(self._quantized, layout, parts or {}, updated_tensors(adapters))
 
     def staging(self) -> Staging:
         """Return a new staging area for the weights to quantize, for tensors that are read together."""
-        return Staging(self._quantized, self._dtype)
+        return Staging(self._quantized, self._dtype, self._scales)
 
     def write(self, chunk: Chunk, staging: Staging, *, non_blocking: bool = False) -> None:
         """Write a chunk.
@@ -121,7 +146,18 @@ class ParameterWriter:
         """
         destination = self._layout[chunk.tensor.name]
         first = destination.offset + chunk.first
-        numbers = self._merger.merge(chunk.tensor.name, chunk.first, chunk.data)
+        if destination.parameter in self._scales:
+            values = chunk.stored_values(self._quantized[destination.parameter].weight.dtype)
+            staging.place(destination.parameter, first, values, non_blocking=non_blocking)
+            return
+        for part in chunk.split(DECODED_NUMBERS):
+            self._write_numbers(part, staging, non_blocking=non_blocking)
+
+    def _write_numbers(self, chunk: Chunk, staging: Staging, *, non_blocking: bool) -> None:
+        destination = self._layout[chunk.tensor.name]
+        first = destination.offset + chunk.first
+        numbers = chunk.numbers(self._device, non_blocking=non_blocking)
+        numbers = self._merger.merge(chunk.tensor.name, chunk.first, numbers)
         if destination.parameter not in self._parameters:
             staging.place(destination.parameter, first, numbers, non_blocking=non_blocking)
             return
@@ -148,7 +184,7 @@ def fill(
     damaged: set[str] = set()
 
     def write(chunk: Chunk) -> None:
-        if check_weights and not torch.isfinite(chunk.data).all():
+        if check_weights and not torch.isfinite(chunk.numbers()).all():
             damaged.add(chunk.tensor.name)
         writer.write(chunk, staging)
 
@@ -167,7 +203,7 @@ def require_finite(
     damaged: set[str] = set()
 
     def check(chunk: Chunk) -> None:
-        if not torch.isfinite(chunk.data).all():
+        if not torch.isfinite(chunk.numbers()).all():
             damaged.add(chunk.tensor.name)
 
     _read(map(TensorPart.whole, tensors.values()), check, torch.device("cpu"), on_progress)
@@ -181,7 +217,7 @@ def _read(
     on_progress: Callable[[LoadProgress], None] | None,
 ) -> None:
     parts = list(parts)
-    total = sum(part.nbytes for part in parts)
+    total = total_bytes(parts)
     done = reported = 0
     with closing(read_chunks(parts, use, pinned=DeviceKind.of(device).has_streams)) as chunk_sizes:
         for size in chunk_sizes:
@@ -204,23 +240,30 @@ def empty_network(
     config: ModelConfig,
     device: torch.device,
     dtype: torch.dtype,
-    quantized: Collection[str] = (),
+    quantized: Quantization = OFF,
     shards: Shards = WHOLE,
+    has_head: bool = True,
 ) -> SenseNovaU1:
-    """Build a network, or a rank's part of it, with uninitialized weights; `quantized` as for `load_checkpoint`."""
-    network = meta_network(config, shards)
+    """Build a network, or a rank's part of it, with uninitialized weights; `quantized` as for `load_checkpoint`.
+
+    Args:
+        has_head: whether there are weights for `lm_head`.
+    """
+    network = meta_network(config, shards, has_head)
     empty_quantized(network, quantized, device)
     allocate_parameters(network, device, dtype)
     return network
 
 
-def meta_network(config: ModelConfig, shards: Shards = WHOLE) -> SenseNovaU1:
+def meta_network(config: ModelConfig, shards: Shards = WHOLE, has_head: bool = True) -> SenseNovaU1:
     """Build a network, or a rank's part of it, on PyTorch's meta device. Its `config` is that of the und shard."""
     with torch.device("meta"):
         network = SenseNovaU1(split_config(config, shards.und.count))
         if shards.gen.count != shards.und.count:
             gen_shard = SenseNovaU1(split_config(config, shards.gen.count))
             network.gen, network.fm_head = gen_shard.gen, gen_shard.fm_head
+    if not has_head:
+        network.add_module("lm_head", MissingHead())
     return network.eval()
 
 
@@ -234,9 +277,16 @@ def allocate_parameters(network: SenseNovaU1, device: torch.device, dtype: torch
                 module.register_parameter(name, nn.Parameter(memory, requires_grad=False))
 
 
-def require_matching(tensors: dict[str, StoredTensor], layout: dict[str, ParameterSlice], folder: Path) -> None:
-    """Raise CheckpointError unless the files contain exactly the tensors of the layout."""
-    missing = [name for name in layout if name not in tensors]
+def require_matching(
+    tensors: dict[str, StoredTensor], layout: dict[str, ParameterSlice], source: Path, optional: Collection[str] = ()
+) -> None:
+    """Raise CheckpointError unless the files contain exactly the tensors of the layout.
+
+    Args:
+        source: the folder or file of the tensors.
+        optional: tensors that may be missing.
+    """
+    missing = [name for name in layout if name not in tensors and name not in optional]
     unexpected = [name for name in tensors if name not in layout]
     misshapen = [
         f"{name}: is {list(tensors[name].shape)}, should be {list(layout[name].shape)}"
@@ -245,7 +295,7 @@ def require_matching(tensors: dict[str, StoredTensor], layout: dict[str, Paramet
     ]
     if not (missing or unexpected or misshapen):
         return
-    parts = [f"{folder}: the weights do not fit config.json"]
+    parts = [f"{source}: the weights do not fit config.json"]
     for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if names:
             parts.append(f"{len(names)} {title}:\n{format_names(names)}")

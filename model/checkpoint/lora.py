@@ -7,6 +7,7 @@ matrices that they update are reloaded. So without LoRAs the weights are exactly
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +15,18 @@ from torch import Tensor
 
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.lora_files import find_lora, opened_lora, recommended_settings
+from model.checkpoint.lora_names import LayerNames, Part, split_name
+from model.checkpoint.lora_scaling import Scaling, read_scaling
 from model.checkpoint.named_lora import NamedLora
-from model.checkpoint.safetensors_files import TensorPart
+from model.checkpoint.stored_tensor import TensorPart
 from model.checkpoint.tensor_names import format_names
 from model.errors import CheckpointError
 from model.network.configuration import ModelConfig
 
-PREFIX = "diffusion_model."
-"""Prefix of every name in some files."""
-PARTS = (".lora_down.weight", ".lora_up.weight", ".alpha")
+MOST_NAMES = 8
+"""Lines of names in a message."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Number formats of safetensors files that can be merged as they are."""
 
 
 @dataclass(frozen=True)
@@ -67,29 +71,38 @@ def read_adapter(lora: NamedLora, layout: Mapping[str, ParameterSlice]) -> Adapt
     """
     file = find_lora(lora.name)
     with opened_lora(file, "pt") as stored:
+        _require_floats(stored, file)
         tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        settings = recommended_settings(stored.metadata() or {}, file)
-    groups: dict[str, dict[str, Tensor]] = {}
-    other_keys = []
-    for key, tensor in tensors.items():
-        part = next((part for part in PARTS if key.endswith(part)), None)
-        if part is None:
-            other_keys.append(key)
-        else:
-            groups.setdefault(key.removesuffix(part).removeprefix(PREFIX), {})[part] = tensor
-    problems = _problems(groups, other_keys, layout)
-    if problems:
+        metadata = stored.metadata() or {}
+        settings = recommended_settings(metadata, file)
+    found = _Found(tensors, layout)
+    if problems := found.problems(layout):
         raise CheckpointError(
             f"{file} does not fit this model\n" + "\n".join(problems),
-            "use a LoRA that was made for this model, in the layout of the official ones (docs/checkpoints.md)",
+            "use a LoRA that was made for this model, with names of layers as in docs/checkpoints.md",
         )
+    scaling = read_scaling(file, metadata) if found.has_peft_names else Scaling()
     updates = {}
-    for layer, parts in groups.items():
-        down, up = (parts[part].flatten(1) for part in PARTS[:2])
-        rank = down.shape[0]
-        alpha = float(parts[PARTS[2]]) if PARTS[2] in parts else float(rank)
-        updates[f"{layer}.weight"] = LowRankUpdate(down, up, lora.strength * alpha / rank)
+    for layer, parts in found.layers.items():
+        down, up = parts["down"].flatten(1), parts["up"].flatten(1)
+        alpha = float(parts["alpha"]) if "alpha" in parts else None
+        factor = scaling.factor(found.names[layer], down.shape[0], alpha)
+        updates[f"{layer}.weight"] = LowRankUpdate(down, up, lora.strength * factor)
     return Adapter(lora, updates, settings)
+
+
+def _require_floats(stored: Any, file: Path) -> None:
+    """Raise CheckpointError if an opened LoRA has quantized matrices."""
+    formats = {key: stored.get_slice(key).get_dtype() for key in stored.keys()}  # noqa: SIM118
+    quantized = [key for key, format in formats.items() if split_name(key) and format not in FLOATS]
+    quantized = [key for key in quantized if not key.endswith(".alpha")]
+    if quantized:
+        names = ", ".join(sorted({formats[key] for key in quantized}))
+        raise CheckpointError(
+            f"{file} is a quantized LoRA: {len(quantized)} of its tensors are stored as {names}\n"
+            + format_names(quantized, MOST_NAMES),
+            "use the same LoRA in bfloat16, float16 or float32: quantized ones are not read",
+        )
 
 
 def read_adapters(loras: Sequence[NamedLora], config: ModelConfig) -> tuple[Adapter, ...]:
@@ -140,41 +153,64 @@ class AdapterMerger:
         return result
 
 
-def _problems(
-    groups: Mapping[str, Mapping[str, Tensor]], other_keys: Sequence[str], layout: Mapping[str, ParameterSlice]
-) -> list[str]:
-    """Return all reasons why a LoRA does not fit a checkpoint, as lines of text."""
-    if not groups:
-        ends = ", ".join(PARTS)
-        return [f"it has no LoRA tensors (names that end in {ends}); it has:", format_names(other_keys) or "  nothing"]
-    unknown = [layer for layer in groups if f"{layer}.weight" not in layout]
-    incomplete = [layer for layer, parts in groups.items() if not {*PARTS[:2]} <= set(parts)]
-    misshapen = []
-    empty = [layer for layer, parts in groups.items() if any(tensor.numel() == 0 for tensor in parts.values())]
-    not_floats = [
-        f"{layer}{part}: {str(tensor.dtype).removeprefix('torch.')}"
-        for layer, parts in groups.items()
-        for part, tensor in parts.items()
-        if not tensor.is_floating_point() and part != PARTS[2]
-    ]
-    for layer, parts in groups.items():
-        target = layout.get(f"{layer}.weight")
-        if target is None or layer in incomplete:
-            continue
-        down, up = (parts[part] for part in PARTS[:2])
-        wanted = target.shape[0], math.prod(target.shape[1:])
-        given = up.shape[0], math.prod(down.shape[1:])
-        if up.dim() < 2 or down.dim() < 2 or math.prod(up.shape[1:]) != down.shape[0] or given != wanted:
-            misshapen.append(f"{layer}: up {list(up.shape)}, down {list(down.shape)}, matrix {list(wanted)}")
-    lines = []
-    for title, names in (
-        ("of layers that the model does not have", unknown),
-        ("without lora_down or lora_up", incomplete),
-        ("of rank 0", empty),
-        ("of whole numbers, which cannot be merged without their scale", not_floats),
-        ("of another shape", misshapen),
-        ("that do not belong to a LoRA", other_keys),
-    ):
-        if names:
-            lines += [f"{len(names)} {title}:", format_names(names)]
-    return lines
+class _Found:
+    """The tensors of a file, by the layers that they update.
+
+    Attributes:
+        layers: official name of a layer, or its name in the file if the model does not have it → parts.
+        names: the same keys → names in the file.
+        has_peft_names: some names are PEFT's.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], layout: Mapping[str, ParameterSlice]) -> None:
+        known = LayerNames({name.removesuffix(".weight") for name in layout if name.endswith(".weight")})
+        self.layers: dict[str, dict[Part, Tensor]] = {}
+        self.names: dict[str, str] = {}
+        self.has_peft_names = any(".lora_A." in key for key in tensors)
+        self._others, self._twice = [], []
+        for key, tensor in tensors.items():
+            split = split_name(key)
+            if split is None:
+                self._others.append(key)
+                continue
+            name, part = split
+            layer = known.official(name) or name
+            if part in self.layers.setdefault(layer, {}):
+                self._twice.append(key)
+            self.layers[layer][part] = tensor
+            self.names.setdefault(layer, name)
+
+    def problems(self, layout: Mapping[str, ParameterSlice]) -> list[str]:
+        """Return all reasons why the file does not fit a checkpoint, as lines of text."""
+        if not self.layers:
+            has = format_names(self._others, MOST_NAMES) or "  nothing"
+            return ["it has no LoRA tensors (.lora_down and .lora_up, or .lora_A and .lora_B); it has:", has]
+        layers = self.layers
+        complete = {layer: parts for layer, parts in layers.items() if {"down", "up"} <= set(parts)}
+        alphas = {layer: parts["alpha"] for layer, parts in layers.items() if "alpha" in parts}
+        misshapen = []
+        for layer, parts in complete.items():
+            if f"{layer}.weight" not in layout:
+                continue
+            shape, down, up = layout[f"{layer}.weight"].shape, parts["down"], parts["up"]
+            wanted = shape[0], math.prod(shape[1:])
+            given = (*up.shape[:1], math.prod(down.shape[1:]))
+            if up.dim() < 2 or down.dim() < 2 or math.prod(up.shape[1:]) != down.shape[0] or given != wanted:
+                misshapen.append(f"{layer}: up {list(up.shape)}, down {list(down.shape)}, matrix {list(wanted)}")
+        lines = []
+        for title, names in (
+            ("of layers that the model does not have", [n for n in layers if f"{n}.weight" not in layout]),
+            ("without one of their two matrices", [layer for layer in layers if layer not in complete]),
+            ("of rank 0", [n for n, parts in layers.items() if any(part.numel() == 0 for part in parts.values())]),
+            ("whose alpha is not one finite number", [n for n, alpha in alphas.items() if not _is_number(alpha)]),
+            ("of another shape", misshapen),
+            ("that update the same layer again", self._twice),
+            ("that do not belong to a LoRA", self._others),
+        ):
+            if names:
+                lines += [f"{len(names)} {title}:", format_names(names, MOST_NAMES)]
+        return lines
+
+
+def _is_number(alpha: Tensor) -> bool:
+    return alpha.numel() == 1 and math.isfinite(float(alpha))

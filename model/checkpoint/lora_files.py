@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from config.recommended import Recommended
 from model.checkpoint.download import download_file
 from model.checkpoint.hub import is_hub_id
+from model.checkpoint.lora_scaling import ADAPTER_CONFIG
 from model.checkpoint.named_lora import NamedLora
 from model.errors import CheckpointError
 
@@ -31,8 +32,23 @@ def find_lora(name: str) -> Path:
     if path.is_dir():
         return path / _only_one([file.name for file in path.glob("*.safetensors")], name)
     if is_hub_id(name) and path.suffix != ".safetensors":
-        return download_file(name, lambda names: _only_one(names, name))
+        return _download_lora(name)
     raise CheckpointError(f"there is no LoRA file {name}", "name a .safetensors file, or a Hub id like owner/name")
+
+
+def _download_lora(name: str) -> Path:
+    """Download a LoRA, and PEFT's description of it if there is one."""
+    with_description = False
+
+    def choose(names: Sequence[str]) -> str:
+        nonlocal with_description
+        with_description = ADAPTER_CONFIG in names
+        return _only_one(names, name)
+
+    file = download_file(name, choose)
+    if with_description:
+        download_file(name, lambda names: ADAPTER_CONFIG)
+    return file
 
 
 def _only_one(names: Sequence[str], where: str) -> str:

@@ -1,155 +1,203 @@
-"""Quantized weights: projections in float8, with one scale per row of the weight and per row of the input.
+"""Quantized weights: the setting `quantization`, and networks whose projections are quantized.
 
-float8_e4m3fn holds numbers up to 448 with 3 bits of mantissa (Micikevicius et al. 2022, "FP8 formats for deep
-learning"). The scale of a row is its greatest magnitude / 448. A weight's scales are computed once, an input's in every
-product, so no calibration data is needed.
+`fp8.py` and `int8.py` describe the two formats. Both have one scale per row of a weight.
 """
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config.mentions import mention
+from model.checkpoint.fp8 import Fp8Linear, has_fp8_units
+from model.checkpoint.int8 import Int8Head, Int8Linear
 from model.device_kinds import DeviceKind
 from model.devices import compute_capability
 from model.errors import DeviceError
-from model.network.projection import QuantizedRows, Rows
+from model.network.configuration import DenseMLP, ModelConfig
+from model.network.rotation import rotation_group
 from model.network.sensenova import SenseNovaU1
 
-FP8 = torch.float8_e4m3fn
-GREATEST = torch.finfo(FP8).max
-LEAST_SCALE = 1e-12
-"""The scale of a row of zeros, which avoids a division by zero."""
-FP8_CAPABILITY = (8, 9)
-"""Ada: the first GPUs with float8 units."""
-
-QUANTIZED_TOWERS: dict[str, tuple[str, ...]] = {"off": (), "fp8": ("gen",), "fp8-all": ("gen", "und")}
-"""For each value of the setting `quantization`, the towers whose projections are quantized."""
+QuantizedLayer = Fp8Linear | Int8Linear
+LAYERS: dict[str, type[QuantizedLayer]] = {"fp8": Fp8Linear, "int8": Int8Linear}
+"""The class of a quantized projection, by format."""
+INT8_CAPABILITY = (7, 5)
+"""Turing: the first GPUs with units for int8 products."""
+DTYPES = {"fp8": (torch.bfloat16,), "int8": (torch.bfloat16, torch.float32)}
+"""For each format, the dtypes of a model that it works with."""
 
 
-def resolve_quantization(name: str, device: torch.device, dtype: torch.dtype) -> tuple[str, ...]:
-    """Return the towers whose projections are quantized.
+@dataclass(frozen=True)
+class Quantization:
+    """The weights that are quantized, and their format.
+
+    Attributes:
+        format: `fp8`, `int8`, or empty if no weight is quantized.
+        towers: the towers, `gen` or `und`, whose projections are quantized. Experts are not.
+        head: whether `lm_head` is quantized.
+    """
+
+    format: str = ""
+    towers: tuple[str, ...] = ()
+    head: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.towers)
+
+
+OFF = Quantization()
+QUANTIZATIONS = {
+    "off": OFF,
+    "fp8": Quantization("fp8", ("gen",)),
+    "fp8-all": Quantization("fp8", ("gen", "und")),
+    "int8": Quantization("int8", ("gen",)),
+    "int8-all": Quantization("int8", ("gen", "und"), head=True),
+}
+"""The quantization for each value of the setting."""
+
+
+def resolve_quantization(name: str, device: torch.device, dtype: torch.dtype) -> Quantization:
+    """Return the weights to quantize.
 
     Raises:
         DeviceError: the quantization is unknown, or this device or dtype does not support it.
     """
-    if name not in QUANTIZED_TOWERS:
-        raise DeviceError(f"there is no quantization {name!r}", f"use {', '.join(QUANTIZED_TOWERS)}")
-    towers = QUANTIZED_TOWERS[name]
-    if towers and not DeviceKind.of(device).quantizes:
-        raise DeviceError("Apple's GPUs have no eight-bit numbers", "use `quantization=off`, or `device=cpu`")
-    if towers and dtype != torch.bfloat16:
+    if name not in QUANTIZATIONS:
+        raise DeviceError(f"there is no quantization {name!r}", f"use {', '.join(QUANTIZATIONS)}")
+    quantization, kind = QUANTIZATIONS[name], DeviceKind.of(device)
+    if not quantization:
+        return quantization
+    number_format = str(dtype).removeprefix("torch.")
+    if quantization.format == "fp8" and not kind.quantizes:
         raise DeviceError(
-            f"quantization {name} works with bfloat16, not with {str(dtype).removeprefix('torch.')}",
-            "use `dtype=bfloat16`, or `quantization=off`",
+            "Apple's GPUs have no float8 numbers", f"use {mention('quantization', name.replace('fp8', 'int8'))}"
         )
-    return towers
+    capability = compute_capability(device)
+    if quantization.format == "int8" and kind.compiles_kernels and capability < INT8_CAPABILITY:
+        own, needed = (".".join(map(str, each)) for each in (capability, INT8_CAPABILITY))
+        raise DeviceError(
+            f"this GPU has no eight-bit units (compute capability {own}; from {needed} on)",
+            "use `quantization=off` with `offload=layers`",
+        )
+    possible = [str(each).removeprefix("torch.") for each in DTYPES[quantization.format]]
+    if number_format not in possible:
+        raise DeviceError(
+            f"quantization {name} works with {' and '.join(possible)}, not with {number_format}",
+            f"use {mention('dtype', possible[0])}, or `quantization=off`",
+        )
+    return quantization
 
 
-class Fp8Linear(nn.Module):
-    """A projection with a float8 weight (out, in) and a float32 scale (out,). `QuantizedLinear` describes the rest.
-
-    GPUs with float8 units (compute capability 8.9 and up) multiply in float8. Elsewhere the same numbers are
-    multiplied in the input's dtype, which saves memory but no time.
-    """
-
-    weight: Tensor
-    scale: Tensor
-    input_dtype = FP8
-
-    def __init__(
-        self, out_features: int, in_features: int, device: torch.device, memory: torch.device | None = None
-    ) -> None:
-        """
-        Args:
-            device: where the weight will be multiplied.
-            memory: where the weight is stored now, if not on the device.
-        """
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        memory = memory or device
-        self.register_buffer("weight", torch.empty(out_features, in_features, dtype=FP8, device=memory))
-        self.register_buffer("scale", torch.empty(out_features, dtype=torch.float32, device=memory))
-        # PyTorch's float8 product needs sizes that are multiples of 16.
-        self.is_emulated = not has_fp8_units(device) or in_features % 16 != 0 or out_features % 16 != 0
-
-    def fill(self, weight: Tensor) -> None:
-        """Quantize a weight (out, in) of any dtype and store it."""
-        quantized = quantize_rows(weight)
-        self.weight.copy_(quantized.values)
-        self.scale.copy_(quantized.scales[:, 0])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, in) → (…, out), in the dtype of x."""
-        return self._product(quantize_rows(x.flatten(0, -2)), x.dtype).unflatten(0, x.shape[:-1])
-
-    def multiply(self, rows: Rows) -> Tensor:
-        """Quantized rows (N, in) → (N, out), bfloat16."""
-        assert isinstance(rows, QuantizedRows)
-        return self._product(rows, torch.bfloat16)
-
-    def _product(self, rows: QuantizedRows, dtype: torch.dtype) -> Tensor:
-        if not self.is_emulated:
-            return torch._scaled_mm(
-                rows.values, self.weight.t(), rows.scales, self.scale[None], out_dtype=dtype, use_fast_accum=True
-            )
-        product = F.linear(rows.values.to(dtype), self.weight.to(dtype))
-        return (product.float() * rows.scales * self.scale).to(dtype)
+def require_whole_groups(config: ModelConfig, count: int, quantization: Quantization) -> None:
+    """Raise DeviceError unless `count` ranks can share the network without splitting a group of int8's rotation."""
+    width = unsplittable_width(config, count, quantization)
+    if width is not None:
+        raise DeviceError(
+            f"tensor_parallel_size {count}: int8 rotates {width} columns of a weight in groups of "
+            f"{rotation_group(width)}, and {width // count} columns on each rank are not whole groups",
+            "use fewer ranks, or `quantization=off`",
+        )
 
 
-def has_fp8_units(device: torch.device) -> bool:
-    """Return whether a device multiplies float8 numbers."""
-    return compute_capability(device) >= FP8_CAPABILITY
+def unsplittable_width(config: ModelConfig, count: int, quantization: Quantization) -> int | None:
+    """Return the columns of a weight that `count` ranks cannot share without splitting a group of the rotation, or
+    None. Ranks share the columns of the projections out of attention and out of the MLPs."""
+    if quantization.format != "int8":
+        return None
+    transformer = config.transformer
+    widths = [transformer.heads * transformer.head_dim]
+    for mlp in (transformer.gen_mlp, transformer.und_mlp):
+        if isinstance(mlp, DenseMLP):
+            widths.append(mlp.intermediate_size)
+    return next((width for width in widths if width // count % rotation_group(width)), None)
 
 
-def quantize_rows(rows: Tensor) -> QuantizedRows:
-    """Quantize rows (N, K) to float8."""
-    numbers = rows.float()
-    scale = (numbers.abs().amax(dim=-1, keepdim=True) / GREATEST).clamp(min=LEAST_SCALE)
-    return QuantizedRows((numbers / scale).clamp(-GREATEST, GREATEST).to(FP8), scale)
+def quantization_note(quantization: Quantization, device: torch.device) -> str | None:
+    """Return a notice for the user if a format saves memory but no time on a device, else None."""
+    kind = DeviceKind.of(device)
+    if quantization.format == "int8" and not kind.quantizes:
+        return "int8 saves memory on Apple's GPUs, and no time"
+    if quantization.format == "fp8" and kind.compiles_kernels and not has_fp8_units(device):
+        return (
+            "float8 is multiplied as bfloat16 on this GPU, which saves memory and no time; "
+            "`quantization=int8` saves both"
+        )
+    return None
 
 
-def quantized_layers(network: SenseNovaU1, towers: Collection[str]) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Yield the layers to quantize, the projections in the towers' blocks: parent module, attribute and layer."""
+def format_advice(device: torch.device) -> str:
+    """Return a sentence that names the eight-bit format that suits a device."""
+    kind = DeviceKind.of(device)
+    if has_fp8_units(device):
+        return "`quantization=fp8` and `quantization=int8` save memory and time on this GPU"
+    if kind.compiles_kernels and compute_capability(device) < INT8_CAPABILITY:
+        return "this GPU has no eight-bit units, so eight-bit weights save no time"
+    if kind.compiles_kernels:
+        return "`quantization=int8` saves memory and time on this GPU"
+    if kind.is_gpu:
+        return "`quantization=int8` saves memory on this GPU, and no time"
+    if torch.cpu._is_vnni_supported():
+        return "`quantization=int8` saves memory and time on this CPU"
+    return "`quantization=int8` saves memory on this CPU, and time for text only"
+
+
+def quantized_layers(
+    network: SenseNovaU1, quantization: Quantization
+) -> Iterator[tuple[nn.Module, str, nn.Linear, type[QuantizedLayer]]]:
+    """Yield the layers to quantize, the projections in the towers' blocks and perhaps `lm_head`: parent module,
+    attribute, layer, and the class that replaces it."""
     # Names only, so that a replaced layer is freed.
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     for name in names:
         parent, _, attribute = name.rpartition(".")
-        if name.startswith(tuple(f"{tower}.blocks." for tower in towers)) and attribute.endswith("_proj"):
+        is_head = name == "lm_head" and quantization.head
+        in_tower = name.startswith(tuple(f"{tower}.blocks." for tower in quantization.towers))
+        if is_head or (in_tower and attribute.endswith("_proj")):
             layer = network.get_submodule(name)
             assert isinstance(layer, nn.Linear)
-            yield network.get_submodule(parent), attribute, layer
+            made = Int8Head if is_head else LAYERS[quantization.format]
+            yield network.get_submodule(parent), attribute, layer, made
 
 
-def quantize_network(network: SenseNovaU1, towers: Collection[str]) -> None:
+def quantize_network(network: SenseNovaU1, quantization: Quantization) -> None:
     """Replace a filled network's projections, one after another."""
-    for parent, attribute, layer in quantized_layers(network, towers):
-        quantized = Fp8Linear(layer.out_features, layer.in_features, layer.weight.device)
+    for parent, attribute, layer, made in quantized_layers(network, quantization):
+        quantized = made(layer.out_features, layer.in_features, layer.weight.device)
         quantized.fill(layer.weight)
         setattr(parent, attribute, quantized)
 
 
 def empty_quantized(
-    network: SenseNovaU1, towers: Collection[str], device: torch.device, memory: torch.device | None = None
+    network: SenseNovaU1, quantization: Quantization, device: torch.device, memory: torch.device | None = None
 ) -> None:
-    """Replace the projections of a network without memory by empty quantized ones; arguments as for `Fp8Linear`."""
-    for parent, attribute, layer in quantized_layers(network, towers):
-        setattr(parent, attribute, Fp8Linear(layer.out_features, layer.in_features, device, memory))
+    """Replace the projections of a network without memory by empty quantized ones.
+
+    Args:
+        device: where the weights will be multiplied.
+        memory: where the weights of blocks are stored now, if not on the device. `lm_head` is on the device.
+    """
+    for parent, attribute, layer, made in quantized_layers(network, quantization):
+        own_memory = device if made is Int8Head else memory
+        setattr(parent, attribute, made(layer.out_features, layer.in_features, device, own_memory))
 
 
 class Staging:
     """Weights that wait until all their numbers have been read and they can be quantized. Safe for several threads."""
 
-    def __init__(self, layers: dict[str, Fp8Linear], dtype: torch.dtype) -> None:
+    def __init__(
+        self, layers: Mapping[str, QuantizedLayer], dtype: torch.dtype, scales: Mapping[str, Tensor] | None = None
+    ) -> None:
         """
         Args:
             layers: quantized layers by the name of the parameter that fills them.
             dtype: of the numbers before quantization.
+            scales: of the weights that are stored quantized, so that their numbers are only copied.
         """
         self._layers = layers
         self._dtype = dtype
+        self._scales = scales or {}
         self._waiting: dict[str, tuple[Tensor, list[int]]] = {}
         self._lock = threading.Lock()
 
@@ -163,7 +211,8 @@ class Staging:
         layer = self._layers[name]
         with self._lock:
             if name not in self._waiting:
-                weight = torch.empty(layer.weight.shape, dtype=self._dtype, device=layer.weight.device)
+                dtype = layer.weight.dtype if name in self._scales else self._dtype
+                weight = torch.empty(layer.weight.shape, dtype=dtype, device=layer.weight.device)
                 self._waiting[name] = weight, [weight.numel()]
             weight, missing = self._waiting[name]
         weight.view(-1)[first : first + data.numel()].copy_(data, non_blocking=non_blocking)
@@ -172,5 +221,7 @@ class Staging:
             complete = missing[0] == 0
             if complete:
                 del self._waiting[name]
-        if complete:
+        if complete and name in self._scales:
+            layer.load_quantized(weight, self._scales[name])
+        elif complete:
             layer.fill(weight)

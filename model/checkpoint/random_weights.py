@@ -11,8 +11,8 @@ from torch import Tensor
 
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.loader import empty_network
-from model.checkpoint.safetensors_files import StoredTensor
 from model.checkpoint.sharding import Shards, shard_layout, shard_of
+from model.checkpoint.stored_tensor import StoredTensor
 from model.checkpoint.writer import write_checkpoint
 from model.network.configuration import ModelConfig
 from model.network.sensenova import SenseNovaU1

@@ -10,7 +10,7 @@ shapes are equal. The two towers may be split into different numbers of shards.
 from dataclasses import dataclass, replace
 
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
-from model.checkpoint.safetensors_files import StoredTensor, TensorPart
+from model.checkpoint.stored_tensor import StoredTensor, TensorPart
 from model.errors import DeviceError
 from model.network.configuration import DenseMLP, ModelConfig, SparseExperts
 

@@ -3,17 +3,24 @@
 import re
 from collections.abc import Iterable, Sequence
 
-NUMBERED = re.compile(r"(?<=layers\.|xperts\.)\d+")
+NUMBERED = re.compile(r"(?<=layers[._]|xperts[._])\d+")
 """The number of a layer or an expert in a tensor's name."""
 
 
-def format_names(names: Iterable[str]) -> str:
+def format_names(names: Iterable[str], most: int | None = None) -> str:
     """List names, one per line. Names that differ only in layer and expert numbers share a line, like
-    `layers.{0-4,7}.mlp…`."""
+    `layers.{0-4,7}.mlp…`.
+
+    Args:
+        most: number of lines, after which the other names are counted; None for all.
+    """
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(NUMBERED.sub("*", name), []).append(name)
     lines = [members[0] if len(members) == 1 else _collapsed(pattern, members) for pattern, members in groups.items()]
+    if most is not None and len(lines) > most:
+        others = sum(len(members) for members in list(groups.values())[most:])
+        lines = [*lines[:most], f"… and {others} more"]
     return "\n".join(f"  {line}" for line in lines)
 
 

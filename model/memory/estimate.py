@@ -1,16 +1,20 @@
 """The memory estimate, and the choice of the fastest offload plan that fits.
 
+While text is written, memory holds layers of the understanding tower and chunks of `lm_head`. While a picture is drawn,
+the same memory holds layers of the generation tower. A plan says how both divide it.
+
 An estimate counts weights, layer buffers, keys and values exactly, and the largest set of activations that a pass holds
 by their shapes. docs/memory.md compares estimates with measured peaks.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from config.mentions import mention
 from config.sizes import TOKEN_PIXELS, format_size
 from config.units import format_memory
+from model.checkpoint.quantization import OFF, Quantization
 from model.checkpoint.sharding import WHOLE, Shards, shard_layout
 from model.errors import DeviceError, DeviceMemoryError
 from model.memory.layer_buffers import RING, aligned
@@ -22,7 +26,9 @@ Kind = Literal["off", "module", "layers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 HEAD_CHUNK_BYTES = 64 * 2**20
-"""Bytes of a chunk of `lm_head`."""
+"""The most bytes of a chunk of `lm_head` that has a buffer of its own size."""
+CHUNK_SPARE_BYTES = 2**16
+"""Bytes by which a chunk of whole rows may be larger than an equal part of `lm_head`."""
 MIN_BUFFERS = 2
 """The fewest layer buffers: one layer computes while the next is loaded."""
 USUAL_PREFIXES = 512, 16
@@ -43,16 +49,23 @@ class OffloadPlan:
 
     Attributes:
         kind: `off`: all weights. `module`: one tower at a time. `layers`: some layers of a tower at a time.
-        buffers: layer buffers, which both towers use in turn; 0 with `off`.
-        whole_head: whether `lm_head` stays on the device.
+        gen_buffers: layer buffers while a picture is drawn; 0 with `off`.
+        und_buffers: layer buffers while a prompt is read or text is written; 0 with `off`. They are in the same memory.
+        whole_head: whether `lm_head` always stays on the device. Otherwise its chunks are loaded like layers.
+        head_buffers: buffers for chunks of `lm_head` after those of the layers. 0: its chunks and the layers of the
+            understanding tower share the buffers.
     """
 
     kind: Kind
-    buffers: int
+    gen_buffers: int
+    und_buffers: int
     whole_head: bool
+    head_buffers: int = 0
 
 
-ALL_RESIDENT = OffloadPlan("off", 0, whole_head=True)
+ALL_RESIDENT = OffloadPlan("off", 0, 0, whole_head=True)
+LEAST = OffloadPlan("layers", MIN_BUFFERS, MIN_BUFFERS, whole_head=False)
+"""The plan that needs the least memory."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +73,15 @@ class Weights:
     """Bytes of a model's weights on a device.
 
     Attributes:
-        layer: a layer buffer, which fits the largest layer of both towers.
+        gen_layer, und_layer: the largest layer of each tower, for which a layer buffer has room.
         layers: number of layers of a tower (not bytes).
         towers: all layers of both towers.
         embedding, head: `embed_tokens` and `lm_head`.
         rest: everything that always stays on the device.
     """
 
-    layer: int
+    gen_layer: int
+    und_layer: int
     layers: int
     towers: int
     embedding: int
@@ -75,17 +89,16 @@ class Weights:
     rest: int
 
     @classmethod
-    def of(
-        cls, config: ModelConfig, itemsize: int, quantized: Collection[str] = (), shards: Shards = WHOLE
-    ) -> "Weights":
+    def of(cls, config: ModelConfig, itemsize: int, quantized: Quantization = OFF, shards: Shards = WHOLE) -> "Weights":
         """Count the weights of a configuration's network, or of one rank's shards of it.
 
         Args:
             itemsize: bytes of a number.
-            quantized: the towers whose projections are eight-bit.
+            quantized: the weights that are eight-bit.
         """
         others = {"embed_tokens": 0, "lm_head": 0, "": 0}
         layers: dict[str, int] = {}
+        largest = {"gen": 0, "und": 0}
         parameters: dict[str, tuple[int, int]] = {}
         for buffer in shard_layout(config, shards).values():
             numbers, rows = parameters.get(buffer.parameter, (0, 0))
@@ -93,30 +106,68 @@ class Weights:
         for name, (numbers, rows) in parameters.items():
             parts = name.split(".")
             if parts[1:2] != ["blocks"] or "_norm." in name:
-                others[parts[0] if parts[0] in others else ""] += numbers * itemsize
+                eight_bit = parts[0] == "lm_head" and quantized.head
+                others[parts[0] if parts[0] in others else ""] += (
+                    numbers + rows * 4 if eight_bit else numbers * itemsize
+                )
                 continue
-            eight_bit = parts[0] in quantized and name.endswith("_proj.weight")
+            eight_bit = parts[0] in quantized.towers and name.endswith("_proj.weight")
             size = aligned(numbers) + aligned(rows * 4) if eight_bit else aligned(numbers * itemsize)
             layer = ".".join(parts[:3])
             layers[layer] = layers.get(layer, 0) + size
+            largest[parts[0]] = max(largest[parts[0]], layers[layer])
         count, towers = config.transformer.layers, sum(layers.values())
-        return cls(max(layers.values()), count, towers, others["embed_tokens"], others["lm_head"], others[""])
+        heads = others["embed_tokens"], others["lm_head"]
+        return cls(largest["gen"], largest["und"], count, towers, *heads, others[""])
+
+    @property
+    def head_chunks(self) -> int:
+        """Number of chunks of `lm_head` if they have buffers of their own size."""
+        return -(-self.head // HEAD_CHUNK_BYTES)
+
+    @property
+    def head_chunk(self) -> int:
+        """Bytes of the buffer of such a chunk."""
+        return aligned(-(-self.head // self.head_chunks)) + CHUNK_SPARE_BYTES
 
     def streams(self, offload_plan: OffloadPlan) -> bool:
-        """Return whether a tower's layers do not fit together, so that every step loads some of them."""
-        return offload_plan.kind == "layers" and offload_plan.buffers < self.layers
+        """Return whether the generation tower does not fit, so that every step loads some of its layers."""
+        return offload_plan.kind == "layers" and offload_plan.gen_buffers < self.layers
 
     def on_device(self, offload_plan: OffloadPlan) -> int:
         """Return the bytes of weights and buffers on the device."""
         if offload_plan.kind == "off":
             return self.towers + self.embedding + self.head + self.rest
+        text = offload_plan.und_buffers * self.und_layer + offload_plan.head_buffers * self.head_chunk
+        head = self.head if offload_plan.whole_head else 0
+        return max(offload_plan.gen_buffers * self.gen_layer, text) + head + self.rest
+
+    def divide(self, memory: int, most_gen: int) -> OffloadPlan:
+        """Return the plan that divides memory for layer buffers so that each tower loads the fewest bytes in a pass.
+
+        If all layers of the understanding tower fit, the rest holds chunks of `lm_head`. Otherwise chunks are as large
+        as layers and share the buffers: keeping a chunk saves as many bytes as keeping a layer.
+
+        Args:
+            memory: bytes, at least those of two layers of each tower.
+            most_gen: the most layer buffers of the generation tower.
+        """
+        gen_buffers = min(most_gen, memory // self.gen_layer)
+        spare = memory - self.layers * self.und_layer
+        if spare >= min(RING, self.head_chunks) * self.head_chunk:
+            head_buffers = min(self.head_chunks, spare // self.head_chunk)
+            return OffloadPlan("layers", gen_buffers, self.layers, whole_head=False, head_buffers=head_buffers)
+        return OffloadPlan("layers", gen_buffers, memory // self.und_layer, whole_head=False)
+
+    def text_pass_bytes(self, offload_plan: OffloadPlan) -> int:
+        """Return the bytes that each pass of a text loads to the device, once the layers that stay are there."""
         if offload_plan.whole_head:
-            head = self.head
-        elif self.streams(offload_plan):
-            head = 0  # its chunks use the layer buffers
-        else:
-            head = min(self.head, RING * HEAD_CHUNK_BYTES)
-        return offload_plan.buffers * self.layer + head + self.rest
+            return 0
+        if offload_plan.head_buffers:
+            loaded = self.head_chunks - (offload_plan.head_buffers - RING)
+            return 0 if loaded <= RING else self.head * loaded // self.head_chunks
+        stay = (offload_plan.und_buffers - RING) * self.und_layer
+        return self.layers * self.und_layer + self.head - stay
 
 
 @dataclass(frozen=True)
@@ -218,16 +269,27 @@ def choose_offload_plan(
     def fits_well(offload_plan: OffloadPlan) -> bool:
         return peak(offload_plan) + SPARE_BYTES <= budget
 
-    module = OffloadPlan("module", weights.layers, whole_head=True)
+    module = OffloadPlan("module", weights.layers, weights.layers, whole_head=True)
     for offload_plan in (ALL_RESIDENT, module):
         if wanted == offload_plan.kind or (wanted == "auto" and fits_well(offload_plan)):
             return offload_plan
-    least = OffloadPlan("layers", MIN_BUFFERS, whole_head=False)
-    smallest = peak(least)
+    smallest = peak(LEAST)
     if smallest > budget:
         raise DeviceMemoryError(
             f"{format_memory(budget)} of memory is too little for this: it needs at least {format_memory(smallest)}",
             f"allow more (`gpu_memory`), or ask for {workload.smaller}",
         )
-    larger = (replace(least, buffers=buffers) for buffers in range(weights.layers, MIN_BUFFERS, -1))
-    return next(filter(fits_well, larger), least)
+
+    def memory_for_buffers(layer_by_layer: bool) -> int:
+        working = working_bytes(config, workload, itemsize, layer_by_layer)
+        return budget - SPARE_BYTES - STATIC_BYTES - weights.rest - working
+
+    least_text, layers = MIN_BUFFERS * weights.und_layer, weights.layers
+    memory = memory_for_buffers(layer_by_layer=False)
+    if memory >= max(layers * weights.gen_layer, least_text):
+        return weights.divide(memory, layers)
+    # Keys and values of the picture are then stored for one layer only, which leaves memory for more layers.
+    memory = memory_for_buffers(layer_by_layer=True)
+    if layers > MIN_BUFFERS and memory >= max(MIN_BUFFERS * weights.gen_layer, least_text):
+        return weights.divide(memory, layers - 1)
+    return LEAST

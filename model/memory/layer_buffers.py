@@ -1,13 +1,17 @@
 """Layer buffers: device memory that a few layers use in turn if not all of them fit.
 
-A layer always uses the same buffer, and its parameters point there even while the buffer holds another layer. Both
-towers use the same buffers. If each layer of a tower has its own, switching from one tower to the other loads every
-layer once, while earlier layers compute. With fewer buffers, some layers have their own buffer. The other layers are
-spread evenly between them and share the ring. Chunks of `lm_head` also use the ring.
+Both towers use the same memory, each with a division of its own. The understanding tower's division also has chunks of
+`lm_head`. What a tower has loaded stays until the other tower runs: while text is written, layers of the understanding
+tower and chunks of `lm_head`; while a picture is drawn, layers of the generation tower.
+
+A layer always uses the same buffer, and its parameters point there even while the buffer holds another layer. If each
+layer of a tower has its own buffer, switching from one tower to the other loads every layer once, while earlier layers
+compute. With fewer buffers, some layers have their own buffer. The other layers are spread evenly between them and
+share the ring.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +32,59 @@ ALIGNMENT = 256
 
 @dataclass
 class LayerBuffer:
-    """Device memory for one layer.
+    """Device memory for one layer or chunk of `lm_head`.
 
     Attributes:
+        division: the buffers of the same tower.
         holds: the layer that the buffer contains, or that is being loaded into it. None: its contents are invalid.
         load: the load in progress; None once it is known to be complete.
     """
 
     memory: Tensor
+    division: "BufferDivision"
     holds: "StreamedLayer | None" = None
     load: Load | None = None
+
+    def empty(self) -> None:
+        """Cancel a load in progress, and mark the contents as invalid."""
+        if self.load is not None:
+            self.load.cancel()
+        self.holds = self.load = None
+
+
+class BufferDivision:
+    """The layer buffers of one tower: its division of the memory that both towers use in turn."""
+
+    def __init__(self, parts: Sequence[Tensor], divisions: list["BufferDivision"]) -> None:
+        """
+        Args:
+            parts: the memory of each buffer.
+            divisions: all divisions of the same memory, to which the new one is added.
+        """
+        self.buffers = [LayerBuffer(part, self) for part in parts]
+        self._divisions = divisions
+        self._is_filled = False
+        divisions.append(self)
+
+    def use(self) -> None:
+        """Mark the other divisions' buffers as empty, because these buffers are about to be filled."""
+        for other in self._divisions:
+            if other is not self and other._is_filled:
+                for buffer in other.buffers:
+                    buffer.empty()
+                other._is_filled = False
+        self._is_filled = True
+
+
+def divide(memory: Tensor, sizes: Sequence[Sequence[int]]) -> list[list[LayerBuffer]]:
+    """Divide bytes into the layer buffers of each tower, which overlap those of the other tower.
+
+    Args:
+        sizes: for each tower, the bytes of its buffers, multiples of `ALIGNMENT`.
+    """
+    divisions: list[BufferDivision] = []
+    parts = [memory[: sum(each)].split(list(each)) for each in sizes]
+    return [BufferDivision(each, divisions).buffers for each in parts]
 
 
 @dataclass(eq=False)
@@ -46,42 +93,53 @@ class StreamedLayer:
 
     Attributes:
         tensors: official names of the tensors to load.
+        following: the layer that is loaded into the buffer after this one; the layer itself if no other uses it.
     """
 
     tensors: tuple[str, ...]
     buffer: LayerBuffer
+    following: "StreamedLayer" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.following = self
+
+
+def link(layers: Sequence[StreamedLayer]) -> None:
+    """Set `following` of layers that run in this order again and again."""
+    by_buffer: dict[int, list[StreamedLayer]] = {}
+    for layer in layers:
+        by_buffer.setdefault(id(layer.buffer), []).append(layer)
+    for sharing in by_buffer.values():
+        for layer, following in zip(sharing, [*sharing[1:], sharing[0]], strict=True):
+            layer.following = following
 
 
 class StreamedBlocks(Blocks):
     """The blocks of a tower, or chunks of `lm_head`. Iterating loads the weights of each block before yielding it.
 
-    A pass through some of the blocks still loads the blocks after them, because the next pass usually needs those.
+    After a block, its buffer loads the following one, which may be a chunk of `lm_head`. A pass through some of the
+    blocks does so, too, because the next pass usually needs the blocks after them.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], layers: Sequence[StreamedLayer], stream: WeightStream) -> None:
         super().__init__(blocks)
         self._layers = layers
         self._stream = stream
-        by_buffer: dict[int, list[StreamedLayer]] = {}
+        first: dict[int, StreamedLayer] = {}
         for layer in layers:
-            by_buffer.setdefault(id(layer.buffer), []).append(layer)
-        sharing = by_buffer.values()
-        self._first = [each[0] for each in sharing]
-        # After the last layer of a buffer its first layer is loaded again, for the next pass. That load is wasted if
-        # chunks of lm_head use the buffer between two passes.
-        self._next = {layer: each[(index + 1) % len(each)] for each in sharing for index, layer in enumerate(each)}
-        self._fit_together = len(sharing) == len(layers)
+            first.setdefault(id(layer.buffer), layer)
+        self._first = list(first.values())
 
     @property
     def fit_together(self) -> bool:
         """See `Blocks.fit_together`."""
-        return self._fit_together
+        return all(layer.following is layer for layer in self._layers)
 
     @property
     def are_loaded(self) -> bool:
         """See `Blocks.are_loaded`."""
         loaded = all(each.buffer.holds is each and each.buffer.load is None for each in self._layers)
-        return self._fit_together and loaded
+        return self.fit_together and loaded
 
     def __iter__(self) -> Iterator[nn.Module]:
         return (block for _, block in self.through())
@@ -94,7 +152,7 @@ class StreamedBlocks(Blocks):
             layer = self._layers[number]
             self._require(layer)
             yield number, block
-            self._start_load(self._next[layer])  # this load overwrites `layer`
+            self._start_load(layer.following)  # overwrites `layer`, unless that is the same
 
     def load_all(self) -> None:
         """See `Blocks.load_all`. The weights stay until the other tower's pass begins."""
@@ -109,7 +167,7 @@ class StreamedBlocks(Blocks):
         """Mark every layer as not loaded, because the weights have changed."""
         for layer in self._layers:
             if layer.buffer.holds is layer:
-                _empty(layer.buffer)
+                layer.buffer.empty()
 
     def _start_pass(self) -> None:
         for layer in self._first:
@@ -117,9 +175,10 @@ class StreamedBlocks(Blocks):
 
     def _start_load(self, layer: StreamedLayer) -> None:
         buffer = layer.buffer
+        buffer.division.use()
         has_failed = buffer.load is not None and buffer.load.has_failed  # `wait` has raised it; a retry may succeed
         if buffer.holds is not layer or has_failed:
-            _empty(buffer)
+            buffer.empty()
             buffer.load = self._stream.load(layer.tensors)
             buffer.holds = layer
 
@@ -130,17 +189,6 @@ class StreamedBlocks(Blocks):
             buffer.load.wait()
             if buffer.load.is_complete:
                 buffer.load = None
-
-
-def _empty(buffer: LayerBuffer) -> None:
-    if buffer.load is not None:
-        buffer.load.cancel()
-    buffer.holds = buffer.load = None
-
-
-def make_buffers(count: int, size: int, device: torch.device) -> list[LayerBuffer]:
-    """Allocate `count` buffers of `size` bytes."""
-    return [LayerBuffer(torch.empty(size, dtype=torch.uint8, device=device)) for _ in range(count)]
 
 
 def buffer_numbers(layers: int, buffers: int) -> list[int]:
@@ -165,12 +213,25 @@ def buffer_numbers(layers: int, buffers: int) -> list[int]:
     return numbers
 
 
+def text_buffer_numbers(layers: int, chunks: int, buffers: int, head_buffers: int) -> list[int]:
+    """Return the buffer of each layer of the understanding tower, then of each chunk of `lm_head`.
+
+    Args:
+        buffers: buffers of the layers.
+        head_buffers: buffers of the chunks, after those of the layers; 0 if the chunks use those of the layers.
+    """
+    if not head_buffers:
+        return buffer_numbers(layers + chunks, buffers)
+    own = (buffers + number for number in buffer_numbers(chunks, head_buffers))
+    return [*buffer_numbers(layers, buffers), *own]
+
+
 def streamed_tensors(block: nn.Module, dtype: torch.dtype) -> Shapes:
     """Return the parameters of a block that belong in a buffer: its matrices. The small norms stay on the device."""
     found = {name: (each.shape, dtype) for name, each in block.named_parameters() if each.dim() > 1}
     for name, module in block.named_modules():
         for buffer, tensor in module.named_buffers(recurse=False):  # of a quantized projection
-            found[f"{name}.{buffer}"] = tensor.shape, tensor.dtype
+            found[f"{name}.{buffer}" if name else buffer] = tensor.shape, tensor.dtype
     return {name: each for name, each in found.items() if "_norm." not in name}
 
 

@@ -7,6 +7,7 @@ import torch
 from config.settings import LoadSettings
 from config.sizes import TOKEN_PIXELS, Size
 from config.units import format_memory
+from model.checkpoint.quantization import QUANTIZATIONS, Quantization
 from model.devices import has_bfloat16_units, usable_memory
 from model.errors import DeviceMemoryError
 from model.memory.estimate import USUAL_PREFIXES, Weights, Workload, choose_offload_plan, peak_bytes
@@ -22,14 +23,15 @@ def choose_dtype(
 
     `auto` is bfloat16, except on a CPU that cannot multiply bfloat16 numbers: there a matrix product takes about 100
     times as long as in float32 (AVX2, PyTorch 2.13), so `auto` is float32 if an offload plan fits. A plan may stream
-    layers from files, which costs less than slow products. Eight-bit weights exist only beside bfloat16.
+    layers from files, which costs less than slow products. Float8 weights exist only beside bfloat16.
 
     Args:
         image_tokens: tokens of the largest picture to reserve memory for.
     """
     if settings.dtype != "auto":
         return settings.dtype, None
-    if settings.quantization != "off" or has_bfloat16_units(device):
+    quantization = QUANTIZATIONS[settings.quantization]
+    if quantization.format == "fp8" or has_bfloat16_units(device):
         return "bfloat16", None
     budget = usable_memory(device, settings.gpu_memory_bytes)
     workload = Workload(image_tokens, USUAL_PREFIXES)
@@ -38,7 +40,7 @@ def choose_dtype(
         wanted, budget = "off", None if budget is None else budget // copies
     else:
         wanted = settings.offload
-    if budget is None or _fits(config, workload, wanted, budget):
+    if budget is None or _fits(config, quantization, workload, wanted, budget):
         return "float32", None
     return "bfloat16", (
         f"this CPU is slow in bfloat16, but {format_memory(budget)} of memory is too little for float32; "
@@ -51,9 +53,9 @@ def image_tokens_of(sizes: Collection[Size]) -> int:
     return max((width * height // TOKEN_PIXELS**2 for width, height in sizes), default=0)
 
 
-def _fits(config: ModelConfig, workload: Workload, offload: str, budget: int) -> bool:
+def _fits(config: ModelConfig, quantization: Quantization, workload: Workload, offload: str, budget: int) -> bool:
     """Return whether the model fits in float32 with the plan that `offload` asks for."""
-    weights = Weights.of(config, FLOAT32_BYTES)
+    weights = Weights.of(config, FLOAT32_BYTES, quantization)
     try:
         plan = choose_offload_plan(offload, config, weights, workload, FLOAT32_BYTES, budget)
     except DeviceMemoryError:

@@ -19,7 +19,8 @@ from torch import Tensor
 from config.errors import SenseNovaError
 from model.checkpoint.loader import ParameterWriter
 from model.checkpoint.quantization import Staging
-from model.checkpoint.safetensors_files import Chunk, StoredTensor, chunk_ranges, read_exactly
+from model.checkpoint.stored_tensor import Chunk, Piece, StoredTensor, TensorPart
+from model.checkpoint.tensor_files import pieces_of, read_piece
 from model.device_kinds import DeviceKind
 from model.devices import host_memory, new_stream
 
@@ -157,15 +158,20 @@ class WeightStream:
         self._pool = ThreadPoolExecutor(readers, "stream weights", initializer=begin)
         self._own = threading.local()
 
+    @property
+    def parts(self) -> dict[str, TensorPart]:
+        """Whole tensors, by their official names."""
+        return {name: TensorPart.whole(tensor) for name, tensor in self._tensors.items()}
+
     def load(self, names: Sequence[str]) -> Load:
         """Start to load tensors, by their official names. They overwrite nothing before the device has finished the
         work that is now queued on the current stream."""
         ordered = sorted((self._tensors[name] for name in names), key=lambda tensor: (str(tensor.file), tensor.start))
-        reads = list(chunk_ranges(ordered, self._read_bytes))
+        reads = list(pieces_of(map(TensorPart.whole, ordered), self._read_bytes))
         before = torch.cuda.current_stream(self._device).record_event() if self._copies is not None else None
         load = Load(len(reads), self.writer, self._device, before)
         for each in reads:
-            self._pool.submit(self._read, load, *each)
+            self._pool.submit(self._read, load, each)
         return load
 
     def measure(self) -> float:
@@ -178,8 +184,8 @@ class WeightStream:
 
         list(self._pool.map(begin, range(self._readers)))
         clock = time.perf_counter()
-        reads = chunk_ranges(self._tensors.values(), self._read_bytes)
-        count = sum(self._pool.map(lambda each: len(self._fetched(*each)[0]), reads))
+        reads = pieces_of(map(TensorPart.whole, self._tensors.values()), self._read_bytes)
+        count = sum(self._pool.map(lambda each: len(self._fetched(each)[0]), reads))
         return count / (time.perf_counter() - clock)
 
     def close(self) -> None:
@@ -190,12 +196,12 @@ class WeightStream:
         for file in self._files.values():
             file.close()
 
-    def _read(self, load: Load, tensor: StoredTensor, first: int, count: int) -> None:
+    def _read(self, load: Load, piece: Piece) -> None:
         chunk, error = None, None
         try:
             if load.is_wanted:
-                data, copied = self._fetched(tensor, first, count)
-                chunk = Chunk(tensor, first, data.view(tensor.dtype))
+                data, copied = self._fetched(piece)
+                chunk = piece.chunk(data)
             load.take(chunk, None)
             if chunk is not None and copied is not None:
                 copied.record()
@@ -204,12 +210,10 @@ class WeightStream:
         if error is not None:
             load.take(None, error)
 
-    def _fetched(self, tensor: StoredTensor, first: int, count: int) -> tuple[Tensor, torch.cuda.Event | None]:
-        """Read `count` bytes of a tensor into the thread's next buffer. Return them and the event that frees the
-        buffer."""
+    def _fetched(self, piece: Piece) -> tuple[Tensor, torch.cuda.Event | None]:
+        """Read a piece into the thread's next buffer. Return its bytes and the event that frees the buffer."""
         buffer, copied = self._buffer()
-        read_exactly(self._files[tensor.file].fileno(), tensor, first, buffer[:count])
-        return buffer[:count], copied
+        return read_piece(self._files[piece.part.tensor.file].fileno(), piece, buffer), copied
 
     def _buffer(self) -> tuple[Tensor, torch.cuda.Event | None]:
         """Return the calling thread's next buffer, when it is free, and the event to record after its next copy."""

@@ -129,6 +129,24 @@ class KVCache(LayerCache):
                 store[layer] = new
 
 
+class LongerCache(LayerCache):
+    """The memory of a cache, with a prefix that has more tokens: those that the same pass writes before."""
+
+    def __init__(self, cache: KVCache, more: int) -> None:
+        """
+        Args:
+            more: tokens after the prefix of `cache` that belong to this prefix, too.
+        """
+        self._cache = cache
+        self.length = cache.length + more
+
+    def begin(self, layer: int) -> None:
+        """Do nothing: each layer has memory of its own."""
+
+    def _layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self._cache._layer(layer)
+
+
 class ScratchCache(LayerCache):
     """A cache with memory for one layer, to denoise a picture after a prefix that has no room for it.
 

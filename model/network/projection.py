@@ -1,12 +1,30 @@
 """Projections: the matrix products of a transformer block, with a weight in the model's dtype or a quantized one."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+LEAST_SCALE = 1e-12
+"""The scale of a row of zeros, which avoids a division by zero."""
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """The form in which a quantized projection takes its input rows.
+
+    Attributes:
+        dtype: of the quantized numbers: float8_e4m3fn or int8.
+        greatest: the magnitude that a row's largest number gets. A row's scale is its greatest magnitude divided by it.
+        group: rows are rotated before, in groups of this size, with `rotation.rotate_reversed`. 1: they are not.
+    """
+
+    dtype: torch.dtype
+    greatest: float
+    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -14,12 +32,14 @@ class QuantizedRows:
     """Input rows of a quantized projection: rows ≈ values · scales.
 
     Attributes:
-        values: (N, width), of the projection's `input_dtype`.
+        values: (N, width), of the dtype in the projection's `input_format`.
         scales: (N, 1), float32.
+        dtype: of the rows before, and of products with them.
     """
 
     values: Tensor
     scales: Tensor
+    dtype: torch.dtype
 
     def __len__(self) -> int:
         return len(self.values)
@@ -27,7 +47,7 @@ class QuantizedRows:
     def split(self, rows: int) -> list["QuantizedRows"]:
         """Return parts of `rows` rows each, like `Tensor.split`."""
         parts = zip(self.values.split(rows), self.scales.split(rows), strict=True)
-        return [QuantizedRows(values, scales) for values, scales in parts]
+        return [QuantizedRows(values, scales, self.dtype) for values, scales in parts]
 
 
 Rows = Tensor | QuantizedRows
@@ -46,8 +66,8 @@ class QuantizedLinear(Protocol):
         """The scale of each row of the weight, (out,), float32. None for a weight in the model's dtype."""
 
     @property
-    def input_dtype(self) -> torch.dtype | None:
-        """The dtype to which operations quantize rows for `multiply`. None: they stay in the model's dtype."""
+    def input_format(self) -> RowFormat | None:
+        """The form to which operations quantize rows for `multiply`. None: they stay in the model's dtype."""
 
     @property
     def is_emulated(self) -> bool:
@@ -57,14 +77,14 @@ class QuantizedLinear(Protocol):
         """(…, in) → (…, out), both in the model's dtype."""
 
     def multiply(self, rows: Rows) -> Tensor:
-        """Rows in `input_dtype`, (N, in) → (N, out) in the model's dtype."""
+        """Rows in `input_format`, (N, in) → (N, out) in the model's dtype."""
 
 
 class Projection(nn.Linear):
     """A linear layer without bias, in the model's dtype. `QuantizedLinear` describes its attributes."""
 
     scale: Tensor | None = None
-    input_dtype: torch.dtype | None = None
+    input_format: RowFormat | None = None
     is_emulated = False
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -76,19 +96,33 @@ class Projection(nn.Linear):
         return F.linear(rows, self.weight)
 
 
-class OutputHead(Projection):
-    """`lm_head`: final hidden state → logits.
+class LogitsInterface:
+    """The interface that `lm_head` has besides that of a projection.
 
     Attributes:
-        is_resident: whether the whole weight stays on the device.
+        is_resident: whether the whole weight stays on the device while text is written.
+        gather: returns the logits of the whole vocabulary, given those of this rank's part of it. None: this process
+            has all of it.
     """
 
     is_resident = True
+    gather: Callable[[Tensor], Tensor] | None = None
+
+    def load_all(self) -> None:
+        """Return when the whole weight, which must be resident, is on the device."""
 
     def parts(self) -> Iterable[QuantizedLinear]:
         """Yield the matrices whose results, one after another, are this process's logits."""
-        yield self
+        yield cast(QuantizedLinear, self)
 
     def complete(self, logits: Tensor) -> Tensor:
         """Return the logits of the whole vocabulary, given those of `parts`."""
-        return logits
+        return logits if self.gather is None else self.gather(logits)
+
+
+class OutputHead(LogitsInterface, Projection):
+    """`lm_head`: final hidden state → logits."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(…, hidden_size) → (…, vocabulary)."""
+        return self.complete(super().forward(hidden))

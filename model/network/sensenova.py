@@ -70,6 +70,16 @@ class SenseNovaU1(nn.Module):
         """Return next-token logits: (…, hidden_size) → (…, vocabulary), float32."""
         return self.lm_head(self.und.norm(hidden)).float()
 
+    def logits_of_each(self, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """Return the logits of several tokens, each with the same bits as alone: (1, 1, hidden_size) each →
+        (vocabulary,), float32. Parts of `lm_head` that are not on the device are loaded once."""
+        normed = [self.und.norm(each) for each in hidden]
+        results: list[list[Tensor]] = [[] for _ in normed]
+        for part in self.lm_head.parts():
+            for rows, own in zip(normed, results, strict=True):
+                own.append(part(rows))
+        return [torch.cat(own, dim=-1).float()[0, 0] for own in results]
+
     def embed_noisy(self, tokens: Tensor, conditioning: Tensor, grid: tuple[int, int], rotary: Rotary) -> Tensor:
         """Return the gen tower's input for a noisy picture, the same for every branch of a step.
 

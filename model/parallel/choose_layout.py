@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from model.checkpoint.quantization import Quantization, unsplittable_width
 from model.checkpoint.sharding import possible_splits, split_config
 from model.device_kinds import DeviceKind
 from model.devices import usable_memory
@@ -79,7 +80,7 @@ def choose_layout(
 
 
 def choose_model_layout(
-    gpus: int, use: ExpectedUse, config: ModelConfig, device: torch.device, itemsize: int, quantized: Sequence[str]
+    gpus: int, use: ExpectedUse, config: ModelConfig, device: torch.device, itemsize: int, quantized: Quantization
 ) -> ParallelLayout:
     """Return `choose_layout` for a checkpoint's model.
 
@@ -90,7 +91,7 @@ def choose_model_layout(
     Raises:
         DeviceError: `gpus` GPUs cannot share the model; the message names the numbers that can.
     """
-    possible = possible_splits(config)
+    possible = [each for each in possible_splits(config) if unsplittable_width(config, each, quantized) is None]
     workload = Workload(use.image_tokens, USUAL_PREFIXES)
 
     def fits(layout: ParallelLayout) -> bool:

@@ -54,12 +54,14 @@ class Load:
         settings: the load settings, checked.
         size: the picture size to reserve memory for, as in the settings.
         first_use: the passes of the first request, as far as they are known.
+        text_tokens: tokens to reserve memory for if the first requests draw no picture.
     """
 
     folder: Path
     settings: LoadSettings
     size: str
     first_use: FirstUse = field(default_factory=FirstUse)
+    text_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from typing import Any, Protocol
 
+from config.operating_system import is_private
 from model.errors import DeviceError, RankError
 
 KEY_VARIABLE = "SENSENOVA_RANK_KEY"
@@ -140,7 +141,7 @@ def _require_own_folder(folder: Path) -> None:
             f"rank 0 listens in {folder}, which cannot be read here: {error.strerror}",
             f"if the ranks are on several hosts, set LOCAL_WORLD_SIZE and {KEY_VARIABLE}",
         ) from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+    if not stat.S_ISDIR(status.st_mode) or not is_private(status):
         raise RankError(
             f"the launcher's store names the folder {folder}, which does not belong to this user alone",
             "another user may have changed the store: run the launcher on a port of its own",

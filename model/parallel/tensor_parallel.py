@@ -16,11 +16,9 @@ more than an operation takes, and neither the fused kernels nor the reading of s
 from collections.abc import Callable
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.network.projection import OutputHead
 from model.network.sensenova import SenseNovaU1
 from model.parallel.collectives import ProcessGroups, TowerGroup
 
@@ -34,7 +32,8 @@ def apply_tensor_parallel(network: SenseNovaU1, vocabulary: int, groups: Process
     und, gen = groups.und, groups.gen
     if und.shard.count > 1:
         network.embed_tokens = SplitEmbedding(cast(nn.Parameter, network.embed_tokens.weight), und)
-        network.lm_head = SplitHead(cast(nn.Parameter, network.lm_head.weight), vocabulary, und)
+        # The last rank's part of the vocabulary is padded to the size of the others.
+        network.lm_head.gather = lambda logits: und.all_gather(logits)[..., :vocabulary]
     if gen.shard.count > 1:
         if gen.shard.index > 0:
             cast(nn.Parameter, network.fm_head.second.bias).zero_()  # the sum must contain the bias once
@@ -61,22 +60,3 @@ class SplitEmbedding(nn.Embedding):
         is_local = (local >= 0) & (local < len(self.weight))
         rows = F.embedding(local.clamp(0, len(self.weight) - 1), self.weight)
         return self._group.all_reduce(rows.where(is_local[..., None], rows.new_zeros(())))
-
-
-class SplitHead(OutputHead):
-    """The head's rows for one part of the vocabulary; `forward` returns the logits of all tokens."""
-
-    def __init__(self, weight: nn.Parameter, vocabulary: int, group: TowerGroup) -> None:
-        with torch.device("meta"):
-            super().__init__(weight.shape[1], weight.shape[0])
-        self.weight = weight
-        self._vocabulary = vocabulary
-        self._group = group
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(…, hidden_size) → (…, vocabulary)."""
-        return self.complete(super().forward(hidden))
-
-    def complete(self, logits: Tensor) -> Tensor:
-        """Return the logits of all ranks without the last rank's padding: (…, shard) → (…, vocabulary)."""
-        return self._group.all_gather(logits)[..., : self._vocabulary]

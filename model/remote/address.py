@@ -13,6 +13,7 @@ from pathlib import Path
 from platformdirs import user_state_path
 
 from config.mentions import mention
+from config.operating_system import NO_LINKS, NO_WAITING, is_private
 from config.settings import LoadSettings
 from model.errors import RequestError, ServerError
 
@@ -88,10 +89,10 @@ def read_note() -> LocalServer | None:
     file = note_file()
     remove = f"remove it, and start the server again: rm {file}"
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(file, os.O_RDONLY | NO_LINKS | NO_WAITING)
         with os.fdopen(handle, encoding="utf-8") as stream:
             status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+            if not stat.S_ISREG(status.st_mode) or not is_private(status):
                 raise ServerError(f"{file} is not used: other users may have written or read it", remove)
             content = json.loads(stream.read(MAX_NOTE))
         url, key, process = content["url"], content["key"], content["process"]
@@ -114,7 +115,7 @@ def write_note(url: str, key: str | None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_name(f"{file.name}.{os.getpid()}.part")
     scratch.unlink(missing_ok=True)  # of an earlier process with this number
-    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINKS, 0o600)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(asdict(LocalServer(url, key, os.getpid())), stream)

@@ -1,13 +1,19 @@
 """The plain backend, which denoises steps and decodes tokens in PyTorch, and the group of ranks that take part."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from model.events import Branch
-from model.network.cache import ScratchCache
+from model.network.attention import Segment
+from model.network.cache import LongerCache, ScratchCache
+from model.network.operations import RowGroup
+from model.network.rope import attention_rotary, text_positions
 from model.network.sensenova import SenseNovaU1
 from model.sampling.prefill import DenoiseState, Prefix, forward_text
+
+ONE_TOKEN = [Segment(1, causal=True)]
 
 
 class RankGroup:
@@ -57,6 +63,8 @@ class Backend:
             the next one can be launched.
         layer_by_layer: whether all branches of a step finish a layer before the next layer starts, whose weights may
             have to be loaded first. Then only one layer's keys and values of the picture are stored. Results are equal.
+        looks_up: whether texts use prompt lookup. It saves passes, each of which loads weights; a pass that loads none
+            takes longer with several tokens.
         note: a notice for the user about the first run, or None.
     """
 
@@ -67,6 +75,7 @@ class Backend:
     def __init__(self, network: SenseNovaU1, group: RankGroup | None = None) -> None:
         self.network = network
         self.group = group or RankGroup()
+        self.looks_up = not (network.und.blocks.fit_together and network.lm_head.is_resident)
 
     def room_for_picture(self, image_tokens: int) -> int:
         """Return the number of positions to reserve after a prefix for a picture of `image_tokens` tokens.
@@ -109,6 +118,24 @@ class Backend:
         """
         hidden = forward_text(self.network, prefix, token.view(1))
         return hidden, self.network.logits(hidden)[0, 0]
+
+    def forward_tokens(self, prefix: Prefix, tokens: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Run several tokens after a prefix, which has room for them; return for each what `forward_token` does.
+
+        The weights of each layer are loaded once. Each token is computed on its own, by the operations of a pass of one
+        token: products of several rows round differently, so the text would depend on the number of rows.
+        """
+        network, transformer, operations = self.network, self.network.config.transformer, self.network.und.operations
+        embedded = network.embed_tokens(torch.tensor(list(tokens), dtype=torch.long, device=network.device))
+        batches: list[list[RowGroup]] = []
+        for index in range(len(tokens)):
+            positions = text_positions(prefix.next_position + index, 1, network.device)
+            rotary = attention_rotary(positions, transformer, network.dtype)
+            cache = LongerCache(prefix.cache, index)
+            batches += operations.row_groups(embedded[None, index : index + 1], [rotary], [cache], ONE_TOKEN)
+        network.und.run_blocks(batches, [prefix.cache], ONE_TOKEN, operations)
+        hidden = [groups[0].result()[None] for groups in batches]
+        return list(zip(hidden, network.logits_of_each(hidden), strict=True))
 
     @property
     def attention_kernel(self) -> str:

@@ -1,4 +1,4 @@
-"""The text loop: from a prefix to new tokens, one at a time."""
+"""The text loops: from a prefix to new tokens, one in each forward pass, or several with prompt lookup."""
 
 from collections.abc import Callable, Collection, Iterator
 
@@ -9,6 +9,7 @@ from config.settings import TextSettings
 from model.devices import copy_to_host
 from model.sampling.backend import Backend
 from model.sampling.prefill import Prefix
+from model.sampling.prompt_lookup import PromptLookup
 
 CACHE_GROWTH = 256
 """Positions by which the KV cache grows while text is written, so that it is not reallocated for every token."""
@@ -42,6 +43,44 @@ def decode(backend: Backend, prefix: Prefix, sample: Sampler, max_tokens: int, s
             return
         hidden, logits = output or backend.forward_token(prefix, sampled)
         prefix.append(tokens[-1:], hidden)
+
+
+@torch.inference_mode()
+def decode_with_lookup(
+    backend: Backend, prefix: Prefix, sample: Sampler, max_tokens: int, stop: Collection[int], lookup: PromptLookup
+) -> Iterator[int]:
+    """Yield the same tokens as `decode`, with fewer forward passes if the text repeats something.
+
+    A pass reads a new token and a draft of the tokens after it. The tokens are then sampled one after another from the
+    logits of that pass, as `decode` would sample them, for as long as they equal the draft. A pass computes each token
+    by the same operations as a pass of this token alone, so the logits have the same bits.
+
+    Args:
+        lookup: the tokens of the prefix. Those of the text are added, and the passes are counted.
+    """
+    tokens: list[int] = []
+    logits = backend.logits(prefix)
+    read: list[tuple[int, Tensor, Tensor]] = []  # the rest of the last draft, with its hidden states and logits
+    try:
+        while True:
+            token = int(backend.group.broadcast(sample(logits, tokens)))
+            tokens.append(token)
+            lookup.append(token)
+            yield token
+            left = max_tokens - len(tokens)
+            if token in stop or not left:
+                return
+            if not read or read[0][0] != token:
+                ids = [token, *lookup.draft(left - 1)]
+                if prefix.cache.length + len(ids) > prefix.cache.capacity:
+                    prefix.cache.reserve(max(len(ids), min(CACHE_GROWTH, left)))
+                lookup.passes += 1
+                read = [(each, *result) for each, result in zip(ids, backend.forward_tokens(prefix, ids), strict=True)]
+            _, hidden, logits = read.pop(0)
+            prefix.append([token], hidden)
+    finally:
+        # Keys and values of rejected tokens are after the end of the prefix, where a new cache has zeros.
+        prefix.cache.truncate(prefix.cache.length)
 
 
 def greedy(logits: Tensor, tokens: list[int]) -> Tensor:

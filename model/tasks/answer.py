@@ -32,6 +32,7 @@ def answer(context: TaskContext, request: AnswerRequest) -> Iterator[Event]:
         )
         stop = (context.tokenizer.end_of_turn,)
         prefix = cached["condition"].prefix
-        written = yield from write_text(context, prefix, sample, settings.max_tokens, stop, TextToken, recorder)
+        prompt = sequences["condition"].ids.tolist()
+        written = yield from write_text(context, prefix, sample, settings.max_tokens, stop, TextToken, recorder, prompt)
     yield Answer(written.text, written.token_ids, written.finish)
     yield recorder.statistics()

@@ -93,7 +93,8 @@ def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterat
         think_text = None
         if settings.think:
             condition = prefixes["condition"]
-            think_text = yield from think(context, condition, settings.max_think_tokens, room, recorder)
+            prompt = sequences["condition"].ids.tolist()
+            think_text = yield from think(context, condition, settings.max_think_tokens, room, recorder, prompt)
             lengths["condition"] = condition.cache.length
         with torch.inference_mode():
             denoise_states = model.backend.denoise_states(prefixes, series.image_tokens)

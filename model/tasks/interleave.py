@@ -70,7 +70,7 @@ def interleave(context: TaskContext, request: InterleaveRequest, sampler: Sample
         )
         prefixes = {branch: each.prefix.fork() for branch, each in cached.items()}
         branches = _Branches(context, prefixes, lengths, series.image_tokens, recorder)
-        text = InterleavedText(context, text_settings, recorder, sampler)
+        text = InterleavedText(context, text_settings, recorder, sampler, sequences["condition"].ids.tolist())
         pictures = 0
         finish: Literal["end", "length", "images"] | None
         while True:

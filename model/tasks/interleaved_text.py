@@ -23,16 +23,23 @@ class InterleavedText:
     """
 
     def __init__(
-        self, context: TaskContext, settings: TextSettings, recorder: StatisticsRecorder, sampler: Sampler | None
+        self,
+        context: TaskContext,
+        settings: TextSettings,
+        recorder: StatisticsRecorder,
+        sampler: Sampler | None,
+        prompt: Sequence[int],
     ) -> None:
         """
         Args:
             sampler: picks the tokens; None for the one of the settings.
+            prompt: ids of the prompt's tokens, for prompt lookup.
         """
         self.parts: list[TextPart | PicturePart] = []
         self._context, self._recorder = context, recorder
         self._max_tokens = settings.max_tokens
         self._sampler = sampler or make_sampler(settings, context.model.device)
+        self._prompt = prompt
         self._ids: list[int] = []
         self._is_thinking = False
         self._thought_ids: list[int] = []
@@ -58,8 +65,9 @@ class InterleavedText:
         tokenizer = self._context.tokenizer
         while self.remaining_tokens:
             event: type[ThinkToken] | type[TextToken] = ThinkToken if self._is_thinking else TextToken
+            before = [*self._prompt, *self._ids]
             written = yield from write_text(
-                self._context, prefix, self._sample, self.remaining_tokens, self._stop, event, self._recorder
+                self._context, prefix, self._sample, self.remaining_tokens, self._stop, event, self._recorder, before
             )
             self._add(written.token_ids, written.text)
             if written.last == tokenizer.end_of_turn:

@@ -101,7 +101,7 @@ class StatisticsRecorder:
         self._config = model.config  # that of the whole network, of which this process may run one rank's shard
         self._start = time.perf_counter()
         self.prefix_tokens = self._new_tokens = self._steps = 0
-        self._text_bytes = self._denoise_flops = 0
+        self._text_bytes = self._denoise_flops = self._text_passes = 0
         self.text = StreamTimer(is_async=model.backend.decodes_async)
         self.denoising = StreamTimer(is_async=model.backend.denoises_async)
         reset_peak_memory(model.device)
@@ -118,9 +118,14 @@ class StatisticsRecorder:
             flops = prediction_flops(self._config, image_tokens, prefixes[branch])
             self._denoise_flops += flops * computed // self._config.transformer.layers
 
-    def count_tokens(self, count: int, context: int) -> None:
-        """Count new tokens, the last of which follows `context` other tokens."""
+    def count_tokens(self, count: int, context: int, passes: int) -> None:
+        """Count new tokens, the last of which follows `context` other tokens.
+
+        Args:
+            passes: forward passes with prompt lookup; 0 without it.
+        """
         self._new_tokens += count
+        self._text_passes += passes
         network = self._model.network
         itemsizes = network.dtype.itemsize, network.und.weight_itemsize
         self._text_bytes += count * token_bytes(self._config, context - count // 2, *itemsizes)
@@ -140,4 +145,5 @@ class StatisticsRecorder:
             self._text_bytes,
             self._denoise_flops,
             model.backend.attention_kernel if self._steps else "",
+            self._text_passes,
         )

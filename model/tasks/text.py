@@ -1,6 +1,6 @@
 """Writing text token by token: answers and think text."""
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +11,9 @@ from model.errors import NumericsError
 from model.events import Event, TextToken, ThinkText, ThinkToken
 from model.inputs import prompts
 from model.inputs.tokenizer import StreamDecoder
-from model.sampling.decode import Sampler, decode, greedy
+from model.sampling.decode import Sampler, decode, decode_with_lookup, greedy
 from model.sampling.prefill import Prefix, extend_prefix
+from model.sampling.prompt_lookup import PromptLookup
 from model.tasks.context import TaskContext
 from model.tasks.statistics import StatisticsRecorder
 
@@ -44,12 +45,14 @@ def write_text(
     stop: Collection[int],
     event: type[ThinkToken] | type[TextToken],
     recorder: StatisticsRecorder,
+    prompt: Sequence[int],
 ) -> Generator[Event, None, WrittenText]:
     """Write text after a prefix and yield an event for each of its tokens.
 
     The prefix then contains every token but the last one; see `decode`.
 
     Args:
+        prompt: ids of the prefix's tokens, for prompt lookup.
         sample: picks the tokens.
         stop: tokens that end the text and are not part of it.
         event: the class of the events.
@@ -70,7 +73,10 @@ def write_text(
     last = -1
     # A token's event is yielded when the next token is known, because the text of `flush` belongs to the last token.
     text = ""
-    for last in recorder.text.measure(decode(context.model.backend, prefix, sample_checked, max_tokens, stop)):
+    lookup = PromptLookup(prompt) if context.model.backend.looks_up else None
+    arguments = context.model.backend, prefix, sample_checked, max_tokens, stop
+    tokens = decode_with_lookup(*arguments, lookup) if lookup else decode(*arguments)
+    for last in recorder.text.measure(tokens):
         if last not in stop:
             if ids:
                 yield event(ids[-1], text)
@@ -78,17 +84,23 @@ def write_text(
             text = stream.push(last)
     if ids:
         yield event(ids[-1], text + stream.flush())
-    recorder.count_tokens(len(ids), prefix.cache.length)
+    recorder.count_tokens(len(ids), prefix.cache.length, lookup.passes if lookup else 0)
     finish: Literal["end", "length"] = "end" if last in stop else "length"
     return WrittenText(context.tokenizer.decode(ids), tuple(ids), last, finish)
 
 
 def think(
-    context: TaskContext, prefix: Prefix, max_tokens: int, reserve: int, recorder: StatisticsRecorder
+    context: TaskContext,
+    prefix: Prefix,
+    max_tokens: int,
+    reserve: int,
+    recorder: StatisticsRecorder,
+    prompt: Sequence[int],
 ) -> Generator[Event, None, str]:
     """Write think text greedily, then extend the prefix with the tokens before a picture.
 
     Args:
+        prompt: as for `write_text`.
         reserve: positions to reserve after the prefix for the picture.
 
     Returns:
@@ -96,7 +108,7 @@ def think(
     """
     tokenizer = context.tokenizer
     stop = (tokenizer.think_end, tokenizer.end_of_turn)
-    written = yield from write_text(context, prefix, greedy, max_tokens, stop, ThinkToken, recorder)
+    written = yield from write_text(context, prefix, greedy, max_tokens, stop, ThinkToken, recorder, prompt)
     # The closing tag belongs to the prefix. The end of a turn does not: a picture after it would be outside the turn.
     closing = [] if written.last == tokenizer.end_of_turn else [written.last]
     rest = closing + tokenizer.encode(prompts.AFTER_THINK)

@@ -14,7 +14,8 @@ from config.recommended import read_recommended
 from model.checkpoint.download import CHECKPOINT_FILES
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import require_finite, require_matching
-from model.checkpoint.safetensors_files import StoredTensor, stored_tensors
+from model.checkpoint.stored_tensor import StoredTensor
+from model.checkpoint.tensor_files import stored_tensors
 from model.errors import CheckpointError
 from model.inputs.tokenizer import Tokenizer
 from model.network.configuration import CONFIG_FILE, ModelConfig, read_config

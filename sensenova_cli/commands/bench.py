@@ -99,7 +99,7 @@ def bench(
     if load_format not in LOAD_FORMATS:
         raise UsageError(f"there is no load format {load_format!r}", f"use {' or '.join(LOAD_FORMATS)}")
     sizes = parse_sizes(size)
-    settings = flags.layers().load
+    settings = flags.layers().load.model_copy(update={"weights": None})  # measures the model's own weights
     from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.downloads import find_published
     from sensenova_cli.turns.model_source import find_weights, model_name

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from config.settings import LoadSettings
 
 
-@with_options("model", "yes", "device", "dtype", "quantization", "gpu_memory", "server", *COMMON_OPTIONS)
+@with_options("model", "weights", "yes", "device", "dtype", "quantization", "gpu_memory", "server", *COMMON_OPTIONS)
 def doctor(
     flags: Flags,
     size: Annotated[
@@ -41,7 +41,7 @@ def doctor(
     sizes = parse_sizes(size)
     layers = flags.layers()
     from config.recommended import Recommended, read_recommended
-    from sensenova_cli.render.doctor import forecast_json, print_findings
+    from sensenova_cli.render.doctor import forecast_json, print_findings, weights_line
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.model_source import find_weights, require_local
@@ -49,19 +49,36 @@ def doctor(
     view = TurnView(quiet=flags.quiet)
     require_local(layers.load)
     name, model = _find(layers.load, lambda: find_weights(layers.load, view))
+    settings, weights = _describe_weights(layers.load)
     recommended = read_recommended(model) if isinstance(model, Path) else Recommended()
     steps = layers.resolve(recommended).settings.num_steps
     from model.bench import examine  # imports PyTorch, so this waits until all arguments are checked
 
     view.muted("measuring this machine; this takes up to 12 s …")
-    found = examine(model, layers.load, sizes)
+    found = examine(model, settings, sizes)
     for note in (found.dtype_note, found.bandwidth.note):
         if note is not None:
             view.notice(note)
     if flags.json:
-        print_json(forecast_json(found, name, steps))
+        print_json(forecast_json(found, name, steps) | ({"weights": weights} if weights else {}))
     else:
         print_findings(found, name, steps)
+        if weights:
+            print("\n" + weights_line(weights))
+
+
+def _describe_weights(settings: "LoadSettings") -> tuple["LoadSettings", dict[str, Any]]:
+    """Return settings that name the file of `weights` if it is on this machine, and facts about it; empty without."""
+    if settings.weights_file is None:
+        return settings, {}
+    from model import describe_weights, local_weights_file
+
+    file = local_weights_file(settings.weights_file)
+    if file is None:
+        return settings.model_copy(update={"weights": None}), {"file": settings.weights_file, "kind": None}
+    facts = describe_weights(file)
+    found = {"file": str(file), "kind": facts.kind, "bytes": facts.nbytes, "writes_text": facts.has_head}
+    return settings.model_copy(update={"weights": str(file)}), {**found, "note": facts.note}
 
 
 def _find(settings: "LoadSettings", find_weights: Callable[[], Path]) -> tuple[str, Path | str]:

@@ -23,6 +23,8 @@ from sensenova_cli.system.unicode import json_text
 
 DEMO = "demo"
 """The built-in demo, by its name. A file or folder of that name is `./demo`."""
+WEIGHTS = (".gguf", ".safetensors")
+"""Endings of files of weights."""
 
 
 class NoRecordError(SenseNovaError):
@@ -42,7 +44,8 @@ def info(
         list[str] | None,
         typer.Argument(
             metavar="FILE...",
-            help="Pictures made by sensenova (- reads one from standard input), checkpoint folders, or demo.",
+            help="Pictures made by sensenova (- reads one from standard input), checkpoint folders, demo, or files of "
+            "weights.",
             show_default=False,
         ),
     ] = None,
@@ -66,7 +69,9 @@ def info(
     if files and "server" in flags.settings:
         raise UsageError("--server and FILE contradict each other", "give one of them")
     if not files and "server" not in flags.settings:
-        raise UsageError("there is nothing to describe", "name a picture, a checkpoint folder or a --server")
+        raise UsageError(
+            "there is nothing to describe", "name a picture, a checkpoint folder, a file of weights or a --server"
+        )
     described: list[str | None] = [*files] if files else [None]
     for file in described:
         try:
@@ -108,6 +113,8 @@ def _facts(file: str) -> dict[str, Any]:
         return {"checkpoint": file, **_checkpoint_facts(folder)}
     if file != STDIN and os.path.isdir(file):  # noqa: PTH112  # pathlib raises an error for a name that is too long
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
+    if file != STDIN and file.endswith(WEIGHTS) and os.path.isfile(file):  # noqa: PTH113
+        return {"weights": file, **_weights_facts(Path(file))}
     from sensenova_cli.outputs.png_metadata import read_parameters, read_record
 
     name = "standard input" if file == STDIN else file
@@ -127,6 +134,19 @@ def _facts(file: str) -> dict[str, Any]:
     )
     problem.facts = {"picture": name, "parameters": parameters}
     raise problem
+
+
+def _weights_facts(file: Path) -> dict[str, Any]:
+    from model import describe_weights
+
+    facts = describe_weights(file)
+    return {
+        "weight_format": facts.kind,
+        "weight_bytes": facts.nbytes,
+        "tensors": facts.tensors,
+        "writes_text": facts.has_head,
+        "note": facts.note,
+    }
 
 
 def _checkpoint_facts(folder: Path) -> dict[str, Any]:

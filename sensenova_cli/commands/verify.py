@@ -111,14 +111,14 @@ def _find_checks(model: str, folder: Path, published: str | None) -> "Checks | N
 
 
 def _load_settings(layers: "Layers", checks: "Checks | None", view: "TurnView") -> "LoadSettings":
-    """Return the settings to load the model with: the user's, without LoRAs and eight-bit weights."""
+    """Return the settings to load the model with: the user's, without other weights, LoRAs and quantization."""
     from sensenova_cli.turns.model_source import model_name
 
     settings = layers.load
-    ignored = [name for name in ("lora", "quantization") if getattr(settings, name) not in (None, "off")]
+    ignored = [name for name in ("weights", "lora", "quantization") if getattr(settings, name) not in (None, "off")]
     for name in ignored:
         view.notice(f"`{name}` is ignored: the checkpoint itself is verified")
-    changes: dict[str, object] = {"model": model_name(settings), "lora": None, "quantization": "off"}
+    changes: dict[str, object] = {"model": model_name(settings), "weights": None, "lora": None, "quantization": "off"}
     if checks is not None and checks.dtype is not None and "dtype" not in layers.values:
         changes["dtype"] = checks.dtype
     return settings.model_copy(update=changes)

@@ -31,7 +31,7 @@ INTERLEAVE_OPTIONS = (
 ENGINE_OPTIONS = tuple(LOAD)
 OUTPUT_OPTIONS = tuple(OUTPUT)
 VERIFY_OPTIONS = (
-    *(name for name in ENGINE_OPTIONS if name not in ("check_weights", "quantization", "lora")),
+    *(name for name in ENGINE_OPTIONS if name not in ("weights", "check_weights", "quantization", "lora")),
     "output",
     "metadata",
     "force",
@@ -78,6 +78,7 @@ _METAVARS = {
     "cfg_interval": "LO HI",
     "input_pixels": "auto|native|N",
     "model": "FOLDER|HUB_ID",
+    "weights": "FILE|off",
     "lora": "FILE|HUB_ID[:STRENGTH]",
     "device": "DEVICE",
     "gpu_memory": "SIZE",

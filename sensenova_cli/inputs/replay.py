@@ -10,10 +10,18 @@ from config.sources import Layers
 from model import DEMO_MODEL, NO_LORA, format_loras, parse_loras
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.outputs.png_metadata import PictureRecord, read_parameters, read_record, recorded_model
+from sensenova_cli.outputs.png_metadata import (
+    PictureRecord,
+    read_parameters,
+    read_record,
+    recorded_model,
+    recorded_weights,
+)
 
 PictureKind = Literal["generate", "edit"]
 
+NO_WEIGHTS = "off"
+"""Value of the setting `weights` for the model's own weights."""
 MAX_SHOWN = 200
 """Longest name of a record in a message, in characters."""
 
@@ -40,8 +48,8 @@ class Replay:
     def layers(self, flags: Flags) -> Layers:
         """Merge all settings, with those of the picture below the flags.
 
-        A stranger may have written the record. So it does not choose the model or the LoRAs, whose files would be
-        fetched and loaded, unless the user types `--trust-record`. The built-in demo and
+        A stranger may have written the record. So it does not choose the model, its weights or the LoRAs, whose files
+        would be fetched and loaded, unless the user types `--trust-record`. The built-in demo, "no weights" and
         "no LoRA" fetch nothing, so they are used as recorded.
 
         Raises:
@@ -54,12 +62,15 @@ class Replay:
         if not self.record.made_by:  # how that program loads its model is not known
             recorded |= {name: getattr(loaded, name) for name in RECORDED_LOAD_SETTINGS}
             recorded["lora"] = loaded.lora or NO_LORA
+            recorded["weights"] = loaded.weights or NO_WEIGHTS
         if flags.trust_record:
             return flags.layers({**recorded, "model": loaded.model}, self.label)
         if loaded.model != DEMO_MODEL:
             recorded.pop("model", None)
         if loaded.lora is not None:
             recorded.pop("lora", None)
+        if loaded.weights is not None:
+            recorded.pop("weights", None)
         layers = flags.layers(recorded, self.label)
         self._require_users_model(layers, flags)
         return layers
@@ -74,6 +85,10 @@ class Replay:
         if "model" not in flags.settings and made_model not in (DEMO_MODEL, own_model):
             differences.append(f"the model {_shortened(made_model)} (yours is {own_model})")
             options.append(f"--model {shlex.quote(_shortened(made_model))}")
+        own_weights = recorded_weights(own.weights_file)
+        if "weights" not in flags.settings and made.weights is not None and made.weights != own_weights:
+            differences.append(f"the weights {_shortened(made.weights)} (yours: {own_weights or 'no other'})")
+            options.append(f"--weights {shlex.quote(_shortened(made.weights))}")
         if "lora" not in flags.settings and made.lora is not None and made.lora != _loras(own):
             differences.append(f"the LoRA {_shortened(made.lora)} (yours: {_loras(own) or 'none'})")
             options.append(f"--lora {shlex.quote(_shortened(made.lora))}")

@@ -152,6 +152,8 @@ class PictureRecord(BaseModel):
         for name, value in standard(self).items():
             if name not in ("made_by", "answer") or value is not None:
                 content |= {key: value[key] for key in recorded} if name == "loaded" else {name: value}
+        if content.get("weights") is None:
+            content.pop("weights", None)
         return content
 
 
@@ -159,6 +161,13 @@ def recorded_model(name: str) -> str:
     """Return a model's name as records have it: an absolute path for a folder, because a record outlives the current
     folder; Hub ids and the demo stay as they are."""
     if name != DEMO_MODEL and os.path.isdir(os.path.expanduser(name)):  # noqa: PTH111, PTH112  # for any name
+        return str(Path(name).expanduser().absolute())
+    return name
+
+
+def recorded_weights(name: str | None) -> str | None:
+    """Return the value of `weights` as records have it: an absolute path for a file; Hub ids stay as they are."""
+    if name is not None and os.path.isfile(os.path.expanduser(name)):  # noqa: PTH111, PTH113  # for any name
         return str(Path(name).expanduser().absolute())
     return name
 

@@ -8,7 +8,7 @@ from config.mentions import mention
 from config.sizes import format_size
 from config.units import format_memory
 from sensenova_cli.render.bench import ceilings_line
-from sensenova_cli.render.progress import format_rate
+from sensenova_cli.render.progress import format_bytes, format_rate
 from sensenova_cli.render.spelling import as_flags
 from sensenova_cli.render.table import plain_table, print_table
 from sensenova_cli.system.unicode import for_terminal
@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 
 def machine_lines(machine: "Machine") -> list[str]:
-    """Return lines about Python, PyTorch, the device and its kernels."""
+    """Return lines about Python, PyTorch, the device, its kernels and its eight-bit format."""
     lines = [f"python {machine.python} · torch {machine.torch} · {machine.cores} cores"]
     device = f"device {machine.device}"
     if machine.memory is not None:
@@ -81,6 +81,7 @@ def machine_lines(machine: "Machine") -> list[str]:
         lines.append(f"kernels: plain, which is slower: {machine.kernel_obstacle}")
     elif machine.on_gpu:
         lines.append("kernels: compiled for this GPU at first use")
+    lines.append(f"eight bits: {as_flags(machine.eight_bits)}")
     return lines
 
 
@@ -92,6 +93,19 @@ def bandwidth_line(found: "Examination") -> str:
     if found.bandwidth.files is not None:
         parts.append(f"files {format_rate(found.bandwidth.files, 'B/s')}")
     return " · ".join(parts)
+
+
+def weights_line(weights: dict[str, Any]) -> str:
+    """Return a line about the file of the setting `weights`."""
+    name = for_terminal(weights["file"])
+    if weights["kind"] is None:
+        return f"weights: {name} is not on this machine"
+    parts = [f"weights: {name}: {weights['kind']}, {format_bytes(weights['bytes'])}"]
+    if not weights["writes_text"]:
+        parts.append("without lm_head, so it draws and cannot write")
+    if weights["note"]:
+        parts.append(weights["note"])
+    return "; ".join(parts)
 
 
 def print_findings(found: "Examination", model: str, steps: int) -> None:
@@ -112,9 +126,25 @@ def print_findings(found: "Examination", model: str, steps: int) -> None:
         table.add_row(*_row(each, steps))
     print_table(table)
     print("\n" + LEGEND)
+    chosen = next((each for each in found.forecasts if each.chosen), None)
+    if chosen is not None and chosen.text_pass_bytes:
+        print(text_line(chosen.text_pass_bytes, found.bandwidth.rate))
     streams = any(each.fits and each.offload_plan.kind == "layers" for each in found.forecasts)
     if streams and found.bandwidth.rate is None:
         print("The model's files are not here, so the time of reading them is not included.")
+
+
+def text_line(loaded: int, rate: float | None) -> str:
+    """Return a line about text for which weights are loaded again and again.
+
+    Args:
+        loaded: bytes of weights that each pass loads.
+        rate: bytes that are loaded in a second; None if not measured.
+    """
+    line = f"Text beside such a picture loads {format_memory(loaded)} of weights for each token"
+    if rate is not None:
+        line += f", which takes {duration(loaded / rate)}"
+    return line + "; words of the prompt take less."
 
 
 def _row(forecast: "Forecast", steps: int) -> tuple[str, ...]:
@@ -131,12 +161,13 @@ def _row(forecast: "Forecast", steps: int) -> tuple[str, ...]:
 
 def plan_name(offload_plan: "OffloadPlan") -> str:
     """Return a description such as `layers, 14 at a time`."""
-    return f"layers, {offload_plan.buffers} at a time" if offload_plan.kind == "layers" else offload_plan.kind
+    return f"layers, {offload_plan.gen_buffers} at a time" if offload_plan.kind == "layers" else offload_plan.kind
 
 
 def forecast_json(found: "Examination", model: str, steps: int) -> dict[str, Any]:
     """Return all findings, in bytes and seconds."""
     machine = asdict(found.machine)
+    machine["eight_bits"] = as_flags(machine["eight_bits"])
     machine["obstacle"] = machine.pop("kernel_obstacle")  # scripts know the shorter key
     return {
         "verdict": as_flags(verdict(found, model, steps)),
@@ -153,12 +184,13 @@ def forecast_json(found: "Examination", model: str, steps: int) -> dict[str, Any
             {
                 "size": format_size(each.size),
                 "offload": each.offload_plan.kind,
-                "layers": each.offload_plan.buffers or None,
+                "layers": each.offload_plan.gen_buffers or None,
                 "peak_bytes": each.peak,
                 "fits": each.fits,
                 "step_seconds": each.seconds,
                 "picture_seconds": each.seconds * steps,
                 "chosen": each.chosen,
+                "text_pass_bytes": each.text_pass_bytes,
             }
             for each in found.forecasts
         ],

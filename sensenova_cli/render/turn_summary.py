@@ -16,6 +16,8 @@ def turn_summary(statistics: Statistics) -> str:
         parts.append(
             count_of(statistics.new_tokens, "token") + _rate(statistics.new_tokens, statistics.text_seconds, "tok/s")
         )
+        if statistics.text_passes:
+            parts.append(f"{statistics.new_tokens / statistics.text_passes:.1f} tokens a pass")
     peak = f"peak memory {format_bytes(statistics.peak_memory)} " if statistics.peak_memory else ""
     parts.append(f"{peak}on {statistics.device}")
     return " · ".join(parts)

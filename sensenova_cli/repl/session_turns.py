@@ -118,9 +118,11 @@ class SessionTurns:
             SenseNovaError: the other model cannot be loaded. The session keeps the model before.
             KeyboardInterrupt: the user pressed Ctrl-C; as above.
         """
-        start = replace(self._start, settings={**self._start.settings, "model": name})
+        before = self.resident_model
+        own = {"weights": "off"} if before.settings.weights_file else {}  # they belong to the model before
+        start = replace(self._start, settings={**self._start.settings, "model": name, **own})
         layers = self._flags(start=start).layers()
-        view, before = self._view(layers), self.resident_model
+        view = self._view(layers)
         require_usable(layers.load)
         if ask_before_session(layers.load).yes:
             start = replace(start, settings={**start.settings, "yes": True})

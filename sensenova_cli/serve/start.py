@@ -166,7 +166,8 @@ def _public(load: LoadSettings) -> LoadSettings:
     model = model_name(load)
     if Path(model).expanduser().exists():
         model = Path(model).expanduser().absolute().name
-    return load.model_copy(update={"model": model, "lora": public_names(parse_loras(load.lora))})
+    weights = Path(load.weights_file).name if load.weights_file else None
+    return load.model_copy(update={"model": model, "weights": weights, "lora": public_names(parse_loras(load.lora))})
 
 
 def _summary(job: Job) -> str:

@@ -5,12 +5,12 @@ and names the process that locked it last.
 """
 
 import errno
-import fcntl
 import os
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from config.operating_system import NO_LINKS, NO_WAITING, host_name, is_locked_by_another
 from sensenova_cli.errors import SessionError
 from sensenova_cli.sessions.plain_files import require_plain_files
 from sensenova_cli.system.private_files import FILE_MODE
@@ -34,7 +34,7 @@ def lock_session(folder: Path) -> BaseFileLock:
         if not os.path.samestat(os.fstat(descriptor), path.stat()):
             raise OSError(errno.ESTALE, "its folder was replaced at this moment")
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()} on {os.uname().nodename}\n".encode())
+        os.write(descriptor, f"{os.getpid()} on {host_name()}\n".encode())
 
     # A fallback to a lock file without an OS lock would outlive a killed process.
     lock = FileLock(
@@ -64,18 +64,15 @@ def is_locked(folder: Path) -> bool:
     # filelock is not used here: it would create the file in folders that are only read, and because its lock is
     # exclusive, two readers would take each other for writers.
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | NO_LINKS | NO_WAITING)
     except OSError:  # no process has opened the session yet, or the file is not readable
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return is_locked_by_another(descriptor)
     except OSError:  # a file system without locks
         return False
     finally:
         os.close(descriptor)
-    return False
 
 
 def _holder(path: Path) -> str:
@@ -85,4 +82,4 @@ def _holder(path: Path) -> str:
         number, machine = "", ""
     if not number.isdecimal():
         return "another process"
-    return f"process {number}" + (f" on {machine}" if machine != os.uname().nodename else "")
+    return f"process {number}" + (f" on {machine}" if machine != host_name() else "")

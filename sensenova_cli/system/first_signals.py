@@ -8,16 +8,16 @@ import os
 import signal
 from types import FrameType
 
+from config.operating_system import END_SIGNALS
+
 INTERRUPTED = 130
 """The same value as in `sensenova_cli.errors`, whose import takes a while."""
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def handled_signals() -> list[signal.Signals]:
     """Return the signals to handle. Ignored ones stay ignored: nohup ignores SIGHUP, and a script's `command &` ignores
     Ctrl-C."""
-    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in END_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def exit_on_signals() -> None:

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from sensenova_cli.system.first_signals import INTERRUPTED, SIGNALS, exit_interrupted, handled_signals
+from sensenova_cli.system.first_signals import INTERRUPTED, exit_interrupted, handled_signals
 
 __all__ = [
-    "SIGNALS",
     "SignalStop",
     "Stop",
     "clear_signals",

@@ -4,10 +4,12 @@ import os
 import stat
 from pathlib import Path
 
+from config.operating_system import BINARY, NO_LINKS, NO_WAITING
+
 
 def read_plain_file(path: Path, limit: int) -> bytes | None:
     """Return the content of a regular file, at most `limit` bytes of it; None if there is no readable regular file."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDONLY | NO_LINKS | NO_WAITING | BINARY
     try:
         handle = os.open(path, flags)
     except (OSError, ValueError):  # ValueError: a NUL in the name

@@ -4,6 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from config.operating_system import NO_LINKS
+
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 
@@ -33,7 +35,7 @@ def open_private(path: Path) -> int:
     Raises:
         OSError: the file cannot be created or is a link.
     """
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), FILE_MODE)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINKS, FILE_MODE)
     try:
         if os.fstat(handle).st_mode & 0o077 and hasattr(os, "fchmod"):
             os.fchmod(handle, FILE_MODE)

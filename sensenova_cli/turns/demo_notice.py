@@ -8,6 +8,7 @@ from pathlib import Path
 from platformdirs import user_state_path
 
 from config.mentions import mention
+from config.operating_system import NO_LINKS, NO_WAITING
 from config.recommended import read_recommended
 from config.settings import LoadSettings
 from model import DEMO_CHECKPOINT, OFFICIAL_MODEL
@@ -41,7 +42,7 @@ def demo_notice(settings: LoadSettings) -> str:
 def _last_shown() -> str:
     """Return the day that the file contains; empty without a readable file."""
     with suppress(OSError, RuntimeError, ValueError):
-        handle = os.open(_file(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(_file(), os.O_RDONLY | NO_LINKS | NO_WAITING)
         with os.fdopen(handle, encoding="ascii") as stream:
             return stream.read(len("2026-01-31"))
     return ""
@@ -50,7 +51,7 @@ def _last_shown() -> str:
 def _note(day: str) -> None:
     file = _file()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_LINKS | NO_WAITING, 0o600)
     with os.fdopen(handle, "w", encoding="ascii") as stream:
         stream.write(day)
 

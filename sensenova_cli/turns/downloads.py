@@ -7,7 +7,7 @@ from pathlib import Path
 from config.errors import SenseNovaError
 from config.mentions import mention
 from config.settings import LoadSettings
-from model import CheckpointError, DownloadPlan, find_checkpoint, is_hub_id, local_checkpoint
+from model import CheckpointError, DownloadPlan, find_checkpoint, find_weights_file, is_hub_id, local_checkpoint
 from sensenova_cli.render.progress import format_bytes
 from sensenova_cli.system.unicode import printable
 
@@ -70,16 +70,20 @@ def ask_before_session(settings: LoadSettings) -> LoadSettings:
         CheckpointError: the user does not agree.
     """
     model = settings.model
-    if settings.is_remote or settings.yes or model is None or not is_hub_id(model) or not can_ask():
+    if settings.is_remote or settings.yes or model is None or not can_ask():
         return settings
-    if find_published(model) is not None:
+    weights = settings.weights_file
+    if weights is None and (not is_hub_id(model) or find_published(model) is not None):
         return settings
 
     def stop(plan: DownloadPlan) -> None:
         raise _PlannedError(plan)
 
     try:
-        find_checkpoint(model, on_plan=stop)
+        if weights is not None:
+            find_weights_file(weights, on_plan=stop)
+        else:
+            find_checkpoint(model, on_plan=stop)
     except _PlannedError as planned:
         require_consent(planned.plan, settings)
         return settings.model_copy(update={"yes": True})

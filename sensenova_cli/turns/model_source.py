@@ -138,6 +138,7 @@ def find_weights(settings: LoadSettings, view: TurnView) -> Path:
             model_name(settings),
             on_plan=progress.on_plan,
             on_progress=lambda done, total: progress.show("downloading", done, total),
+            with_weights=settings.weights_file is None,
         )
 
 
@@ -169,7 +170,8 @@ def require_usable(settings: LoadSettings) -> None:
     from model import check_files  # imports PyTorch, which nothing else here needs
 
     for finding in check_files(Path(name).expanduser()):
-        if finding.status == "failed":
+        is_elsewhere = finding.name == "tensors" and settings.weights_file is not None
+        if finding.status == "failed" and not is_elsewhere:
             raise CheckpointError(f"{name}: {finding.detail}", f"to check all files: sensenova verify {name}")
         if finding.name == "tokenizer":  # the following checks read all weights
             break

@@ -3,7 +3,7 @@
 from config.settings import LoadSettings
 from model import InterleaveRequest, Picture, format_loras, parse_loras
 from sensenova_cli import __version__
-from sensenova_cli.outputs.png_metadata import AnswerRecord, PictureRecord, recorded_model
+from sensenova_cli.outputs.png_metadata import AnswerRecord, PictureRecord, recorded_model, recorded_weights
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
 from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask
@@ -23,6 +23,7 @@ def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> Pictur
     if not picture.made_by:  # a server's name for its model is not a path here
         model = recorded_model(model)
     lora = format_loras(parse_loras(loaded.lora))
+    weights = recorded_weights(loaded.weights_file)
     inputs, answer = task.inputs, None
     if isinstance(task, InterleaveTask):
         assert isinstance(request, InterleaveRequest)
@@ -34,7 +35,7 @@ def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> Pictur
         task=task.kind,
         prompt=task.prompt.text,
         settings=picture.settings,
-        loaded=loaded.model_copy(update={"model": model, "lora": lora}),
+        loaded=loaded.model_copy(update={"model": model, "weights": weights, "lora": lora}),
         inputs=tuple(each.source for each in inputs),
         answer=answer,
         think_text=picture.think_text,

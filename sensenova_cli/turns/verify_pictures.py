@@ -138,10 +138,11 @@ def _turn(check: PictureCheck, inputs: tuple[InputImage, ...], settings: LoadSet
 
 
 class ReadingProgress:
-    """Progress bars of the checks that read files, one at a time."""
+    """Progress bars of work on files, one at a time."""
 
-    def __init__(self, view: TurnView) -> None:
+    def __init__(self, view: TurnView, verb: str = "checking ") -> None:
         self._view = view
+        self._verb = verb
         self._name = ""
         self._shown = ExitStack()
         self._bar: ProgressView | None = None
@@ -151,7 +152,7 @@ class ReadingProgress:
         if name != self._name:
             self.close()
             self._name = name
-            self._bar = self._shown.enter_context(self._view.bytes_progress(f"checking {name}"))
+            self._bar = self._shown.enter_context(self._view.bytes_progress(f"{self._verb}{name}"))
         if total and self._bar is not None:
             self._bar.update(done, total)
 

@@ -1,12 +1,15 @@
 """`sensenova describe`: questions about pictures, answers on stdout."""
 
 import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from model import Statistics
+from sensenova_cli.render.turn_summary import turn_summary
 from tests.cli.harness import Program
 
 
@@ -77,3 +80,10 @@ def test_no_picture_is_an_error(program: Program) -> None:
     outcome = program("describe")
     assert outcome.code == 2
     assert "error: there is no picture to describe" in outcome.stderr
+
+
+def test_the_summary_says_how_many_tokens_a_pass_gave() -> None:
+    """Only where weights are loaded in each pass."""
+    statistics = Statistics(10, 9, 0, 0.5, 0.0, 0.6, 0, "cpu", text_passes=4)
+    assert turn_summary(statistics) == "0.6 s · 9 tokens, 18.00 tok/s · 2.2 tokens a pass · on cpu"
+    assert turn_summary(replace(statistics, text_passes=0)) == "0.6 s · 9 tokens, 18.00 tok/s · on cpu"

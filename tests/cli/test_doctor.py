@@ -3,15 +3,19 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from config.settings import LoadSettings
 from config.sizes import Size
+from config.units import format_memory
 from model.bench import Bandwidth, Ceilings, Examination, examine
 from sensenova_cli.app import app
-from sensenova_cli.render.doctor import bandwidth_line, duration, forecast_json, print_findings
+from sensenova_cli.render.doctor import bandwidth_line, duration, forecast_json, print_findings, text_line
 
 CEILINGS = Ceilings(gemm=1e12, copy=1e10)
 NO_BANDWIDTH = Bandwidth(link=None, files=None, note=None)
@@ -31,7 +35,7 @@ def test_the_demo_needs_no_offloading() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Yes: demo at 256x256 fits in ")
-    assert "\npython 3." in done.stdout
+    assert "\npython 3." in done.stdout and "\neight bits: --quantization int8 saves memory" in done.stdout
     chosen = [line.split() for line in done.stdout.splitlines() if line.startswith("*  256")]
     assert [line[1:4] for line in chosen] == [["256x256", "off", "yes"]]
 
@@ -57,6 +61,18 @@ def test_the_offload_plan_of_an_8b_depends_on_memory() -> None:
         ("2048x2048", "module"),
         ("512x512", "module"),
     ]
+
+
+@pytest.mark.usefixtures("enough_memory")
+def test_text_for_which_weights_are_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    """A rate turns the bytes into seconds. With a resident understanding tower there is no such line."""
+    for memory, streams in (("8GiB", True), ("20GiB", False)):
+        found = examined(memory, LARGE)
+        loaded = [each["text_pass_bytes"] for each in forecast_json(found, "u1-8b", 50)["forecasts"] if each["chosen"]]
+        print_findings(found, "u1-8b", 50)
+        assert (f"loads {format_memory(loaded[0])} of weights for each token;" in capsys.readouterr().out) == streams
+        assert (loaded[0] > 0) == streams
+    assert text_line(2**30, 2.0**32).endswith("for each token, which takes 0.25 s; words of the prompt take less.")
 
 
 @pytest.mark.usefixtures("enough_memory")
@@ -139,3 +155,26 @@ def test_default_sizes_of_a_shape_and_fixed_rates() -> None:
     found = examined(None)
     assert {each.size for each in found.forecasts} == {(1024, 1024), LARGE}
     assert "matrix product 1 TFLOP/s · copy 10 GB/s" in bandwidth_line(found)
+
+
+def test_a_file_of_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its format and size are shown, and it is the file whose reading is measured."""
+    measured: list[Path | None] = []
+
+    def measure(device: object, folder: object, weights: Path | None) -> Bandwidth:
+        measured.append(weights)
+        return NO_BANDWIDTH
+
+    monkeypatch.setattr("model.bench.doctor.measure_ceilings", lambda *_: CEILINGS)
+    monkeypatch.setattr("model.bench.doctor.measure_bandwidth", measure)
+    file = tmp_path / "pruned.safetensors"
+    save_file({"language_model.model.norm.weight": torch.zeros(1000)}, file)
+    words = ["doctor", "--model", "u1-8b", "--device", "cpu", "--weights"]
+    done = CliRunner().invoke(app, [*words, str(file)])
+    assert done.exit_code == 0, done.output
+    assert f"weights: {file}: float32, 0 MB; without lm_head, so it draws and cannot write" in done.stdout
+    found = json.loads(CliRunner().invoke(app, [*words, str(file), "--json"]).stdout)
+    assert found["weights"]["kind"] == "float32" and not found["weights"]["writes_text"]
+    done = CliRunner().invoke(app, [*words, "nobody/nothing/file.gguf"])
+    assert "weights: nobody/nothing/file.gguf is not on this machine" in done.stdout
+    assert measured == [file, file, None]

@@ -111,6 +111,23 @@ def test_a_session_asks_before_its_prompt_appears(
         assert not ask_before_session(settings).yes
 
 
+def test_a_session_asks_about_a_file_of_weights(typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only that file is asked about: of its model, few megabytes are needed."""
+    asked: list[str] = []
+
+    def find_weights_file(name: str, *, on_plan: Callable[[DownloadPlan], None]) -> None:
+        asked.append(name)
+        on_plan(LARGE)
+
+    monkeypatch.setattr(downloads, "find_weights_file", find_weights_file)
+    typed("y\n")
+    assert ask_before_session(LoadSettings(model=MODEL, weights="owner/name/file.gguf")).yes
+    typed("n\n")
+    with pytest.raises(CheckpointError, match="was not downloaded"):
+        ask_before_session(LoadSettings(model="/mine", weights="owner/name/file.gguf"))
+    assert asked == ["owner/name/file.gguf"] * 2
+
+
 @pytest.mark.parametrize("agrees", [True, False])
 def test_a_model_that_loads_in_the_background_waits_for_the_answer(
     hub_model: Program, typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, agrees: bool

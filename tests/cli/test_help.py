@@ -21,7 +21,7 @@ from tests.cli.harness import REPOSITORY, Program
 
 COMMANDS = [
     "generate", "edit", "describe", "chat", "interleave", "run", "info", "bench", "profile", "sessions", "verify",
-    "tiny-checkpoint",
+    "convert", "tiny-checkpoint",
 ]  # fmt: skip
 ALL_COMMANDS = [
     *COMMANDS,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -296,3 +297,25 @@ def test_help_shows_examples_before_options() -> None:
     done = run("--help")
     assert done.exit_code == 0
     assert 0 < done.stdout.index("sensenova info a-cute-cat-42.png") < done.stdout.index("--json")
+
+
+def test_files_of_weights(tmp_path: Path) -> None:
+    """A file without `lm_head`, and one that is damaged."""
+    from safetensors.numpy import save_file
+
+    save_file({"language_model.model.norm.weight": np.zeros((4, 100), np.float16)}, "half.safetensors")
+    done = run("half.safetensors")
+    size = Path("half.safetensors").stat().st_size
+    assert done.stdout.splitlines() == [
+        "weights: half.safetensors",
+        "weight_format: float16",
+        f"weight_bytes: {size}",
+        "tensors: 1",
+        "writes_text: false",
+    ]
+    facts = json.loads(run("--json", "half.safetensors").stdout)
+    assert (facts["weights"], facts["weight_bytes"], facts["note"]) == ("half.safetensors", size, None)
+    Path("bad.gguf").write_bytes(b"GGUF\3\0\0\0")
+    done = run("bad.gguf")
+    assert "bad.gguf is not a readable GGUF file" in str(done.exception)
+    assert exit_code(done.exception) == 3  # type: ignore[arg-type]

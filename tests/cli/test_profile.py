@@ -39,7 +39,7 @@ def succeed(*arguments: str) -> str:
 
 
 ALL_NAMES = [*SETTING_NAMES, *(f"serve.{name}" for name in ServeSettings.model_fields)]
-BUILT_IN = ["cpu", "draft", "free-form", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb", "turbo"]
+BUILT_IN = ["cpu", "draft", "free-form", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb", "turbo"]
 
 
 def fail(*arguments: str) -> SenseNovaError:
@@ -57,8 +57,8 @@ def test_list_gives_name_description_and_place(user_folder: Path) -> None:
     (user_folder / "profiles" / "mine.toml").write_text('description = "My own."\nnum_steps = 3\n')
     rows = [columns(line) for line in succeed("list").splitlines()]
     assert [row[0] for row in rows] == [*BUILT_IN[:-1], "mine", "turbo"]
-    assert rows[7] == ["mine", "My own.", str(user_folder / "profiles" / "mine.toml")]
-    assert rows[8][2] == "built-in"
+    assert rows[8] == ["mine", "My own.", str(user_folder / "profiles" / "mine.toml")]
+    assert rows[9][2] == "built-in"
 
 
 def test_list_as_json_is_one_object_a_line() -> None:

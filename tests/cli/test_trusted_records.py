@@ -10,13 +10,13 @@ from sensenova_cli.outputs.png_metadata import PictureRecord, png_info
 from tests.cli.harness import Outcome, Program
 
 
-def picture(model: str, lora: str | None = None) -> None:
+def picture(model: str, lora: str | None = None, weights: str | None = None) -> None:
     """Write `theirs.png` with a record that names these."""
     record = PictureRecord(
         task="generate",
         prompt="a cat",
         settings=ImageSettings(size="64x64", seed=7, num_steps=3),
-        loaded=LoadSettings(model=model, lora=lora),
+        loaded=LoadSettings(model=model, lora=lora, weights=weights),
         version="0",
     )
     Image.new("RGB", (64, 64)).save("theirs.png", pnginfo=png_info(record))
@@ -71,6 +71,27 @@ def test_the_lora_of_a_record_is_not_loaded(program: Program, home: Path, lora: 
     assert f"was made with the LoRA {lora} (yours: none)" in outcome.stderr
     assert replay(program, "--lora", "off").code == 0
     assert program.loaded[-1].lora == "off"
+
+
+@pytest.mark.parametrize("weights", ["evil/model/file.gguf", "/tmp/evil.safetensors", "x" * 5000])
+def test_the_weights_of_a_record_are_not_loaded(program: Program, home: Path, weights: str) -> None:
+    own = str(home.parent / "checkpoint")
+    picture(own, weights=weights)
+    outcome = replay(program)
+    assert outcome.code == 2 and not program.engines
+    assert f"was made with the weights {weights[:200]}" in outcome.stderr and "(yours: no other)" in outcome.stderr
+    assert replay(program, "--weights", "off").code == 0
+    assert program.loaded[-1].weights == "off"
+    assert replay(program, "--trust-record").code == 0
+    assert program.loaded[-1].weights == weights
+
+
+def test_a_record_without_weights_overrides_those_of_the_user(program: Program, home: Path) -> None:
+    """Otherwise the picture would be another one."""
+    picture(str(home.parent / "checkpoint"))
+    Path("sensenova.toml").write_text('weights = "mine.gguf"\n')
+    assert replay(program).code == 0
+    assert program.loaded[-1].weights_file is None
 
 
 def test_only_a_replay_has_a_record_to_trust(program: Program) -> None:

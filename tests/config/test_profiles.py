@@ -11,7 +11,7 @@ from config.toml_file import read_settings_file
 
 def test_built_in_profiles_are_valid_and_described() -> None:
     known = profile_files.profile_files()
-    assert set(known) == {"cpu", "draft", "free-form", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb", "turbo"}
+    assert set(known) == {"cpu", "draft", "free-form", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb", "turbo"}
     for path in known.values():
         file = read_settings_file(path)
         assert file.description
@@ -46,7 +46,7 @@ def test_a_users_profile_replaces_a_built_in_one(user_folder: Path) -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    known = "cpu, draft, free-form, gpu-16gb, gpu-24gb, gpu-80gb, gpu-8gb, turbo"
+    known = "cpu, draft, free-form, gpu-12gb, gpu-16gb, gpu-24gb, gpu-80gb, gpu-8gb, turbo"
     with pytest.raises(SettingsError, match="no profile named 'Drafft'") as raised:
         find_profile("Drafft")
     assert raised.value.hint == f"did you mean draft? Known profiles: {known}"
@@ -79,3 +79,15 @@ def test_the_default_user_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert profile_files.user_folder().is_absolute()
     assert "sensenova" in profile_files.user_folder().parts
     assert profile_files.user_file().name == "config.toml"
+
+
+@pytest.mark.parametrize(("name", "quantization"), [("gpu-8gb", "int8-all"), ("gpu-12gb", "int8-all")])
+def test_profiles_that_quantize_say_so(name: str, quantization: str) -> None:
+    file = read_settings_file(find_profile(name))
+    assert file.values["quantization"] == quantization
+    assert file.description is not None and "int8 weights" in file.description
+
+
+def test_other_profiles_quantize_nothing() -> None:
+    quantizing = {name for name, path in profile_files.profile_files().items() if "quantization" in path.read_text()}
+    assert quantizing == {"gpu-8gb", "gpu-12gb"}

@@ -78,5 +78,6 @@ COMMANDS = (
     Command(("info", "checkpoint", "--json")),
     Command(("verify", "--quick", "demo")),
     Command(("tiny-checkpoint", "tiny")),
+    Command(("convert", "demo", "eight", "--quantization", "int8")),
     Command(("serve", "--port", "0"), asks=True),
 )

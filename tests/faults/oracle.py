@@ -1,8 +1,10 @@
 """Rules that hold after every case, whatever failed."""
 
 import io
+import json
 import re
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from PIL import Image
@@ -71,6 +73,11 @@ def _files(command: Command, result: Result, template: Path) -> Iterator[Finding
     for page in here.glob("*.html"):
         if not page.read_text().rstrip().endswith("</html>"):
             yield "half-written", page.name
+    if (here / "eight").exists():
+        made = json.loads((here / "eight" / "conversion.json").read_text())["files"]
+        found = {file.name: sha256(file.read_bytes()).hexdigest() for file in (here / "eight").glob("model-*")}
+        if made != found:
+            yield "half-written", f"a checkpoint with {sorted(found)} for {sorted(made)}"
     document = here / "shared.md"
     for linked in re.findall(r"\]\(([^)]+\.png)\)", document.read_text()) if document.exists() else ():
         if not (here / linked).is_file():

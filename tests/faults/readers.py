@@ -45,7 +45,8 @@ def readers(checkpoint: Path) -> list[Reader]:
     from config.toml_file import read_settings_file
     from model.checkpoint.file_names import INDEX_FILE, SINGLE_FILE
     from model.checkpoint.lora_files import read_lora_settings
-    from model.checkpoint.safetensors_files import stored_tensors
+    from model.checkpoint.lora_scaling import ADAPTER_CONFIG, read_scaling
+    from model.checkpoint.tensor_files import stored_tensors
     from model.events import DenoisingStep
     from model.image_files import read_picture
     from model.inputs.tokenizer import Tokenizer
@@ -83,6 +84,7 @@ def readers(checkpoint: Path) -> list[Reader]:
     prompts = b'{"prompt": "a cat", "seed": 7}\n{"prompt": "a dog", "size": "64x64"}\n'
     pictures = [_picture(kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")]
     index = json.dumps({"weight_map": {"a": SINGLE_FILE, "b": SINGLE_FILE}}).encode()
+    peft = json.dumps({"lora_alpha": 8, "alpha_pattern": {"layers.1.mlp": 2.5}, "use_rslora": True}).encode()
     return [
         Reader("picture", "picture.png", read_picture, pictures),
         Reader("record", "picture.png", read_record, [_recorded()]),
@@ -96,6 +98,7 @@ def readers(checkpoint: Path) -> list[Reader]:
         Reader("weights", SINGLE_FILE, of_folder(stored_tensors), [_safetensors()]),
         Reader("index", INDEX_FILE, read_index, [index]),
         Reader("LoRA", "style.safetensors", read_lora_settings, [_safetensors({"steps": "8"})]),
+        Reader("PEFT", ADAPTER_CONFIG, lambda file: read_scaling(file, {}), [peft]),
         Reader("tokenizer", "tokenizer.json", of_folder(Tokenizer), [_short_tokenizer(stored("tokenizer.json"))]),
         Reader("request", "request.json", lambda file: unpack_request(packed(file)), [json.dumps(request).encode()]),
         Reader("event", "event.json", lambda file: unpack_event(packed(file)), [json.dumps(event).encode()]),

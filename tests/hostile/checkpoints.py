@@ -86,6 +86,24 @@ def weights_header() -> Words:
 
 
 @attack("checkpoint", 3)
+def gguf_counts() -> Words:
+    """Fill the memory with a GGUF file that promises 2^63 tensors."""
+    Path("theirs.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2**63, 2**63) + bytes(64))
+    return ["info", "theirs.gguf"]
+
+
+@attack("checkpoint", 3)
+def gguf_terminal() -> Words:
+    """Send commands to the terminal by the names in a GGUF file."""
+    name = b"\x1b[2J\x1b]0;owned\x07"
+    text = struct.pack("<Q", len(name)) + name
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)
+    architecture = struct.pack("<Q", 20) + b"general.architecture" + struct.pack("<I", 8) + text
+    Path("theirs.gguf").write_bytes(header + architecture + text + struct.pack("<IQIQ", 1, 64, 0, 0) + bytes(512))
+    return ["info", "theirs.gguf"]
+
+
+@attack("checkpoint", 3)
 def code_in_the_folder() -> Words:
     """Run a program that the configuration names (trust_remote_code)."""
     checkpoint("modeling_evil.py", "import os; os.mkdir('owned')")
@@ -113,6 +131,17 @@ def lora_pickle() -> Words:
     """Run a program that a LoRA in the format of a pickle contains."""
     Path("lora.bin").write_bytes(b"cos\nmkdir\n(S'owned'\ntR.")
     return ["generate", "a cat", "--lora", "lora.bin"]
+
+
+@attack("checkpoint", 2)
+def unfinished_conversion() -> Words:
+    """Replace a file of the user through a link in the unfinished work of a conversion."""
+    work = Path("copy.unfinished")
+    work.mkdir()
+    (work / "conversion.json").write_text(json.dumps({"quantization": "int8", "source": {"files": {}}, "files": {}}))
+    (work / "conversion.json.part").symlink_to("../secret")
+    (work / "config.json").symlink_to("../secret")
+    return ["convert", "demo", "copy", "--quantization", "int8"]
 
 
 def lora(**metadata: str) -> Words:

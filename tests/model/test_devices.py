@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from model.checkpoint.fp8 import has_fp8_units
 from model.devices import has_bfloat16_units, resolve_device, resolve_dtype
 from model.errors import DeviceError
 
@@ -31,6 +32,7 @@ def test_number_formats() -> None:
 def test_peak_memory_is_the_process_own_and_keeps_what_was_freed() -> None:
     code = """
 import torch
+from model.checkpoint.fp8 import has_fp8_units
 from model.devices import peak_memory
 cpu = torch.device("cpu")
 before = peak_memory(cpu)
@@ -72,3 +74,15 @@ def test_gpus_count_as_fast_in_bfloat16() -> None:
 
 def test_pytorch_answers_for_this_cpu() -> None:
     assert has_bfloat16_units(torch.device("cpu")) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("hip", "capability", "has_units"), [(None, (8, 9), True), (None, (8, 6), False), ("7.0", (11, 0), False)]
+)
+def test_float8_units_are_those_of_nvidia(
+    monkeypatch: pytest.MonkeyPatch, hip: str | None, capability: tuple[int, int], has_units: bool
+) -> None:
+    """PyTorch for AMD's GPUs reports capabilities above 8.9 for GPUs without such units."""
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert has_fp8_units(torch.device("cuda")) is has_units

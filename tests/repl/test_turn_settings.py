@@ -55,6 +55,13 @@ def test_another_model_is_loaded(script: Script, home: Path) -> None:
     assert [entry["model"] for entry in session_file() if "turn" in entry][1] == "demo"
 
 
+def test_another_model_has_its_own_weights(script: Script, home: Path) -> None:
+    """The file of `--weights` belongs to the model before; no line of a session names such a file."""
+    outcome = script("/set weights other.gguf", "a cat", "/model demo", "/again", options=("--weights", "mine.gguf"))
+    assert [settings.weights_file for settings in script.program.loaded] == ["mine.gguf", None]
+    assert "weights" in outcome.stderr and "may not be set here" in outcome.stderr
+
+
 def test_invalid_settings_of_a_continued_session_are_spelled_as_in_a_session(script: Script, data: Path) -> None:
     script("/set num_steps 3", "a cat")
     (file,) = data.glob("sessions/*/session.jsonl")

@@ -2,7 +2,8 @@
 
 Reading the weights takes most of a token's time. PyTorch's kernels would leave gaps that take the same time again.
 Numbers are rounded where `model.network` rounds them, so both give the same text except for the order of sums.
-Quantized weights are the exception: their inputs are not quantized here.
+Quantized weights are the exception: their inputs are not quantized here. Inputs of rotated weights are rotated once per
+token, in a kernel of their own before the product.
 
 The kernels are in Triton (Tillet et al. 2019). The attention is FlashAttention (Dao 2023) with the keys split among
 programs ("flash decoding"). A last kernel joins their results.
@@ -14,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.backends.kernels.heads import rotated_quarters
+from model.backends.kernels.rotation import rotated
 
 KEY_BLOCK = 64
 """Keys that an attention program loads at once."""
@@ -21,6 +23,8 @@ SPLITS = 16
 """Programs that share the keys of one key/value head."""
 LEAST_ROWS = 16
 """The fewest rows of a matrix that Triton multiplies. The query heads of a group are padded to this number."""
+ROTATED_COLUMNS = 1024
+"""Columns that a program rotates."""
 LONG_ROW = 8192
 """Columns above which a matrix is read in wider tiles."""
 
@@ -85,6 +89,31 @@ def _matrix_vector_kernel(
     if ADDED:
         result = result.to(element).to(tl.float32) + tl.load(residual + row, mask=row < rows, other=0.0).to(tl.float32)
     tl.store(out + row, result.to(element), mask=row < rows)
+
+
+@triton.jit
+def _rotation_kernel(
+    vector,
+    norm_weight,
+    out,
+    eps,
+    COLUMNS: tl.constexpr,
+    ALL_COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+    NORMED: tl.constexpr,
+):
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < COLUMNS
+    element = vector.dtype.element_ty
+    x = tl.load(vector + column, mask=inside, other=0.0).to(tl.float32)
+    if NORMED:
+        all_columns = tl.arange(0, ALL_COLUMNS)
+        whole_vector = tl.load(vector + all_columns, mask=all_columns < COLUMNS, other=0.0).to(tl.float32)
+        rstd = tl.rsqrt(tl.sum(whole_vector * whole_vector, axis=0) / COLUMNS + eps)
+        x = (x * rstd).to(element).to(tl.float32)
+        x = (x * tl.load(norm_weight + column, mask=inside, other=0.0).to(tl.float32)).to(element).to(tl.float32)
+    tl.store(out + column, rotated(x, BLOCK, GROUP), mask=inside)
 
 
 @triton.jit
@@ -194,7 +223,7 @@ def matrix_vector(
 
     Args:
         matrix: (rows, columns); with `gated` (2·rows, columns), gate above up.
-        vector: (columns,), contiguous. out: (rows,), of the same type.
+        vector: (columns,), contiguous. out: (rows,), of the same type, unless the vector is rotated.
         norm: weight and epsilon of an RMS norm of the vector.
         gated: out = silu(gate · vector) · (up · vector).
         residual: (rows,), added to the result; may be `out`.
@@ -221,6 +250,31 @@ def matrix_vector(
         ADDED=residual is not None,
         SCALED=scale is not None,
         num_warps=warps,
+    )
+
+
+def rotate_vector(vector: Tensor, out: Tensor, group: int, norm: tuple[Tensor, float] | None = None) -> None:
+    """Compute the rotation of a vector, with the norm before it, as input of a rotated weight.
+
+    Args:
+        vector: (columns,), contiguous. out: (columns,), float32.
+        group: columns of a group of the rotation.
+        norm: weight and epsilon of an RMS norm of the vector.
+    """
+    columns = vector.numel()
+    weight, eps = norm or (vector, 0.0)
+    block = min(ROTATED_COLUMNS, triton.next_power_of_2(columns))
+    _rotation_kernel[(triton.cdiv(columns, block),)](
+        vector,
+        weight,
+        out,
+        eps,
+        COLUMNS=columns,
+        ALL_COLUMNS=triton.next_power_of_2(columns),
+        BLOCK=block,
+        GROUP=group,
+        NORMED=norm is not None,
+        num_warps=4,
     )
 
 

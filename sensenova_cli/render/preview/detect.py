@@ -3,15 +3,14 @@
 The program never queries the terminal: the reply would arrive on standard input, mixed with keys that the user types.
 """
 
-import fcntl
 import struct
-import termios
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Literal
 
 from rich.console import Console
 
+from config.operating_system import terminal_size_report
 from config.settings import PreviewChoice
 from sensenova_cli.errors import UsageError
 
@@ -76,7 +75,7 @@ def has_blocks(console: Console) -> bool:
 def cell_size(console: Console) -> tuple[int, int]:
     """Return width and height of a character cell in pixels, as the kernel reports them, or the default."""
     try:
-        answer = fcntl.ioctl(console.file.fileno(), termios.TIOCGWINSZ, bytes(8))
+        answer = terminal_size_report(console.file.fileno())
     except (OSError, ValueError):  # not a terminal, or not a file
         return DEFAULT_CELL
     rows, columns, width, height = struct.unpack("HHHH", answer)

@@ -20,6 +20,8 @@ def stats(workspace: Workspace, line: Line) -> None:
     read = computed = ""
     if statistics.text_bytes:
         read = f", {format_rate(statistics.text_bytes / statistics.text_seconds, 'B/s')} read"
+    if statistics.text_passes:
+        read += f", {statistics.text_passes} passes that load weights"
     if statistics.denoise_flops:
         computed = f", {format_rate(statistics.denoise_flops / statistics.denoise_seconds, 'FLOP/s')}"
         computed += f", attention by {statistics.attention}"

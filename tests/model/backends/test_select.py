@@ -7,7 +7,7 @@ import torch
 
 from model import Engine, GenerateRequest, ImageSettings, Notice
 from model.backends.select import kernel_obstacle
-from model.checkpoint.quantization import empty_quantized
+from model.checkpoint.quantization import QUANTIZATIONS, empty_quantized
 from model.checkpoint.random_weights import SHAPES, config_fields
 from model.network.configuration import parse_config
 from model.network.sensenova import SenseNovaU1
@@ -43,7 +43,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert "need compute capability 8.0, this GPU has 7.5" in str(kernel_obstacle(network(), (7, 5)))
     assert "a power of two, this model's is 96" in str(kernel_obstacle(network(head_dim=96), HOPPER))
     eight_bit = network()
-    empty_quantized(eight_bit, ("gen",), torch.device("cpu"))
+    empty_quantized(eight_bit, QUANTIZATIONS["fp8"], torch.device("cpu"))
     assert "units for eight-bit numbers" in str(kernel_obstacle(eight_bit, (8, 6)))
     (tmp_path / "Python.h").unlink()
     assert "install python3-dev" in str(kernel_obstacle(network(), HOPPER))

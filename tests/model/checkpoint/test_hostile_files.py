@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from config.recommended import RecommendationError, read_recommended
-from model.checkpoint.safetensors_files import stored_tensors
+from model.checkpoint.tensor_files import stored_tensors
 from model.errors import CheckpointError
 from model.network.configuration import read_config
 

@@ -19,6 +19,7 @@ from config.settings import LoadSettings
 from model.checkpoint.card import read_local_card as read_card
 from model.checkpoint.download import hub_files
 from model.checkpoint.hub import OFFICIAL_MODEL, DownloadPlan, find_checkpoint
+from model.checkpoint.weights_file import find_weights_file, local_weights_file
 from model.errors import CheckpointError
 
 REPOSITORY = "someone/tiny"
@@ -399,4 +400,50 @@ def test_a_copied_cache_with_two_snapshots_is_not_guessed(hub: Hub, monkeypatch:
     shutil.copytree(folder, folder.parent / ("d" * 40))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="is not in the cache"):
+        find_checkpoint(REPOSITORY)
+
+
+def test_a_file_of_weights_is_fetched_alone(hub: Hub) -> None:
+    """It is announced first, as a whole checkpoint is, and found in the cache afterwards, also offline."""
+    name = "model-00001-of-00002.safetensors"
+    plans: list[DownloadPlan] = []
+    path = find_weights_file(f"{REPOSITORY}/{name}", on_plan=plans.append)
+    assert path.read_bytes() == FILES[name] and hub.sent == [name]
+    assert [(plan.bytes_to_fetch, plan.bytes_total) for plan in plans] == [(4000, 4000)]
+    assert find_weights_file(f"{REPOSITORY}/{name}", on_plan=plans.append) == path and len(plans) == 1
+    assert local_weights_file(f"{REPOSITORY}/{name}") == path
+
+
+def test_a_file_of_weights_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"{REPOSITORY}/model-00002-of-00002.safetensors"
+    path = find_weights_file(name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_weights_file(name) == path
+    with pytest.raises(CheckpointError, match=r"other\.gguf of someone/tiny is not in the cache"):
+        find_weights_file(f"{REPOSITORY}/other.gguf")
+    assert local_weights_file(f"{REPOSITORY}/other.gguf") is None
+
+
+def test_a_file_that_the_hub_does_not_have(hub: Hub) -> None:
+    with pytest.raises(CheckpointError, match="has no file") as raised:
+        find_weights_file(f"{REPOSITORY}/model-00003-of-00002.safetensors")
+    assert "did you mean" in str(raised.value.hint) and hub.sent == []
+
+
+def test_a_refused_download_of_weights(hub: Hub) -> None:
+    def refuse(plan: DownloadPlan) -> None:
+        raise CheckpointError("not now")
+
+    with pytest.raises(CheckpointError, match="not now"):
+        find_weights_file(f"{REPOSITORY}/model-00001-of-00002.safetensors", on_plan=refuse)
+    assert hub.sent == []
+
+
+def test_a_model_whose_weights_are_elsewhere(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its configuration and tokenizer are fetched, and serve offline; its weights are not."""
+    folder = find_checkpoint(REPOSITORY, with_weights=False)
+    assert {path.name for path in folder.iterdir()} == {name for name in NEEDED if not name.endswith(".safetensors")}
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_checkpoint(REPOSITORY, with_weights=False) == folder
+    with pytest.raises(CheckpointError, match="is incomplete"):
         find_checkpoint(REPOSITORY)

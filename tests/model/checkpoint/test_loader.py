@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import loader, safetensors_files
+from model.checkpoint import loader, tensor_files
 from model.checkpoint.file_names import INDEX_FILE
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint
@@ -57,7 +57,7 @@ def test_projections_are_fused_in_order(
     parity_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = parity_checkpoint("a3b")
-    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4096)  # read tensors in several chunks
+    monkeypatch.setattr(tensor_files, "CHUNK_BYTES", 4096)  # read tensors in several chunks
     network = load(folder)
     stored = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
     attention = network.gen.blocks[1].attention
@@ -103,7 +103,7 @@ def test_progress_ends_at_the_total(tiny_checkpoint: Path) -> None:
 
 
 def test_an_error_in_on_progress_ends_loading(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(tensor_files, "CHUNK_BYTES", 4096)
     monkeypatch.setattr(loader, "REPORT_BYTES", 4096)
     read = os.preadv
 
@@ -135,8 +135,8 @@ def test_no_memory_to_read_into(tiny_checkpoint: Path, monkeypatch: pytest.Monke
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
-    parts = map(safetensors_files.TensorPart.whole, safetensors_files.stored_tensors(tiny_checkpoint).values())
-    sizes = safetensors_files.read_chunks(parts, lambda chunk: None)
+    parts = map(tensor_files.TensorPart.whole, tensor_files.stored_tensors(tiny_checkpoint).values())
+    sizes = tensor_files.read_chunks(parts, lambda chunk: None)
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(RuntimeError, match="out of memory"):
         list(sizes)
@@ -234,7 +234,7 @@ def test_a_file_without_read_permission(broken: Path, monkeypatch: pytest.Monkey
     (broken / INDEX_FILE).unlink()
     weight_file(broken).rename(broken / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"safetensors cannot be read: Permission denied\ncheck its permissions"):
-        safetensors_files.stored_tensors(broken)
+        tensor_files.stored_tensors(broken)
 
 
 def test_no_weights(broken: Path) -> None:

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import Engine, GenerateRequest, ImageSettings, Notice, Picture
-from model.checkpoint import safetensors_files
+from model.checkpoint import tensor_files
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint
-from model.checkpoint.lora import PREFIX, AdapterMerger, read_adapters
+from model.checkpoint.lora import AdapterMerger, read_adapters
 from model.checkpoint.named_lora import NamedLora, format_loras, parse_loras
 from model.errors import CheckpointError
 from model.network.configuration import read_config
@@ -61,7 +61,7 @@ def loaded(folder: Path, *loras: NamedLora, dtype: torch.dtype = torch.float32) 
 
 
 @pytest.mark.parametrize("name", ["u1", "u15", "a3b"])
-@pytest.mark.parametrize("prefix", ["", PREFIX])
+@pytest.mark.parametrize("prefix", ["", "diffusion_model."])
 def test_merging_equals_a_float64_computation(
     name: str,
     prefix: str,
@@ -70,7 +70,7 @@ def test_merging_equals_a_float64_computation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """This includes fused projections and experts, and chunks that begin in the middle of a row."""
-    monkeypatch.setattr(safetensors_files, "CHUNK_BYTES", 4 * 1000)
+    monkeypatch.setattr(tensor_files, "CHUNK_BYTES", 4 * 1000)
     folder = parity_checkpoint(name)
     shapes = matrices(folder)
     first = write_lora(tmp_path / "first.safetensors", shapes, prefix=prefix)
@@ -132,7 +132,8 @@ def test_a_lora_for_a_part_of_a_fused_projection(tiny_checkpoint: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("lora_rank_0", "1 of rank 0"), ("lora_whole_numbers", "2 of whole numbers")]
+    ("name", "message"),
+    [("lora_rank_0", "1 of rank 0"), ("lora_whole_numbers", "2 of its tensors are stored as I8")],
 )
 def test_a_lora_of_unusable_numbers(name: str, message: str, tiny_checkpoint: Path) -> None:
     file = Path(__file__).parents[2] / "data" / "cases" / f"{name}.safetensors"
@@ -182,7 +183,7 @@ def test_an_interrupted_replacement_makes_the_weights_unusable(
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda t: t.pop(f"{LAYER}.self_attn.q_proj.lora_up.weight"), "1 without lora_down or lora_up:"),
+        (lambda t: t.pop(f"{LAYER}.self_attn.q_proj.lora_up.weight"), "1 without one of their two matrices:"),
         (lambda t: t.update({"stray.weight": torch.ones(2)}), "1 that do not belong to a LoRA:\n  stray.weight"),
         (
             lambda t: t.update({f"{LAYER}.self_attn.q_proj.lora_up.weight": torch.ones(3, 2)}),

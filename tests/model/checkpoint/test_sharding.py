@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from model.checkpoint import safetensors_files
+from model.checkpoint import tensor_files
+from model.checkpoint.fp8 import Fp8Linear, quantize_rows
+from model.checkpoint.int8 import Int8Head, Int8Linear
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import read_adapters
 from model.checkpoint.named_lora import NamedLora
-from model.checkpoint.quantization import Fp8Linear, quantize_rows
+from model.checkpoint.quantization import QUANTIZATIONS
 from model.checkpoint.random_weights import SHAPES, config_fields, random_shard, write_random_checkpoint
 from model.checkpoint.sharding import WHOLE, Shard, Shards, possible_splits, require_split, split_config
 from model.errors import DeviceError
@@ -70,7 +73,7 @@ def test_each_of_two_ranks_reads_little_more_than_half(
     name: str, parity_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = parity_checkpoint(name)
-    total = sum(tensor.stop - tensor.start for tensor in safetensors_files.stored_tensors(folder).values())
+    total = sum(tensor.stop - tensor.start for tensor in tensor_files.stored_tensors(folder).values())
     read = []
     preadv = os.preadv
 
@@ -78,7 +81,7 @@ def test_each_of_two_ranks_reads_little_more_than_half(
         read.append(preadv(descriptor, buffers, place))
         return read[-1]
 
-    monkeypatch.setattr(safetensors_files.os, "preadv", counted)
+    monkeypatch.setattr(tensor_files.os, "preadv", counted)
     load_checkpoint(folder, CPU, torch.float32, shards=Shards.equal(1, 2))
     assert 0.5 < sum(read) / total <= 0.55
 
@@ -120,13 +123,34 @@ def test_a_lora_is_merged_into_shards(tmp_path: Path, tiny_checkpoint: Path) -> 
 
 def test_quantized_shards_have_their_own_scales(tiny_checkpoint: Path) -> None:
     plain = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, shards=Shards.equal(1, 2))
-    part = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, quantized=("gen",), shards=Shards.equal(1, 2))
+    part = load_checkpoint(
+        tiny_checkpoint, CPU, torch.bfloat16, quantized=QUANTIZATIONS["fp8"], shards=Shards.equal(1, 2)
+    )
     down = part.get_submodule("gen.blocks.0.mlp.down_proj")
     assert isinstance(down, Fp8Linear)
     quantized = quantize_rows(plain.get_submodule("gen.blocks.0.mlp.down_proj").weight)
     numbers, scale = quantized.values, quantized.scales
     assert torch.equal(down.weight.float(), numbers.float())
     assert torch.equal(down.scale, scale[:, 0])
+
+
+def test_int8_shards_add_up_to_the_whole_product(tmp_path: Path) -> None:
+    """Each rank rotates whole groups of its own columns, so the sum of the ranks' products is near the whole one."""
+    fields = config_fields(
+        hidden=128, layers=1, heads=8, kv_heads=2, head_dim=64, ffn=512, vocabulary=256, vision_hidden=64
+    )
+    write_random_checkpoint(tmp_path / "model", fields, dtype=torch.float32)
+    x = torch.randn(20, 512)
+    loads = partial(load_checkpoint, tmp_path / "model", CPU, torch.float32)
+    plain = loads().get_submodule("gen.blocks.0.mlp.down_proj")(x)
+    total = torch.zeros_like(plain)
+    for index in range(2):
+        shard = loads(quantized=QUANTIZATIONS["int8-all"], shards=Shards.equal(index, 2))
+        down = shard.get_submodule("gen.blocks.0.mlp.down_proj")
+        assert isinstance(down, Int8Linear) and down.group == 256
+        total += down(x[:, index * 256 : (index + 1) * 256])
+        assert isinstance(shard.lm_head, Int8Head) and shard.lm_head.weight.shape == (128, 128)
+    assert (total - plain).norm() / plain.norm() < 0.014
 
 
 def test_a_shard_of_the_8b_needs_half_of_its_memory() -> None:

@@ -1,5 +1,6 @@
 """The memory estimate: the offload plan that it chooses, and its messages."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ from config.errors import SettingsError
 from model import (
     Engine,
 )
+from model.checkpoint.quantization import QUANTIZATIONS
 from model.checkpoint.random_weights import SHAPES, config_fields
 from model.errors import DeviceMemoryError
 from model.memory.estimate import (
@@ -20,7 +22,7 @@ from model.memory.estimate import (
     peak_bytes,
     working_bytes,
 )
-from model.memory.layer_buffers import RING, buffer_numbers
+from model.memory.layer_buffers import RING, buffer_numbers, text_buffer_numbers
 from model.network.configuration import parse_config
 
 GIB = 2**30
@@ -44,7 +46,7 @@ def test_the_hint_names_a_smaller_request(tokens: int, words: str) -> None:
     """The hint names only smaller sizes, and no picture where the request makes none."""
     config = parse_config(config_fields(**SHAPES["u1-8b"]), "x")
     with pytest.raises(DeviceMemoryError) as raised:
-        choose_offload_plan("auto", config, Weights.of(config, 2, ()), Workload(tokens, (100,)), 2, 2**20)
+        choose_offload_plan("auto", config, Weights.of(config, 2), Workload(tokens, (100,)), 2, 2**20)
     assert raised.value.hint == f"allow more (`gpu_memory`), or ask for {words}"
 
 
@@ -60,23 +62,82 @@ def test_the_fastest_that_fits_is_chosen(gib: int, expected: str) -> None:
     assert offload_plan.kind == expected
     assert peak_bytes(config, weights, offload_plan, work, 2) <= gib * GIB
     if expected == "layers":
-        more = OffloadPlan("layers", offload_plan.buffers + 1, whole_head=False)
+        more = replace(offload_plan, gen_buffers=offload_plan.gen_buffers + 1)
         assert peak_bytes(config, weights, more, work, 2) > gib * GIB - SPARE_BYTES
+        assert offload_plan.und_buffers >= offload_plan.gen_buffers
 
 
 def test_all_buffers_are_used_if_the_picture_then_fits_in_all_layers() -> None:
     """With one buffer less, only one layer's keys and values of the picture are stored, which takes far less memory."""
     config = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
     weights, work = Weights.of(config, 2), Workload(4096, USUAL_PREFIXES)
-    all_buffers = OffloadPlan("layers", weights.layers, whole_head=False)
+    all_buffers = OffloadPlan("layers", weights.layers, weights.layers, whole_head=False)
     enough = peak_bytes(config, weights, all_buffers, work, 2) + SPARE_BYTES
     assert choose_offload_plan("layers", config, weights, work, 2, enough) == all_buffers
     fewer = choose_offload_plan("layers", config, weights, work, 2, enough - 1)
-    assert fewer == OffloadPlan("layers", weights.layers - 1, whole_head=False)
-    saved = peak_bytes(config, weights, all_buffers, work, 2) - peak_bytes(config, weights, fewer, work, 2)
-    assert saved > weights.layer + GIB
+    assert fewer.gen_buffers == weights.layers - 1
+    least = replace(all_buffers, gen_buffers=weights.layers - 1, und_buffers=weights.layers - 1)
+    saved = peak_bytes(config, weights, all_buffers, work, 2) - peak_bytes(config, weights, least, work, 2)
+    assert saved > weights.gen_layer + GIB
     written = Workload(0, (4096,))
     assert working_bytes(config, written, 2, True) == working_bytes(config, written, 2, False)
+
+
+@pytest.mark.parametrize("quantization", ["off", "int8", "int8-all"])
+@pytest.mark.parametrize("gib", [3, 4, 6, 8, 9, 10, 12, 14, 16, 18, 20])
+@pytest.mark.parametrize("workload", [Workload(4096, USUAL_PREFIXES), Workload(0, (1500,))])
+def test_memory_is_used_and_never_exceeded(gib: int, workload: Workload, quantization: str) -> None:
+    """An 8B: another layer or chunk would not fit, while a picture is drawn and while text is written."""
+    config = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
+    weights, budget = Weights.of(config, 2, QUANTIZATIONS[quantization]), gib * GIB - SPARE_BYTES
+    plan = choose_offload_plan("layers", config, weights, workload, 2, gib * GIB)
+
+    def fits(changed: OffloadPlan) -> bool:
+        return peak_bytes(config, weights, changed, workload, 2) <= budget
+
+    assert fits(plan)
+    if plan.gen_buffers < weights.layers:
+        assert not fits(replace(plan, gen_buffers=plan.gen_buffers + 1))
+    if 0 < plan.head_buffers < weights.head_chunks:
+        assert not fits(replace(plan, head_buffers=plan.head_buffers + 1))
+    if not plan.head_buffers:
+        assert not fits(replace(plan, und_buffers=plan.und_buffers + 1))
+
+
+def test_what_each_pass_of_a_text_loads() -> None:
+    """An 8B whose understanding tower has all its layers in memory loads the rest of `lm_head` in each pass."""
+    config = parse_config(config_fields(**SHAPES["u1-8b"]), "u1-8b")
+    weights = Weights.of(config, 2, QUANTIZATIONS["int8-all"])
+    towers = weights.layers * weights.und_layer
+    loaded = []
+    for memory in (2 * weights.und_layer, towers // 2, towers, towers + weights.head // 2, towers + weights.head + GIB):
+        plan = weights.divide(memory, weights.layers)
+        assert weights.on_device(plan) - weights.rest <= memory
+        loaded.append(weights.text_pass_bytes(plan))
+    assert loaded[0] == towers + weights.head and loaded[-1] == 0
+    assert loaded == sorted(loaded, reverse=True) and loaded[3] < weights.head
+    assert plan.head_buffers == weights.head_chunks
+
+
+@pytest.mark.parametrize(
+    ("layers", "chunks", "buffers", "head_buffers", "loaded"),
+    [
+        (42, 4, 2, 0, 46),
+        (42, 4, 39, 0, 9),
+        (42, 19, 42, 2, 19),
+        (42, 19, 42, 7, 14),
+        (42, 19, 42, 19, 0),
+        (3, 0, 3, 0, 0),
+    ],
+)
+def test_layers_and_chunks_that_are_loaded_in_each_pass(
+    layers: int, chunks: int, buffers: int, head_buffers: int, loaded: int
+) -> None:
+    numbers = text_buffer_numbers(layers, chunks, buffers, head_buffers)
+    assert len(numbers) == layers + chunks and max(numbers) < buffers + head_buffers
+    assert sum(numbers.count(number) > 1 for number in numbers) == loaded
+    if head_buffers:
+        assert min(numbers[layers:]) >= buffers > max(numbers[:layers])
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_memory_that_ends_at_a_later_picture(
     parity_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = parity_checkpoint("u1")
-    memory = budget(folder, OffloadPlan("layers", 2, whole_head=False), 3)
+    memory = budget(folder, OffloadPlan("layers", 2, 2, whole_head=False), 3)
     engine = Engine.load(folder, device="cpu", dtype="float32", size="64x64", offload="layers", gpu_memory=memory)
     events: list[Any] = []
     with (

@@ -33,6 +33,8 @@ def chosen(device: torch.device = CPU, **settings: object) -> tuple[str, str | N
         ({"gpu_memory": "20GiB"}, "float32"),  # layers are streamed, as they would be in bfloat16
         ({}, "float32"),  # the memory is not known
         ({"gpu_memory": "90GiB", "quantization": "fp8"}, "bfloat16"),
+        ({"gpu_memory": "90GiB", "quantization": "int8"}, "float32"),
+        ({"gpu_memory": "30GiB", "offload": "off", "quantization": "int8-all"}, "float32"),  # 65 GiB without int8
         ({"gpu_memory": "90GiB", "dtype": "bfloat16"}, "bfloat16"),
         ({"gpu_memory": "90GiB", "dtype": "float16"}, "float16"),
         ({"gpu_memory": "90GiB", "tensor_parallel_size": 2}, "float32"),  # processes that share the weights

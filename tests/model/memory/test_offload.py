@@ -28,10 +28,11 @@ from model import (
     Notice,
     Picture,
     PrefixRead,
+    Statistics,
     Trace,
     loaded_model,
 )
-from model.checkpoint import loader, safetensors_files
+from model.checkpoint import loader, tensor_files
 from model.checkpoint.named_lora import NamedLora
 from model.checkpoint.random_weights import SHAPES, config_fields
 from model.devices import host_memory
@@ -47,7 +48,7 @@ from model.memory.estimate import (
 )
 from model.network.cache import CAPACITY_STEP, KVCache, ScratchCache
 from model.network.configuration import parse_config, read_config
-from model.requests import AnswerRequest, EditRequest, Request
+from model.requests import AnswerRequest, EditRequest, Message, Request
 from model.sampling import backend
 from model.sampling import prefill as prefill_module
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
@@ -71,10 +72,13 @@ def turns(side: int) -> list[Request]:
 
 TURNS = turns(64)
 PLANS = {
-    "module": OffloadPlan("module", 6, whole_head=True),
-    "all layers": OffloadPlan("layers", 6, whole_head=False),
-    "some layers": OffloadPlan("layers", 4, whole_head=False),
-    "two layers": OffloadPlan("layers", 2, whole_head=False),
+    "module": OffloadPlan("module", 6, 6, whole_head=True),
+    "all layers": OffloadPlan("layers", 6, 6, whole_head=False, head_buffers=2),
+    "some layers": OffloadPlan("layers", 4, 4, whole_head=False),
+    "two layers": OffloadPlan("layers", 2, 2, whole_head=False),
+    # As if a layer of one tower were larger than one of the other.
+    "fewer for text": OffloadPlan("layers", 5, 3, whole_head=False),
+    "more for text": OffloadPlan("layers", 3, 6, whole_head=False, head_buffers=14),
 }
 SOME_CASES = list({(case["checkpoint"], case["task"]): case for case in reversed(cases("t2i", "edit"))}.values())
 
@@ -108,8 +112,13 @@ def load_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
 
 @pytest.mark.parametrize(
     ("quantization", "names"),
-    # With one quantized tower, only the sizes of the towers' weights are new: twice is enough.
-    [("off", tuple(PLANS)), ("fp8", ("module", "some layers")), ("fp8-all", tuple(PLANS))],
+    [
+        ("off", tuple(PLANS)),
+        ("fp8", ("module", "some layers")),
+        ("fp8-all", ("all layers", "two layers")),
+        ("int8", ("module", "fewer for text")),
+        ("int8-all", ("all layers", "some layers", "more for text")),
+    ],
 )
 def test_every_plan_gives_the_same(load_with: Callable[..., Engine], quantization: str, names: tuple[str, ...]) -> None:
     expected = results(load_with(ALL_RESIDENT, quantization=quantization), TURNS)
@@ -120,7 +129,7 @@ def test_every_plan_gives_the_same(load_with: Callable[..., Engine], quantizatio
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
-@pytest.mark.parametrize("quantization", ["off", "fp8-all"])
+@pytest.mark.parametrize("quantization", ["off", "fp8-all", "int8-all"])
 def test_every_plan_gives_the_same_on_a_gpu(
     load_with: Callable[..., Engine], quantization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +186,7 @@ def test_loras_are_replaced(load_with: Callable[..., Engine], tmp_path: Path) ->
     """The LoRA changes offloaded weights and weights that stay on the device."""
     plain, request = load_with(ALL_RESIDENT), TURNS[2:3]
     tensors = {}
-    for name, tensor in safetensors_files.stored_tensors(plain.checkpoint).items():
+    for name, tensor in tensor_files.stored_tensors(plain.checkpoint).items():
         if ("layers.1." in name and name.endswith("_proj_mot_gen.weight")) or "timestep_embedder.mlp.0.weight" in name:
             out_features, in_features = tensor.shape
             layer = name.removesuffix(".weight")
@@ -218,7 +227,7 @@ def test_a_disk_that_fails_during_a_turn(load_with: Callable[..., Engine], monke
     engine = load_with(PLANS["two layers"])
     expected = results(engine, TURNS[:1])
     reads = 0
-    preadv = safetensors_files.os.preadv
+    preadv = tensor_files.os.preadv
 
     def broken(*arguments: Any) -> int:
         nonlocal reads
@@ -228,7 +237,7 @@ def test_a_disk_that_fails_during_a_turn(load_with: Callable[..., Engine], monke
         return preadv(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(safetensors_files.os, "preadv", broken)
+        patched.setattr(tensor_files.os, "preadv", broken)
         with pytest.raises(CheckpointError, match="cannot be read: Input/output error"):
             results(engine, TURNS[:1])
     assert results(engine, TURNS[:1]) == expected
@@ -238,7 +247,7 @@ def test_a_file_that_is_truncated_meanwhile(
     load_with: Callable[..., Engine], tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
-    engine = load_with(OffloadPlan("layers", 2, whole_head=False), folder)
+    engine = load_with(OffloadPlan("layers", 2, 2, whole_head=False), folder)
     with next(folder.glob("*.safetensors")).open("r+b") as file:
         file.truncate(200_000)
     with pytest.raises(CheckpointError, match="ends in the middle of"):
@@ -254,28 +263,64 @@ def test_only_a_few_layers_are_in_memory(load_with: Callable[..., Engine]) -> No
     held = sum(storages.values())
     assert held < weights.on_device(ALL_RESIDENT) / 2
     assert held == pytest.approx(weights.on_device(PLANS["two layers"]), rel=0.01)
-    assert held == pytest.approx(2 * weights.layer + weights.rest, rel=0.01)
+    assert held == pytest.approx(2 * weights.gen_layer + weights.rest, rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "reloads"), [("all layers", False), ("some layers", True)])
+@pytest.mark.parametrize(
+    ("name", "layers", "head"),
+    [
+        ("all layers", 0, True),
+        ("some layers", 4, True),
+        ("two layers", 6, True),
+        ("fewer for text", 5, True),
+        ("more for text", 0, False),
+        ("module", 0, False),
+    ],
+)
 def test_layers_that_are_reloaded_for_a_text(
-    load_with: Callable[..., Engine], name: str, reloads: bool, monkeypatch: pytest.MonkeyPatch
+    load_with: Callable[..., Engine], name: str, layers: int, head: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each token streams `lm_head` through the ring's buffers. Layers with buffers of their own stay loaded."""
+    """Each pass loads the layers and the chunks of `lm_head` that share buffers. The others stay, until a picture is
+    drawn."""
     engine = load_with(PLANS[name])
     results(engine, TURNS[4:5])
     read: set[str] = set()
     fetched = weight_stream.WeightStream._fetched
 
-    def recorded(self: weight_stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
-        read.add(tensor.name)
-        return fetched(self, tensor, first, count)
+    def recorded(self: weight_stream.WeightStream, piece: Any) -> Any:
+        read.add(piece.part.tensor.name)
+        return fetched(self, piece)
 
     monkeypatch.setattr(weight_stream.WeightStream, "_fetched", recorded)
+
+    def layers_read(tower: str) -> set[str]:
+        matrices = [tensor for tensor in read if ".layers." in tensor and ("_mot_gen" in tensor) == (tower == "gen")]
+        read.clear()
+        return {tensor.split(".")[3] for tensor in matrices}
+
     engine.clear_cache()
     results(engine, TURNS[4:5])
-    head = {tensor for tensor in read if tensor.startswith(offload.HEAD)}
-    assert head and (read != head) == reloads
+    assert any(tensor.startswith(offload.HEAD) for tensor in read) == head
+    assert len(layers_read("und")) == layers
+    results(engine, TURNS[3:4])
+    assert len(layers_read("gen")) == 6
+    results(engine, TURNS[4:5])
+    assert len(layers_read("und")) == 6
+
+
+def test_a_text_that_repeats_takes_fewer_passes(load_with: Callable[..., Engine]) -> None:
+    """A question that was answered before is answered by tokens of the prompt."""
+    resident, engine = load_with(ALL_RESIDENT), load_with(PLANS["two layers"])
+    asked = AnswerRequest("What can you do?")
+    for _ in range(2):
+        expected, found = (list(each.run(asked)) for each in (resident, engine))
+        answer, statistics = found[-2:]
+        assert isinstance(answer, Answer) and isinstance(statistics, Statistics)
+        assert answer == expected[-2]
+        history = (Message("user", asked.prompt), Message("assistant", answer.text))
+        asked = replace(asked, history=history)
+    assert 0 < statistics.text_passes < statistics.new_tokens / 2
+    assert expected[-1].text_passes == 0  # type: ignore[union-attr]
 
 
 def test_threads_end_with_the_engine(load_with: Callable[..., Engine]) -> None:
@@ -303,7 +348,7 @@ def test_offloaded_weights_are_checked(load_with: Callable[..., Engine], tmp_pat
     tensors[name][0, 0] = torch.nan
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match=f"1 tensors contain NaN or infinity:\n  {name}"):
-        load_with(OffloadPlan("module", 3, whole_head=True), folder, check_weights=True)
+        load_with(OffloadPlan("module", 3, 3, whole_head=True), folder, check_weights=True)
 
 
 def test_a_larger_request_reloads_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +381,8 @@ def test_memory_is_reserved_for_the_first_requests(monkeypatch: pytest.MonkeyPat
     Engine.load("demo", device="cpu", requests=[small])
     Engine.load("demo", device="cpu", size="96x64")
     Engine.load("demo", device="cpu", requests=[AnswerRequest("hello")])
-    assert asked == [8, 4, 6, 64]
+    Engine.load("demo", device="cpu")
+    assert asked == [8, 4, 6, 0, 64]
 
 
 def test_memory_that_runs_out_in_spite_of_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +415,7 @@ def refuse_locked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 def test_no_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """After one refusal, weights are read into other memory, and a notice says so."""
-    opened = safetensors_files.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
+    opened = tensor_files.stored_tensors(Engine.load("demo", device="cpu").checkpoint)
     reading = weight_stream.WeightStream(opened, torch.device("cpu"))
     reading._page_locked = True
     asked = refuse_locked(monkeypatch)
@@ -390,7 +436,7 @@ def test_memory_of_a_host_that_locks_none(monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_locked_memory_to_load_with(load_with: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading also works without page-locked memory."""
     expected = results(load_with(ALL_RESIDENT), TURNS[1:2])
-    read_chunks = safetensors_files.read_chunks
+    read_chunks = tensor_files.read_chunks
     monkeypatch.setattr(loader, "read_chunks", lambda parts, use, pinned: read_chunks(parts, use, pinned=True))
     asked = refuse_locked(monkeypatch)
     for offload_plan in (ALL_RESIDENT, PLANS["two layers"]):
@@ -460,13 +506,13 @@ def test_nothing_is_written_to_released_buffers(
     engine = load_with(PLANS["two layers"])
     results(engine, TURNS[:1])  # its end starts to load the next layers
     buffers = [layer.buffer for layer in engine._runner.model.network.gen.blocks._layers[:2]]
-    read = weight_stream.read_exactly
+    read = weight_stream.read_piece
 
-    def slowly(*arguments: Any) -> None:
+    def slowly(*arguments: Any) -> torch.Tensor:
         time.sleep(0.05)
-        read(*arguments)
+        return read(*arguments)
 
-    monkeypatch.setattr(weight_stream, "read_exactly", slowly)
+    monkeypatch.setattr(weight_stream, "read_piece", slowly)
     engine._runner.model.network.und.blocks._start_pass()
     engine._runner.model.release()
     before = [buffer.memory.clone() for buffer in buffers]
@@ -484,9 +530,9 @@ def test_the_benchmark_of_the_weight_link(
     read: list[tuple[int, int, int]] = []
     fetched = weight_stream.WeightStream._fetched
 
-    def counted(self: weight_stream.WeightStream, tensor: Any, first: int, count: int) -> Any:
-        read.append((self._read_bytes, self._readers, count))
-        return fetched(self, tensor, first, count)
+    def counted(self: weight_stream.WeightStream, piece: Any) -> Any:
+        read.append((self._read_bytes, self._readers, piece.nbytes))
+        return fetched(self, piece)
 
     monkeypatch.setattr(weight_stream.WeightStream, "_fetched", counted)
     weight_link.main()
@@ -496,7 +542,7 @@ def test_the_benchmark_of_the_weight_link(
     assert (
         all(row["bytes_per_second"] > 0 for row in report_data["rows"]) and report_data["link_bytes_per_second"] is None
     )
-    itemsize = safetensors_files.stored_tensors(tiny_checkpoint)[offload.HEAD].dtype.itemsize
+    itemsize = tensor_files.stored_tensors(tiny_checkpoint)[offload.HEAD].dtype.itemsize
     towers = Weights.of(read_config(tiny_checkpoint), itemsize).towers
     for setting in settings:
         counts = [count for *of, count in read if tuple(of) == setting]

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.backends.gpu import GpuAttention
+from model.backends.gpu import GpuAttention, block_rows
+from model.device_kinds import KINDS
 from model.network import attention
 from model.network.attention import AttentionKernel, Segment, attend
 from model.network.cache import CAPACITY_STEP, KVCache
@@ -96,3 +97,30 @@ def test_reserve_keeps_what_is_there() -> None:
     keys, values = cache.upto(1, CAPACITY_STEP)
     torch.testing.assert_close(keys[:, :, :CAPACITY_STEP], filled)
     torch.testing.assert_close(values[:, :, :CAPACITY_STEP], -filled)
+
+
+@pytest.mark.parametrize("largest_array", [1, 4 * 2 * 7 * 3, 2**32])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_blocks_of_rows_give_the_same_attention(largest_array: int, with_mask: bool) -> None:
+    """On Apple's GPUs a large picture's scores do not fit into one array."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
+    mask = torch.ones(5, 7, dtype=torch.bool).tril(2) if with_mask else None
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    attended = GpuAttention(groups_heads=False, largest_array=largest_array)(q, k, v, mask)
+    torch.testing.assert_close(attended, expected)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "branches", "blocks"),
+    [(2048, 1, 1), (2048, 2, 2), (3072, 1, 3), (3072, 2, 6), (4096, 2, 17)],
+)
+def test_no_array_of_scores_is_larger_than_apple_allows(pixels: int, branches: int, blocks: int) -> None:
+    """The sizes are those of the 8B: 32 heads, of which 8 have keys; a prompt of 500 tokens."""
+    largest = KINDS["mps"].largest_array
+    tokens, heads, kv_heads = (pixels // 32) ** 2, 32, 8
+    rows, keys = heads // kv_heads * tokens, tokens + 500
+    step = block_rows(rows, branches * kv_heads * keys, largest)
+    assert branches * kv_heads * step * keys * 4 <= 2**32
+    assert -(-rows // step) == blocks
+    assert block_rows(rows, branches * kv_heads * keys, None) == rows

@@ -9,6 +9,7 @@ import torch
 
 from config.errors import SettingsError
 from model import AnswerRequest, Engine, GenerateRequest, ImageSettings, Picture
+from model.checkpoint.quantization import OFF
 from model.checkpoint.random_weights import SHAPES, config_fields
 from model.errors import DeviceError
 from model.network.configuration import parse_config
@@ -70,16 +71,16 @@ def test_an_8b_on_two_gpus(
 ) -> None:
     """The network takes 32.7 GiB, gen with half of und 24.0 GiB, and half of both 16.4 GiB."""
     monkeypatch.setattr(choose_layout_module, "usable_memory", lambda device, limit: gib * GIB)
-    assert choose_model_layout(2, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ()) == writing
-    assert choose_model_layout(2, ExpectedUse(2, False, 4096), EIGHT_B, CUDA, 2, ()) == drawing
+    assert choose_model_layout(2, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, OFF) == writing
+    assert choose_model_layout(2, ExpectedUse(2, False, 4096), EIGHT_B, CUDA, 2, OFF) == drawing
 
 
 def test_numbers_of_gpus_that_cannot_share_an_8b(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose_layout_module, "usable_memory", lambda device, limit: 79 * GIB)
     with pytest.raises(DeviceError, match=r"gpus 3: 32 heads .*\nfor these requests `gpus` can be 1, 2, 4, 8, 16$"):
-        choose_model_layout(3, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, ())
+        choose_model_layout(3, ExpectedUse(2, True, 4096), EIGHT_B, CUDA, 2, OFF)
     with pytest.raises(DeviceError, match=r"\nfor these requests `gpus` can be 1, 2, 4, 8$"):
-        choose_model_layout(3, ExpectedUse(1, True, 0), EIGHT_B, CUDA, 2, ())
+        choose_model_layout(3, ExpectedUse(1, True, 0), EIGHT_B, CUDA, 2, OFF)
 
 
 def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -292,7 +292,7 @@ def test_streaming_layers_gives_the_same_pictures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Offloading with two layer buffers for three layers, and with one tower at a time on the device."""
-    offload_plan = OffloadPlan("layers" if buffers < 3 else "module", buffers, whole_head=False)
+    offload_plan = OffloadPlan("layers" if buffers < 3 else "module", buffers, buffers, whole_head=False)
     monkeypatch.setattr("model.loaded_model.choose_offload_plan", lambda *_: offload_plan)
     placed = Engine.load(tiny_checkpoint, device="cpu", dtype="float32", gpu_memory="2GiB")
     for _ in range(2):
