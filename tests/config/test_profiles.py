@@ -11,7 +11,17 @@ from config.toml_file import read_settings_file
 
 def test_built_in_profiles_are_valid_and_described() -> None:
     known = profile_files.profile_files()
-    assert set(known) == {"cpu", "draft", "free-form", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb", "turbo"}
+    assert set(known) == {
+        "cpu",
+        "draft",
+        "free-form",
+        "gpu-12gb",
+        "gpu-16gb",
+        "gpu-24gb",
+        "gpu-80gb",
+        "gpu-8gb",
+        "turbo",
+    }
     for path in known.values():
         file = read_settings_file(path)
         assert file.description
