@@ -8,16 +8,18 @@ import os
 import signal
 from types import FrameType
 
-from config.operating_system import END_SIGNALS
-
 INTERRUPTED = 130
 """The same value as in `sensenova_cli.errors`, whose import takes a while."""
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""The same signals as in `config.operating_system`. When this module runs, `config` may still be found in the current
+folder, which may belong to a stranger."""
 
 
 def handled_signals() -> list[signal.Signals]:
     """Return the signals to handle. Ignored ones stay ignored: nohup ignores SIGHUP, and a script's `command &` ignores
     Ctrl-C."""
-    return [number for number in END_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def exit_on_signals() -> None:

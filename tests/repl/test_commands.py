@@ -11,7 +11,7 @@ from sensenova_cli.repl.lines import Line, parse_line
 from sensenova_cli.repl.slash_commands import COMMANDS, slash_command
 from sensenova_cli.repl.slash_commands.completion_sources import fixed_words
 from sensenova_cli.repl.slash_commands.line_options import parse_line_options
-from sensenova_cli.repl.slash_commands.session_settings import hint_instead_of_set
+from sensenova_cli.repl.slash_commands.session_settings import STARTED_WITH, hint_instead_of_set
 from sensenova_cli.repl.workspace import Workspace
 from tests.repl.script import Script
 from tests.repl.test_completion import Prompt, offers, prompt
@@ -62,7 +62,8 @@ def test_every_setting_that_set_cannot_change_has_a_command() -> None:
     assert hint_instead_of_set("enforce_eager") is None
     assert hint_instead_of_set("num_steps") is None
     assert hint_instead_of_set("no such setting") is None
-    fixed = sorted(each.setting for each in COMMANDS.values() if each.setting)
+    assert hint_instead_of_set("weights") == "start another session with --weights FILE"
+    fixed = sorted([*STARTED_WITH, *(each.setting for each in COMMANDS.values() if each.setting)])
     assert fixed == sorted(set(SETTING_NAMES) - set(SESSION_SETTINGS) - {"yes"})  # /model asks instead
 
 

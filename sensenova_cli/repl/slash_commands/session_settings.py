@@ -11,9 +11,14 @@ from sensenova_cli.repl.slash_commands.registry import COMMANDS
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import Set
 
+STARTED_WITH = {"weights": "start another session with --weights FILE"}
+"""Settings that a session keeps, with a hint."""
+
 
 def hint_instead_of_set(name: str) -> str | None:
-    """Return a hint with the command that changes a setting which `/set` cannot change; None for other settings."""
+    """Return a hint how to change a setting that `/set` cannot change; None for other settings."""
+    if name in STARTED_WITH:
+        return STARTED_WITH[name]
     instead = next((command for command in COMMANDS.values() if command.setting == name), None)
     return f"use /{instead.name} {instead.usage}" if instead else None
 
