@@ -212,6 +212,7 @@ class LoadedModel:
             del self.network, self.backend
         self.is_loaded = False
         self._offload = None
+        gc.unfreeze()  # a program may have frozen what was loaded
         gc.collect()  # layers and their buffers refer to each other
         return_free_memory(self.device)
 

@@ -11,6 +11,7 @@ from config.recommended import Recommended
 from config.settings import LoadSettings
 from model import Card, CheckpointError, DownloadPlan, Engine, LoadProgress, Request, parse_loras, read_card
 from sensenova_cli.render.turn_view import TurnView
+from sensenova_cli.system.interpreter import freeze_loaded
 from sensenova_cli.turns.downloads import can_ask, needs_consent, refusal, require_consent
 from sensenova_cli.turns.model_source import download_notice, loaded_settings, model_name
 
@@ -197,6 +198,7 @@ class ResidentModel:
                 on_download=lambda done, total: self._advance("downloading", done, total),
                 on_progress=self._on_load,
             )
+            freeze_loaded()
             self._card = engine.card
             how = "is ready" if self.settings.is_remote else f"loaded in {time.perf_counter() - began:.1f} s"
             self._ready_line = f"{self.name} {how}: {engine.description}"

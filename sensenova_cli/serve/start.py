@@ -22,6 +22,7 @@ from sensenova_cli.serve.jobs import Job
 from sensenova_cli.serve.scheduler import LoadingState, Scheduler, public_names
 from sensenova_cli.serve.server import Server
 from sensenova_cli.serve.service import Service, served_name
+from sensenova_cli.system.interpreter import freeze_loaded
 from sensenova_cli.system.unicode import printable
 from sensenova_cli.turns.model_source import ModelOnDemand, model_name
 
@@ -120,6 +121,7 @@ def _opener(
             engine.warm_up(size)
             if time.perf_counter() - began > 1:
                 view.muted(f"warmed up in {time.perf_counter() - began:.1f} s")
+        freeze_loaded()
         return engine
 
     return open_model
