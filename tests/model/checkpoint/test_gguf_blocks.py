@@ -3,42 +3,20 @@
 import pytest
 import torch
 
-from model.checkpoint.gguf_blocks import FORMATS, BlockFormat, dequantize
+from model.checkpoint.gguf_blocks import FORMATS, dequantize
 
 gguf = pytest.importorskip("gguf")
+from benchmarks.gguf_blocks import differences, random_blocks  # noqa: E402
 
-QUICK_BLOCKS = 4_000
-ALL_BLOCKS = 1_000_000
-BATCH = 50_000
-
-
-def random_blocks(count: int, block_format: BlockFormat, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count * block_format.size.nbytes,), dtype=torch.uint8, generator=generator)
+BLOCKS = 4_000
+"""`python -m benchmarks.gguf_blocks` compares a million."""
 
 
-def require_equal(blocks: torch.Tensor, number: int) -> None:
-    """Compare all numbers by their bits; random scales include infinity and NaN, and a NaN has many bit patterns."""
-    ours = dequantize(blocks, FORMATS[number])
-    theirs = gguf.dequantize(blocks.view(-1, FORMATS[number].size.nbytes).numpy(), gguf.GGMLQuantizationType(number))
-    expected = torch.from_numpy(theirs.copy()).flatten()
-    same = (ours.view(torch.int32) == expected.view(torch.int32)) | (ours.isnan() & expected.isnan())
-    assert same.all()
-    assert ours.isfinite().float().mean() > 0.5
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].size.name)
 def test_random_blocks(number: int) -> None:
-    require_equal(random_blocks(QUICK_BLOCKS, FORMATS[number], number), number)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].size.name)
-def test_a_million_random_blocks(number: int) -> None:
-    for start in range(0, ALL_BLOCKS, BATCH):
-        require_equal(random_blocks(BATCH, FORMATS[number], start + number), number)
+    blocks = random_blocks(BLOCKS, FORMATS[number], number)
+    assert differences(blocks, number) == 0
+    assert dequantize(blocks, FORMATS[number]).isfinite().float().mean() > 0.5
 
 
 @pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].size.name)
