@@ -146,8 +146,7 @@ def test_a_session_whose_results_go_to_a_program_has_a_prompt(tmp_path: Path, pi
     screen.wait_for("001-a-cat-42.png")
     screen.wait_for("edit ›")
     screen.type("? which animal is this?")
-    screen.wait_for("It is a cat.")
-    screen.wait_for("edit ›", count=2)
+    screen.wait_for("edit ›", count=2)  # not for the answer: `tee` may write it in pieces, between our lines on stderr
     screen.type("exit")
     screen.wait_for("SHELL", count=2)
     screen.type("exit")
