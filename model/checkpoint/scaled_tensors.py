@@ -6,6 +6,7 @@ names the format and the rotation. Newer float8 files have `comfy_quant`, too.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -48,7 +49,7 @@ def combine_scales(stored: Iterable[StoredTensor]) -> dict[str, StoredTensor]:
                 else f"{tensor.file} has two tensors {name}",
                 "fetch the checkpoint again",
             )
-        tensors[name] = tensor
+        tensors[name] = replace(tensor, name=name)
     tensors.pop(MARKER, None)
     if not any(tensor.dtype.itemsize == 1 for tensor in tensors.values()):
         return tensors

@@ -31,8 +31,13 @@ def choose_dtype(
     if settings.dtype != "auto":
         return settings.dtype, None
     quantization = QUANTIZATIONS[settings.quantization]
-    if quantization.format == "fp8" or has_bfloat16_units(device):
+    if has_bfloat16_units(device):
         return "bfloat16", None
+    if quantization.format == "fp8":
+        return "bfloat16", (
+            "float8 weights need bfloat16, in which this CPU is slow: "
+            "`quantization=int8` or `quantization=off` is faster"
+        )
     budget = usable_memory(device, settings.gpu_memory_bytes)
     workload = Workload(image_tokens, USUAL_PREFIXES)
     copies = settings.cfg_parallel_size

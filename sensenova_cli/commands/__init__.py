@@ -16,7 +16,7 @@ COMMANDS = {
     "bench": "Measure how fast a model runs here and how fast the device could be, or how fast a server answers.",
     "doctor": "Check what fits on this machine, and how fast it runs.",
     "verify": "Check a checkpoint's files, and compare pictures that it draws.",
-    "convert": "Write a copy of a checkpoint with eight-bit weights, about half as large.",
+    "convert": "Write a copy of a checkpoint with eight-bit weights, up to half as large.",
     "tiny-checkpoint": "Write a tiny checkpoint of random numbers (4 MB) in the official layout.",
     "profile": "Show, make and check settings files.",
     "sessions": "List, show, export and remove the sessions of the REPL.",

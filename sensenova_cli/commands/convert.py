@@ -33,13 +33,13 @@ def convert(
         Path, typer.Argument(metavar="FOLDER", help="Folder to create; it must not exist yet.", show_default=False)
     ],
 ) -> None:
-    """Write a copy of a checkpoint with eight-bit weights, about half as large.
+    """Write a copy of a checkpoint with eight-bit weights, up to half as large.
 
     Examples
       sensenova convert demo ./demo-int8 --quantization int8
       sensenova generate "a red circle" --model ./demo-int8 --quantization int8
 
-    The copy gives the same pictures, to the byte, as the original with the same
+    The copy gives the same pictures, to the pixel, as the original with the same
     --quantization. int8-all and fp8-all halve all of the weights, int8 and fp8
     only those that draw. A conversion that was interrupted continues where it
     stopped, if the same command runs again.

@@ -87,7 +87,7 @@ class Replay:
             options.append(f"--model {shlex.quote(_shortened(made_model))}")
         own_weights = recorded_weights(own.weights_file)
         if "weights" not in flags.settings and made.weights is not None and made.weights != own_weights:
-            differences.append(f"the weights {_shortened(made.weights)} (yours: {own_weights or 'no other'})")
+            differences.append(f"the weights {_shortened(made.weights)} (yours: {own_weights or 'those of the model'})")
             options.append(f"--weights {shlex.quote(_shortened(made.weights))}")
         if "lora" not in flags.settings and made.lora is not None and made.lora != _loras(own):
             differences.append(f"the LoRA {_shortened(made.lora)} (yours: {_loras(own) or 'none'})")

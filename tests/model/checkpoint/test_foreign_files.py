@@ -20,7 +20,7 @@ from model.checkpoint.sharding import Shards
 from model.checkpoint.weights_file import HEAD
 from model.errors import CheckpointError
 from model.network.configuration import read_config
-from model.network.rotation import rotate
+from model.network.rotation import rotate, rotation_group
 from model.network.sensenova import SenseNovaU1
 from tests.model.checkpoint.foreign_files import (
     is_linear,
@@ -131,6 +131,22 @@ def test_loras_are_merged_into_the_numbers_of_the_file(
     )
     adapters = read_adapters(parse_loras(str(lora)), read_config(folder))
     require_same(load(folder, weights=file, adapters=adapters), load(copy, adapters=adapters))
+
+
+@pytest.mark.parametrize("make", [dict, lambda tensors: rotated_int8(tensors, rotation_group)])
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "diffusion_model."])
+def test_safetensors_with_a_prefix(
+    prefix: str,
+    make: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    copy: Path,
+) -> None:
+    stored = make(tensors)
+    write_safetensors(copy, stored)
+    expected = load(copy)
+    write_safetensors(copy, {prefix + name: tensor for name, tensor in stored.items()})
+    require_same(load(folder, weights=copy / "model.safetensors"), expected)
 
 
 @pytest.mark.parametrize("rows", [False, True])

@@ -32,7 +32,6 @@ def chosen(device: torch.device = CPU, **settings: object) -> tuple[str, str | N
         ({"gpu_memory": "90GiB"}, "float32"),  # all weights fit
         ({"gpu_memory": "20GiB"}, "float32"),  # layers are streamed, as they would be in bfloat16
         ({}, "float32"),  # the memory is not known
-        ({"gpu_memory": "90GiB", "quantization": "fp8"}, "bfloat16"),
         ({"gpu_memory": "90GiB", "quantization": "int8"}, "float32"),
         ({"gpu_memory": "30GiB", "offload": "off", "quantization": "int8-all"}, "float32"),  # 65 GiB without int8
         ({"gpu_memory": "90GiB", "dtype": "bfloat16"}, "bfloat16"),
@@ -58,6 +57,13 @@ def test_float32_that_does_not_fit_gives_way_with_a_notice(settings: dict[str, o
     dtype, notice = chosen(**settings)
     assert dtype == "bfloat16"
     assert notice is not None and "is too little for float32" in notice
+
+
+@pytest.mark.usefixtures("slow_cpu")
+def test_float8_is_slow_on_such_a_cpu_and_a_notice_says_so() -> None:
+    dtype, notice = chosen(gpu_memory="90GiB", quantization="fp8")
+    assert dtype == "bfloat16"
+    assert notice is not None and "in which this CPU is slow" in notice
 
 
 @pytest.mark.usefixtures("slow_cpu")
