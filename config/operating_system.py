@@ -1,4 +1,4 @@
-"""What differs between operating systems: the one module that imports their own modules and asks which system this is.
+"""What differs between operating systems. Only this module imports modules that one system has, and asks for its name.
 
 Every function has the form `if sys.platform …: … else: …`, which type checkers follow: without `else`, they would look
 for modules that the other system does not have.
@@ -6,7 +6,6 @@ Windows is not supported; its arms keep a port possible. `.ci/run` checks the ty
 """
 
 import os
-import signal
 import sys
 import time
 
@@ -27,11 +26,6 @@ NO_WAITING: int = getattr(os, "O_NONBLOCK", 0)
 """Flag of `os.open`: do not wait for the other end of a pipe."""
 BINARY: int = getattr(os, "O_BINARY", 0)
 """Flag of `os.open`: do not translate the ends of lines."""
-
-END_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-"""Signals that ask a program to end."""
-if sys.platform != "win32":
-    END_SIGNALS += (signal.SIGHUP,)
 
 
 def is_private(status: os.stat_result) -> bool:

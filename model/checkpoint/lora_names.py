@@ -14,7 +14,8 @@ PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.")
 KOHYA_PREFIXES = ("lora_unet_", "lora_te_")
 """Prefixes of kohya's names, in which underscores replace dots."""
 ROOTS = ("", "language_model.", "language_model.model.")
-"""Where the model that was trained begins in ours: the whole model, its language model, or the layers of that."""
+"""What a file may leave out at the start of every name, because only that part of the model was trained: nothing, the
+language model's prefix, or the prefix of its layers."""
 ENDS: dict[Part, re.Pattern[str]] = {
     "down": re.compile(r"\.lora_(?:down|A|A\.[^.]+)\.weight$"),
     "up": re.compile(r"\.lora_(?:up|B|B\.[^.]+)\.weight$"),

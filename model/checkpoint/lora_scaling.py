@@ -17,7 +17,7 @@ from model.errors import CheckpointError
 
 ADAPTER_CONFIG = "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"
-"""Where diffusers stores the fields, each with the prefix `transformer.`."""
+"""The key of diffusers' metadata with these fields. Each field has the prefix `transformer.`."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ LAYERS: dict[str, type[QuantizedLayer]] = {"fp8": Fp8Linear, "int8": Int8Linear}
 INT8_CAPABILITY = (7, 5)
 """Turing: the first GPUs with units for int8 products."""
 DTYPES = {"fp8": (torch.bfloat16,), "int8": (torch.bfloat16, torch.float32)}
-"""For each format, the dtypes of a model that it works with."""
+"""The dtypes of a model that each format works with."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What happens to one tensor of the source.
+    """The conversion of one tensor of the source.
 
     Attributes:
         format: `int8`, `fp8`, or empty if the tensor stays as it is.

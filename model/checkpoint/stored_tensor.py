@@ -70,7 +70,7 @@ class ScaledRows:
         name: `int8`, or `fp8` for float8_e4m3fn.
         scales: (rows,), float32 on the host.
         columns: numbers in a row.
-        group: the rows were rotated in groups of so many numbers (`model.network.rotation`); 1 if not.
+        group: numbers in a group of the rotation (`model.network.rotation`); 1 if the rows were not rotated.
     """
 
     name: Literal["int8", "fp8"]

@@ -12,8 +12,8 @@ INTERRUPTED = 130
 """The same value as in `sensenova_cli.errors`, whose import takes a while."""
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""The same signals as in `config.operating_system`. When this module runs, `config` may still be found in the current
-folder, which may belong to a stranger."""
+"""Signals that ask a program to end, as far as this system has them. They are not in `config.operating_system`, because
+`config` may still be found in the current folder when this module runs, and that may be a stranger's folder."""
 
 
 def handled_signals() -> list[signal.Signals]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from config.operating_system import END_SIGNALS
 from sensenova_cli.render import progress
+from sensenova_cli.system.first_signals import SIGNALS
 from sensenova_cli.system.interrupts import handle_signals
 from tests.cli.harness import Program
 
@@ -51,7 +51,7 @@ def program(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
     runner = Program()
     monkeypatch.setattr(progress, "SHORT_SECONDS", 0.0)
     monkeypatch.setattr("model.opening.open_engine", runner.load)
-    before = {number: signal.getsignal(number) for number in END_SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     handle_signals()
     yield runner
     for number, handler in before.items():

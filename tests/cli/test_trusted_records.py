@@ -79,7 +79,10 @@ def test_the_weights_of_a_record_are_not_loaded(program: Program, home: Path, we
     picture(own, weights=weights)
     outcome = replay(program)
     assert outcome.code == 2 and not program.engines
-    assert f"was made with the weights {weights[:200]}" in outcome.stderr and "(yours: those of the model)" in outcome.stderr
+    assert (
+        f"was made with the weights {weights[:200]}" in outcome.stderr
+        and "(yours: those of the model)" in outcome.stderr
+    )
     assert replay(program, "--weights", "off").code == 0
     assert program.loaded[-1].weights == "off"
     assert replay(program, "--trust-record").code == 0

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from config.operating_system import (
-    END_SIGNALS,
     clock_ticks,
     host_name,
     is_locked_by_another,
@@ -18,12 +17,13 @@ from config.operating_system import (
     terminal_size_report,
     total_memory,
 )
+from sensenova_cli.system.first_signals import SIGNALS
 
 
 def test_answers_of_this_system(tmp_path: Path) -> None:
     assert host_name() and os.uname().nodename == host_name()
     assert (total_memory() or 0) > 2**28 and (peak_resident_bytes() or 0) > 2**20
-    assert len(END_SIGNALS) == 3
+    assert len(SIGNALS) == 3
     file = tmp_path / "file"
     file.write_bytes(b"0123456789")
     file.chmod(0o600)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from config.errors import SenseNovaError
-from config.operating_system import END_SIGNALS
 from model.errors import DeviceMemoryError, NumericsError, RequestError
 from model.remote import native
+from sensenova_cli.system.first_signals import SIGNALS
 from sensenova_cli.system.interrupts import handle_signals
 from tests.cli.harness import REPOSITORY, Outcome, Program
 from tests.remote.bad_servers import listening, read_request
@@ -35,7 +35,7 @@ ANSWER = ("queued", "queued", "prefix", "token", "token", "token", "token", "ans
 @pytest.fixture
 def signals() -> Iterator[None]:
     """Signals as the program handles them."""
-    before = {number: signal.getsignal(number) for number in END_SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     handle_signals()
     yield
     for number, handler in before.items():

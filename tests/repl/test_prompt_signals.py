@@ -11,15 +11,15 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from config.operating_system import END_SIGNALS
 from sensenova_cli.repl import prompt
+from sensenova_cli.system.first_signals import SIGNALS
 from sensenova_cli.system.interrupts import clear_signals, handle_signals
 
 
 @pytest.fixture(autouse=True)
 def handled_signals() -> Iterator[None]:
     """Handle signals as the program does."""
-    before = {number: signal.getsignal(number) for number in END_SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     handle_signals()
     yield
     clear_signals()
