@@ -37,8 +37,8 @@ from benchmarks.harness import Bar
 from config.settings import ImageSettings, LoadSettings, ServeSettings
 from config.sources import read_layers
 from model import Card, Engine, Event, GenerateRequest, NamedLora, Picture, Request, open_engine
+from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.outputs.picture_writer import encode_png
-from sensenova_cli.outputs.png_metadata import read_record
 from sensenova_cli.serve.app import build_app
 from sensenova_cli.serve.guard import Guard
 from sensenova_cli.serve.scheduler import Scheduler

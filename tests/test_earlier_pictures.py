@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from config.settings import ImageSettings
 from sensenova_cli.app import app
-from sensenova_cli.outputs.png_metadata import KEYWORD, read_record
+from sensenova_cli.outputs.picture_files import KEYWORD, read_record
 from tests.cli.conftest import home, program
 from tests.cli.harness import Program
 

@@ -28,7 +28,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from benchmarks import harness
 from benchmarks.serve_clients.page_visit import KEY, Visit, start_server, until
-from sensenova_cli.outputs.png_metadata import read_record
+from sensenova_cli.outputs.picture_files import read_record
 
 PROMPT = "A cute cat on a blue background"
 LARGEST_SEED = "9223372036854775807"

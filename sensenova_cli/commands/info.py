@@ -115,7 +115,7 @@ def _facts(file: str) -> dict[str, Any]:
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
     if file != STDIN and file.endswith(WEIGHTS) and os.path.isfile(file):  # noqa: PTH113
         return {"weights": file, **_weights_facts(Path(file))}
-    from sensenova_cli.outputs.png_metadata import read_parameters, read_record
+    from sensenova_cli.outputs.picture_files import read_parameters, read_record
 
     name = "standard input" if file == STDIN else file
     source = read_stdin("name a picture file") if file == STDIN else file

@@ -9,7 +9,8 @@ from PIL import Image
 
 from config.errors import SenseNovaError
 from model import PictureError, read_picture
-from sensenova_cli.outputs.png_metadata import InputFile, PictureRecord, checksum, read_record
+from sensenova_cli.outputs.picture_files import read_record
+from sensenova_cli.outputs.picture_record import InputFile, PictureRecord, checksum
 from sensenova_cli.system.plain_files import read_plain_file
 from sensenova_cli.system.streams import MAX_INPUT_BYTES, STDIN, read_stdin
 

@@ -10,13 +10,8 @@ from config.sources import Layers
 from model import DEMO_MODEL, NO_LORA, format_loras, parse_loras
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.outputs.png_metadata import (
-    PictureRecord,
-    read_parameters,
-    read_record,
-    recorded_model,
-    recorded_weights,
-)
+from sensenova_cli.outputs.picture_files import read_parameters, read_record
+from sensenova_cli.outputs.picture_record import PictureRecord, recorded_model, recorded_weights
 
 PictureKind = Literal["generate", "edit"]
 

@@ -15,7 +15,8 @@ from string import Formatter
 from PIL import Image
 
 from sensenova_cli.errors import OutputError, OutputWriteError
-from sensenova_cli.outputs.png_metadata import PictureRecord, png_info
+from sensenova_cli.outputs.picture_files import png_info
+from sensenova_cli.outputs.picture_record import PictureRecord
 from sensenova_cli.system.atomic_files import check_writable, create_file, replace_file
 from sensenova_cli.system.streams import discard_stdout, stdout_is_closed
 

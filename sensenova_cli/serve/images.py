@@ -26,7 +26,7 @@ from model import (
 )
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
-from sensenova_cli.outputs.png_metadata import FORMAT
+from sensenova_cli.outputs.picture_record import FORMAT
 from sensenova_cli.serve.bodies import read_json
 from sensenova_cli.serve.errors import bad_request
 from sensenova_cli.serve.forms import PICTURE_NAMES, read_form

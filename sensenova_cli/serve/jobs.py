@@ -21,7 +21,7 @@ from model import (
     TextPart,
     ThinkText,
 )
-from sensenova_cli.outputs.png_metadata import PictureRecord
+from sensenova_cli.outputs.picture_record import PictureRecord
 from sensenova_cli.serve.errors import ApiError
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.turns.build_request import Turn

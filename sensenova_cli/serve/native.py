@@ -14,7 +14,7 @@ from model import WIRE_VERSION, Conversation, Event, Message, count_images, pack
 from sensenova_cli import __version__
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
-from sensenova_cli.outputs.png_metadata import checksum
+from sensenova_cli.outputs.picture_record import checksum
 from sensenova_cli.serve.bodies import read_json
 from sensenova_cli.serve.errors import ApiError, bad_request
 from sensenova_cli.serve.jobs import FinishedPicture, Job, Position

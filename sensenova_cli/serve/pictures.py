@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from config.errors import SenseNovaError
 from model import open_picture, read_picture
 from sensenova_cli.inputs.pictures import InputImage
-from sensenova_cli.outputs.png_metadata import InputFile, checksum, read_record
+from sensenova_cli.outputs.picture_files import read_record
+from sensenova_cli.outputs.picture_record import InputFile, checksum
 from sensenova_cli.serve.errors import ApiError, bad_request
 
 MAX_FILE_BYTES = 50_000_000

@@ -23,8 +23,8 @@ from PIL import Image
 from config.errors import SenseNovaError
 from config.settings import LoadSettings
 from model import Card, Engine, Event, NamedLora, Picture, Statistics
+from sensenova_cli.outputs.picture_record import PictureRecord
 from sensenova_cli.outputs.picture_writer import encode_png
-from sensenova_cli.outputs.png_metadata import PictureRecord
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.serve.errors import ApiError, api_error, unavailable
 from sensenova_cli.serve.jobs import FinishedPicture, Job, Position

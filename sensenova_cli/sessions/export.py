@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from model import PictureError, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError
-from sensenova_cli.outputs.png_metadata import without_folders
+from sensenova_cli.outputs.picture_files import without_folders
 from sensenova_cli.render.html_page import html_page
 from sensenova_cli.render.safe_markdown import plain_markdown, safe_lines
 from sensenova_cli.sessions.entries import (

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sensenova_cli.inputs.pictures import InputImage
-    from sensenova_cli.outputs.png_metadata import PictureRecord
+    from sensenova_cli.outputs.picture_record import PictureRecord
 
 MAX_SLUG = 24
 """Longest part of a prompt in a session's name, in characters: users type the name."""
@@ -249,7 +249,7 @@ class Session:
         """
         from model import open_picture, read_picture
         from sensenova_cli.inputs.pictures import read_content
-        from sensenova_cli.outputs.png_metadata import InputFile
+        from sensenova_cli.outputs.picture_record import InputFile
         from sensenova_cli.system.streams import STDIN
 
         content = read_content(file)

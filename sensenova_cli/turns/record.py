@@ -3,7 +3,7 @@
 from config.settings import LoadSettings
 from model import InterleaveRequest, Picture, format_loras, parse_loras
 from sensenova_cli import __version__
-from sensenova_cli.outputs.png_metadata import AnswerRecord, PictureRecord, recorded_model, recorded_weights
+from sensenova_cli.outputs.picture_record import AnswerRecord, PictureRecord, recorded_model, recorded_weights
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
 from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from config.settings import MAX_SEED
-from sensenova_cli.outputs.png_metadata import read_record
+from sensenova_cli.outputs.picture_files import read_record
 from tests.cli.harness import Program
 
 

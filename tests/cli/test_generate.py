@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sensenova_cli.outputs.png_metadata import read_record
+from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.render import progress, turn_view
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program

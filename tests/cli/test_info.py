@@ -19,7 +19,8 @@ from sensenova_cli.commands.info import NoRecordError, info
 from sensenova_cli.errors import UsageError, exit_code
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.replay import read_replay
-from sensenova_cli.outputs.png_metadata import InputFile, PictureRecord, png_info
+from sensenova_cli.outputs.picture_files import png_info
+from sensenova_cli.outputs.picture_record import InputFile, PictureRecord
 
 RECORD = PictureRecord(
     task="edit",

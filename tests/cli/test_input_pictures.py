@@ -9,7 +9,8 @@ from PIL import Image
 
 from model.errors import PictureError
 from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
-from sensenova_cli.outputs.png_metadata import PictureRecord, read_record
+from sensenova_cli.outputs.picture_files import read_record
+from sensenova_cli.outputs.picture_record import PictureRecord
 from tests.cli.harness import Program
 
 

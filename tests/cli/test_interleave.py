@@ -12,7 +12,7 @@ from PIL import Image
 
 from model.errors import DeviceMemoryError
 from model.requests import InterleaveRequest
-from sensenova_cli.outputs.png_metadata import read_record
+from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.render.markdown_document import MarkdownDocument
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sensenova_cli.outputs.png_metadata import read_record
+from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.sessions.store import sessions_folder
 from sensenova_cli.system import atomic_files

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from config.settings import ImageSettings, LoadSettings
-from sensenova_cli.outputs.png_metadata import PictureRecord, png_info
+from sensenova_cli.outputs.picture_files import png_info
+from sensenova_cli.outputs.picture_record import PictureRecord
 from tests.cli.harness import Outcome, Program
 
 

@@ -54,7 +54,7 @@ def readers(checkpoint: Path) -> list[Reader]:
     from model.requests import EditRequest
     from model.wire import Packed, pack, unpack_event, unpack_request
     from sensenova_cli.inputs.prompts import read_prompt_file
-    from sensenova_cli.outputs.png_metadata import read_parameters, read_record
+    from sensenova_cli.outputs.picture_files import read_parameters, read_record
     from sensenova_cli.sessions.saved import read_session
 
     def of_folder(read: Callable[[Path], object]) -> Callable[[Path], object]:

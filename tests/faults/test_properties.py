@@ -21,8 +21,9 @@ from model.errors import RequestError
 from model.inputs.prompts import generate_prompt
 from model.inputs.tokenizer import Tokenizer
 from model.requests import GenerateRequest
+from sensenova_cli.outputs.picture_files import png_info, read_record, without_folders
+from sensenova_cli.outputs.picture_record import InputFile, PictureRecord
 from sensenova_cli.outputs.picture_writer import MAX_SLUG, slug
-from sensenova_cli.outputs.png_metadata import InputFile, PictureRecord, png_info, read_record, without_folders
 from sensenova_cli.sessions.entries import AnswerTurn
 from sensenova_cli.sessions.saved import read_session
 from sensenova_cli.sessions.session import Session

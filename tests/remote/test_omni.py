@@ -16,7 +16,7 @@ from model import PHASES, process_timings
 from model.events import Event, Waiting
 from model.opening import open_engine
 from model.requests import GenerateRequest
-from sensenova_cli.outputs.png_metadata import read_record
+from sensenova_cli.outputs.picture_files import read_record
 from tests.cli.harness import REPOSITORY, Program
 from tests.remote.conftest import DRAWS, FOLDS, KIND, done, run
 from tests.remote.fake_omni import MODEL, FakeOmni, Mistake

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from config.settings import ImageSettings
-from sensenova_cli.outputs.png_metadata import PictureRecord
+from sensenova_cli.outputs.picture_record import PictureRecord
 from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, Redo, Set, Stage, Undo, Use, UseProfile
 from sensenova_cli.sessions.saved import SavedSession
 from sensenova_cli.sessions.session import Session

@@ -13,8 +13,8 @@ from PIL import Image
 from model.errors import PictureError
 from sensenova_cli import __version__
 from sensenova_cli.errors import OutputWriteError, SessionError, SessionWriteError, exit_code
+from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.outputs.picture_writer import PictureWriter
-from sensenova_cli.outputs.png_metadata import read_record
 from sensenova_cli.sessions.entries import Set
 from sensenova_cli.sessions.saved import read_session
 from sensenova_cli.sessions.session import Session

@@ -11,7 +11,7 @@ import model.opening
 from config.settings import LoadSettings
 from config.sources import Layers
 from model.errors import CheckpointError
-from sensenova_cli.outputs.png_metadata import read_record
+from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.repl.repl import Repl
 from tests.repl.script import Script
 from tests.repl.test_turns import session_file

@@ -13,7 +13,7 @@ from PIL import Image
 import model.opening
 from model.errors import CheckpointError, DeviceMemoryError, RankError
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
-from sensenova_cli.outputs.png_metadata import read_record
+from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.repl.repl import Repl
 from tests.cli.fake_engine import FakeEngine
 from tests.repl.script import Script

@@ -18,7 +18,7 @@ import webuiapi  # type: ignore[import-untyped]
 from PIL import Image
 
 from model import EditRequest, GenerateRequest
-from sensenova_cli.outputs.png_metadata import read_record
+from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.serve.guard import Guard
 from tests.cli.fake_engine import THINK
 from tests.serve.conftest import Serve, Served, until

@@ -11,7 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from config.settings import ImageSettings
 from model.errors import PictureError
-from sensenova_cli.outputs.png_metadata import FORMAT, KEYWORD, InputFile, PictureRecord, png_info, read_record
+from sensenova_cli.outputs.picture_files import KEYWORD, png_info, read_record
+from sensenova_cli.outputs.picture_record import FORMAT, InputFile, PictureRecord
 
 RECORD = PictureRecord(
     task="edit",

@@ -1,8 +1,4 @@
-"""The record in a PNG of how it was made; `info` and `--from` read it.
-
-A PNG gets two text chunks: `sensenova` is a PictureRecord as JSON, from which the picture can be made again;
-`parameters` is the text that other picture tools show. Two identical runs write identical chunks.
-"""
+"""The record of how a picture was made. `picture_files` stores it in files; `info` and `--from` read it."""
 
 import hashlib
 import json
@@ -10,7 +6,6 @@ import os
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
-from PIL.PngImagePlugin import PngImageFile, PngInfo, iTXt
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,13 +19,9 @@ from pydantic import (
 
 from config.errors import SettingsError
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings, TextSettings
-from model import DEMO_MODEL, Message, NamedLora, PictureError, count_images, open_picture, parse_loras
-from sensenova_cli.outputs.png_texts import with_texts
+from model import DEMO_MODEL, Message, NamedLora, PictureError, count_images, parse_loras
 from sensenova_cli.system.streams import STDIN
-from sensenova_cli.system.unicode import valid_unicode
 
-KEYWORD = "sensenova"
-PARAMETERS = "parameters"
 FORMAT = 1
 """Version of the format. Increase it after a change that older programs would misread."""
 
@@ -89,7 +80,7 @@ class AnswerRecord(BaseModel):
 class PictureRecord(BaseModel):
     """All values that are needed to make a picture again.
 
-    In the PNG, each recorded load setting is a top-level entry. Missing entries have their default values.
+    In the JSON, each recorded load setting is a top-level entry. Missing entries have their default values.
 
     Attributes:
         settings: the picture's settings, with an explicit size, its own seed and `num_images` 1.
@@ -177,68 +168,21 @@ def checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def png_info(record: PictureRecord) -> PngInfo:
-    """Return the text chunks for `Image.save(..., pnginfo=...)`."""
-    chunks = PngInfo()
-    content = {"format": FORMAT, **record.model_dump(mode="json")}
-    # The text is uncompressed, because every viewer can show it then, and Pillow limits the size of compressed text.
-    # ASCII, because some programs save the text again in another encoding.
-    chunks.add_itxt(KEYWORD, json.dumps(content), zip=False)
-    chunks.add_text(PARAMETERS, valid_unicode(_parameters(record)))
-    return chunks
+def record_text(record: PictureRecord) -> str:
+    """Return a record as JSON in ASCII, because some programs save a picture's texts again in another encoding."""
+    return json.dumps({"format": FORMAT, **record.model_dump(mode="json")})
 
 
-def without_folders(content: bytes) -> bytes:
-    """Return a PNG file whose record names model, LoRAs and input pictures without their folders.
-
-    Other files are returned unchanged. For documents that the user sends to strangers.
-    """
-    try:
-        record = read_record(content)
-    except PictureError:
-        record = None
-    if record is None:
-        return content
-    loaded = record.loaded
-    loras = [NamedLora(_last_part(lora.name), lora.strength) for lora in parse_loras(loaded.lora)]
-    bare = record.model_copy(
-        update={
-            "loaded": loaded.model_copy(
-                update={
-                    "model": loaded.model and _last_part(loaded.model),
-                    "lora": ", ".join(str(lora).replace(",", "\\,") for lora in loras) or None,
-                }
-            ),
-            "inputs": tuple(each.model_copy(update={"path": _last_part(each.path)}) for each in record.inputs),
-        }
-    )
-    if bare == record:
-        return content
-    return with_texts(content, {KEYWORD, PARAMETERS}, png_info(bare).chunks)
-
-
-def _last_part(name: str) -> str:
-    """Return the last part of an absolute path; a Hub id stays."""
-    return PurePath(name).name or name if PurePath(name).is_absolute() else name
-
-
-def read_record(source: str | Path | bytes, name: str | None = None) -> PictureRecord | None:
-    """Return the record in a picture, or None if it has none.
-
-    Unknown settings are an error, because the picture could not be made again. Other unknown entries are ignored.
+def parse_record(text: str, shown_name: str) -> PictureRecord:
+    """Return the record in a text of a picture. Unknown settings are an error, because the picture could not be made
+    again. Other unknown entries are ignored.
 
     Args:
-        source, name: as for `model.read_picture`.
+        shown_name: the picture's name in messages.
 
     Raises:
-        PictureError: the file is missing, damaged or not a picture, or its record is damaged or was written by a newer
-            version of the program.
+        PictureError: the text is not a record, or a newer version of the program wrote it.
     """
-    text = _read_text(source, name, KEYWORD)
-    if text is None:
-        return None
-    text = _repaired(text)
-    shown_name = name if name is not None else "the picture" if isinstance(source, bytes) else str(source)
     try:
         content = json.loads(text)
         if not isinstance(content, dict) or not isinstance(content.get("format"), int):
@@ -250,39 +194,37 @@ def read_record(source: str | Path | bytes, name: str | None = None) -> PictureR
             )
         return PictureRecord.model_validate(content)
     except (ValueError, RecursionError, SettingsError) as error:
-        raise PictureError(
-            f"the record in {shown_name} cannot be read ({_reason(error)})",
-            "the picture itself may still be intact",
-        ) from error
+        raise damaged_record(shown_name, _reason(error)) from error
 
 
-def _repaired(text: str) -> str:
-    """Undo an error of some image libraries, which store UTF-8 in a chunk for Latin-1."""
-    if isinstance(text, iTXt):
-        return text
-    try:
-        return text.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        return text
+def damaged_record(shown_name: str, reason: str) -> PictureError:
+    """Return the error about a record that cannot be read."""
+    return PictureError(
+        f"the record in {shown_name} cannot be read ({reason})", "the picture itself may still be intact"
+    )
 
 
-def read_parameters(source: str | Path | bytes, name: str | None = None) -> str | None:
-    """Return the text in a picture in which A1111's web UI and similar programs describe it; None if it has none.
+def without_folder_names(record: PictureRecord) -> PictureRecord:
+    """Return a record that names model, LoRAs and input pictures without their folders."""
+    loaded = record.loaded
+    loras = [NamedLora(_last_part(lora.name), lora.strength) for lora in parse_loras(loaded.lora)]
+    return record.model_copy(
+        update={
+            "loaded": loaded.model_copy(
+                update={
+                    "model": loaded.model and _last_part(loaded.model),
+                    "weights": loaded.weights and _last_part(loaded.weights),
+                    "lora": ", ".join(str(lora).replace(",", "\\,") for lora in loras) or None,
+                }
+            ),
+            "inputs": tuple(each.model_copy(update={"path": _last_part(each.path)}) for each in record.inputs),
+        }
+    )
 
-    Args:
-        source, name: as for `model.read_picture`.
 
-    Raises:
-        PictureError: the file is missing, damaged or not a picture.
-    """
-    return _read_text(source, name, PARAMETERS)
-
-
-def _read_text(source: str | Path | bytes, name: str | None, keyword: str) -> str | None:
-    """Return a text chunk of a PNG file."""
-    with open_picture(source, name) as image:
-        # Reading `text` decodes the picture: some tools store text after it, and a truncated file must be an error.
-        return image.text.get(keyword) if isinstance(image, PngImageFile) else None
+def _last_part(name: str) -> str:
+    """Return the last part of an absolute path; a Hub id stays."""
+    return PurePath(name).name or name if PurePath(name).is_absolute() else name
 
 
 def _reason(error: Exception) -> str:
@@ -295,7 +237,7 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _parameters(record: PictureRecord) -> str:
+def parameters_text(record: PictureRecord) -> str:
     """Return the prompt and a line of `Key: value` pairs, in the form that A1111's web UI introduced."""
     settings = record.settings
     model = (record.loaded.model or DEMO_MODEL).replace("\\", "/").rstrip("/").rpartition("/")[2]
