@@ -1,6 +1,7 @@
 """Sinks of the command `interleave`: picture files, and the answer as a document, as JSON or as a page."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,11 @@ class InterleaveSink(Sink):
         self._writer = writer
         self._source = source
         self._answer = answer
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The picture files of the answer."""
+        return [picture.path for picture in self._answer.pictures]
 
     def take(self, event: Event) -> None:
         """Write a picture, or collect text."""

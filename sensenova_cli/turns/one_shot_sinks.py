@@ -1,7 +1,7 @@
 """Sinks of one-shot commands: picture files, and JSON lines on stdout."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from model import Answer, AnswerRequest, Event, Picture, process_timings
@@ -36,10 +36,17 @@ class PictureFileSink(Sink):
         self._index = first_index
         self._report = report
         self._last_time = 0.0
+        self._files: list[Path] = []
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The picture files of the running turn."""
+        return self._files
 
     def begin(self, turn: Turn) -> None:
         """Begin a turn, and start to measure the time of its first picture."""
         super().begin(turn)
+        self._files = []
         self._last_time = self.started
 
     def take(self, event: Event) -> None:
@@ -55,6 +62,8 @@ class PictureFileSink(Sink):
             record=picture_record(event, self.turn, self._source.loaded),
         )
         self._index += 1
+        if path is not None:
+            self._files.append(path)
         now = time.perf_counter()
         seconds, self._last_time = now - self._last_time, now
         self._report(event, path, self.turn, seconds)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, cast
 
 from config.errors import SenseNovaError
@@ -41,6 +42,11 @@ class Sink:
 
     turn: Turn
     started: float
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that this sink has written in the running turn."""
+        return ()
 
     def begin(self, turn: Turn) -> None:
         """Begin a turn: the following events belong to it."""

@@ -1,6 +1,7 @@
 """Sinks of a session: pictures go into the session's folder, each finished turn into its log."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from config.settings import ImageSettings, SettingsGroup, TextSettings
@@ -56,6 +57,9 @@ class _SessionSink(Sink):
             record=picture_record(picture, self.turn, self._source.loaded),
         )
 
+    def _lasting(self, pictures: Sequence[SessionPicture]) -> list[Path]:
+        return [] if self._session.is_temporary else [self._session.path(each.number) for each in pictures]
+
 
 class SessionPictureSink(_SessionSink):
     """Stores the pictures of a turn in the session, and logs the turn at its end.
@@ -82,6 +86,11 @@ class SessionPictureSink(_SessionSink):
         self._on_picture = on_picture
         self.pictures: list[SessionPicture] = []
         self._think_text: str | None = None
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The session's files of this turn's pictures; none in a session that is not saved."""
+        return self._lasting(self.pictures)
 
     def take(self, event: Event) -> None:
         """Store a picture or a think text."""
@@ -181,6 +190,11 @@ class SessionInterleaveSink(_SessionSink):
         self._on_picture = on_picture
         self._follows = tuple(follows)
         self.answer: AnswerParts[SessionPicture] = AnswerParts()
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The session's files of the answer's pictures; none in a session that is not saved."""
+        return self._lasting(self.answer.pictures)
 
     def take(self, event: Event) -> None:
         """Store a picture or text."""
