@@ -164,8 +164,8 @@ class Workspace:
     def show_candidates(self, numbers: Sequence[int]) -> None:
         """Show several pictures on one sheet, each with its number."""
         preview = self._preview(HALF)
-        if preview.method is not None and _are_consecutive(numbers):
-            preview.show_several([self.session.read(number).image for number in numbers], first=numbers[0])
+        if preview.method is not None:
+            preview.show_several([self.session.read(number).image for number in numbers], numbers)
         prompt = self.session.state.prompt_of(numbers[0])
         about = f" · {shorten(prompt, MAX_PROMPT)}" if prompt else ""
         selected = self.session.state.now.selected
@@ -257,7 +257,3 @@ class Workspace:
     def print_result(self, text: str) -> None:
         """Print a result on stdout, for a script."""
         print(for_terminal(text), flush=True)
-
-
-def _are_consecutive(numbers: Sequence[int]) -> bool:
-    return list(numbers) == list(range(numbers[0], numbers[0] + len(numbers)))

@@ -367,7 +367,9 @@ class TestContactSheets:
             assert ["".join("#" if dot == "ffffff" else " " for dot in row) for row in box] == self.digit(index + 1)
 
     def test_show_pictures_of_different_shapes_whole(self) -> None:
-        sheet = contact_sheet([Image.new("RGB", (300, 100), "red"), Image.new("RGB", (100, 300), "blue")], (960, 640))
+        sheet = contact_sheet(
+            [Image.new("RGB", (300, 100), "red"), Image.new("RGB", (100, 300), "blue")], (960, 640), [1, 2]
+        )
         assert sheet.size[0] <= 960
         assert sheet.size[1] <= 640
         middle, blue = (sheet.width // 2, sheet.height * 3 // 4), (0, 0, 255)
@@ -378,9 +380,9 @@ class TestContactSheets:
 
     def test_continue_the_numbers_on_the_next_sheet(self) -> None:
         on = console()
-        Preview.choose(on, "kitty", PLAIN).show_several([quarters(64, 64)] * (show.PER_SHEET + 1), first=1)
+        Preview.choose(on, "kitty", PLAIN).show_several([quarters(64, 64)] * (show.PER_SHEET + 1))
         _, (_, second) = kitty_pictures(written(on))
-        alone = contact_sheet([quarters(64, 64)], (800, 420), first=10)
+        alone = contact_sheet([quarters(64, 64)], (800, 420), [10])
         assert second.size == alone.size
         assert second.tobytes() == alone.tobytes()
 

@@ -1,4 +1,4 @@
-"""Contact sheets: several numbered pictures in one."""
+"""Contact sheets for terminals: several numbered pictures in one. `sensenova_cli.render.sheet` has those for files."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from sensenova_cli.render.preview.renderables import HALF_BLOCKS
+from sensenova_cli.render.sheet import centered, scaled_size
 
 DIGITS = (
     "###  #  ### ### # # ### ### ### ### ###",
@@ -19,13 +20,13 @@ LARGE = 0.1
 """Height of a number as a fraction of its tile; small tiles have larger numbers."""
 
 
-def contact_sheet(images: Sequence[Image.Image], room: tuple[int, int], first: int = 1) -> Image.Image:
+def contact_sheet(images: Sequence[Image.Image], room: tuple[int, int], numbers: Sequence[int]) -> Image.Image:
     """Arrange pictures in rows of equal tiles, with their numbers in the upper left corners.
 
     Args:
         images: RGB, at least one. Each is scaled to fit its tile, on a black background.
         room: maximum width and height of the sheet in pixels. Numbers are sharp only if it is shown at its own size.
-        first: the number of the first picture; the others follow.
+        numbers: the number of each picture.
 
     Returns:
         An RGB picture with an even height, which half blocks need.
@@ -47,10 +48,9 @@ def contact_sheet(images: Sequence[Image.Image], room: tuple[int, int], first: i
         row, column = divmod(index, across)
         left, top = column * (tile[0] + gap), row * (tile[1] + gap)
         scale = min(tile[0] / image.width, tile[1] / image.height)
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        at = (left + (tile[0] - size[0]) // 2, top + (tile[1] - size[1]) // 2)
-        sheet.paste(image.resize(size, Image.Resampling.LANCZOS), at)
-        _write_number(sheet, first + index, (left, top), max(1, round(LARGE * min(tile) / len(DIGITS))))
+        size = scaled_size(image.size, scale)
+        sheet.paste(image.resize(size, Image.Resampling.LANCZOS), centered(size, tile, (left, top)))
+        _write_number(sheet, numbers[index], (left, top), max(1, round(LARGE * min(tile) / len(DIGITS))))
     return sheet
 
 

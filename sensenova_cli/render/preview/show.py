@@ -73,20 +73,21 @@ class Preview:
         else:
             self._console.print(placed_picture(image, self.method, cell_size(self._console), *room))
 
-    def show_several(self, images: Sequence[Image.Image], first: int = 1) -> None:
+    def show_several(self, images: Sequence[Image.Image], numbers: Sequence[int] = ()) -> None:
         """Print pictures as contact sheets, as `show` prints a picture.
 
         Args:
             images: RGB.
-            first: the number of the first picture; the others follow.
+            numbers: the number of each picture; without them, the pictures are numbered from 1.
         """
         room = _room(self._console, MAX_ROWS, self._part)
         if self.method is None or room is None:
             return
         cell = HALF_BLOCKS if self.method == "blocks" else cell_size(self._console)
+        numbers = numbers or range(1, len(images) + 1)
         for start in range(0, len(images), PER_SHEET):
-            page = images[start : start + PER_SHEET]
-            self.show(contact_sheet(page, (room[0] * cell[0], room[1] * cell[1]), first + start))
+            page = slice(start, start + PER_SHEET)
+            self.show(contact_sheet(images[page], (room[0] * cell[0], room[1] * cell[1]), numbers[page]))
 
     def live(self) -> "LivePreview | None":
         """Return a forming picture for a Live display on this console; None if it cannot be shown.
