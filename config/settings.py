@@ -21,6 +21,8 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Quantization = Literal["off", "fp8", "fp8-all", "int8", "int8-all"]
 PreviewChoice = Literal["auto", "kitty", "iterm2", "sixel", "blocks", "off"]
+PictureFormat = Literal["png", "jpeg", "webp"]
+NotifyChoice = Literal["off", "bell", "desktop"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class ImageSettings(SeedSettings):
     """Guidance scale: how strongly the picture follows the prompt; 1 turns guidance off."""
     img_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Edits and interleaved answers: how strongly a picture follows those before it; 1 turns image guidance off."""
+    negative: Annotated[str, Field(max_length=MAX_NEGATIVE, examples=["blurry, watermark"])] = ""
+    """What guidance leads away from, in words; for edits and interleaved answers only if img_cfg_scale is above 1."""
     cfg_norm: Literal["none", "global", "channel", "cfg_zero_star"] = "none"
     """Normalization of guidance, against oversaturated pictures; cfg_zero_star does not work for edits."""
     cfg_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
@@ -124,6 +128,12 @@ class ImageSettings(SeedSettings):
         if text != "auto" and parse_aspect(text) is None:
             raise SettingsError(f"size {text!r} is not understood", "write it like 2048x2048, 16:9 or auto")
         return text
+
+    @field_validator("negative")
+    @classmethod
+    def _visible(cls, words: str) -> str:
+        """Return the words, or nothing if none of them is visible."""
+        return words if has_visible_text(words) else ""
 
     @field_validator("cfg_interval", mode="before")
     @classmethod
@@ -246,17 +256,25 @@ class OutputSettings(SettingsGroup):
     """Settings of files and of the terminal."""
 
     output: Annotated[str | None, Scope(session=False)] = None
-    """Picture file, may contain {slug} {seed} {index} {count} {width} {height}; or FOLDER/; or - for PNG on stdout."""
+    """Picture file, may contain {slug} {seed} {index} {count} {width} {height}; or FOLDER/; or - for stdout."""
+    format: PictureFormat = "png"
+    """Format of pictures whose names have no ending: in folders, on stdout, and by default."""
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """Quality of JPEG and WebP files; 100 makes WebP files lossless."""
     metadata: bool = True
-    """Write the settings that made a picture into its PNG file."""
+    """Write the settings that made a picture into its file."""
     print_think: bool = False
     """Print think text on stdout."""
     hide_think: bool = False
     """Hide think text while it is generated."""
     enable_cache_dit_summary: bool = False
     """Report which steps and layers the step cache skipped, after each picture."""
+    log: bool = True
+    """Write the request and the paths of its results into the log (sensenova log)."""
     preview: PreviewChoice = "auto"
     """Pictures in the terminal: its best protocol (auto), a given protocol, half blocks (blocks), or none (off)."""
+    notify: NotifyChoice = "off"
+    """After a run of 30 seconds or more: ring the terminal's bell, or show a notification on the desktop."""
 
     @field_validator("output")
     @classmethod

@@ -26,6 +26,10 @@ class SessionError(SenseNovaError):
     """An error of a session that does not exist, cannot be opened, or does not allow an operation."""
 
 
+class LogError(SenseNovaError):
+    """A log that cannot be read or written."""
+
+
 class SessionWriteError(SenseNovaError):
     """A failed write to a session's folder."""
 

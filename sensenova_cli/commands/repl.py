@@ -17,7 +17,7 @@ REPL_OPTIONS = (*IMAGE_OPTIONS, *(name for name in TEXT_OPTIONS if name != "seed
 
 
 @with_options(
-    *REPL_OPTIONS, "metadata", "print_think", "hide_think", "preview", "profile", "quiet", "debug", "no_color"
+    *REPL_OPTIONS, "metadata", "log", "print_think", "hide_think", "preview", "profile", "quiet", "debug", "no_color"
 )
 def repl(
     flags: Flags,

@@ -25,6 +25,7 @@ from sensenova_cli.sessions.session import Session
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.downloads import ask_before_session
+from sensenova_cli.turns.log_sink import logged
 from sensenova_cli.turns.model_source import require_usable
 from sensenova_cli.turns.one_shot_sinks import PictureFileSink
 from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
@@ -317,7 +318,9 @@ class SessionTurns:
         def with_measurements(turns: Sequence[Turn]) -> list[Sink]:
             return [self.measurements, *open_sinks(turns)]
 
-        run_turns([task], layers, self.resident_model, Frontend(view, with_measurements, SignalStop()))
+        source = self.resident_model
+        with_log = logged(with_measurements, layers, source, view, self.session)
+        run_turns([task], layers, source, Frontend(view, with_log, SignalStop()))
 
     def _conversation(
         self, answered: Sequence[AnswerTurn | InterleaveTurn], view: TurnView

@@ -25,6 +25,7 @@ from sensenova_cli.turns.interleave_sinks import (
     PathSink,
     WrittenPicture,
 )
+from sensenova_cli.turns.log_sink import logged
 from sensenova_cli.turns.model_source import ModelOnDemand
 from sensenova_cli.turns.one_shot_sinks import AnswerJsonSink, PictureFileSink, json_report, print_path
 from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
@@ -72,7 +73,7 @@ def make_pictures(
         report = json_report(source, timings=flags.timings) if flags.json else print_path
         return [PictureFileSink(writer, source, count, names.first_index if names else 0, report)]
 
-    run_turns(tasks, layers, source, Frontend(view, open_sinks, SignalStop()))
+    run_turns(tasks, layers, source, Frontend(view, logged(open_sinks, layers, source, view), SignalStop()))
     finish()
     _show_timings(view, flags)
 
@@ -83,7 +84,8 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     view = TurnView(quiet=flags.quiet, stream_answers=not flags.json)
     source = ModelOnDemand(layers.load)
     sinks: list[Sink] = [AnswerJsonSink(source, timings=flags.timings)] if flags.json else []
-    run_turns([task], layers, source, Frontend(view, lambda turns: sinks, SignalStop()))
+    open_sinks = logged(lambda turns: sinks, layers, source, view)
+    run_turns([task], layers, source, Frontend(view, open_sinks, SignalStop()))
     finish()
     _show_timings(view, flags)
 
@@ -129,7 +131,7 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
         pages = [PageSink(answer, page, force=flags.force)] if page is not None else []
         return [InterleaveSink(writer, source, answer), result, *pages]
 
-    run_turns([task], layers, source, Frontend(view, open_sinks, SignalStop()))
+    run_turns([task], layers, source, Frontend(view, logged(open_sinks, layers, source, view), SignalStop()))
     if task.replay is not None and task.replay.record.index >= len(answer.pictures):
         view.notice(
             f"the answer ended before picture {task.replay.record.index + 1}, so {task.replay.file} is not in it"
