@@ -5,6 +5,7 @@ take their names, defaults and checks from these declarations.
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -76,8 +77,8 @@ class ImageSettings(SeedSettings):
     """Guidance scale: how strongly the picture follows the prompt; 1 turns guidance off."""
     img_cfg_scale: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Edits and interleaved answers: how strongly a picture follows those before it; 1 turns image guidance off."""
-    negative: Annotated[str, Field(max_length=MAX_NEGATIVE, examples=["blurry, watermark"])] = ""
-    """What guidance leads away from, in words; for edits and interleaved answers only if img_cfg_scale is above 1."""
+    negative: Annotated[str, Field(examples=["blurry, watermark"])] = ""
+    """What the picture should not show; needs guidance, and for edits and interleaved answers img_cfg_scale above 1."""
     cfg_norm: Literal["none", "global", "channel", "cfg_zero_star"] = "none"
     """Normalization of guidance, against oversaturated pictures; cfg_zero_star does not work for edits."""
     cfg_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
@@ -132,8 +133,8 @@ class ImageSettings(SeedSettings):
     @field_validator("negative")
     @classmethod
     def _visible(cls, words: str) -> str:
-        """Return the words, or nothing if none of them is visible."""
-        return words if has_visible_text(words) else ""
+        """Return the words, or no words if the text has only spaces and invisible characters."""
+        return words if any(unicodedata.category(letter)[0] not in "CZ" for letter in words) else ""
 
     @field_validator("cfg_interval", mode="before")
     @classmethod

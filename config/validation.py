@@ -22,6 +22,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "inference_steps": "num_steps",
     "guidance_scale": "cfg_scale",
     "cfg": "cfg_scale",
+    "negative_prompt": "negative",
     "shift": "timestep_shift",
     "max_new_tokens": "max_tokens",
 }

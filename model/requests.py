@@ -23,8 +23,8 @@ class GenerateRequest:
             picture's own size.
 
     Raises:
-        RequestError: the prompt is empty, not text, or contains a placeholder; a seed exceeds the largest one; or a
-            number for previews is negative or not whole.
+        RequestError: the prompt is empty, not text, or contains a placeholder; the negative prompt is not text or
+            contains one; a seed exceeds the largest one; or a number for previews is negative or not whole.
     """
 
     prompt: str
@@ -36,6 +36,7 @@ class GenerateRequest:
         _require_previews(self)
         _require_text(self.prompt, "prompt", 'say what to draw, for example "A cute cat"')
         require_placeholders([self.prompt], 0)
+        _require_negative(self.settings)
         _require_seeds(self.settings, self.settings.num_images)
 
 
@@ -61,6 +62,7 @@ class EditRequest:
     def __post_init__(self) -> None:
         _require_previews(self)
         _require_text(self.prompt, "prompt", 'say what to change, for example "make the sky red"')
+        _require_negative(self.settings)
         _require_seeds(self.settings, self.settings.num_images)
         if not self.images:
             raise RequestError("an edit needs at least one picture", "add `images=FILE`")
@@ -160,6 +162,7 @@ class InterleaveRequest:
             _require_characters(self.system, "system message")
             refuse_image_tokens(self.system, "system message")
         _require_history(self)
+        _require_negative(self.settings)
         _require_seeds(self.settings, self.text_settings.max_images)
         _refuse_zero_star(self.settings, "an interleaved answer")
 
@@ -192,6 +195,14 @@ def _require_text(text: str, name: str, hint: str) -> None:
     if all(unicodedata.category(letter)[0] in "CZ" for letter in text):
         raise RequestError(f"the {name} is empty", hint)
     _require_characters(text, name)
+
+
+def _require_negative(settings: ImageSettings) -> None:
+    """Check the negative words as a prompt without pictures."""
+    _require_characters(settings.negative, "negative prompt")
+    if PLACEHOLDER in settings.negative:
+        raise RequestError(f"the negative prompt contains {PLACEHOLDER}", "it has no pictures: write words only")
+    refuse_image_tokens(settings.negative, "negative prompt")
 
 
 def _require_characters(text: str, name: str) -> None:

@@ -99,6 +99,9 @@ def pack(value: Request | Event) -> Packed:
     field, tag = _TAGS[type(value)]
     pictures = PNGFiles()
     fields = _adapter(field, tag).dump_python(value, mode="json", context=pictures)
+    if isinstance(fields.get("settings"), dict) and not fields["settings"].get("negative"):
+        # Servers from before there were negative words would report that they ignore the setting.
+        fields["settings"].pop("negative", None)
     return Packed({field: tag, "version": WIRE_VERSION, **fields}, tuple(pictures.files))
 
 

@@ -41,9 +41,14 @@ def generate_prompt(prompt: str, think: bool) -> str:
     return edit_prompt(prompt, 0, think)
 
 
-def unconditional_prompt() -> str:
-    """Return the unconditional prompt: no system message, an empty user turn, and the start of a picture."""
-    return chat_ml([Message("user", "")], "", IMAGE_START)
+def unconditional_prompt(negative: str = "") -> str:
+    """Return the prompt of the unconditional branch.
+
+    Without negative words it is the one that the model was trained with: no system message, an empty user turn, and the
+    start of a picture. With them it is the prompt that draws these words, because the model was not trained with words
+    that no system message introduces.
+    """
+    return generate_prompt(negative, think=False) if negative else chat_ml([Message("user", "")], "", IMAGE_START)
 
 
 def edit_prompt(prompt: str, images: int, think: bool) -> str:

@@ -34,6 +34,7 @@ KIND = "a vLLM-Omni server"
 PATH = "/v1/chat/completions"
 THINK_START, THINK_END = "<think>", "</think>"
 UNKNOWN_IMAGE_SETTINGS = (
+    "negative",
     "max_think_tokens",
     "input_pixels",
     "noise",

@@ -24,7 +24,7 @@ from model.sampling.prefill import DenoiseState
 from model.sampling.schedule import time_grid
 from model.sampling.step_cache import StepCache, StepCacheConfig
 from model.tasks.context import TaskContext
-from model.tasks.notices import drawing_notices
+from model.tasks.notices import drawing_notices, negative_notices
 from model.tasks.prefixes import build_sequences, caching_prefixes, prefill_branches
 from model.tasks.statistics import LayerTimer, StatisticsRecorder
 from model.tasks.text import CLOSING_TOKENS, require_finite, think
@@ -68,6 +68,7 @@ def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterat
     yield from drawing_notices(settings, size, recommended, model.adapters)
     pixels = _input_pixels(context, images, settings, size)
     texts, guidance = _branches(request, len(images))
+    yield from negative_notices(settings, guidance, texts)
     sequences = build_sequences(context, texts, pixels)
     series = PictureSeries(
         size, guidance, settings, step_cache, settings.num_images, request.preview_every, request.preview_size
@@ -186,7 +187,7 @@ def _branches(request: GenerateRequest | EditRequest, images: int) -> tuple[dict
     texts: dict[Branch, str] = {
         "condition": condition,
         "images": prompts.images_prompt(images),
-        "unconditional": prompts.unconditional_prompt(),
+        "unconditional": prompts.unconditional_prompt(settings.negative),
     }
     starts = time_grid(settings.num_steps, settings.timestep_shift)[:-1]
     return {branch: texts[branch] for branch in guidance.ever_needed(starts)}, guidance

@@ -15,13 +15,13 @@ from model.inputs.token_sequence import build_sequence
 from model.memory.estimate import Workload
 from model.requests import InterleaveRequest, Message, count_images
 from model.sampling.decode import CACHE_GROWTH, Sampler
-from model.sampling.guidance import edit_guidance
+from model.sampling.guidance import Guidance, edit_guidance
 from model.sampling.prefill import Prefix, embed_image, extend_prefix, prefill
 from model.sampling.schedule import time_grid
 from model.tasks.context import TaskContext
 from model.tasks.draw import PictureSeries, draw_picture, step_cache_config
 from model.tasks.interleaved_text import InterleavedText
-from model.tasks.notices import drawing_notices
+from model.tasks.notices import drawing_notices, negative_notices
 from model.tasks.prefixes import build_sequences, caching_prefixes, prefill_branches
 from model.tasks.statistics import StatisticsRecorder
 
@@ -47,10 +47,13 @@ def interleave(context: TaskContext, request: InterleaveRequest, sampler: Sample
     size = resolve_interleave_size(settings.size, recommended.trained_sizes, new[0].size if new else None)
     yield from drawing_notices(settings, size, recommended, model.adapters)
     pixels = [prepare_image(image, recommended.edit_limits(len(images))) for image in images]
-    sequences = build_sequences(context, _texts(request), pixels)
+    guidance = edit_guidance(settings)
+    texts = _texts(request, guidance)
+    yield from negative_notices(settings, guidance, texts)
+    sequences = build_sequences(context, texts, pixels)
     series = PictureSeries(
         size,
-        edit_guidance(settings),
+        guidance,
         settings,
         step_cache,
         text_settings.max_images,
@@ -172,17 +175,17 @@ class _Branches:
         self._recorder.prefix_tokens += len(sequence)
 
 
-def _texts(request: InterleaveRequest) -> dict[Branch, str]:
+def _texts(request: InterleaveRequest, guidance: Guidance) -> dict[Branch, str]:
     """Return the prompts of the branches that any step needs."""
     settings, images = request.settings, len(request.images)
     turns = [*request.history, Message("user", request.prompt)]
     texts: dict[Branch, str] = {
         "condition": prompts.interleave_prompt(turns, images, request.system, settings.think),
         "images": prompts.images_prompt(images, ""),
-        "unconditional": prompts.unconditional_prompt(),
+        "unconditional": prompts.unconditional_prompt(settings.negative),
     }
     starts = time_grid(settings.num_steps, settings.timestep_shift)[:-1]
-    return {branch: texts[branch] for branch in edit_guidance(settings).ever_needed(starts)}
+    return {branch: texts[branch] for branch in guidance.ever_needed(starts)}
 
 
 def _workload(

@@ -1,6 +1,6 @@
 """Notices about settings that do not suit the model or each other. Such a request still runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 
 from config.recommended import Recommended
@@ -8,7 +8,8 @@ from config.settings import ImageSettings
 from config.sizes import Size, format_size, nearest_trained
 from config.step_cache import CacheOptions
 from model.checkpoint.lora import Adapter
-from model.events import Notice
+from model.events import Branch, Notice
+from model.sampling.guidance import Guidance
 
 
 def drawing_notices(
@@ -44,6 +45,25 @@ def mismatched_lora(adapter: Adapter, settings: ImageSettings) -> Iterator[Notic
         wanted = ", ".join(f"{name} {value}" for name, value in others.items())
         given = ", ".join(f"{getattr(settings, name)}" for name in others)
         yield Notice(f"the LoRA {adapter.lora.name} is made for {wanted}, not {given}")
+
+
+def negative_notices(settings: ImageSettings, guidance: Guidance, needed: Collection[Branch]) -> Iterator[Notice]:
+    """Yield a notice if the negative words have no effect, or lead the picture towards what they name.
+
+    Args:
+        guidance: the guidance of the request's pictures.
+        needed: the branches that at least one step computes.
+    """
+    if not settings.negative:
+        return
+    if "unconditional" not in guidance.branches:
+        is_edit = "images" in guidance.branches
+        way = "`img_cfg_scale` is above 1" if is_edit else "guidance is on, with `cfg_scale` above 1"
+        yield Notice(f"`negative` has no effect here: it is used where {way}")
+    elif "unconditional" not in needed:
+        yield Notice("`negative` has no effect here: no step has guidance in this `cfg_interval`")
+    elif "images" in guidance.branches and settings.img_cfg_scale < 1:
+        yield Notice("with `img_cfg_scale` below 1 the picture is led towards `negative`, not away from it")
 
 
 def idle_cache_options(settings: ImageSettings) -> Iterator[Notice]:

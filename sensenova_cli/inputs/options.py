@@ -70,7 +70,7 @@ all others, too."""
 
 _PANELS = (("Picture", IMAGE), ("Answer", TEXT), ("Model", LOAD), ("Output", OUTPUT), ("Server", SERVE))
 Declarations = Mapping[str, Declaration]
-_OTHER_NAMES = {"output": ("-o",), "num_images": ("-n",), "num_steps": ("--steps",)}
+_OTHER_NAMES = {"output": ("-o",), "num_images": ("-n",), "num_steps": ("--steps",), "negative": ("--negative-prompt",)}
 _KINDS: dict[str, Any] = {"cfg_interval": tuple[str, str], "lora": list[str]}
 """Parser types of options that take several words or may be repeated."""
 _METAVARS = {

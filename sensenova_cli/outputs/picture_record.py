@@ -145,6 +145,8 @@ class PictureRecord(BaseModel):
                 content |= {key: value[key] for key in recorded} if name == "loaded" else {name: value}
         if content.get("weights") is None:
             content.pop("weights", None)
+        if not content["settings"].get("negative"):  # as in records from before there were negative words
+            content["settings"] = {name: value for name, value in content["settings"].items() if name != "negative"}
         return content
 
 
@@ -238,7 +240,7 @@ def _reason(error: Exception) -> str:
 
 
 def parameters_text(record: PictureRecord) -> str:
-    """Return the prompt and a line of `Key: value` pairs, in the form that A1111's web UI introduced."""
+    """Return the prompt, the negative words and a line of `Key: value` pairs, in the form of A1111's web UI."""
     settings = record.settings
     model = (record.loaded.model or DEMO_MODEL).replace("\\", "/").rstrip("/").rpartition("/")[2]
     pairs = {
@@ -251,4 +253,5 @@ def parameters_text(record: PictureRecord) -> str:
         "Shift": f"{settings.timestep_shift:g}",
         "Version": f"sensenova {record.version}" + (f" with {record.made_by}" if record.made_by else ""),
     }
-    return f"{record.prompt}\n" + ", ".join(f"{key}: {value}" for key, value in pairs.items())
+    negative = f"Negative prompt: {settings.negative}\n" if settings.negative else ""
+    return f"{record.prompt}\n{negative}" + ", ".join(f"{key}: {value}" for key, value in pairs.items())

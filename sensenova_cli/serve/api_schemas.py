@@ -107,9 +107,10 @@ LORA: Schema = {
     "anyOf": [text("Its name, or off."), record({"name": text(), "scale": NUMBER}, ("name",))],
 }
 SIDES = {name: {**whole(32), "multipleOf": 32, "description": "Needs the other side."} for name in ("width", "height")}
-COUNTS = {
+OTHER_NAMES = {
     "n": whole(1, description="The same as num_images."),
     "num_inference_steps": whole(1, description="The same as num_steps."),
+    "negative_prompt": text("The same as negative.", maxLength=MAX_TEXT),
 }
 STREAM = {
     **record({"event": text(), "data": text("A JSON object, or [DONE].")}, ("data",)),
@@ -133,7 +134,7 @@ IMAGE_FIELDS = {
     "prompt": PROMPT,
     "model": MODEL,
     **settings(ImageSettings),
-    **COUNTS,
+    **OTHER_NAMES,
     **SIDES,
     "lora": LORA,
     "response_format": one_of("b64_json", "url"),
@@ -151,7 +152,7 @@ SD_FIELDS = {
     "batch_size": whole(1, MAX_COUNT),
     "n_iter": whole(1, MAX_COUNT, "The request makes batch_size times n_iter pictures."),
     "sampler_name": text("Only Euler has an effect."),
-    "negative_prompt": text("It has no effect."),
+    "negative_prompt": text("What the picture should not show; the same as negative.", maxLength=MAX_TEXT),
     "override_settings": {
         "type": "object",
         "properties": {"sd_model_checkpoint": MODEL, **settings(ImageSettings)},

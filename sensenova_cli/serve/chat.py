@@ -17,7 +17,7 @@ from sensenova_cli.serve.images import extras, sent_names, step_comment
 from sensenova_cli.serve.images import usage as picture_usage
 from sensenova_cli.serve.jobs import FinishedPicture, Job
 from sensenova_cli.serve.messages import Chat, conversation_of, pictures_to_change, read_files, read_messages
-from sensenova_cli.serve.picture_fields import NOT_USED, WITHOUT_MEANING, merge_nested, picture_fields
+from sensenova_cli.serve.picture_fields import WITHOUT_MEANING, merge_nested, picture_fields
 from sensenova_cli.serve.service import Service, check_settings
 from sensenova_cli.serve.streams import event_stream, follow, json_response, require_done, sse, unless_gone
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask
@@ -285,8 +285,7 @@ def _text_fields(fields: Mapping[str, Any], notices: list[str]) -> dict[str, Any
         elif value not in NEUTRAL.get(name, ()) and name not in WITHOUT_MEANING and value not in ("", [], {}, False):
             if name == "n":
                 raise bad_request('"n": a chat has one answer', 'leave out "n"', param="n", code="not_supported")
-            reason = NOT_USED.get(name) if name == "negative_prompt" else None
-            notices.append(f'"{name[:100]}" has no effect' + (f": {reason}" if reason else ""))
+            notices.append(f'"{name[:100]}" has no effect')
     temperature = given.get("temperature")
     if isinstance(temperature, int | float) and temperature == 0:
         del given["temperature"]

@@ -17,6 +17,7 @@ OTHER_NAMES = {
     "steps": "num_steps",
     "flow_shift": "timestep_shift",
     "image_cfg_scale": "img_cfg_scale",
+    "negative_prompt": "negative",
 }
 """Names that other servers use → our settings."""
 
@@ -40,7 +41,6 @@ WITHOUT_MEANING = frozenset(
 """Fields of other services that have no meaning here. They need no notice."""
 
 NOT_USED = {
-    "negative_prompt": "the model has no negative prompt",
     "guidance_scale": "use cfg_scale",
     "true_cfg_scale": "use cfg_scale",
     "max_tokens": "use max_think_tokens to limit the think text",
@@ -173,7 +173,7 @@ def from_form(fields: Mapping[str, str]) -> dict[str, Any]:
         setting = OTHER_NAMES.get(name, name)
         known = setting in ImageSettings.model_fields or name in ("width", "height", "output_compression", "stream")
         is_object = name in (*NESTED, "lora")
-        if not (known or is_object or name == "partial_images") or setting in ("size",):
+        if not (known or is_object or name == "partial_images") or setting in ("size", "negative"):
             typed[name] = text
             continue
         try:

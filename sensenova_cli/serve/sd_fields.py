@@ -70,7 +70,6 @@ SAMPLERS = ("", "euler", "k_euler", "automatic", "default")
 """Names of the sampler that the model uses, in lower case."""
 
 NEUTRAL: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "negative_prompt": ((), "the model has no negative prompt"),
     "restore_faces": ((), "there is no face restorer"),
     "tiling": ((), "the model draws no tiles"),
     "enable_hr": ((), "ask for the final size in width and height"),

@@ -230,8 +230,8 @@ class SdApi:
         return {
             "prompt": prompt,
             "all_prompts": [prompt] * len(pictures),
-            "negative_prompt": "",
-            "all_negative_prompts": [""] * len(pictures),
+            "negative_prompt": first.negative,
+            "all_negative_prompts": [each.negative for each in settings],
             "seed": first.seed,
             "all_seeds": [each.seed for each in settings],
             "subseed": first.seed,
@@ -266,7 +266,8 @@ class SdApi:
             "Size": settings.size,
             "Model": self._service.name,
         }
-        return f"{prompt}\n" + ", ".join(f"{name}: {value}" for name, value in values.items())
+        negative = f"Negative prompt: {settings.negative}\n" if settings.negative else ""
+        return f"{prompt}\n{negative}" + ", ".join(f"{name}: {value}" for name, value in values.items())
 
     def _current(self, request: Request) -> _Generation | None:
         """Return the client's running request, or else its first waiting one."""

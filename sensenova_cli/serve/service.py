@@ -177,6 +177,7 @@ class Service:
         else:
             width, height = resolve_size(settings.size, recommended.trained_sizes, first)
             self._require(names.get("num_images", "num_images"), settings.num_images, limits.max_images)
+        require_text(settings.negative, names.get("negative", "negative"))
         self._require("size", width * height, limits.max_pixels, "pixels")
         self._require(names.get("num_steps", "num_steps"), settings.num_steps, limits.max_steps)
         if settings.think and isinstance(task, PictureTask):
