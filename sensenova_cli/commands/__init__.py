@@ -19,6 +19,7 @@ COMMANDS = {
     "convert": "Write a copy of a checkpoint with eight-bit weights, up to half as large.",
     "tiny-checkpoint": "Write a tiny checkpoint of random numbers (4 MB) in the official layout.",
     "profile": "Show, make and check settings files.",
+    "log": "List earlier requests, the newest first: prompts, settings and where the files are.",
     "sessions": "List, show, export and remove the sessions of the REPL.",
 }
 """Command → its line in `sensenova --help`, in the order of that list: the first line of the command's docstring.

@@ -1,19 +1,19 @@
 """`sensenova sessions`: lists, shows, exports and removes the sessions of the REPL."""
 
 import os
-import re
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sensenova_cli.errors import FAILED, SessionError, UsageError
+from sensenova_cli.errors import SessionError, UsageError
 from sensenova_cli.inputs.completion import complete_sessions
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
+from sensenova_cli.inputs.questions import require_yes, time_before
 from sensenova_cli.system.unicode import for_terminal, json_text, printable
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def rm(
         raise UsageError("give the names of sessions, or --older-than", "for example: sensenova sessions rm cats")
     _finish_removals()
     if older_than is not None:
-        folders = _unused_since(datetime.now().astimezone() - _parse_age(older_than))
+        folders = _unused_since(time_before(older_than))
         if not folders:
             typer.echo(f"note: no session is older than {older_than}", err=True)
             return
@@ -187,18 +187,10 @@ def rm(
             for folder in folders:
                 typer.echo(f"  {printable(folder.name)}", err=True)
             target = f"these {len(folders)} sessions"
-        _require_yes(f"Remove {target} with all pictures?")
+        require_yes(f"Remove {target} with all pictures?")
     for folder in folders:
         remove_session(folder)
         typer.echo(for_terminal(folder.name))
-
-
-def _parse_age(text: str) -> timedelta:
-    """Parse a number of hours, days or weeks: 12h, 30d, 4w. A number alone is days."""
-    found = re.fullmatch(r"(\d{1,5})\s*([hdw]?)", text.strip().lower())
-    if found is None:
-        raise UsageError(f"--older-than {text}: must be a number of hours, days or weeks", "try --older-than 30d")
-    return int(found[1]) * {"h": timedelta(hours=1), "w": timedelta(weeks=1)}.get(found[2], timedelta(days=1))
 
 
 def _unused_since(time: datetime) -> list[Path]:
@@ -225,18 +217,6 @@ def _finish_removals() -> None:
 
     for name in finish_removals():
         typer.echo(f"note: finished removing the session {printable(name)}", err=True)
-
-
-def _require_yes(question: str) -> None:
-    """Ask a question on stderr; stdout is for results."""
-    typer.echo(f"{question} [y/N] ", nl=False, err=True)
-    reply = sys.stdin.readline() if sys.stdin is not None else ""
-    if not reply:
-        typer.echo(err=True)
-        raise UsageError("standard input gave no answer, so nothing was removed", "add -y to remove without asking")
-    if reply.strip().lower() not in ("y", "yes"):
-        typer.echo("nothing was removed", err=True)
-        raise typer.Exit(FAILED)
 
 
 def _read(name: str) -> "SavedSession":
