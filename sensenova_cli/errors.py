@@ -22,6 +22,10 @@ class OutputWriteError(OutputError):
     """A failed write of a finished picture or document."""
 
 
+class BatchError(SenseNovaError):
+    """The end of a run of which some items have failed. The errors themselves were printed before."""
+
+
 class SessionError(SenseNovaError):
     """An error of a session that does not exist, cannot be opened, or does not allow an operation."""
 

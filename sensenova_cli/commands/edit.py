@@ -7,6 +7,7 @@ import typer
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
+    BATCH_OPTIONS,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
@@ -22,6 +23,7 @@ from sensenova_cli.system.streams import STDIN
     "prompt_file",
     "replay_file",
     "trust_record",
+    *BATCH_OPTIONS,
     *IMAGE_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
@@ -56,10 +58,13 @@ def edit(
     """
     # Imported here because these modules import Pillow, which `--help` does not need.
     from sensenova_cli.inputs.argv import split_pictures
+    from sensenova_cli.inputs.expansion import expand_prompts, parse_variables, take_seeds, with_seeds
     from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, piped_prompt, refuse_stdin_twice
     from sensenova_cli.inputs.replay import read_replay
 
+    flags, seeds = take_seeds(flags)
+    variables = parse_variables(flags.variables)
     pictures, prompt = split_pictures(
         words or (),
         has_picture=bool(flags.image),
@@ -68,11 +73,13 @@ def edit(
     pictures += flags.image
     refuse_stdin_twice(prompt, flags.prompt, flags.prompt_file, *pictures)
     prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
+    if not prompts and flags.replay_file is None and STDIN not in pictures:
+        prompts = piped_prompt()
+    prompts = expand_prompts(prompts, variables)
     replay = read_replay(flags.replay_file, "edit") if flags.replay_file is not None else None
     if not prompts and replay is not None:
         prompts = [Prompt(replay.record.prompt)]
-    if not prompts and STDIN not in pictures:
-        prompts = piped_prompt()
+    prompts = with_seeds(prompts, seeds)
     if not prompts:
         raise UsageError("there is no prompt", 'say what to change: sensenova edit FILE "Make it blue"')
     inputs = read_inputs(pictures)
@@ -94,4 +101,4 @@ def edit(
         )
         for each in prompts
     ]
-    make_pictures(tasks, layers, flags)
+    make_pictures(tasks, layers, flags, seeds=seeds)

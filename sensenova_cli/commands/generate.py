@@ -7,6 +7,7 @@ import typer
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
+    BATCH_OPTIONS,
     EDIT_ONLY,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
@@ -21,6 +22,7 @@ from sensenova_cli.inputs.options import (
     "prompt_file",
     "replay_file",
     "trust_record",
+    *BATCH_OPTIONS,
     *(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY),
     *OUTPUT_OPTIONS,
     "force",
@@ -30,10 +32,12 @@ from sensenova_cli.inputs.options import (
 )
 def generate(
     flags: Flags,
-    prompt: Annotated[
-        str | None,
+    words: Annotated[
+        list[str] | None,
         typer.Argument(
-            metavar="PROMPT", help="What to draw, in quotes; - or nothing reads a pipe.", show_default=False
+            metavar="PROMPT...",
+            help="What to draw, each prompt in quotes; - or nothing reads a pipe.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -42,21 +46,27 @@ def generate(
     Examples
       sensenova generate "A cute cat" --model SenseNova/SenseNova-U1-8B-MoT
       sensenova generate "A cat at dusk" --aspect 16:9 --seed 7 -o cat.png
-      sensenova generate "A cat" -n 4 -o 'out/{slug}-{seed}.png'
+      sensenova generate "A {red|blue} cat" "A dog" --seed 1..4 -o pets/
       sensenova generate --steps 20 --think -o - < prompt.txt > cat.png
       sensenova generate --prompt-file prompts.txt -o pictures/
       sensenova generate --from cat.png --steps 20
     """
+    from sensenova_cli.inputs.expansion import expand_prompts, parse_variables, take_seeds, with_seeds
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, piped_prompt
 
-    prompts = given_prompts(prompt, flags.prompt, flags.prompt_file)
+    flags, seeds = take_seeds(flags)
+    variables = parse_variables(flags.variables)
+    prompts = given_prompts(words, flags.prompt, flags.prompt_file)
+    if not prompts and flags.replay_file is None:
+        prompts = piped_prompt()
+    prompts = expand_prompts(prompts, variables)
     replay = None
     if flags.replay_file is not None:
         from sensenova_cli.inputs.replay import read_replay  # imports Pillow
 
         replay = read_replay(flags.replay_file, "generate")
         prompts = prompts or [Prompt(replay.record.prompt)]
-    prompts = prompts or piped_prompt()
+    prompts = with_seeds(prompts, seeds)
     if not prompts:
         raise UsageError("there is no prompt", 'say what to draw: sensenova generate "A cute cat"')
     for each in prompts:
@@ -68,4 +78,4 @@ def generate(
     from sensenova_cli.turns.tasks import PictureTask
 
     tasks = [PictureTask("generate", each, replay=replay, width=flags.width, height=flags.height) for each in prompts]
-    make_pictures(tasks, layers, flags)
+    make_pictures(tasks, layers, flags, seeds=seeds)

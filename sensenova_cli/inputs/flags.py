@@ -38,6 +38,12 @@ class Flags:
         quiet: show no progress and no notices.
         serve: the typed settings of `sensenova serve` by name, as text or bool.
         timings: print how long each phase of the run took.
+        variables: the values of --var, such as `color=red,blue`.
+        skip_existing: make only the pictures that do not exist yet.
+        max_errors: number of failed items after which a run ends.
+        events: print every event as JSON.
+        dry_run: print what would be made, and make nothing.
+        words: the command line as it was typed, without the name of the program.
     """
 
     settings: Mapping[str, Any]
@@ -54,6 +60,12 @@ class Flags:
     quiet: bool = False
     serve: Mapping[str, Any] = field(default_factory=dict)
     timings: bool = False
+    variables: Sequence[str] = ()
+    skip_existing: bool = False
+    max_errors: int = 1
+    events: bool = False
+    dry_run: bool = False
+    words: Sequence[str] = ()
 
     def layers(self, record: Mapping[str, Any] | None = None, record_label: str = "picture") -> "Layers":
         """Read all layers of settings and these flags; arguments and errors as for config.sources.read_layers."""
@@ -83,6 +95,8 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         raise _unsupported("--deploy-config", "use --tensor-parallel-size and --cfg-parallel-size")
     if typed.get("step_execution"):
         raise _unsupported("--step-execution", "one request runs at a time")
+    if typed.get("events") and typed.get("json"):
+        raise UsageError("--events and --json both print JSON on stdout", "give one of them")
     if typed.get("trust_record") and typed.get("replay_file") is None:
         raise UsageError("--trust-record needs --from", "name the picture: --from FILE")
     settings = {name: typed[name] for name in DECLARATIONS if name != "size" and typed.get(name) not in (None, False)}
@@ -116,7 +130,19 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         quiet=typed.get("quiet", False),
         serve=_typed_serve(typed),
         timings=typed.get("timings", False),
+        variables=tuple(typed.get("variables") or ()),
+        skip_existing=typed.get("skip_existing", False),
+        max_errors=_max_errors(typed.get("max_errors")),
+        events=typed.get("events", False),
+        dry_run=typed.get("dry_run", False),
     )
+
+
+def _max_errors(text: str | None) -> int:
+    count = _whole_number("--max-errors", text, "of failures", "10")
+    if count is not None and count < 1:
+        raise UsageError(f"--max-errors {count}: must be at least 1", "1, the default, ends the run at the first error")
+    return count or 1
 
 
 def _typed_serve(typed: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ A command lists the names of its options and receives the typed values as one `F
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -42,8 +43,10 @@ REMOTE_OPTIONS = ("server", "server_key_file")
 SERVE_OPTIONS = tuple(SERVE)
 COMMON_OPTIONS = ("profile", "json", "quiet", "debug", "no_color")
 HELP_ALL = "help_all"
-RUN_OPTIONS = ("timings", *COMMON_OPTIONS)
+RUN_OPTIONS = ("dry_run", "events", "timings", *COMMON_OPTIONS)
 """Common options of the commands that run requests."""
+BATCH_OPTIONS = ("variables", "skip_existing", "max_errors")
+"""Options of commands that make a picture of each of several prompts."""
 
 USUAL_OPTIONS = frozenset(
     (
@@ -61,7 +64,7 @@ USUAL_OPTIONS = frozenset(
         ),
         *("max_tokens", "max_images", "do_sample", "temperature"),
         *("model", "quantization", "profile", "server"),
-        *("output", "force", "json", "quiet"),
+        *("output", "force", "skip_existing", "dry_run", "json", "quiet"),
         *("host", "port", "api_key_file", off_option("key"), "loras"),
     )
 )
@@ -115,15 +118,16 @@ def with_options(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
             for name, (kind, default, info) in _parameters(dict.fromkeys((*names, HELP_ALL)), declared)
         ]
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
         @functools.wraps(command)
-        def run(**values: Any) -> None:
+        def run(*, context: typer.Context, **values: Any) -> None:
             typed = {option.name: values.pop(option.name) for option in options}
-            command(**values, flags=collect_flags(typed))
+            command(**values, flags=replace(collect_flags(typed), words=tuple(context.obj or ())))
 
         run.own_defaults = {name: declared[name].default for name in (*defaults, *INTERLEAVE_ONLY & set(names))}  # type: ignore[attr-defined]
         # Typer reads the parameters of a command through inspect.signature.
-        run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature([*own, context, *options])  # type: ignore[attr-defined]
         return run
 
     return decorate
@@ -259,6 +263,13 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         help="With --from: also use the model, the LoRAs and the input files that the picture names.",
         panel="Input",
     ),
+    "variables": _value(
+        "--var",
+        help="Values of {NAME} in prompts, like --var color=red,blue: one picture for each. It may be repeated.",
+        panel="Input",
+        metavar="NAME=A,B,…",
+        kind=list[str],
+    ),
     "image": _value(
         "--image",
         help="Input picture; several may follow, or repeat --image. - reads standard input.",
@@ -280,6 +291,23 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         metavar="N",
     ),
     "force": _flag("--force", "-f", help="Replace existing files.", panel="Output"),
+    "skip_existing": _flag(
+        "--skip-existing",
+        help="Make only pictures that do not exist yet, by the record in their files: goes on with a run that ended.",
+        panel="Output",
+    ),
+    "max_errors": _value(
+        "--max-errors",
+        help="Report a failed picture and go on, until N have failed; without it the first one ends the run.",
+        panel="Output",
+        metavar="N",
+    ),
+    "events": _flag(
+        "--events", help="Print every event of the run, such as each step, as a JSON line.", panel="Output"
+    ),
+    "dry_run": _flag(
+        "--dry-run", help="Print what would be made, where, and how long it takes; make nothing.", panel="Output"
+    ),
     "json": _flag("--json", help="Print one JSON object per result.", panel="Output"),
     "quiet": _flag("--quiet", "-q", help="Show errors only.", panel="Output"),
     "timings": _flag(

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,21 +29,41 @@ class Prompt:
     place: str = ""
 
 
-def given_prompts(argument: str | None, option: str | None, file: str | None) -> list[Prompt]:
+def given_prompts(argument: str | Sequence[str] | None, option: str | None, file: str | None) -> list[Prompt]:
     """Return the prompts of a command, from its argument, `--prompt` or `--prompt-file`; empty if none is given.
 
+    Args:
+        argument: one word, or a list of words of which each is a prompt.
+
     Raises:
-        UsageError: more than one of the three is given, or the file cannot be read or contains no prompt.
+        UsageError: more than one of the three is given, the file cannot be read or contains no prompt, or several words
+            seem to be one prompt without quotes.
         SettingsError: a line of the file has a setting with a wrong name, type or value.
     """
-    sources = {"as an argument": argument, "with --prompt": option, "with --prompt-file": file}
+    words = [argument] if isinstance(argument, str) else list(argument or ())
+    sources = {"as an argument": words or None, "with --prompt": option, "with --prompt-file": file}
     given = [name for name, value in sources.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"the prompt is given more than once: {' and '.join(given)}", "give it once")
     if file is not None:
         return read_prompt_file(file)
-    text = argument if argument is not None else option
-    return [] if text is None else [Prompt(read_text(text))]
+    refuse_stdin_twice(*words)
+    if len(words) > 1 and _lacks_quotes(words):
+        raise UsageError(
+            f"these words are {len(words)} prompts, or one without quotes: {' '.join(words)}",
+            "put the prompt in quotes; several short prompts go into a file: --prompt-file FILE",
+        )
+    return [Prompt(read_text(text)) for text in (words or ([] if option is None else [option]))]
+
+
+def _lacks_quotes(words: Sequence[str]) -> bool:
+    """Return whether several words are probably one prompt: none has a space. Some scripts have no spaces."""
+    has_space = any(map(str.isspace, "".join(words)))
+    return not has_space and not all(any(map(_is_wide, word)) for word in words)
+
+
+def _is_wide(letter: str) -> bool:
+    return unicodedata.east_asian_width(letter) in "WF"
 
 
 def piped_prompt() -> list[Prompt]:

@@ -36,6 +36,7 @@ class Turn:
         settings: all settings; seed and size are those of the request.
         origins: setting name → label of the layer that won.
         warnings: notices to show before the request runs.
+        first_index: number of its first picture among all pictures of a run, from 0.
     """
 
     task: Task
@@ -43,11 +44,17 @@ class Turn:
     origins: Mapping[str, str]
     request: Request
     warnings: tuple[str, ...] = ()
+    first_index: int = 0
 
     @property
     def prompt(self) -> str:
         """The prompt or question as the user wrote it."""
         return self.task.question if isinstance(self.task, AnswerTask) else self.task.prompt.text
+
+    @property
+    def picture_numbers(self) -> range:
+        """The numbers of its pictures among all pictures of a run, from 0."""
+        return range(self.first_index, self.first_index + self.settings.num_images)
 
     def ends_with(self, event: Event) -> bool:
         """Return whether nothing after this event is wanted: the picture that an interleaved answer replays is done."""

@@ -7,16 +7,19 @@ from pathlib import Path
 
 from config.settings import OutputSettings
 from config.sources import Layers
-from model import PROGRAM, process_timings
+from model import PROGRAM, Picture, process_timings
 from sensenova_cli.errors import UsageError
+from sensenova_cli.inputs.expansion import Seeds
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.outputs.answer_page import check_page
-from sensenova_cli.outputs.picture_writer import ANSWER_NAME, PictureWriter
+from sensenova_cli.outputs.picture_writer import ANSWER_NAME, PictureForm, PictureWriter
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import SignalStop, finish
 from sensenova_cli.system.process_start import seconds_since_start
 from sensenova_cli.turns.answer_parts import AnswerParts
+from sensenova_cli.turns.batch import Batch
 from sensenova_cli.turns.build_request import Turn
+from sensenova_cli.turns.event_sink import EventSink
 from sensenova_cli.turns.interleave_sinks import (
     InterleaveJsonSink,
     InterleaveSink,
@@ -46,34 +49,59 @@ class NameTemplate:
 
 
 def make_pictures(
-    tasks: Sequence[PictureTask], layers: Layers, flags: Flags, names: NameTemplate | None = None
+    tasks: Sequence[PictureTask],
+    layers: Layers,
+    flags: Flags,
+    names: NameTemplate | None = None,
+    seeds: Seeds | None = None,
 ) -> None:
-    """Make the pictures of all tasks, and print the path of each on stdout, or JSON; errors as for `run_turns`."""
+    """Make the pictures of all tasks, and print the path of each on stdout, or JSON; errors as for `run_turns`.
+
+    Args:
+        names: names of the files, if the setting `output` does not name them.
+        seeds: the seeds of `--seed`, if they are a range, a list or random. The tasks have them already.
+    """
     process_timings.add(PROGRAM, seconds_since_start())
     output = layers.output
     _require_one_use_of_stdout(output, flags, names)
+    prints_json = flags.json or flags.events
     view = TurnView(
         quiet=flags.quiet,
         show_think=not (output.hide_think or output.print_think),
-        print_think=output.print_think and not flags.json,
-        preview="off" if flags.json else output.preview,
+        print_think=output.print_think and not prints_json,
+        preview="off" if prints_json else output.preview,
         cache_summary=output.enable_cache_dit_summary,
     )
-
     source = ModelOnDemand(layers.load)
+    batch = Batch(flags, output, source, view, seeds)
 
     def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
-        count = sum(turn.settings.num_images for turn in turns)
         writer = PictureWriter.prepare(
             names.template if names else output.output,
             force=flags.force,
             stdout_is_terminal=sys.stdout.isatty(),
-            count=count,
+            count=batch.count,
+            existing=batch.existing,
+            form=PictureForm.of(output, flags.settings),
+            note=view.notice,
         )
         report = json_report(source, timings=flags.timings) if flags.json else print_path
-        return [PictureFileSink(writer, source, count, names.first_index if names else 0, report)]
 
-    run_turns(tasks, layers, source, Frontend(view, logged(open_sinks, layers, source, view), SignalStop()))
+        def count_and_report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
+            batch.done += 1
+            if not flags.events:
+                report(picture, path, turn, seconds)
+
+        first_index = names.first_index if names else 0
+        pictures = PictureFileSink(writer, source, batch.count, first_index, count_and_report)
+        return [pictures, EventSink(pictures, len(turns))] if flags.events else [pictures]
+
+    frontend = Frontend(view, logged(open_sinks, layers, source, view), SignalStop(), batch)
+    try:
+        run_turns(tasks, layers, source, frontend)
+    except KeyboardInterrupt:
+        batch.show_way_on()
+        raise
     finish()
     _show_timings(view, flags)
 
@@ -81,9 +109,11 @@ def make_pictures(
 def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     """Answer one question in text on stdout, or JSON; errors as for `run_turns`."""
     process_timings.add(PROGRAM, seconds_since_start())
-    view = TurnView(quiet=flags.quiet, stream_answers=not flags.json)
+    view = TurnView(quiet=flags.quiet, stream_answers=not (flags.json or flags.events))
     source = ModelOnDemand(layers.load)
     sinks: list[Sink] = [AnswerJsonSink(source, timings=flags.timings)] if flags.json else []
+    if flags.events:
+        sinks = [EventSink(None, 1)]
     open_sinks = logged(lambda turns: sinks, layers, source, view)
     run_turns([task], layers, source, Frontend(view, open_sinks, SignalStop()))
     finish()
@@ -103,13 +133,14 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
         raise UsageError("-o - would mix the pictures with the text on stdout", "name a folder: -o pictures/")
     if page is not None:
         check_page(page, force=flags.force)
-    on_screen = sys.stdout.isatty() and not flags.json
+    prints_json = flags.json or flags.events
+    on_screen = sys.stdout.isatty() and not prints_json
     view = TurnView(
         quiet=flags.quiet,
         stream_answers=on_screen,
         show_think=not (output.hide_think or output.print_think),
         print_think=output.print_think and on_screen,
-        preview="off" if flags.json else output.preview,
+        preview="off" if prints_json else output.preview,
         cache_summary=output.enable_cache_dit_summary,
     )
     source = ModelOnDemand(layers.load)
@@ -122,14 +153,19 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
             stdout_is_terminal=sys.stdout.isatty(),
             count=turns[0].settings.max_images,
             default=ANSWER_NAME,
+            form=PictureForm.of(output, flags.settings),
+            note=view.notice,
         )
+        pictures = InterleaveSink(writer, source, answer)
         result: Sink = PathSink(answer)
-        if flags.json:
+        if flags.events:
+            result = EventSink(pictures, 1)
+        elif flags.json:
             result = InterleaveJsonSink(answer, source, timings=flags.timings)
         elif not on_screen:
             result = MarkdownSink(answer, with_thinking=output.print_think)
         pages = [PageSink(answer, page, force=flags.force)] if page is not None else []
-        return [InterleaveSink(writer, source, answer), result, *pages]
+        return [pictures, result, *pages]
 
     run_turns([task], layers, source, Frontend(view, logged(open_sinks, layers, source, view), SignalStop()))
     if task.replay is not None and task.replay.record.index >= len(answer.pictures):
@@ -147,7 +183,8 @@ def _show_timings(view: TurnView, flags: Flags) -> None:
 
 def _require_one_use_of_stdout(output: OutputSettings, flags: Flags, names: NameTemplate | None) -> None:
     if names is None and output.output == "-":
-        if flags.json:
-            raise UsageError("-o - and --json both write to stdout", "write the picture to a file")
+        if flags.json or flags.events:
+            option = "--json" if flags.json else "--events"
+            raise UsageError(f"-o - and {option} both write to stdout", "write the picture to a file")
         if output.print_think:
             raise UsageError("-o - and --print-think both write to stdout", "write the picture to a file")

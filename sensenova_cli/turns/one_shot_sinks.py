@@ -24,7 +24,7 @@ class PictureFileSink(Sink):
     Args:
         source: the model; its load settings are for the pictures' records.
         count: number of pictures that all turns make together.
-        first_index: number of the first picture in file names.
+        first_index: number of the run's first picture in file names.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class PictureFileSink(Sink):
         self._writer = writer
         self._source = source
         self._count = count
-        self._index = first_index
+        self._first_index = first_index
         self._report = report
         self._last_time = 0.0
         self._files: list[Path] = []
@@ -57,11 +57,10 @@ class PictureFileSink(Sink):
             event.image,
             prompt=self.turn.prompt,
             seed=event.settings.seed,
-            index=self._index,
+            index=self._first_index + self.turn.first_index + event.index,
             count=self._count,
             record=picture_record(event, self.turn, self._source.loaded),
         )
-        self._index += 1
         if path is not None:
             self._files.append(path)
         now = time.perf_counter()

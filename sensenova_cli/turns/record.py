@@ -1,6 +1,6 @@
 """The record of a finished picture: the settings and the model that made it."""
 
-from config.settings import LoadSettings
+from config.settings import ImageSettings, LoadSettings
 from model import InterleaveRequest, Picture, format_loras, parse_loras
 from sensenova_cli import __version__
 from sensenova_cli.outputs.picture_record import AnswerRecord, PictureRecord, recorded_model, recorded_weights
@@ -17,10 +17,24 @@ def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> Pictur
     """
     if not turn.settings.metadata:
         return None
+    record = expected_record(turn, picture.settings, loaded, picture.index, picture.made_by)
+    return record.model_copy(update={"think_text": picture.think_text})
+
+
+def expected_record(
+    turn: Turn, settings: ImageSettings, loaded: LoadSettings, index: int = 0, made_by: str = ""
+) -> PictureRecord:
+    """Return the record of a picture that `turn` will make, without its think text.
+
+    Args:
+        settings: those of this picture, with its size in pixels, its seed and one picture.
+        loaded: as for `picture_record`.
+        index, made_by: as for `Picture`.
+    """
     task, request = turn.task, turn.request
     assert not isinstance(task, AnswerTask)
     model = model_name(loaded)
-    if not picture.made_by:  # a server's name for its model is not a path here
+    if not made_by:  # a server's name for its model is not a path here
         model = recorded_model(model)
     lora = format_loras(parse_loras(loaded.lora))
     weights = recorded_weights(loaded.weights_file)
@@ -29,16 +43,15 @@ def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> Pictur
         assert isinstance(request, InterleaveRequest)
         inputs = (*task.earlier, *inputs)
         answer = AnswerRecord(
-            index=picture.index, settings=request.text_settings, system=request.system, history=request.history
+            index=index, settings=request.text_settings, system=request.system, history=request.history
         )
     return PictureRecord(
         task=task.kind,
         prompt=task.prompt.text,
-        settings=picture.settings,
+        settings=settings,
         loaded=loaded.model_copy(update={"model": model, "weights": weights, "lora": lora}),
         inputs=tuple(each.source for each in inputs),
         answer=answer,
-        think_text=picture.think_text,
-        made_by=picture.made_by or None,
+        made_by=made_by or None,
         version=__version__,
     )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
@@ -13,6 +13,7 @@ from config.sources import Layers
 from model import CARD, Card, Engine, Event, process_timings
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop
+from sensenova_cli.system.streams import StdoutError
 from sensenova_cli.turns.build_request import Previews, Turn, build_turn
 from sensenova_cli.turns.model_source import ModelSource
 from sensenova_cli.turns.tasks import AnswerTask, Task
@@ -60,6 +61,29 @@ class Sink:
         """End the turn, also after a failure. `take` has received all results until then."""
 
 
+class Course:
+    """The course of a run of several turns. This base class runs all turns, and ends the run at the first error."""
+
+    def begin(self, turns: Sequence[Turn], card: Card) -> Sequence[Turn]:
+        """Return the turns to run. With none, the model is not opened."""
+        return turns
+
+    def failed(self, turn: Turn, error: Exception) -> None:
+        """Take note of a failed turn. An exception ends the run.
+
+        Raises:
+            SenseNovaError: the run must end.
+        """
+        raise error
+
+    def end(self) -> None:
+        """End the run after its last turn.
+
+        Raises:
+            SenseNovaError: some turns have failed.
+        """
+
+
 @dataclass(frozen=True)
 class Frontend:
     """The parts of a turn that differ between one-shot commands, sessions and servers.
@@ -69,11 +93,13 @@ class Frontend:
         open_sinks: returns the sinks for the prepared turns. It runs before the model is opened, so that a place that
             cannot be written is found before weights are downloaded.
         stop: checked after every event.
+        course: chooses the turns to run, and decides whether a run goes on after an error.
     """
 
     view: TurnView
     open_sinks: Callable[[Sequence[Turn]], Sequence[Sink]]
     stop: Stop
+    course: Course = field(default_factory=Course)
 
 
 def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, frontend: Frontend) -> None:
@@ -89,13 +115,22 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
         card = model.card(view)
         previews = Previews(*view.preview_request())
         turns = [build_turn(task, layers, card.recommended, previews) for task in tasks]
+        turns = list(frontend.course.begin(turns, card))
+    if not turns:
+        return
     sinks = frontend.open_sinks(turns)
     for warning in dict.fromkeys(warning for turn in turns for warning in (*turn.warnings, *_differences(turn, card))):
         view.notice(warning)
     engine = model.open([turn.request for turn in turns], view)
     view.expect([turn.request for turn in turns])
     for turn in turns:
-        run_turn(engine, turn, view, sinks, frontend.stop)
+        try:
+            run_turn(engine, turn, view, sinks, frontend.stop)
+        except (BrokenPipeError, StdoutError):
+            raise  # no later result could be printed either
+        except Exception as error:
+            frontend.course.failed(turn, error)
+    frontend.course.end()
 
 
 def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:

@@ -1,0 +1,151 @@
+"""The course of a run that makes pictures: which of them exist already, which failed, and how to go on."""
+
+import os
+import shlex
+from collections.abc import Sequence
+
+from config.errors import SenseNovaError
+from config.settings import OutputSettings
+from config.units import count_of
+from model import Card
+from sensenova_cli.errors import BatchError, UsageError
+from sensenova_cli.inputs.argv import before_dashes
+from sensenova_cli.inputs.expansion import RANDOM, Seeds
+from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.outputs.picture_writer import picture_folder
+from sensenova_cli.render.errors import describe, print_error
+from sensenova_cli.render.turn_view import TurnView
+from sensenova_cli.turns.build_request import Turn
+from sensenova_cli.turns.existing_pictures import ExistingPictures, missing_turns, numbered
+from sensenova_cli.turns.model_source import ModelSource
+from sensenova_cli.turns.run_turn import Course
+
+MAX_COMMAND = 500
+"""Longest command that a message repeats, in characters."""
+MAX_SHOWN = 60
+"""Longest prompt in a message about a failed item, in characters."""
+SKIP = "--skip-existing"
+
+
+class Batch(Course):
+    """A run that makes pictures.
+
+    Args:
+        output: where the pictures go.
+        seeds: the seeds of `--seed`, if they are a range, a list or random.
+
+    Attributes:
+        count: number of pictures of the run, with those that exist already.
+        existing: numbers of the pictures that exist already, from 0.
+        done: number of pictures that this run has made.
+    """
+
+    def __init__(
+        self, flags: Flags, output: OutputSettings, source: ModelSource, view: TurnView, seeds: Seeds | None = None
+    ) -> None:
+        self._flags = flags
+        self._output = output
+        self._source = source
+        self._view = view
+        self._seeds = seeds
+        self._failed = 0
+        self.count = 0
+        self.existing: frozenset[int] = frozenset()
+        self.done = 0
+
+    def begin(self, turns: Sequence[Turn], card: Card) -> Sequence[Turn]:
+        """Number the turns, and with `--skip-existing` leave out the pictures that exist.
+
+        Raises:
+            UsageError: the pictures have no files, or no records that could be compared.
+            OutputError: the output is not a name of files.
+        """
+        turns = numbered(turns)
+        self.count = sum(turn.settings.num_images for turn in turns)
+        if self._seeds is not None and self._seeds.is_random:
+            self._view.muted(f"random seed: {self._seeds.text}")
+        if not self._flags.skip_existing:
+            return turns
+        if not self._has_files:
+            raise UsageError(f"{SKIP} needs files, and -o {self._output.output} makes none", "name a folder or a file")
+        if not self._output.metadata:
+            raise UsageError(
+                f"{SKIP} compares the records in files, and `metadata=false` writes none", "leave one of them out"
+            )
+        folder, deep = picture_folder(self._output.output)
+        missing = missing_turns(turns, ExistingPictures(folder, deep=deep), self._source.loaded, card.recommended)
+        left = {number for turn in missing for number in turn.picture_numbers}
+        self.existing = frozenset(range(self.count)) - left
+        if self.existing:
+            verb = "exists" if self.count == 1 else "exist"
+            self._view.muted(f"{len(self.existing)} of {count_of(self.count, 'picture')} {verb} already")
+        return missing
+
+    def failed(self, turn: Turn, error: Exception) -> None:
+        """Report a failed turn.
+
+        Raises:
+            BatchError: `--max-errors` turns have failed.
+            Exception: the error itself, without `--max-errors`.
+        """
+        if self._flags.max_errors == 1:
+            self.show_way_on()
+            raise error
+        what, hint = (error.what, error.hint) if isinstance(error, SenseNovaError) else (describe(error), "")
+        prompt = turn.prompt if len(turn.prompt) <= MAX_SHOWN else turn.prompt[:MAX_SHOWN] + "…"
+        print_error(f"picture {turn.first_index + 1} of {self.count} ({prompt}) failed: {what}", hint)
+        self._failed += 1
+        if self._failed == self._flags.max_errors:
+            raise BatchError(f"the run ended after {count_of(self._failed, 'failure')}; {self._state()}", self._hint())
+
+    def end(self) -> None:
+        """End the run.
+
+        Raises:
+            BatchError: some turns have failed.
+        """
+        if self._failed:
+            raise BatchError(f"{count_of(self._failed, 'item')} failed; {self._state()}", self._hint())
+
+    def show_way_on(self) -> None:
+        """Say how many pictures are done, and how to go on, after the run was interrupted or failed."""
+        if self.count > 1:
+            self._view.notice("; ".join(filter(None, (self._state(), self._hint()))))
+
+    @property
+    def _has_files(self) -> bool:
+        return self._output.output not in ("-", os.devnull)
+
+    def _state(self) -> str:
+        return f"{len(self.existing) + self.done} of {self.count} pictures are done"
+
+    def _hint(self) -> str:
+        """Return the command that goes on; empty if existing pictures cannot be found again."""
+        if not (self._has_files and self._output.metadata and self._flags.words):
+            return ""
+        return f"to go on: {way_on(self._flags.words, self._seeds)}"
+
+
+def way_on(words: Sequence[str], seeds: Seeds | None) -> str:
+    """Return the command that makes the pictures that a run has not made.
+
+    Args:
+        words: the run's command line, without the name of the program.
+    """
+    options = [word for word in before_dashes(words) if word != SKIP]
+    if seeds is not None and seeds.is_random:
+        options = _with_seed(options, seeds.text)
+    command = shlex.join(["sensenova", *options, SKIP, *words[len(before_dashes(words)) :]])
+    return command if len(command) <= MAX_COMMAND else f"the same command with {SKIP}"
+
+
+def _with_seed(options: Sequence[str], seed: str) -> list[str]:
+    """Return options with the number that was drawn for a random seed."""
+    return [
+        seed
+        if word.lower() == RANDOM and before == "--seed"
+        else f"--seed={seed}"
+        if word.lower() == f"--seed={RANDOM}"
+        else word
+        for before, word in zip(["", *options], options, strict=False)
+    ]
