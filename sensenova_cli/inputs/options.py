@@ -102,7 +102,8 @@ _METAVARS = {
 def with_options(
     *names: str, defaults: Mapping[str, Any] = MappingProxyType({})
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the named options, and `--help-all`. It receives their values as its argument `flags`.
+    """Give a command the named options, and `--help-all`. It receives their values as its argument `flags`,
+    and the parser's context if it has an argument `context`.
 
     Args:
         defaults: settings whose defaults differ for this command, for its help.
@@ -113,7 +114,8 @@ def with_options(
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         declared = _declarations(names, defaults)
-        own = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name != "flags"]
+        parameters = inspect.signature(command).parameters
+        own = [parameter for parameter in parameters.values() if parameter.name not in ("flags", "context")]
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
             for name, (kind, default, info) in _parameters(dict.fromkeys((*names, HELP_ALL)), declared)
@@ -123,6 +125,8 @@ def with_options(
         @functools.wraps(command)
         def run(*, context: typer.Context, **values: Any) -> None:
             typed = {option.name: values.pop(option.name) for option in options}
+            if "context" in parameters:
+                values["context"] = context
             command(**values, flags=replace(collect_flags(typed), words=tuple(context.obj or ())))
 
         run.own_defaults = {name: declared[name].default for name in (*defaults, *INTERLEAVE_ONLY & set(names))}  # type: ignore[attr-defined]
