@@ -62,12 +62,15 @@ def _text_words(entry: LogEntry) -> Iterator[str]:
         prompt = prompt.replace("{", "{{").replace("}", "}}")
     if entry.task == "describe":
         yield from entry.inputs
-        yield f"--prompt={prompt}"
     else:
-        needs_option = prompt.startswith("-") or entry.task == "edit"
-        yield f"--prompt={prompt}" if needs_option else prompt
         for path in entry.inputs:
             yield from ("--image", path)
+    if prompt.startswith("-"):
+        yield f"--prompt={prompt}"
+    elif entry.inputs:
+        yield from ("-p", prompt)
+    else:
+        yield prompt
     if entry.system is not None and (entry.task == "interleave" or (entry.task == "chat" and entry.system)):
         yield f"--system={entry.system}"
 

@@ -38,14 +38,17 @@ NEWEST = 1000
 SHORTEST_TERM = 3
 """Characters of the shortest word that the index finds: it contains all runs of three characters."""
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS entries (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, task TEXT NOT NULL, prompt TEXT NOT NULL,
-  status TEXT NOT NULL, reason TEXT NOT NULL, seconds REAL NOT NULL, model TEXT NOT NULL, session TEXT NOT NULL,
-  answer TEXT NOT NULL, paths TEXT NOT NULL, details TEXT NOT NULL
+_TABLES = (
+    """
+    CREATE TABLE entries (
+      number INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, task TEXT NOT NULL, prompt TEXT NOT NULL,
+      status TEXT NOT NULL, reason TEXT NOT NULL, seconds REAL NOT NULL, model TEXT NOT NULL, session TEXT NOT NULL,
+      answer TEXT NOT NULL, paths TEXT NOT NULL, details TEXT NOT NULL
+    )
+    """,
+    "CREATE INDEX times ON entries (time)",  # it also counts the entries faster than the table
 )
-"""
-_INDEX = "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text, tokenize = 'trigram')"
+_INDEX = "CREATE VIRTUAL TABLE words USING fts5(text, tokenize = 'trigram')"
 _TEXT = "prompt || char(10) || answer || char(10) || paths"
 _COLUMNS = ("time", "task", "prompt", "status", "reason", "seconds", "model", "session", "answer", "paths", "details")
 _DETAILS = ("settings", "loaded", "inputs", "files", "system", "earlier")
@@ -255,7 +258,8 @@ def _create_tables(database: "sqlite3.Connection") -> None:
     (application,) = database.execute("PRAGMA application_id").fetchone()
     if application == APPLICATION_ID:
         return
-    database.execute(_TABLES)
+    for statement in _TABLES:
+        database.execute(statement)
     with suppress(sqlite3.OperationalError):  # this SQLite has no FTS5: a search reads all entries
         database.execute(_INDEX)
     database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -281,24 +285,37 @@ def _search(database: "sqlite3.Connection", terms: Sequence[str], limit: int) ->
     The index finds terms of three characters and more. Shorter ones are compared with the text of each entry. All terms
     are, if the index lacks an entry, which a program without FTS5 has written.
     """
-    indexed: list[str] = []
-    if any(len(term) >= SHORTEST_TERM for term in terms) and _has_index(database):
-        (words,) = database.execute("SELECT count(*) FROM words").fetchone()
-        (entries,) = database.execute("SELECT count(*) FROM entries").fetchone()
-        if words == entries:
-            indexed = [term for term in terms if len(term) >= SHORTEST_TERM]
+    if not terms:
+        return "SELECT * FROM entries ORDER BY number DESC LIMIT ?", [limit]
+    long = [term for term in terms if len(term) >= SHORTEST_TERM]
     conditions, values = [], list[Any]()
-    if indexed:
-        quoted = (term.replace('"', '""') for term in indexed)
-        conditions.append("number IN (SELECT rowid FROM words WHERE words MATCH ?)")
-        values.append(" AND ".join(f'"{term}"' for term in quoted))
+    if _is_index_complete(database):
+        text, found = "text", "SELECT entries.* FROM words JOIN entries ON number = words.rowid"
+        if long:
+            conditions.append("words MATCH ?")
+            values.append(" AND ".join(f'"{_quoted(term)}"' for term in long))
+        terms = [term for term in terms if term not in long]
+        order = "words.rowid"
+    else:
+        text, found, order = _TEXT, "SELECT * FROM entries", "number"
     for term in terms:
-        if term not in indexed:
-            escaped = term.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-            conditions.append(f"{_TEXT} LIKE ? ESCAPE '\\'")
-            values.append(f"%{escaped}%")
-    where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
-    return f"SELECT * FROM entries {where}ORDER BY number DESC LIMIT ?", [*values, limit]
+        escaped = term.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        conditions.append(f"({text}) LIKE ? ESCAPE '\\'")
+        values.append(f"%{escaped}%")
+    return f"{found} WHERE {' AND '.join(conditions)} ORDER BY {order} DESC LIMIT ?", [*values, limit]
+
+
+def _quoted(term: str) -> str:
+    return term.replace('"', '""')
+
+
+def _is_index_complete(database: "sqlite3.Connection") -> bool:
+    """Return whether the index has every entry. A program without FTS5 may have written some."""
+    if not _has_index(database):
+        return False
+    (words,) = database.execute("SELECT count(*) FROM words_docsize").fetchone()  # FTS5's own table, one row an entry
+    (entries,) = database.execute("SELECT count(*) FROM entries").fetchone()
+    return bool(words == entries)
 
 
 def _before(time: datetime | None) -> tuple[str, list[str]]:
