@@ -29,7 +29,7 @@ MAX_DEPTH = 50
 RANDOM = "random"
 
 _MARKS = re.compile(r"[{|}]")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _NUMBER = re.compile(r"\s*(\d{1,40})\s*", re.ASCII)
 _RANGE = re.compile(r"\s*(\d{1,40})\s*\.\.\s*(\d{1,40})\s*", re.ASCII)
 _DASHED = re.compile(r"\s*(\d+)\s*[-–:]\s*(\d+)\s*", re.ASCII)
@@ -77,8 +77,11 @@ def take_seeds(flags: Flags) -> tuple[Flags, Seeds | None]:
     return replace(flags, settings={name: value for name, value in flags.settings.items() if name != "seed"}), seeds
 
 
-def parse_seeds(text: str) -> Seeds:
+def parse_seeds(text: str, option: str = "--seed ") -> Seeds:
     """Read a range such as `1..8`, a list such as `3,5,9` or `1..4,9`, or `random`.
+
+    Args:
+        option: how the user typed the option, for messages.
 
     Raises:
         UsageError: the text is none of these, a range is empty, or a seed is too large or there twice.
@@ -86,11 +89,11 @@ def parse_seeds(text: str) -> Seeds:
     if text.strip().lower() == RANDOM:
         seed = secrets.randbelow(RANDOM_SEEDS)
         return Seeds(str(seed), (range(seed, seed + 1),), is_random=True)
-    ranges = tuple(_parse_range(part, text) for part in text.split(","))
+    ranges = tuple(_parse_range(part, text, option) for part in text.split(","))
     last: range | None = None
     for each in sorted(ranges, key=lambda each: each.start):
         if last is not None and each.start < last.stop:
-            raise UsageError(f"--seed {text}: the seed {each.start} is there twice", "give each seed once")
+            raise UsageError(f"{option}{text}: the seed {each.start} is there twice", "give each seed once")
         last = each
     return Seeds(text, ranges)
 
@@ -105,11 +108,11 @@ def parse_variables(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for word in words:
         name, equals, text = word.partition("=")
         name = name.strip()
-        if not equals or not _NAME.fullmatch(name):
+        if not equals or not NAME.fullmatch(name):
             raise UsageError(f"--var {word} is not a variable", "write it like --var color=red,blue")
         if name in variables:
             raise UsageError(f"--var {name} is given twice", f"write all its values in one: --var {name}=a,b,c")
-        values = tuple(part.replace("\\,", ",").strip() for part in re.split(r"(?<!\\),", text))
+        values = split_values(text)
         if not all(values):
             what = "a value is empty" if any(values) else "it has no values"
             raise UsageError(f"--var {word}: {what}", f"write it like --var {name}=red,blue")
@@ -117,8 +120,21 @@ def parse_variables(words: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return variables
 
 
-def expand_prompts(prompts: Sequence[Prompt], variables: Variables) -> list[Prompt]:
+def split_values(text: str) -> tuple[str, ...]:
+    r"""Split a list at its commas; `\,` is a comma inside a value."""
+    return tuple(part.replace("\\,", ",").strip() for part in re.split(r"(?<!\\),", text))
+
+
+def uses_variable(text: str, name: str) -> bool:
+    """Return whether a prompt has this name in braces."""
+    return name in _names(_parse(text, {name: ()}))
+
+
+def expand_prompts(prompts: Sequence[Prompt], variables: Variables, option: str = "--var") -> list[Prompt]:
     """Return the prompts for each combination of their alternatives and of the variables that they use.
+
+    Args:
+        option: the option that defines variables, for messages.
 
     Raises:
         UsageError: no prompt uses a variable, a prompt uses a name that no variable has, or there are too many
@@ -129,7 +145,7 @@ def expand_prompts(prompts: Sequence[Prompt], variables: Variables) -> list[Prom
     for prompt, nodes in zip(prompts, parsed, strict=True):
         for name in _names(nodes):
             if name not in variables:
-                raise _unknown_variable(prompt, name, variables)
+                raise _unknown_variable(prompt, name, variables, option)
     for name, values in variables.items():
         if name not in names:
             raise UsageError(
@@ -161,22 +177,22 @@ def with_seeds(prompts: Sequence[Prompt], seeds: Seeds | None) -> list[Prompt]:
     ]
 
 
-def _parse_range(part: str, text: str) -> range:
+def _parse_range(part: str, text: str, option: str) -> range:
     if dashed := _DASHED.fullmatch(part):
-        raise UsageError(f"--seed {text} is not a range", f"try --seed {dashed[1]}..{dashed[2]}")
+        raise UsageError(f"{option}{text} is not a range", f"try {option}{dashed[1]}..{dashed[2]}")
     ends = _RANGE.fullmatch(part) or _NUMBER.fullmatch(part)
     if ends is None:
         raise UsageError(
-            f"--seed {text}: {part.strip() or 'an empty place'} is neither a number nor a range",
+            f"{option}{text}: {part.strip() or 'an empty place'} is neither a number nor a range",
             "write it like 7, 3,5,9, 1..8 or random",
         )
     first, last = int(ends[1]), int(ends[ends.lastindex or 1])
     if first > last:
         raise UsageError(
-            f"--seed {text}: the range {part.strip()} is empty", f"begin with the smaller number: {last}..{first}"
+            f"{option}{text}: the range {part.strip()} is empty", f"begin with the smaller number: {last}..{first}"
         )
     if last > MAX_SEED:
-        raise UsageError(f"--seed {text}: the seed {last} is too large", f"the largest one is {MAX_SEED}")
+        raise UsageError(f"{option}{text}: the seed {last} is too large", f"the largest one is {MAX_SEED}")
     return range(first, last + 1)
 
 
@@ -205,13 +221,13 @@ def _require_few(count: int, of_what: str) -> None:
         )
 
 
-def _unknown_variable(prompt: Prompt, name: str, variables: Variables) -> UsageError:
+def _unknown_variable(prompt: Prompt, name: str, variables: Variables, option: str) -> UsageError:
     from config.validation import near_miss  # defines the settings' models, which other prompts do not need
 
     meant = near_miss(name, variables)
-    solution = f"write {{{meant}}}" if meant else f"add --var {name}=…"
+    solution = f"write {{{meant}}}" if meant else f"add {option} {name}=…"
     return UsageError(
-        f"{prompt.place}the prompt uses {{{name}}}, which no --var defines",
+        f"{prompt.place}the prompt uses {{{name}}}, which no {option} defines",
         f"{solution}, or {{{{{name}}}}} for plain braces",
     )
 
@@ -281,7 +297,7 @@ def _closed(group: _Open, source: str, has_variables: bool) -> _Nodes:
     if len(group.branches) > 1:
         return [_Alternatives([_merged(branch) for branch in group.branches], source)]
     name = source[1:-1].strip()
-    if has_variables and _NAME.fullmatch(name):
+    if has_variables and NAME.fullmatch(name):
         return [_Variable(name, source)]
     content = group.branches[0]
     if len(content) == 1 and not isinstance(content[0], str) and source[1:-1] == content[0].source:
