@@ -13,6 +13,7 @@ COMMANDS = {
     "serve": "Serve a model to OpenAI clients, other tools and a web page.",
     "run": "Drop-in replacement for vLLM-Omni's example script: replace `python end2end.py` with `sensenova run`.",
     "info": "Print how a picture was made, or what a checkpoint or a server is. No model is loaded.",
+    "compare": "Compare two pictures: their settings and their pixels. No model is loaded.",
     "bench": "Measure how fast a model runs here and how fast the device could be, or how fast a server answers.",
     "doctor": "Check what fits on this machine, and how fast it runs.",
     "verify": "Check a checkpoint's files, and compare pictures that it draws.",

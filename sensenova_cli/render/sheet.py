@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from sensenova_cli.render.fonts import Font, choose_font, missing_characters
+from sensenova_cli.system.unicode import printable, valid_unicode
 
 MAX_TILE = 512
 """Longest side in pixels that a picture has on a sheet, unless the caller chooses another one."""
@@ -19,7 +20,7 @@ MAX_PIXELS = 64 * 2**20
 """Most pixels of all tiles of a sheet. With more pictures, the tiles are smaller."""
 MAX_SIDE = 32_000
 """Longest side in pixels of all tiles of a sheet. Some viewers open no larger pictures, and WebP allows 16,383."""
-LABEL_LINES, TITLE_LINES = 3, 4
+LABEL_LINES, TITLE_LINES = 4, 4
 """Most lines of a label and of the title. The rest of a longer text is cut."""
 MAX_TEXT = 2000
 """Most characters of a text that are laid out: more would not fit into its lines."""
@@ -47,7 +48,8 @@ class Sheet:
     @property
     def text(self) -> str:
         """All text on the sheet."""
-        return " ".join((self.title, *self.columns, *self.labels, *(text for row in self.captions for text in row)))
+        texts = (self.title, *self.columns, *self.labels, *(text for row in self.captions for text in row))
+        return printable(valid_unicode(" ".join(text[:MAX_TEXT] for text in texts)))
 
 
 def tile_side(columns: int, rows: int, longest: int = MAX_TILE) -> int:
@@ -85,7 +87,7 @@ def wrapped(items: Sequence[Image.Image | None], captions: Sequence[str], title:
     return Sheet(rows, title, captions=[texts[start : start + across] for start in starts])
 
 
-def draw_sheet(sheet: Sheet) -> Image.Image:
+def draw_sheet(sheet: Sheet, longest: int = MAX_TILE) -> Image.Image:
     """Draw a sheet on a white background.
 
     Pictures keep their pixels if they fit. Larger ones are scaled down, and small ones are enlarged by a whole number,
@@ -95,7 +97,7 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
         An RGB picture.
     """
     down, across = len(sheet.rows), len(sheet.rows[0])
-    side = tile_side(across, down)
+    side = tile_side(across, down, longest)
     tiles = [[None if image is None else _fitted(image, side) for image in row] for row in sheet.rows]
     known = [tile for row in tiles for tile in row if tile is not None]
     tile = (
@@ -103,7 +105,7 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
         max((each.height for each in known), default=MIN_TILE),
     )
     tile = (max(tile[0], MIN_TILE), tile[1])
-    text_size = max(15, min(28, round(min(tile) / 14)))
+    text_size = max(16, min(44, round(min(tile) / 18)))
     gap = max(6, text_size // 2)
     font = choose_font(sheet.text, text_size)
     title_font = choose_font(sheet.text, round(text_size * 1.25))
@@ -168,7 +170,7 @@ def wrap_text(text: str, font: Font, width: float, most: int) -> list[str]:
     """Break a text into lines of at most `width` pixels, between words if possible. Of more than `most` lines the rest
     is replaced by an ellipsis."""
     lines: list[str] = []
-    for paragraph in text[:MAX_TEXT].splitlines():
+    for paragraph in printable(valid_unicode(text[:MAX_TEXT])).splitlines():
         line = ""
         for word in _pieces(paragraph, font, width):
             longer = f"{line} {word}" if line else word

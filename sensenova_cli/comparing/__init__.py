@@ -1,0 +1,1 @@
+"""Comparison of pictures: their likeness, and the differences between their records."""

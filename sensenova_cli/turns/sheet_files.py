@@ -1,0 +1,62 @@
+"""Files of sheets: their name is checked before anything runs, and they are written whole or not at all."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from sensenova_cli.errors import OutputError
+from sensenova_cli.outputs.picture_writer import PictureWriter
+from sensenova_cli.render.sheet import Sheet, draw_sheet, unreadable
+from sensenova_cli.system.streams import STDIN
+
+MOST_SHOWN = 20
+"""Most characters without a sign in any font that a notice lists."""
+
+
+class SheetFile:
+    """A file for one sheet. `prepare` makes it."""
+
+    def __init__(self, writer: PictureWriter, path: str) -> None:
+        self._writer = writer
+        self.path = path
+        """The file's name as it was given."""
+
+    @classmethod
+    def prepare(cls, path: str, *, force: bool) -> "SheetFile":
+        """Check that a sheet can be written to a picture file.
+
+        Raises:
+            OutputError: the name has fields or is standard output, or as for `PictureWriter.prepare`.
+        """
+        if path == STDIN:
+            raise OutputError("a sheet cannot go to stdout", "name a file")
+        if "{" in path or "}" in path:
+            raise OutputError(f"{path} has braces, and a sheet is one file", "name it without fields, like sheet.png")
+        if not Path(path).suffix or path.endswith("/"):
+            raise OutputError(f"{path} is not the name of a picture file", f"name it like {path.rstrip('/')}.png")
+        return cls(PictureWriter.prepare(path, force=force, stdout_is_terminal=False), path)
+
+    def write(self, sheet: Sheet, longest: int) -> Path:
+        """Draw a sheet and write it; errors as for `PictureWriter.write`.
+
+        Args:
+            longest: longest side of a picture on the sheet in pixels.
+        """
+        return self.write_image(draw_sheet(sheet, longest))
+
+    def write_image(self, image: Image.Image) -> Path:
+        """Write a sheet that has been drawn; errors as for `PictureWriter.write`."""
+        written = self._writer.write(image, prompt="sheet", seed=0, index=0, count=1, record=None)
+        assert written is not None  # it is not stdout
+        return written
+
+
+def font_notice(sheet: Sheet) -> str:
+    """Return a sentence about characters of a sheet that no font here has; empty if there are none."""
+    missing = unreadable(sheet)
+    if not missing:
+        return ""
+    return (
+        f"no font here has {missing[:MOST_SHOWN]}{'…' if len(missing) > MOST_SHOWN else ''}, which the sheet shows as "
+        "boxes; install a font such as Noto Sans CJK or DejaVu Sans"
+    )
