@@ -41,6 +41,8 @@ class ProgressView(Protocol):
 class _LiveBar:
     """A bar that is redrawn in place and removed when it is closed. A forming picture may be below it."""
 
+    bar_width = 40
+
     def __init__(
         self,
         console: Console,
@@ -48,16 +50,17 @@ class _LiveBar:
         figures: Sequence[ProgressColumn],
         picture: LivePreview | None = None,
         later: int = 0,
+        left: ProgressColumn | None = None,
     ) -> None:
         # On a narrow screen the title is cut rather than wrapped, and the bar is left out.
         name = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-        bar = [BarColumn()] if console.width >= NARROW else []
+        bar = [BarColumn(self.bar_width)] if console.width >= NARROW else []
         self._progress = _ProgressAbove(
             picture,
             name,
             *bar,
             *figures,
-            _TimeLeft(later),
+            left or _TimeLeft(later),
             console=console,
             transient=True,
             # A picture is redrawn only when it changes, not ten times a second.
@@ -94,10 +97,20 @@ class LiveSteps(_LiveBar):
 
     Args:
         later: number of steps of the pictures that the run makes after this one.
+        figures: columns in place of those with steps and rate.
+        left: a column in place of that with the time left.
     """
 
-    def __init__(self, console: Console, title: str, picture: LivePreview | None = None, later: int = 0) -> None:
-        super().__init__(console, title, [MofNCompleteColumn(), _Rate()], picture, later)
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        picture: LivePreview | None = None,
+        later: int = 0,
+        figures: Sequence[ProgressColumn] | None = None,
+        left: ProgressColumn | None = None,
+    ) -> None:
+        super().__init__(console, title, figures or [MofNCompleteColumn(), _Rate()], picture, later, left)
         self._picture = picture
 
     def update(self, done: int, total: int, preview: Image.Image | None = None) -> None:

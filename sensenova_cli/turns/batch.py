@@ -16,7 +16,7 @@ from sensenova_cli.outputs.picture_writer import picture_folder
 from sensenova_cli.render.errors import describe, print_error
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.turns.build_request import Turn
-from sensenova_cli.turns.existing_pictures import ExistingPictures, missing_turns, numbered
+from sensenova_cli.turns.existing_pictures import ExistingPictures, missing_turns
 from sensenova_cli.turns.model_source import ModelSource
 from sensenova_cli.turns.run_turn import Course
 
@@ -54,13 +54,12 @@ class Batch(Course):
         self.done = 0
 
     def begin(self, turns: Sequence[Turn], card: Card) -> Sequence[Turn]:
-        """Number the turns, and with `--skip-existing` leave out the pictures that exist.
+        """With `--skip-existing`, leave out the pictures that exist.
 
         Raises:
             UsageError: the pictures have no files, or no records that could be compared.
             OutputError: the output is not a name of files.
         """
-        turns = numbered(turns)
         self.count = sum(turn.settings.num_images for turn in turns)
         if self._seeds is not None and self._seeds.is_random:
             self._view.muted(f"random seed: {self._seeds.text}")

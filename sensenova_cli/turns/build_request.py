@@ -1,7 +1,7 @@
 """Building of a checked request from a task: the only place where a turn's settings are merged."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from config.errors import SenseNovaError, SettingsError
 from config.recommended import Recommended
@@ -98,6 +98,16 @@ def build_turn(task: Task, layers: Layers, recommended: Recommended, previews: P
         return _build_picture_turn(task, layers, recommended, previews)
     except SenseNovaError as error:
         raise type(error)(task.prompt.place + error.what, error.hint) from error
+
+
+def numbered(turns: Iterable[Turn]) -> list[Turn]:
+    """Return the turns with the number of their first picture in the run."""
+    first = 0
+    result = []
+    for turn in turns:
+        result.append(replace(turn, first_index=first))
+        first += turn.settings.num_images
+    return result
 
 
 def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommended, previews: Previews) -> Turn:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,16 +51,6 @@ class ExistingPictures:
             found = self._formats.get(_identity(record.model_copy(update={"made_by": "server"})), set())
             return bool(found)
         return bool(found) if record.loaded.dtype == ANY else record.loaded.dtype in found
-
-
-def numbered(turns: Sequence[Turn]) -> list[Turn]:
-    """Return the turns with the number of their first picture in the run."""
-    first = 0
-    result = []
-    for turn in turns:
-        result.append(replace(turn, first_index=first))
-        first += turn.settings.num_images
-    return result
 
 
 def missing_turns(

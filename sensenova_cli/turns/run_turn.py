@@ -14,7 +14,7 @@ from model import CARD, Card, Engine, Event, process_timings
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.system.streams import StdoutError
-from sensenova_cli.turns.build_request import Previews, Turn, build_turn
+from sensenova_cli.turns.build_request import Previews, Turn, build_turn, numbered
 from sensenova_cli.turns.model_source import ModelSource
 from sensenova_cli.turns.tasks import AnswerTask, Task
 
@@ -114,7 +114,7 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
     with process_timings.phase(CARD):
         card = model.card(view)
         previews = Previews(*view.preview_request())
-        turns = [build_turn(task, layers, card.recommended, previews) for task in tasks]
+        turns = numbered(build_turn(task, layers, card.recommended, previews) for task in tasks)
         turns = list(frontend.course.begin(turns, card))
     if not turns:
         return
@@ -131,6 +131,7 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
         except Exception as error:
             frontend.course.failed(turn, error)
     frontend.course.end()
+    view.end_run()
 
 
 def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:
