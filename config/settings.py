@@ -277,6 +277,11 @@ class OutputSettings(SettingsGroup):
     notify: NotifyChoice = "off"
     """After a run of 30 seconds or more: ring the terminal's bell, or show a notification on the desktop."""
 
+    @field_validator("format", mode="before")
+    @classmethod
+    def _usual_name(cls, form: object) -> object:
+        return "jpeg" if form == "jpg" else form
+
     @field_validator("output")
     @classmethod
     def _some_output(cls, output: str | None) -> str | None:

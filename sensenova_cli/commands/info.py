@@ -126,7 +126,7 @@ def _facts(file: str) -> dict[str, Any]:
     if parameters is None:
         raise NoRecordError(
             f"{name} has no record of how it was made, and cannot be repeated",
-            "only PNG files written by sensenova have one, unless --no-metadata was given or another tool removed it",
+            "only files written by sensenova have one, unless --no-metadata was given or another tool removed it",
         )
     problem = NoRecordError(
         f"{name} was described by another program, and cannot be repeated byte for byte",

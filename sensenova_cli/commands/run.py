@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MODALITIES = ("auto", "text2img", "img2img", "img2text", "text2text")
 
 DEFAULT_PROMPT = "A cute cat sitting on a windowsill, soft natural light"
-NAME = "sensenova_u1_output_{index}.png"
+NAME = "sensenova_u1_output_{index}"
 
 
 @with_options(
@@ -142,13 +142,15 @@ def _note_unused_options(flags: Flags, unused: Collection[str], modality: str) -
 
 def _name_template(layers: "Layers", flags: Flags) -> "NameTemplate | None":
     """Return the output folder with the script's file names, numbered after the existing pictures; None for stdout."""
+    from sensenova_cli.outputs.picture_files import FORMATS
+    from sensenova_cli.outputs.picture_writer import DEFAULT_ENDINGS
     from sensenova_cli.turns.one_shot import NameTemplate
 
     output = layers.output.output or "."
     if output == "-":
         return None
     folder = Path(output).expanduser()
-    if "output" not in flags.settings and not folder.is_dir() and folder.suffix.lower() == ".png":
+    if "output" not in flags.settings and not folder.is_dir() and folder.suffix.lower() in FORMATS:
         # A settings file names pictures for the other commands, too. Only the folder of such a name applies here.
         folder = folder.parent
         if "{" in str(folder):
@@ -158,7 +160,8 @@ def _name_template(layers: "Layers", flags: Flags) -> "NameTemplate | None":
     numbers = [
         int(found[1])
         for path in (folder.iterdir() if folder.is_dir() else ())
-        if (found := re.fullmatch(r"sensenova_u1_output_(\d+)\.png", path.name))
+        if (found := re.fullmatch(r"sensenova_u1_output_(\d+)\.(png|jpg|webp)", path.name))
     ]
     escaped = str(folder).replace("{", "{{").replace("}", "}}")
-    return NameTemplate(str(Path(escaped) / NAME), 0 if flags.force else max(numbers, default=-1) + 1)
+    name = NAME + DEFAULT_ENDINGS[layers.output.format]
+    return NameTemplate(str(Path(escaped) / name), 0 if flags.force else max(numbers, default=-1) + 1)

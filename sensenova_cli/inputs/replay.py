@@ -123,7 +123,7 @@ def read_replay(file: str, kind: PictureKind | Literal["interleave"]) -> Replay:
         )
     if record is None:
         raise UsageError(
-            f"{file} has no record of how it was made", "only PNG files that sensenova wrote with metadata have one"
+            f"{file} has no record of how it was made", "only files that sensenova wrote with metadata have one"
         )
     if record.task != kind:
         hint = f"to make it again: sensenova {record.task} --from {file}"

@@ -1,21 +1,23 @@
 """The writer of picture files: it chooses names, never overwrites unasked, and saves pictures if a write fails."""
 
 import errno
-import io
 import os
 import re
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from itertools import count as count_from
 from pathlib import Path
 from string import Formatter
 
-from PIL import Image
+from PIL import Image, features
 
+from config.settings import OutputSettings, PictureFormat
+from config.validation import join_or
 from sensenova_cli.errors import OutputError, OutputWriteError
-from sensenova_cli.outputs.picture_files import png_info
+from sensenova_cli.outputs.picture_files import DEFAULT_QUALITY, FORMATS, EncodedPicture, encode_picture
 from sensenova_cli.outputs.picture_record import PictureRecord
 from sensenova_cli.system.atomic_files import check_writable, create_file, replace_file
 from sensenova_cli.system.streams import discard_stdout, stdout_is_closed
@@ -26,7 +28,37 @@ ANSWER_NAME = "{slug}-{seed}-{index}.png"
 FIELDS = {"slug": "a", "seed": 42, "index": 0, "count": 1, "width": 2048, "height": 2048}
 """The fields of a name template, with examples."""
 MAX_SLUG = 40
+SHOWN: dict[PictureFormat, str] = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
+"""The formats' names in messages."""
+DEFAULT_ENDINGS: dict[PictureFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+@dataclass(frozen=True)
+class PictureForm:
+    """The form in which pictures are written.
+
+    Attributes:
+        format: format of files whose names have no ending, and of stdout. Otherwise the ending decides.
+        quality: of JPEG and WebP files, 1 to 100.
+        is_typed: whether the user typed the format, so that a name with another ending contradicts it.
+    """
+
+    format: PictureFormat = "png"
+    quality: int = DEFAULT_QUALITY
+    is_typed: bool = False
+
+    @classmethod
+    def of(cls, settings: OutputSettings, typed: Collection[str]) -> "PictureForm":
+        """Return the form that settings ask for.
+
+        Args:
+            typed: names of the settings that the user typed.
+        """
+        return cls(settings.format, settings.quality, "format" in typed)
+
+
+PNG_FORM = PictureForm()
 
 
 class PictureWriter:
@@ -35,12 +67,22 @@ class PictureWriter:
     A picture never replaces another picture of the same run. Without `force` it replaces no file at all.
     """
 
-    def __init__(self, template: str | None, *, force: bool, numbered: bool) -> None:
+    def __init__(
+        self,
+        template: str | None,
+        *,
+        force: bool,
+        numbered: bool,
+        form: PictureForm = PNG_FORM,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
         self._template = template
         """Path with fields in braces; None for stdout."""
         self._force = force
         self._numbered = numbered
         """Whether -2, -3, … is appended to a name that is taken; otherwise that is an error."""
+        self._form = form
+        self._note = note
         self._written: set[Path] = set()
 
     @classmethod
@@ -52,45 +94,53 @@ class PictureWriter:
         stdout_is_terminal: bool,
         count: int = 1,
         default: str = DEFAULT_NAME,
+        existing: Collection[int] = (),
+        form: PictureForm = PNG_FORM,
+        note: Callable[[str], None] | None = None,
     ) -> "PictureWriter":
         """Choose the names, create missing folders, and check that files can be written there.
 
         Args:
             output: None for `default` in the current folder; a folder (existing, or with a trailing
-                slash) for that name in it; a PNG file, or a template of one with the fields slug, seed, index
-                (from 0), count, width and height; `-` for PNG bytes on stdout. If a run makes several pictures,
+                slash) for that name in it; a picture file, or a template of one with the fields slug, seed, index
+                (from 0), count, width and height; `-` for the file on stdout. If a run makes several pictures,
                 `-{index}` is appended to a name without the fields seed and index. `/dev/null` writes nothing.
             force: replace existing files.
             stdout_is_terminal: whether bytes on stdout would appear on a screen.
             count: number of pictures that the run will make, or the largest number that it can make.
-            default: template of a file's name where `output` names none.
+            default: template of a file's name where `output` names none. Its ending is replaced by the form's.
+            existing: numbers of pictures, from 0, that exist already and will not be written.
+            form: format and quality of the files.
+            note: called with a sentence about a part of a record that a file has no room for.
 
         Raises:
-            OutputError: `output` has none of these forms, the file exists and `force` is False, the folder cannot be
-                written, or stdout is a terminal, is closed, or would get several pictures.
+            OutputError: `output` has none of these forms, or contradicts `form`; the file exists and `force` is False;
+                the folder cannot be written; or stdout is a terminal, is closed, or would get several pictures.
         """
         if output == "-":
             if stdout_is_terminal:
                 raise OutputError(
-                    "PNG bytes would garble the terminal", "redirect them (-o - > picture.png), or name a file with -o"
+                    f"{SHOWN[form.format]} bytes would garble the terminal",
+                    f"redirect them (-o - > picture{DEFAULT_ENDINGS[form.format]}), or name a file with -o",
                 )
             if stdout_is_closed():
                 raise OutputError("stdout is closed, so the picture would go nowhere", "name a file with -o")
             _require_single(count)
-            return cls(None, force=force, numbered=False)
+            _require_supported(form.format)
+            return cls(None, force=force, numbered=False, form=form, note=note)
         if output == os.devnull:
             return cls(os.devnull, force=True, numbered=False)
         if output in STDOUT_NAMES:
-            raise OutputError(f"{output} is standard output", "write the PNG bytes to it with -o -")
-        template = _template(output, default)
+            raise OutputError(f"{output} is standard output", "write the bytes to it with -o -")
+        template = _template(output, default, form)
         fields = _fields(template)
         if count > 1 and not fields & {"seed", "index"}:
             path = Path(template)
             template = str(path.with_name(f"{path.stem}-{{index}}{path.suffix}"))
-        planned = cls(template, force=force, numbered=bool(fields))
+        planned = cls(template, force=force, numbered=bool(fields), form=form, note=note)
         _require_possible(planned._path(**{**FIELDS, "slug": "a" * MAX_SLUG}))
         if not fields:
-            for index in range(count):
+            for index in set(range(count)).difference(existing):
                 _require_free(planned._path(index=index, count=count), force)
         _require_writable(_fixed_folder(template))
         return planned
@@ -105,7 +155,7 @@ class PictureWriter:
         count: int,
         record: PictureRecord | None,
     ) -> Path | None:
-        """Write one picture as PNG.
+        """Write one picture.
 
         Args:
             image: RGB, 8 bits a channel.
@@ -121,23 +171,24 @@ class PictureWriter:
             OutputError: stdout would get several pictures.
             BrokenPipeError: the reader of stdout has ended.
         """
-        png, problem = _encode(image, record)
         if self._template is None:
             _require_single(count)
-            _write_stdout(png)
-            _require_record("the picture on stdout", problem)
+            encoded = encode_picture(image, record, self._form.format, self._form.quality)
+            _write_stdout(encoded.content, DEFAULT_ENDINGS[self._form.format])
+            self._require_record("the picture on stdout", encoded)
             return None
         if self._template == os.devnull:
             return Path(os.devnull)
         width, height = image.size
         path = self._path(slug=slug(prompt), seed=seed, index=index, count=count, width=width, height=height)
+        path, encoded = self._encode(image, record, path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            written = self._place(png, path)
+            written = self._place(encoded.content, path)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = getattr(error, "strerror", None) or error
             raise OutputWriteError(
-                f"{path} cannot be written: {reason}; {_save_elsewhere(png, path.stem)}",
+                f"{path} cannot be written: {reason}; {_save_elsewhere(encoded.content, path)}",
                 "free some disk space, or choose another place with -o",
             ) from error
         self._written.add(written.absolute())
@@ -146,25 +197,64 @@ class PictureWriter:
                 f"another program created {path} in the meantime, so the picture was written to {written}",
                 "use -f to replace existing files",
             )
-        _require_record(str(written), problem)
+        self._require_record(str(written), encoded)
         return written
 
     def _path(self, **fields: object) -> Path:
         assert self._template is not None
         return Path(self._template.format(**fields))
 
-    def _place(self, png: bytes, path: Path) -> Path:
+    def _encode(self, image: Image.Image, record: PictureRecord | None, path: Path) -> tuple[Path, EncodedPicture]:
+        """Return the picture in the format of the file's ending; as a PNG file if that format cannot hold it."""
+        form = FORMATS[path.suffix.lower()]
+        try:
+            return path, encode_picture(image, record, form, self._form.quality)
+        except (OSError, ValueError) as error:
+            if form == "png":
+                raise
+            png = path.with_suffix(".png")
+            if self._note is not None:
+                size = f"{image.width}x{image.height}"
+                self._note(f"a {SHOWN[form]} file cannot hold this picture of {size} ({error}): writing {png} instead")
+            return png, encode_picture(image, record)
+
+    def _require_record(self, written: str, encoded: EncodedPicture) -> None:
+        if encoded.problem is not None:
+            raise OutputWriteError(
+                f"{written} is complete, but has no record of how it was made: "
+                f"{type(encoded.problem).__name__}: {encoded.problem}",
+                "this is a fault of the program, please report it; `metadata=false` makes pictures without a record",
+            ) from encoded.problem
+        if encoded.missing and self._note is not None:
+            self._note(
+                f"{written} is complete, but without {encoded.missing}, for which a JPEG file has no room; PNG and "
+                "WebP files have it"
+            )
+
+    def _place(self, content: bytes, path: Path) -> Path:
         if self._force and path.absolute() not in self._written:
-            replace_file(path, png)
+            replace_file(path, content)
             return path
-        written = create_file(_candidates(path), png)
+        written = create_file(_candidates(path), content)
         assert written is not None  # the candidates never end
         return written
 
 
+def picture_folder(output: str | None, default: str = DEFAULT_NAME, form: PictureForm = PNG_FORM) -> tuple[Path, bool]:
+    """Return the folder for the pictures of an output, as for `PictureWriter.prepare`, and whether its subfolders
+    belong to it, because the name of a folder has fields.
+
+    Raises:
+        OutputError: `output` is no name of files.
+    """
+    template = _template(output, default, form)
+    folder = _fixed_folder(template)
+    return folder, len(folder.parts) < len(Path(template).parent.parts)
+
+
 def encode_png(image: Image.Image, record: PictureRecord | None) -> bytes:
     """Return a picture as a PNG file with its record; without one if the record cannot be written."""
-    return _encode(image, record)[0]
+    return encode_picture(image, record).content
 
 
 def save_elsewhere(image: Image.Image, record: PictureRecord | None, prompt: str) -> str:
@@ -173,7 +263,7 @@ def save_elsewhere(image: Image.Image, record: PictureRecord | None, prompt: str
     Returns:
         A sentence with the file's name, or about a failure.
     """
-    return _save_elsewhere(encode_png(image, record), slug(prompt))
+    return _save_elsewhere(encode_png(image, record), Path(f"{slug(prompt)}.png"))
 
 
 def slug(prompt: str) -> str:
@@ -192,8 +282,10 @@ def slug(prompt: str) -> str:
     return short
 
 
-def _template(output: str | None, default: str) -> str:
+def _template(output: str | None, default: str, form: PictureForm) -> str:
+    default = str(Path(default).with_suffix(DEFAULT_ENDINGS[form.format]))
     if output is None:
+        _require_supported(form.format)
         return default
     if not output.strip():
         raise OutputError("the output name is empty", "omit -o to write into the current folder")
@@ -206,16 +298,36 @@ def _template(output: str | None, default: str) -> str:
         raise OutputError(
             f"the output name {output} is not possible: {error}", "choose another name with -o"
         ) from error
+    if is_folder or output.endswith(("/", os.sep)):
+        _require_supported(form.format)
     if is_folder:
         return str(path).replace("{", "{{").replace("}", "}}") + f"/{default}"
     if output.endswith(("/", os.sep)):
         return f"{path}/{default}"
-    if path.suffix.lower() != ".png":
-        raise OutputError(
-            f"pictures are written as PNG files, and {output} does not end in .png",
-            f"name it {path.with_name((path.stem.strip('.') or 'picture') + '.png')}, or write {output}/ for a folder",
-        )
+    _require_format(path, output, form)
     return str(path)
+
+
+def _require_format(path: Path, output: str, form: PictureForm) -> None:
+    """Raise OutputError if a file's ending is not that of a format, or of another one than the user typed."""
+    ending = path.suffix.lower()
+    own = path.with_name((path.stem.strip(".") or "picture") + DEFAULT_ENDINGS[form.format])
+    if ending not in FORMATS:
+        raise OutputError(
+            f"pictures are written as PNG, JPEG or WebP files, and {output} does not end in {join_or(list(FORMATS))}",
+            f"name it {own}, or write {output}/ for a folder",
+        )
+    if form.is_typed and FORMATS[ending] != form.format:
+        raise OutputError(
+            f"`format={form.format}` and the name {output} contradict each other",
+            f"name it {own}, or leave the format out",
+        )
+    _require_supported(FORMATS[ending])
+
+
+def _require_supported(form: PictureFormat) -> None:
+    if form == "webp" and not features.check("webp"):
+        raise OutputError("this installation of Pillow cannot write WebP files", "use PNG or JPEG, or reinstall Pillow")
 
 
 def _fields(template: str) -> set[str]:
@@ -290,49 +402,30 @@ def _candidates(path: Path) -> Iterator[Path]:
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _encode(image: Image.Image, record: PictureRecord | None) -> tuple[bytes, Exception | None]:
-    """Return the picture as PNG, and the error that prevented its record, or None."""
-    chunks, problem = None, None
+def _write_stdout(content: bytes, ending: str) -> None:
     try:
-        chunks = png_info(record) if record is not None else None
-    except Exception as error:  # a fault in the record must not lose a picture that took long to make
-        problem = error
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=chunks)
-    return buffer.getvalue(), problem
-
-
-def _require_record(written: str, problem: Exception | None) -> None:
-    if problem is not None:
-        raise OutputWriteError(
-            f"{written} is complete, but has no record of how it was made: {type(problem).__name__}: {problem}",
-            "this is a fault of the program, please report it; `metadata=false` makes pictures without a record",
-        ) from problem
-
-
-def _write_stdout(png: bytes) -> None:
-    try:
-        sys.stdout.buffer.write(png)
+        sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         # At exit Python would write the rest of its buffer, fail again, and print a traceback.
         discard_stdout()
+        saved = _save_elsewhere(content, Path(f"picture{ending}"))
         raise OutputWriteError(
-            f"stdout cannot be written: {error.strerror or error}; {_save_elsewhere(png, 'picture')}",
+            f"stdout cannot be written: {error.strerror or error}; {saved}",
             "free some disk space, or name a file with -o",
         ) from error
 
 
-def _save_elsewhere(png: bytes, stem: str) -> str:
+def _save_elsewhere(content: bytes, name: Path) -> str:
     """Save the picture in the system's temporary folder. Return a sentence with the file's name, or about a failure."""
     path: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f"{stem[:MAX_SLUG]}-", suffix=".png")
+        handle, name = tempfile.mkstemp(prefix=f"{name.stem[:MAX_SLUG]}-", suffix=name.suffix)
         path = Path(name)
         with os.fdopen(handle, "wb") as file:
-            file.write(png)
+            file.write(content)
     except OSError as error:
         if path is not None:
             path.unlink(missing_ok=True)

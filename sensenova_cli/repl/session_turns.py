@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from config.errors import SenseNovaError
+from config.settings import OutputSettings
 from config.sources import Layers, Resolved
 from config.validation import check_values
 from model import Conversation, InterleaveRequest, Picture, PicturePart, TextPart, has_room
@@ -14,7 +15,7 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.inputs.replay import PictureKind
-from sensenova_cli.outputs.picture_writer import ANSWER_NAME, DEFAULT_NAME, PictureWriter
+from sensenova_cli.outputs.picture_writer import ANSWER_NAME, DEFAULT_NAME, PictureForm, PictureWriter
 from sensenova_cli.render.preview import HALF
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.render.turn_view import TurnView
@@ -295,6 +296,8 @@ class SessionTurns:
         """
         session = self.session
         if not line_options.settings.get("output") and not session.is_temporary:
+            if line_options.settings.get("format", "png") != "png":
+                view.notice("the session's own pictures are PNG files; `format` is for those of -o FOLDER/")
             return []
 
         def report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
@@ -306,7 +309,7 @@ class SessionTurns:
             else:
                 view.notice(f"picture {made.number} is also saved as {path}")
 
-        writer = _picture_writer(layers.output.output, count, line_options, name)
+        writer = _picture_writer(layers.output, count, line_options, name, view.notice)
         return [PictureFileSink(writer, self.resident_model, count, 0, report)]
 
     def _run(
@@ -408,8 +411,18 @@ def _choose_profile(start: Flags, profile: str | None) -> str | None:
     return None if profile == NO_PROFILE else profile or start.profile
 
 
-def _picture_writer(output: str | None, count: int, line_options: Flags, name: str) -> PictureWriter:
+def _picture_writer(
+    settings: OutputSettings, count: int, line_options: Flags, name: str, note: Callable[[str], None]
+) -> PictureWriter:
     """Return the writer for pictures outside of the session: of a line with `-o`, or without a saved session."""
-    if output == "-":
+    if settings.output == "-":
         raise UsageError("stdout of a session is for paths and answers", "name a file with -o")
-    return PictureWriter.prepare(output, force=line_options.force, stdout_is_terminal=True, count=count, default=name)
+    return PictureWriter.prepare(
+        settings.output,
+        force=line_options.force,
+        stdout_is_terminal=True,
+        count=count,
+        default=name,
+        form=PictureForm.of(settings, line_options.settings),
+        note=note,
+    )

@@ -12,6 +12,7 @@ from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 
+from config.settings import PictureFormat
 from config.sizes import format_size, parse_size, resolve_size
 from model import (
     AnswerRequest,
@@ -23,10 +24,12 @@ from model import (
     Statistics,
     ThinkText,
     ThinkToken,
+    read_picture,
 )
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
-from sensenova_cli.outputs.picture_record import FORMAT
+from sensenova_cli.outputs.picture_files import FORMATS, encode_picture
+from sensenova_cli.outputs.picture_record import FORMAT, PictureRecord
 from sensenova_cli.serve.bodies import read_json
 from sensenova_cli.serve.errors import bad_request
 from sensenova_cli.serve.forms import PICTURE_NAMES, read_form
@@ -53,7 +56,6 @@ KNOWN = frozenset(
 MAX_PARTIAL_IMAGES = 20
 PREVIEW_SIDE = 1024
 """Maximum number of pixels of the longer side of a partial image."""
-FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 
 Kind = Literal["generate", "edit"]
 
@@ -64,14 +66,14 @@ class Output:
 
     Attributes:
         as_url: give out addresses instead of the files.
-        format: png, jpeg or webp. Only PNG files contain the record of how they were made.
+        format: png, jpeg or webp.
         quality: quality of JPEG and WebP files, 0 to 100.
         stream: send each picture as an event when it is finished.
         partial_images: number of previews of a picture in a stream.
     """
 
     as_url: bool
-    format: str
+    format: PictureFormat
     quality: int
     stream: bool
     partial_images: int
@@ -167,7 +169,7 @@ class _Answers:
                 yield step_comment(message)
             elif isinstance(message, DenoisingStep):
                 assert message.preview is not None
-                file = await asyncio.to_thread(encode_picture, message.preview, self._output)
+                file = await asyncio.to_thread(_encode_preview, message.preview, self._output)
                 yield self._event(
                     "partial_image",
                     {
@@ -203,7 +205,7 @@ class _Answers:
         """Return one picture with the values that made it."""
         picture, file = finished.picture, await finished.png
         if self._output.format != "png":
-            file = await asyncio.to_thread(_convert, file, self._output)
+            file = await asyncio.to_thread(_convert, file, finished.record, self._output)
         content: dict[str, Any] = {"index": picture.index, "seed": picture.settings.seed}
         if self._output.as_url:
             name = self._service.pictures.add(file)
@@ -297,19 +299,18 @@ def _output_notices(fields: Mapping[str, Any], output: Output, turn: Turn) -> li
     return notices
 
 
-def encode_picture(image: Image.Image, output: Output) -> bytes:
+def _encode_preview(image: Image.Image, output: Output) -> bytes:
     """Encode a preview in the client's format."""
+    if output.format != "png":
+        return encode_picture(image, None, output.format, output.quality).content
     buffer = io.BytesIO()
-    if output.format == "png":
-        image.save(buffer, "PNG", compress_level=1)
-    else:
-        image.save(buffer, FORMATS[output.format], quality=output.quality)
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def _convert(png: bytes, output: Output) -> bytes:
-    with Image.open(io.BytesIO(png)) as image:
-        return encode_picture(image.convert("RGB"), output)
+def _convert(png: bytes, record: PictureRecord | None, output: Output) -> bytes:
+    """Return a picture in the client's format, with its record."""
+    return encode_picture(read_picture(png), record, output.format, output.quality).content
 
 
 def _shape(output: Output, size: str) -> dict[str, str]:
@@ -320,9 +321,8 @@ def _read_output(fields: Mapping[str, Any]) -> Output:
     form, kind = fields.get("response_format") or "b64_json", fields.get("output_format") or "png"
     if form not in ("b64_json", "url"):
         raise bad_request('"response_format" is b64_json or url', "use b64_json", param="response_format")
-    if kind == "jpg":
-        kind = "jpeg"
-    if not isinstance(kind, str) or kind not in FORMATS:
+    format = FORMATS.get(f".{kind}")  # jpg is jpeg
+    if format is None:
         raise bad_request(
             '"output_format" is png, jpeg or webp', "use png", param="output_format", code="not_supported"
         )
@@ -334,7 +334,7 @@ def _read_output(fields: Mapping[str, Any]) -> Output:
             raise bad_request(f'"{name}" must be a whole number from 0 to {most}', param=name)
     if not isinstance(stream, bool | None):
         raise bad_request('"stream" must be true or false', param="stream")
-    return Output(form == "url", kind, quality, bool(stream), count)
+    return Output(form == "url", format, quality, bool(stream), count)
 
 
 def _as_list(value: object) -> list[object]:

@@ -296,7 +296,7 @@ def test_pictures_do_not_get_the_seed_of_an_input(program: Program) -> None:
         (("a tale", "--width", "100"), "--width 100: must be a positive multiple of 32"),
         (("a tale", "--cfg-norm", "cfg_zero_star"), "cfg_zero_star works for generating only"),
         (("a tale", "-o", "-"), "-o - would mix the pictures with the text"),
-        (("a tale", "-o", "tale.jpg"), "pictures are written as PNG files"),
+        (("a tale", "-o", "tale.gif"), "pictures are written as PNG, JPEG or WebP files"),
         (("a tale", "-n", "3"), "the model decides; at most: --max-images N"),
         (("a tale", "--seed", str(2**63 - 1)), "exceed the largest seed"),
         (("a tale", "--image", "none.png"), "none.png"),

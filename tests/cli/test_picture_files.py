@@ -164,8 +164,8 @@ def test_bad_templates() -> None:
     assert files() == set()
 
 
-@pytest.mark.parametrize("name", ["cat.jpg", "cat.webp", "cat", "v1.5"])
-def test_only_png(name: str) -> None:
+@pytest.mark.parametrize("name", ["cat.tiff", "cat.gif", "cat", "v1.5"])
+def test_unknown_formats(name: str) -> None:
     hint = refused(name, name, ".png").hint
     assert f"{Path(name).stem}.png" in hint and f"{name}/" in hint
 
@@ -349,7 +349,7 @@ def test_a_fault_in_the_record_does_not_lose_the_picture(
     def fail(record: PictureRecord) -> None:
         raise UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed")
 
-    monkeypatch.setattr("sensenova_cli.outputs.picture_writer.png_info", fail)
+    monkeypatch.setattr("sensenova_cli.outputs.picture_files.png_info", fail)
     for place in ("cat.png", "-"):
         with pytest.raises(OutputWriteError, match="has no record of how it was made: UnicodeEncodeError"):
             prepare(place).write(IMAGE, prompt="a", seed=1, index=0, count=1, record=RECORD)

@@ -101,7 +101,7 @@ def test_pictures_are_saved_in_the_format_of_their_name_and_several_turns_are_un
     screen = session(tmp_path, "--no-preview")
     for number, line in enumerate(("a cat", "make it red", "make it blue"), start=1):
         run(screen, line, f"picture {number}  ")
-    run(screen, "/save cat.jpg", "only PNG files have one")
+    run(screen, "/save cat.jpg", "cat.jpg")
     with Image.open(tmp_path / "cat.jpg") as image:
         assert (image.format, image.size) == ("JPEG", (256, 256))
     run(screen, "/save cat.gif", "cat.gif does not end in .png, .jpg, .jpeg or .webp")

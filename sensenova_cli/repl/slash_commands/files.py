@@ -1,20 +1,19 @@
 """Slash commands that copy pictures out of a session, and into it: /save, /load."""
 
-import io
 from pathlib import Path
 
+from config.settings import PictureFormat
 from config.validation import join_or
-from model import open_picture, read_picture
+from model import PictureError, open_picture, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError
 from sensenova_cli.inputs.pictures import read_content
+from sensenova_cli.outputs.picture_files import FORMATS, EncodedPicture, encode_picture, read_record
+from sensenova_cli.outputs.picture_writer import DEFAULT_ENDINGS
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.slash_commands.completion_sources import all_files, picture_files, pictures
 from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.system.atomic_files import create_file, replace_file
-
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Ending of a saved picture → its format."""
 
 
 @slash_command(
@@ -35,38 +34,43 @@ def save(workspace: Workspace, line: Line) -> None:
     if len(words) > 1:
         raise UsageError("/save takes a picture's number and a file", "for example: /save 3 cat.png")
     source = workspace.session.path(number)
-    target = Path(words[0] if words else source.name).expanduser()
+    settings = workspace.turns.current_settings().settings
+    name = source.name if settings.format == "png" else f"{source.stem}{DEFAULT_ENDINGS[settings.format]}"
+    target = Path(words[0] if words else name).expanduser()
     if target.is_dir():
-        target /= source.name
+        target /= name
     form = FORMATS.get(target.suffix.lower())
     if form is None:
         raise OutputError(
             f"{target} does not end in {join_or(list(FORMATS))}", f"for example: /save {number} {target.stem}.png"
         )
     try:
-        content = read_content(str(source))
-        converted = _converted(content, form)
-        is_written = _write(converted, target, force=force)
+        saved = _converted(read_content(str(source)), form, settings.quality)
+        is_written = _write(saved.content, target, force=force)
     except OSError as error:
         raise OutputWriteError(
             f"picture {number} cannot be saved: {error.filename or target}: {error.strerror or error}",
             "choose another place: /save FILE",
         ) from error
+    except ValueError as error:  # WebP has up to 16,383 pixels a side
+        raise OutputError(f"picture {number} cannot be saved as {target}: {error}", "save it as PNG") from error
     if not is_written:
         raise OutputError(f"{target} exists already", f"use /save {number} {target} -f, or another name")
     workspace.print_result(str(target))
-    if converted is not content and form != "PNG":
-        workspace.say(f"{target} has no record of how it was made: only PNG files have one")
+    if saved.missing:
+        workspace.say(f"a JPEG file has no room for {saved.missing}; PNG and WebP files have it")
 
 
-def _converted(content: bytes, form: str) -> bytes:
-    """Return a picture file in another format; the same bytes if it has that format already."""
+def _converted(content: bytes, form: PictureFormat, quality: int) -> EncodedPicture:
+    """Return a picture file in another format, with its record; the same bytes if it has that format already."""
     with open_picture(content) as image:
-        if image.format == form:
-            return content
-    buffer = io.BytesIO()
-    read_picture(content).save(buffer, form, quality=95)
-    return buffer.getvalue()
+        if image.format == form.upper():
+            return EncodedPicture(content)
+    try:
+        record = read_record(content)
+    except PictureError:  # the picture itself is intact
+        record = None
+    return encode_picture(read_picture(content), record, form, quality)
 
 
 def _write(content: bytes, target: Path, *, force: bool) -> bool:

@@ -19,7 +19,10 @@ from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, Redo, Stage, Undo
 from sensenova_cli.sessions.summary import counted
 
-_OUTPUT = ("output", "force", "profile", "print_think", "hide_think", "preview", "enable_cache_dit_summary")
+_OUTPUT = (
+    *("output", "format", "quality", "force", "profile"),
+    *("print_think", "hide_think", "preview", "enable_cache_dit_summary"),
+)
 GENERATE_OPTIONS = (*(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY), *_OUTPUT)
 EDIT_OPTIONS = (*IMAGE_OPTIONS, *_OUTPUT)
 ANSWER_OPTIONS = (*TEXT_OPTIONS, "profile")
