@@ -33,9 +33,17 @@ from model import (
     Waiting,
 )
 from sensenova_cli.render.answer import PlainAnswer
-from sensenova_cli.render.console import is_animated, print_message, stderr_console
+from sensenova_cli.render.console import is_animated, print_message, print_note, stderr_console
 from sensenova_cli.render.preview import LIVE_SIZE, SCREEN, Preview
-from sensenova_cli.render.progress import LiveBytes, LiveSteps, PlainBytes, PlainSteps, ProgressView
+from sensenova_cli.render.progress import (
+    LiveBytes,
+    LiveSteps,
+    PlainBytes,
+    PlainSteps,
+    ProgressView,
+    format_seconds,
+)
+from sensenova_cli.render.run_progress import LiveRunSteps, PlainRunSteps, RunProgress
 from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
@@ -94,6 +102,8 @@ class TurnView:
         self._steps: LiveSteps | PlainSteps | None = None
         self._think: LiveThink | PlainThink | None = None
         self._waiting: LiveWaiting | PlainWaiting | None = None
+        self._run: RunProgress | None = None  # of several requests
+        self._run_lines: PlainRunSteps | None = None
         self._steps_ahead = 0  # of the run's requests that have not ended
         self._began_to_draw: float | None = None  # for the first picture of the run
         self._shows_work = False  # whether the engine yields events while it works on this request
@@ -113,6 +123,14 @@ class TurnView:
         """Announce the requests of a run, so that the time left includes all their pictures."""
         self._steps_ahead = sum(map(_steps_of, requests))
         self._began_to_draw = None
+        self._run = RunProgress.of(requests, time.perf_counter())
+        self._run_lines = PlainRunSteps(self._console, self._run) if self._run and not self._animated else None
+
+    def end_run(self) -> None:
+        """Say how long a run of several requests took."""
+        if self._run is not None:
+            now = time.perf_counter()
+            self.muted(f"{count_of(self._run.count, 'picture')} in {format_seconds(self._run.seconds(now))}")
 
     def prepare(self, requests: Sequence[Request]) -> None:
         """Import what the display of an answer needs, in a thread. Otherwise the first token would wait for it."""
@@ -129,7 +147,7 @@ class TurnView:
     def notice(self, text: str) -> None:
         """Print a notice: something worth knowing that is not an error."""
         if not self._quiet:
-            print_message(self._console, Text.assemble(("note:", "yellow"), " ", printable(self._spelling(text))))
+            print_note(self._console, self._spelling(text))
 
     def muted(self, text: str) -> None:
         """Print a dim line of little importance."""
@@ -158,6 +176,8 @@ class TurnView:
         if self._steps_ahead < _steps_of(request):  # a session's request is a run of its own
             self.expect([request])
         self._shows_work, self._times = False, [time.perf_counter()]
+        if self._run is not None:
+            self._run.begin_request()
         try:
             yield
         finally:
@@ -218,7 +238,8 @@ class TurnView:
                 self._end_interleaved(event)
             case Statistics():
                 self._close_views()
-                self.muted(turn_summary(event))
+                if self._run is None:
+                    self.muted(turn_summary(event))
 
     def after_sinks(self, event: Event) -> None:
         """Show a finished picture below the path that a sink has printed for it."""
@@ -286,6 +307,9 @@ class TurnView:
         return isinstance(self._request, GenerateRequest | EditRequest) and self._request.settings.think
 
     def _steps_view(self, index: int, count: int) -> LiveSteps | PlainSteps:
+        if self._steps is None and self._run is not None:
+            self._run.begin_picture(index)
+            self._steps = self._run_lines or LiveRunSteps(self._console, self._run, self._preview.live())
         if self._steps is None:
             title = _picture_title(index, count)
             if isinstance(self._request, InterleaveRequest):  # the model decides how many pictures follow
