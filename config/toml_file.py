@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import SettingsError
+from config.paths import show_path as show_path  # most callers of this module show paths, too
 from config.settings import SETTING_NAMES, ServeSettings
 from config.validation import Notation, check_values, near_miss
 
@@ -105,17 +106,6 @@ def toml_literal(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(toml_literal, value))}]"
     return str(value)
-
-
-def show_path(path: Path) -> str:
-    """Shorten a path for messages: `~` for the home folder, and `./` before a file in the current folder."""
-    if not path.is_absolute():
-        return str(path) if len(path.parts) > 1 else f"./{path}"
-    try:
-        return str(Path("~") / path.relative_to(Path.home()))
-    except (ValueError, RuntimeError):
-        # The path is not in the home folder, or there is no home folder, as in minimal containers.
-        return str(path)
 
 
 def _read_text(path: Path) -> str:

@@ -1,5 +1,6 @@
 """`sensenova log`: finds earlier requests and their files, and repeats them."""
 
+import json
 import os
 import shlex
 import shutil
@@ -291,8 +292,6 @@ def _cut(text: str) -> str:
 
 def _details(facts: dict[str, Any]) -> list[str]:
     """Return the lines of `log show`."""
-    from config.toml_file import toml_literal
-
     status = facts["status"] + (f": {facts['reason']}" if facts["reason"] else "")
     lines = [
         f"{facts['number']} {facts['task']}: {_indented(facts['prompt'])}",
@@ -304,7 +303,7 @@ def _details(facts: dict[str, Any]) -> list[str]:
         *([f"system: {_indented(facts['system'])}"] if facts["system"] else []),
     ]
     values = {**facts["settings"], **{name: value for name, value in facts["loaded"].items() if name != "model"}}
-    lines += [f"{name} = {toml_literal(value)}" for name, value in values.items()]
+    lines += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
     return lines + (["", facts["answer"]] if facts["answer"] else [])
 
 

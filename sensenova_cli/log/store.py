@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from config.toml_file import show_path
+from config.paths import show_path
 from sensenova_cli.errors import LogError, SessionError
 from sensenova_cli.log.entries import LogEntry, LoggedFile
-from sensenova_cli.sessions.store import data_folder
 from sensenova_cli.system.private_files import FILE_MODE, make_private_folder, open_private
 from sensenova_cli.system.unicode import valid_unicode
+from sensenova_cli.system.user_folders import data_folder
 
 if TYPE_CHECKING:
     import sqlite3

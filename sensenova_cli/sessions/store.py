@@ -1,7 +1,6 @@
 """The folder of all sessions: names, search and removal."""
 
 import contextlib
-import os
 import re
 import secrets
 import shutil
@@ -12,8 +11,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from platformdirs import user_data_path
-
 from config.toml_file import show_path
 from config.validation import near_miss
 from sensenova_cli.errors import SessionError, SessionWriteError
@@ -21,6 +18,7 @@ from sensenova_cli.sessions.lock import LOCK_FILE, is_locked, lock_session
 from sensenova_cli.sessions.plain_files import is_plain
 from sensenova_cli.sessions.saved import SESSION_FILE, read_session
 from sensenova_cli.system.interrupts import SignalStop
+from sensenova_cli.system.user_folders import data_folder
 
 MAX_NAME_BYTES = 200
 MAX_NAMED = 5
@@ -31,21 +29,6 @@ REMOVED = ".removed-"
 """Beginning of the folder name of a session that is being removed. The rest is a random word and the name."""
 SECONDS_UNTIL_ABANDONED = 24 * 3600
 """Age at which a folder without a session belongs to a program that was killed while it began one."""
-
-
-def data_folder() -> Path:
-    """Return the folder for the user's data; the environment variable SENSENOVA_DATA_DIR overrides it.
-
-    Raises:
-        SessionError: the user has no home folder, as in a container with an unknown user id.
-    """
-    override = os.environ.get("SENSENOVA_DATA_DIR")
-    try:
-        return Path(override).expanduser() if override else user_data_path("sensenova", appauthor=False)
-    except RuntimeError:
-        raise SessionError(
-            "the folder of your sessions is unknown: this user has no home folder", "set SENSENOVA_DATA_DIR, or HOME"
-        ) from None
 
 
 def sessions_folder() -> Path:
