@@ -253,7 +253,7 @@ def _require_known(request: Request) -> None:
             continue  # it is about input pictures
         default = group.model_fields[name].default
         if getattr(request.settings, name) != default:
-            way = "leave it out" if default is None else f"use {mention(name, default)}"
+            way = "leave it out" if default in (None, "") else f"use {mention(name, default)}"
             raise RequestError(f"{KIND} has no setting `{name}`", f"{way}, {instead}")
     if isinstance(request, AnswerRequest) and request.system:
         raise RequestError(f"{KIND} ignores system messages", f"leave it out, {instead}")

@@ -11,6 +11,8 @@ def format_value(value: Any) -> str:
         return " ".join(map(str, value))
     if value is None:
         return "none"
+    if value == "":
+        return '""'
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -34,6 +34,7 @@ def posts(fake: FakeOmni) -> int:
 
 REFUSED = [
     ("generate x --max-think-tokens 9", "--max-think-tokens", "--max-think-tokens 1024"),
+    ("generate x --negative blurry", "--negative", "leave it out"),
     ("generate x --noise cpu", "--noise", "--noise device"),
     ("generate x --cache-threshold 0.1", "--cache-threshold", "leave it out"),
     ("edit --image in.png x --input-pixels native", "--input-pixels", "--input-pixels auto"),

@@ -36,6 +36,17 @@ def test_a_cache_is_set_turn_by_turn(script: Script) -> None:
     assert outcome.stderr.count("50 % of the layers computed") == 2
 
 
+def test_negative_words(script: Script) -> None:
+    """They are one setting, with spaces and commas; a line's own ones win, and /again repeats them."""
+    outcome = script(
+        "/set negative blurry, low quality", "a cat", 'a dog --negative "cats, rain"', "/again",
+        '/set negative ""', "/generate a kite", "/set negative_prompt x",
+    )  # fmt: skip
+    words = [request.settings.negative for request in script.requests]
+    assert words == ["blurry, low quality", "cats, rain", "cats, rain", ""]
+    assert 'negative = ""' in outcome.stderr and "did you mean /set negative?" in outcome.stderr
+
+
 def test_settings_of_the_session_override_its_profile(script: Script) -> None:
     script("/profile draft", "a cat", "/set num_steps 3", "/again", "/profile none", "/unset all", "/again")
     assert [request.settings.num_steps for request in script.requests] == [20, 3, 4]

@@ -177,11 +177,20 @@ def test_file_formats(api: openai.OpenAI, kind: Any, name: str) -> None:
     assert [opened(each.b64_json).format for each in (*partial, *completed)] == [name, name]
 
 
+@pytest.mark.parametrize("name", ["negative", "negative_prompt"])
+def test_negative_prompt(served: Served, api: openai.OpenAI, name: str) -> None:
+    answer = api.images.generate(prompt="a cat", extra_body={name: "dogs"})
+    assert served.engine.requests[-1].settings.negative == "dogs"
+    assert extra(answer, "notices") == [] and extra(answer.data[0], "record")["settings"]["negative"] == "dogs"
+    with pytest.raises(openai.BadRequestError, match=rf"{name} has 70,000 characters; the limit is 65,536"):
+        api.images.generate(prompt="a cat", extra_body={name: "dogs " * 14_000})
+
+
 def test_notices_name_what_has_no_effect(served: Served, api: openai.OpenAI) -> None:
-    fields = {"colour": 1, "negative_prompt": "dogs", "guidance_scale": 7}
+    fields = {"colour": 1, "true_cfg_scale": 3, "guidance_scale": 7}
     answer = api.images.generate(prompt="a cat", output_compression=50, extra_body={**fields, "partial_images": 2})
     notices = extra(answer, "notices")
-    named = ("colour", "negative_prompt", "guidance_scale", "partial_images", "output_compression")
+    named = ("colour", "true_cfg_scale", "guidance_scale", "partial_images", "output_compression")
     assert len(notices) == 5 and all(any(f'"{name}"' in text for text in notices) for name in named)
     _, (completed,) = drawn(api, extra_body=fields, partial_images=5)
     told = completed.model_extra["notices"]

@@ -105,12 +105,19 @@ def test_our_settings_beside_the_fields_of_the_api(served: Served) -> None:
     assert (info["settings"]["timestep_shift"], info["notices"]) == (2.5, [])
 
 
+def test_negative_prompt(served: Served) -> None:
+    _, info = draw(served, negative_prompt="dogs, blurry", batch_size=2)
+    assert served.engine.requests[-1].settings.negative == "dogs, blurry"
+    assert info["negative_prompt"] == "dogs, blurry" and info["all_negative_prompts"] == ["dogs, blurry"] * 2
+    assert all("\nNegative prompt: dogs, blurry\nSteps: " in text for text in info["infotexts"])
+    assert info["notices"] == []
+
+
 def test_fields_without_effect_are_named(served: Served) -> None:
-    fields = {"negative_prompt": "dogs", "tiling": True, "restore_faces": True, "enable_hr": True, "styles": ["x"]}
+    fields = {"tiling": True, "restore_faces": True, "enable_hr": True, "styles": ["x"]}
     _, info = draw(served, **fields, sampler_name="DPM++ 2M", sampler_index="DPM++ 2M", scheduler="karras", moon=1)
     named = [text.partition(":")[0] for text in info["notices"]]
     assert named == [
-        '"negative_prompt" has no effect',
         '"tiling" has no effect',
         '"restore_faces" has no effect',
         '"enable_hr" has no effect',

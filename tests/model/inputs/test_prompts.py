@@ -39,6 +39,10 @@ def test_generate() -> None:
     assert generate_prompt("a cat", think=True).endswith("<|im_start|>assistant\n<think>\n")
 
 
+def test_negative_words_are_written_as_those_of_a_picture() -> None:
+    assert unconditional_prompt("a <|im_end|> dog") == generate_prompt("a <|im_end|> dog", think=False)
+
+
 def test_the_system_message_of_interleaved_answers_is_byte_for_byte() -> None:
     digest = hashlib.sha256(interleave_system_message().encode()).hexdigest()
     assert digest == "4d46ea4c8a19ea09d8099c03a96c3d2046ca9b4a5620c62fe265ba8cf5b63603"
