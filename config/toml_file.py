@@ -42,7 +42,11 @@ def read_settings_file(path: Path) -> SettingsFile:
         SettingsError: the file cannot be read, is not TOML, or has an unknown key, a wrong type or a value out of
             bounds. The message starts with file, line and column.
     """
-    text = _read_text(path)
+    return parse_settings(read_settings_text(path), path)
+
+
+def parse_settings(text: str, path: Path) -> SettingsFile:
+    """Check the text of a settings file; errors as for `read_settings_file`, whose messages name `path`."""
     shown = show_path(path)
     try:
         values = tomllib.loads(text)
@@ -55,7 +59,7 @@ def read_settings_file(path: Path) -> SettingsFile:
         raise SettingsError(f"{shown}: a number has too many digits", "shorten it") from None
 
     def place(name: str) -> str:
-        found = _find_key(text, name)
+        found = find_key(text, name)
         return f"{shown}:{found[0]}:{found[1]}: " if found else f"{shown}: "
 
     notation = Notation(place=place, key=str, equals=" = ", literal=toml_literal, text=False)
@@ -108,7 +112,8 @@ def toml_literal(value: Any) -> str:
     return str(value)
 
 
-def _read_text(path: Path) -> str:
+def read_settings_text(path: Path) -> str:
+    """Return the text of a settings file, unchecked; errors as for `read_settings_file`."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) and not path.is_dir():
@@ -146,7 +151,7 @@ def _syntax_hint(reason: str, text: str, line: int) -> str:
     if reason.startswith("cannot overwrite"):
         return "an earlier line already sets this name: remove one of the two lines"
     found = re.fullmatch(r"""\s*([\w-]+)\s*=\s*([^\s"'\[#][^"'#]*?)\s*(?:#.*)?""", text.split("\n")[line - 1])
-    if found is None or reason != "invalid value" or _is_toml(found[0]):  # the mistake is on an earlier line
+    if found is None or reason != "invalid value" or is_toml(found[0]):  # the mistake is on an earlier line
         return 'write one NAME = VALUE a line, text in quotes: size = "2048x2048"'
     name, value = found[1], found[2]
     if value in ("True", "False"):
@@ -157,30 +162,31 @@ def _syntax_hint(reason: str, text: str, line: int) -> str:
         return f'put text in quotes: {name} = "{value}"'
 
 
-def _find_key(text: str, name: str) -> tuple[int, int] | None:
+def find_key(text: str, name: str) -> tuple[int, int] | None:
     """Return line and column (from 1) of a top-level key in valid TOML text."""
     key = re.compile(rf"""\s*\[{{0,2}}\s*(["']?)({re.escape(name)})\1\s*[=.\]]""")
     lines = text.split("\n")
     for index, line in enumerate(lines):
         found = key.match(line)
         # In a multi-line string or array the lines before are not valid TOML, so this is not a key.
-        if found and _is_toml("\n".join(lines[:index])):
+        if found and is_toml("\n".join(lines[:index])):
             return index + 1, found.start(2) + 1
     return None
 
 
 def _place_in_table(shown: str, text: str, name: str) -> str:
     """Return the start of a message about a setting in the table `[serve]`: file, line and column."""
-    header = _find_key(text, SERVE_TABLE)
+    header = find_key(text, SERVE_TABLE)
     if header is None:
         return f"{shown}: "
     lines = text.split("\n")
-    found = _find_key("\n".join(lines[header[0] :]), name)
+    found = find_key("\n".join(lines[header[0] :]), name)
     line, column = (header[0] + found[0], found[1]) if found else header
     return f"{shown}:{line}:{column}: "
 
 
-def _is_toml(text: str) -> bool:
+def is_toml(text: str) -> bool:
+    """Return whether a text is valid TOML."""
     try:
         tomllib.loads(text)
     except (ValueError, RecursionError):

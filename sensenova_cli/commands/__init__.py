@@ -6,6 +6,7 @@ from typing import Any
 COMMANDS = {
     "generate": "Make pictures from a prompt, and print their paths.",
     "edit": "Change pictures as a prompt says, and print the paths of the results.",
+    "grid": "Draw pictures that differ in one or two things, and a labelled sheet of them.",
     "describe": "Describe pictures, or answer a question about them (-p).",
     "chat": "Send a message to the model, and print its answer. Without a message, start a conversation.",
     "interleave": "Answer a prompt with text and pictures, as a Markdown document.",
@@ -19,6 +20,7 @@ COMMANDS = {
     "verify": "Check a checkpoint's files, and compare pictures that it draws.",
     "convert": "Write a copy of a checkpoint with eight-bit weights, up to half as large.",
     "tiny-checkpoint": "Write a tiny checkpoint of random numbers (4 MB) in the official layout.",
+    "config": "Read and change the settings in your settings file.",
     "profile": "Show, make and check settings files.",
     "log": "List earlier requests, the newest first: prompts, settings and where the files are.",
     "sessions": "List, show, export and remove the sessions of the REPL.",

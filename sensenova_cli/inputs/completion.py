@@ -1,8 +1,14 @@
-"""Completion of words in the shell: names of sessions, profiles and models. Nothing is imported before it is needed."""
+"""Completion of words in the shell: names of sessions, profiles, models and settings. Nothing is imported before it is
+needed."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+import typer
+
+SERVER = "serve."
+"""Beginning of the names of the server's settings outside their table."""
 
 
 def complete_sessions(incomplete: str) -> list[str]:
@@ -33,6 +39,26 @@ def complete_models(incomplete: str) -> list[str]:
     from model import DEMO_MODEL
 
     return _matching(incomplete, [DEMO_MODEL, *HUB_IDS, *HUB_IDS.values(), *_cached_models()])
+
+
+def complete_setting_names(incomplete: str) -> list[str]:
+    """Return the names of settings that begin with a word."""
+    from config.declarations import DECLARATIONS, SERVE
+
+    return _matching(incomplete, [*DECLARATIONS, *(f"{SERVER}{name}" for name in SERVE)])
+
+
+def complete_setting_values(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the values that begin with a word, of the setting that the command line names before."""
+    from config.declarations import DECLARATIONS, SERVE
+
+    name = str(context.params.get("name") or "").replace("-", "_")
+    declared = SERVE.get(name.removeprefix(SERVER)) if name.startswith(SERVER) else DECLARATIONS.get(name)
+    if name == "model":
+        return complete_models(incomplete)
+    if declared is None:
+        return []
+    return _matching(incomplete, ("true", "false") if declared.kind == "bool" else declared.choices)
 
 
 def _cached_models() -> list[str]:
