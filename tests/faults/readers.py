@@ -13,6 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from config.errors import SenseNovaError
+from sensenova_cli.outputs.exif import exif_with_comment
+from sensenova_cli.outputs.xmp import xmp_packet
 from tests.faults.mutations import damaged
 
 WHEN = "2026-01-01T00:00:00+00:00"
@@ -87,8 +89,8 @@ def readers(checkpoint: Path) -> list[Reader]:
     peft = json.dumps({"lora_alpha": 8, "alpha_pattern": {"layers.1.mlp": 2.5}, "use_rslora": True}).encode()
     return [
         Reader("picture", "picture.png", read_picture, pictures),
-        Reader("record", "picture.png", read_record, [_recorded()]),
-        Reader("record of other programs", "picture.png", read_parameters, [_recorded()]),
+        Reader("record", "picture.png", read_record, _recorded()),
+        Reader("record of other programs", "picture.png", read_parameters, _recorded()),
         Reader("settings", "mine.toml", read_settings_file, [toml]),
         Reader("prompts", "prompts.jsonl", lambda file: read_prompt_file(str(file)), [prompts]),
         Reader("prompts", "prompts.txt", lambda file: read_prompt_file(str(file)), [b"a cat\n# no\na dog\n"]),
@@ -137,7 +139,8 @@ def _picture(kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _recorded() -> bytes:
+def _recorded() -> list[bytes]:
+    """Return picture files with a record, one of each format that can have one."""
     record = {
         "format": 1,
         "task": "edit",
@@ -150,8 +153,10 @@ def _recorded() -> bytes:
     }
     texts = PngInfo()
     texts.add_itxt("sensenova", json.dumps(record))
-    texts.add_text("parameters", "a cat\nSteps: 4, Seed: 3, Size: 64x64", zip=True)
-    return _picture("PNG", pnginfo=texts)
+    description = "a cat\nSteps: 4, Seed: 3, Size: 64x64"
+    texts.add_text("parameters", description, zip=True)
+    compressed = {"xmp": xmp_packet(json.dumps(record)), "exif": exif_with_comment(description)}
+    return [_picture("PNG", pnginfo=texts), *(_picture(kind, **compressed) for kind in ("JPEG", "WEBP"))]
 
 
 def _log() -> bytes:

@@ -21,7 +21,7 @@ from model.errors import RequestError
 from model.inputs.prompts import generate_prompt
 from model.inputs.tokenizer import Tokenizer
 from model.requests import GenerateRequest
-from sensenova_cli.outputs.picture_files import png_info, read_record, without_folders
+from sensenova_cli.outputs.picture_files import encode_picture, read_record, without_folders
 from sensenova_cli.outputs.picture_record import InputFile, PictureRecord
 from sensenova_cli.outputs.picture_writer import MAX_SLUG, slug
 from sensenova_cli.sessions.entries import AnswerTurn
@@ -117,15 +117,15 @@ def test_a_record_is_read_as_it_was_written(prompt: str, values: dict[str, Any],
         think_text=think,
         version="0",
     )
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), "teal").save(file, "PNG", pnginfo=png_info(record))
-    assert read_record(file.getvalue()) == record
-    bare = without_folders(file.getvalue())
-    read = read_record(bare)
-    assert read is not None and (read.prompt, read.settings, read.think_text) == (prompt, record.settings, think)
-    assert read.inputs[0].path == "a.png" and not (read.loaded.model or "").startswith("/")
-    with Image.open(io.BytesIO(bare)) as image:
-        assert image.getpixel((0, 0)) == (0, 128, 128)
+    for form in ("png", "jpeg", "webp"):
+        file = encode_picture(Image.new("RGB", (8, 8), "teal"), record, form).content
+        assert read_record(file) == record
+        bare = without_folders(file)
+        read = read_record(bare)
+        assert read is not None and (read.prompt, read.settings, read.think_text) == (prompt, record.settings, think)
+        assert read.inputs[0].path == "a.png" and not (read.loaded.model or "").startswith("/")
+        with Image.open(io.BytesIO(bare)) as image, Image.open(io.BytesIO(file)) as before:
+            assert image.tobytes() == before.tobytes()
 
 
 @quick

@@ -1,11 +1,16 @@
 """Pictures from strangers, and the records in them."""
 
+import io
+import itertools
 import json
 import os
 import struct
 import zlib
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
+
+from PIL import Image
 
 from tests.hostile.attack import Words, attack
 
@@ -23,6 +28,21 @@ def png(*chunks: tuple[bytes, bytes], size: tuple[int, int] = (64, 64), data: by
 def recorded(text: str) -> bytes:
     """Return a PNG file with this text as its record."""
     return png((b"iTXt", b"sensenova\0\0\0\0\0" + text.encode()))
+
+
+def packet(text: str) -> str:
+    """Return an XMP packet with this text as its record."""
+    description = (
+        '<r:Description xmlns:s="urn:sensenova:record:" xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    )
+    return f"{description}<s:record>{escape(text)}</s:record></r:Description>"
+
+
+def compressed(kind: str, xmp: bytes | str, exif: bytes = b"") -> bytes:
+    """Return a JPEG or WebP file with these texts."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, kind, xmp=xmp.encode() if isinstance(xmp, str) else xmp, exif=exif)
+    return buffer.getvalue()
 
 
 def record(task: str = "generate", **changes: Any) -> str:
@@ -181,3 +201,65 @@ def endless_picture() -> Words:
     with Path("theirs.png").open("wb") as file:
         file.truncate(2**40)
     return ["describe", "theirs.png"]
+
+
+@attack("picture", 2)
+def jpeg_model() -> Words:
+    """Download and load a model, by the record in a JPEG file."""
+    return picture(compressed("JPEG", packet(record(model="evil/model"))))
+
+
+@attack("picture", 2)
+def webp_output() -> Words:
+    """Replace a file of the user, by the record in a WebP file."""
+    return picture(compressed("WEBP", packet(record(settings={"output": "secret", "force": True}))))
+
+
+@attack("picture", 2)
+def xmp_entities() -> Words:
+    """Fill the memory with entities of XML that contain each other."""
+    names = "abcdefghij"
+    inner = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in itertools.pairwise(names))
+    doctype = f'<!DOCTYPE x [<!ENTITY a "{"a" * 100}">{inner}]>'
+    return picture(compressed("JPEG", doctype + packet("").replace("></s", ">&j;</s")))
+
+
+@attack("picture", 2)
+def xmp_file() -> Words:
+    """Show a file of the user through an entity of XML."""
+    doctype = f'<!DOCTYPE x [<!ENTITY a SYSTEM "{Path("secret").absolute().as_uri()}">]>'
+    return picture(compressed("WEBP", doctype + packet("").replace("></s", ">&a;</s")), "info", "theirs.png")
+
+
+@attack("picture", 2)
+def xmp_brackets() -> Words:
+    """Overflow the stack of the JSON reader, by the record in a WebP file."""
+    return picture(compressed("WEBP", packet("[" * 100_000)))
+
+
+@attack("picture", 2)
+def xmp_latin() -> Words:
+    """Stop the reader with a record in Latin-1."""
+    return picture(compressed("JPEG", packet(record(prompt="caf\xe9")).encode("latin-1").replace(b"\\u00e9", b"\xe9")))
+
+
+@attack("picture", 1)
+def xmp_giant() -> Words:
+    """Fill the memory with a record of 64 MB."""
+    return picture(compressed("WEBP", packet(record(prompt="a" * 2**26))), "info", "theirs.png")
+
+
+@attack("picture", 1)
+def exif_escapes() -> Words:
+    """Change the terminal with escape sequences in the comment of another program."""
+    comment = b"ASCII\0\0\0" + b"a cat\x1b[2J\x1b]0;owned\x07\nSteps: 4"
+    data = struct.pack(">HHHIII", 1, 0x8769, 4, 1, 26, 0) + struct.pack(">HHHIII", 1, 0x9286, 7, len(comment), 44, 0)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">I", 8) + data + comment
+    return picture(compressed("JPEG", "<x/>", exif), "info", "theirs.png")
+
+
+@attack("picture", 2)
+def exif_truncated() -> Words:
+    """Stop the reader with EXIF data that end in the middle, and a record after them."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x87\x69\0\x04\0\0\0\x01\xff\xff\xff\xff"
+    return picture(compressed("JPEG", packet("{"), exif))

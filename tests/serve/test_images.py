@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from model import DeviceMemoryError
+from sensenova_cli.outputs.picture_files import read_record
 from tests.cli.fake_engine import THINK
 from tests.serve.clients import BLUE, RED, client, data_url, error_of, opened, plain, turned_jpeg
 from tests.serve.conftest import Process, Serve, Served, until
@@ -173,6 +174,8 @@ def test_file_formats(api: openai.OpenAI, kind: Any, name: str) -> None:
     image = opened(answer.data[0].b64_json)
     assert (image.format, image.size) == (name, (64, 64))
     assert extra(answer.data[0], "record")["settings"]["seed"] == 90
+    record = read_record(base64.b64decode(answer.data[0].b64_json or ""))
+    assert record is not None and record.settings.seed == 90
     partial, completed = drawn(api, output_format=kind, partial_images=1)
     assert [opened(each.b64_json).format for each in (*partial, *completed)] == [name, name]
 
