@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count as count_from
 from pathlib import Path
 from string import Formatter
+from typing import NamedTuple
 
 from PIL import Image, features
 
@@ -97,6 +98,7 @@ class PictureWriter:
         existing: Collection[int] = (),
         form: PictureForm = PNG_FORM,
         note: Callable[[str], None] | None = None,
+        writes: bool = True,
     ) -> "PictureWriter":
         """Choose the names, create missing folders, and check that files can be written there.
 
@@ -112,6 +114,7 @@ class PictureWriter:
             existing: numbers of pictures, from 0, that exist already and will not be written.
             form: format and quality of the files.
             note: called with a sentence about a part of a record that a file has no room for.
+            writes: whether the pictures will be written. Otherwise only their names are chosen.
 
         Raises:
             OutputError: `output` has none of these forms, or contradicts `form`; the file exists and `force` is False;
@@ -142,8 +145,21 @@ class PictureWriter:
         if not fields:
             for index in set(range(count)).difference(existing):
                 _require_free(planned._path(index=index, count=count), force)
-        _require_writable(_fixed_folder(template))
+        if writes:
+            _require_writable(_fixed_folder(template))
         return planned
+
+    def plan(self, *, prompt: str, seed: int, index: int, count: int, size: tuple[int, int]) -> Path | None:
+        """Return the file that `write` would write now, without writing it; None for stdout."""
+        if self._template is None or self._template == os.devnull:
+            return None if self._template is None else Path(os.devnull)
+        path = self._named(prompt, seed, index, count, size)
+        if not (self._force and path.absolute() not in self._written):
+            path = next(
+                each for each in _candidates(path) if each.absolute() not in self._written and not os.path.lexists(each)
+            )
+        self._written.add(path.absolute())
+        return path
 
     def write(
         self,
@@ -179,8 +195,7 @@ class PictureWriter:
             return None
         if self._template == os.devnull:
             return Path(os.devnull)
-        width, height = image.size
-        path = self._path(slug=slug(prompt), seed=seed, index=index, count=count, width=width, height=height)
+        path = self._named(prompt, seed, index, count, image.size)
         path, encoded = self._encode(image, record, path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,6 +214,10 @@ class PictureWriter:
             )
         self._require_record(str(written), encoded)
         return written
+
+    def _named(self, prompt: str, seed: int, index: int, count: int, size: tuple[int, int]) -> Path:
+        width, height = size
+        return self._path(slug=slug(prompt), seed=seed, index=index, count=count, width=width, height=height)
 
     def _path(self, **fields: object) -> Path:
         assert self._template is not None
@@ -240,16 +259,30 @@ class PictureWriter:
         return written
 
 
-def picture_folder(output: str | None, default: str = DEFAULT_NAME, form: PictureForm = PNG_FORM) -> tuple[Path, bool]:
-    """Return the folder for the pictures of an output, as for `PictureWriter.prepare`, and whether its subfolders
-    belong to it, because the name of a folder has fields.
+class PicturePlace(NamedTuple):
+    """The place of a run's pictures.
+
+    Attributes:
+        folder: the folder of all of them.
+        is_deep: whether some are in subfolders of it, because a folder's name has fields.
+        format: their format.
+    """
+
+    folder: Path
+    is_deep: bool
+    format: PictureFormat
+
+
+def picture_place(output: str | None, form: PictureForm = PNG_FORM) -> PicturePlace:
+    """Return the place of the pictures of an output, as for `PictureWriter.prepare`.
 
     Raises:
-        OutputError: `output` is no name of files.
+        OutputError: `output` is not a name of files, or contradicts `form`.
     """
-    template = _template(output, default, form)
+    template = _template(output, DEFAULT_NAME, form)
     folder = _fixed_folder(template)
-    return folder, len(folder.parts) < len(Path(template).parent.parts)
+    is_deep = len(folder.parts) < len(Path(template).parent.parts)
+    return PicturePlace(folder, is_deep, FORMATS[Path(template).suffix.lower()])
 
 
 def encode_png(image: Image.Image, record: PictureRecord | None) -> bytes:

@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from config.errors import SenseNovaError
 from config.settings import OutputSettings
@@ -12,7 +13,7 @@ from sensenova_cli.errors import BatchError, UsageError
 from sensenova_cli.inputs.argv import before_dashes
 from sensenova_cli.inputs.expansion import RANDOM, Seeds
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.outputs.picture_writer import picture_folder
+from sensenova_cli.outputs.picture_writer import PictureForm, picture_place
 from sensenova_cli.render.errors import describe, print_error
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.turns.build_request import Turn
@@ -36,7 +37,8 @@ class Batch(Course):
 
     Attributes:
         count: number of pictures of the run, with those that exist already.
-        existing: numbers of the pictures that exist already, from 0.
+        counts: number of pictures of each item.
+        existing: number of each picture that exists already, from 0 → its file.
         done: number of pictures that this run has made.
     """
 
@@ -50,7 +52,8 @@ class Batch(Course):
         self._seeds = seeds
         self._failed = 0
         self.count = 0
-        self.existing: frozenset[int] = frozenset()
+        self.counts: tuple[int, ...] = ()
+        self.existing: Mapping[int, Path] = {}
         self.done = 0
 
     def begin(self, turns: Sequence[Turn], card: Card) -> Sequence[Turn]:
@@ -60,7 +63,8 @@ class Batch(Course):
             UsageError: the pictures have no files, or no records that could be compared.
             OutputError: the output is not a name of files.
         """
-        self.count = sum(turn.settings.num_images for turn in turns)
+        self.counts = tuple(turn.settings.num_images for turn in turns)
+        self.count = sum(self.counts)
         if self._seeds is not None and self._seeds.is_random:
             self._view.muted(f"random seed: {self._seeds.text}")
         if not self._flags.skip_existing:
@@ -71,10 +75,10 @@ class Batch(Course):
             raise UsageError(
                 f"{SKIP} compares the records in files, and `metadata=false` writes none", "leave one of them out"
             )
-        folder, deep = picture_folder(self._output.output)
-        missing = missing_turns(turns, ExistingPictures(folder, deep=deep), self._source.loaded, card.recommended)
-        left = {number for turn in missing for number in turn.picture_numbers}
-        self.existing = frozenset(range(self.count)) - left
+        existing = ExistingPictures(
+            picture_place(self._output.output, PictureForm.of(self._output, self._flags.settings))
+        )
+        missing, self.existing = missing_turns(turns, existing, self._source.loaded, card.recommended)
         if self.existing:
             verb = "exists" if self.count == 1 else "exist"
             self._view.muted(f"{len(self.existing)} of {count_of(self.count, 'picture')} {verb} already")

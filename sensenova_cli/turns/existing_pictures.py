@@ -1,5 +1,6 @@
 """Finding of pictures that exist already, by the records in their files (`--skip-existing`)."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -10,13 +11,15 @@ from config.errors import SenseNovaError
 from config.recommended import Recommended
 from config.settings import ImageSettings, LoadSettings
 from config.sizes import format_size, resolve_size
-from sensenova_cli.inputs.argv import PICTURE_ENDINGS
-from sensenova_cli.outputs.picture_files import read_record
+from sensenova_cli.outputs.picture_files import FORMATS, read_record
 from sensenova_cli.outputs.picture_record import PictureRecord
+from sensenova_cli.outputs.picture_writer import PicturePlace
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.record import expected_record
 from sensenova_cli.turns.tasks import PictureTask
 
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+JPEG_END = b"\xff\xd9"
 ANY = "auto"
 """Setting `dtype` of a model that is not loaded yet: every number format is the expected one."""
 
@@ -24,40 +27,44 @@ ANY = "auto"
 class ExistingPictures:
     """The records of the picture files in a folder.
 
+    The pictures are not decoded, because a folder may have thousands. They are written in one piece, and a file that
+    was cut off later is noticed by its end.
+
     Args:
-        folder: the folder to search.
-        deep: whether to search its subfolders, too.
+        place: the folder to search, and the format of its pictures.
     """
 
-    def __init__(self, folder: Path, *, deep: bool) -> None:
-        self._formats: dict[str, set[str]] = {}
-        for file in _picture_files(folder, deep=deep):
+    def __init__(self, place: PicturePlace) -> None:
+        self._files: dict[str, dict[str, Path]] = {}  # by what decides the picture, and by number format
+        for file in _picture_files(place):
             try:
-                record = read_record(file)
+                record = read_record(file, decode=False) if _is_complete(file) else None
             except (SenseNovaError, OSError):
                 continue  # a damaged file is not the picture, which is made again under another name
             if record is not None:
-                self._formats.setdefault(_identity(record), set()).add(record.loaded.dtype)
+                self._files.setdefault(_identity(record), {})[record.loaded.dtype] = file
 
-    def contain(self, record: PictureRecord, *, is_remote: bool = False) -> bool:
-        """Return whether a file has this record, apart from what does not change the picture: the folders of its input
+    def find(self, record: PictureRecord, *, is_remote: bool = False) -> Path | None:
+        """Return the file that has this record, apart from what does not change the picture: the folders of its input
         pictures, the version of the program, and a number format that the device chooses.
 
         Args:
             is_remote: whether a server will make the picture. Another program there records only its model.
         """
-        found = self._formats.get(_identity(record), set())
+        found = self._files.get(_identity(record), {})
         if is_remote and not found:
-            found = self._formats.get(_identity(record.model_copy(update={"made_by": "server"})), set())
-            return bool(found)
-        return bool(found) if record.loaded.dtype == ANY else record.loaded.dtype in found
+            found = self._files.get(_identity(record.model_copy(update={"made_by": "server"})), {})
+            return next(iter(found.values()), None)
+        return next(iter(found.values()), None) if record.loaded.dtype == ANY else found.get(record.loaded.dtype)
 
 
 def missing_turns(
     turns: Iterable[Turn], existing: ExistingPictures, loaded: LoadSettings, recommended: Recommended
-) -> list[Turn]:
-    """Return turns for the pictures that do not exist yet. A turn of which some exist becomes one for each gap."""
+) -> tuple[list[Turn], dict[int, Path]]:
+    """Return turns for the pictures that do not exist yet, and the files of the others by their numbers. A turn of
+    which some pictures exist becomes one for each gap."""
     missing: list[Turn] = []
+    files: dict[int, Path] = {}
     for turn in turns:
         settings = ImageSettings.part_of(turn.settings)
         expected = expected_record(turn, picture_settings(turn, recommended), loaded)
@@ -65,14 +72,15 @@ def missing_turns(
         for number in range(settings.num_images):
             own = expected.settings.model_copy(update={"seed": settings.seed + number})
             record = expected.model_copy(update={"settings": own})
-            if existing.contain(record, is_remote=loaded.is_remote):
+            if (file := existing.find(record, is_remote=loaded.is_remote)) is not None:
+                files[turn.first_index + number] = file
                 continue
             if gaps and gaps[-1][-1] == number - 1:
                 gaps[-1].append(number)
             else:
                 gaps.append([number])
         missing += [_part(turn, gap[0], len(gap)) for gap in gaps]
-    return missing
+    return missing, files
 
 
 def picture_settings(turn: Turn, recommended: Recommended) -> ImageSettings:
@@ -94,20 +102,25 @@ def _part(turn: Turn, first: int, count: int) -> Turn:
     return replace(turn, settings=settings, request=request, first_index=turn.first_index + first)
 
 
-def _picture_files(folder: Path, *, deep: bool) -> Iterator[Path]:
-    folders = os.walk(folder) if deep else [(folder, [], [entry.name for entry in _files_in(folder)])]
-    for parent, _, names in folders:
+def _picture_files(place: PicturePlace) -> Iterator[Path]:
+    walk = os.walk(place.folder) if place.is_deep else itertools.islice(os.walk(place.folder), 1)
+    for parent, _, names in walk:
         for name in names:
-            if Path(name).suffix.lower() in PICTURE_ENDINGS:
-                yield Path(parent) / name
+            file = Path(parent) / name
+            if FORMATS.get(file.suffix.lower()) == place.format and file.is_file():
+                yield file
 
 
-def _files_in(folder: Path) -> Iterator["os.DirEntry[str]"]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if entry.is_file())
-    except OSError:
-        return  # it does not exist yet, or is refused when the writer is prepared
+def _is_complete(file: Path) -> bool:
+    """Return whether the last bytes of a PNG or JPEG file, or the length of a WebP file, are as they must be."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, length - len(PNG_END)))
+        end = stream.read()
+    if start.startswith(b"RIFF"):
+        return length >= 8 + int.from_bytes(start[4:], "little")
+    return end == PNG_END or end.endswith(JPEG_END)
 
 
 def _identity(record: PictureRecord) -> str:
