@@ -19,15 +19,18 @@ PICTURE_ENDINGS = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".ppm", ".tga", ".jp2")
 )
 
+SEVERAL_FILES = ("--image", "--files")
+"""Options that several values may follow."""
+
 WITHOUT_BARE_PROMPT = frozenset(("describe", "run"))
 """Commands that take no prompt as a bare word: after `--image` every word is a picture."""
 
 
 def spread_values(words: Sequence[str]) -> list[str]:
-    """Repeat `--image` before each of its values; everything else stays as it is.
+    """Repeat `--image` and `--files` before each of their values; everything else stays as it is.
 
     Raises:
-        UsageError: `--image` or `--cfg-interval` lacks its values.
+        UsageError: `--image`, `--files` or `--cfg-interval` lacks its values.
     """
     if wants_help(words):
         return list(words)  # help is shown even if the other options are incomplete
@@ -63,13 +66,13 @@ def _spread(words: Sequence[str], all_pictures: bool) -> Iterator[str]:
             return
         if word == "--cfg-interval":
             yield from _pop_two_numbers(rest)
-        if word != "--image":
+        if word not in SEVERAL_FILES:
             continue
         if not rest or not _is_value(rest[0]):
-            raise UsageError("--image needs a file", "for example: --image cat.png")
+            raise UsageError(f"{word} needs a file", f"for example: {word} cat.png")
         yield rest.pop(0)
-        while rest and _is_value(rest[0]) and (all_pictures or is_picture(rest[0])):
-            yield from ("--image", rest.pop(0))
+        while rest and _is_value(rest[0]) and (all_pictures or word == "--files" or is_picture(rest[0])):
+            yield from (word, rest.pop(0))
 
 
 def _pop_two_numbers(rest: list[str]) -> list[str]:

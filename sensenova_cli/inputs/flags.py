@@ -33,6 +33,9 @@ class Flags:
         replay_file: the picture file of --from.
         trust_record: load the model and open the files that this picture names.
         image: the picture files of --image.
+        vary: the values of --vary, such as `seed=1..4`.
+        files: the picture files of --files.
+        before_after: file for a sheet of inputs and results.
         force: replace existing files.
         json: print results as JSON.
         quiet: show no progress and no notices.
@@ -55,6 +58,9 @@ class Flags:
     replay_file: str | None = None
     trust_record: bool = False
     image: Sequence[str] = ()
+    vary: Sequence[str] = ()
+    files: Sequence[str] = ()
+    before_after: str | None = None
     force: bool = False
     json: bool = False
     quiet: bool = False
@@ -125,6 +131,9 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         replay_file=typed.get("replay_file"),
         trust_record=typed.get("trust_record", False),
         image=tuple(typed.get("image") or ()),
+        vary=tuple(typed.get("vary") or ()),
+        files=tuple(typed.get("files") or ()),
+        before_after=typed.get("before_after"),
         force=typed.get("force", False),
         json=typed.get("json", False),
         quiet=typed.get("quiet", False),

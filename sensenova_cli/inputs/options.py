@@ -281,6 +281,21 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         metavar="FILE...",
         kind=list[str],
     ),
+    "vary": _value(
+        "--vary",
+        help="What differs between the pictures, like cfg_scale=2,4,6 or seed=1..4, or animal=cat,dog with {animal} in "
+        "the prompt. It may be given twice.",
+        panel="Input",
+        metavar="NAME=VALUES",
+        kind=list[str],
+    ),
+    "files": _value(
+        "--files",
+        help="Existing pictures for the sheet, instead of new ones; several may follow.",
+        panel="Input",
+        metavar="FILE...",
+        kind=list[str],
+    ),
     "aspect": _value("--aspect", help="Picture size by its ratio, like --size 16:9.", panel="Picture", metavar="W:H"),
     "width": _value(
         "--width",
@@ -311,6 +326,12 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     ),
     "dry_run": _flag(
         "--dry-run", help="Print what would be made, where, and how long it takes; make nothing.", panel="Output"
+    ),
+    "before_after": _value(
+        "--before-after",
+        help="Also write a sheet with the input pictures beside the results to this file.",
+        panel="Output",
+        metavar="FILE",
     ),
     "json": _flag("--json", help="Print one JSON object per result.", panel="Output"),
     "quiet": _flag("--quiet", "-q", help="Show errors only.", panel="Output"),

@@ -72,6 +72,7 @@ class TurnView:
         cache_summary: show for each picture how much the step cache reused.
         preview_part: largest part of the screen's rows that a picture takes, as for `Preview.choose`.
         with_sheet: show several pictures of a request on one sheet, numbered from 1; otherwise the caller shows them.
+        with_pictures: show finished pictures.
         spelling: how notices spell the settings that they mention.
 
     Raises:
@@ -89,6 +90,7 @@ class TurnView:
         cache_summary: bool = False,
         preview_part: float = SCREEN,
         with_sheet: bool = True,
+        with_pictures: bool = True,
         spelling: Spelling = as_flags,
     ) -> None:
         self._console = stderr_console()
@@ -111,6 +113,7 @@ class TurnView:
         self._previous = self._now = time.perf_counter()  # when the event before this one came, and this one
         self._cache_summary = cache_summary
         self._with_sheet = with_sheet
+        self._with_pictures = with_pictures
         self._sheet: list[Image.Image] = []  # the finished pictures of this request, if it makes several
         self._spelling = spelling
         self._answer: PlainAnswer | MarkdownAnswer | None = None
@@ -245,7 +248,9 @@ class TurnView:
         """Show a finished picture below the path that a sink has printed for it."""
         if isinstance(event, Picture):
             is_interleaved = isinstance(self._request, InterleaveRequest)
-            if is_interleaved or event.count == 1:
+            if not self._with_pictures:
+                pass
+            elif is_interleaved or event.count == 1:
                 self._preview.show(event.image)
             elif self._with_sheet:
                 self._sheet.append(event.image)

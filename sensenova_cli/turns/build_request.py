@@ -51,11 +51,6 @@ class Turn:
         """The prompt or question as the user wrote it."""
         return self.task.question if isinstance(self.task, AnswerTask) else self.task.prompt.text
 
-    @property
-    def picture_numbers(self) -> range:
-        """The numbers of its pictures among all pictures of a run, from 0."""
-        return range(self.first_index, self.first_index + self.settings.num_images)
-
     def ends_with(self, event: Event) -> bool:
         """Return whether nothing after this event is wanted: the picture that an interleaved answer replays is done."""
         if not isinstance(self.task, InterleaveTask) or self.task.replay is None or not isinstance(event, Picture):

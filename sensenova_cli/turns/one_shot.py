@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config.settings import OutputSettings
 from config.sources import Layers
@@ -34,6 +35,9 @@ from sensenova_cli.turns.one_shot_sinks import AnswerJsonSink, PictureFileSink, 
 from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
 from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask
 
+if TYPE_CHECKING:
+    from sensenova_cli.turns.run_sheets import RunSheet
+
 
 @dataclass(frozen=True)
 class NameTemplate:
@@ -54,12 +58,14 @@ def make_pictures(
     flags: Flags,
     names: NameTemplate | None = None,
     seeds: Seeds | None = None,
+    sheet: "RunSheet | None" = None,
 ) -> None:
     """Make the pictures of all tasks, and print the path of each on stdout, or JSON; errors as for `run_turns`.
 
     Args:
         names: names of the files, if the setting `output` does not name them.
         seeds: the seeds of `--seed`, if they are a range, a list or random. The tasks have them already.
+        sheet: a sheet of all pictures of the run.
     """
     process_timings.add(PROGRAM, seconds_since_start())
     output = layers.output
@@ -71,7 +77,10 @@ def make_pictures(
         print_think=output.print_think and not prints_json,
         preview="off" if prints_json else output.preview,
         cache_summary=output.enable_cache_dit_summary,
+        with_pictures=sheet is None or not sheet.replaces_previews,
     )
+    if sheet is not None:
+        sheet.prepare()
     source = ModelOnDemand(layers.load)
     batch = Batch(flags, output, source, view, seeds)
 
@@ -89,6 +98,8 @@ def make_pictures(
 
         def count_and_report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
             batch.done += 1
+            if sheet is not None:
+                sheet.add(turn.first_index + picture.index, picture.image, path)
             if not flags.events:
                 report(picture, path, turn, seconds)
 
@@ -102,6 +113,8 @@ def make_pictures(
     except KeyboardInterrupt:
         batch.show_way_on()
         raise
+    if sheet is not None:
+        sheet.finish(batch.counts, batch.existing, view)
     finish()
     _show_timings(view, flags)
 

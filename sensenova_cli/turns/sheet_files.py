@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from sensenova_cli.errors import OutputError
-from sensenova_cli.outputs.picture_writer import PictureWriter
+from sensenova_cli.outputs.picture_writer import PNG_FORM, PictureForm, PictureWriter
 from sensenova_cli.render.sheet import Sheet, draw_sheet, unreadable
 from sensenova_cli.system.streams import STDIN
 
@@ -22,7 +22,7 @@ class SheetFile:
         """The file's name as it was given."""
 
     @classmethod
-    def prepare(cls, path: str, *, force: bool) -> "SheetFile":
+    def prepare(cls, path: str, *, force: bool, form: PictureForm = PNG_FORM) -> "SheetFile":
         """Check that a sheet can be written to a picture file.
 
         Raises:
@@ -34,7 +34,7 @@ class SheetFile:
             raise OutputError(f"{path} has braces, and a sheet is one file", "name it without fields, like sheet.png")
         if not Path(path).suffix or path.endswith("/"):
             raise OutputError(f"{path} is not the name of a picture file", f"name it like {path.rstrip('/')}.png")
-        return cls(PictureWriter.prepare(path, force=force, stdout_is_terminal=False), path)
+        return cls(PictureWriter.prepare(path, force=force, stdout_is_terminal=False, form=form), path)
 
     def write(self, sheet: Sheet, longest: int) -> Path:
         """Draw a sheet and write it; errors as for `PictureWriter.write`.

@@ -22,6 +22,7 @@ class PictureTask:
         width, height: a side that was given alone; the setting `size` supplies the other one.
         auto_is_default: for an edit, size `auto` means the model's default size, not the first picture's aspect.
         replaces_seed_silently: no warning appears if an edit replaces the seed of an input picture.
+        name: words for `{slug}` in the names of its files; empty for those of the prompt.
     """
 
     kind: PictureKind
@@ -32,6 +33,7 @@ class PictureTask:
     height: int | None = None
     auto_is_default: bool = False
     replaces_seed_silently: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)

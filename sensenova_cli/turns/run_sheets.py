@@ -1,0 +1,200 @@
+"""Sheets of the pictures of a run: a labelled grid, and the inputs of edits beside their results."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from config.settings import PreviewChoice
+from model import read_picture
+from sensenova_cli.inputs.axes import Axis, Grid
+from sensenova_cli.outputs.picture_writer import PictureForm
+from sensenova_cli.render.console import stderr_console
+from sensenova_cli.render.json import print_json
+from sensenova_cli.render.preview import Preview
+from sensenova_cli.render.sheet import Sheet, draw_sheet, shrunk, tile_side, wrapped
+from sensenova_cli.render.turn_view import TurnView
+from sensenova_cli.system.unicode import for_terminal
+from sensenova_cli.turns.sheet_files import SheetFile, font_notice
+from sensenova_cli.turns.tasks import PictureTask
+
+GRID_TILE = 512
+PAIR_TILE = 1024
+"""Longest side in pixels of a picture on a grid, and beside its input."""
+
+
+class RunSheet:
+    """A sheet of all pictures of a run. It is written after the last picture, so a run that ends early writes none.
+
+    Args:
+        path: name of the sheet's file.
+        columns, rows: number of pictures of the sheet in both directions.
+        longest: longest side in pixels of a picture on the sheet.
+
+    Attributes:
+        replaces_previews: whether the terminal shows the sheet instead of each picture.
+    """
+
+    replaces_previews = False
+
+    def __init__(self, path: str, *, columns: int, rows: int, longest: int, form: PictureForm, force: bool) -> None:
+        self._path = path
+        self._form = form
+        self._force = force
+        self._longest = longest
+        self._side = tile_side(columns, rows, longest)
+        self._images: dict[int, Image.Image] = {}
+        self._files: dict[int, Path] = {}
+
+    def prepare(self) -> None:
+        """Check that the file can be written; errors as for `SheetFile.prepare`."""
+        self._file = SheetFile.prepare(self._path, force=self._force, form=self._form)
+
+    def add(self, number: int, image: Image.Image, path: Path | None) -> None:
+        """Take a picture of the run and its file. Only a small copy is kept in memory.
+
+        Args:
+            number: of the picture in the run, from 0.
+        """
+        self._images[number] = shrunk(image, self._side)
+        if path is not None:
+            self._files[number] = path
+
+    def finish(self, counts: Sequence[int], existing: Mapping[int, Path], view: TurnView) -> None:
+        """Write the sheet and report its file.
+
+        Args:
+            counts: number of pictures of each item of the run.
+            existing: the files of the pictures that existed before the run, by their numbers.
+
+        Raises:
+            SenseNovaError: as for `SheetFile.write`, or an existing picture cannot be read any more.
+        """
+        for number, path in existing.items():
+            self.add(number, read_picture(path), path)
+        sheet = self._sheet(counts)
+        image = draw_sheet(sheet, self._longest)
+        written = self._file.write_image(image)
+        if notice := font_notice(sheet):
+            view.notice(notice)
+        self._report(sheet, image, written)
+
+    def _sheet(self, counts: Sequence[int]) -> Sheet:
+        """Return the content of the sheet."""
+        raise NotImplementedError
+
+    def _report(self, sheet: Sheet, image: Image.Image, written: Path) -> None:
+        """Report the file on stdout."""
+        raise NotImplementedError
+
+
+class GridSheet(RunSheet):
+    """The sheet of `sensenova grid`.
+
+    Args:
+        as_json: report the file as JSON.
+        preview: how the terminal shows the sheet.
+    """
+
+    replaces_previews = True
+
+    def __init__(
+        self, path: str, grid: Grid, *, form: PictureForm, force: bool, as_json: bool, preview: PreviewChoice
+    ) -> None:
+        columns, rows = len(grid.columns.values), len(grid.rows)
+        super().__init__(path, columns=columns, rows=rows, longest=GRID_TILE, form=form, force=force)
+        self._grid = grid
+        self._as_json = as_json
+        self._preview = preview
+
+    def _sheet(self, counts: Sequence[int]) -> Sheet:
+        grid = self._grid
+        images = [self._images.get(number) for number in range(len(grid.cells))]
+        if grid.down is None:
+            return wrapped(images, grid.columns.labels, grid.title)
+        across = len(grid.columns.values)
+        rows = [images[start : start + across] for start in range(0, len(images), across)]
+        return Sheet(rows, grid.title, grid.columns.labels, grid.down.labels)
+
+    def _report(self, sheet: Sheet, image: Image.Image, written: Path) -> None:
+        if self._as_json:
+            print_json(self._json(written))
+            return
+        print(for_terminal(written), flush=True)
+        show_sheet(self._preview, sheet, image, self._grid.columns, self._grid.down)
+
+    def _json(self, written: Path) -> dict[str, object]:
+        grid = self._grid
+        across = len(grid.columns.values)
+        files = [self._files.get(number) for number in range(len(grid.cells))]
+        names = [None if file is None else str(file) for file in files]
+        return {
+            "task": "grid",
+            "path": str(written),
+            "prompt": grid.title,
+            "columns": _axis_json(grid.columns),
+            "rows": None if grid.down is None else _axis_json(grid.down),
+            "pictures": [names[start : start + across] for start in range(0, len(names), across)],
+        }
+
+
+class BeforeAfterSheet(RunSheet):
+    """The sheet of `--before-after`: a row for each prompt, with the pictures that it edited and the results.
+
+    Args:
+        as_json: report the file as JSON.
+    """
+
+    def __init__(
+        self, path: str, tasks: Sequence[PictureTask], *, form: PictureForm, force: bool, as_json: bool
+    ) -> None:
+        self._tasks = tasks
+        self._as_json = as_json
+        self._before = max(len(task.inputs) for task in tasks)
+        super().__init__(path, columns=self._before + 1, rows=len(tasks), longest=PAIR_TILE, form=form, force=force)
+
+    def _sheet(self, counts: Sequence[int]) -> Sheet:
+        rows: list[list[Image.Image | None]] = []
+        first, after = 0, max(counts)
+        for task, count in zip(self._tasks, counts, strict=True):
+            inputs = [shrunk(each.image, self._side) for each in task.inputs]
+            results = [self._images.get(number) for number in range(first, first + count)]
+            rows.append([*inputs, *[None] * (self._before - len(inputs)), *results, *[None] * (after - count)])
+            first += count
+        prompts = [" ".join(task.prompt.text.split()) for task in self._tasks]
+        columns = [*_numbered("before", self._before), *_numbered("after", after)]
+        return Sheet(rows, prompts[0], columns) if len(rows) == 1 else Sheet(rows, "", columns, prompts)
+
+    def _report(self, sheet: Sheet, image: Image.Image, written: Path) -> None:
+        if self._as_json:
+            files = [str(self._files[number]) for number in sorted(self._files)]
+            print_json({"task": "before-after", "path": str(written), "pictures": files})
+        else:
+            print(for_terminal(written), flush=True)
+
+
+def show_sheet(
+    setting: PreviewChoice, sheet: Sheet, image: Image.Image, columns: Axis | None = None, down: Axis | None = None
+) -> None:
+    """Show a sheet in the terminal. Half blocks are too few for text, so the axes are printed below the pictures.
+
+    Args:
+        image: the sheet as it was drawn.
+    """
+    console = stderr_console()
+    preview = Preview.choose(console, setting)
+    if preview.method != "blocks":
+        preview.show(image)
+        return
+    preview.show(draw_sheet(Sheet(sheet.rows)))
+    for name, axis in (("columns", columns), ("rows", down)):
+        if axis is not None:
+            console.print(f"{name}: {axis.name} = {', '.join(axis.values)}", style="dim", markup=False)
+
+
+def _axis_json(axis: Axis) -> dict[str, object]:
+    return {"name": axis.name, "values": list(axis.values)}
+
+
+def _numbered(word: str, count: int) -> list[str]:
+    return [word] if count == 1 else [f"{word} {number}" for number in range(1, count + 1)]
