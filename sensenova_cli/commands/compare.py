@@ -11,7 +11,7 @@ from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.streams import STDIN
 
 
-@with_options("output", "force", "preview", "json", "quiet", "debug", "no_color")
+@with_options("sheet", "force", "preview", "json", "quiet", "debug", "no_color")
 def compare(
     flags: Flags,
     one: Annotated[str, typer.Argument(metavar="PICTURE", help="A picture; - reads it from standard input.")],
@@ -28,7 +28,7 @@ def compare(
     printed. PSNR and SSIM measure how alike the pixels are: PSNR is infinite
     and SSIM is 1 for equal pictures. They need pictures of the same size.
     """
-    output = flags.settings.get("output")
+    output = flags.sheet
     if one == other == STDIN:
         raise UsageError("standard input (-) can be used only once", "name a file for the other picture")
     if output == STDIN:

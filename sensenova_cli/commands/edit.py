@@ -27,6 +27,7 @@ from sensenova_cli.system.streams import STDIN
     *IMAGE_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
+    "before_after",
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
     *RUN_OPTIONS,
@@ -101,4 +102,9 @@ def edit(
         )
         for each in prompts
     ]
-    make_pictures(tasks, layers, flags, seeds=seeds)
+    sheet = None
+    if flags.before_after is not None:
+        from sensenova_cli.turns.run_sheets import BeforeAfterSheet
+
+        sheet = BeforeAfterSheet.of(flags, layers.output, tasks)
+    make_pictures(tasks, layers, flags, seeds=seeds, sheet=sheet)

@@ -21,7 +21,7 @@ from sensenova_cli.inputs.options import (
 if TYPE_CHECKING:
     from sensenova_cli.inputs.replay import PictureKind, Replay
 
-OF_FILES = ("output", "format", "quality", "preview")
+OF_FILES = ("format", "quality", "preview")
 """Settings that have a meaning for a sheet of existing pictures."""
 
 
@@ -33,7 +33,8 @@ OF_FILES = ("output", "format", "quality", "preview")
     "trust_record",
     "image",
     *(name for name in IMAGE_OPTIONS if name != "num_images"),
-    *OUTPUT_OPTIONS,
+    *(name for name in OUTPUT_OPTIONS if name != "output"),
+    "sheet",
     "force",
     "skip_existing",
     *ENGINE_OPTIONS,
@@ -95,7 +96,7 @@ def grid(
     inputs = read_inputs(flags.image)
     if kind == "edit" and not inputs and replay is not None:
         inputs = recorded_inputs(replay.record, replay.file, trusted=flags.trust_record)
-    path = sheet_path(layers.output, flags.settings.get("output"), plan.title)
+    path = sheet_path(layers.output, flags.sheet, plan.title)
     tasks = cell_tasks(plan, kind, inputs, replay, flags)
     names = cell_names(path, tasks, may_exist=flags.force or flags.skip_existing)
     layers = replace(layers, values={**layers.values, "output": names.template})
@@ -136,7 +137,7 @@ def _sheet_of_files(flags: Flags, prompt: str | None) -> None:
     from sensenova_cli.turns.sheet_files import SheetFile, font_notice
 
     output = flags.layers().output
-    path = sheet_path(output, flags.settings.get("output"), "")
+    path = sheet_path(output, flags.sheet, "")
     file = SheetFile.prepare(path, force=flags.force, form=PictureForm.of(output, flags.settings))
     pictures, notes = read_pictures(flags.files)
     sheet = arrange(pictures)

@@ -35,6 +35,7 @@ class Flags:
         image: the picture files of --image.
         vary: the values of --vary, such as `seed=1..4`.
         files: the picture files of --files.
+        sheet: file of a sheet, for commands that make one.
         before_after: file for a sheet of inputs and results.
         force: replace existing files.
         json: print results as JSON.
@@ -60,6 +61,7 @@ class Flags:
     image: Sequence[str] = ()
     vary: Sequence[str] = ()
     files: Sequence[str] = ()
+    sheet: str | None = None
     before_after: str | None = None
     force: bool = False
     json: bool = False
@@ -133,6 +135,7 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         image=tuple(typed.get("image") or ()),
         vary=tuple(typed.get("vary") or ()),
         files=tuple(typed.get("files") or ()),
+        sheet=typed.get("sheet"),
         before_after=typed.get("before_after"),
         force=typed.get("force", False),
         json=typed.get("json", False),

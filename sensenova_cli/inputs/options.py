@@ -50,7 +50,7 @@ BATCH_OPTIONS = ("variables", "skip_existing", "max_errors")
 
 USUAL_OPTIONS = frozenset(
     (
-        *("prompt_text", "prompt_file", "replay_file", "image"),
+        *("prompt_text", "prompt_file", "replay_file", "image", "vary", "files"),
         *(
             "size",
             "aspect",
@@ -64,7 +64,7 @@ USUAL_OPTIONS = frozenset(
         ),
         *("max_tokens", "max_images", "do_sample", "temperature"),
         *("model", "quantization", "profile", "server"),
-        *("output", "force", "skip_existing", "dry_run", "json", "quiet"),
+        *("output", "sheet", "force", "skip_existing", "dry_run", "json", "quiet"),
         *("host", "port", "api_key_file", off_option("key"), "loras"),
     )
 )
@@ -327,6 +327,7 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "dry_run": _flag(
         "--dry-run", help="Print what would be made, where, and how long it takes; make nothing.", panel="Output"
     ),
+    "sheet": _value("--output", "-o", help="File of the sheet, like sheet.png.", panel="Output", metavar="FILE"),
     "before_after": _value(
         "--before-after",
         help="Also write a sheet with the input pictures beside the results to this file.",

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from config.settings import PreviewChoice
+from config.settings import OutputSettings, PreviewChoice
 from model import read_picture
+from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.axes import Axis, Grid
+from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.outputs.picture_writer import PictureForm
 from sensenova_cli.render.console import stderr_console
 from sensenova_cli.render.json import print_json
@@ -152,6 +154,26 @@ class BeforeAfterSheet(RunSheet):
         self._as_json = as_json
         self._before = max(len(task.inputs) for task in tasks)
         super().__init__(path, columns=self._before + 1, rows=len(tasks), longest=PAIR_TILE, form=form, force=force)
+
+    @classmethod
+    def of(cls, flags: Flags, output: OutputSettings, tasks: Sequence[PictureTask]) -> "BeforeAfterSheet":
+        """Return the sheet that `--before-after` asks for.
+
+        Raises:
+            UsageError: the pictures would have the same file, or there are no pictures to show before.
+        """
+        assert flags.before_after is not None
+        if output.output is not None and Path(output.output) == Path(flags.before_after):
+            raise UsageError(f"-o and --before-after both name {flags.before_after}", "give the sheet another name")
+        if not any(task.inputs for task in tasks):
+            raise UsageError("--before-after needs an input picture", "name one: sensenova edit FILE …")
+        return cls(
+            flags.before_after,
+            tasks,
+            form=PictureForm.of(output, flags.settings),
+            force=flags.force,
+            as_json=flags.json or flags.events,
+        )
 
     def _sheet(self, counts: Sequence[int]) -> Sheet:
         rows: list[list[Image.Image | None]] = []
