@@ -224,10 +224,10 @@ class LoadSettings(SettingsGroup):
             raise ValueError("must not be empty")
         return name
 
-    @field_validator("model")
+    @field_validator("model", "weights")
     @classmethod
     def _hub_id(cls, name: str | None) -> str | None:
-        """Replace a short name such as `u1-8b` by the Hub id, so that records name the model in full."""
+        """Replace a short name such as `u1-8b`, or an alias, so that records name the model in full."""
         return None if name is None else full_name(name)
 
     @property

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from model.checkpoint.facts import CheckpointFacts, read_facts
     from model.checkpoint.hub import DownloadPlan, find_checkpoint, is_hub_id, local_checkpoint
     from model.checkpoint.hub_errors import OFFICIAL_MODEL
+    from model.checkpoint.inventory import CachedModel, cached_model, cached_models, remove_cached_model
     from model.checkpoint.named_lora import NO_LORA, NamedLora, format_loras, parse_loras
     from model.checkpoint.random_weights import write_tiny_checkpoint
     from model.checkpoint.weights_file import (
@@ -161,6 +162,7 @@ _HOMES = {
     "model.checkpoint.hub_errors": ["OFFICIAL_MODEL"],
     "model.checkpoint.named_lora": ["NO_LORA", "NamedLora", "format_loras", "parse_loras"],
     "model.checkpoint.random_weights": ["write_tiny_checkpoint"],
+    "model.checkpoint.inventory": ["CachedModel", "cached_model", "cached_models", "remove_cached_model"],
     "model.checkpoint.weights_file": [
         "WeightsFacts",
         "describe_weights",
@@ -187,6 +189,7 @@ __all__ = [
     "Card",
     "CheckpointError",
     "CheckpointFacts",
+    "CachedModel",
     "Checks",
     "Conversation",
     "Converted",
@@ -234,6 +237,8 @@ __all__ = [
     "compare_picture",
     "convert_checkpoint",
     "count_images",
+    "cached_model",
+    "cached_models",
     "describe_weights",
     "find_checkpoint",
     "find_checks",
@@ -262,6 +267,7 @@ __all__ = [
     "require_cache_library",
     "require_device",
     "require_usable_folder",
+    "remove_cached_model",
     "run_rank",
     "unpack_event",
     "unpack_request",

@@ -20,7 +20,7 @@ def cached_checkpoint(model: str, revision: str, with_weights: bool = True) -> P
             f"{display_name(model, revision)} is not in the cache, and HF_HUB_OFFLINE forbids downloading it",
             "unset HF_HUB_OFFLINE, or name a checkpoint folder",
         )
-    missing = _missing_weights(folder) if with_weights else None
+    missing = missing_weights(folder) if with_weights else None
     if missing:
         raise CheckpointError(
             f"the copy of {display_name(model, revision)} in the cache is incomplete: {missing} is missing, "
@@ -55,7 +55,7 @@ def _copied_snapshot(model: str, revision: str) -> Path | None:
         snapshots = [
             each
             for each in (folder / "snapshots").iterdir()
-            if (each / CONFIG_FILE).is_file() and _missing_weights(each) is None
+            if (each / CONFIG_FILE).is_file() and missing_weights(each) is None
         ]
     except (OSError, UnicodeDecodeError, CheckpointError):
         return None
@@ -64,7 +64,7 @@ def _copied_snapshot(model: str, revision: str) -> Path | None:
     return snapshots[0] if revision == "main" and len(snapshots) == 1 else None
 
 
-def _missing_weights(folder: Path) -> str | None:
+def missing_weights(folder: Path) -> str | None:
     """Return the first weight file that a cached checkpoint lacks, or None."""
     index = folder / INDEX_FILE
     if not index.is_file():

@@ -13,6 +13,7 @@ from model.checkpoint.download import download_file
 from model.checkpoint.hub import is_hub_id
 from model.checkpoint.lora_scaling import ADAPTER_CONFIG
 from model.checkpoint.named_lora import NamedLora
+from model.checkpoint.weights_file import local_weights_file
 from model.errors import CheckpointError
 
 
@@ -20,8 +21,8 @@ def find_lora(name: str) -> Path:
     """Return the file of a LoRA. Download one from the Hub if it is not in the Hub cache.
 
     Args:
-        name: a file, a folder with one safetensors file, or a Hub id `owner/name` or `owner/name@revision` of such a
-            folder.
+        name: a file, a folder with one safetensors file, a Hub id `owner/name` or `owner/name@revision` of such a
+            folder, or one of its files: `owner/name/FILE.safetensors`.
 
     Raises:
         CheckpointError: there is no such file, or several files match.
@@ -33,6 +34,9 @@ def find_lora(name: str) -> Path:
         return path / _only_one([file.name for file in path.glob("*.safetensors")], name)
     if is_hub_id(name) and path.suffix != ".safetensors":
         return _download_lora(name)
+    owner, _, file = name.rpartition("/")
+    if is_hub_id(owner) and path.suffix == ".safetensors" and not name.startswith((".", "~")):
+        return local_weights_file(name) or download_file(owner, lambda names: file)
     raise CheckpointError(f"there is no LoRA file {name}", "name a .safetensors file, or a Hub id like owner/name")
 
 

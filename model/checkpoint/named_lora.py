@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from config.model_names import full_name
+
 NO_LORA = "off"
 
 
@@ -62,5 +64,5 @@ def _parse(text: str) -> NamedLora:
     try:
         strength = float(number)
     except ValueError:
-        return NamedLora(text)
-    return NamedLora(name, strength) if colon and math.isfinite(strength) else NamedLora(text)
+        return NamedLora(full_name(text))
+    return NamedLora(full_name(name), strength) if colon and math.isfinite(strength) else NamedLora(full_name(text))

@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": "Check a checkpoint's files, and compare pictures that it draws.",
     "convert": "Write a copy of a checkpoint with eight-bit weights, up to half as large.",
     "tiny-checkpoint": "Write a tiny checkpoint of random numbers (4 MB) in the official layout.",
+    "models": "List, download, remove and name models.",
     "config": "Read and change the settings in your settings file.",
     "profile": "Show, make and check settings files.",
     "log": "List earlier requests, the newest first: prompts, settings and where the files are.",

@@ -121,15 +121,7 @@ def set_value(
       sensenova config set serve.port 9000
       sensenova config set --project log false
     """
-    from config.toml_edit import set_setting
-
-    key, in_table = _known(name)
-    plain = key.removeprefix(SERVER)
-    checked = _checked(plain, value, in_table)
-    file = _file(project)
-    text = _text(file)
-    _write(file, text, set_setting(text, plain, checked, serve=in_table), {**_values(file), key: checked})
-    _note_contradictions()
+    change_setting(name, value, project)
 
 
 @app.command()
@@ -173,7 +165,7 @@ def edit(flags: Flags, project: Project = False) -> None:
     draft = file.with_name(f"{file.stem}.draft.toml")
     before = _text(file)
     if not draft.exists():
-        _write_file(draft, before or settings_template({}))
+        write_settings_file(draft, before or settings_template({}))
     else:
         typer.echo(f"note: continuing with the draft {_shown(draft)}", err=True)
     command = [*_editor(), str(draft)]
@@ -195,7 +187,7 @@ def edit(flags: Flags, project: Project = False) -> None:
     if _text(file) != before:
         raise SenseNovaError(f"{_shown(file)} was changed while you edited it", f"your version is {_shown(draft)}")
     if after != (before or settings_template({})):
-        _write_file(file, after)
+        write_settings_file(file, after)
         typer.echo(for_terminal(file))
     else:
         typer.echo("note: nothing was changed", err=True)
@@ -213,6 +205,24 @@ def path(flags: Flags, project: Project = False) -> None:
       cat "$(sensenova config path)"
     """
     typer.echo(for_terminal(_file(project)))
+
+
+def change_setting(name: str, value: str, project: bool = False) -> None:
+    """Set a setting in the user file or the project file, and print the file's path.
+
+    Raises:
+        SettingsError: there is no such setting, the value is not valid, or the file has a mistake.
+        SenseNovaError: the file cannot be written.
+    """
+    from config.toml_edit import set_setting
+
+    key, in_table = _known(name)
+    plain = key.removeprefix(SERVER)
+    checked = _checked(plain, value, in_table)
+    file = _file(project)
+    text = _text(file)
+    _write(file, text, set_setting(text, plain, checked, serve=in_table), {**_values(file), key: checked})
+    _note_contradictions()
 
 
 def _file(project: bool) -> Path:
@@ -290,12 +300,16 @@ def _write(file: Path, before: str, text: str, expected: dict[str, Any]) -> None
             f"{_shown(file)} is written in a way that this command cannot change", "use: sensenova config edit"
         )
     if text != before:
-        _write_file(file, text)
+        write_settings_file(file, text)
     typer.echo(for_terminal(file))
 
 
-def _write_file(file: Path, text: str) -> None:
-    """Replace a file at once: it has either its old or its new content. Ends of lines stay those of the old file."""
+def write_settings_file(file: Path, text: str) -> None:
+    """Replace a file at once: it has either its old or its new content. Ends of lines stay those of the old file.
+
+    Raises:
+        SenseNovaError: the file cannot be written.
+    """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         target = file.resolve()  # replace the file that a link leads to, not the link

@@ -57,6 +57,7 @@ def verify(
     The exit code is 1 if a check fails.
     """
     from sensenova_cli.inputs.pictures import read_inputs
+    from sensenova_cli.models.verified import note_verified
     from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.model_source import find_weights, model_name
 
@@ -84,6 +85,7 @@ def verify(
     report.end()
     if not report.passed:
         raise typer.Exit(FAILED)
+    note_verified(folder)
 
 
 def _with_checkpoint(flags: Flags, checkpoint: str | None) -> Flags:

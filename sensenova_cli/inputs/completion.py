@@ -34,11 +34,28 @@ def complete_profiles(incomplete: str) -> list[str]:
 
 
 def complete_models(incomplete: str) -> list[str]:
-    """Return the models that begin with a word: the demo, the published ones, and those in the Hub cache."""
+    """Return the models that begin with a word: the demo, aliases, the published ones, and those in the Hub cache."""
     from config.model_names import HUB_IDS
     from model import DEMO_MODEL
 
-    return _matching(incomplete, [DEMO_MODEL, *HUB_IDS, *HUB_IDS.values(), *_cached_models()])
+    return _matching(incomplete, [DEMO_MODEL, *_aliases(), *HUB_IDS, *HUB_IDS.values(), *_cached_models()])
+
+
+def complete_loras(incomplete: str) -> list[str]:
+    """Return the LoRAs that begin with a word: aliases, and the short names of the published ones."""
+    from config.model_names import LORAS
+
+    return _matching(incomplete, [*_aliases(), *LORAS])
+
+
+def _aliases() -> list[str]:
+    from config.aliases import read_aliases
+    from config.errors import SettingsError
+
+    try:
+        return [*read_aliases()]
+    except SettingsError:  # as above
+        return []
 
 
 def complete_setting_names(incomplete: str) -> list[str]:

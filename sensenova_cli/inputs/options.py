@@ -17,7 +17,7 @@ import typer
 
 from config.declarations import DECLARATIONS, IMAGE, LOAD, OUTPUT, SERVE, TEXT, Declaration
 from config.step_cache import DEFAULT_PRESET
-from sensenova_cli.inputs.completion import complete_models, complete_profiles
+from sensenova_cli.inputs.completion import complete_loras, complete_models, complete_profiles
 from sensenova_cli.inputs.flags import SIZE_OPTIONS, collect_flags, off_option
 
 IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in IMAGE if name != "size"), "cache_backend")
@@ -207,8 +207,8 @@ def _metavar(declared: Declaration) -> str:
 
 
 def _completion(name: str, declared: Declaration) -> Callable[[str], list[str]] | None:
-    if name == "model":
-        return complete_models
+    if name in ("model", "lora"):
+        return complete_models if name == "model" else complete_loras
     if not declared.choices:
         return None
     return lambda incomplete: [word for word in declared.choices if word.startswith(incomplete)]

@@ -34,7 +34,7 @@ APPLICATION_ID = 0x53554C47
 VERSION = 1
 """Version of the tables."""
 NEWEST = 1000
-"""Number of the newest entries that `folders` reads."""
+"""Number of the newest entries that `folders` and `models` read."""
 SHORTEST_TERM = 3
 """Characters of the shortest word that the index finds: it contains all runs of three characters."""
 
@@ -138,6 +138,15 @@ class Log:
             rows = database.execute("SELECT paths FROM entries ORDER BY number DESC LIMIT ?", [NEWEST])
             paths = (path for row in rows for path in row["paths"].splitlines())
             return list(dict.fromkeys(Path(path).parent for path in paths))
+
+        return self._use(read) if self.file.exists() else []
+
+    def models(self) -> list[str]:
+        """Return the names of the models of the newest entries, the newest one first."""
+
+        def read(database: "sqlite3.Connection") -> list[str]:
+            rows = database.execute("SELECT model FROM entries ORDER BY number DESC LIMIT ?", [NEWEST])
+            return list(dict.fromkeys(row["model"] for row in rows))
 
         return self._use(read) if self.file.exists() else []
 
