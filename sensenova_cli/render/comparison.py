@@ -30,7 +30,7 @@ def comparison_table(comparison: Comparison) -> Table:
     one, other = comparison.one, comparison.other
     table = plain_table("")
     for each in (one, other):
-        table.add_column(Text(printable(each.name)))
+        table.add_column(Text(printable(each.name)), overflow="fold")
     for name, values in (comparison.settings or {}).items():
         table.add_row(
             name, *(Text(_shown(name, value, each)) for value, each in zip(values, (one, other), strict=True))

@@ -161,11 +161,15 @@ class Workspace:
         """Show a picture as it was shown when it was made; errors as for Session.read."""
         self._preview(HALF).show(self.session.read(number).image)
 
-    def show_candidates(self, numbers: Sequence[int]) -> None:
-        """Show several pictures on one sheet, each with its number."""
+    def show_together(self, numbers: Sequence[int]) -> None:
+        """Show several pictures on one sheet, each with its number; errors as for Session.read."""
         preview = self._preview(HALF)
         if preview.method is not None:
             preview.show_several([self.session.read(number).image for number in numbers], numbers)
+
+    def show_candidates(self, numbers: Sequence[int]) -> None:
+        """Show several pictures on one sheet, and say how one of them is selected."""
+        self.show_together(numbers)
         prompt = self.session.state.prompt_of(numbers[0])
         about = f" · {shorten(prompt, MAX_PROMPT)}" if prompt else ""
         selected = self.session.state.now.selected

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from config.validation import join_or
 from sensenova_cli.errors import OutputError
+from sensenova_cli.outputs.picture_files import FORMATS
 from sensenova_cli.outputs.picture_writer import PNG_FORM, PictureForm, PictureWriter
 from sensenova_cli.render.sheet import Sheet, draw_sheet, unreadable
 from sensenova_cli.system.streams import STDIN
@@ -32,8 +34,9 @@ class SheetFile:
             raise OutputError("a sheet cannot go to stdout", "name a file")
         if "{" in path or "}" in path:
             raise OutputError(f"{path} has braces, and a sheet is one file", "name it without fields, like sheet.png")
-        if not Path(path).suffix or path.endswith("/"):
-            raise OutputError(f"{path} is not the name of a picture file", f"name it like {path.rstrip('/')}.png")
+        if Path(path).suffix.lower() not in FORMATS or path.endswith("/"):
+            name = Path(path).with_suffix(".png") if path.strip("./") else "sheet.png"
+            raise OutputError(f"{path} does not end in {join_or(list(FORMATS))}", f"name it {name}")
         return cls(PictureWriter.prepare(path, force=force, stdout_is_terminal=False, form=form), path)
 
     def write(self, sheet: Sheet, longest: int) -> Path:

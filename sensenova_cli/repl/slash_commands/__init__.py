@@ -3,6 +3,7 @@
 # isort: off
 from sensenova_cli.repl.slash_commands import turns  # the order of these imports is the order of /help
 from sensenova_cli.repl.slash_commands import pictures
+from sensenova_cli.repl.slash_commands import comparing
 from sensenova_cli.repl.slash_commands import settings
 from sensenova_cli.repl.slash_commands import files
 from sensenova_cli.repl.slash_commands import session
@@ -15,6 +16,7 @@ __all__ = [
     "COMMANDS",
     "Command",
     "EndSession",
+    "comparing",
     "files",
     "find_command",
     "help",
