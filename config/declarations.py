@@ -38,8 +38,10 @@ def _read() -> dict[str, dict[str, Declaration]]:
 
 
 _GROUPS = _read()
-IMAGE, TEXT, LOAD, OUTPUT, SERVE = (_GROUPS[group] for group in ("image", "text", "load", "output", "serve"))
+IMAGE, PROMPT, TEXT, LOAD, OUTPUT, SERVE = (
+    _GROUPS[group] for group in ("image", "prompt", "text", "load", "output", "serve")
+)
 """Name → declaration of each setting in a group of `config.settings`, in the same order."""
 
-DECLARATIONS = {**IMAGE, **TEXT, **LOAD, **OUTPUT}
+DECLARATIONS = {**IMAGE, **PROMPT, **TEXT, **LOAD, **OUTPUT}
 """All settings but those of the server, in the order of `config.settings.SETTING_NAMES`."""

@@ -171,6 +171,32 @@ class TextSettings(SeedSettings):
     """Interleaved answers only: maximum number of pictures of an answer."""
 
 
+class PromptSettings(SettingsGroup):
+    """Settings of rewriting prompts before pictures are drawn."""
+
+    enhance: bool = False
+    """Rewrite the prompt in more detail before drawing: by the model's own chat, or by the model of enhance_with."""
+    enhance_with: Annotated[
+        str | None,
+        Field(pattern=r"^(off|https?://[^\s?#@]+)$", examples=["http://localhost:11434/v1"]),
+    ] = None
+    """OpenAI-compatible endpoint that rewrites prompts, by its address; off for the model's own chat."""
+    enhance_model: str | None = None
+    """Name of the endpoint's model that rewrites prompts; not needed if the endpoint has only one."""
+
+    @field_validator("enhance_model")
+    @classmethod
+    def _some_model(cls, name: str | None) -> str | None:
+        if name is not None and not name.strip():
+            raise ValueError("must not be empty")
+        return name
+
+    @property
+    def endpoint(self) -> str | None:
+        """`enhance_with`; None for the model's own chat."""
+        return None if self.enhance_with == "off" else self.enhance_with
+
+
 class LoadSettings(SettingsGroup):
     """Settings of loading a model.
 
@@ -341,12 +367,13 @@ class ServeSettings(SettingsGroup):
         return amount
 
 
-class Settings(ImageSettings, TextSettings, LoadSettings, OutputSettings):
+class Settings(ImageSettings, PromptSettings, TextSettings, LoadSettings, OutputSettings):
     """All settings of one turn, merged from their layers (see config.sources)."""
 
 
 GROUPS: tuple[tuple[str, type[SettingsGroup]], ...] = (
     ("Pictures", ImageSettings),
+    ("Prompts", PromptSettings),
     ("Text answers", TextSettings),
     ("Model and device", LoadSettings),
     ("Files and output", OutputSettings),

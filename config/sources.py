@@ -31,6 +31,7 @@ from config.validation import Notation, check_values
 OTHER_VARIABLES: dict[str, str] = {
     "SENSENOVA_CONFIG_DIR": "folder of the user file and the user's profiles",
     "SENSENOVA_DATA_DIR": "folder of saved sessions and other user data",
+    "SENSENOVA_ENHANCE_KEY": "key of the endpoint that `enhance_with` names",
     "SENSENOVA_PROFILE": "profile to use without --profile",
     "SENSENOVA_RANK_KEY": "key that the ranks of a launcher on several hosts share",
     "SENSENOVA_SERVER_KEY": "key of the server that `server` names",

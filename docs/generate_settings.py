@@ -11,6 +11,7 @@ from config.settings import (
     ImageSettings,
     LoadSettings,
     OutputSettings,
+    PromptSettings,
     ServeSettings,
     SettingsGroup,
     TextSettings,
@@ -53,6 +54,7 @@ def declarations() -> str:
     """Return the contents of config/declarations.json."""
     groups: dict[str, type[SettingsGroup]] = {
         "image": ImageSettings,
+        "prompt": PromptSettings,
         "text": TextSettings,
         "load": LoadSettings,
         "output": OutputSettings,

@@ -70,7 +70,8 @@ if TYPE_CHECKING:
     from model.parallel.connections import release_rank_processes
     from model.parallel.launch import launched
     from model.rank_main import run_rank
-    from model.remote.address import is_loopback, is_usable_key, remove_note, write_note
+    from model.remote.address import Address, is_loopback, is_usable_key, remove_note, write_note
+    from model.remote.http import Connection
     from model.remote.servers import read_server_facts
     from model.requests import (
         AnswerRequest,
@@ -137,7 +138,8 @@ _HOMES = {
     "model.parallel.connections": ["release_rank_processes"],
     "model.rank_main": ["run_rank"],
     "model.remote.servers": ["read_server_facts"],
-    "model.remote.address": ["is_loopback", "is_usable_key", "remove_note", "write_note"],
+    "model.remote.address": ["Address", "is_loopback", "is_usable_key", "remove_note", "write_note"],
+    "model.remote.http": ["Connection"],
     "model.requests": [
         "AnswerRequest",
         "EditRequest",
@@ -160,9 +162,9 @@ _HOMES = {
     "model.checkpoint.facts": ["CheckpointFacts", "read_facts"],
     "model.checkpoint.hub": ["DownloadPlan", "find_checkpoint", "is_hub_id", "local_checkpoint"],
     "model.checkpoint.hub_errors": ["OFFICIAL_MODEL"],
+    "model.checkpoint.inventory": ["CachedModel", "cached_model", "cached_models", "remove_cached_model"],
     "model.checkpoint.named_lora": ["NO_LORA", "NamedLora", "format_loras", "parse_loras"],
     "model.checkpoint.random_weights": ["write_tiny_checkpoint"],
-    "model.checkpoint.inventory": ["CachedModel", "cached_model", "cached_models", "remove_cached_model"],
     "model.checkpoint.weights_file": [
         "WeightsFacts",
         "describe_weights",
@@ -182,15 +184,17 @@ __all__ = [
     "PHASES",
     "PROGRAM",
     "WIRE_VERSION",
+    "Address",
     "Answer",
     "AnswerRequest",
     "BranchCaching",
     "CacheSummary",
+    "CachedModel",
     "Card",
     "CheckpointError",
     "CheckpointFacts",
-    "CachedModel",
     "Checks",
+    "Connection",
     "Conversation",
     "Converted",
     "DenoisingStep",
@@ -233,12 +237,12 @@ __all__ = [
     "Waiting",
     "WeightsFacts",
     "WireError",
+    "cached_model",
+    "cached_models",
     "check_files",
     "compare_picture",
     "convert_checkpoint",
     "count_images",
-    "cached_model",
-    "cached_models",
     "describe_weights",
     "find_checkpoint",
     "find_checks",
@@ -263,11 +267,11 @@ __all__ = [
     "read_picture",
     "read_server_facts",
     "release_rank_processes",
+    "remove_cached_model",
     "remove_note",
     "require_cache_library",
     "require_device",
     "require_usable_folder",
-    "remove_cached_model",
     "run_rank",
     "unpack_event",
     "unpack_request",

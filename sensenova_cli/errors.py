@@ -30,6 +30,10 @@ class SessionError(SenseNovaError):
     """An error of a session that does not exist, cannot be opened, or does not allow an operation."""
 
 
+class EnhanceError(SenseNovaError):
+    """A prompt that a model could not rewrite."""
+
+
 class LogError(SenseNovaError):
     """A log that cannot be read or written."""
 

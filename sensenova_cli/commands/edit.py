@@ -11,6 +11,7 @@ from sensenova_cli.inputs.options import (
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
+    PROMPT_OPTIONS,
     RUN_OPTIONS,
     with_options,
 )
@@ -25,6 +26,7 @@ from sensenova_cli.system.streams import STDIN
     "trust_record",
     *BATCH_OPTIONS,
     *IMAGE_OPTIONS,
+    *PROMPT_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
     "before_after",

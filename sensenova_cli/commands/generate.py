@@ -12,6 +12,7 @@ from sensenova_cli.inputs.options import (
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
+    PROMPT_OPTIONS,
     RUN_OPTIONS,
     with_options,
 )
@@ -24,6 +25,7 @@ from sensenova_cli.inputs.options import (
     "trust_record",
     *BATCH_OPTIONS,
     *(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY),
+    *PROMPT_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
     *ENGINE_OPTIONS,

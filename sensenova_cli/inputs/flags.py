@@ -112,6 +112,8 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         other = "off" if typed.get(off_option("offload")) else settings.setdefault("offload", "module")
         if other != "module":
             raise UsageError(f"--enable-cpu-offload is --offload module, not {other}", "give one of them")
+    if settings.get("enhance_with", "off") != "off" and not typed.get(off_option("enhance")):
+        settings["enhance"] = True
     if "lora" in settings:  # --lora may be repeated
         settings["lora"] = ", ".join(settings["lora"])
     for name, declared in DECLARATIONS.items():

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from config.declarations import DECLARATIONS, IMAGE, LOAD, OUTPUT, SERVE, TEXT, Declaration
+from config.declarations import DECLARATIONS, IMAGE, LOAD, OUTPUT, PROMPT, SERVE, TEXT, Declaration
 from config.step_cache import DEFAULT_PRESET
 from sensenova_cli.inputs.completion import complete_loras, complete_models, complete_profiles
 from sensenova_cli.inputs.flags import SIZE_OPTIONS, collect_flags, off_option
@@ -31,6 +31,7 @@ INTERLEAVE_OPTIONS = (
 """Options of an interleaved answer. The model decides the number of pictures, and thinking is part of the text."""
 ENGINE_OPTIONS = tuple(LOAD)
 OUTPUT_OPTIONS = tuple(OUTPUT)
+PROMPT_OPTIONS = tuple(PROMPT)
 VERIFY_OPTIONS = (
     *(name for name in ENGINE_OPTIONS if name not in ("weights", "check_weights", "quantization", "lora")),
     "output",
@@ -71,7 +72,14 @@ USUAL_OPTIONS = frozenset(
 """Options that most people use: `--help` shows them, and the ones that a command declares itself. `--help-all` shows
 all others, too."""
 
-_PANELS = (("Picture", IMAGE), ("Answer", TEXT), ("Model", LOAD), ("Output", OUTPUT), ("Server", SERVE))
+_PANELS = (
+    ("Picture", IMAGE),
+    ("Input", PROMPT),
+    ("Answer", TEXT),
+    ("Model", LOAD),
+    ("Output", OUTPUT),
+    ("Server", SERVE),
+)
 Declarations = Mapping[str, Declaration]
 _OTHER_NAMES = {"output": ("-o",), "num_images": ("-n",), "num_steps": ("--steps",), "negative": ("--negative-prompt",)}
 _KINDS: dict[str, Any] = {"cfg_interval": tuple[str, str], "lora": list[str]}
@@ -87,6 +95,8 @@ _METAVARS = {
     "gpu_memory": "SIZE",
     "gpus": "N|all",
     "output": "FILE",
+    "enhance_with": "URL|off",
+    "enhance_model": "NAME",
     "server": "URL|local|off",
     "server_key_file": "FILE",
     "host": "ADDRESS",

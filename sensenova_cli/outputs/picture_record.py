@@ -90,6 +90,8 @@ class PictureRecord(BaseModel):
         think_text: the think text that precedes the picture, or None.
         made_by: the program on a server that computed the picture, if it is not this one. Only the model is recorded of
             its load settings, because the others are not known. The picture cannot be repeated byte for byte.
+        original_prompt: the user's prompt, if enhancement was asked for; None without it.
+        enhanced_by: the model that rewrote it as `prompt`; None if `prompt` is the user's.
         version: version of this program, which wrote the record.
     """
 
@@ -103,6 +105,8 @@ class PictureRecord(BaseModel):
     answer: AnswerRecord | None = None
     think_text: str | None = None
     made_by: str | None = None
+    original_prompt: str | None = None
+    enhanced_by: str | None = None
     version: str
 
     @model_validator(mode="before")
@@ -141,7 +145,7 @@ class PictureRecord(BaseModel):
         content: dict[str, Any] = {}
         recorded = ("model",) if self.made_by else RECORDED_LOAD_SETTINGS
         for name, value in standard(self).items():
-            if name not in ("made_by", "answer") or value is not None:
+            if name not in ("made_by", "answer", "original_prompt", "enhanced_by") or value is not None:
                 content |= {key: value[key] for key in recorded} if name == "loaded" else {name: value}
         if content.get("weights") is None:
             content.pop("weights", None)

@@ -23,6 +23,7 @@ from sensenova_cli.repl.repl import Repl
 from sensenova_cli.system.interrupts import exit_requested, prompting
 from sensenova_cli.system.user_folders import data_folder
 
+EDIT_KEYS = " Enter draws this prompt · Ctrl-C draws nothing · an empty line draws your own words"
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "mode": "bold", "prompt": "bold ansicyan"})
 
 
@@ -47,6 +48,12 @@ def make_prompt(repl: Repl) -> Callable[[], str]:
         output=None if sys.stdout.isatty() else create_output(stdout=sys.stderr),
     )
 
+    return lambda: _run(prompt, prompt_word(repl))
+
+
+def _run(prompt: "PromptSession[str]", word: str, text: str = "") -> str:
+    """Read a line, of which the user gets a text to start with. SIGTERM and SIGHUP end it like Ctrl-D."""
+
     def leave() -> None:
         """Ask the event loop of the prompt to end it; this runs in a signal handler."""
         loop = prompt.app.loop
@@ -57,11 +64,31 @@ def make_prompt(repl: Repl) -> Callable[[], str]:
         if exit_requested():  # the signal arrived before the loop ran
             leave()
 
-    def read_line() -> str:
-        with prompting(leave):
-            return prompt.prompt([("class:prompt", f"{prompt_word(repl)} › ")], pre_run=leave_if_asked)
+    with prompting(leave):
+        return prompt.prompt([("class:prompt", f"{word} › ")], default=text, pre_run=leave_if_asked)
 
-    return read_line
+
+def edit_prompt(text: str) -> str:
+    """Show a prompt that a model has rewritten, and return it as the user leaves it.
+
+    Raises:
+        KeyboardInterrupt: the user pressed Ctrl-C or Ctrl-D, or the program has to end.
+    """
+    prompt: PromptSession[str] = PromptSession(
+        multiline=True,
+        key_bindings=_keys(),
+        editing_mode=EditingMode.EMACS,
+        enable_open_in_editor=True,
+        bottom_toolbar=EDIT_KEYS,
+        prompt_continuation="… ",
+        style=STYLE,
+        color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
+        output=None if sys.stdout.isatty() else create_output(stdout=sys.stderr),
+    )
+    try:
+        return _run(prompt, "new prompt", text)
+    except EOFError:
+        raise KeyboardInterrupt from None
 
 
 def prompt_word(repl: Repl) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from sensenova_cli.errors import UsageError
 from sensenova_cli.render.console import is_animated
 from sensenova_cli.render.errors import print_error
-from sensenova_cli.repl.prompt import make_prompt, prompt_word
+from sensenova_cli.repl.prompt import edit_prompt, make_prompt, prompt_word
 from sensenova_cli.repl.repl import Repl
 from sensenova_cli.repl.slash_commands import EndSession
 from sensenova_cli.system.interrupts import exit_requested, handle_signals
@@ -17,6 +17,8 @@ from sensenova_cli.system.streams import MAX_TEXT_BYTES
 def run_interactive(repl: Repl) -> None:
     """Prompt for lines and run them until the user leaves, the terminal is closed, or SIGTERM arrives."""
     read_line: Callable[[], str] = make_prompt(repl) if is_animated() else lambda: _read_plainly(repl)
+    if is_animated():
+        repl.turns.edit_prompt = edit_prompt
     while True:
         try:
             typed = read_line()

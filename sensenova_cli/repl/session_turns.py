@@ -21,11 +21,12 @@ from sensenova_cli.render.spelling import as_session
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.repl.resident_model import ResidentModel
 from sensenova_cli.repl.session_notation import SESSION_NOTATION
-from sensenova_cli.sessions.entries import AnswerTurn, InterleaveTurn, SessionPicture
+from sensenova_cli.sessions.entries import AnswerTurn, InterleaveTurn, PictureTurn, SessionPicture
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.downloads import ask_before_session
+from sensenova_cli.turns.enhancement import Edit
 from sensenova_cli.turns.log_sink import logged
 from sensenova_cli.turns.model_source import require_usable
 from sensenova_cli.turns.one_shot_sinks import PictureFileSink
@@ -57,6 +58,7 @@ class SessionTurns:
         resident_model: the model that is loaded or being loaded.
         measurements: measurements of the last request.
         set_by_commands: settings that commands other than /set have changed: model and LoRAs.
+        edit_prompt: lets the user change a prompt that a model has rewritten; None for no chance to.
         settings_error: why the settings of a continued session are invalid. Every turn raises it until the user
             corrects the settings.
     """
@@ -73,6 +75,7 @@ class SessionTurns:
         self.session = session
         self.measurements = MeasurementSink()
         self.settings_error: SenseNovaError | None = None
+        self.edit_prompt: Edit | None = None
         self.set_by_commands: set[str] = set()
         self._start = start
         self._on_picture = on_picture
@@ -181,11 +184,19 @@ class SessionTurns:
         self.resident_model.discard()
         self.resident_model = self._load(layers, after=self.resident_model)
 
-    def draw(self, kind: PictureKind, text: str, inputs: Sequence[int], line_options: Flags) -> None:
+    def draw(
+        self,
+        kind: PictureKind,
+        text: str,
+        inputs: Sequence[int],
+        line_options: Flags,
+        repeats: PictureTurn | None = None,
+    ) -> None:
         """Make pictures, and select the first one.
 
         Args:
             inputs: numbers of the pictures that are edited.
+            repeats: the earlier turn whose prompt is used as it is; None for a new prompt, which may be rewritten.
 
         Raises:
             SenseNovaError: the turn failed. It is logged if it had begun.
@@ -202,6 +213,10 @@ class SessionTurns:
             height=flags.height,
             # Each edit of an edit takes the next seed. Only a seed that the user chose deserves a warning.
             replaces_seed_silently="seed" not in flags.settings,
+            name=(repeats.original_prompt or "") if repeats else "",
+            keeps_prompt=repeats is not None,
+            original_prompt=repeats.original_prompt if repeats else None,
+            enhanced_by=repeats.enhanced_by if repeats else None,
         )
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
@@ -323,7 +338,7 @@ class SessionTurns:
 
         source = self.resident_model
         with_log = logged(with_measurements, layers, source, view, self.session)
-        run_turns([task], layers, source, Frontend(view, with_log, SignalStop()))
+        run_turns([task], layers, source, Frontend(view, with_log, SignalStop(), edit=self.edit_prompt))
 
     def _conversation(
         self, answered: Sequence[AnswerTurn | InterleaveTurn], view: TurnView

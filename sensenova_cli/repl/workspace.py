@@ -18,7 +18,7 @@ from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.render.console import is_animated, print_message, stderr_console
 from sensenova_cli.render.preview import HALF, SMALL, Preview, has_links
 from sensenova_cli.repl.session_turns import SessionTurns
-from sensenova_cli.sessions.entries import SessionPicture, Set, Stage, Use, UseProfile
+from sensenova_cli.sessions.entries import PictureTurn, SessionPicture, Set, Stage, Use, UseProfile
 from sensenova_cli.sessions.session import Session
 from sensenova_cli.sessions.summary import shorten
 from sensenova_cli.system.unicode import for_terminal, printable
@@ -57,11 +57,18 @@ class Workspace:
 
     # Pictures
 
-    def draw(self, kind: PictureKind, text: str, inputs: Sequence[int], line_options: Flags) -> None:
+    def draw(
+        self,
+        kind: PictureKind,
+        text: str,
+        inputs: Sequence[int],
+        line_options: Flags,
+        repeats: PictureTurn | None = None,
+    ) -> None:
         """Make pictures, and show several of them together; arguments and errors as for SessionTurns.draw."""
         self._new_pictures.clear()
         try:
-            self.turns.draw(kind, text, inputs, line_options)
+            self.turns.draw(kind, text, inputs, line_options, repeats)
         finally:
             if len(self._new_pictures) > 1:
                 self.show_candidates([picture.number for picture in self._new_pictures])

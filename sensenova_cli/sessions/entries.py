@@ -111,11 +111,14 @@ class PictureTurn(_Turn):
     Attributes:
         pictures: the pictures, in the order of their seeds.
         think_text: the text that the model wrote before it drew, or None.
+        original_prompt, enhanced_by: as in a picture's record.
     """
 
     kind: Literal["generate", "edit"]
     pictures: tuple[SessionPicture, ...] = ()
     think_text: str | None = None
+    original_prompt: str | None = None
+    enhanced_by: str | None = None
 
 
 class AnswerTurn(_Turn):

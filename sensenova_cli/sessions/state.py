@@ -198,7 +198,7 @@ class State:
 
 
 def _leads_outside(name: str, value: JsonValue) -> bool:
-    if name in REMOTE_SETTINGS:
+    if name in (*REMOTE_SETTINGS, "enhance_with"):
         return value not in (None, "off")
     return name in SETTING_NAMES and name not in SESSION_SETTINGS
 

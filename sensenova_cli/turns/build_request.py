@@ -19,7 +19,7 @@ from config.sizes import (
 from config.sources import Layers, Resolved
 from model import EditRequest, Event, GenerateRequest, InterleaveRequest, Picture, Request, require_cache_library
 from sensenova_cli.inputs.pictures import free_seed
-from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask, Task
+from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask, Task, as_recorded
 from sensenova_cli.turns.world_notices import world_notices
 
 FILE_ORIGINS = ("user file", "project file", "profile")
@@ -106,6 +106,7 @@ def numbered(turns: Iterable[Turn]) -> list[Turn]:
 
 
 def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommended, previews: Previews) -> Turn:
+    task = as_recorded(task)
     resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
     seed, warnings = _choose_seed(task, resolved, resolved.settings.num_images)
     size, notices = _choose_size(task, resolved, recommended, resolve_size)

@@ -6,7 +6,7 @@ from sensenova_cli import __version__
 from sensenova_cli.outputs.picture_record import AnswerRecord, PictureRecord, recorded_model, recorded_weights
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import model_name
-from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask
+from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask
 
 
 def picture_record(picture: Picture, turn: Turn, loaded: LoadSettings) -> PictureRecord | None:
@@ -45,6 +45,11 @@ def expected_record(
         answer = AnswerRecord(
             index=index, settings=request.text_settings, system=request.system, history=request.history
         )
+    original, author = None, None
+    if isinstance(task, PictureTask):
+        original, author = task.original_prompt, task.enhanced_by
+        if original is None and turn.settings.enhance and not task.keeps_prompt:
+            original = turn.prompt  # it will be rewritten before the picture is drawn
     return PictureRecord(
         task=task.kind,
         prompt=task.prompt.text,
@@ -53,5 +58,7 @@ def expected_record(
         inputs=tuple(each.source for each in inputs),
         answer=answer,
         made_by=made_by or None,
+        original_prompt=original,
+        enhanced_by=author,
         version=__version__,
     )

@@ -15,6 +15,7 @@ from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.system.streams import StdoutError
 from sensenova_cli.turns.build_request import Previews, Turn, build_turn, numbered
+from sensenova_cli.turns.enhancement import Edit, Enhancement
 from sensenova_cli.turns.model_source import ModelSource
 from sensenova_cli.turns.tasks import AnswerTask, Task
 
@@ -94,12 +95,14 @@ class Frontend:
             cannot be written is found before weights are downloaded.
         stop: checked after every event.
         course: chooses the turns to run, and decides whether a run goes on after an error.
+        edit: lets the user change a prompt that a model has rewritten, before it is drawn; None for no chance to.
     """
 
     view: TurnView
     open_sinks: Callable[[Sequence[Turn]], Sequence[Sink]]
     stop: Stop
     course: Course = field(default_factory=Course)
+    edit: Edit | None = None
 
 
 def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, frontend: Frontend) -> None:
@@ -121,11 +124,14 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
     sinks = frontend.open_sinks(turns)
     for warning in dict.fromkeys(warning for turn in turns for warning in (*turn.warnings, *_differences(turn, card))):
         view.notice(warning)
-    engine = model.open([turn.request for turn in turns], view)
+    enhancement = Enhancement(card, model, view, frontend.stop, frontend.edit)
+    # An endpoint that cannot be reached is found before weights are loaded.
+    turns[0] = enhancement.before_loading(turns[0])
+    engine = model.open([*(turn.request for turn in turns), *enhancement.questions(turns)], view)
     view.expect([turn.request for turn in turns])
     for turn in turns:
         try:
-            run_turn(engine, turn, view, sinks, frontend.stop)
+            run_turn(engine, enhancement.rewrite(turn, engine), view, sinks, frontend.stop)
         except (BrokenPipeError, StdoutError):
             raise  # no later result could be printed either
         except Exception as error:

@@ -16,6 +16,7 @@ from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelSource, model_name
 from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Outcome, Sink
+from sensenova_cli.turns.tasks import PictureTask
 
 
 class _SessionSink(Sink):
@@ -52,10 +53,16 @@ class _SessionSink(Sink):
         """Write a picture into the session's folder, and number it."""
         return self._session.add_picture(
             picture.image,
-            prompt=self.turn.prompt,
+            prompt=self._name,
             seed=picture.settings.seed,
             record=picture_record(picture, self.turn, self._source.loaded),
         )
+
+    @property
+    def _name(self) -> str:
+        """The words that name the turn's pictures: the user's own, also if a model has rewritten them."""
+        task = self.turn.task
+        return (task.name if isinstance(task, PictureTask) else "") or self.turn.prompt
 
     def _lasting(self, pictures: Sequence[SessionPicture]) -> list[Path]:
         return [] if self._session.is_temporary else [self._session.path(each.number) for each in pictures]
@@ -103,9 +110,13 @@ class SessionPictureSink(_SessionSink):
 
     def end(self, outcome: Outcome) -> None:
         """Log the turn."""
+        task = self.turn.task
+        assert isinstance(task, PictureTask)
         self._session.append(
             PictureTurn(
                 kind=self._kind,
+                original_prompt=task.original_prompt,
+                enhanced_by=task.enhanced_by,
                 typed=_replayable_options(self._line_options, self.turn),
                 pictures=tuple(self.pictures),
                 think_text=self._think_text,

@@ -1,7 +1,7 @@
 """Tasks: the work that a user asks for, as plain values, before settings are merged."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from PIL import Image
@@ -23,6 +23,9 @@ class PictureTask:
         auto_is_default: for an edit, size `auto` means the model's default size, not the first picture's aspect.
         replaces_seed_silently: no warning appears if an edit replaces the seed of an input picture.
         name: words for `{slug}` in the names of its files; empty for those of the prompt.
+        keeps_prompt: the prompt is not rewritten, whatever the setting `enhance` says.
+        original_prompt: the user's prompt, if enhancement was asked for; None without it.
+        enhanced_by: the model that wrote `prompt`; None if it is the user's.
     """
 
     kind: PictureKind
@@ -34,6 +37,19 @@ class PictureTask:
     auto_is_default: bool = False
     replaces_seed_silently: bool = False
     name: str = ""
+    keeps_prompt: bool = False
+    original_prompt: str | None = None
+    enhanced_by: str | None = None
+
+
+def as_recorded(task: PictureTask) -> PictureTask:
+    """Return a task that makes a picture again with what its record says about its prompt, which stays as it is."""
+    record = task.replay.record if task.replay is not None else None
+    if record is None or task.prompt.text != record.prompt:
+        return task
+    name = task.name or record.original_prompt or ""
+    original, author = record.original_prompt, record.enhanced_by
+    return replace(task, name=name, keeps_prompt=True, original_prompt=original, enhanced_by=author)
 
 
 @dataclass(frozen=True)

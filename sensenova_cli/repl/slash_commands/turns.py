@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
 from sensenova_cli.errors import UsageError
-from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, INTERLEAVE_OPTIONS, TEXT_OPTIONS
+from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, INTERLEAVE_OPTIONS, PROMPT_OPTIONS, TEXT_OPTIONS
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.repl.lines import Line
 from sensenova_cli.repl.slash_commands.completion_sources import fixed_words
@@ -23,8 +23,9 @@ _OUTPUT = (
     *("output", "format", "quality", "force", "profile"),
     *("print_think", "hide_think", "preview", "enable_cache_dit_summary"),
 )
-GENERATE_OPTIONS = (*(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY), *_OUTPUT)
-EDIT_OPTIONS = (*IMAGE_OPTIONS, *_OUTPUT)
+_PICTURE = (*PROMPT_OPTIONS, *_OUTPUT)
+GENERATE_OPTIONS = (*(name for name in IMAGE_OPTIONS if name not in EDIT_ONLY), *_PICTURE)
+EDIT_OPTIONS = (*IMAGE_OPTIONS, *_PICTURE)
 ANSWER_OPTIONS = (*TEXT_OPTIONS, "profile")
 STORY_OPTIONS = (*INTERLEAVE_OPTIONS, *_OUTPUT)
 
@@ -176,7 +177,7 @@ def again(workspace: Workspace, line: Line) -> None:
     next_seed = int(str(last.settings["seed"])) + used
     options = replace(typed, settings={**last.typed, "seed": next_seed, **typed.settings})
     if isinstance(last, PictureTurn):
-        workspace.draw(last.kind, last.prompt, last.inputs, options)
+        workspace.draw(last.kind, last.prompt, last.inputs, options, repeats=last)
     else:
         workspace.interleave(last.prompt, last.inputs, options, follows=last.follows)
 
