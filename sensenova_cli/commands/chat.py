@@ -16,7 +16,9 @@ from sensenova_cli.inputs.options import (
 from sensenova_cli.system.streams import STDIN
 
 
-@with_options("image", "prompt_text", *TEXT_OPTIONS, "log", *ENGINE_OPTIONS, "enable_cpu_offload", *RUN_OPTIONS)
+@with_options(
+    "image", "prompt_text", *TEXT_OPTIONS, "log", "notify", "copy", *ENGINE_OPTIONS, "enable_cpu_offload", *RUN_OPTIONS
+)
 def chat(
     flags: Flags,
     message: Annotated[

@@ -17,7 +17,9 @@ ONE_PICTURE = "Describe this image in detail."
 SEVERAL_PICTURES = "Describe each of these images, and what they have in common."
 
 
-@with_options("image", "prompt_text", *TEXT_OPTIONS, "log", *ENGINE_OPTIONS, "enable_cpu_offload", *RUN_OPTIONS)
+@with_options(
+    "image", "prompt_text", *TEXT_OPTIONS, "log", "notify", "copy", *ENGINE_OPTIONS, "enable_cpu_offload", *RUN_OPTIONS
+)
 def describe(
     flags: Flags,
     images: Annotated[

@@ -8,6 +8,7 @@ from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
     BATCH_OPTIONS,
+    DESKTOP_OPTIONS,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
@@ -29,6 +30,7 @@ from sensenova_cli.system.streams import STDIN
     *PROMPT_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
+    *DESKTOP_OPTIONS,
     "before_after",
     *ENGINE_OPTIONS,
     "enable_cpu_offload",

@@ -8,6 +8,7 @@ from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
     BATCH_OPTIONS,
+    DESKTOP_OPTIONS,
     EDIT_ONLY,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
@@ -28,6 +29,7 @@ from sensenova_cli.inputs.options import (
     *PROMPT_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
+    *DESKTOP_OPTIONS,
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
     *RUN_OPTIONS,

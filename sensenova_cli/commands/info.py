@@ -18,7 +18,7 @@ from config.model_names import full_name, short_name
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
-from sensenova_cli.system.streams import STDIN, read_stdin
+from sensenova_cli.system.streams import CLIPBOARD, STDIN
 from sensenova_cli.system.unicode import json_text
 
 DEMO = "demo"
@@ -117,10 +117,11 @@ def _facts(file: str) -> dict[str, Any]:
         return {"checkpoint": file, **_checkpoint_facts(Path(file))}
     if file != STDIN and file.endswith(WEIGHTS) and os.path.isfile(file):  # noqa: PTH113
         return {"weights": file, **_weights_facts(Path(file))}
+    from sensenova_cli.inputs.pictures import read_content, shown_name
     from sensenova_cli.outputs.picture_files import read_parameters, read_record
 
-    name = "standard input" if file == STDIN else file
-    source = read_stdin("name a picture file") if file == STDIN else file
+    name = shown_name(file)
+    source = read_content(file) if file in (STDIN, CLIPBOARD) else file
     record = read_record(source, name)
     if record is not None:
         return {"picture": name, **record.model_dump(mode="json")}

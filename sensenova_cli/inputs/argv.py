@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sensenova_cli.errors import UsageError
+from sensenova_cli.system.streams import CLIPBOARD
 
 PICTURE_ENDINGS = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".ppm", ".tga", ".jp2")
@@ -100,8 +101,9 @@ def _is_value(word: str) -> bool:
 
 
 def is_picture(word: str) -> bool:
-    """Return whether a bare word means a picture: `-`, an existing file, or one word with a picture's ending."""
-    if word == "-":
+    """Return whether a bare word means a picture: `-`, `clipboard`, an existing file, or one word with a picture's
+    ending."""
+    if word in ("-", CLIPBOARD):
         return True
     try:
         if Path(word).expanduser().is_file():

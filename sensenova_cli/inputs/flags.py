@@ -38,6 +38,8 @@ class Flags:
         sheet: file of a sheet, for commands that make one.
         before_after: file for a sheet of inputs and results.
         force: replace existing files.
+        open: show the picture with the desktop's viewer.
+        copy: copy the picture or the answer to the clipboard.
         json: print results as JSON.
         quiet: show no progress and no notices.
         serve: the typed settings of `sensenova serve` by name, as text or bool.
@@ -64,6 +66,8 @@ class Flags:
     sheet: str | None = None
     before_after: str | None = None
     force: bool = False
+    open: bool = False
+    copy: bool = False
     json: bool = False
     quiet: bool = False
     serve: Mapping[str, Any] = field(default_factory=dict)
@@ -140,6 +144,8 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         sheet=typed.get("sheet"),
         before_after=typed.get("before_after"),
         force=typed.get("force", False),
+        open=typed.get("open", False),
+        copy=typed.get("copy", False),
         json=typed.get("json", False),
         quiet=typed.get("quiet", False),
         serve=_typed_serve(typed),

@@ -31,6 +31,7 @@ INTERLEAVE_OPTIONS = (
 """Options of an interleaved answer. The model decides the number of pictures, and thinking is part of the text."""
 ENGINE_OPTIONS = tuple(LOAD)
 OUTPUT_OPTIONS = tuple(OUTPUT)
+DESKTOP_OPTIONS = ("open", "copy")
 PROMPT_OPTIONS = tuple(PROMPT)
 VERIFY_OPTIONS = (
     *(name for name in ENGINE_OPTIONS if name not in ("weights", "check_weights", "quantization", "lora")),
@@ -286,7 +287,7 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     ),
     "image": _value(
         "--image",
-        help="Input picture; several may follow, or repeat --image. - reads standard input.",
+        help="Input picture; several may follow, or repeat --image. - reads standard input, clipboard the clipboard.",
         panel="Input",
         metavar="FILE...",
         kind=list[str],
@@ -344,6 +345,10 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
         panel="Output",
         metavar="FILE",
     ),
+    "open": _flag(
+        "--open", help="Show the picture with the desktop's viewer, or the folder of several.", panel="Output"
+    ),
+    "copy": _flag("--copy", help="Copy the picture or the answer to the clipboard.", panel="Output"),
     "json": _flag("--json", help="Print one JSON object per result.", panel="Output"),
     "quiet": _flag("--quiet", "-q", help="Show errors only.", panel="Output"),
     "timings": _flag(

@@ -11,8 +11,9 @@ from config.errors import SenseNovaError
 from model import PictureError, read_picture
 from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.outputs.picture_record import InputFile, PictureRecord, checksum
+from sensenova_cli.system.clipboard import read_clipboard_picture
 from sensenova_cli.system.plain_files import read_plain_file
-from sensenova_cli.system.streams import MAX_INPUT_BYTES, STDIN, read_stdin
+from sensenova_cli.system.streams import CLIPBOARD, MAX_INPUT_BYTES, STDIN, read_stdin
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class InputImage:
     Attributes:
         image: RGB.
         source: path and checksum of its file.
-        name: its name in messages: the path as the user wrote it, or `standard input`.
+        name: its name in messages: the path as the user wrote it, `standard input` or `the clipboard`.
         seed: the seed in its record; None without a record.
         problem: why its record cannot be read; empty if it can be read or does not exist.
     """
@@ -35,19 +36,21 @@ class InputImage:
 
 
 def read_inputs(names: Sequence[str]) -> tuple[InputImage, ...]:
-    """Read pictures by file name; `-` stands for standard input.
+    """Read pictures by file name; `-` stands for standard input, and `clipboard` for the clipboard.
 
     Raises:
         PictureError: a picture cannot be read.
-        UsageError: standard input is closed.
+        UsageError: standard input is closed, or there is no picture in the clipboard.
     """
     return tuple(_read(name, read_content(name)) for name in names)
 
 
 def read_content(name: str) -> bytes:
-    """Return the bytes of a picture file; `-` stands for standard input. Errors as for `read_inputs`."""
+    """Return the bytes of a picture file; `-` and `clipboard` as for `read_inputs`, also errors."""
     if name == STDIN:
         return read_stdin("give the name of a picture file")
+    if name == CLIPBOARD:
+        return read_clipboard_picture()
     if not name:
         raise PictureError("the name of an input picture is empty", "give the name of a picture file")
     try:
@@ -72,6 +75,11 @@ def recorded_inputs(record: PictureRecord, made: Path, *, trusted: bool = False)
     return tuple(_read_recorded(source, made, verb, trusted) for source in record.inputs)
 
 
+def shown_name(name: str) -> str:
+    """Return the name of an input picture for messages."""
+    return {STDIN: "standard input", CLIPBOARD: "the clipboard"}.get(name, name)
+
+
 def free_seed(seed: int, count: int, taken: Collection[int]) -> int:
     """Return the first seed s ≥ `seed` for which none of s, s + 1, …, s + `count` - 1 is in `taken`."""
     while clashing := [other for other in taken if seed <= other < seed + count]:
@@ -80,20 +88,20 @@ def free_seed(seed: int, count: int, taken: Collection[int]) -> int:
 
 
 def _read(name: str, content: bytes) -> InputImage:
-    shown_name = "standard input" if name == STDIN else name
-    image = read_picture(content, shown_name)
+    shown = shown_name(name)
+    image = read_picture(content, shown)
     source = InputFile.of(name, content)
     try:
-        record = read_record(content, shown_name)
+        record = read_record(content, shown)
     except SenseNovaError as error:
-        return InputImage(image, source, shown_name, problem=error.what)
-    return InputImage(image, source, shown_name, record.settings.seed if record else None)
+        return InputImage(image, source, shown, problem=error.what)
+    return InputImage(image, source, shown, record.settings.seed if record else None)
 
 
 def _read_recorded(source: InputFile, made: Path, verb: str, trusted: bool) -> InputImage:
     replacement = "give the pictures with `images=FILE`"
-    if source.path == STDIN:
-        raise PictureError(f"{made} was {verb} from standard input, which cannot be read again", replacement)
+    if source.path in (STDIN, CLIPBOARD):
+        raise PictureError(f"{made} was {verb} from {shown_name(source.path)}, which cannot be read again", replacement)
     recorded = Path(source.path)
     # People move whole folders and send them to others, so the folder of `made` comes first.
     folder = made.expanduser().absolute().parent

@@ -10,7 +10,7 @@ from typing import Any
 
 from config.declarations import IMAGE
 from sensenova_cli.errors import UsageError
-from sensenova_cli.system.streams import MAX_TEXT_BYTES, STDIN, read_stdin
+from sensenova_cli.system.streams import CLIPBOARD, MAX_TEXT_BYTES, STDIN, read_stdin
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,8 @@ def _prompt_of(content: Any, place: str) -> Prompt:
         raise UsageError(
             f'{place}"image" must be a file name or a list of file names', 'write it like "image": ["a.png"]'
         )
+    if CLIPBOARD in images:  # the file may be a stranger's
+        raise UsageError(f"{place}a prompt file cannot read the clipboard", f"a file with this name is ./{CLIPBOARD}")
     for key in content:
         if key not in IMAGE and near_miss(key, ("prompt", "image"), cutoff=0.8):
             raise UsageError(f"{place}unknown key {key}", f"did you mean {near_miss(key, ('prompt', 'image'))}?")

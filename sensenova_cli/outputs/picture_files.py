@@ -105,10 +105,7 @@ def without_folders(content: bytes) -> bytes:
 
     Files without a record are returned unchanged. For documents that the user sends to strangers.
     """
-    try:
-        record = read_record(content)
-    except PictureError:
-        record = None
+    record = readable_record(content)
     if record is None:
         return content
     bare = without_folder_names(record)
@@ -141,6 +138,14 @@ def read_record(source: str | Path | bytes, name: str | None = None, *, decode: 
         else:
             text = _xmp_record(image, shown_name, decode) if image.format in WITH_XMP else None
     return None if text is None else parse_record(text, shown_name)
+
+
+def readable_record(content: bytes) -> PictureRecord | None:
+    """Return the record in a picture file, or None if there is none that can be read. The picture may be intact."""
+    try:
+        return read_record(content)
+    except PictureError:
+        return None
 
 
 def read_parameters(source: str | Path | bytes, name: str | None = None) -> str | None:

@@ -20,7 +20,7 @@ from pydantic import (
 from config.errors import SettingsError
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings, TextSettings
 from model import DEMO_MODEL, Message, NamedLora, PictureError, count_images, parse_loras
-from sensenova_cli.system.streams import STDIN
+from sensenova_cli.system.streams import CLIPBOARD, STDIN
 
 FORMAT = 1
 """Version of the format. Increase it after a change that older programs would misread."""
@@ -33,7 +33,8 @@ class InputFile(BaseModel):
     """A picture file that an edit started from.
 
     Attributes:
-        path: absolute, because a record outlives the current folder; `-` for standard input.
+        path: absolute, because a record outlives the current folder; `-` for standard input, `clipboard` for the
+            clipboard.
         sha256: checksum of the file, in hexadecimal digits.
     """
 
@@ -51,7 +52,7 @@ class InputFile(BaseModel):
         """
         file = Path(path).expanduser()
         content = file.read_bytes() if data is None else data
-        return cls(path=STDIN if path == STDIN else str(file.absolute()), sha256=checksum(content))
+        return cls(path=str(path) if path in (STDIN, CLIPBOARD) else str(file.absolute()), sha256=checksum(content))
 
 
 class AnswerRecord(BaseModel):

@@ -240,20 +240,19 @@ class Session:
         If the session already has the file, nothing is copied and its number stays.
 
         Args:
-            file: a path, or `-` for standard input.
+            file: a path, `-` for standard input, or `clipboard`.
 
         Raises:
             PictureError: the file is not readable as a picture.
-            UsageError: standard input is closed.
+            UsageError: standard input is closed, or there is no picture in the clipboard.
             SessionWriteError: the copy cannot be written.
         """
         from model import open_picture, read_picture
-        from sensenova_cli.inputs.pictures import read_content
+        from sensenova_cli.inputs.pictures import read_content, shown_name
         from sensenova_cli.outputs.picture_record import InputFile
-        from sensenova_cli.system.streams import STDIN
 
         content = read_content(file)
-        name = "standard input" if file == STDIN else file
+        name = shown_name(file)
         image = read_picture(content, name)
         source = InputFile.of(file, content)
         for known in (*self.state.pictures.values(), *self._pending.values()):

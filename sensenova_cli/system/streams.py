@@ -16,6 +16,8 @@ MAX_INPUT_BYTES = 256 * 2**20
 """Maximum number of bytes of standard input, and of a picture file."""
 STDIN = "-"
 """The word that means standard input in place of a prompt or a file."""
+CLIPBOARD = "clipboard"
+"""The word that means the desktop's clipboard in place of a picture file. A file with this name is `./clipboard`."""
 
 
 RESULT_ERRORS = "sensenova-results"

@@ -21,6 +21,8 @@ from sensenova_cli.turns.answer_parts import AnswerParts
 from sensenova_cli.turns.batch import Batch
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.event_sink import EventSink
+from sensenova_cli.turns.desktop_actions import CopyAnswerSink, DesktopActions
+from sensenova_cli.turns.dry_run import DryRun, plan_answer, plan_interleaved, plan_pictures
 from sensenova_cli.turns.interleave_sinks import (
     InterleaveJsonSink,
     InterleaveSink,
@@ -84,6 +86,7 @@ def make_pictures(
     source = ModelOnDemand(layers.load)
     batch = Batch(flags, output, source, view, seeds)
 
+    desktop = DesktopActions(flags, output.output if names is None else None)
     def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
         writer = PictureWriter.prepare(
             names.template if names else output.output,
@@ -99,10 +102,20 @@ def make_pictures(
         def count_and_report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
             batch.done += 1
             if sheet is not None:
+
+    def plan(turns: Sequence[Turn], card: Card) -> PlannedRun:
+        counts = {"count": batch.count, "existing": len(batch.existing)}
+        return plan_pictures(turns, card, source, open_writer(writes=False), first_index=first_index, **counts)
+
+    def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
+        desktop.require_possible(batch.count)
+        writer = open_writer(writes=True)
                 sheet.add(turn.first_index + picture.index, picture.image, path)
             if not flags.events:
                 report(picture, path, turn, seconds)
 
+            if path is not None:
+                desktop.files.append(path)
         first_index = names.first_index if names else 0
         pictures = PictureFileSink(writer, source, batch.count, first_index, count_and_report)
         return [pictures, EventSink(pictures, len(turns))] if flags.events else [pictures]
@@ -124,6 +137,7 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     process_timings.add(PROGRAM, seconds_since_start())
     view = TurnView(quiet=flags.quiet, stream_answers=not (flags.json or flags.events))
     source = ModelOnDemand(layers.load)
+    desktop.run(view)
     sinks: list[Sink] = [AnswerJsonSink(source, timings=flags.timings)] if flags.json else []
     if flags.events:
         sinks = [EventSink(None, 1)]
@@ -135,6 +149,8 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
 
 def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | None) -> None:
     """Answer in text and pictures: as a Markdown document on stdout, or JSON. On a screen, show the text as it comes,
+    if flags.copy:
+        sinks.append(CopyAnswerSink(view))
     and the paths of the pictures; errors as for `run_turns`.
 
     Args:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from config.settings import PictureFormat
 from config.validation import join_or
-from model import PictureError, open_picture, read_picture
+from model import open_picture, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError
 from sensenova_cli.inputs.pictures import read_content
-from sensenova_cli.outputs.picture_files import FORMATS, EncodedPicture, encode_picture, read_record
+from sensenova_cli.outputs.picture_files import FORMATS, EncodedPicture, encode_picture, readable_record
 from sensenova_cli.outputs.picture_writer import DEFAULT_ENDINGS
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.slash_commands.completion_sources import all_files, picture_files, pictures
@@ -66,11 +66,7 @@ def _converted(content: bytes, form: PictureFormat, quality: int) -> EncodedPict
     with open_picture(content) as image:
         if image.format == form.upper():
             return EncodedPicture(content)
-    try:
-        record = read_record(content)
-    except PictureError:  # the picture itself is intact
-        record = None
-    return encode_picture(read_picture(content), record, form, quality)
+    return encode_picture(read_picture(content), readable_record(content), form, quality)
 
 
 def _write(content: bytes, target: Path, *, force: bool) -> bool:

@@ -6,6 +6,7 @@ from rich.text import Text
 from config.toml_file import show_path
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.argv import PICTURE_ENDINGS
+from sensenova_cli.outputs.clipboard_pictures import NO_CLIPBOARD, copy_picture
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.slash_commands.completion_sources import fixed_words, picture_files, pictures
 from sensenova_cli.repl.slash_commands.registry import slash_command
@@ -13,7 +14,10 @@ from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import AnswerTurn, PictureTurn, SessionPicture, Stage, Use
 from sensenova_cli.sessions.state import State
 from sensenova_cli.sessions.summary import picture_facts
-from sensenova_cli.system.desktop import copy_picture, copy_text, open_file
+from sensenova_cli.system.clipboard import copy_text
+from sensenova_cli.system.desktop import open_file
+from sensenova_cli.system.plain_files import read_plain_file
+from sensenova_cli.system.streams import MAX_INPUT_BYTES
 from sensenova_cli.system.unicode import printable
 
 
@@ -123,12 +127,14 @@ def copy(workspace: Workspace, line: Line) -> None:
         turns = [turn for turn in workspace.session.state.turns if isinstance(turn, AnswerTurn) and turn.answer]
         if not turns:
             raise UsageError("there are no answers yet", "ask something first: ? which animal is this?")
-        copy_text(turns[-1].answer)
+        if not copy_text(turns[-1].answer):
+            raise UsageError(NO_CLIPBOARD, "select the text with the mouse")
         workspace.say("copied the last answer")
         return
     number = workspace.named_picture(word)
-    if copy_picture(workspace.session.path(number)):
+    if copy_picture(read_plain_file(workspace.session.path(number), MAX_INPUT_BYTES + 1) or b""):
         workspace.say(f"copied picture {number}")
-    else:
-        copy_text(str(workspace.session.lasting_path(number)))
+    elif copy_text(str(path := workspace.session.lasting_path(number))):
         workspace.say(f"copied the path of picture {number}: this clipboard takes text only")
+    else:
+        raise UsageError(NO_CLIPBOARD, f"the file is {path}")
