@@ -14,6 +14,7 @@ from sensenova_cli.inputs.options import (
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
+    PROMPT_OPTIONS,
     RUN_OPTIONS,
     with_options,
 )
@@ -33,6 +34,7 @@ OF_FILES = ("format", "quality", "preview")
     "trust_record",
     "image",
     *(name for name in IMAGE_OPTIONS if name != "num_images"),
+    *PROMPT_OPTIONS,
     *(name for name in OUTPUT_OPTIONS if name != "output"),
     "sheet",
     "force",
@@ -91,7 +93,7 @@ def grid(
     from sensenova_cli.outputs.picture_writer import PictureForm
     from sensenova_cli.turns.grid_files import cell_names, cell_tasks, sheet_path
     from sensenova_cli.turns.one_shot import make_pictures
-    from sensenova_cli.turns.run_sheets import GridSheet
+    from sensenova_cli.turns.run_sheets import GridSheet, Report
 
     inputs = read_inputs(flags.image)
     if kind == "edit" and not inputs and replay is not None:
@@ -105,7 +107,7 @@ def grid(
         plan,
         form=PictureForm.of(layers.output, flags.settings),
         force=flags.force,
-        as_json=flags.json or flags.events,
+        report=Report.of(flags),
         preview="off" if flags.quiet or flags.json or flags.events else layers.output.preview,
     )
     make_pictures(tasks, layers, flags, names, sheet=sheet)

@@ -51,6 +51,11 @@ class Turn:
         """The prompt or question as the user wrote it."""
         return self.task.question if isinstance(self.task, AnswerTask) else self.task.prompt.text
 
+    @property
+    def name(self) -> str:
+        """The words for `{slug}` in the names of its files."""
+        return (self.task.name if isinstance(self.task, PictureTask) else "") or self.prompt
+
     def ends_with(self, event: Event) -> bool:
         """Return whether nothing after this event is wanted: the picture that an interleaved answer replays is done."""
         if not isinstance(self.task, InterleaveTask) or self.task.replay is None or not isinstance(event, Picture):

@@ -12,7 +12,7 @@ from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelSource, model_name
 from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Sink
-from sensenova_cli.turns.tasks import AnswerTask, PictureTask
+from sensenova_cli.turns.tasks import AnswerTask
 
 Report = Callable[[Picture, Path | None, Turn, float], None]
 """Called with each written picture, its file (None for stdout), its turn, and the seconds since the picture before."""
@@ -53,10 +53,9 @@ class PictureFileSink(Sink):
         """Write a finished picture."""
         if not isinstance(event, Picture):
             return
-        task = self.turn.task
         path = self._writer.write(
             event.image,
-            prompt=(task.name if isinstance(task, PictureTask) else "") or self.turn.prompt,
+            prompt=self.turn.name,
             seed=event.settings.seed,
             index=self._first_index + self.turn.first_index + event.index,
             count=self._count,

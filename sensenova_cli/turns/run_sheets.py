@@ -1,6 +1,7 @@
 """Sheets of the pictures of a run: a labelled grid, and the inputs of edits beside their results."""
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 
 from PIL import Image
@@ -23,6 +24,26 @@ from sensenova_cli.turns.tasks import PictureTask
 GRID_TILE = 512
 PAIR_TILE = 1024
 """Longest side in pixels of a picture on a grid, and beside its input."""
+
+
+class Report(Enum):
+    """How the file of a sheet is reported on stdout."""
+
+    PATH = "path"
+    JSON = "json"
+    EVENT = "event"
+
+    @classmethod
+    def of(cls, flags: Flags) -> "Report":
+        """Return the way that the user asks for."""
+        return cls.EVENT if flags.events else cls.JSON if flags.json else cls.PATH
+
+    def print(self, path: Path, facts: Mapping[str, object]) -> None:
+        """Print the path of a sheet, or a JSON line with more facts."""
+        if self is Report.PATH:
+            print(for_terminal(path), flush=True)
+        else:
+            print_json({**({"event": "sheet"} if self is Report.EVENT else {}), **facts})
 
 
 class RunSheet:
@@ -79,13 +100,13 @@ class RunSheet:
         written = self._file.write_image(image)
         if notice := font_notice(sheet):
             view.notice(notice)
-        self._report(sheet, image, written)
+        self._show(sheet, image, written)
 
     def _sheet(self, counts: Sequence[int]) -> Sheet:
         """Return the content of the sheet."""
         raise NotImplementedError
 
-    def _report(self, sheet: Sheet, image: Image.Image, written: Path) -> None:
+    def _show(self, sheet: Sheet, image: Image.Image, written: Path) -> None:
         """Report the file on stdout."""
         raise NotImplementedError
 
@@ -94,19 +115,19 @@ class GridSheet(RunSheet):
     """The sheet of `sensenova grid`.
 
     Args:
-        as_json: report the file as JSON.
+        report: how the file is reported.
         preview: how the terminal shows the sheet.
     """
 
     replaces_previews = True
 
     def __init__(
-        self, path: str, grid: Grid, *, form: PictureForm, force: bool, as_json: bool, preview: PreviewChoice
+        self, path: str, grid: Grid, *, form: PictureForm, force: bool, report: Report, preview: PreviewChoice
     ) -> None:
         columns, rows = len(grid.columns.values), len(grid.rows)
         super().__init__(path, columns=columns, rows=rows, longest=GRID_TILE, form=form, force=force)
         self._grid = grid
-        self._as_json = as_json
+        self._report = report
         self._preview = preview
 
     def _sheet(self, counts: Sequence[int]) -> Sheet:
@@ -118,14 +139,11 @@ class GridSheet(RunSheet):
         rows = [images[start : start + across] for start in range(0, len(images), across)]
         return Sheet(rows, grid.title, grid.columns.labels, grid.down.labels)
 
-    def _report(self, sheet: Sheet, image: Image.Image, written: Path) -> None:
-        if self._as_json:
-            print_json(self._json(written))
-            return
-        print(for_terminal(written), flush=True)
+    def _show(self, sheet: Sheet, image: Image.Image, written: Path) -> None:
+        self._report.print(written, self._facts(written))
         show_sheet(self._preview, sheet, image, self._grid.columns, self._grid.down)
 
-    def _json(self, written: Path) -> dict[str, object]:
+    def _facts(self, written: Path) -> dict[str, object]:
         grid = self._grid
         across = len(grid.columns.values)
         files = [self._files.get(number) for number in range(len(grid.cells))]
@@ -144,14 +162,14 @@ class BeforeAfterSheet(RunSheet):
     """The sheet of `--before-after`: a row for each prompt, with the pictures that it edited and the results.
 
     Args:
-        as_json: report the file as JSON.
+        report: how the file is reported.
     """
 
     def __init__(
-        self, path: str, tasks: Sequence[PictureTask], *, form: PictureForm, force: bool, as_json: bool
+        self, path: str, tasks: Sequence[PictureTask], *, form: PictureForm, force: bool, report: Report
     ) -> None:
         self._tasks = tasks
-        self._as_json = as_json
+        self._report = report
         self._before = max(len(task.inputs) for task in tasks)
         super().__init__(path, columns=self._before + 1, rows=len(tasks), longest=PAIR_TILE, form=form, force=force)
 
@@ -172,7 +190,7 @@ class BeforeAfterSheet(RunSheet):
             tasks,
             form=PictureForm.of(output, flags.settings),
             force=flags.force,
-            as_json=flags.json or flags.events,
+            report=Report.of(flags),
         )
 
     def _sheet(self, counts: Sequence[int]) -> Sheet:
@@ -187,12 +205,9 @@ class BeforeAfterSheet(RunSheet):
         columns = [*_numbered("before", self._before), *_numbered("after", after)]
         return Sheet(rows, prompts[0], columns) if len(rows) == 1 else Sheet(rows, "", columns, prompts)
 
-    def _report(self, sheet: Sheet, image: Image.Image, written: Path) -> None:
-        if self._as_json:
-            files = [str(self._files[number]) for number in sorted(self._files)]
-            print_json({"task": "before-after", "path": str(written), "pictures": files})
-        else:
-            print(for_terminal(written), flush=True)
+    def _show(self, sheet: Sheet, image: Image.Image, written: Path) -> None:
+        files = [str(self._files[number]) for number in sorted(self._files)]
+        self._report.print(written, {"task": "before-after", "path": str(written), "pictures": files})
 
 
 def show_sheet(
