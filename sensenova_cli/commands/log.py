@@ -255,8 +255,6 @@ def _file_facts(file: Any, *, exact: bool, folders: Iterable[Path]) -> dict[str,
 
 def _lines(entries: Sequence["LogEntry"]) -> list[str]:
     """Return one line for each entry: number, time, task, prompt, result. On a screen the prompt is cut to fit."""
-    from rich.cells import cell_len, set_cell_size
-
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 0
     digits = len(str(entries[0].number))
     lines = []
@@ -264,11 +262,19 @@ def _lines(entries: Sequence["LogEntry"]) -> list[str]:
         time = entry.time.astimezone().strftime("%Y-%m-%d %H:%M")
         start = f"{entry.number:>{digits}}  {time}  {entry.task:<10}  "
         prompt, result = printable(" ".join(entry.prompt.split())), printable(_result(entry, full=not width))
-        room = width - len(start) - 2 - cell_len(result)
-        if width and cell_len(prompt) > room:
-            prompt = set_cell_size(prompt, max(room, 8) - 1).rstrip() + "…"
-        lines.append(f"{start}{prompt}  {result}".rstrip())
+        lines.append(
+            f"{start}{_fitted(prompt, result, width - len(start)) if width else f'{prompt}  {result}'}".rstrip()
+        )
     return lines
+
+
+def _fitted(prompt: str, result: str, width: int) -> str:
+    """Return prompt and result on one line of a screen."""
+    from rich.cells import cell_len, set_cell_size
+
+    room = max(width - 2 - cell_len(result), 8)
+    shown = prompt if cell_len(prompt) <= room else set_cell_size(prompt, room - 1).rstrip() + "…"
+    return f"{shown}  {result}"
 
 
 def _result(entry: "LogEntry", *, full: bool) -> str:

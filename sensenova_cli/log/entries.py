@@ -1,6 +1,5 @@
 """An entry of the log: one request of a one-shot command or of a session, with its results."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -65,6 +64,8 @@ def describe_files(paths: Sequence[Path]) -> tuple[LoggedFile, ...]:
 
 
 def _describe(path: Path) -> LoggedFile:
+    import hashlib  # a search of the log does not need it
+
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

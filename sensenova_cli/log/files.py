@@ -1,6 +1,5 @@
 """Where the files of the log are now: at their places, changed, moved or missing."""
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -82,6 +81,8 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _checksum(path: Path) -> str:
+    import hashlib  # a list of the log does not need it
+
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

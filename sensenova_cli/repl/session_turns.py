@@ -246,7 +246,7 @@ class SessionTurns:
         view = self._view(layers)
         answered = self.session.state.now.conversation if continues else ()
         conversation, _ = self._conversation(answered, view)
-        shown = tuple(self.session.read(number).image for number in images)
+        shown = [self.session.read(number) for number in images]
         system = conversation.system
 
         def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
@@ -255,7 +255,10 @@ class SessionTurns:
                 SessionAnswerSink(self.session, kind, source, line_options, images, system=system, continues=continues)
             ]
 
-        self._run(AnswerTask(kind, text, shown, conversation), layers, view, open_sinks)
+        pictures = tuple(each.image for each in shown)
+        files = tuple(each.source.path for each in shown)
+        task = AnswerTask(kind, text, pictures, conversation, image_files=files)
+        self._run(task, layers, view, open_sinks)
 
     def interleave(self, text: str, images: Sequence[int], line_options: Flags, *, follows: Sequence[int]) -> None:
         """Answer in text and pictures, and select the first picture; other arguments and errors as for `answer`.
