@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from config.settings import PreviewChoice
+from config.settings import NotifyChoice, PreviewChoice
 from config.units import count_of
 from model import (
     Answer,
@@ -44,6 +44,7 @@ from sensenova_cli.render.progress import (
     format_seconds,
 )
 from sensenova_cli.render.run_progress import LiveRunSteps, PlainRunSteps, RunProgress
+from sensenova_cli.render.run_signals import RunSignals
 from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
@@ -74,6 +75,10 @@ class TurnView:
         with_sheet: show several pictures of a request on one sheet, numbered from 1; otherwise the caller shows them.
         with_pictures: show finished pictures.
         spelling: how notices spell the settings that they mention.
+        notify: how the end of a long run is announced on a terminal.
+
+    Attributes:
+        signals: what the terminal shows about runs outside of its text.
 
     Raises:
         UsageError: pictures cannot be shown in this way; see Preview.choose.
@@ -92,10 +97,12 @@ class TurnView:
         with_sheet: bool = True,
         with_pictures: bool = True,
         spelling: Spelling = as_flags,
+        notify: NotifyChoice = "off",
     ) -> None:
         self._console = stderr_console()
         self._animated = is_animated()
         self._quiet = quiet
+        self.signals = RunSignals(notify, shows_progress=not quiet)
         self._stream_answers = stream_answers
         self._show_think = show_think
         self._print_think = print_think
@@ -106,6 +113,7 @@ class TurnView:
         self._waiting: LiveWaiting | PlainWaiting | None = None
         self._run: RunProgress | None = None  # of several requests
         self._run_lines: PlainRunSteps | None = None
+        self._steps_total = 0  # of the run's requests
         self._steps_ahead = 0  # of the run's requests that have not ended
         self._began_to_draw: float | None = None  # for the first picture of the run
         self._shows_work = False  # whether the engine yields events while it works on this request
@@ -124,7 +132,7 @@ class TurnView:
 
     def expect(self, requests: Sequence[Request]) -> None:
         """Announce the requests of a run, so that the time left includes all their pictures."""
-        self._steps_ahead = sum(map(_steps_of, requests))
+        self._steps_ahead = self._steps_total = sum(map(_steps_of, requests))
         self._began_to_draw = None
         self._run = RunProgress.of(requests, time.perf_counter())
         self._run_lines = PlainRunSteps(self._console, self._run) if self._run and not self._animated else None
@@ -229,6 +237,7 @@ class TurnView:
             case DenoisingStep() if not self._quiet:
                 self._pause_text()
                 self._steps_view(event.index, event.count).update(event.step, event.steps, event.preview)
+                self._signal_progress(event)
             case Picture():
                 self._pause_text()
                 self._close_views()
@@ -328,6 +337,13 @@ class TurnView:
                 self._began_to_draw = self._began_to_draw or self._previous
                 self._steps = PlainSteps(self._console, title, later, self._began_to_draw, self._previous)
         return self._steps
+
+    def _signal_progress(self, event: DenoisingStep) -> None:
+        if self._run is not None:
+            self.signals.progress(self._run.done, self._run.total)
+        else:
+            before = self._steps_total - self._steps_ahead
+            self.signals.progress(before + event.index * event.steps + event.step, self._steps_total)
 
     def _thinking(self) -> LiveThink | PlainThink:
         if self._think is None:

@@ -386,6 +386,7 @@ class SessionTurns:
             print_think=output.print_think,
             preview=output.preview if self._interactive else "off",
             cache_summary=output.enable_cache_dit_summary,
+            notify=output.notify,
             preview_part=HALF,
             with_sheet=False,
             spelling=as_session,

@@ -16,6 +16,10 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 `config` may still be found in the current folder when this module runs, and that may be a stranger's folder."""
 
 
+farewell = b""
+"""Bytes for the terminal before the process ends at once: they clear the progress that it shows."""
+
+
 def handled_signals() -> list[signal.Signals]:
     """Return the signals to handle. Ignored ones stay ignored: nohup ignores SIGHUP, and a script's `command &` ignores
     Ctrl-C."""
@@ -39,5 +43,5 @@ def ignore_signals() -> list[signal.Signals]:
 def exit_interrupted(number: int = 0, frame: FrameType | None = None) -> None:
     """Print that the program was interrupted, and end the process. This is also a signal handler."""
     with contextlib.suppress(OSError):
-        os.write(2, b"interrupted\n")
+        os.write(2, farewell + b"interrupted\n")
     os._exit(INTERRUPTED)

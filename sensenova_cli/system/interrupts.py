@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from sensenova_cli.system import first_signals
 from sensenova_cli.system.first_signals import INTERRUPTED, exit_interrupted, handled_signals
 
 __all__ = [
@@ -90,7 +91,8 @@ def prompting(leave: Callable[[], None]) -> Iterator[None]:
 def exit_now() -> NoReturn:
     """End the program at once. No file is left half-written, because files are renamed into place."""
     if sys.stderr.isatty():
-        os.write(2, b"\x1b[?25h\x1b[0m\n")  # a progress bar may have hidden the cursor or left a color
+        # A progress bar may have hidden the cursor or left a color.
+        os.write(2, first_signals.farewell + b"\x1b[?25h\x1b[0m\n")
     os._exit(INTERRUPTED)
 
 

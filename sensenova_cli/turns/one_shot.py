@@ -81,6 +81,7 @@ def make_pictures(
         cache_summary=output.enable_cache_dit_summary,
         with_pictures=sheet is None or not sheet.replaces_previews,
     )
+        notify=output.notify,
     if sheet is not None:
         sheet.prepare()
     source = ModelOnDemand(layers.load)
@@ -135,7 +136,7 @@ def make_pictures(
 def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     """Answer one question in text on stdout, or JSON; errors as for `run_turns`."""
     process_timings.add(PROGRAM, seconds_since_start())
-    view = TurnView(quiet=flags.quiet, stream_answers=not (flags.json or flags.events))
+    view = TurnView(quiet=flags.quiet, stream_answers=not (flags.json or flags.events), notify=layers.output.notify)
     source = ModelOnDemand(layers.load)
     desktop.run(view)
     sinks: list[Sink] = [AnswerJsonSink(source, timings=flags.timings)] if flags.json else []
@@ -180,6 +181,7 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
             output.output,
             force=flags.force,
             stdout_is_terminal=sys.stdout.isatty(),
+        notify=output.notify,
             count=turns[0].settings.max_images,
             default=ANSWER_NAME,
             form=PictureForm.of(output, flags.settings),

@@ -121,23 +121,26 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
         turns = list(frontend.course.begin(turns, card))
     if not turns:
         return
-    sinks = frontend.open_sinks(turns)
-    for warning in dict.fromkeys(warning for turn in turns for warning in (*turn.warnings, *_differences(turn, card))):
-        view.notice(warning)
-    enhancement = Enhancement(card, model, view, frontend.stop, frontend.edit)
-    # An endpoint that cannot be reached is found before weights are loaded.
-    turns[0] = enhancement.before_loading(turns[0])
-    engine = model.open([*(turn.request for turn in turns), *enhancement.questions(turns)], view)
-    view.expect([turn.request for turn in turns])
-    for turn in turns:
-        try:
-            run_turn(engine, enhancement.rewrite(turn, engine), view, sinks, frontend.stop)
-        except (BrokenPipeError, StdoutError):
-            raise  # no later result could be printed either
-        except Exception as error:
-            frontend.course.failed(turn, error)
-    frontend.course.end()
-    view.end_run()
+    with view.signals.run():
+        sinks = frontend.open_sinks(turns)
+        for warning in dict.fromkeys(
+            warning for turn in turns for warning in (*turn.warnings, *_differences(turn, card))
+        ):
+            view.notice(warning)
+        enhancement = Enhancement(card, model, view, frontend.stop, frontend.edit)
+        # An endpoint that cannot be reached is found before weights are loaded.
+        turns[0] = enhancement.before_loading(turns[0])
+        engine = model.open([*(turn.request for turn in turns), *enhancement.questions(turns)], view)
+        view.expect([turn.request for turn in turns])
+        for turn in turns:
+            try:
+                run_turn(engine, enhancement.rewrite(turn, engine), view, sinks, frontend.stop)
+            except (BrokenPipeError, StdoutError):
+                raise  # no later result could be printed either
+            except Exception as error:
+                frontend.course.failed(turn, error)
+        frontend.course.end()
+        view.end_run()
 
 
 def run_turn(engine: Engine, turn: Turn, view: TurnView, sinks: Sequence[Sink], stop: Stop) -> None:

@@ -55,7 +55,7 @@ def has_links(console: Console, environment: Mapping[str, str]) -> bool:
 
     Other terminals may print the link's address. Over SSH, the user's machine does not have the file.
     """
-    if not _is_color_screen(console) or _is_multiplexer(environment) or environment.get("SSH_CONNECTION"):
+    if not _is_color_screen(console) or is_multiplexer(environment) or environment.get("SSH_CONNECTION"):
         return False
     term = environment.get("TERM", "").lower()
     if any(name in term for name in _LINKS_BY_TERM) or environment.get("TERM_PROGRAM") in _LINKS_BY_PROGRAM:
@@ -96,7 +96,8 @@ def _has_unicode(console: Console) -> bool:
     return (getattr(console.file, "encoding", None) or "utf-8").lower().replace("-", "").startswith("utf")
 
 
-def _is_multiplexer(environment: Mapping[str, str]) -> bool:
+def is_multiplexer(environment: Mapping[str, str]) -> bool:
+    """Return whether the terminal is a multiplexer such as tmux, which keeps sequences from the outer terminal."""
     inside = any(environment.get(name) for name in ("TMUX", "STY", "ZELLIJ"))
     return inside or environment.get("TERM", "").lower().startswith(("screen", "tmux"))
 
@@ -104,7 +105,7 @@ def _is_multiplexer(environment: Mapping[str, str]) -> bool:
 def _detect(environment: Mapping[str, str]) -> Method | None:
     """Return the graphics protocol of the innermost terminal; None if no protocol of it is known."""
     term = environment.get("TERM", "").lower()
-    if _is_multiplexer(environment):
+    if is_multiplexer(environment):
         # A multiplexer inherits the variables of the outer terminal but swallows its sequences. tmux can be set to pass
         # them through, but then the picture ignores panes and scrolling: it appears at the outer cursor, remains after
         # a change of the window, and covers other panes.
