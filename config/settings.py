@@ -176,13 +176,17 @@ class PromptSettings(SettingsGroup):
 
     enhance: bool = False
     """Rewrite the prompt in more detail before drawing: by the model's own chat, or by the model of enhance_with."""
-    enhance_with: Annotated[
-        str | None,
-        Field(pattern=r"^(off|https?://[^\s?#@]+)$", examples=["http://localhost:11434/v1"]),
-    ] = None
+    enhance_with: Annotated[str | None, Field(examples=["http://localhost:11434/v1"])] = None
     """OpenAI-compatible endpoint that rewrites prompts, by its address; off for the model's own chat."""
     enhance_model: str | None = None
     """Name of the endpoint's model that rewrites prompts; not needed if the endpoint has only one."""
+
+    @field_validator("enhance_with")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url not in (None, "off") and not re.fullmatch(r"https?://[^\s?#@]+", str(url)):
+            raise ValueError("must be an http or https address without name, password and query, or off")
+        return url
 
     @field_validator("enhance_model")
     @classmethod

@@ -13,6 +13,8 @@ EXAMPLES: Mapping[str, Any] = {
     "weights": "u1-8b-Q8_0.gguf",
     "lora": "style.safetensors:0.8",
     "gpu_memory": "8GiB",
+    "enhance_with": "http://localhost:11434/v1",
+    "enhance_model": "qwen3:8b",
     "server": "http://gpu-box:8642",
     "server_key_file": "server.key",
     "output": "pictures/{slug}-{seed}.png",

@@ -7,6 +7,7 @@ COMMANDS = {
     "generate": "Make pictures from a prompt, and print their paths.",
     "edit": "Change pictures as a prompt says, and print the paths of the results.",
     "grid": "Draw pictures that differ in one or two things, and a labelled sheet of them.",
+    "enhance": "Rewrite a prompt in more detail, and print it, without drawing it.",
     "describe": "Describe pictures, or answer a question about them (-p).",
     "chat": "Send a message to the model, and print its answer. Without a message, start a conversation.",
     "interleave": "Answer a prompt with text and pictures, as a Markdown document.",

@@ -11,9 +11,9 @@ import typer
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.completion import complete_sessions
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.inputs.options import ENGINE_OPTIONS, IMAGE_OPTIONS, TEXT_OPTIONS, with_options
+from sensenova_cli.inputs.options import ENGINE_OPTIONS, IMAGE_OPTIONS, PROMPT_OPTIONS, TEXT_OPTIONS, with_options
 
-REPL_OPTIONS = (*IMAGE_OPTIONS, *(name for name in TEXT_OPTIONS if name != "seed"), *ENGINE_OPTIONS)
+REPL_OPTIONS = (*IMAGE_OPTIONS, *PROMPT_OPTIONS, *(name for name in TEXT_OPTIONS if name != "seed"), *ENGINE_OPTIONS)
 
 
 @with_options(

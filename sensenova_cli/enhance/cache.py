@@ -85,11 +85,10 @@ def _file() -> Path:
 
 def _lines() -> list[bytes]:
     try:
-        handle = os.open(_file(), os.O_RDONLY | NO_LINKS | NO_WAITING)
+        file = _file()
+        if not file.is_file():
+            return []
+        with os.fdopen(os.open(file, os.O_RDONLY | NO_LINKS | NO_WAITING), "rb") as stream:
+            return [line for line in stream.read(MAX_BYTES).split(b"\n") if line]
     except (OSError, SessionError):
         return []
-    with os.fdopen(handle, "rb") as stream:
-        try:
-            return [line for line in stream.read(MAX_BYTES).split(b"\n") if line]
-        except OSError:  # a folder
-            return []

@@ -200,7 +200,15 @@ def test_every_offered_flag_is_accepted(prompt: Prompt, task: str) -> None:
     for flag in (line.split()[-1] for line in offers(prompt, f"/{task} x --")):
         choices = [line.split()[-1] for line in offers(prompt, f"/{task} x {flag} ")]
         name = flag.removeprefix("--").replace("-", "_")
-        switch = name in ("think", "do_sample", "force", "print_think", "hide_think", "enable_cache_dit_summary")
+        switch = name in (
+            "enhance",
+            "think",
+            "do_sample",
+            "force",
+            "print_think",
+            "hide_think",
+            "enable_cache_dit_summary",
+        )
         assert not (switch and choices), "a switch takes no value"
         parse_line_options(task, [flag, *([] if switch else VALUES.get(name, choices[:1] or ["64"]))])
 

@@ -2,6 +2,7 @@
 
 # isort: off
 from sensenova_cli.repl.slash_commands import turns  # the order of these imports is the order of /help
+from sensenova_cli.repl.slash_commands import enhancing
 from sensenova_cli.repl.slash_commands import pictures
 from sensenova_cli.repl.slash_commands import comparing
 from sensenova_cli.repl.slash_commands import settings
@@ -17,6 +18,7 @@ __all__ = [
     "Command",
     "EndSession",
     "comparing",
+    "enhancing",
     "files",
     "find_command",
     "help",
