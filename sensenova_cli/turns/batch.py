@@ -17,8 +17,9 @@ from sensenova_cli.outputs.picture_writer import PictureForm, picture_place
 from sensenova_cli.render.errors import describe, print_error
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.turns.build_request import Turn
+from sensenova_cli.turns.estimate import LONG_SECONDS, estimate_run
 from sensenova_cli.turns.existing_pictures import ExistingPictures, missing_turns
-from sensenova_cli.turns.model_source import ModelSource
+from sensenova_cli.turns.model_source import ModelOnDemand
 from sensenova_cli.turns.run_turn import Course
 
 MAX_COMMAND = 500
@@ -43,7 +44,7 @@ class Batch(Course):
     """
 
     def __init__(
-        self, flags: Flags, output: OutputSettings, source: ModelSource, view: TurnView, seeds: Seeds | None = None
+        self, flags: Flags, output: OutputSettings, source: ModelOnDemand, view: TurnView, seeds: Seeds | None = None
     ) -> None:
         self._flags = flags
         self._output = output
@@ -57,12 +58,19 @@ class Batch(Course):
         self.done = 0
 
     def begin(self, turns: Sequence[Turn], card: Card) -> Sequence[Turn]:
-        """With `--skip-existing`, leave out the pictures that exist.
+        """With `--skip-existing`, leave out the pictures that exist. Announce a run that takes long.
 
         Raises:
             UsageError: the pictures have no files, or no records that could be compared.
             OutputError: the output is not a name of files.
         """
+        turns = self._choose(turns, card)
+        estimate = estimate_run(turns, self._source.settings, card.recommended)
+        if not self._flags.dry_run and estimate.seconds is not None and estimate.seconds > LONG_SECONDS:
+            self._view.muted(str(estimate))
+        return turns
+
+    def _choose(self, turns: Sequence[Turn], card: Card) -> Sequence[Turn]:
         self.counts = tuple(turn.settings.num_images for turn in turns)
         self.count = sum(self.counts)
         if self._seeds is not None and self._seeds.is_random:

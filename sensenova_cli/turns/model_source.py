@@ -61,6 +61,10 @@ class ModelOnDemand:
     Args:
         size: if given, the model is loaded for any request with pictures of up to this size, instead of for the
             requests that `open` gets.
+
+    Attributes:
+        load_seconds: seconds that loading has taken; 0 before.
+        placement: number format and device of the loaded model, as the engine describes them.
     """
 
     def __init__(self, settings: LoadSettings, size: str | None = None) -> None:
@@ -68,6 +72,8 @@ class ModelOnDemand:
         self._loaded = settings
         self._size = size
         self._remote: Engine | None = None
+        self.load_seconds = 0.0
+        self.placement = ""
 
     @property
     def loaded(self) -> LoadSettings:
@@ -87,6 +93,7 @@ class ModelOnDemand:
         if self.settings.is_remote:
             engine = self._open_remote(view)
             view.muted(f"using {engine.card.model}, {engine.description}")
+            self.placement = engine.description
             return engine
         show_demo_notice(self.settings, view)
         start = time.perf_counter()
@@ -106,8 +113,8 @@ class ModelOnDemand:
                 on_progress=on_progress,
             )
         self._loaded = loaded_settings(self.settings, engine)
-        seconds = time.perf_counter() - start
-        view.muted(f"{short_name(self.settings)} loaded in {seconds:.1f} s: {engine.description}")
+        self.load_seconds, self.placement = time.perf_counter() - start, engine.description
+        view.muted(f"{short_name(self.settings)} loaded in {self.load_seconds:.1f} s: {self.placement}")
         return engine
 
     def _open_remote(self, view: TurnView) -> Engine:

@@ -1,28 +1,29 @@
 """The frontend of one-shot commands: progress on stderr, results on stdout."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.settings import OutputSettings
 from config.sources import Layers
-from model import PROGRAM, Picture, process_timings
+from model import PROGRAM, Card, Picture, process_timings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.expansion import Seeds
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.outputs.answer_page import check_page
 from sensenova_cli.outputs.picture_writer import ANSWER_NAME, PictureForm, PictureWriter
+from sensenova_cli.render.dry_run import PlannedRun
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import SignalStop, finish
 from sensenova_cli.system.process_start import seconds_since_start
 from sensenova_cli.turns.answer_parts import AnswerParts
 from sensenova_cli.turns.batch import Batch
 from sensenova_cli.turns.build_request import Turn
-from sensenova_cli.turns.event_sink import EventSink
 from sensenova_cli.turns.desktop_actions import CopyAnswerSink, DesktopActions
 from sensenova_cli.turns.dry_run import DryRun, plan_answer, plan_interleaved, plan_pictures
+from sensenova_cli.turns.event_sink import EventSink
 from sensenova_cli.turns.interleave_sinks import (
     InterleaveJsonSink,
     InterleaveSink,
@@ -32,9 +33,10 @@ from sensenova_cli.turns.interleave_sinks import (
     WrittenPicture,
 )
 from sensenova_cli.turns.log_sink import logged
+from sensenova_cli.turns.measurements import MeasuringSink
 from sensenova_cli.turns.model_source import ModelOnDemand
 from sensenova_cli.turns.one_shot_sinks import AnswerJsonSink, PictureFileSink, json_report, print_path
-from sensenova_cli.turns.run_turn import Frontend, Sink, run_turns
+from sensenova_cli.turns.run_turn import Course, Frontend, Sink, run_turns
 from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask
 
 if TYPE_CHECKING:
@@ -79,17 +81,19 @@ def make_pictures(
         print_think=output.print_think and not prints_json,
         preview="off" if prints_json else output.preview,
         cache_summary=output.enable_cache_dit_summary,
+        notify=output.notify,
         with_pictures=sheet is None or not sheet.replaces_previews,
     )
-        notify=output.notify,
     if sheet is not None:
         sheet.prepare()
     source = ModelOnDemand(layers.load)
+    desktop = DesktopActions(flags, output.output if names is None else None)
     batch = Batch(flags, output, source, view, seeds)
 
-    desktop = DesktopActions(flags, output.output if names is None else None)
-    def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
-        writer = PictureWriter.prepare(
+    first_index = names.first_index if names else 0
+
+    def open_writer(*, writes: bool) -> PictureWriter:
+        return PictureWriter.prepare(
             names.template if names else output.output,
             force=flags.force,
             stdout_is_terminal=sys.stdout.isatty(),
@@ -97,12 +101,8 @@ def make_pictures(
             existing=batch.existing,
             form=PictureForm.of(output, flags.settings),
             note=view.notice,
+            writes=writes,
         )
-        report = json_report(source, timings=flags.timings) if flags.json else print_path
-
-        def count_and_report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
-            batch.done += 1
-            if sheet is not None:
 
     def plan(turns: Sequence[Turn], card: Card) -> PlannedRun:
         counts = {"count": batch.count, "existing": len(batch.existing)}
@@ -111,25 +111,34 @@ def make_pictures(
     def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
         desktop.require_possible(batch.count)
         writer = open_writer(writes=True)
+        report = json_report(source, timings=flags.timings) if flags.json else print_path
+
+        def count_and_report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
+            batch.done += 1
+            if path is not None:
+                desktop.files.append(path)
+            if sheet is not None:
                 sheet.add(turn.first_index + picture.index, picture.image, path)
             if not flags.events:
                 report(picture, path, turn, seconds)
 
-            if path is not None:
-                desktop.files.append(path)
-        first_index = names.first_index if names else 0
         pictures = PictureFileSink(writer, source, batch.count, first_index, count_and_report)
-        return [pictures, EventSink(pictures, len(turns))] if flags.events else [pictures]
+        sinks: list[Sink] = [pictures, EventSink(pictures, len(turns))] if flags.events else [pictures]
+        return [*sinks, MeasuringSink(source)] if output.log else sinks
 
-    frontend = Frontend(view, logged(open_sinks, layers, source, view), SignalStop(), batch)
+    course = _course(batch, plan, view, flags)
+    frontend = Frontend(view, logged(open_sinks, layers, source, view), SignalStop(), course)
     try:
         run_turns(tasks, layers, source, frontend)
     except KeyboardInterrupt:
         batch.show_way_on()
         raise
+    if flags.dry_run:
+        return
     if sheet is not None:
         sheet.finish(batch.counts, batch.existing, view)
     finish()
+    desktop.run(view)
     _show_timings(view, flags)
 
 
@@ -138,20 +147,20 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     process_timings.add(PROGRAM, seconds_since_start())
     view = TurnView(quiet=flags.quiet, stream_answers=not (flags.json or flags.events), notify=layers.output.notify)
     source = ModelOnDemand(layers.load)
-    desktop.run(view)
     sinks: list[Sink] = [AnswerJsonSink(source, timings=flags.timings)] if flags.json else []
     if flags.events:
         sinks = [EventSink(None, 1)]
+    if flags.copy:
+        sinks.append(CopyAnswerSink(view))
     open_sinks = logged(lambda turns: sinks, layers, source, view)
-    run_turns([task], layers, source, Frontend(view, open_sinks, SignalStop()))
+    course = _course(Course(), lambda turns, card: plan_answer(turns[0], source), view, flags)
+    run_turns([task], layers, source, Frontend(view, open_sinks, SignalStop(), course))
     finish()
     _show_timings(view, flags)
 
 
 def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | None) -> None:
     """Answer in text and pictures: as a Markdown document on stdout, or JSON. On a screen, show the text as it comes,
-    if flags.copy:
-        sinks.append(CopyAnswerSink(view))
     and the paths of the pictures; errors as for `run_turns`.
 
     Args:
@@ -172,21 +181,28 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
         print_think=output.print_think and on_screen,
         preview="off" if prints_json else output.preview,
         cache_summary=output.enable_cache_dit_summary,
+        notify=output.notify,
     )
     source = ModelOnDemand(layers.load)
     answer: AnswerParts[WrittenPicture] = AnswerParts()
 
-    def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
-        writer = PictureWriter.prepare(
+    def open_writer(turn: Turn, *, writes: bool) -> PictureWriter:
+        return PictureWriter.prepare(
             output.output,
             force=flags.force,
             stdout_is_terminal=sys.stdout.isatty(),
-        notify=output.notify,
-            count=turns[0].settings.max_images,
+            count=turn.settings.max_images,
             default=ANSWER_NAME,
             form=PictureForm.of(output, flags.settings),
             note=view.notice,
+            writes=writes,
         )
+
+    def plan(turns: Sequence[Turn], card: Card) -> PlannedRun:
+        return plan_interleaved(turns[0], card, source, open_writer(turns[0], writes=False))
+
+    def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
+        writer = open_writer(turns[0], writes=True)
         pictures = InterleaveSink(writer, source, answer)
         result: Sink = PathSink(answer)
         if flags.events:
@@ -198,12 +214,20 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
         pages = [PageSink(answer, page, force=flags.force)] if page is not None else []
         return [pictures, result, *pages]
 
-    run_turns([task], layers, source, Frontend(view, logged(open_sinks, layers, source, view), SignalStop()))
+    course = _course(Course(), plan, view, flags)
+    run_turns([task], layers, source, Frontend(view, logged(open_sinks, layers, source, view), SignalStop(), course))
+    if flags.dry_run:
+        return
     if task.replay is not None and task.replay.record.index >= len(answer.pictures):
         view.notice(
             f"the answer ended before picture {task.replay.record.index + 1}, so {task.replay.file} is not in it"
         )
     _show_timings(view, flags)
+
+
+def _course(course: Course, plan: Callable[[Sequence[Turn], Card], PlannedRun], view: TurnView, flags: Flags) -> Course:
+    """Return a course; with `--dry-run` one that prints the plan instead of running it."""
+    return DryRun(course, plan, view, as_json=flags.json) if flags.dry_run else course
 
 
 def _show_timings(view: TurnView, flags: Flags) -> None:

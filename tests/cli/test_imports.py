@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sensenova_cli.commands import COMMANDS
 from tests.cli.harness import REPOSITORY
@@ -76,6 +77,24 @@ def imported_by_torch() -> set[str]:
     script = "import sys, torch; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generate", "a {red|blue} circle", "--seed", "1..3", "--dry-run", "--skip-existing"),
+        ("edit", "made.png", "make it blue", "--dry-run", "--json"),
+        ("describe", "made.png", "--dry-run"),
+        ("chat", "hello", "--dry-run"),
+        ("interleave", "a kite", "--dry-run"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_dry_runs_import_no_pytorch(words: tuple[str, ...], tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "made.png")
+    modules = imported(tmp_path, *words)
+    unused = ("torch", "numpy", "tokenizers", "huggingface_hub", "jinja2", "rich.markdown")
+    assert sorted(modules & {*unused, *NEVER}) == []
 
 
 @pytest.mark.parametrize(
