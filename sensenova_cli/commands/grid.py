@@ -73,10 +73,11 @@ def grid(
         return
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, piped_prompt
 
-    seeds = take_seeds(flags)[1]
-    if seeds is not None:
-        typed = flags.settings["seed"]
-        raise UsageError(f"--seed {typed}: a cell has one seed", f"to vary it: --vary seed={typed}")
+    flags, seeds = take_seeds(flags)
+    if seeds is not None and not seeds.is_random:
+        raise UsageError(f"--seed {seeds.text}: a cell has one seed", f"to vary it: --vary seed={seeds.text}")
+    if seeds is not None:  # the same random seed for all cells
+        flags = replace(flags, settings={**flags.settings, "seed": seeds.text})
     prompts = given_prompts(prompt, flags.prompt, None)
     if not prompts and flags.replay_file is None:
         prompts = piped_prompt()
@@ -91,9 +92,10 @@ def grid(
     # These modules import Pillow and the library, which a wrong option or a missing prompt must not wait for.
     from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
     from sensenova_cli.outputs.picture_writer import PictureForm
-    from sensenova_cli.turns.grid_files import cell_names, cell_tasks, sheet_path
+    from sensenova_cli.turns.grid_files import cell_names, cell_tasks
     from sensenova_cli.turns.one_shot import make_pictures
     from sensenova_cli.turns.run_sheets import GridSheet, Report
+    from sensenova_cli.turns.sheet_files import sheet_path
 
     inputs = read_inputs(flags.image)
     if kind == "edit" and not inputs and replay is not None:
@@ -110,7 +112,7 @@ def grid(
         report=Report.of(flags),
         preview="off" if flags.quiet or flags.json or flags.events else layers.output.preview,
     )
-    make_pictures(tasks, layers, flags, names, sheet=sheet)
+    make_pictures(tasks, layers, flags, names, seeds, sheet)
 
 
 def _sheet_of_files(flags: Flags, prompt: str | None) -> None:
@@ -134,9 +136,8 @@ def _sheet_of_files(flags: Flags, prompt: str | None) -> None:
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.sheet import draw_sheet
     from sensenova_cli.system.unicode import for_terminal
-    from sensenova_cli.turns.grid_files import sheet_path
     from sensenova_cli.turns.run_sheets import show_sheet
-    from sensenova_cli.turns.sheet_files import SheetFile, font_notice
+    from sensenova_cli.turns.sheet_files import SheetFile, font_notice, sheet_path
 
     output = flags.layers().output
     path = sheet_path(output, flags.sheet, "")

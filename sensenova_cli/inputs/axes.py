@@ -132,6 +132,8 @@ def parse_axis(word: str, prompt: str, kind: str) -> Axis:
         raise UsageError(f"--vary {word}: there are no values", f"write it like --vary {name}=1,2,3")
     if name == "seed":
         seeds = parse_seeds(text, "--vary seed=")
+        if seeds.is_random:
+            raise UsageError("--vary seed=random would be one seed", "use --seed random, or give numbers")
         _require_few(seeds.count)
         return Axis(name, tuple(str(seed) for each in seeds.ranges for seed in each), True)
     values = split_values(text)

@@ -1,15 +1,15 @@
 """The tasks of a grid's cells, and the names of its files: `grid.png`, `grid-01-cfg-scale-2-seed-1.png`, …"""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from config.settings import OutputSettings
 from sensenova_cli.errors import OutputError
 from sensenova_cli.inputs.axes import Grid
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.replay import PictureKind, Replay
-from sensenova_cli.outputs.picture_writer import DEFAULT_ENDINGS, slug
+from sensenova_cli.outputs.picture_writer import slug
 from sensenova_cli.turns.one_shot import NameTemplate
 from sensenova_cli.turns.tasks import PictureTask
 
@@ -17,30 +17,20 @@ FIRST = 1
 """Number of the first cell in file names."""
 
 
-def sheet_path(output: OutputSettings, typed: str | None, title: str) -> str:
-    """Return the name of a sheet's file.
-
-    Args:
-        output: the settings. A folder among them is used, but the name of a file there is for single pictures.
-        typed: the output that the user typed for this sheet; None for a name made of the title.
-    """
-    name = f"{slug(title)}-grid{DEFAULT_ENDINGS[output.format]}" if title else f"grid{DEFAULT_ENDINGS[output.format]}"
-    if typed is not None:
-        is_folder = typed.endswith("/") or Path(typed).expanduser().is_dir()
-        return str(Path(typed).expanduser() / name) if is_folder else typed
-    if output.output is None or output.output == "-":
-        return name
-    configured = Path(output.output).expanduser()
-    folder = configured if output.output.endswith("/") or configured.is_dir() else configured.parent
-    return name if "{" in str(folder) else str(folder / name)
-
-
 def cell_tasks(
     grid: Grid, kind: PictureKind, inputs: tuple[InputImage, ...], replay: Replay | None, flags: Flags
 ) -> list[PictureTask]:
-    """Return one task for each cell, row by row."""
+    """Return one task for each cell, row by row. A settings file may ask for several pictures; a cell has one."""
     return [
-        PictureTask(kind, cell.prompt, inputs, replay, flags.width, flags.height, name=cell.label)
+        PictureTask(
+            kind,
+            dataclasses.replace(cell.prompt, settings={**cell.prompt.settings, "num_images": 1}),
+            inputs,
+            replay,
+            flags.width,
+            flags.height,
+            name=cell.label,
+        )
         for cell in grid.cells
     ]
 

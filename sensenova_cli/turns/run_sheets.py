@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -16,10 +17,12 @@ from sensenova_cli.render.console import stderr_console
 from sensenova_cli.render.json import print_json
 from sensenova_cli.render.preview import Preview
 from sensenova_cli.render.sheet import Sheet, draw_sheet, shrunk, tile_side, wrapped
-from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.unicode import for_terminal
 from sensenova_cli.turns.sheet_files import SheetFile, font_notice
 from sensenova_cli.turns.tasks import PictureTask
+
+if TYPE_CHECKING:
+    from sensenova_cli.render.turn_view import TurnView
 
 GRID_TILE = 512
 PAIR_TILE = 1024
@@ -83,7 +86,7 @@ class RunSheet:
         if path is not None:
             self._files[number] = path
 
-    def finish(self, counts: Sequence[int], existing: Mapping[int, Path], view: TurnView) -> None:
+    def finish(self, counts: Sequence[int], existing: Mapping[int, Path], view: "TurnView") -> None:
         """Write the sheet and report its file.
 
         Args:

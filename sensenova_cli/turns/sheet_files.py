@@ -4,10 +4,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from config.settings import OutputSettings
 from config.validation import join_or
 from sensenova_cli.errors import OutputError
 from sensenova_cli.outputs.picture_files import FORMATS
-from sensenova_cli.outputs.picture_writer import PNG_FORM, PictureForm, PictureWriter
+from sensenova_cli.outputs.picture_writer import DEFAULT_ENDINGS, PNG_FORM, PictureForm, PictureWriter, slug
 from sensenova_cli.render.sheet import Sheet, draw_sheet, unreadable
 from sensenova_cli.system.streams import STDIN
 
@@ -52,6 +53,24 @@ class SheetFile:
         written = self._writer.write(image, prompt="sheet", seed=0, index=0, count=1, record=None)
         assert written is not None  # it is not stdout
         return written
+
+
+def sheet_path(output: OutputSettings, typed: str | None, title: str) -> str:
+    """Return the name of a sheet's file.
+
+    Args:
+        output: the settings. A folder among them is used, but the name of a file there is for single pictures.
+        typed: the output that the user typed for this sheet; None for a name made of the title.
+    """
+    name = f"{slug(title)}-grid{DEFAULT_ENDINGS[output.format]}" if title else f"grid{DEFAULT_ENDINGS[output.format]}"
+    if typed is not None:
+        is_folder = typed.endswith("/") or Path(typed).expanduser().is_dir()
+        return str(Path(typed).expanduser() / name) if is_folder else typed
+    if output.output is None or output.output == "-":
+        return name
+    configured = Path(output.output).expanduser()
+    folder = configured if output.output.endswith("/") or configured.is_dir() else configured.parent
+    return name if "{" in str(folder) else str(folder / name)
 
 
 def font_notice(sheet: Sheet) -> str:
