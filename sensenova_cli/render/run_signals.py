@@ -26,7 +26,7 @@ UNKNOWN = "\x1b]9;4;3;0\a"
 _PROGRESS_PROGRAMS = ("ghostty", "WezTerm", "mintty", "vscode")
 _FIRST_ITERM = (3, 6, 6)
 _FIRST_VTE = 8000
-_FIRST_KONSOLE = 250000
+_FIRST_KONSOLE = 250400
 """The first versions that show progress. Older versions of iTerm2 would show a notification for each step."""
 _NOTIFYING_PROGRAMS = ("iTerm.app", "WezTerm", "ghostty")
 """Terminals that show the text of OSC 9 as a notification."""
