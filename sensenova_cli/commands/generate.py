@@ -54,6 +54,10 @@ def generate(
       sensenova generate --steps 20 --think -o - < prompt.txt > cat.png
       sensenova generate --prompt-file prompts.txt -o pictures/
       sensenova generate --from cat.png --steps 20
+
+    {red|blue} makes a picture for each alternative, --var color=red,blue one for
+    each {color}, and --seed 1..8 or --seed 3,5,9 one for each seed; --seed random
+    draws a seed. {{red|blue}} are plain braces.
     """
     from sensenova_cli.inputs.expansion import expand_prompts, parse_variables, take_seeds, with_seeds
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, piped_prompt

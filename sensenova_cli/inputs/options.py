@@ -262,14 +262,14 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "prompt_text": _value("--prompt", "-p", help="The prompt; - reads standard input.", panel="Input", metavar="TEXT"),
     "prompt_file": _value(
         "--prompt-file",
-        help="Prompts, one a line, # for comments; in a .jsonl file objects like "
-        '{"prompt": "a cat", "seed": 7}, whose keys win over flags. - reads either from standard input.',
+        help="Prompts, one a line, # for comments; a .jsonl file has objects like "
+        '{"prompt": "a cat", "seed": 7}, whose keys win over flags. - reads standard input.',
         panel="Input",
         metavar="FILE",
     ),
     "replay_file": _value(
         "--from",
-        help="Make this picture again from its metadata; other options override single settings.",
+        help="Make this picture again from its metadata; other options override settings.",
         panel="Input",
         metavar="FILE",
     ),
@@ -287,7 +287,7 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     ),
     "image": _value(
         "--image",
-        help="Input picture; several may follow, or repeat --image. - reads standard input, clipboard the clipboard.",
+        help="Input picture; repeatable. - reads standard input, clipboard the clipboard.",
         panel="Input",
         metavar="FILE...",
         kind=list[str],
@@ -323,7 +323,7 @@ _EXTRA: dict[str, tuple[Any, Any, Any]] = {
     "force": _flag("--force", "-f", help="Replace existing files.", panel="Output"),
     "skip_existing": _flag(
         "--skip-existing",
-        help="Make only pictures that do not exist yet, by the record in their files: goes on with a run that ended.",
+        help="Make only pictures that do not exist yet; goes on with a run that ended.",
         panel="Output",
     ),
     "max_errors": _value(

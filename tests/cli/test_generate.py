@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sensenova_cli.outputs.picture_files import read_record
-from sensenova_cli.render import progress, turn_view
+from sensenova_cli.render import progress, run_progress, turn_view
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program
 
@@ -20,7 +20,7 @@ from tests.cli.harness import Program
 def set_clock(monkeypatch: pytest.MonkeyPatch, elapsed: list[float]) -> None:
     """Let progress pass the sum of some seconds, instead of real ones."""
     clock = SimpleNamespace(perf_counter=lambda: sum(elapsed))
-    for module in (progress, turn_view):
+    for module in (progress, run_progress, turn_view):
         monkeypatch.setattr(module, "time", clock)
 
 
@@ -92,7 +92,7 @@ def test_short_work_prints_no_progress_in_a_pipe(program: Program, monkeypatch: 
 
 
 def test_the_time_left_is_that_of_the_run(program: Program, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It includes all pictures of -n and all prompts of a file."""
+    """It includes all pictures of -n."""
     elapsed: list[float] = []
     set_clock(monkeypatch, elapsed)
 
@@ -100,14 +100,23 @@ def test_the_time_left_is_that_of_the_run(program: Program, home: Path, monkeypa
         engine.on_step = lambda number: elapsed.append(10.0)
 
     program.prepare = prepare
+    lines = program("generate", "a", "-n", "2", "--num-steps", "4").stderr.splitlines()
+    left = [line.rsplit(", ", 1)[1] for line in lines if ": step " in line]
+    assert left == [
+        "1 min 10 s left in all", "1 min 00 s left in all", "50 s left in all", "40 s left in all",
+        "30 s left", "20 s left", "10 s left", "40.0 s",
+    ]  # fmt: skip
+    elapsed.clear()
     (home / "p.jsonl").write_text('{"prompt": "a", "num_images": 2}\n{"prompt": "b", "num_steps": 8}\n')
     lines = program("generate", "--prompt-file", "p.jsonl", "--num-steps", "4").stderr.splitlines()
-    left = [line.rsplit(", ", 1)[1] for line in lines if ": step " in line]
-    assert left[:5] == [
-        "2 min 30 s left in all", "2 min 20 s left in all", "2 min 10 s left in all", "2 min 00 s left in all",
-        "1 min 50 s left in all",
-    ]  # fmt: skip
-    assert left[-4:] == ["1 min 00 s left", "40 s left", "20 s left", "80.0 s"]
+    assert [line for line in lines if "3 pictures" in line] == [
+        "3 pictures",
+        "3 pictures: 1 of 3, 2 min 00 s left",
+        "3 pictures: 2 of 3, 1 min 20 s left",
+        "3 pictures: 3 of 3, 40 s left",
+        "3 pictures: 3 of 3, 2 min 40 s",
+        "3 pictures in 2 min 40 s",
+    ]
 
 
 def test_a_notice_is_printed_once_for_many_prompts(program: Program, home: Path) -> None:
