@@ -19,14 +19,10 @@ from sensenova_cli.app import load_command
 from sensenova_cli.commands import COMMANDS as SUMMARIES
 from tests.cli.harness import REPOSITORY, Program
 
-COMMANDS = [
-    "generate", "edit", "describe", "chat", "interleave", "run", "info", "bench", "profile", "sessions", "verify",
-    "convert", "tiny-checkpoint",
-]  # fmt: skip
+COMMANDS = [*SUMMARIES]
 ALL_COMMANDS = [
     *COMMANDS,
-    *(f"profile {name}" for name in ("list", "show", "path", "init", "check")),
-    *(f"sessions {name}" for name in ("list", "show", "export", "rm")),
+    *(f"{name} {inner}" for name in SUMMARIES for inner in getattr(load_command(name), "commands", {})),
 ]
 LARGE_LIBRARIES = ("torch", "transformers", "huggingface_hub", "numpy", "PIL.Image", "safetensors")
 
