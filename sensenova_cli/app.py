@@ -195,10 +195,37 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _print_man_page(wanted: bool) -> None:
+    if wanted:
+        typer.echo(man_page_text(), nl=False)
+        raise typer.Exit
+
+
+def man_page_text() -> str:
+    """Return the manual page in roff, with all commands."""
+    from config.sources import OTHER_VARIABLES
+    from sensenova_cli.inputs.options import is_usual
+    from sensenova_cli.render.man import commands_of, man_page
+
+    program = typer.main.get_command(app)
+    commands = commands_of([*COMMANDS], load_command)
+    return man_page("sensenova", __version__, program, commands, OTHER_VARIABLES, is_usual)
+
+
 @app.callback()
 def sensenova(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True, metavar=" ")
+    ] = False,
+    man: Annotated[
+        bool,
+        typer.Option(
+            "--man",
+            help="Print the manual page: sensenova --man | man -l -",
+            callback=_print_man_page,
+            is_eager=True,
+            metavar=" ",
+        ),
     ] = False,
     no_color: Annotated[
         bool, typer.Option("--no-color", help="Use no colors, as with NO_COLOR set.", metavar=" ")

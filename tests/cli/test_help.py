@@ -237,3 +237,46 @@ def test_completion_of_profiles_and_models(
     monkeypatch.setenv("COMP_WORDS", f"sensenova {line}")
     monkeypatch.setenv("COMP_CWORD", str(len(line.split())))
     assert program().stdout.split() == completed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("config get num_", ["num_images", "num_steps"]),
+        ("config set serve.po", ["serve.port"]),
+        ("config set preview bl", ["blocks"]),
+        ("config set think ", ["true", "false"]),
+        ("config set model u1-", ["u1-8b"]),
+        ("generate --model pix", ["pixel"]),
+        ("generate --lora pix", ["pixel"]),
+        ("generate --lora u1-", ["u1-8b-8step"]),
+        ("models rm pix", ["pixel"]),
+        ("sessions show ca", ["cats"]),
+        ("repl --session ca", ["cats"]),
+    ],
+)
+def test_completion_of_values(
+    program: Program, home: Path, shell: str, line: str, completed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("models", "alias", "pixel", str(home))
+    program("repl", "--session", "cats", stdin="a cat\n")
+    words = f"sensenova {line}"
+    monkeypatch.setenv("_SENSENOVA_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    answer = program().stdout
+    assert re.findall(r'"([^"]+)"', answer) == completed if shell == "zsh" else answer.split() == completed
+
+
+def test_a_damaged_file_of_aliases_does_not_prevent_completion(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "aliases.toml").write_text("[[")
+    monkeypatch.setenv("_SENSENOVA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "sensenova generate --model de")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    assert program().stdout.split() == ["demo"]
