@@ -13,6 +13,7 @@ COMMANDS = {
     "interleave": "Answer a prompt with text and pictures, as a Markdown document.",
     "repl": "Make, change and discuss pictures, turn by turn; the model stays loaded.",
     "serve": "Serve a model to OpenAI clients, other tools and a web page.",
+    "mcp": "Offer the model to assistants and other programs that speak MCP, over standard input and output.",
     "run": "Drop-in replacement for vLLM-Omni's example script: replace `python end2end.py` with `sensenova run`.",
     "info": "Print how a picture was made, or what a checkpoint or a server is. No model is loaded.",
     "compare": "Compare two pictures: their settings and their pixels. No model is loaded.",

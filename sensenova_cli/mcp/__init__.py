@@ -1,0 +1,1 @@
+"""The MCP server: other programs, such as assistants, make and describe pictures over standard input and output."""
