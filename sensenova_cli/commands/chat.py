@@ -48,6 +48,7 @@ def chat(
       sensenova chat
     """
     # Imported here because these modules import Pillow, which `--help` does not need.
+    from sensenova_cli.inputs.expansion import with_one_seed
     from sensenova_cli.inputs.pictures import read_inputs
     from sensenova_cli.inputs.prompts import given_prompts, piped_prompt, refuse_stdin_twice
 
@@ -63,6 +64,7 @@ def chat(
     if not prompts:
         raise UsageError("there is no message", 'add one: sensenova chat "Hello"')
     images = tuple(picture.image for picture in read_inputs(flags.image))
+    flags = with_one_seed(flags)
     layers = flags.layers()
     # These modules also import the library, which a wrong option must not wait for.
     from model import Conversation

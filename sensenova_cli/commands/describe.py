@@ -38,6 +38,7 @@ def describe(
     # Imported here because these modules import Pillow, which `--help` does not need.
     from sensenova_cli.errors import UsageError
     from sensenova_cli.inputs.argv import PICTURE_ENDINGS, is_picture
+    from sensenova_cli.inputs.expansion import with_one_seed
     from sensenova_cli.inputs.pictures import read_inputs
     from sensenova_cli.inputs.prompts import read_text, refuse_stdin_twice
 
@@ -54,6 +55,7 @@ def describe(
     if flags.prompt is not None:
         question = read_text(flags.prompt)
     pictures = tuple(picture.image for picture in read_inputs(names))
+    flags = with_one_seed(flags)
     layers = flags.layers()
     # These modules also import the library, which a wrong option must not wait for.
     from sensenova_cli.turns.one_shot import answer

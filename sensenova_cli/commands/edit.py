@@ -111,4 +111,4 @@ def edit(
         from sensenova_cli.turns.run_sheets import BeforeAfterSheet
 
         sheet = BeforeAfterSheet.of(flags, layers.output, tasks)
-    make_pictures(tasks, layers, flags, seeds=seeds, sheet=sheet)
+    make_pictures(tasks, layers, flags, sheet=sheet)

@@ -86,4 +86,4 @@ def generate(
     from sensenova_cli.turns.tasks import PictureTask
 
     tasks = [PictureTask("generate", each, replay=replay, width=flags.width, height=flags.height) for each in prompts]
-    make_pictures(tasks, layers, flags, seeds=seeds)
+    make_pictures(tasks, layers, flags)

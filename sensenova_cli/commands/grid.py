@@ -74,10 +74,8 @@ def grid(
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, piped_prompt
 
     flags, seeds = take_seeds(flags)
-    if seeds is not None and not seeds.is_random:
+    if seeds is not None:
         raise UsageError(f"--seed {seeds.text}: a cell has one seed", f"to vary it: --vary seed={seeds.text}")
-    if seeds is not None:  # the same random seed for all cells
-        flags = replace(flags, settings={**flags.settings, "seed": seeds.text})
     prompts = given_prompts(prompt, flags.prompt, None)
     if not prompts and flags.replay_file is None:
         prompts = piped_prompt()
@@ -112,7 +110,7 @@ def grid(
         report=Report.of(flags),
         preview="off" if flags.quiet or flags.json or flags.events else layers.output.preview,
     )
-    make_pictures(tasks, layers, flags, names, seeds, sheet)
+    make_pictures(tasks, layers, flags, names, sheet)
 
 
 def _sheet_of_files(flags: Flags, prompt: str | None) -> None:

@@ -76,8 +76,10 @@ def interleave(
     on. It thinks first, in text and pictures, unless you give --no-think.
     --from FILE repeats an answer as far as this picture.
     """
+    from sensenova_cli.inputs.expansion import with_one_seed
     from sensenova_cli.inputs.prompts import Prompt, given_prompts, refuse_stdin_twice
 
+    flags = with_one_seed(flags)
     refuse_stdin_twice(prompt, flags.prompt, *flags.image)
     prompts = given_prompts(prompt, flags.prompt, None)
     if not prompts and flags.replay_file is None:

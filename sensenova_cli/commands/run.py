@@ -71,6 +71,7 @@ def run(
     ones; -f starts at 0 and replaces them. Sides are rounded to multiples of 32.
     """
     # Imported here because these modules import Pillow, which `--help` does not need.
+    from sensenova_cli.inputs.expansion import with_one_seed
     from sensenova_cli.inputs.pictures import read_inputs
     from sensenova_cli.inputs.prompts import Prompt, read_text, refuse_stdin_twice
     from sensenova_cli.turns.one_shot import answer, make_pictures
@@ -92,6 +93,7 @@ def run(
         )
     refuse_stdin_twice(flags.prompt, *flags.image)
     flags = _with_rounded_sides(flags)
+    flags = with_one_seed(flags)
     layers = flags.layers()
     prompt = DEFAULT_PROMPT if flags.prompt is None else read_text(flags.prompt)
     inputs = read_inputs(flags.image)

@@ -40,7 +40,7 @@ Variables = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Seeds:
-    """Seeds that were given as a range, a list or `random`.
+    """Seeds of a range, of a list or of `random`.
 
     Attributes:
         text: the value of `--seed`, in which a number stands for `random`.
@@ -59,22 +59,41 @@ class Seeds:
 
 
 def take_seeds(flags: Flags) -> tuple[Flags, Seeds | None]:
-    """Return flags without their `--seed` and its seeds, if it is a range, a list or `random`; else the same flags.
+    """Return flags without their `--seed` and its seeds if it is a range or a list; else the flags with one seed.
 
     Raises:
         UsageError: the range or the list is not valid, or `-n` would make a picture of it twice.
     """
     text = str(flags.settings.get("seed", ""))
-    if not (".." in text or "," in text or text.strip().lower() == RANDOM or _DASHED.fullmatch(text)):
-        return flags, None
-    seeds = parse_seeds(text)
-    _require_no_overlap(seeds, flags.settings.get("num_images"))
-    if seeds.is_random and flags.skip_existing:
+    if text.strip().lower() == RANDOM and flags.skip_existing:
         raise UsageError(
             "--seed random draws another seed each time, so --skip-existing would find no picture",
             "give the seed as a number",
         )
+    if not _is_several(text):
+        return with_one_seed(flags), None
+    seeds = parse_seeds(text)
+    _require_no_overlap(seeds, flags.settings.get("num_images"))
     return replace(flags, settings={name: value for name, value in flags.settings.items() if name != "seed"}), seeds
+
+
+def with_one_seed(flags: Flags) -> Flags:
+    """Return flags with a number in place of `--seed random`.
+
+    Raises:
+        UsageError: the seed is a range or a list.
+    """
+    text = str(flags.settings.get("seed", ""))
+    if _is_several(text):
+        raise UsageError(f"--seed {text}: only one seed is possible here", "give one number, or random")
+    if text.strip().lower() != RANDOM:
+        return flags
+    seed = parse_seeds(text).text
+    return replace(flags, settings={**flags.settings, "seed": seed}, drawn_seed=seed)
+
+
+def _is_several(text: str) -> bool:
+    return ".." in text or "," in text or _DASHED.fullmatch(text) is not None
 
 
 def parse_seeds(text: str, option: str = "--seed ") -> Seeds:

@@ -49,6 +49,7 @@ class Flags:
         max_errors: number of failed items after which a run ends.
         events: print every event as JSON.
         dry_run: print what would be made, and make nothing.
+        drawn_seed: the number that was drawn for `--seed random`; None without it.
         words: the command line as it was typed, without the name of the program.
     """
 
@@ -77,6 +78,7 @@ class Flags:
     max_errors: int = 1
     events: bool = False
     dry_run: bool = False
+    drawn_seed: str | None = None
     words: Sequence[str] = ()
 
     def layers(self, record: Mapping[str, Any] | None = None, record_label: str = "picture") -> "Layers":

@@ -26,6 +26,7 @@ from sensenova_cli.sessions.session import Session
 from sensenova_cli.system.interrupts import SignalStop
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.downloads import ask_before_session
+from sensenova_cli.turns.drawn_seed import tell_drawn_seed
 from sensenova_cli.turns.enhancement import Edit
 from sensenova_cli.turns.log_sink import logged
 from sensenova_cli.turns.model_source import require_usable
@@ -205,6 +206,7 @@ class SessionTurns:
         flags = self._flags(line_options)
         layers = flags.layers()
         view = self._view(layers)
+        tell_drawn_seed(view, line_options)
         task = PictureTask(
             kind,
             Prompt(text),
@@ -269,6 +271,7 @@ class SessionTurns:
         flags = self._flags(line_options)
         layers = flags.layers()
         view = self._view(layers)
+        tell_drawn_seed(view, line_options)
         conversation, earlier = self._conversation(self.session.state.conversation_of(follows), view)
         task = InterleaveTask(
             Prompt(text),

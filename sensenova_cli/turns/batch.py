@@ -11,7 +11,7 @@ from config.units import count_of
 from model import Card
 from sensenova_cli.errors import BatchError, UsageError
 from sensenova_cli.inputs.argv import before_dashes
-from sensenova_cli.inputs.expansion import RANDOM, Seeds
+from sensenova_cli.inputs.expansion import RANDOM
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.outputs.picture_writer import PictureForm, picture_place
 from sensenova_cli.render.errors import describe, print_error
@@ -34,7 +34,6 @@ class Batch(Course):
 
     Args:
         output: where the pictures go.
-        seeds: the seeds of `--seed`, if they are a range, a list or random.
 
     Attributes:
         count: number of pictures of the run, with those that exist already.
@@ -44,13 +43,12 @@ class Batch(Course):
     """
 
     def __init__(
-        self, flags: Flags, output: OutputSettings, source: ModelOnDemand, view: TurnView, seeds: Seeds | None = None
+        self, flags: Flags, output: OutputSettings, source: ModelOnDemand, view: TurnView
     ) -> None:
         self._flags = flags
         self._output = output
         self._source = source
         self._view = view
-        self._seeds = seeds
         self._failed = 0
         self.count = 0
         self.counts: tuple[int, ...] = ()
@@ -73,8 +71,6 @@ class Batch(Course):
     def _choose(self, turns: Sequence[Turn], card: Card) -> Sequence[Turn]:
         self.counts = tuple(turn.settings.num_images for turn in turns)
         self.count = sum(self.counts)
-        if self._seeds is not None and self._seeds.is_random:
-            self._view.muted(f"random seed: {self._seeds.text}")
         if not self._flags.skip_existing:
             return turns
         if not self._has_files:
@@ -134,18 +130,19 @@ class Batch(Course):
         """Return the command that goes on; empty if existing pictures cannot be found again."""
         if not (self._has_files and self._output.metadata and self._flags.words):
             return ""
-        return f"to go on: {way_on(self._flags.words, self._seeds)}"
+        return f"to go on: {way_on(self._flags.words, self._flags.drawn_seed)}"
 
 
-def way_on(words: Sequence[str], seeds: Seeds | None) -> str:
+def way_on(words: Sequence[str], drawn_seed: str | None = None) -> str:
     """Return the command that makes the pictures that a run has not made.
 
     Args:
         words: the run's command line, without the name of the program.
+        drawn_seed: the number that was drawn for `--seed random`.
     """
     options = [word for word in before_dashes(words) if word != SKIP]
-    if seeds is not None and seeds.is_random:
-        options = _with_seed(options, seeds.text)
+    if drawn_seed is not None:
+        options = _with_seed(options, drawn_seed)
     command = shlex.join(["sensenova", *options, SKIP, *words[len(before_dashes(words)) :]])
     return command if len(command) <= MAX_COMMAND else f"the same command with {SKIP}"
 

@@ -10,7 +10,6 @@ from config.settings import OutputSettings
 from config.sources import Layers
 from model import PROGRAM, Card, Picture, process_timings
 from sensenova_cli.errors import UsageError
-from sensenova_cli.inputs.expansion import Seeds
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.outputs.answer_page import check_page
 from sensenova_cli.outputs.picture_writer import ANSWER_NAME, PictureForm, PictureWriter
@@ -22,6 +21,7 @@ from sensenova_cli.turns.answer_parts import AnswerParts
 from sensenova_cli.turns.batch import Batch
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.desktop_actions import CopyAnswerSink, DesktopActions
+from sensenova_cli.turns.drawn_seed import tell_drawn_seed
 from sensenova_cli.turns.dry_run import DryRun, plan_answer, plan_interleaved, plan_pictures
 from sensenova_cli.turns.event_sink import EventSink
 from sensenova_cli.turns.interleave_sinks import (
@@ -61,14 +61,12 @@ def make_pictures(
     layers: Layers,
     flags: Flags,
     names: NameTemplate | None = None,
-    seeds: Seeds | None = None,
     sheet: "RunSheet | None" = None,
 ) -> None:
     """Make the pictures of all tasks, and print the path of each on stdout, or JSON; errors as for `run_turns`.
 
     Args:
         names: names of the files, if the setting `output` does not name them.
-        seeds: the seeds of `--seed`, if they are a range, a list or random. The tasks have them already.
         sheet: a sheet of all pictures of the run.
     """
     process_timings.add(PROGRAM, seconds_since_start())
@@ -86,9 +84,10 @@ def make_pictures(
     )
     if sheet is not None:
         sheet.prepare()
+    tell_drawn_seed(view, flags)
     source = ModelOnDemand(layers.load)
     desktop = DesktopActions(flags, output.output if names is None else None)
-    batch = Batch(flags, output, source, view, seeds)
+    batch = Batch(flags, output, source, view)
 
     first_index = names.first_index if names else 0
 
@@ -146,6 +145,7 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     """Answer one question in text on stdout, or JSON; errors as for `run_turns`."""
     process_timings.add(PROGRAM, seconds_since_start())
     view = TurnView(quiet=flags.quiet, stream_answers=not (flags.json or flags.events), notify=layers.output.notify)
+    tell_drawn_seed(view, flags)
     source = ModelOnDemand(layers.load)
     sinks: list[Sink] = [AnswerJsonSink(source, timings=flags.timings)] if flags.json else []
     if flags.events:
@@ -183,6 +183,7 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
         cache_summary=output.enable_cache_dit_summary,
         notify=output.notify,
     )
+    tell_drawn_seed(view, flags)
     source = ModelOnDemand(layers.load)
     answer: AnswerParts[WrittenPicture] = AnswerParts()
 

@@ -108,6 +108,15 @@ def test_a_random_seed_is_told(program: Program, home: Path) -> None:
     assert outcome.stdout.split() == [f"a-cat-{seed}.png", f"a-cat-{seed + 1}.png"]
 
 
+def test_a_random_seed_for_one_request(program: Program, home: Path) -> None:
+    outcome = program("interleave", "a kite", "--seed", "random", "--no-think", *SMALL)
+    seed = next(line for line in outcome.stderr.splitlines() if "random seed" in line).split()[-1]
+    assert f"a-kite-{seed}-0.png" in outcome.stdout
+    outcome = program("chat", "hello", "--seed", "1..3")
+    assert outcome.code == 2
+    assert "--seed 1..3: only one seed is possible here\nhint: give one number, or random" in outcome.stderr
+
+
 def test_existing_pictures_are_skipped_by_their_records(program: Program, home: Path) -> None:
     run = ("generate", "a cat", "a dog", "--seed", "1..2", "-o", "out/", *SMALL)
     assert program(*run).code == 0

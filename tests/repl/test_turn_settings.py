@@ -47,6 +47,14 @@ def test_negative_words(script: Script) -> None:
     assert 'negative = ""' in outcome.stderr and "did you mean /set negative?" in outcome.stderr
 
 
+def test_a_random_seed_of_a_line(script: Script) -> None:
+    """It is told, and /again goes on from it."""
+    outcome = script("a cat --seed random", "/again", "a dog --seed 1..3")
+    seed = int(next(line for line in outcome.stderr.splitlines() if "random seed" in line).split()[-1])
+    assert [request.settings.seed for request in script.requests] == [seed, seed + 1]
+    assert "--seed 1..3: only one seed is possible here" in outcome.stderr
+
+
 def test_settings_of_the_session_override_its_profile(script: Script) -> None:
     script("/profile draft", "a cat", "/set num_steps 3", "/again", "/profile none", "/unset all", "/again")
     assert [request.settings.num_steps for request in script.requests] == [20, 3, 4]

@@ -10,6 +10,7 @@ import typer.core
 from config.settings import LoadSettings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.argv import spread_values, wants_help
+from sensenova_cli.inputs.expansion import with_one_seed
 from sensenova_cli.inputs.flags import Flags, collect_flags
 from sensenova_cli.inputs.options import (
     COMMON_OPTIONS,
@@ -59,7 +60,7 @@ def parse_line_options(name: str, words: Sequence[str]) -> Flags:
         raise UsageError(what[0].lower() + what[1:], help_hint) from None
     if rest := context.params.pop("rest"):
         raise UsageError(f"{' '.join(rest)!r} follows an option", "options go at the end of a line")
-    return collect_flags(context.params)
+    return with_one_seed(collect_flags(context.params))
 
 
 @cache
