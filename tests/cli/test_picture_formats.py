@@ -22,6 +22,7 @@ from sensenova_cli.outputs.picture_files import (
 )
 from sensenova_cli.outputs.picture_record import InputFile, PictureRecord, parameters_text
 from sensenova_cli.outputs.picture_writer import PictureForm, PictureWriter
+from tests.cli.harness import Program
 from tests.cli.test_picture_records import RECORD, changed_record
 
 FORMATS: tuple[PictureFormat, ...] = ("png", "jpeg", "webp")
@@ -307,3 +308,87 @@ def test_webp_needs_a_pillow_that_has_it(prepare: Prepare, monkeypatch: pytest.M
     for output, form in (("x.webp", "png"), (None, "webp"), ("out/", "webp"), ("-", "webp")):
         with pytest.raises(OutputError, match="cannot write WebP"):
             prepare(output, PictureForm(form))  # type: ignore[arg-type]
+
+
+# The whole program
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_a_picture_of_any_format_is_repeated(program: Program, home: Path, name: str) -> None:
+    words = ("generate", "a cat", "--think", "--seed", "7", "--steps", "3")
+    assert program(*words, "-o", "first.png").code == program(*words, "-o", name, "-f").code == 0
+    assert "prompt: a cat\n" in program("info", name).stdout
+    assert program("generate", "--from", name, "-o", "again.png").code == 0
+    assert Path("again.png").read_bytes() == Path("first.png").read_bytes()
+    assert program("generate", "--from", name, "-o", f"again-{name}").code == 0
+    assert Path(f"again-{name}").read_bytes() == Path(name).read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp"])
+def test_an_edit_and_a_picture_of_a_session_are_repeated(program: Program, home: Path, ending: str) -> None:
+    assert program("generate", "a cat", "-o", f"cat.{ending}").code == 0
+    for name in (f"red.{ending}", "red.png"):
+        assert program("edit", f"cat.{ending}", "make it red", "-o", name).code == 0
+    assert program("edit", "--from", f"red.{ending}", "-o", "again.png").code == 0
+    assert Path("again.png").read_bytes() == Path("red.png").read_bytes()
+    lines = f"a cat\n/generate a dog\n/save 2 dog.{ending}\n/save 2 dog.png\n/set format {ending}\n/save 2 saved/\n"
+    Path("saved").mkdir()
+    assert program("repl", stdin=lines).code == 0
+    assert program("generate", "--from", f"dog.{ending}", "-o", "dog-again.png").code == 0
+    assert Path("dog-again.png").read_bytes() == Path("dog.png").read_bytes()
+    assert [file.name for file in Path("saved").iterdir()] == [f"002-a-dog-42.{ending}"]
+
+
+def test_bytes_on_stdout(program: Program) -> None:
+    outcome = program("generate", "a cat", "--format", "jpg", "--quality", "50", "-o", "-")
+    assert opened(outcome.stdout_bytes).format == "JPEG"
+    record = read_record(outcome.stdout_bytes)
+    assert record is not None and record.prompt == "a cat"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--format", "jpeg", "-o", "x.png"), "--format jpeg and the name x.png contradict each other"),
+        (("--format", "gif"), "--format gif: must be png, jpeg or webp"),
+        (("--quality", "0"), "--quality 0: must be"),
+        (("--quality", "101"), "--quality 101: must be"),
+        (("-o", "x.tiff"), "x.tiff does not end in .png, .jpg, .jpeg or .webp"),
+    ],
+)
+def test_wrong_formats_are_refused_before_loading(program: Program, words: tuple[str, ...], message: str) -> None:
+    outcome = program("generate", "a cat", *words)
+    assert outcome.code == 2 and message in outcome.stderr
+    assert not program.engines
+
+
+def test_a_typed_name_wins_over_a_settings_file(program: Program) -> None:
+    Path("sensenova.toml").write_text('format = "webp"\nquality = 100\n')
+    outcome = program("generate", "a cat", "-o", "x.jpg")
+    assert (outcome.code, format_of("x.jpg")) == (0, "JPEG")
+    assert program("generate", "a cat").stdout == "a-cat-42.webp\n"
+    assert program("run", "--prompt", "a cat").stdout == "sensenova_u1_output_0.webp\n"
+    assert program("run", "--prompt", "a cat", "--format", "png").stdout == "sensenova_u1_output_1.png\n"
+
+
+def test_a_format_for_a_picture_that_stays_in_the_session_has_no_effect(program: Program) -> None:
+    outcome = program("repl", stdin="a cat --format webp\na dog -o out/ --format webp\n")
+    assert "the session's own pictures are PNG files" in outcome.stderr
+    assert [file.name for file in Path("out").iterdir()] == ["a-dog-43.webp"]
+
+
+def test_a_note_about_a_missing_part(program: Program) -> None:
+    outcome = program("generate", "a cat " * 11_000, "-o", "x.jpg")
+    assert outcome.code == 0 and "x.jpg is complete, but without the record of how it was made" in outcome.stderr
+    assert "the description for other programs" in outcome.stderr
+    outcome = program("info", "x.jpg")
+    assert outcome.code == 1 and "x.jpg has no record" in outcome.stderr
+
+
+def test_descriptions_of_other_programs_are_printed(program: Program) -> None:
+    data = Image.Exif()
+    data.get_ifd(exif.EXIF_IFD)[exif.USER_COMMENT] = exif.UNICODE + "a cat\nSteps: 4".encode("utf-16-be")
+    Path("theirs.jpg").write_bytes(with_packet(b"<x/>", "jpeg", data.tobytes()))
+    outcome = program("info", "theirs.jpg")
+    assert outcome.code == 1 and outcome.stdout == "picture: theirs.jpg\nparameters: a cat\n  Steps: 4\n"
+    assert "only the text of another program" in program("generate", "--from", "theirs.jpg").stderr
