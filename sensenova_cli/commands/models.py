@@ -193,7 +193,7 @@ def default(
     from sensenova_cli.commands.config import change_setting
 
     target = full_name(name)
-    if Path(target).expanduser().exists() or not is_hub_id(target):
+    if Path(target).expanduser().exists() or not is_hub_id(target) or target.startswith("."):
         find_checkpoint(target)  # raises an error that explains what is wrong with the folder
     elif local_checkpoint(target) is None:
         typer.echo(f"note: {target} is not on this machine yet: sensenova models pull {name}", err=True)
