@@ -42,9 +42,7 @@ class Batch(Course):
         done: number of pictures that this run has made.
     """
 
-    def __init__(
-        self, flags: Flags, output: OutputSettings, source: ModelOnDemand, view: TurnView
-    ) -> None:
+    def __init__(self, flags: Flags, output: OutputSettings, source: ModelOnDemand, view: TurnView) -> None:
         self._flags = flags
         self._output = output
         self._source = source
@@ -84,7 +82,7 @@ class Batch(Course):
         )
         missing, self.existing = missing_turns(turns, existing, self._source.loaded, card.recommended)
         if self.existing:
-            verb = "exists" if self.count == 1 else "exist"
+            verb = "exists" if len(self.existing) == 1 else "exist"
             self._view.muted(f"{len(self.existing)} of {count_of(self.count, 'picture')} {verb} already")
         return missing
 
@@ -124,7 +122,8 @@ class Batch(Course):
         return self._output.output not in ("-", os.devnull)
 
     def _state(self) -> str:
-        return f"{len(self.existing) + self.done} of {self.count} pictures are done"
+        done = len(self.existing) + self.done
+        return f"{done} of {count_of(self.count, 'picture')} {'is' if done == 1 else 'are'} done"
 
     def _hint(self) -> str:
         """Return the command that goes on; empty if existing pictures cannot be found again."""

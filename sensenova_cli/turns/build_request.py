@@ -19,6 +19,7 @@ from config.sizes import (
 from config.sources import Layers, Resolved
 from model import EditRequest, Event, GenerateRequest, InterleaveRequest, Picture, Request, require_cache_library
 from sensenova_cli.inputs.pictures import free_seed
+from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask, Task, as_recorded
 from sensenova_cli.turns.world_notices import world_notices
 
@@ -112,7 +113,7 @@ def numbered(turns: Iterable[Turn]) -> list[Turn]:
 
 def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommended, previews: Previews) -> Turn:
     task = as_recorded(task)
-    resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
+    resolved = layers.resolve(recommended, task.prompt.settings, _line_label(task.prompt))
     seed, warnings = _choose_seed(task, resolved, resolved.settings.num_images)
     size, notices = _choose_size(task, resolved, recommended, resolve_size)
     warnings += [*world_notices(task, recommended), *notices]
@@ -130,7 +131,7 @@ def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommen
 
 def _build_interleave_turn(task: InterleaveTask, layers: Layers, recommended: Recommended, previews: Previews) -> Turn:
     recommended = recommended.for_interleaving()
-    resolved = layers.resolve(recommended, task.prompt.settings, task.prompt.place.removesuffix(": "))
+    resolved = layers.resolve(recommended, task.prompt.settings, _line_label(task.prompt))
     seed, warnings = _choose_seed(task, resolved, resolved.settings.max_images)
     size, notices = _choose_size(task, resolved, recommended, resolve_interleave_size)
     warnings += [*world_notices(task, recommended), *notices]
@@ -147,6 +148,11 @@ def _build_interleave_turn(task: InterleaveTask, layers: Layers, recommended: Re
         previews.size,
     )
     return Turn(task, settings, resolved.origins, request, tuple(warnings))
+
+
+def _line_label(prompt: Prompt) -> str:
+    """Return the name of a prompt's own settings, for messages."""
+    return prompt.place.removesuffix(": ") or "command line"
 
 
 def _require_library(settings: Settings, layers: Layers) -> None:

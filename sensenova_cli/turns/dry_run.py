@@ -102,11 +102,10 @@ def _run(turns: Sequence[Turn], items: Sequence[PlannedItem], source: ModelOnDem
     inputs: dict[str, None] = {}
     for turn in turns:
         task = turn.task
-        inputs |= dict.fromkeys(
-            task.image_files if isinstance(task, AnswerTask) else (each.name for each in task.inputs)
-        )
-    task = turns[0].task.kind if turns else ""
-    return PlannedRun(task, name, is_here, _chosen(load, (LoadSettings,), {"model"}), items, list(inputs), **more)
+        names = task.image_files if isinstance(task, AnswerTask) else (each.name for each in task.inputs)
+        inputs |= dict.fromkeys(names)
+    kind = turns[0].task.kind if turns else ""
+    return PlannedRun(kind, name, is_here, _chosen(load, (LoadSettings,), {"model"}), items, list(inputs), **more)
 
 
 def _item(

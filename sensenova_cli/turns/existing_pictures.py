@@ -126,7 +126,7 @@ def _is_complete(file: Path) -> bool:
 def _identity(record: PictureRecord) -> str:
     """Return the parts of a record that decide what the picture looks like, as text."""
     content = record.model_dump(mode="json", exclude={"think_text", "version", "made_by", "enhanced_by", "inputs"})
-    del content["dtype"]
+    content.pop("dtype", None)  # the record of another program's picture has none
     if content.pop("original_prompt", None) is not None:
         content["prompt"] = record.original_prompt  # another reply of the model that rewrites prompts is no difference
         content["enhanced"] = True

@@ -10,8 +10,12 @@ import pytest
 from PIL import Image
 
 from benchmarks.batch_kills import differences, kill_batch, prompts_of, run_batch
+from config.settings import ImageSettings, LoadSettings
 from model import NumericsError
 from sensenova_cli.outputs.picture_files import read_record
+from sensenova_cli.outputs.picture_record import PictureRecord
+from sensenova_cli.outputs.picture_writer import PictureWriter, picture_place
+from sensenova_cli.turns.existing_pictures import ExistingPictures
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program, start
 
@@ -181,6 +185,22 @@ def test_a_damaged_file_and_one_of_another_program_do_not_count(program: Program
     assert program(*run, "--skip-existing").stdout == "out/a-cat-42-2.png\n"
 
 
+def test_pictures_of_another_program_on_a_server(home: Path) -> None:
+    """Its records name only the model."""
+    record = PictureRecord(
+        task="generate", prompt="a cat", settings=ImageSettings(size="64x64"), version="1",
+        loaded=LoadSettings(model="u1", dtype="bfloat16"),
+    )  # fmt: skip
+    writer = PictureWriter.prepare("a.png", stdout_is_terminal=False)
+    theirs = record.model_copy(update={"made_by": "vLLM-Omni"})
+    writer.write(Image.new("RGB", (64, 64)), prompt="a cat", seed=42, index=0, count=1, record=theirs)
+    existing = ExistingPictures(picture_place("a.png"))
+    assert existing.find(record, is_remote=True) == Path("a.png")
+    assert existing.find(record) is None
+    other = record.model_copy(update={"prompt": "a dog"})
+    assert existing.find(other, is_remote=True) is None
+
+
 def test_one_name_for_the_picture(program: Program, home: Path) -> None:
     run = ("generate", "a cat", "-o", "cat.png", *SMALL)
     assert program(*run).code == 0
@@ -213,7 +233,7 @@ def test_without_max_errors_the_first_error_ends_the_run_and_says_how_to_go_on(p
     program.prepare = fail_for("b")
     outcome = program("generate", "1 a", "1 b", "1 c", *SMALL)
     assert (outcome.code, outcome.stdout) == (1, "1-a-42.png\n")
-    assert "note: 1 of 3 pictures are done; to go on: sensenova generate '1 a' '1 b' '1 c'" in outcome.stderr
+    assert "note: 1 of 3 pictures is done; to go on: sensenova generate '1 a' '1 b' '1 c'" in outcome.stderr
     assert "error: the picture has NaN in it" in outcome.stderr
 
 
