@@ -125,8 +125,8 @@ def again(
       sensenova log again 12
       sensenova log again 12 --print
 
-    The result is a new file in the current folder, with the same bytes if model
-    and device are the same.
+    The result is a new file in the current folder. It has the same picture if
+    the model and the device are the same.
     """
     from sensenova_cli.log.repeat import repeat_words
 
@@ -228,6 +228,7 @@ def _facts(entry: "LogEntry", *, exact: bool, folders: Iterable[Path] = ()) -> d
         "time": entry.time.astimezone().isoformat(timespec="seconds"),
         "task": entry.task,
         "prompt": entry.prompt,
+        "original_prompt": entry.original or None,
         "status": entry.status,
         "reason": entry.reason,
         "seconds": round(entry.seconds, 3),
@@ -302,6 +303,7 @@ def _details(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"{facts['number']} {facts['task']}: {_indented(facts['prompt'])}",
         f"{facts['time'].replace('T', ' ')[:16]}, {facts['seconds']:.1f} s, {status}",
+        *([f"your prompt: {_indented(facts['original_prompt'])}"] if facts["original_prompt"] else []),
         *(f"file: {_file_line(file)}" for file in facts["files"]),
         *(f"input: {path}" for path in facts["inputs"]),
         f"model: {facts['model']}",

@@ -33,6 +33,7 @@ class LogEntry:
         settings: picture and text settings that differ from their defaults.
         loaded: load settings that differ from their defaults, of those that a picture's record has; and the server.
         inputs: absolute paths of the input pictures; `-` for standard input.
+        original: the user's prompt, if a model has rewritten it; else empty.
         system: the system message; None if the command has none, or for the one that the model was trained with.
         earlier: number of earlier turns of the conversation.
         session: name of the saved session; empty for a one-shot command.
@@ -51,6 +52,7 @@ class LogEntry:
     inputs: tuple[str, ...] = ()
     files: tuple[LoggedFile, ...] = ()
     answer: str = ""
+    original: str = ""
     system: str | None = None
     earlier: int = 0
     session: str = ""

@@ -51,7 +51,9 @@ def repeat_words(entry: LogEntry) -> list[str]:
             f'name its file: sensenova {entry.task} FILE "…"',
         )
     load, known = _load_options(entry)
-    options = [*load, *_request_options(entry, known)]
+    # The logged prompt is the one that was drawn.
+    own = ["--no-enhance"] if entry.task in ("generate", "edit") and read_layers().values.get("enhance") else []
+    options = [*load, *_request_options(entry, known), *own]
     return [entry.task, *_text_words(entry), *options]
 
 

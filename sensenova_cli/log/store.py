@@ -43,14 +43,27 @@ _TABLES = (
     CREATE TABLE entries (
       number INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, task TEXT NOT NULL, prompt TEXT NOT NULL,
       status TEXT NOT NULL, reason TEXT NOT NULL, seconds REAL NOT NULL, model TEXT NOT NULL, session TEXT NOT NULL,
-      answer TEXT NOT NULL, paths TEXT NOT NULL, details TEXT NOT NULL
+      answer TEXT NOT NULL, original TEXT NOT NULL, paths TEXT NOT NULL, details TEXT NOT NULL
     )
     """,
     "CREATE INDEX times ON entries (time)",  # it also counts the entries faster than the table
 )
 _INDEX = "CREATE VIRTUAL TABLE words USING fts5(text, tokenize = 'trigram')"
-_TEXT = "prompt || char(10) || answer || char(10) || paths"
-_COLUMNS = ("time", "task", "prompt", "status", "reason", "seconds", "model", "session", "answer", "paths", "details")
+_TEXT = "prompt || char(10) || answer || char(10) || original || char(10) || paths"
+_COLUMNS = (
+    "time",
+    "task",
+    "prompt",
+    "status",
+    "reason",
+    "seconds",
+    "model",
+    "session",
+    "answer",
+    "original",
+    "paths",
+    "details",
+)
 _DETAILS = ("settings", "loaded", "inputs", "files", "system", "earlier")
 """Fields of an entry that one JSON column holds: nothing searches them."""
 
@@ -361,7 +374,7 @@ def _row(entry: LogEntry) -> list[Any]:
 
 def _entry(row: "sqlite3.Row") -> LogEntry:
     details = json.loads(row["details"])
-    names = ("task", "prompt", "status", "reason", "seconds", "model", "session", "answer", "number")
+    names = ("task", "prompt", "status", "reason", "seconds", "model", "session", "answer", "original", "number")
     return LogEntry(
         **{name: row[name] for name in names},
         time=datetime.fromisoformat(row["time"]),

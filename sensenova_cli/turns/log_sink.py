@@ -18,7 +18,7 @@ from sensenova_cli.system.streams import STDIN
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelSource, model_name
 from sensenova_cli.turns.run_turn import Outcome, Sink
-from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask
+from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask, PictureTask
 
 OpenSinks = Callable[[Sequence[Turn]], Sequence[Sink]]
 MAX_WAITING = 1000
@@ -126,6 +126,7 @@ class LogSink(Sink):
             inputs=_inputs(turn),
             files=describe_files([path for sink in self._sinks for path in sink.files]),
             answer="".join(self._texts),
+            original=(task.original_prompt or "") if isinstance(task, PictureTask) and task.enhanced_by else "",
             system=task.conversation.system if isinstance(task, AnswerTask) else getattr(task, "system", None),
             earlier=0 if not isinstance(task, AnswerTask | InterleaveTask) else len(task.conversation.turns),
             session=(session.name or "") if session is not None and not session.is_temporary else "",

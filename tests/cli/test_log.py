@@ -242,6 +242,22 @@ def test_again_does_not_depend_on_settings_that_have_changed(program: Program) -
     assert program("log", "again", "1").code == 0 and program.request == wanted
 
 
+@pytest.mark.parametrize("place", ["one-shot", "session"])
+def test_a_rewritten_prompt_is_logged_with_the_user_s_words(program: Program, place: str) -> None:
+    program.prepare = lambda engine: setattr(engine, "answer", ["A cat ", "with green eyes."])
+    if place == "session":
+        assert program("repl", "--enhance", stdin="a hungry beast\n").code == 0
+    else:
+        assert program("generate", "a hungry beast", "--enhance").code == 0
+    wanted = program.request
+    (drawn,) = listed(program, "-q", "hungry")
+    assert (drawn["prompt"], drawn["original_prompt"]) == ("A cat with green eyes.", "a hungry beast")
+    assert "your prompt: a hungry beast" in program("log", "show").stdout
+    Path("sensenova.toml").write_text("enhance = true\n")
+    assert program("log", "again").code == 0
+    assert program.request.prompt == wanted.prompt and len(program.engines[-1].requests) == 1
+
+
 def test_again_repeats_each_kind_of_request(program: Program) -> None:
     program("generate", "a cat", "-o", "cat.png")
     commands = [
