@@ -89,7 +89,7 @@ def grid(
     layers = replay.layers(flags) if replay else flags.layers()
     # These modules import Pillow and the library, which a wrong option or a missing prompt must not wait for.
     from sensenova_cli.inputs.pictures import read_inputs, recorded_inputs
-    from sensenova_cli.outputs.picture_writer import PictureForm
+    from sensenova_cli.outputs.picture_names import PictureForm
     from sensenova_cli.turns.grid_files import cell_names, cell_tasks
     from sensenova_cli.turns.one_shot import make_pictures
     from sensenova_cli.turns.run_sheets import GridSheet, Report
@@ -129,7 +129,7 @@ def _sheet_of_files(flags: Flags, prompt: str | None) -> None:
     if len(flags.files) > MAX_CELLS:
         raise UsageError(f"{len(flags.files):,} pictures are too many for a sheet", f"give at most {MAX_CELLS:,}")
     from sensenova_cli.comparing.arrangement import arrange, read_pictures
-    from sensenova_cli.outputs.picture_writer import PictureForm
+    from sensenova_cli.outputs.picture_names import PictureForm
     from sensenova_cli.render.console import print_note, stderr_console
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.sheet import draw_sheet

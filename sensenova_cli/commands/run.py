@@ -145,7 +145,7 @@ def _note_unused_options(flags: Flags, unused: Collection[str], modality: str) -
 def _name_template(layers: "Layers", flags: Flags) -> "NameTemplate | None":
     """Return the output folder with the script's file names, numbered after the existing pictures; None for stdout."""
     from sensenova_cli.outputs.picture_files import FORMATS
-    from sensenova_cli.outputs.picture_writer import DEFAULT_ENDINGS
+    from sensenova_cli.outputs.picture_names import DEFAULT_ENDINGS
     from sensenova_cli.turns.one_shot import NameTemplate
 
     output = layers.output.output or "."

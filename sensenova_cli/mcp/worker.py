@@ -10,7 +10,8 @@ from pathlib import Path
 from config.settings import LoadSettings
 from config.sources import Layers
 from model import Answer, Card, DenoisingStep, Engine, Event, Picture, Request, TextToken, ThinkToken, Waiting
-from sensenova_cli.outputs.picture_writer import PictureForm, PictureWriter
+from sensenova_cli.outputs.picture_names import PictureForm
+from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.progress import ProgressView
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import Stop

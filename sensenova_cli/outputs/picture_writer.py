@@ -1,65 +1,37 @@
-"""The writer of picture files: it chooses names, never overwrites unasked, and saves pictures if a write fails."""
+"""The writer of picture files: it never overwrites unasked, and saves pictures elsewhere if a write fails."""
 
 import errno
 import os
-import re
 import sys
 import tempfile
-import unicodedata
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from itertools import count as count_from
 from pathlib import Path
-from string import Formatter
-from typing import NamedTuple
 
-from PIL import Image, features
+from PIL import Image
 
-from config.settings import OutputSettings, PictureFormat
-from config.validation import join_or
+from config.settings import PictureFormat
 from sensenova_cli.errors import OutputError, OutputWriteError
-from sensenova_cli.outputs.picture_files import DEFAULT_QUALITY, FORMATS, EncodedPicture, encode_picture
+from sensenova_cli.outputs.picture_files import FORMATS, EncodedPicture, encode_picture
+from sensenova_cli.outputs.picture_names import (
+    DEFAULT_ENDINGS,
+    DEFAULT_NAME,
+    FIELDS,
+    MAX_SLUG,
+    PNG_FORM,
+    SHOWN,
+    PictureForm,
+    fixed_folder,
+    name_template,
+    require_supported,
+    slug,
+    template_fields,
+)
 from sensenova_cli.outputs.picture_record import PictureRecord
 from sensenova_cli.system.atomic_files import check_writable, create_file, replace_file
 from sensenova_cli.system.streams import discard_stdout, stdout_is_closed
 
-DEFAULT_NAME = "{slug}-{seed}.png"
-ANSWER_NAME = "{slug}-{seed}-{index}.png"
-"""Name of a picture of an interleaved answer."""
-FIELDS = {"slug": "a", "seed": 42, "index": 0, "count": 1, "width": 2048, "height": 2048}
-"""The fields of a name template, with examples."""
-MAX_SLUG = 40
-SHOWN: dict[PictureFormat, str] = {"png": "PNG", "jpeg": "JPEG", "webp": "WebP"}
-"""The formats' names in messages."""
-DEFAULT_ENDINGS: dict[PictureFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-
-
-@dataclass(frozen=True)
-class PictureForm:
-    """The form in which pictures are written.
-
-    Attributes:
-        format: format of files whose names have no ending, and of stdout. Otherwise the ending decides.
-        quality: of JPEG and WebP files, 1 to 100.
-        is_typed: whether the user typed the format, so that a name with another ending contradicts it.
-    """
-
-    format: PictureFormat = "png"
-    quality: int = DEFAULT_QUALITY
-    is_typed: bool = False
-
-    @classmethod
-    def of(cls, settings: OutputSettings, typed: Collection[str]) -> "PictureForm":
-        """Return the form that settings ask for.
-
-        Args:
-            typed: names of the settings that the user typed.
-        """
-        return cls(settings.format, settings.quality, "format" in typed)
-
-
-PNG_FORM = PictureForm()
 
 
 class PictureWriter:
@@ -129,14 +101,14 @@ class PictureWriter:
             if stdout_is_closed():
                 raise OutputError("stdout is closed, so the picture would go nowhere", "name a file with -o")
             _require_single(count)
-            _require_supported(form.format)
+            require_supported(form.format)
             return cls(None, force=force, numbered=False, form=form, note=note)
         if output == os.devnull:
             return cls(os.devnull, force=True, numbered=False)
         if output in STDOUT_NAMES:
             raise OutputError(f"{output} is standard output", "write the bytes to it with -o -")
-        template = _template(output, default, form)
-        fields = _fields(template)
+        template = name_template(output, default, form)
+        fields = template_fields(template)
         if count > 1 and not fields & {"seed", "index"}:
             path = Path(template)
             template = str(path.with_name(f"{path.stem}-{{index}}{path.suffix}"))
@@ -146,7 +118,7 @@ class PictureWriter:
             for index in set(range(count)).difference(existing):
                 _require_free(planned._path(index=index, count=count), force)
         if writes:
-            _require_writable(_fixed_folder(template))
+            _require_writable(fixed_folder(template))
         return planned
 
     def plan(self, *, prompt: str, seed: int, index: int, count: int, size: tuple[int, int]) -> Path | None:
@@ -189,17 +161,20 @@ class PictureWriter:
         """
         if self._template is None:
             _require_single(count)
-            encoded = encode_picture(image, record, self._form.format, self._form.quality)
+            encoded = self._encode_for_stdout(image, record)
             _write_stdout(encoded.content, DEFAULT_ENDINGS[self._form.format])
             self._require_record("the picture on stdout", encoded)
             return None
         if self._template == os.devnull:
             return Path(os.devnull)
         path = self._named(prompt, seed, index, count, image.size)
-        path, encoded = self._encode(image, record, path)
+        encoded, problem = self._encode(image, record, path)
+        if problem:
+            path = path.with_suffix(".png")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            written = self._place(encoded.content, path)
+            # The user has allowed to replace the file that was named, and no other one.
+            written = self._place(encoded.content, path, force=self._force and not problem)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             reason = getattr(error, "strerror", None) or error
             raise OutputWriteError(
@@ -207,7 +182,9 @@ class PictureWriter:
                 "free some disk space, or choose another place with -o",
             ) from error
         self._written.add(written.absolute())
-        if written != path and not self._numbered and path.absolute() not in self._written:
+        if problem and self._note is not None:
+            self._note(f"{problem}, so it was written to {written}")
+        elif written != path and not self._numbered and path.absolute() not in self._written:
             raise OutputWriteError(
                 f"another program created {path} in the meantime, so the picture was written to {written}",
                 "use -f to replace existing files",
@@ -223,19 +200,24 @@ class PictureWriter:
         assert self._template is not None
         return Path(self._template.format(**fields))
 
-    def _encode(self, image: Image.Image, record: PictureRecord | None, path: Path) -> tuple[Path, EncodedPicture]:
-        """Return the picture in the format of the file's ending; as a PNG file if that format cannot hold it."""
+    def _encode(self, image: Image.Image, record: PictureRecord | None, path: Path) -> tuple[EncodedPicture, str]:
+        """Return the picture in the format of the file's ending; or as a PNG file, and why, if that format cannot hold
+        it."""
         form = FORMATS[path.suffix.lower()]
         try:
-            return path, encode_picture(image, record, form, self._form.quality)
+            return encode_picture(image, record, form, self._form.quality), ""
         except (OSError, ValueError) as error:
             if form == "png":
                 raise
-            png = path.with_suffix(".png")
-            if self._note is not None:
-                size = f"{image.width}x{image.height}"
-                self._note(f"a {SHOWN[form]} file cannot hold this picture of {size} ({error}): writing {png} instead")
-            return png, encode_picture(image, record)
+            return encode_picture(image, record), _too_large(image, form, error)
+
+    def _encode_for_stdout(self, image: Image.Image, record: PictureRecord | None) -> EncodedPicture:
+        form = self._form.format
+        try:
+            return encode_picture(image, record, form, self._form.quality)
+        except (OSError, ValueError) as error:
+            saved = _save_elsewhere(encode_png(image, record), Path("picture.png"))
+            raise OutputWriteError(f"{_too_large(image, form, error)}; {saved}", "use `format=png`") from error
 
     def _require_record(self, written: str, encoded: EncodedPicture) -> None:
         if encoded.problem is not None:
@@ -250,39 +232,13 @@ class PictureWriter:
                 "WebP files have it"
             )
 
-    def _place(self, content: bytes, path: Path) -> Path:
-        if self._force and path.absolute() not in self._written:
+    def _place(self, content: bytes, path: Path, *, force: bool) -> Path:
+        if force and path.absolute() not in self._written:
             replace_file(path, content)
             return path
         written = create_file(_candidates(path), content)
         assert written is not None  # the candidates never end
         return written
-
-
-class PicturePlace(NamedTuple):
-    """The place of a run's pictures.
-
-    Attributes:
-        folder: the folder of all of them.
-        is_deep: whether some are in subfolders of it, because a folder's name has fields.
-        format: their format.
-    """
-
-    folder: Path
-    is_deep: bool
-    format: PictureFormat
-
-
-def picture_place(output: str | None, form: PictureForm = PNG_FORM) -> PicturePlace:
-    """Return the place of the pictures of an output, as for `PictureWriter.prepare`.
-
-    Raises:
-        OutputError: `output` is not a name of files, or contradicts `form`.
-    """
-    template = _template(output, DEFAULT_NAME, form)
-    folder = _fixed_folder(template)
-    is_deep = len(folder.parts) < len(Path(template).parent.parts)
-    return PicturePlace(folder, is_deep, FORMATS[Path(template).suffix.lower()])
 
 
 def encode_png(image: Image.Image, record: PictureRecord | None) -> bytes:
@@ -297,103 +253,6 @@ def save_elsewhere(image: Image.Image, record: PictureRecord | None, prompt: str
         A sentence with the file's name, or about a failure.
     """
     return _save_elsewhere(encode_png(image, record), Path(f"{slug(prompt)}.png"))
-
-
-def slug(prompt: str) -> str:
-    """Return the first words of a prompt for a file name: letters and digits of any script, joined by hyphens."""
-    text = unicodedata.normalize("NFKC", prompt.replace("<image>", " ")).lower()
-    # Marks (category M) are parts of letters in many scripts; words must not be split at them.
-    letters = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text)
-    words = letters.split()
-    if not words:
-        return "picture"
-    short = words[0][:MAX_SLUG]
-    for word in words[1:]:
-        if len(short) + 1 + len(word) > MAX_SLUG:
-            break
-        short += f"-{word}"
-    return short
-
-
-def _template(output: str | None, default: str, form: PictureForm) -> str:
-    default = str(Path(default).with_suffix(DEFAULT_ENDINGS[form.format]))
-    if output is None:
-        _require_supported(form.format)
-        return default
-    if not output.strip():
-        raise OutputError("the output name is empty", "omit -o to write into the current folder")
-    if "\0" in output:
-        raise OutputError(f"the output name {output!r} contains a NUL character", "choose another name with -o")
-    try:
-        path = Path(output).expanduser()
-        is_folder = path.is_dir()
-    except (OSError, RuntimeError) as error:  # the name is too long, or the user of ~user is unknown
-        raise OutputError(
-            f"the output name {output} is not possible: {error}", "choose another name with -o"
-        ) from error
-    if is_folder or output.endswith(("/", os.sep)):
-        _require_supported(form.format)
-    if is_folder:
-        return str(path).replace("{", "{{").replace("}", "}}") + f"/{default}"
-    if output.endswith(("/", os.sep)):
-        return f"{path}/{default}"
-    _require_format(path, output, form)
-    return str(path)
-
-
-def _require_format(path: Path, output: str, form: PictureForm) -> None:
-    """Raise OutputError if a file's ending is not that of a format, or of another one than the user typed."""
-    ending = path.suffix.lower()
-    own = path.with_name((path.stem.strip(".") or "picture") + DEFAULT_ENDINGS[form.format])
-    if ending not in FORMATS:
-        raise OutputError(
-            f"pictures are written as PNG, JPEG or WebP files, and {output} does not end in {join_or(list(FORMATS))}",
-            f"name it {own}, or write {output}/ for a folder",
-        )
-    if form.is_typed and FORMATS[ending] != form.format:
-        raise OutputError(
-            f"`format={form.format}` and the name {output} contradict each other",
-            f"name it {own}, or leave the format out",
-        )
-    _require_supported(FORMATS[ending])
-
-
-def _require_supported(form: PictureFormat) -> None:
-    if form == "webp" and not features.check("webp"):
-        raise OutputError("this installation of Pillow cannot write WebP files", "use PNG or JPEG, or reinstall Pillow")
-
-
-def _fields(template: str) -> set[str]:
-    names = ", ".join(f"{{{name}}}" for name in FIELDS)
-    try:
-        parts = list(Formatter().parse(template))
-        if any(re.search(r"\d{3}", spec or "") for _, _, spec, _ in parts):
-            raise ValueError("a width has more than two digits")
-        fields = {name for _, name, _, _ in parts if name is not None}
-        unknown = fields - FIELDS.keys()
-        if not unknown:
-            template.format(**FIELDS)
-    except (ValueError, KeyError, IndexError, AttributeError) as error:
-        raise OutputError(
-            f"the output name {template} is not a valid template: {error}",
-            f"the fields are {names}; write {{{{ and }}}} for plain braces",
-        ) from error
-    if unknown:
-        raise OutputError(
-            f"the output name {template} has an unknown field {{{min(unknown)}}}",
-            f"the fields are {names}; write {{{{ and }}}} for plain braces",
-        )
-    return fields
-
-
-def _fixed_folder(template: str) -> Path:
-    """Return the part of the template's folder that is the same for all pictures."""
-    fixed = Path()
-    for part in Path(template).parent.parts:
-        if _fields(part):
-            break
-        fixed /= part.format()
-    return fixed
 
 
 def _require_single(count: int) -> None:
@@ -429,6 +288,10 @@ def _require_writable(folder: Path) -> None:
         ) from error
 
 
+def _too_large(image: Image.Image, form: PictureFormat, error: Exception) -> str:
+    return f"a {SHOWN[form]} file cannot hold this picture of {image.width}x{image.height} ({error})"
+
+
 def _candidates(path: Path) -> Iterator[Path]:
     yield path
     for number in count_from(2):
@@ -455,8 +318,8 @@ def _save_elsewhere(content: bytes, name: Path) -> str:
     """Save the picture in the system's temporary folder. Return a sentence with the file's name, or about a failure."""
     path: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f"{name.stem[:MAX_SLUG]}-", suffix=name.suffix)
-        path = Path(name)
+        handle, file_name = tempfile.mkstemp(prefix=f"{name.stem[:MAX_SLUG]}-", suffix=name.suffix)
+        path = Path(file_name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
     except OSError as error:

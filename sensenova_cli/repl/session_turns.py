@@ -15,7 +15,8 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
 from sensenova_cli.inputs.replay import PictureKind
-from sensenova_cli.outputs.picture_writer import ANSWER_NAME, DEFAULT_NAME, PictureForm, PictureWriter
+from sensenova_cli.outputs.picture_names import ANSWER_NAME, DEFAULT_NAME, PictureForm
+from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.preview import HALF
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.render.turn_view import TurnView

@@ -261,7 +261,7 @@ class Session:
                 return known
         with open_picture(content, name) as opened:
             ending = {"JPEG2000": "jp2"}.get(opened.format or "", (opened.format or "").lower())
-        from sensenova_cli.outputs.picture_writer import slug
+        from sensenova_cli.outputs.picture_names import slug
 
         number = self._next_picture()
         stem = slug(Path(source.path).stem)
@@ -438,7 +438,7 @@ def _write_all(file: FileIO, data: bytes) -> None:
 
 def _free_names(about: str, chosen: str) -> Iterator[str]:
     """Yield names for a new session: the chosen one, or one by date and prompt; then the same with a number."""
-    from sensenova_cli.outputs.picture_writer import slug
+    from sensenova_cli.outputs.picture_names import slug
 
     words = slug(about)
     while len(words) > MAX_SLUG:

@@ -13,7 +13,7 @@ from sensenova_cli.errors import BatchError, UsageError
 from sensenova_cli.inputs.argv import before_dashes
 from sensenova_cli.inputs.expansion import RANDOM
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.outputs.picture_writer import PictureForm, picture_place
+from sensenova_cli.outputs.picture_names import PictureForm, picture_place
 from sensenova_cli.render.errors import describe, print_error
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.turns.build_request import Turn

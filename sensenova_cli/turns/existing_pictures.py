@@ -12,8 +12,8 @@ from config.recommended import Recommended
 from config.settings import ImageSettings, LoadSettings
 from config.sizes import format_size, resolve_size
 from sensenova_cli.outputs.picture_files import FORMATS, read_record
+from sensenova_cli.outputs.picture_names import PicturePlace
 from sensenova_cli.outputs.picture_record import PictureRecord
-from sensenova_cli.outputs.picture_writer import PicturePlace
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.record import expected_record
 from sensenova_cli.turns.tasks import PictureTask

@@ -9,7 +9,7 @@ from sensenova_cli.inputs.axes import Grid
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.replay import PictureKind, Replay
-from sensenova_cli.outputs.picture_writer import slug
+from sensenova_cli.outputs.picture_names import slug
 from sensenova_cli.turns.one_shot import NameTemplate
 from sensenova_cli.turns.tasks import PictureTask
 

@@ -12,7 +12,8 @@ from model import PROGRAM, Card, Picture, process_timings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.outputs.answer_page import check_page
-from sensenova_cli.outputs.picture_writer import ANSWER_NAME, PictureForm, PictureWriter
+from sensenova_cli.outputs.picture_names import ANSWER_NAME, PictureForm
+from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.dry_run import PlannedRun
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.system.interrupts import SignalStop, finish

@@ -12,7 +12,7 @@ from model import read_picture
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.axes import Axis, Grid
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.outputs.picture_writer import PictureForm
+from sensenova_cli.outputs.picture_names import PictureForm
 from sensenova_cli.render.console import stderr_console
 from sensenova_cli.render.json import print_json
 from sensenova_cli.render.preview import Preview

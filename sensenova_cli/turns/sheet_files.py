@@ -8,7 +8,8 @@ from config.settings import OutputSettings
 from config.validation import join_or
 from sensenova_cli.errors import OutputError
 from sensenova_cli.outputs.picture_files import FORMATS
-from sensenova_cli.outputs.picture_writer import DEFAULT_ENDINGS, PNG_FORM, PictureForm, PictureWriter, slug
+from sensenova_cli.outputs.picture_names import DEFAULT_ENDINGS, PNG_FORM, PictureForm, slug
+from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.sheet import Sheet, draw_sheet, unreadable
 from sensenova_cli.system.streams import STDIN
 

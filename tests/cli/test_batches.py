@@ -13,8 +13,9 @@ from benchmarks.batch_kills import differences, kill_batch, prompts_of, run_batc
 from config.settings import ImageSettings, LoadSettings
 from model import NumericsError
 from sensenova_cli.outputs.picture_files import read_record
+from sensenova_cli.outputs.picture_names import picture_place
 from sensenova_cli.outputs.picture_record import PictureRecord
-from sensenova_cli.outputs.picture_writer import PictureWriter, picture_place
+from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.turns.existing_pictures import ExistingPictures
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program, start

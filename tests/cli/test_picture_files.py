@@ -14,8 +14,9 @@ from PIL import Image
 from config.settings import ImageSettings
 from sensenova_cli.errors import OutputError, OutputWriteError
 from sensenova_cli.outputs.picture_files import read_record
+from sensenova_cli.outputs.picture_names import MAX_SLUG, slug
 from sensenova_cli.outputs.picture_record import PictureRecord
-from sensenova_cli.outputs.picture_writer import MAX_SLUG, PictureWriter, slug
+from sensenova_cli.outputs.picture_writer import PictureWriter
 
 IMAGE = Image.new("RGB", (64, 32), "teal")
 RECORD = PictureRecord(

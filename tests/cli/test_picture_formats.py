@@ -11,7 +11,7 @@ from PIL import Image
 
 from config.settings import PictureFormat
 from model import PictureError
-from sensenova_cli.errors import OutputError
+from sensenova_cli.errors import OutputError, OutputWriteError
 from sensenova_cli.outputs import exif, xmp
 from sensenova_cli.outputs.picture_files import (
     encode_picture,
@@ -20,8 +20,9 @@ from sensenova_cli.outputs.picture_files import (
     read_record,
     without_folders,
 )
+from sensenova_cli.outputs.picture_names import PictureForm
 from sensenova_cli.outputs.picture_record import InputFile, PictureRecord, parameters_text
-from sensenova_cli.outputs.picture_writer import PictureForm, PictureWriter
+from sensenova_cli.outputs.picture_writer import PictureWriter
 from tests.cli.harness import Program
 from tests.cli.test_picture_records import RECORD, changed_record
 
@@ -295,12 +296,29 @@ def test_a_missing_part_is_noted(prepare: Prepare, noted: list[str]) -> None:
     ]
 
 
-def test_a_picture_that_is_too_wide_for_webp_is_not_lost(prepare: Prepare, noted: list[str]) -> None:
-    wide = Image.new("RGB", (16_416, 96), "teal")
-    assert write(prepare("x.webp", PictureForm()), image=wide) == "x.png"
+WIDE = Image.new("RGB", (16_416, 96), "teal")
+"""A picture that is too wide for WebP."""
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_picture_that_is_too_large_is_written_as_png(prepare: Prepare, noted: list[str], force: bool) -> None:
+    assert write(prepare("x.webp", PictureForm(), force=force), image=WIDE) == "x.png"
     assert read_record("x.png") == RECORD
-    assert "a WebP file cannot hold this picture of 16416x96" in noted[0]
-    assert "x.png" in noted[0]
+    assert "a WebP file cannot hold this picture of 16416x96" in noted[0] and "was written to x.png" in noted[0]
+    Path("x.png").write_text("precious")
+    assert write(prepare("x.webp", PictureForm(), force=force), image=WIDE) == "x-2.png"
+    assert Path("x.png").read_text() == "precious"
+
+
+def test_a_picture_that_is_too_large_for_stdout_is_saved(
+    prepare: Prepare, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(OutputWriteError, match="cannot hold this picture of 16416x96"):
+        prepare("-", PictureForm("webp")).write(WIDE, prompt="A cat", seed=1, index=0, count=1, record=RECORD)
+    (saved,) = folder.iterdir()
+    assert read_record(saved) == RECORD
 
 
 def test_webp_needs_a_pillow_that_has_it(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:

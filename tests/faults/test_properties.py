@@ -22,8 +22,8 @@ from model.inputs.prompts import generate_prompt
 from model.inputs.tokenizer import Tokenizer
 from model.requests import GenerateRequest
 from sensenova_cli.outputs.picture_files import encode_picture, read_record, without_folders
+from sensenova_cli.outputs.picture_names import MAX_SLUG, slug
 from sensenova_cli.outputs.picture_record import InputFile, PictureRecord
-from sensenova_cli.outputs.picture_writer import MAX_SLUG, slug
 from sensenova_cli.sessions.entries import AnswerTurn
 from sensenova_cli.sessions.saved import read_session
 from sensenova_cli.sessions.session import Session

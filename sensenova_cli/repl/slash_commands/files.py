@@ -8,7 +8,7 @@ from model import open_picture, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError, UsageError
 from sensenova_cli.inputs.pictures import read_content
 from sensenova_cli.outputs.picture_files import FORMATS, EncodedPicture, encode_picture, readable_record
-from sensenova_cli.outputs.picture_writer import DEFAULT_ENDINGS
+from sensenova_cli.outputs.picture_names import DEFAULT_ENDINGS
 from sensenova_cli.repl.lines import Line, split_words
 from sensenova_cli.repl.slash_commands.completion_sources import all_files, picture_files, pictures
 from sensenova_cli.repl.slash_commands.registry import slash_command
