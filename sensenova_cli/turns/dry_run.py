@@ -4,14 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from config.settings import ImageSettings, LoadSettings, SettingsGroup, TextSettings
-from config.sizes import format_size, parse_size, resolve_interleave_size
+from config.sizes import format_size, resolve_interleave_size
 from model import Card, is_hub_id, local_checkpoint
+from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.outputs.picture_writer import PictureWriter
 from sensenova_cli.render.dry_run import PlannedItem, PlannedRun, print_plan, print_plan_json
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.estimate import estimate_run
-from sensenova_cli.turns.existing_pictures import picture_settings
+from sensenova_cli.turns.existing_pictures import picture_size
 from sensenova_cli.turns.model_source import ModelOnDemand, model_name
 from sensenova_cli.turns.run_turn import Course
 from sensenova_cli.turns.tasks import AnswerTask, InterleaveTask
@@ -44,6 +45,7 @@ class DryRun(Course):
 
 
 def plan_pictures(
+    kind: PictureKind,
     turns: Sequence[Turn],
     card: Card,
     source: ModelOnDemand,
@@ -62,23 +64,21 @@ def plan_pictures(
     """
     items = []
     for turn in turns:
-        first = picture_settings(turn, card.recommended)
-        size = parse_size(first.size)
-        assert size is not None
+        size, seed = picture_size(turn, card.recommended), turn.settings.seed
         begin = first_index + turn.first_index
         files = [
-            writer.plan(prompt=turn.name, seed=first.seed + k, index=begin + k, count=count, size=size)
+            writer.plan(prompt=turn.name, seed=seed + k, index=begin + k, count=count, size=size)
             for k in range(turn.settings.num_images)
         ]
         shown = ["-" if file is None else str(file) for file in files]
-        items.append(_item(turn, (ImageSettings,), {"seed": first.seed, "size": first.size}, shown))
+        items.append(_item(turn, (ImageSettings,), {"seed": seed, "size": format_size(size)}, shown))
     estimate = estimate_run(turns, source.settings, card.recommended)
-    return _run(turns, items, source, existing=existing, estimate=estimate)
+    return _run(kind, turns, items, source, existing=existing, estimate=estimate)
 
 
 def plan_answer(turn: Turn, source: ModelOnDemand) -> PlannedRun:
     """Return the plan of a question."""
-    return _run([turn], [_item(turn, (TextSettings,), {}, ())], source)
+    return _run(turn.task.kind, [turn], [_item(turn, (TextSettings,), {}, ())], source)
 
 
 def plan_interleaved(turn: Turn, card: Card, source: ModelOnDemand, writer: PictureWriter) -> PlannedRun:
@@ -92,10 +92,14 @@ def plan_interleaved(turn: Turn, card: Card, source: ModelOnDemand, writer: Pict
         for index in range(settings.max_images)
     ]
     known = {"seed": settings.seed, "size": format_size(size)}
-    return _run([turn], [_item(turn, (ImageSettings, TextSettings), known, [str(file) for file in files])], source)
+    return _run(
+        task.kind, [turn], [_item(turn, (ImageSettings, TextSettings), known, [str(file) for file in files])], source
+    )
 
 
-def _run(turns: Sequence[Turn], items: Sequence[PlannedItem], source: ModelOnDemand, **more: Any) -> PlannedRun:
+def _run(
+    kind: str, turns: Sequence[Turn], items: Sequence[PlannedItem], source: ModelOnDemand, **more: Any
+) -> PlannedRun:
     load = source.settings
     name = model_name(source.loaded)
     is_here = load.is_remote or not is_hub_id(name) or local_checkpoint(name) is not None
@@ -104,7 +108,6 @@ def _run(turns: Sequence[Turn], items: Sequence[PlannedItem], source: ModelOnDem
         task = turn.task
         names = task.image_files if isinstance(task, AnswerTask) else (each.name for each in task.inputs)
         inputs |= dict.fromkeys(names)
-    kind = turns[0].task.kind if turns else ""
     return PlannedRun(kind, name, is_here, _chosen(load, (LoadSettings,), {"model"}), items, list(inputs), **more)
 
 

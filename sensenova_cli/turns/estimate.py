@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from config.recommended import Recommended
 from config.settings import LoadSettings
-from config.sizes import parse_size
 from sensenova_cli.render.dry_run import Estimate
 from sensenova_cli.turns.build_request import Turn
-from sensenova_cli.turns.existing_pictures import picture_settings
-from sensenova_cli.turns.measurements import Measured, read_measurements, speed_key
+from sensenova_cli.turns.existing_pictures import picture_size
+from sensenova_cli.turns.measurements import Measured, drawing_settings, read_measurements, speed_key
 
 LONG_SECONDS = 60.0
 """A run that takes longer is announced with its estimate."""
@@ -26,11 +25,12 @@ def estimate_run(turns: Sequence[Turn], load: LoadSettings, recommended: Recomme
     measured = read_measurements()
     seconds, peak, is_scaled = 0.0, 0, False
     latest: Measured | None = None
+    keys: dict[tuple[object, ...], str] = {}  # a run may have 10,000 turns, whose keys are mostly the same
     for turn in turns:
-        key = speed_key(turn.settings, load, turn.task.kind)
-        size = parse_size(picture_settings(turn, recommended).size)
-        assert size is not None
-        pixels = size[0] * size[1]
+        decisive = drawing_settings(turn.settings, turn.task.kind)
+        key = keys.get(decisive) or keys.setdefault(decisive, speed_key(turn.settings, load, turn.task.kind))
+        width, height = picture_size(turn, recommended)
+        pixels = width * height
         known = [each for each in measured if each.key == key and pixels / SCALE <= each.pixels <= pixels * SCALE]
         if not known:
             return Estimate()

@@ -10,7 +10,7 @@ from pathlib import Path
 from config.errors import SenseNovaError
 from config.recommended import Recommended
 from config.settings import ImageSettings, LoadSettings
-from config.sizes import format_size, resolve_size
+from config.sizes import Size, format_size, resolve_size
 from sensenova_cli.outputs.picture_files import FORMATS, read_record
 from sensenova_cli.outputs.picture_names import PicturePlace
 from sensenova_cli.outputs.picture_record import PictureRecord
@@ -85,11 +85,15 @@ def missing_turns(
 
 def picture_settings(turn: Turn, recommended: Recommended) -> ImageSettings:
     """Return the settings of a turn's first picture, as its record will have them."""
+    size = format_size(picture_size(turn, recommended))
+    return ImageSettings.part_of(turn.settings).model_copy(update={"size": size, "num_images": 1})
+
+
+def picture_size(turn: Turn, recommended: Recommended) -> Size:
+    """Return the size of a turn's pictures in pixels, as the engine will resolve it."""
     assert isinstance(turn.task, PictureTask)
-    settings = ImageSettings.part_of(turn.settings)
     first = turn.task.inputs[0].image.size if turn.task.inputs else None
-    size = format_size(resolve_size(settings.size, recommended.trained_sizes, first))
-    return settings.model_copy(update={"size": size, "num_images": 1})
+    return resolve_size(turn.settings.size, recommended.trained_sizes, first)
 
 
 def _part(turn: Turn, first: int, count: int) -> Turn:

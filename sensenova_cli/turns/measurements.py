@@ -61,14 +61,13 @@ def speed_key(settings: Settings, load: LoadSettings, kind: str) -> str:
     """
     names = {"model": recorded_model(model_name(load)), "weights": recorded_weights(load.weights_file)}
     loaded: dict[str, Any] = {name: getattr(load, name) for name in (*RECORDED_LOAD_SETTINGS, *SPEED_SETTINGS)}
-    drawn = {
-        "guided": settings.cfg_scale != 1,
-        "images": kind == "edit" and settings.img_cfg_scale != 1,
-        "cache": settings.cache,
-    }
-    return json.dumps(
-        {**loaded, **names, "lora": format_loras(parse_loras(load.lora)), **drawn, "task": kind}, sort_keys=True
-    )
+    drawn = dict(zip(("task", "guided", "images", "cache"), drawing_settings(settings, kind), strict=True))
+    return json.dumps({**loaded, **names, "lora": format_loras(parse_loras(load.lora)), **drawn}, sort_keys=True)
+
+
+def drawing_settings(settings: Settings, kind: str) -> tuple[object, ...]:
+    """Return what else decides the speed: the task, whether text and pictures guide it, and the step cache."""
+    return kind, settings.cfg_scale != 1, kind == "edit" and settings.img_cfg_scale != 1, settings.cache
 
 
 def read_measurements() -> list[Measured]:

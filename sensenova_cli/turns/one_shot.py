@@ -106,7 +106,9 @@ def make_pictures(
 
     def plan(turns: Sequence[Turn], card: Card) -> PlannedRun:
         counts = {"count": batch.count, "existing": len(batch.existing)}
-        return plan_pictures(turns, card, source, open_writer(writes=False), first_index=first_index, **counts)
+        return plan_pictures(
+            tasks[0].kind, turns, card, source, open_writer(writes=False), first_index=first_index, **counts
+        )
 
     def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
         desktop.require_possible(batch.count)
