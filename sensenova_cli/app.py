@@ -55,6 +55,10 @@ TOO_MANY_WORDS = {
 """Command → a hint if too many words were typed."""
 
 
+SUBCOMMANDS = {"log": "to search the log: sensenova log -q WORDS"}
+"""Group of commands → a hint if the typed word is none of them."""
+
+
 class Command(TyperCommand):
     """A command whose help `sensenova_cli.render.help` writes."""
 
@@ -159,6 +163,8 @@ class Program(CommandGroup):
         if not what:  # a group of commands was typed without a command, and the parser has printed its help
             return
         hints = [f"see: sensenova {command} --help" if command else "see: sensenova --help"]
+        if "no such command" in what.lower() and command in SUBCOMMANDS:
+            hints.insert(0, SUBCOMMANDS[command])
         if "unexpected extra argument" in what and command in TOO_MANY_WORDS:
             hints.insert(0, TOO_MANY_WORDS[command])
         elif option in known and option in before:

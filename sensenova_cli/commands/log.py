@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -260,7 +261,7 @@ def _lines(entries: Sequence["LogEntry"]) -> list[str]:
     digits = len(str(entries[0].number))
     lines = []
     for entry in entries:
-        time = entry.time.astimezone().strftime("%Y-%m-%d %H:%M")
+        time = _time(entry, full=not width)
         start = f"{entry.number:>{digits}}  {time}  {entry.task:<10}  "
         prompt, result = printable(" ".join(entry.prompt.split())), printable(_result(entry, full=not width))
         lines.append(
@@ -269,13 +270,28 @@ def _lines(entries: Sequence["LogEntry"]) -> list[str]:
     return lines
 
 
+def _time(entry: "LogEntry", *, full: bool) -> str:
+    """Return when a request began; on a screen the hour if it was today, else the day."""
+    time = entry.time.astimezone()
+    if full:
+        return time.strftime("%Y-%m-%d %H:%M")
+    return time.strftime("%H:%M" if time.date() == datetime.now().date() else "%Y-%m-%d").ljust(10)
+
+
 def _fitted(prompt: str, result: str, width: int) -> str:
     """Return prompt and result on one line of a screen."""
+    from rich.cells import cell_len
+
+    # The prompt gets what the result leaves, but at least half of the line if it needs that much.
+    room = min(cell_len(prompt), max(width - 2 - cell_len(result), width // 2, 8))
+    return f"{_cut_cells(prompt, room)}  {_cut_cells(result, max(width - room - 2, 8))}"
+
+
+def _cut_cells(text: str, most: int) -> str:
+    """Cut a text to columns of a screen."""
     from rich.cells import cell_len, set_cell_size
 
-    room = max(width - 2 - cell_len(result), 8)
-    shown = prompt if cell_len(prompt) <= room else set_cell_size(prompt, room - 1).rstrip() + "…"
-    return f"{shown}  {result}"
+    return text if cell_len(text) <= most else set_cell_size(text, most - 1).rstrip() + "…"
 
 
 def _result(entry: "LogEntry", *, full: bool) -> str:

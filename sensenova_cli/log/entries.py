@@ -30,7 +30,7 @@ class LogEntry:
         task: the command, such as `generate`.
         status: `done`, `failed` or `cancelled`.
         reason: why the request did not finish; empty for `done`.
-        settings: picture and text settings that differ from their defaults.
+        settings: size and seed of pictures, and the picture and text settings that differ from their defaults.
         loaded: load settings that differ from their defaults, of those that a picture's record has; and the server.
         inputs: absolute paths of the input pictures; `-` for standard input.
         original: the user's prompt, if a model has rewritten it; else empty.

@@ -15,6 +15,7 @@ from config.settings import (
 from config.sources import read_layers
 from model import DEMO_MODEL, read_card
 from sensenova_cli.errors import UsageError
+from sensenova_cli.inputs.expansion import escaped_prompt
 from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, INTERLEAVE_OPTIONS, TEXT_OPTIONS
 from sensenova_cli.log.entries import LogEntry
 from sensenova_cli.system.streams import STDIN
@@ -61,7 +62,7 @@ def _text_words(entry: LogEntry) -> Iterator[str]:
     """Yield the prompt, the pictures and the system message."""
     prompt = entry.prompt
     if entry.task in ("generate", "edit"):  # in a prompt of these, single braces have a meaning
-        prompt = prompt.replace("{", "{{").replace("}", "}}")
+        prompt = escaped_prompt(prompt)
     if entry.task == "describe":
         yield from entry.inputs
     else:

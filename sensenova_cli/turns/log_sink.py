@@ -108,8 +108,9 @@ class LogSink(Sink):
         if isinstance(task, InterleaveTask):
             groups = (ImageSettings, TextSettings)
         settings = {name: value for group in groups for name, value in _chosen(turn.settings, group).items()}
-        if self._size:
-            settings["size"] = self._size
+        if not isinstance(task, AnswerTask):
+            known = {"size": self._size or turn.settings.size, "seed": turn.settings.seed}  # also if they are defaults
+            settings = known | settings | known
         kept = {name: value for name, value in _chosen(loaded, LoadSettings).items() if name in RECORDED_LOAD_SETTINGS}
         if self._load.is_remote:
             kept["server"] = self._load.server
