@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,18 @@ def test_a_session_that_ends_while_its_model_is_loaded_again(home: Path) -> None
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.slow  # twelve times loading
+def test_the_cells_of_a_grid_are_single_runs(home: Path) -> None:
+    """Checks all bytes of twelve pictures, of which each has other settings."""
+    result = sensenova(
+        *("grid", "a {animal}", "--model", "tiny", "--size", "64x64", "--num-steps", "2"),
+        *("--vary", "animal=cat,dog,owl", "--vary", "cfg_scale=1,2.5,4,6", "-o", "grid.png"),
+    )
+    *cells, sheet = result.stdout.split()
+    assert sheet == "grid.png" and len(cells) == 12
+    for cell, (scale, animal) in zip(cells, product((1, 2.5, 4, 6), ("cat", "dog", "owl")), strict=True):
+        words = (f"a {animal}", "--model", "tiny", "--size", "64x64", "--num-steps", "2", "--cfg-scale", str(scale))
+        sensenova("generate", *words, "-o", "single.png", "-f")
+        assert (home / cell).read_bytes() == (home / "single.png").read_bytes()
