@@ -179,6 +179,11 @@ def expand_prompts(prompts: Sequence[Prompt], variables: Variables, option: str 
     ]
 
 
+def escaped_prompt(text: str) -> str:
+    """Return the text that `expand_prompts` turns into `text` again if there are no variables."""
+    return "".join(map(str, _parse(text, {}, escapes=True)))
+
+
 def with_seeds(prompts: Sequence[Prompt], seeds: Seeds | None) -> list[Prompt]:
     """Return each prompt with each of the seeds. A line of a prompt file that has its own seed keeps that one.
 
@@ -278,8 +283,8 @@ class _Open:
     branches: list[_Nodes] = field(default_factory=lambda: [[]])
 
 
-def _parse(text: str, variables: Variables) -> _Nodes:
-    """Return the parts of a prompt."""
+def _parse(text: str, variables: Variables, *, escapes: bool = False) -> _Nodes:
+    """Return the parts of a prompt; with `escapes` only texts, in which the braces of alternatives are doubled."""
     if "|" not in text and not variables:
         return [text]
     open_braces = [_Open(0)]
@@ -300,7 +305,11 @@ def _parse(text: str, variables: Variables) -> _Nodes:
         elif mark[0] == "}" and is_inside:
             add_text(mark.start())
             group = open_braces.pop()
-            open_braces[-1].branches[-1] += _closed(group, text[group.start : mark.end()], bool(variables))
+            source = text[group.start : mark.end()]
+            if escapes and len(group.branches) > 1:
+                open_braces[-1].branches[-1].append(f"{{{source}}}")
+            else:
+                open_braces[-1].branches[-1] += _closed(group, source, bool(variables))
         else:
             continue
         position = mark.end()

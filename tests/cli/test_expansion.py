@@ -1,10 +1,13 @@
 """Alternatives, variables and seeds: what they become, in which order, and what is refused."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.expansion import (
     MAX_PROMPTS,
+    escaped_prompt,
     expand_prompts,
     parse_seeds,
     parse_variables,
@@ -57,6 +60,16 @@ def test_alternatives(text: str, texts: list[str]) -> None:
 )
 def test_other_prompts_stay_as_they_are(text: str) -> None:
     assert expanded(text) == [text]
+
+
+@given(st.text(alphabet="{|}ab ", max_size=30))
+def test_every_text_can_be_escaped(text: str) -> None:
+    assert expanded(escaped_prompt(text)) == [text]
+
+
+@given(st.text(alphabet="{}ab ", max_size=30))
+def test_only_bars_in_braces_change_a_prompt(text: str) -> None:
+    assert expanded(text) == [text] == [escaped_prompt(text)]
 
 
 def test_variables_vary_slower_than_alternatives() -> None:
