@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from config.settings import ImageSettings, SettingsGroup, TextSettings
+from config.settings import ImageSettings, PictureFormat, SettingsGroup, TextSettings
 from model import WIRE_VERSION
 from sensenova_cli.serve.forms import PICTURE_NAMES
-from sensenova_cli.serve.images import FORMATS, MAX_PARTIAL_IMAGES
+from sensenova_cli.serve.images import MAX_PARTIAL_IMAGES
 from sensenova_cli.serve.pictures import MAX_FILES
 from sensenova_cli.serve.sd_fields import MAX_COUNT
 from sensenova_cli.serve.service import MAX_TEXT
@@ -138,7 +138,7 @@ IMAGE_FIELDS = {
     **SIDES,
     "lora": LORA,
     "response_format": one_of("b64_json", "url"),
-    "output_format": one_of(*FORMATS),
+    "output_format": one_of(*get_args(PictureFormat)),
     "output_compression": whole(0, 100),
     "stream": BOOLEAN,
     "partial_images": whole(0, MAX_PARTIAL_IMAGES, "Previews of each picture in a stream."),
@@ -231,7 +231,7 @@ SCHEMAS: dict[str, Schema] = {
                 )
             ),
             "size": text(),
-            "output_format": one_of(*FORMATS),
+            "output_format": one_of(*get_args(PictureFormat)),
             "usage": record({"input_tokens": whole(0), "output_tokens": whole(0), "total_tokens": whole(0)}),
             "notices": NOTICES,
             "metrics": {"type": ["object", "null"]},

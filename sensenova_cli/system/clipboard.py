@@ -92,7 +92,7 @@ def read_clipboard_picture() -> bytes:
             if content:
                 return content
         found += types
-    raise _no_picture(any("text" in kind.lower() for kind in found))
+    raise _no_picture(any("text" in kind.lower() or "STRING" in kind for kind in found))
 
 
 def _no_picture(has_text: bool) -> UsageError:

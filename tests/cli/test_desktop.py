@@ -152,9 +152,10 @@ def test_a_file_with_this_name(program: Program, desktop: Desktop) -> None:
 def test_the_clipboard_has_no_picture(program: Program, desktop: Desktop) -> None:
     outcome = program("edit", "clipboard", "make it red")
     assert outcome.code == 2 and "there is no picture in the clipboard" in outcome.stderr
-    desktop.put("text/plain", b"hello")
-    outcome = program("edit", "clipboard", "make it red")
-    assert outcome.code == 2 and "there is no picture in the clipboard, only text" in outcome.stderr
+    for kind in ("text/plain", "UTF8_STRING"):
+        desktop.put(kind, b"hello")
+        outcome = program("edit", "clipboard", "make it red")
+        assert outcome.code == 2 and "there is no picture in the clipboard, only text" in outcome.stderr
     desktop.put("image/png", b"no picture")
     outcome = program("edit", "clipboard", "make it red")
     assert outcome.code == 2 and "the clipboard is not a picture" in outcome.stderr

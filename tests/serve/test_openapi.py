@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -72,6 +73,11 @@ def test_settings_come_from_their_declarations(served: Served) -> None:
         assert set(schemas[name]["properties"]) == set(group.model_fields)
     steps = schemas["GenerationRequest"]["properties"]["num_steps"]
     assert (steps["minimum"], steps["maximum"]) == (1, 1000) and "denoising steps" in steps["description"]
+
+
+def test_formats_of_files_are_those_that_the_server_takes(served: Served) -> None:
+    document = json.dumps(describe_served(served))
+    assert '"enum": ["png", "jpeg", "webp"]' in document and ".png" not in document
 
 
 def test_only_health_and_the_page_need_no_key(serve: Serve) -> None:
