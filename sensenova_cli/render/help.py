@@ -78,7 +78,7 @@ class _Notes:
     def of(self, parameter: Any) -> str:
         """Return the default of an option in brackets; empty if it has none."""
         value = self._values.get(parameter.name) if parameter.name in self._values else _own_default(parameter)
-        if value is None or isinstance(value, bool) or parameter.help.endswith("]"):
+        if value in (None, "") or isinstance(value, bool) or parameter.help.endswith("]"):
             return ""
         self.used |= parameter.name in DECLARATIONS
         text = " ".join(f"{part:g}" for part in value) if isinstance(value, list | tuple) else str(value)

@@ -19,12 +19,19 @@ def picture_result(
     model: str,
     seconds: float,
     timings: Mapping[str, float] | None = None,
+    original_prompt: str | None = None,
 ) -> dict[str, Any]:
-    """Return the object that `--json` prints for a picture; `timings` are the seconds of each phase of the run."""
+    """Return the object that `--json` prints for a picture.
+
+    Args:
+        timings: the seconds of each phase of the run.
+        original_prompt: the user's prompt, if a model was asked to rewrite it.
+    """
     return {
         "task": task,
         "path": str(path),
         "prompt": prompt,
+        **({} if original_prompt is None else {"original_prompt": original_prompt}),
         "seed": picture.settings.seed,
         "size": picture.settings.size,
         "think_text": picture.think_text,

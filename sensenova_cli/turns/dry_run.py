@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from config.settings import ImageSettings, LoadSettings, SettingsGroup, TextSettings
+from config.settings import ImageSettings, LoadSettings, PromptSettings, SettingsGroup, TextSettings
 from config.sizes import format_size, resolve_interleave_size
 from model import Card, is_hub_id, local_checkpoint
 from sensenova_cli.inputs.replay import PictureKind
@@ -71,7 +71,7 @@ def plan_pictures(
             for k in range(turn.settings.num_images)
         ]
         shown = ["-" if file is None else str(file) for file in files]
-        items.append(_item(turn, (ImageSettings,), {"seed": seed, "size": format_size(size)}, shown))
+        items.append(_item(turn, (ImageSettings, PromptSettings), {"seed": seed, "size": format_size(size)}, shown))
     estimate = estimate_run(turns, source.settings, card.recommended)
     return _run(kind, turns, items, source, existing=existing, estimate=estimate)
 

@@ -12,7 +12,7 @@ from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelSource, model_name
 from sensenova_cli.turns.record import picture_record
 from sensenova_cli.turns.run_turn import Sink
-from sensenova_cli.turns.tasks import AnswerTask
+from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 
 Report = Callable[[Picture, Path | None, Turn, float], None]
 """Called with each written picture, its file (None for stdout), its turn, and the seconds since the picture before."""
@@ -92,6 +92,7 @@ def json_report(source: ModelSource, *, timings: bool) -> Report:
                     model=model_name(source.loaded),
                     seconds=seconds,
                     timings=process_timings.phases() if timings else None,
+                    original_prompt=turn.task.original_prompt if isinstance(turn.task, PictureTask) else None,
                 )
             )
 

@@ -134,6 +134,14 @@ def test_an_endpoint_with_several_models(program: Program, endpoint: FakeEndpoin
     assert endpoint.requests[-1]["model"] == "large"
 
 
+def test_json_and_a_dry_run(program: Program, endpoint: FakeEndpoint) -> None:
+    outcome = program("generate", "a cat", "--enhance-with", endpoint.url, "--dry-run")
+    assert outcome.code == 0 and "enhance true" in outcome.stdout.lower() and not endpoint.requests
+    printed = json.loads(program("generate", "a cat", "--enhance-with", endpoint.url, "--json").stdout)
+    assert (printed["prompt"], printed["original_prompt"]) == (REWRITTEN, "a cat")
+    assert "original_prompt" not in json.loads(program("generate", "a cat", "--json").stdout)
+
+
 def test_pictures_are_not_sent_to_an_endpoint(program: Program, endpoint: FakeEndpoint) -> None:
     Image.new("RGB", (64, 64), "red").save("in.png")
     assert program("edit", "in.png", "make it blue", "--enhance-with", endpoint.url, "-o", "out.png").code == 0
