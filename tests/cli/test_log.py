@@ -54,6 +54,16 @@ def test_pictures_and_answers_are_logged(program: Program, home: Path) -> None:
     assert "a red owl" in text[1] and f"→ {home / made[0]} +1" in text[1]
 
 
+def test_seed_and_size_are_logged_also_if_they_are_the_defaults(program: Program) -> None:
+    program("generate", "a cat")
+    assert {"seed": 42, "size": "64x64"}.items() <= listed(program)[0]["settings"].items()  # type: ignore[attr-defined]
+
+
+def test_a_word_in_place_of_a_search_gets_a_hint(program: Program) -> None:
+    outcome = program("log", "owl")
+    assert outcome.code == 2 and "to search the log: sensenova log -q WORDS" in outcome.stderr
+
+
 def test_the_log_is_private(program: Program) -> None:
     program("chat", "hello")
     assert stat.S_IMODE(log_file().stat().st_mode) == 0o600
