@@ -32,6 +32,10 @@ INSTEAD = {
             "--port",
         )
     },
+    ("generate", "--vary"): 'for a sheet of pictures that differ: sensenova grid "…" --vary NAME=VALUES',
+    ("grid", "-n"): "each cell is one picture; to vary the seed: --vary seed=1..4",
+    ("grid", "--num-images"): "each cell is one picture; to vary the seed: --vary seed=1..4",
+    ("grid", "--prompt-file"): 'a part of the prompt can vary: sensenova grid "a {animal}" --vary animal=cat,dog',
     ("generate", "--image"): 'to change a picture: sensenova edit FILE "…"',
     **{("interleave", option): "the model decides; at most: --max-images N" for option in ("-n", "--num-images")},
     ("profile show", "--profile"): "the profile is a bare word here: sensenova profile show draft",
@@ -42,12 +46,15 @@ DASHED_TEXT = {
     "generate": 'generate -- "-…"',
     "chat": 'chat -- "-…"',
     "edit": 'edit FILE -- "-…"',
+    "grid": 'grid --vary NAME=VALUES -- "-…"',
     "interleave": 'interleave -- "-…"',
 }
 """Command → an example with a text that starts with a dash."""
 
 TOO_MANY_WORDS = {
     "generate": "put the prompt in quotes",
+    "grid": "put the prompt in quotes, and pictures after --files",
+    "compare": "two pictures are compared; for a sheet of more: sensenova grid --files a.png b.png c.png",
     "chat": "put the message in quotes",
     "interleave": "put the prompt in quotes, and pictures after --image",
     "run": 'the prompt goes after --prompt, in quotes: sensenova run --prompt "…"',
