@@ -17,7 +17,9 @@ REPL_OPTIONS = (*IMAGE_OPTIONS, *PROMPT_OPTIONS, *(name for name in TEXT_OPTIONS
 
 
 @with_options(
-    *REPL_OPTIONS, "metadata", "log", "print_think", "hide_think", "preview", "profile", "quiet", "debug", "no_color"
+    *REPL_OPTIONS,
+    *("format", "quality", "metadata", "log", "print_think", "hide_think", "preview", "notify"),
+    *("profile", "quiet", "debug", "no_color"),
 )
 def repl(
     flags: Flags,

@@ -44,7 +44,7 @@ BEST_QUALITY = 100
 """The quality at which WebP files are lossless."""
 FULL_COLOR_QUALITY = 90
 """The quality from which JPEG files store color for every pixel. Otherwise thin colored text would be blurred."""
-LOSSLESS_EFFORT = 50
+LOSSLESS_EFFORT = 20
 """Effort from 0 to 100 of lossless compression. More takes much longer, and saves little."""
 
 

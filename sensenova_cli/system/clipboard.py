@@ -144,7 +144,13 @@ def _run(words: Sequence[str], content: bytes = b"") -> bytes | None:
     with tempfile.TemporaryFile() as output:
         try:
             done = subprocess.run(
-                words, input=content, stdout=output, stderr=subprocess.DEVNULL, timeout=PATIENCE, check=False
+                words,
+                input=content,
+                stdout=output,
+                stderr=subprocess.DEVNULL,
+                timeout=PATIENCE,
+                check=False,
+                start_new_session=True,  # what was copied stays when the terminal is closed
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 XCLIP = """#!/bin/sh
+/usr/bin/cut -d ' ' -f 6 /proc/$$/stat > FOLDER/session
 out=0; type=text/plain
 while [ $# -gt 0 ]; do
   case $1 in -o) out=1;; -t) type=$2; shift;; esac

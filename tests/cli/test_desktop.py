@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import time
 from pathlib import Path
 
@@ -75,6 +76,12 @@ def test_a_picture_is_copied_as_png_without_folders(program: Program, home: Path
         assert copied.startswith(PNG) and str(home.parent).encode() not in copied
         record = read_record(copied)
         assert record is not None and record.prompt == "a cat"
+
+
+def test_what_was_copied_stays_when_the_terminal_is_closed(program: Program, desktop: Desktop) -> None:
+    """xclip goes on running in the background. The hangup of the terminal must not end it."""
+    assert program("generate", "a cat", "--copy").code == 0
+    assert int((desktop.folder / "session").read_text()) != os.getsid(0)
 
 
 def test_several_pictures_are_not_copied(program: Program, desktop: Desktop) -> None:
