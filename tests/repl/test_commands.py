@@ -57,6 +57,13 @@ def test_help_names_every_command(script: Script) -> None:
     assert listed == list(COMMANDS)
 
 
+@pytest.mark.parametrize(("typed", "setting"), [("/negative fog", "negative"), ("/steps 5", "num_steps")])
+def test_a_setting_that_is_typed_as_a_command(script: Script, typed: str, setting: str) -> None:
+    outcome = script(typed)
+    assert f"error: {typed.split()[0]} is not a command, but a setting\n" in outcome.stderr
+    assert f"hint: type /set {setting} VALUE" in outcome.stderr
+
+
 def test_every_setting_that_set_cannot_change_has_a_command() -> None:
     assert hint_instead_of_set("model") == "use /model [FOLDER|HUB_ID|demo]"
     assert hint_instead_of_set("enforce_eager") is None

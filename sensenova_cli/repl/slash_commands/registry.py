@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from prompt_toolkit.completion import Completion
 
+from config.declarations import DECLARATIONS
 from config.validation import near_miss
 from sensenova_cli.errors import UsageError
 from sensenova_cli.repl.lines import Line, looks_like_path
@@ -118,6 +119,9 @@ def find_command(name: str) -> Command:
     word = f"/{name}"
     if looks_like_path(word):
         raise UsageError(f"there is no picture file {word}", "check its name; /help lists the commands")
+    setting = next((each for each in DECLARATIONS if name in (each, each.removeprefix("num_"))), None)
+    if setting is not None:
+        raise UsageError(f"{word} is not a command, but a setting", f"type /set {setting} VALUE; /set lists them all")
     meant = near_miss(name, [*COMMANDS, *(alias for command in COMMANDS.values() for alias in command.aliases)])
     hint = f"did you mean /{meant}? " if meant else ""
     raise UsageError(f"there is no command {word}", f"{hint}/help lists the commands")
