@@ -23,7 +23,7 @@ from sensenova_cli.repl.repl import Repl
 from sensenova_cli.system.interrupts import exit_requested, prompting
 from sensenova_cli.system.user_folders import data_folder
 
-EDIT_KEYS = " Enter draws this prompt · Ctrl-C draws nothing · an empty line draws your own words"
+EDIT_KEYS = "Enter draws this · Ctrl-C draws nothing · an empty line draws your own words"
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "mode": "bold", "prompt": "bold ansicyan"})
 
 
@@ -144,6 +144,8 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
         parts += [size, f"{settings.num_steps} steps", f"seed {settings.seed}"]
         if settings.think:
             parts.append("think")
+        if settings.enhance:
+            parts.append("enhance")
     if turns.profile:
         parts.append(turns.profile)
     if turns.measurements.statistics and turns.measurements.statistics.peak_memory:
