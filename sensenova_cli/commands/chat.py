@@ -57,6 +57,8 @@ def chat(
     if not prompts and sys.stdin.isatty() and not flags.json:
         from sensenova_cli.commands.repl import start_session
 
+        if flags.copy:
+            raise UsageError("--copy needs a message", "in a conversation, copy an answer with /copy answer")
         start_session(flags, "chat", system=system, images=flags.image)
         return
     if not prompts and STDIN not in flags.image:

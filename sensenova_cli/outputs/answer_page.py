@@ -7,6 +7,7 @@ from typing import Any
 
 from model import PictureError, TextPart, read_picture
 from sensenova_cli.errors import OutputError, OutputWriteError
+from sensenova_cli.outputs.picture_files import FORMATS, without_folders
 from sensenova_cli.render.html_page import html_page
 from sensenova_cli.system.atomic_files import check_writable, create_file, replace_file
 
@@ -74,5 +75,6 @@ def _parts(parts: Sequence[TextPart | Path]) -> Iterator[dict[str, Any]]:
             except (OSError, PictureError):  # it was removed meanwhile, or went to /dev/null
                 yield {"text": f"(picture {number} is missing)", "thinking": False, "data": ""}
                 continue
-            data = base64.b64encode(content).decode("ascii")
-            yield {"number": number, "width": width, "height": height, "data": data}
+            data = base64.b64encode(without_folders(content)).decode("ascii")  # pages are sent to others
+            form = FORMATS[part.suffix.lower()]
+            yield {"number": number, "width": width, "height": height, "format": form, "data": data}

@@ -35,11 +35,13 @@ class PictureForm:
         format: format of files whose names have no ending, and of stdout. Otherwise the ending decides.
         quality: of JPEG and WebP files, 1 to 100.
         is_typed: whether the user typed the format, so that a name with another ending contradicts it.
+        has_typed_quality: whether the user typed the quality, so that PNG files, which have none, need a notice.
     """
 
     format: PictureFormat = "png"
     quality: int = DEFAULT_QUALITY
     is_typed: bool = False
+    has_typed_quality: bool = False
 
     @classmethod
     def of(cls, settings: OutputSettings, typed: Collection[str]) -> "PictureForm":
@@ -48,7 +50,7 @@ class PictureForm:
         Args:
             typed: names of the settings that the user typed.
         """
-        return cls(settings.format, settings.quality, "format" in typed)
+        return cls(settings.format, settings.quality, "format" in typed, "quality" in typed)
 
 
 PNG_FORM = PictureForm()

@@ -85,7 +85,7 @@ class PictureWriter:
             default: template of a file's name where `output` names none. Its ending is replaced by the form's.
             existing: numbers of pictures, from 0, that exist already and will not be written.
             form: format and quality of the files.
-            note: called with a sentence about a part of a record that a file has no room for.
+            note: called with a sentence about a part of a record that a file has no room for, and the like.
             writes: whether the pictures will be written. Otherwise only their names are chosen.
 
         Raises:
@@ -102,6 +102,7 @@ class PictureWriter:
                 raise OutputError("stdout is closed, so the picture would go nowhere", "name a file with -o")
             _require_single(count)
             require_supported(form.format)
+            _note_quality(form, form.format, note)
             return cls(None, force=force, numbered=False, form=form, note=note)
         if output == os.devnull:
             return cls(os.devnull, force=True, numbered=False)
@@ -117,6 +118,7 @@ class PictureWriter:
         if not fields:
             for index in set(range(count)).difference(existing):
                 _require_free(planned._path(index=index, count=count), force)
+        _note_quality(form, FORMATS[Path(template).suffix.lower()], note)
         if writes:
             _require_writable(fixed_folder(template))
         return planned
@@ -253,6 +255,11 @@ def save_elsewhere(image: Image.Image, record: PictureRecord | None, prompt: str
         A sentence with the file's name, or about a failure.
     """
     return _save_elsewhere(encode_png(image, record), Path(f"{slug(prompt)}.png"))
+
+
+def _note_quality(form: PictureForm, written: PictureFormat, note: Callable[[str], None] | None) -> None:
+    if form.has_typed_quality and written == "png" and note is not None:
+        note("`quality` has no effect on PNG files, which keep every pixel")
 
 
 def _require_single(count: int) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from config.settings import NotifyChoice
 from sensenova_cli.render.console import is_animated
 from sensenova_cli.render.preview.detect import is_multiplexer
-from sensenova_cli.render.progress import format_seconds
+from sensenova_cli.render.progress import ProgressView, format_seconds
 from sensenova_cli.system import first_signals
 
 LONG_SECONDS = 30.0
@@ -49,12 +49,14 @@ class RunSignals:
         self._progress = shows_progress and is_screen and takes_progress(os.environ)
         self._clock = clock
         self._shown = ""
+        self._is_running = False
 
     @contextmanager
     def run(self) -> Iterator[None]:
         """Enclose a run: show that it works, and at its end, also after an error, clear the progress. Announce the end
         of a long run, unless the user has interrupted it."""
         began = self._clock()
+        self._is_running = True
         self._show(UNKNOWN)
         end = ""
         try:
@@ -65,21 +67,39 @@ class RunSignals:
             raise
         finally:
             self._show(CLEAR)
+            self._is_running = False
             seconds = self._clock() - began
             if end and self._notify != "off" and seconds >= LONG_SECONDS:
                 _write(announcement(self._notify, f"{end} {format_seconds(seconds)}", os.environ))
 
     def progress(self, done: float, total: float) -> None:
-        """Show how much of the run is done; a total of 0 is unknown."""
+        """Show how much of a run, or of its loading, is done; a total of 0 is unknown. Outside of runs show nothing."""
         self._show(f"\x1b]9;4;1;{min(100, int(100 * done / total))}\a" if total else UNKNOWN)
 
     def _show(self, sequence: str) -> None:
-        if not self._progress or sequence == self._shown:
+        if not (self._progress and self._is_running) or sequence == self._shown:
             return
         self._shown = sequence
         # A signal may end the program at any time, without the end of the run.
         first_signals.farewell = b"" if sequence == CLEAR else CLEAR.encode()
         _write(sequence)
+
+
+class SignalledProgress:
+    """A view of loading or downloading whose progress the terminal shows outside of its text, too."""
+
+    def __init__(self, view: ProgressView, signals: RunSignals) -> None:
+        self._view = view
+        self._signals = signals
+
+    def update(self, done: int, total: int) -> None:
+        """Show the progress; `total` is 0 while it is unknown."""
+        self._view.update(done, total)
+        self._signals.progress(done, total)
+
+    def close(self) -> None:
+        """End the view."""
+        self._view.close()
 
 
 def takes_progress(environment: Mapping[str, str]) -> bool:

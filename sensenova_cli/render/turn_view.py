@@ -44,7 +44,7 @@ from sensenova_cli.render.progress import (
     format_seconds,
 )
 from sensenova_cli.render.run_progress import LiveRunSteps, PlainRunSteps, RunProgress
-from sensenova_cli.render.run_signals import RunSignals
+from sensenova_cli.render.run_signals import RunSignals, SignalledProgress
 from sensenova_cli.render.spelling import Spelling, as_flags
 from sensenova_cli.render.step_cache import cache_table
 from sensenova_cli.render.think import LiveThink, PlainThink
@@ -176,9 +176,10 @@ class TurnView:
         if not self._quiet:
             view = (LiveBytes if self._animated else PlainBytes)(self._console, printable(title))
         try:
-            yield view
+            yield SignalledProgress(view, self.signals)
         finally:
             view.close()
+            self.signals.progress(0, 0)
 
     @contextmanager
     def showing(self, request: Request) -> Iterator[None]:

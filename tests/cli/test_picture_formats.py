@@ -1,7 +1,9 @@
 """JPEG and WebP files: their records, descriptions and names, and what they have no room for."""
 
+import base64
 import hashlib
 import io
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -401,6 +403,24 @@ def test_a_note_about_a_missing_part(program: Program) -> None:
     assert "the description for other programs" in outcome.stderr
     outcome = program("info", "x.jpg")
     assert outcome.code == 1 and "x.jpg has no record" in outcome.stderr
+
+
+def test_a_quality_for_png_files_is_noted(program: Program) -> None:
+    note = "--quality has no effect on PNG files"
+    assert note in program("generate", "a cat", "--quality", "80").stderr
+    assert note not in program("generate", "a cat", "--quality", "80", "-o", "x.jpg").stderr
+    Path("sensenova.toml").write_text("quality = 80\n")
+    assert note not in program("generate", "a cat").stderr
+
+
+def test_a_page_contains_pictures_of_every_format_without_folders(program: Program, home: Path) -> None:
+    for form in FORMATS:
+        assert program("interleave", "a tale", "--html", f"{form}.html", "--format", form).code == 0
+        found = re.findall('src="data:image/([a-z]+);base64,([^"]+)"', Path(f"{form}.html").read_text())
+        assert found and all(kind == form for kind, _ in found)
+        for _, data in found:
+            content = base64.b64decode(data)
+            assert opened(content).format == form.upper() and str(home.parent).encode() not in content
 
 
 def test_descriptions_of_other_programs_are_printed(program: Program) -> None:

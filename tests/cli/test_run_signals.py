@@ -107,6 +107,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_progress_is_shown_and_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch, "off")
+    run.signals.progress(1, 2)
+    assert run.screen.getvalue() == "", "nothing is running"
     with run.signals.run():
         for done in (0, 1, 1, 2, 8):
             run.signals.progress(done, 8)

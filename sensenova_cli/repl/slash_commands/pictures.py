@@ -41,9 +41,9 @@ def use(workspace: Workspace, line: Line) -> None:
 
 @slash_command(
     "image",
-    "[N|FILE…|none]",
+    "[N|FILE…|clipboard|none]",
     more=("/image 3 other.png",),
-    first=(pictures, fixed_words({"none": "stage nothing"}), picture_files),
+    first=(pictures, fixed_words({"none": "stage nothing", "clipboard": "what was copied"}), picture_files),
     later=(pictures, picture_files),
 )
 def image(workspace: Workspace, line: Line) -> None:
