@@ -200,3 +200,59 @@ def test_a_program_that_hangs_is_not_waited_for(
     (tmp_path / "tools" / "xclip").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
     outcome = program("generate", "a cat", "--copy")
     assert outcome.code == 0 and "could not be copied" in outcome.stderr
+
+
+# Other desktops
+
+
+def fake(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def test_wayland(program: Program, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_desktop(monkeypatch)
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-1")
+    content = tmp_path / "content"
+    fake(tools, "wl-copy", f'[ "$*" = "--type image/png" ] && exec /bin/cat > {content}')
+    fake(
+        tools,
+        "wl-paste",
+        f"""case "$*" in
+          "--no-newline --list-types") echo text/html; echo image/png;;
+          "--no-newline --type image/png") exec /bin/cat {content};;
+          *) exit 1;;
+        esac""",
+    )
+    assert "copied a.png" in program("generate", "a cat", "--copy", "-o", "a.png").stderr
+    assert content.read_bytes().startswith(PNG)
+    assert program("describe", "clipboard").code == 0
+
+
+def test_macos(program: Program, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    digits = encoded("teal").hex().upper()
+    fake(
+        tools,
+        "osascript",
+        f"""case "$2" in
+          "the clipboard as «class PNGf»") echo "«data PNGf{digits}»";;
+          "set the clipboard to (read (POSIX file "*) echo "$2" > {tmp_path}/script;;
+          *) exit 1;;
+        esac""",
+    )
+    assert program("describe", "clipboard").code == 0
+    assert program.request.images[0].getpixel((0, 0)) == (0, 128, 128)
+    assert "copied a.jpg" in program("generate", "a cat", "--copy", "-o", "a.jpg").stderr
+    assert "as «class PNGf»)" in (tmp_path / "script").read_text()
+    fake(tools, "osascript", "exit 1")
+    outcome = program("describe", "clipboard")
+    assert outcome.code == 2 and "there is no picture in the clipboard" in outcome.stderr
