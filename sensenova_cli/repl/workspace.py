@@ -246,6 +246,11 @@ class Workspace:
         selected = self.session.state.selected
         self.say(f"selected: {self._name(selected.number)}" if selected else "no picture is selected")
 
+    @property
+    def columns(self) -> int:
+        """Columns of the screen; 0 if messages go to no screen."""
+        return self._console.width if self._console.is_terminal else 0
+
     def print_picture_name(self, label: str, path: Path) -> None:
         """Print a label and the name of a picture's file, as a link if the terminal has links."""
         link = Style(link=path.absolute().as_uri()) if has_links(self._console, os.environ) else Style()

@@ -230,6 +230,14 @@ def test_pictures_of_a_renamed_session_are_found(program: Program) -> None:
     assert "/sessions/birds/pictures/" in program("log", "show").stdout
 
 
+def test_a_session_lists_the_log(program: Program) -> None:
+    program("generate", "a red owl")
+    outcome = program("repl", stdin="/log\n/log RED\n/log nowhere\na cat\n/log cat\n")
+    lines = [line for line in outcome.stderr.splitlines() if "→" in line]
+    assert outcome.code == 0 and ["owl" in line for line in lines] == [True, True, False]
+    assert "no request has these words" in outcome.stderr
+
+
 def test_again_makes_the_same_request(program: Program) -> None:
     words = ["a {{red|blue}} owl", "--seed", "7", "--cfg-interval", "0.1", "0.5", "--think", "--size", "96x64"]
     first = program("generate", *words, "--no-metadata").stdout.strip()

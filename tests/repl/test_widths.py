@@ -13,7 +13,7 @@ from tests.repl.terminal import Terminal
 
 pytestmark = pytest.mark.slow
 SCREENS = Path(__file__).parent / "screens"
-ROWS = 160
+ROWS = 220
 TYPED = (
     ("a cat at dusk", "picture 1"),
     ("? which animal is this?", "It is a cat."),

@@ -11,7 +11,7 @@ from prompt_toolkit.document import Document
 from config.profiles import profile_files
 from config.settings import SESSION_SETTINGS, Settings
 from sensenova_cli.inputs.argv import PICTURE_ENDINGS
-from sensenova_cli.inputs.completion import complete_models
+from sensenova_cli.inputs.completion import complete_loras, complete_models
 from sensenova_cli.repl.slash_commands.registry import COMMANDS, Arguments, CompletionSource
 
 
@@ -32,8 +32,9 @@ def picture_files(arguments: Arguments) -> Iterator[Completion]:
 
 
 def lora_files(arguments: Arguments) -> Iterator[Completion]:
-    """Complete LoRA files and folders."""
-    return _complete_files(PathCompleter(expanduser=True, file_filter=_may_be_lora), arguments.word)
+    """Complete aliases and short names of LoRAs, files and folders."""
+    yield from matching(arguments.word, [(name, "") for name in complete_loras(arguments.word)])
+    yield from _complete_files(PathCompleter(expanduser=True, file_filter=_may_be_lora), arguments.word)
 
 
 def all_files(arguments: Arguments) -> Iterator[Completion]:
@@ -47,7 +48,7 @@ def folders(arguments: Arguments) -> Iterator[Completion]:
 
 
 def models(arguments: Arguments) -> Iterator[Completion]:
-    """Complete the demo, the official model, and the models in the Hub cache."""
+    """Complete the demo, aliases, the published models, and the models in the Hub cache."""
     return matching(arguments.word, [(name, "") for name in complete_models(arguments.word)])
 
 

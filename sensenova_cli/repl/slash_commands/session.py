@@ -1,12 +1,17 @@
-"""Slash commands about the session itself: /stats, /history, /new, /rename."""
+"""Slash commands about the session itself, and what came before: /stats, /history, /log, /new, /rename."""
 
 from model import process_timings
 from sensenova_cli.errors import UsageError
+from sensenova_cli.log.store import Log
+from sensenova_cli.render.log_list import log_lines
 from sensenova_cli.render.progress import format_bytes, format_rate
 from sensenova_cli.repl.lines import Line
 from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import AnswerTurn
+
+LOGGED = 10
+"""Entries in a list of the log."""
 
 
 @slash_command("stats")
@@ -55,6 +60,16 @@ def history(workspace: Workspace, line: Line) -> None:
             if turn.answer:
                 workspace.print_text(f"   {turn.answer}")
     workspace.say_selected()
+
+
+@slash_command("log", "[WORDS]", more=("/log red owl",))
+def log(workspace: Workspace, line: Line) -> None:
+    """List the newest requests of all sessions and commands, or search them."""
+    entries = Log(workspace.say).newest(LOGGED, line.text)
+    for each in log_lines(entries, workspace.columns):
+        workspace.print_text(each)
+    if not entries:
+        workspace.say("no request has these words" if line.text else "nothing is logged yet")
 
 
 @slash_command("new", "[NAME]", more=("/new holiday",))
