@@ -1,6 +1,7 @@
 """`sensenova mcp`: offers the model to assistants and other programs that speak MCP."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,10 @@ def mcp(
 
     from sensenova_cli.mcp.server import serve
     from sensenova_cli.mcp.worker import Worker
+    from sensenova_cli.render.turn_view import TurnView
 
+    if sys.stdin is not None and sys.stdin.isatty():
+        TurnView(quiet=False).notice("a program starts this command and talks to it here, not a person; Ctrl-D ends it")
     worker = Worker(layers, f"{output}/")
     try:
         anyio.run(serve, worker, [output, *folders])
