@@ -30,7 +30,7 @@ _INSTALL = "install wl-clipboard (Wayland) or xclip (X11)"
 def copy_png(content: bytes) -> bool:
     """Copy a PNG file to the desktop's clipboard; return False if no program can do so."""
     if sys.platform == "darwin":
-        return has_desktop() and _copy_on_a_mac(content)
+        return _copy_on_a_mac(content)
     return any(_run([*words, *arguments], content) is not None for words, arguments in _picture_writers())
 
 
@@ -47,11 +47,11 @@ def copy_text(text: str) -> bool:
     Returns:
         False if there is neither. Terminals do not say whether they have copied a text.
     """
+    encoded = text.encode(errors="backslashreplace")
     if has_desktop():
         tools = [["pbcopy"]] if sys.platform == "darwin" else [["wl-copy"], ["xclip", "-selection", "clipboard"]]
-        if any(_run(words, text.encode(errors="backslashreplace")) is not None for words in tools):
+        if any(_run(words, encoded) is not None for words in tools):
             return True
-    encoded = text.encode(errors="backslashreplace")
     if not terminal_takes_text() or len(encoded) > MAX_TERMINAL_BYTES:
         return False
     sys.stderr.write(f"\x1b]52;c;{base64.b64encode(encoded).decode()}\x07")
