@@ -45,7 +45,7 @@ class Axis:
     @property
     def labels(self) -> list[str]:
         """A label of each value for people."""
-        return [f"{self.name} = {value}" for value in self.values]
+        return [f"{self.name} = {value or 'none'}" for value in self.values]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def parse_axis(word: str, prompt: str, kind: str) -> Axis:
         _require_few(seeds.count)
         return Axis(name, tuple(str(seed) for each in seeds.ranges for seed in each), True)
     values = split_values(text)
-    if not all(values):
+    may_be_empty = is_setting and DECLARATIONS[name].default == ""  # such as `negative`
+    if not all(values) and not may_be_empty:
         raise UsageError(f"--vary {word}: a value is empty", "leave out the comma, or write the value")
     if is_setting and DECLARATIONS[name].kind in ("int", "float"):
         values = tuple(number for value in values for number in _numbers(value, word))

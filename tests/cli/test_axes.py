@@ -29,6 +29,7 @@ def values(*words: str) -> tuple[str, ...]:
         ("think=true,false", ("true", "false")),
         ("cfg_interval=0 1,0.2 0.8", ("0 1", "0.2 0.8")),
         ("aspect=16:9,1:1", ("16:9", "1:1")),
+        ("negative=,people", ("", "people")),
     ],
 )
 def test_values(word: str, found: tuple[str, ...]) -> None:
