@@ -44,6 +44,8 @@ BEST_QUALITY = 100
 """The quality at which WebP files are lossless."""
 FULL_COLOR_QUALITY = 90
 """The quality from which JPEG files store color for every pixel. Otherwise thin colored text would be blurred."""
+MAX_WEBP_SIDE = 16_383
+"""Most pixels of a side of a WebP file. JPEG files hold every picture that a model draws."""
 LOSSLESS_EFFORT = 20
 """Effort from 0 to 100 of lossless compression. More takes much longer, and saves little."""
 
@@ -72,7 +74,7 @@ def encode_picture(
         quality: from 0 to 100, for JPEG and WebP.
 
     Raises:
-        OSError, ValueError: the format cannot hold the picture: WebP has up to 16,383 pixels a side, JPEG 65,535.
+        OSError, ValueError: the format cannot hold the picture: WebP has up to `MAX_WEBP_SIDE` pixels a side.
     """
     texts: dict[str, Any] = {}
     problem, missing = None, ""

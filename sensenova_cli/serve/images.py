@@ -28,7 +28,7 @@ from model import (
 )
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
-from sensenova_cli.outputs.picture_files import FORMATS, encode_picture
+from sensenova_cli.outputs.picture_files import FORMATS, MAX_WEBP_SIDE, encode_picture
 from sensenova_cli.outputs.picture_record import FORMAT, PictureRecord
 from sensenova_cli.serve.bodies import read_json
 from sensenova_cli.serve.errors import bad_request
@@ -122,6 +122,7 @@ class ImagesApi:
         task = PictureTask(kind, Prompt(prompt, settings=given.settings), inputs)
         built = service.build(task, names=sent_names(fields))
         turn = with_previews(built, output.partial_images if output.stream else 0)
+        _require_room(output, _size_of(turn, service))
         notices = (*given.notices, *_output_notices(fields, output, turn))
         job = service.submit(turn, given.lora, notices)
         answers = _Answers(service, job, kind, output, str(request.base_url))
@@ -196,10 +197,7 @@ class _Answers:
 
     @property
     def _size(self) -> str:
-        request, trained = self._job.turn.request, self._service.card.recommended.trained_sizes
-        first = request.images[0].size if isinstance(request, EditRequest) else None
-        assert not isinstance(request, AnswerRequest)
-        return format_size(resolve_size(request.settings.size, trained, first))
+        return format_size(_size_of(self._job.turn, self._service))
 
     async def _picture(self, finished: FinishedPicture) -> dict[str, Any]:
         """Return one picture with the values that made it."""
@@ -285,6 +283,22 @@ def preview_steps(turn: Turn, count: int) -> list[int]:
 def step_comment(step: DenoisingStep) -> bytes:
     """Return a comment about a step. Clients skip it; it keeps the connection in use while a picture takes minutes."""
     return comment(f"step {step.step} of {step.steps}")
+
+
+def _size_of(turn: Turn, service: Service) -> tuple[int, int]:
+    """Return width and height of a turn's pictures."""
+    request, trained = turn.request, service.card.recommended.trained_sizes
+    first = request.images[0].size if isinstance(request, EditRequest) else None
+    assert not isinstance(request, AnswerRequest)
+    return resolve_size(request.settings.size, trained, first)
+
+
+def _require_room(output: Output, size: tuple[int, int]) -> None:
+    """Raise ApiError if the client's format cannot hold its pictures, before they are drawn."""
+    if output.format == "webp" and max(size) > MAX_WEBP_SIDE:
+        raise bad_request(
+            f'"output_format": a WebP file has up to {MAX_WEBP_SIDE:,} pixels a side', "use png", param="output_format"
+        )
 
 
 def _output_notices(fields: Mapping[str, Any], output: Output, turn: Turn) -> list[str]:

@@ -180,6 +180,12 @@ def test_file_formats(api: openai.OpenAI, kind: Any, name: str) -> None:
     assert [opened(each.b64_json).format for each in (*partial, *completed)] == [name, name]
 
 
+def test_a_picture_that_the_format_cannot_hold_is_not_drawn(served: Served, api: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="a WebP file has up to 16,383 pixels a side"):
+        api.images.generate(prompt="a cat", size="16416x96", output_format="webp")  # type: ignore[call-overload]
+    assert not served.engine.requests
+
+
 @pytest.mark.parametrize("name", ["negative", "negative_prompt"])
 def test_negative_prompt(served: Served, api: openai.OpenAI, name: str) -> None:
     answer = api.images.generate(prompt="a cat", extra_body={name: "dogs"})
