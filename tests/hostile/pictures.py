@@ -122,6 +122,13 @@ def record_input_pipe() -> Words:
 
 
 @attack("picture", 2)
+def record_input_clipboard() -> Words:
+    """Edit the picture in the user's clipboard."""
+    source = {"path": "clipboard", "sha256": "0"}
+    return picture(recorded(record("edit", inputs=[source])), "edit", "--from", "theirs.png")
+
+
+@attack("picture", 2)
 def record_sizes() -> Words:
     """Fill the memory with a picture of 10^12 pixels."""
     return picture(recorded(record(settings={"size": "1000000x1000000"})))

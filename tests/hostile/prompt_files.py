@@ -57,6 +57,13 @@ def prompts_secret_image() -> Words:
     return ["edit", "--prompt-file", "theirs.jsonl"]
 
 
+@attack("prompts", 2)
+def prompts_clipboard() -> Words:
+    """Edit the picture in the user's clipboard."""
+    prompts('{"prompt": "a", "image": "clipboard"}')
+    return ["edit", "--prompt-file", "theirs.jsonl"]
+
+
 @attack("prompts", 0)
 def prompts_name() -> Words:
     """Write outside the current folder through the words of a prompt in the file name."""
