@@ -3,6 +3,8 @@
 Several processes write it at once. SQLite's own lock orders them, and each waits for a limited time.
 """
 
+import errno
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +31,8 @@ LOG_FOLDER = "log"
 LOG_FILE = "log.sqlite"
 PATIENCE = 1.0
 """Seconds to wait for other processes that write the log."""
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of opening a file that may still be readable."""
 APPLICATION_ID = 0x53554C47
 """Number in the database's header, by which a database of another program is recognized."""
 VERSION = 1
@@ -203,9 +207,7 @@ class Log:
         opened: os.stat_result | None = None
         for is_last in (False, True):
             try:
-                make_private_folder(self.file.parent)
-                with suppress(PermissionError):  # a log on a read-only disk can still be read
-                    os.close(open_private(self.file))
+                self._create()
                 opened = self.file.stat()
                 with _connected(self.file, patience) as database:
                     _require_own(database)
@@ -215,27 +217,52 @@ class Log:
                     raise _explained(self.file, error) from None
                 self._move_aside(opened)
             except OSError as error:
-                raise LogError(
-                    f"the log {show_path(self.file)} cannot be used: {error.strerror or error}",
-                    "check the folder's permissions, or set SENSENOVA_DATA_DIR to another one",
-                ) from None
+                raise _unusable(self.file, error) from None
         raise AssertionError("the loop returns or raises")
+
+    def _create(self) -> None:
+        """Create the file for this user alone, and refuse a link. A log on a read-only disk can still be read."""
+        make_private_folder(self.file.parent)
+        try:
+            os.close(open_private(self.file))
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
 
     def _move_aside(self, opened: os.stat_result | None) -> None:
         """Rename the damaged database, unless another process has just done so."""
         from filelock import FileLock  # needed only here
 
-        with FileLock(self.file.with_suffix(".lock"), timeout=PATIENCE, mode=FILE_MODE):
-            if opened is None or not os.path.samestat(opened, self.file.stat()):
-                return
-            time = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-            names = (f"{self.file.stem}-damaged-{time}{end}{self.file.suffix}" for end in ("", *map(str, range(2, 99))))
-            aside = next(path for name in names if not (path := self.file.with_name(name)).exists())
-            # The journal first: SQLite would apply it to the new database.
-            with suppress(FileNotFoundError):
-                self.file.with_name(f"{self.file.name}-journal").rename(aside.with_name(f"{aside.name}-journal"))
-            self.file.rename(aside)
-        self._on_notice(f"the log was damaged: it is now {show_path(aside)}, and a new log begins")
+        try:
+            with FileLock(self.file.with_suffix(".lock"), timeout=PATIENCE, mode=FILE_MODE):
+                aside = self._rename(opened)
+        except OSError as error:
+            raise _unusable(self.file, error) from None
+        if aside is not None:
+            self._on_notice(f"the log was damaged: it is now {show_path(aside)}, and a new log begins")
+
+    def _rename(self, opened: os.stat_result | None) -> Path | None:
+        """Rename the database that was opened; return its new name, or None if it is gone."""
+        if opened is None or not self.file.exists() or not os.path.samestat(opened, self.file.stat()):
+            return None
+        start = f"{self.file.stem}-damaged-{datetime.now():%Y-%m-%d-%H%M%S}"
+        names = (
+            f"{start}{end}{self.file.suffix}"
+            for end in itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        )
+        aside = next(path for name in names if not (path := self.file.with_name(name)).exists())
+        # The journal first: SQLite would apply it to the new database.
+        with suppress(FileNotFoundError):
+            self.file.with_name(f"{self.file.name}-journal").rename(aside.with_name(f"{aside.name}-journal"))
+        self.file.rename(aside)
+        return aside
+
+
+def _unusable(file: Path, error: OSError) -> LogError:
+    return LogError(
+        f"the log {show_path(file)} cannot be used: {error.strerror or error}",
+        "check the folder's permissions, or set SENSENOVA_DATA_DIR to another one",
+    )
 
 
 @contextmanager
@@ -244,7 +271,7 @@ def _connected(file: Path, patience: float) -> "Iterator[sqlite3.Connection]":
 
     target = str(file)
     if not os.access(file, os.W_OK) or not os.access(file.parent, os.W_OK):
-        target = f"{file.as_uri()}?mode=ro"
+        target = f"{file.absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(target, timeout=patience, isolation_level=None, uri=target != str(file))) as database:
         database.row_factory = sqlite3.Row
         database.execute("PRAGMA synchronous = NORMAL")
@@ -255,9 +282,11 @@ def _require_own(database: "sqlite3.Connection") -> None:
     """Raise LogError for a log of a newer version, and a sqlite3 error for a database that is not a log."""
     import sqlite3
 
+    database.execute("BEGIN")  # so that no other process writes between these reads
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    database.execute("COMMIT")
     if application == APPLICATION_ID and version > VERSION:
         raise LogError("the log was written by a newer version of sensenova", "update sensenova, or use --no-log")
     if tables and application != APPLICATION_ID:

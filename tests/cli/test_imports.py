@@ -12,7 +12,7 @@ from PIL import Image
 from sensenova_cli.commands import COMMANDS
 from tests.cli.harness import REPOSITORY
 
-LIBRARY = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "model.engine")
+LIBRARY = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "model.engine", "sqlite3")
 PICTURES = ("PIL.Image",)
 SETTINGS = ("config.settings", "config.recommended", "config.sources")
 RICH = ("rich.console", "rich.table", "rich.markdown", "markdown_it")
@@ -116,6 +116,12 @@ def test_dry_runs_import_no_pytorch(words: tuple[str, ...], tmp_path: Path) -> N
         (("profile", "list"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
         (("profile", "show", "draft"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
         (("profile", "path", "draft"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
+        (("log",), 0, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY)),
+        (("log", "rm", "1", "-y"), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY)),
+        (("config", "get"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
+        (("config", "set", "seed", "1"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
+        (("models", "alias"), 0, (*LIBRARY, *PICTURES, *SHOWN_RARELY)),
+        (("models", "list"), 0, ("torch", "tokenizers", "jinja2", "rich.markdown", "pygments")),
         (("sessions", "list"), 0, ("torch", "numpy", "tokenizers", "huggingface_hub", *SHOWN_RARELY)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

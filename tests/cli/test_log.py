@@ -375,6 +375,29 @@ def test_a_log_that_was_damaged_in_the_middle_is_moved_aside(program: Program) -
     assert program("chat", "hello").code == 0 and len(listed(program)) == 1
 
 
+def test_a_damaged_log_that_cannot_be_renamed_loses_no_picture(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(log: Log, opened: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    log_file().parent.mkdir(parents=True)
+    log_file().write_bytes(b"damaged" * 100)
+    monkeypatch.setattr(Log, "_rename", refuse)
+    outcome = program("generate", "a cat")
+    assert outcome.code == 0 and Path(outcome.stdout.strip()).is_file()
+    assert "not logged: the log" in outcome.stderr and log_file().read_bytes() == b"damaged" * 100
+    assert program("log").code == 1
+
+
+def test_a_second_damaged_log_gets_another_name(program: Program) -> None:
+    for _ in range(3):
+        log_file().parent.mkdir(parents=True, exist_ok=True)
+        log_file().write_bytes(b"damaged" * 100)
+        assert program("chat", "hello").code == 0
+    assert len(list(log_file().parent.glob("log-damaged-*.sqlite"))) == 3
+
+
 def test_a_database_of_another_program_is_moved_aside(program: Program) -> None:
     log_file().parent.mkdir(parents=True)
     with closing(sqlite3.connect(log_file())) as database:
