@@ -1,5 +1,6 @@
 """`sensenova grid`: a sheet of pictures that differ in one or two things."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from sensenova_cli.inputs.axes import MAX_CELLS, plan_grid
 from sensenova_cli.inputs.expansion import take_seeds
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
+    DESKTOP_OPTIONS,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
@@ -38,6 +40,7 @@ OF_FILES = ("format", "quality", "preview")
     *(name for name in OUTPUT_OPTIONS if name != "output"),
     "sheet",
     "force",
+    *DESKTOP_OPTIONS,
     "skip_existing",
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
@@ -140,6 +143,7 @@ def _sheet_of_files(flags: Flags, prompt: str | None) -> None:
     output = flags.layers().output
     path = sheet_path(output, flags.sheet, "")
     file = SheetFile.prepare(path, force=flags.force, form=PictureForm.of(output, flags.settings))
+    show_on_desktop = _desktop_actions(flags)
     pictures, notes = read_pictures(flags.files)
     sheet = arrange(pictures)
     image = draw_sheet(sheet)
@@ -148,9 +152,26 @@ def _sheet_of_files(flags: Flags, prompt: str | None) -> None:
         print_note(stderr_console(), note)
     if flags.json:
         print_json({"task": "grid", "path": str(written), "pictures": list(flags.files)})
-        return
-    print(for_terminal(written), flush=True)
-    show_sheet("off" if flags.quiet else output.preview, sheet, image)
+    else:
+        print(for_terminal(written), flush=True)
+        show_sheet("off" if flags.quiet else output.preview, sheet, image)
+    show_on_desktop(written)
+
+
+def _desktop_actions(flags: Flags) -> Callable[[Path], None]:
+    """Return a function that opens or copies a sheet as the user asks; errors as for `DesktopActions`."""
+    if not (flags.open or flags.copy):
+        return lambda written: None
+    from sensenova_cli.render.turn_view import TurnView  # imports the display of progress, which other sheets lack
+    from sensenova_cli.turns.desktop_actions import DesktopActions
+
+    desktop = DesktopActions(flags, None)
+
+    def show(written: Path) -> None:
+        desktop.files.append(written)
+        desktop.run(TurnView(quiet=flags.quiet))
+
+    return show
 
 
 def _replay(flags: Flags) -> "Replay | None":

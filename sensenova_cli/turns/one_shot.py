@@ -74,6 +74,7 @@ def make_pictures(
     output = layers.output
     _require_one_use_of_stdout(output, flags, names)
     prints_json = flags.json or flags.events
+    is_sheet = sheet is not None and sheet.is_result
     view = TurnView(
         quiet=flags.quiet,
         show_think=not (output.hide_think or output.print_think),
@@ -81,10 +82,10 @@ def make_pictures(
         preview="off" if prints_json else output.preview,
         cache_summary=output.enable_cache_dit_summary,
         notify=output.notify,
-        with_pictures=sheet is None or not sheet.replaces_previews,
+        with_pictures=not is_sheet,
     )
     if sheet is not None:
-        sheet.prepare()
+        sheet.prepare(writes=not flags.dry_run)
     tell_drawn_seed(view, flags)
     source = ModelOnDemand(layers.load)
     desktop = DesktopActions(flags, output.output if names is None else None)
@@ -111,13 +112,13 @@ def make_pictures(
         )
 
     def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
-        desktop.require_possible(batch.count)
+        desktop.require_possible(1 if is_sheet else batch.count)
         writer = open_writer(writes=True)
         report = json_report(source, timings=flags.timings) if flags.json else print_path
 
         def count_and_report(picture: Picture, path: Path | None, turn: Turn, seconds: float) -> None:
             batch.done += 1
-            if path is not None:
+            if path is not None and not is_sheet:
                 desktop.files.append(path)
             if sheet is not None:
                 sheet.add(turn.first_index + picture.index, picture.image, path)
@@ -138,7 +139,8 @@ def make_pictures(
     if flags.dry_run:
         return
     if sheet is not None:
-        sheet.finish(batch.counts, batch.existing, view)
+        written = sheet.finish(batch.counts, batch.existing, view)
+        desktop.files += [written] if is_sheet else []
     finish()
     desktop.run(view)
     _show_timings(view, flags)

@@ -58,10 +58,10 @@ class RunSheet:
         longest: longest side in pixels of a picture on the sheet.
 
     Attributes:
-        replaces_previews: whether the terminal shows the sheet instead of each picture.
+        is_result: whether the terminal and the desktop show the sheet instead of the pictures.
     """
 
-    replaces_previews = False
+    is_result = False
 
     def __init__(self, path: str, *, columns: int, rows: int, longest: int, form: PictureForm, force: bool) -> None:
         self._path = path
@@ -72,9 +72,9 @@ class RunSheet:
         self._images: dict[int, Image.Image] = {}
         self._files: dict[int, Path] = {}
 
-    def prepare(self) -> None:
-        """Check that the file can be written; errors as for `SheetFile.prepare`."""
-        self._file = SheetFile.prepare(self._path, force=self._force, form=self._form)
+    def prepare(self, *, writes: bool) -> None:
+        """Check the file's name, and if the sheet will be written, its folder; errors as for `SheetFile.prepare`."""
+        self._file = SheetFile.prepare(self._path, force=self._force, form=self._form, writes=writes)
 
     def add(self, number: int, image: Image.Image, path: Path | None) -> None:
         """Take a picture of the run and its file. Only a small copy is kept in memory.
@@ -86,8 +86,8 @@ class RunSheet:
         if path is not None:
             self._files[number] = path
 
-    def finish(self, counts: Sequence[int], existing: Mapping[int, Path], view: "TurnView") -> None:
-        """Write the sheet and report its file.
+    def finish(self, counts: Sequence[int], existing: Mapping[int, Path], view: "TurnView") -> Path:
+        """Write the sheet, report its file, and return it.
 
         Args:
             counts: number of pictures of each item of the run.
@@ -104,6 +104,7 @@ class RunSheet:
         if notice := font_notice(sheet):
             view.notice(notice)
         self._show(sheet, image, written)
+        return written
 
     def _sheet(self, counts: Sequence[int]) -> Sheet:
         """Return the content of the sheet."""
@@ -122,7 +123,7 @@ class GridSheet(RunSheet):
         preview: how the terminal shows the sheet.
     """
 
-    replaces_previews = True
+    is_result = True
 
     def __init__(
         self, path: str, grid: Grid, *, form: PictureForm, force: bool, report: Report, preview: PreviewChoice

@@ -26,8 +26,11 @@ class SheetFile:
         """The file's name as it was given."""
 
     @classmethod
-    def prepare(cls, path: str, *, force: bool, form: PictureForm = PNG_FORM) -> "SheetFile":
+    def prepare(cls, path: str, *, force: bool, form: PictureForm = PNG_FORM, writes: bool = True) -> "SheetFile":
         """Check that a sheet can be written to a picture file.
+
+        Args:
+            writes: whether it will be written. Otherwise only its name is checked.
 
         Raises:
             OutputError: the name has fields or is standard output, or as for `PictureWriter.prepare`.
@@ -39,7 +42,7 @@ class SheetFile:
         if Path(path).suffix.lower() not in FORMATS or path.endswith("/"):
             name = Path(path).with_suffix(".png") if path.strip("./") else "sheet.png"
             raise OutputError(f"{path} does not end in {join_or(list(FORMATS))}", f"name it {name}")
-        return cls(PictureWriter.prepare(path, force=force, stdout_is_terminal=False, form=form), path)
+        return cls(PictureWriter.prepare(path, force=force, stdout_is_terminal=False, form=form, writes=writes), path)
 
     def write(self, sheet: Sheet, longest: int) -> Path:
         """Draw a sheet and write it; errors as for `PictureWriter.write`.

@@ -9,8 +9,10 @@ from PIL import Image
 
 from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.render.sheet import BACKGROUND
+from tests.cli.desktop import Desktop
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import Program
+from tests.cli.test_desktop import opened
 
 GRID = ("grid", "a cat", "--vary", "cfg_scale=2,4,6", "--vary", "seed=1..4", "-o", "grid.png")
 
@@ -209,6 +211,16 @@ def test_pictures_without_a_record_are_labelled_by_their_names(program: Program)
     assert (outcome.code, outcome.stdout) == (0, "grid.png\n")
     assert "2 pictures have no record" in outcome.stderr
     assert "2 pictures have no record" not in program("grid", "--files", "a.png", "b.jpg", "-f", "-q").stderr
+
+
+def test_the_sheet_is_opened_and_copied(
+    program: Program, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desktop = Desktop.start(tmp_path, monkeypatch)
+    assert program(*GRID, "--open").code == 0
+    assert opened(desktop) == [str(home / "grid.png")]
+    assert program("grid", "--files", "grid-01-cfg-scale-2-seed-1.png", "-o", "one.png", "--copy").code == 0
+    assert desktop.copied() == Path("one.png").read_bytes()
 
 
 def test_a_text_that_no_font_has_is_said(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
