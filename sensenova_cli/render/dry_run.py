@@ -71,6 +71,7 @@ class PlannedRun:
         inputs: the input pictures, as the user named them.
         existing: number of pictures that exist already and would be skipped.
         estimate: None for answers, whose length only the model knows.
+        sheet: the file of a sheet with all pictures; empty for none.
     """
 
     task: str
@@ -81,6 +82,7 @@ class PlannedRun:
     inputs: Sequence[str] = ()
     existing: int = 0
     estimate: Estimate | None = None
+    sheet: str = ""
 
     @property
     def notes(self) -> list[str]:
@@ -144,6 +146,7 @@ def print_plan_json(run: PlannedRun) -> None:
                 "from_another_size": estimate.is_scaled,
             },
             "notes": run.notes,
+            **({"sheet": run.sheet} if run.sheet else {}),
         }
     )  # fmt: skip
 
@@ -158,6 +161,8 @@ def _shared(run: PlannedRun) -> Iterator[tuple[str, str]]:
         yield "would make", "an answer"
     else:
         yield "would make", f"{count_of(count, 'picture')}{existing}"
+    if run.sheet:
+        yield "sheet", run.sheet
     yield "model", run.model if run.is_here else f"{run.model}, which would be downloaded first"
     if run.loaded:
         yield "loaded with", ", ".join(f"{name} {value}" for name, value in run.loaded.items())

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,9 +107,10 @@ def make_pictures(
 
     def plan(turns: Sequence[Turn], card: Card) -> PlannedRun:
         counts = {"count": batch.count, "existing": len(batch.existing)}
-        return plan_pictures(
+        planned = plan_pictures(
             tasks[0].kind, turns, card, source, open_writer(writes=False), first_index=first_index, **counts
         )
+        return planned if sheet is None else replace(planned, sheet=sheet.path)
 
     def open_sinks(turns: Sequence[Turn]) -> list[Sink]:
         desktop.require_possible(1 if is_sheet else batch.count)

@@ -58,13 +58,14 @@ class RunSheet:
         longest: longest side in pixels of a picture on the sheet.
 
     Attributes:
+        path: the name of its file.
         is_result: whether the terminal and the desktop show the sheet instead of the pictures.
     """
 
     is_result = False
 
     def __init__(self, path: str, *, columns: int, rows: int, longest: int, form: PictureForm, force: bool) -> None:
-        self._path = path
+        self.path = path
         self._form = form
         self._force = force
         self._longest = longest
@@ -74,7 +75,7 @@ class RunSheet:
 
     def prepare(self, *, writes: bool) -> None:
         """Check the file's name, and if the sheet will be written, its folder; errors as for `SheetFile.prepare`."""
-        self._file = SheetFile.prepare(self._path, force=self._force, form=self._form, writes=writes)
+        self._file = SheetFile.prepare(self.path, force=self._force, form=self._form, writes=writes)
 
     def add(self, number: int, image: Image.Image, path: Path | None) -> None:
         """Take a picture of the run and its file. Only a small copy is kept in memory.

@@ -120,6 +120,8 @@ def test_json_has_a_line_for_each_picture_and_one_for_the_sheet(program: Program
 def test_a_dry_run_writes_nothing(program: Program, home: Path) -> None:
     outcome = program(*GRID, "--dry-run")
     assert outcome.code == 0 and "grid-12-cfg-scale-6-seed-4.png" in outcome.stdout
+    assert ["sheet", "grid.png"] in [line.split() for line in outcome.stdout.splitlines()]
+    assert json.loads(program(*GRID, "--dry-run", "--json").stdout)["sheet"] == "grid.png"
     assert list(home.iterdir()) == [] and program.engines == []
 
 
