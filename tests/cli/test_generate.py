@@ -151,7 +151,8 @@ def test_objects_on_standard_input_are_a_prompt_file_of_objects(program: Program
 def test_every_option_reaches_the_engine(program: Program) -> None:
     words = (
         "--size 96x64 --seed 3 -n 2 --num-steps 9 --cfg-scale 5 --cfg-norm global --cfg-interval 0.1 0.9 "
-        "--negative dogs --timestep-shift 2 --t-eps 0.05 --think --max-think-tokens 3 --noise cpu --cache fast --cache-threshold 0.2 "
+        "--negative dogs --timestep-shift 2 --t-eps 0.05 --think --max-think-tokens 3 --noise cpu "
+        "--cache fast --cache-threshold 0.2 "
         "--cache-warmup-steps 1 --cache-longest-run 2 --cache-first-layers 3 --cache-last-layers 4 "
         "--cache-taylor-order 0"
     )
