@@ -20,7 +20,7 @@ MOST_NUMBERS = 2
 
 @slash_command(
     "compare",
-    "[N [M]] [FILE] [-f]",
+    "[N] [M] [FILE] [-f]",
     aliases=("before-after",),
     more=(
         "/compare shows the selected picture beside the one that it was made from",
