@@ -75,6 +75,7 @@ def arrange(pictures: Sequence[FilePicture]) -> Sheet:
     order = list(range(len(pictures)))
     if len(names) == 1 and (values := _sorted(differing[names[0]])):
         order.sort(key=lambda index: values.index(differing[names[0]][index]))
+    names.sort(key=lambda name: name == "prompt")  # a long prompt would hide what is below it
     captions = [_caption(names, shown, index, pictures[index].name) for index in order]
     return wrapped([pictures[index].image for index in order], captions, title)
 
@@ -106,6 +107,8 @@ def _two_axes(
 
 
 def _caption(names: Sequence[str], shown: dict[str, list[str]], index: int, file: str) -> str:
+    if list(names) == ["prompt"]:
+        return shown["prompt"][index]
     values = [f"{name} = {shown[name][index]}" for name in names[:MOST_NAMED]]
     return values[0] if len(names) == 1 else "\n".join([file, *values])
 

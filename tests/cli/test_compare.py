@@ -79,6 +79,12 @@ def test_the_differing_settings_and_the_likeness_are_printed(program: Program, p
     ]
 
 
+def test_a_prompt_does_not_control_the_terminal(program: Program, pair: tuple[str, str]) -> None:
+    program("generate", "a \x1b[31mcat\x1b]0;title\x07", "-o", "odd.png")
+    outcome = program("compare", "a.png", "odd.png", "-o", "both.png")
+    assert outcome.code == 0 and "prompt" in outcome.stdout and "\x1b" not in outcome.stdout + outcome.stderr
+
+
 def test_json(program: Program, pair: tuple[str, str]) -> None:
     result = json.loads(program("compare", *pair, "--json").stdout)
     assert result["settings"] == {"seed": [7, 9], "cfg_scale": [4.0, 2.0]}
