@@ -58,11 +58,15 @@ def log(
             "-q",
             help="Only entries with these words in the prompt, the answer or a file's path, in any case.",
             metavar="WORDS",
+            rich_help_panel="Input",
             show_default=False,
         ),
     ] = "",
     count: Annotated[
-        int, typer.Option("--count", "-n", help="Number of entries; 0 for all.", metavar="N", min=0)
+        int,
+        typer.Option(
+            "--count", "-n", help="Number of entries; 0 for all.", metavar="N", min=0, rich_help_panel="Input"
+        ),
     ] = SHOWN,
 ) -> None:
     """List earlier requests, the newest first: prompts, settings and where the files are.

@@ -68,7 +68,7 @@ def list_models(flags: Flags) -> None:
 
 
 @app.command()
-@with_options("yes", "quiet", "debug", "no_color")
+@with_options("quiet", "debug", "no_color")
 def pull(
     flags: Flags,
     names: Annotated[
@@ -80,6 +80,7 @@ def pull(
             autocompletion=complete_models,
         ),
     ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.", metavar=" ")] = False,
 ) -> None:
     """Download models, and print their folders. An interrupted download continues.
 
@@ -99,6 +100,7 @@ def pull(
     from sensenova_cli.turns.model_source import download_notice
 
     view, load = TurnView(quiet=flags.quiet), flags.layers().load
+    load = load.model_copy(update={"yes": yes or load.yes})
     for name in names:
         target = full_name(name)
         fetched = 0
@@ -375,7 +377,9 @@ def _settings(model: "ListedModel") -> str:
 
 
 def _state(model: "ListedModel") -> str:
+    from config.model_names import HUB_IDS, LORAS
+
     state = "not here" if model.state == "missing" and not Path(model.target).is_absolute() else model.state
     verified = f", verified {model.verified}" if model.verified else ""
-    is_published = model.about_bytes or model.name == model.target
-    return f"{state}{verified}" + ("" if is_published else f" → {model.target}")
+    is_known = model.name in HUB_IDS or model.name in LORAS or model.name == model.target
+    return f"{state}{verified}" + ("" if is_known else f" → {model.target}")
