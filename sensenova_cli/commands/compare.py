@@ -42,18 +42,15 @@ def compare(
     from sensenova_cli.render.json import print_json
     from sensenova_cli.render.preview import HALF, Preview
     from sensenova_cli.system.unicode import for_terminal
-    from sensenova_cli.turns.sheet_files import SheetFile, font_notice
+    from sensenova_cli.turns.sheet_files import SheetFile
 
     console = stderr_console()
     preview = Preview.choose(console, _preview_setting(flags), part=HALF)
     comparison = compare_pictures(read_compared(one), read_compared(other))
-    file = None if output is None else SheetFile.prepare(output, force=flags.force)
+    notes = list(comparison.notes)
+    file = None if output is None else SheetFile.prepare(output, notes.append, force=flags.force)
     preview.show_several([comparison.one.image, comparison.other.image])
-    written, notes = None, list(comparison.notes)
-    if file is not None:
-        sheet = comparison_sheet(comparison)
-        written = file.write(sheet, SHEET_TILE)
-        notes += [notice] if (notice := font_notice(sheet)) else []
+    written = None if file is None else file.write(comparison_sheet(comparison), SHEET_TILE)[0]
     if flags.json:
         print_json({**comparison.as_json(), "notes": notes, "path": None if written is None else str(written)})
         return

@@ -135,20 +135,19 @@ def _sheet_of_files(flags: Flags, prompt: str | None) -> None:
     from sensenova_cli.outputs.picture_names import PictureForm
     from sensenova_cli.render.console import print_note, stderr_console
     from sensenova_cli.render.json import print_json
-    from sensenova_cli.render.sheet import draw_sheet
     from sensenova_cli.system.unicode import for_terminal
     from sensenova_cli.turns.run_sheets import show_sheet
-    from sensenova_cli.turns.sheet_files import SheetFile, font_notice, sheet_path
+    from sensenova_cli.turns.sheet_files import SheetFile, sheet_path
 
     output = flags.layers().output
     path = sheet_path(output, flags.sheet, "")
-    file = SheetFile.prepare(path, force=flags.force, form=PictureForm.of(output, flags.settings))
+    notes: list[str] = []
+    file = SheetFile.prepare(path, notes.append, force=flags.force, form=PictureForm.of(output, flags.settings))
     show_on_desktop = _desktop_actions(flags)
-    pictures, notes = read_pictures(flags.files)
+    pictures, problems = read_pictures(flags.files)
     sheet = arrange(pictures)
-    image = draw_sheet(sheet)
-    written = file.write_image(image)
-    for note in [] if flags.quiet else [*notes, *filter(None, [font_notice(sheet)])]:
+    written, image = file.write(sheet)
+    for note in [] if flags.quiet else [*problems, *notes]:
         print_note(stderr_console(), note)
     if flags.json:
         print_json({"task": "grid", "path": str(written), "pictures": list(flags.files)})

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from config.declarations import DECLARATIONS, IMAGE, LOAD
+from config.errors import SettingsError
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.expansion import NAME, expand_prompts, parse_seeds, split_values, uses_variable
 from sensenova_cli.inputs.prompts import Prompt
@@ -212,8 +213,6 @@ def _checked(axis: Axis) -> tuple[Any, ...]:
         culprit=lambda name: f"--vary {name}: ",
     )
     values, problems = [], []
-    from config.errors import SettingsError
-
     for value in axis.values:
         try:
             values.append(check_values({axis.name: value}, notation)[axis.name])

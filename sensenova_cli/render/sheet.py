@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from sensenova_cli.render.fonts import Font, choose_font, missing_characters
+from sensenova_cli.render.fonts import Font, choose_font
 from sensenova_cli.system.unicode import printable, valid_unicode
 
 MAX_TILE = 512
@@ -93,6 +93,9 @@ def draw_sheet(sheet: Sheet, longest: int = MAX_TILE) -> Image.Image:
     Pictures keep their pixels if they fit. Larger ones are scaled down, and small ones are enlarged by a whole number,
     so that labels have room. Text is wrapped; its size follows that of the tiles.
 
+    Args:
+        longest: longest side of a picture on the sheet in pixels.
+
     Returns:
         An RGB picture.
     """
@@ -151,11 +154,6 @@ def draw_sheet(sheet: Sheet, longest: int = MAX_TILE) -> Image.Image:
                 draw.rectangle((*corner, corner[0] + tile[0] - 1, corner[1] + tile[1] - 1), fill=EMPTY)
         y += heights[row] + gap
     return picture
-
-
-def unreadable(sheet: Sheet) -> str:
-    """Return the characters of a sheet's text that no font here has; they appear as boxes."""
-    return missing_characters(sheet.text)
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:

@@ -85,7 +85,7 @@ def make_pictures(
         with_pictures=not is_sheet,
     )
     if sheet is not None:
-        sheet.prepare(writes=not flags.dry_run)
+        sheet.prepare(view.notice, writes=not flags.dry_run)
     tell_drawn_seed(view, flags)
     source = ModelOnDemand(layers.load)
     desktop = DesktopActions(flags, output.output if names is None else None)
@@ -140,7 +140,7 @@ def make_pictures(
     if flags.dry_run:
         return
     if sheet is not None:
-        written = sheet.finish(batch.counts, batch.existing, view)
+        written = sheet.finish(batch.counts, batch.existing)
         desktop.files += [written] if is_sheet else []
     finish()
     desktop.run(view)

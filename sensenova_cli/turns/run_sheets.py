@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -18,12 +17,11 @@ from sensenova_cli.render.json import print_json
 from sensenova_cli.render.preview import Preview
 from sensenova_cli.render.sheet import Sheet, draw_sheet, shrunk, tile_side, wrapped
 from sensenova_cli.system.unicode import for_terminal
-from sensenova_cli.turns.sheet_files import SheetFile, font_notice
+from sensenova_cli.turns.sheet_files import Note, SheetFile
 from sensenova_cli.turns.tasks import PictureTask
 
-if TYPE_CHECKING:
-    from sensenova_cli.render.turn_view import TurnView
-
+MAX_EDITS = 100
+"""Most rows of a sheet with edits: with more, the pictures would be too small to see."""
 GRID_TILE = 512
 PAIR_TILE = 1024
 """Longest side in pixels of a picture on a grid, and beside its input."""
@@ -73,9 +71,10 @@ class RunSheet:
         self._images: dict[int, Image.Image] = {}
         self._files: dict[int, Path] = {}
 
-    def prepare(self, *, writes: bool) -> None:
-        """Check the file's name, and if the sheet will be written, its folder; errors as for `SheetFile.prepare`."""
-        self._file = SheetFile.prepare(self.path, force=self._force, form=self._form, writes=writes)
+    def prepare(self, note: Note, *, writes: bool) -> None:
+        """Check the file's name, and if the sheet will be written, its folder; arguments and errors as for
+        `SheetFile.prepare`."""
+        self._file = SheetFile.prepare(self.path, note, force=self._force, form=self._form, writes=writes)
 
     def add(self, number: int, image: Image.Image, path: Path | None) -> None:
         """Take a picture of the run and its file. Only a small copy is kept in memory.
@@ -87,7 +86,7 @@ class RunSheet:
         if path is not None:
             self._files[number] = path
 
-    def finish(self, counts: Sequence[int], existing: Mapping[int, Path], view: "TurnView") -> Path:
+    def finish(self, counts: Sequence[int], existing: Mapping[int, Path]) -> Path:
         """Write the sheet, report its file, and return it.
 
         Args:
@@ -100,10 +99,7 @@ class RunSheet:
         for number, path in existing.items():
             self.add(number, read_picture(path), path)
         sheet = self._sheet(counts)
-        image = draw_sheet(sheet, self._longest)
-        written = self._file.write_image(image)
-        if notice := font_notice(sheet):
-            view.notice(notice)
+        written, image = self._file.write(sheet, self._longest)
         self._show(sheet, image, written)
         return written
 
@@ -183,9 +179,14 @@ class BeforeAfterSheet(RunSheet):
         """Return the sheet that `--before-after` asks for.
 
         Raises:
-            UsageError: the pictures would have the same file, or there are no pictures to show before.
+            UsageError: the pictures would have the same file, there are no pictures to show before, or too many edits.
         """
         assert flags.before_after is not None
+        if len(tasks) > MAX_EDITS:
+            raise UsageError(
+                f"a sheet of {len(tasks):,} edits is too large",
+                f"make at most {MAX_EDITS}, or leave --before-after out",
+            )
         if output.output is not None and Path(output.output) == Path(flags.before_after):
             raise UsageError(f"-o and --before-after both name {flags.before_after}", "give the sheet another name")
         if not any(task.inputs for task in tasks):
@@ -228,10 +229,11 @@ def show_sheet(
     if preview.method != "blocks":
         preview.show(image)
         return
-    preview.show(draw_sheet(Sheet(sheet.rows)))
-    for name, axis in (("columns", columns), ("rows", down)):
+    without_text = Sheet(sheet.rows, captions=[[""] * len(row) for row in sheet.rows])
+    preview.show(draw_sheet(without_text))
+    for name, axis in (("columns: " if down else "", columns), ("rows: ", down)):
         if axis is not None:
-            console.print(f"{name}: {axis.name} = {', '.join(axis.values)}", style="dim", markup=False)
+            console.print(f"{name}{axis.name} = {', '.join(axis.values)}", style="dim", markup=False)
 
 
 def _axis_json(axis: Axis) -> dict[str, object]:

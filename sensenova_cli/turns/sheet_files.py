@@ -1,5 +1,6 @@
 """Files of sheets: their name is checked before anything runs, and they are written whole or not at all."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -10,27 +11,31 @@ from sensenova_cli.errors import OutputError
 from sensenova_cli.outputs.picture_files import FORMATS
 from sensenova_cli.outputs.picture_names import DEFAULT_ENDINGS, PNG_FORM, PictureForm, slug
 from sensenova_cli.outputs.picture_writer import PictureWriter
-from sensenova_cli.render.sheet import Sheet, draw_sheet, unreadable
+from sensenova_cli.render.fonts import missing_characters
+from sensenova_cli.render.sheet import MAX_TILE, Sheet, draw_sheet
 from sensenova_cli.system.streams import STDIN
 
+Note = Callable[[str], None]
 MOST_SHOWN = 20
-"""Most characters without a sign in any font that a notice lists."""
+"""Most characters that a note about fonts lists."""
 
 
 class SheetFile:
     """A file for one sheet. `prepare` makes it."""
 
-    def __init__(self, writer: PictureWriter, path: str) -> None:
+    def __init__(self, writer: PictureWriter, note: Note) -> None:
         self._writer = writer
-        self.path = path
-        """The file's name as it was given."""
+        self._note = note
 
     @classmethod
-    def prepare(cls, path: str, *, force: bool, form: PictureForm = PNG_FORM, writes: bool = True) -> "SheetFile":
+    def prepare(
+        cls, path: str, note: Note, *, force: bool, form: PictureForm = PNG_FORM, writes: bool = True
+    ) -> "SheetFile":
         """Check that a sheet can be written to a picture file.
 
         Args:
-            writes: whether it will be written. Otherwise only its name is checked.
+            note: called with a sentence about a text or a size that the file cannot show.
+            writes: whether the sheet will be written. Otherwise only its name is checked.
 
         Raises:
             OutputError: the name has fields or is standard output, or as for `PictureWriter.prepare`.
@@ -42,21 +47,25 @@ class SheetFile:
         if Path(path).suffix.lower() not in FORMATS or path.endswith("/"):
             name = Path(path).with_suffix(".png") if path.strip("./") else "sheet.png"
             raise OutputError(f"{path} does not end in {join_or(list(FORMATS))}", f"name it {name}")
-        return cls(PictureWriter.prepare(path, force=force, stdout_is_terminal=False, form=form, writes=writes), path)
+        writer = PictureWriter.prepare(path, force=force, stdout_is_terminal=False, form=form, note=note, writes=writes)
+        return cls(writer, note)
 
-    def write(self, sheet: Sheet, longest: int) -> Path:
-        """Draw a sheet and write it; errors as for `PictureWriter.write`.
+    def write(self, sheet: Sheet, longest: int = MAX_TILE) -> tuple[Path, Image.Image]:
+        """Draw a sheet and write it; return the file and the drawn sheet. Errors as for `PictureWriter.write`.
 
         Args:
             longest: longest side of a picture on the sheet in pixels.
         """
-        return self.write_image(draw_sheet(sheet, longest))
-
-    def write_image(self, image: Image.Image) -> Path:
-        """Write a sheet that has been drawn; errors as for `PictureWriter.write`."""
+        image = draw_sheet(sheet, longest)
         written = self._writer.write(image, prompt="sheet", seed=0, index=0, count=1, record=None)
         assert written is not None  # it is not stdout
-        return written
+        if missing := missing_characters(sheet.text):
+            shown = missing if len(missing) <= MOST_SHOWN else missing[:MOST_SHOWN] + "…"
+            self._note(
+                f"no font here has {shown}, which the sheet shows as boxes; install a font such as Noto Sans CJK or "
+                "DejaVu Sans"
+            )
+        return written, image
 
 
 def sheet_path(output: OutputSettings, typed: str | None, title: str) -> str:
@@ -75,14 +84,3 @@ def sheet_path(output: OutputSettings, typed: str | None, title: str) -> str:
     configured = Path(output.output).expanduser()
     folder = configured if output.output.endswith("/") or configured.is_dir() else configured.parent
     return name if "{" in str(folder) else str(folder / name)
-
-
-def font_notice(sheet: Sheet) -> str:
-    """Return a sentence about characters of a sheet that no font here has; empty if there are none."""
-    missing = unreadable(sheet)
-    if not missing:
-        return ""
-    return (
-        f"no font here has {missing[:MOST_SHOWN]}{'…' if len(missing) > MOST_SHOWN else ''}, which the sheet shows as "
-        "boxes; install a font such as Noto Sans CJK or DejaVu Sans"
-    )

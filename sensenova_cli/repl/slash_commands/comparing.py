@@ -13,7 +13,7 @@ from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import AnswerTurn
 from sensenova_cli.sessions.state import State
-from sensenova_cli.turns.sheet_files import SheetFile, font_notice
+from sensenova_cli.turns.sheet_files import SheetFile
 
 MOST_NUMBERS = 2
 
@@ -43,16 +43,14 @@ def compare(workspace: Workspace, line: Line) -> None:
         raise UsageError("/compare takes up to two pictures and a file", "for example: /compare 1 3 both.png")
     if len(numbers) == MOST_NUMBERS and numbers[0] == numbers[1]:
         raise UsageError(f"picture {numbers[0]} is compared with itself", "name two pictures: /compare 1 3")
-    file = SheetFile.prepare(words[0], force=force) if words else None
+    file = SheetFile.prepare(words[0], workspace.say, force=force) if words else None
     if len(numbers) == MOST_NUMBERS:
         sheet = _show_two(workspace, numbers)
     else:
         result = numbers[0] if numbers else workspace.named_picture("")
         sheet = _show_edit(workspace, result)
     if file is not None:
-        workspace.print_result(str(file.write(sheet, SHEET_TILE)))
-        if notice := font_notice(sheet):
-            workspace.say(notice)
+        workspace.print_result(str(file.write(sheet, SHEET_TILE)[0]))
 
 
 def _show_two(workspace: Workspace, numbers: Sequence[int]) -> Sheet:
