@@ -15,7 +15,7 @@ from tests.cli.harness import Program
 def page(program: Program) -> str:
     outcome = program("--man")
     assert (outcome.code, outcome.stderr) == (0, "")
-    assert program("help", "--man").stdout == outcome.stdout
+    assert program("help", "--man").stdout == outcome.stdout == program("man").stdout
     return outcome.stdout
 
 
