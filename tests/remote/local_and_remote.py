@@ -14,6 +14,7 @@ import pytest
 from model import find_checkpoint
 from sensenova_cli.serve.guard import Guard
 from sensenova_cli.turns.demo_notice import SHOWN_FILE
+from sensenova_cli.turns.measurements import FILE as MEASUREMENTS
 from tests.cli.harness import Outcome, Program
 from tests.serve.conftest import Served, serving
 
@@ -87,8 +88,11 @@ def both(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Return the contents of all files below a folder, except the note that the demo's notice was shown today."""
-    files = (each for each in folder.rglob("*") if each.is_file() and each.name != SHOWN_FILE)
+    """Return the contents of all files below a folder, except those with times: the note that the demo's notice was
+    shown today, measurements, and the log."""
+    with_times = (SHOWN_FILE, MEASUREMENTS)
+    files = (each for each in folder.rglob("*") if each.is_file() and each.name not in with_times)
+    files = (each for each in files if each.parent.name != "log")
     return {str(each.relative_to(folder)): each.read_bytes() for each in files}
 
 
