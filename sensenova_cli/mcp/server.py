@@ -26,6 +26,7 @@ from sensenova_cli.mcp.tools import tool_schemas
 from sensenova_cli.mcp.worker import Progress, Result, Worker
 from sensenova_cli.system.interrupts import Stop
 from sensenova_cli.system.unicode import printable, valid_unicode
+from sensenova_cli.turns.tasks import Task
 
 MAX_CONTENT = 700_000
 """Most bytes of a picture in a result: many clients refuse results of more than a megabyte in base64."""
@@ -96,10 +97,17 @@ def _build_server(worker: Worker, folders: Sequence[Path]) -> Server[Any]:
     )
 
 
-async def _run(worker: Worker, task: Any, context: ServerRequestContext[Any]) -> Result:
+@dataclass
+class _Newest:
+    """The newest progress of a call. The ones before it are not sent if the client is slower."""
+
+    progress: Progress | None = None
+
+
+async def _run(worker: Worker, task: Task, context: ServerRequestContext[Any]) -> Result:
     """Run a task, and send its progress meanwhile. If the call is cancelled, stop the task."""
     loop, stop = asyncio.get_running_loop(), Stop()
-    arrived, newest = asyncio.Event(), Newest()
+    arrived, newest = asyncio.Event(), _Newest()
 
     def tell() -> None:
         with suppress(RuntimeError):  # the server has closed its loop, so nobody needs the progress
@@ -113,23 +121,18 @@ async def _run(worker: Worker, task: Any, context: ServerRequestContext[Any]) ->
     future.add_done_callback(lambda _: tell())
     try:
         sent = -1.0
-        while not future.done():
-            await arrived.wait()
-            arrived.clear()
+        while True:
+            is_last = future.done()
             progress = newest.progress
             if progress is not None and progress.done > sent:  # the protocol wants growing numbers
                 sent = progress.done
                 await context.session.report_progress(progress.done, progress.total, progress.message)
-        return future.result()
+            if is_last:
+                return future.result()
+            await arrived.wait()
+            arrived.clear()
     finally:
         stop.request()
-
-
-@dataclass
-class Newest:
-    """The newest progress of a call; the ones before it are not sent if the client is slower."""
-
-    progress: Progress | None = None
 
 
 def _content(result: Result) -> types.CallToolResult:

@@ -53,6 +53,7 @@ class Enhancement:
         self._view = view
         self._stop = stop
         self._edit = edit
+        self._has_noted_demo = False
 
     def questions(self, turns: Sequence[Turn]) -> list[Request]:
         """Return the requests with which the model that draws will be asked, so that memory is reserved for them."""
@@ -63,11 +64,16 @@ class Enhancement:
         if not self._is_wanted(turn):
             return turn
         if turn.settings.endpoint is None and self._card.recommended.world is not None:
-            self._view.notice(DEMO_KEEPS)
+            if not self._has_noted_demo:
+                self._has_noted_demo = True
+                self._view.notice(DEMO_KEEPS)
             return _with_prompt(turn, turn.prompt, None)
-        if self._asks_this_model(turn) and find_reply(self._key(turn)) is None:
-            return turn
-        return self._rewrite(turn, None)
+        reply = find_reply(self._key(turn))
+        if reply is None:
+            if self._asks_this_model(turn):
+                return turn
+            reply = self._ask(turn, lambda: self._ask_endpoint(turn))
+        return self._use(turn, reply)
 
     def rewrite(self, turn: Turn, engine: Engine) -> Turn:
         """Return a turn whose prompt is rewritten, if its settings ask for that.
@@ -77,21 +83,22 @@ class Enhancement:
             KeyboardInterrupt: a stop was requested, or the user has left the editing of the new prompt.
         """
         turn = self.before_loading(turn)
-        return self._rewrite(turn, engine) if self._is_wanted(turn) else turn
+        if not self._is_wanted(turn):
+            return turn
+        return self._use(turn, self._ask(turn, lambda: self._ask_model(turn, engine)))
 
-    def _rewrite(self, turn: Turn, engine: Engine | None) -> Turn:
-        key, endpoint = self._key(turn), turn.settings.endpoint
-        reply = find_reply(key)
-        if reply is None:
-            asked = _short(self._card.model) if endpoint is None else turn.settings.enhance_model or endpoint
-            self._view.muted(f"{asked} rewrites the prompt …")
-            with self._stop.listening(lambda: False):
-                if endpoint is not None:
-                    reply = self._ask_endpoint(turn, endpoint)
-                else:
-                    assert engine is not None
-                    reply = Reply(self._ask_model(turn, engine), _short(self._card.model))
-            store_reply(key, reply)
+    def _ask(self, turn: Turn, ask: Callable[[], Reply]) -> Reply:
+        """Ask for a reply, and store it."""
+        endpoint = turn.settings.endpoint
+        asked = _short(self._card.model) if endpoint is None else turn.settings.enhance_model or endpoint
+        self._view.muted(f"{asked} rewrites the prompt …")
+        with self._stop.listening(lambda: False):
+            reply = ask()
+        store_reply(self._key(turn), reply)
+        return reply
+
+    def _use(self, turn: Turn, reply: Reply) -> Turn:
+        """Show a reply, let the user change it, and return the turn that draws it."""
         text = reply.text
         if self._edit is not None:
             text = self._edit(text).strip() or turn.prompt
@@ -102,13 +109,14 @@ class Enhancement:
         except RequestError as error:
             raise EnhanceError(f"the prompt was not rewritten: {error.what}", WITHOUT) from None
 
-    def _ask_endpoint(self, turn: Turn, url: str) -> Reply:
+    def _ask_endpoint(self, turn: Turn) -> Reply:
         from sensenova_cli.enhance.endpoint import ask_endpoint  # imports an HTTP library
 
-        task = cast(PictureTask, turn.task)
+        task, url = cast(PictureTask, turn.task), turn.settings.endpoint
+        assert url is not None
         return Reply(*ask_endpoint(url, turn.settings.enhance_model, task.kind, turn.prompt, self._stop.check))
 
-    def _ask_model(self, turn: Turn, engine: Engine) -> str:
+    def _ask_model(self, turn: Turn, engine: Engine) -> Reply:
         answer = None
         try:
             with closing(cast("Generator[Event]", engine.run(_question(turn)))) as events:
@@ -119,7 +127,8 @@ class Enhancement:
                     if isinstance(event, Answer):
                         answer = event
             assert answer is not None  # without one, the engine raises an error
-            return clean_reply(answer.text, turn.prompt, is_cut=answer.finish == "length")
+            text = clean_reply(answer.text, turn.prompt, is_cut=answer.finish == "length")
+            return Reply(text, _short(self._card.model))
         except SenseNovaError as error:
             hint = f"{error.hint}, or {WITHOUT}" if error.hint else WITHOUT
             raise EnhanceError(f"the prompt was not rewritten: {error.what}", hint) from None

@@ -53,16 +53,10 @@ class _SessionSink(Sink):
         """Write a picture into the session's folder, and number it."""
         return self._session.add_picture(
             picture.image,
-            prompt=self._name,
+            prompt=self.turn.name,
             seed=picture.settings.seed,
             record=picture_record(picture, self.turn, self._source.loaded),
         )
-
-    @property
-    def _name(self) -> str:
-        """The words that name the turn's pictures: the user's own, also if a model has rewritten them."""
-        task = self.turn.task
-        return (task.name if isinstance(task, PictureTask) else "") or self.turn.prompt
 
     def _lasting(self, pictures: Sequence[SessionPicture]) -> list[Path]:
         return [] if self._session.is_temporary else [self._session.path(each.number) for each in pictures]
