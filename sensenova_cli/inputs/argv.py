@@ -50,8 +50,8 @@ def wants_help(words: Sequence[str]) -> bool:
 
 
 def words_of_help(words: Sequence[str]) -> list[str]:
-    """Return `COMMAND --help` for `help COMMAND`, as other programs have it, and `--man` for `man`; all other words stay
-    as they are."""
+    """Return `COMMAND --help` for `help COMMAND`, as other programs have it, and `--man` for `man`; all other words
+    stay as they are."""
     if list(words) == ["man"]:
         return ["--man"]
     return [*words[1:], "--help"] if words[:1] == ["help"] else list(words)

@@ -32,7 +32,7 @@ class LogEntry:
         reason: why the request did not finish; empty for `done`.
         settings: size and seed of pictures, and the picture and text settings that differ from their defaults.
         loaded: load settings that differ from their defaults, of those that a picture's record has; and the server.
-        inputs: absolute paths of the input pictures; `-` for standard input.
+        inputs: absolute paths of the input pictures; `-` for standard input, and `clipboard` for the clipboard.
         original: the user's prompt, if a model has rewritten it; else empty.
         system: the system message; None if the command has none, or for the one that the model was trained with.
         earlier: number of earlier turns of the conversation.

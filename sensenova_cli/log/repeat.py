@@ -18,7 +18,7 @@ from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.expansion import escaped_prompt
 from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, INTERLEAVE_OPTIONS, TEXT_OPTIONS
 from sensenova_cli.log.entries import LogEntry
-from sensenova_cli.system.streams import STDIN
+from sensenova_cli.system.streams import CLIPBOARD, STDIN
 
 _OPTIONS: Mapping[str, Sequence[str]] = {
     "generate": [name for name in IMAGE_OPTIONS if name not in EDIT_ONLY],
@@ -37,7 +37,7 @@ def repeat_words(entry: LogEntry) -> list[str]:
     now. Seed and size of a picture are always there.
 
     Raises:
-        UsageError: the request continued a conversation, or it read a picture from standard input.
+        UsageError: the request continued a conversation, or it read a picture from standard input or the clipboard.
         SettingsError: the settings files have a mistake.
     """
     if entry.earlier:
@@ -46,9 +46,10 @@ def repeat_words(entry: LogEntry) -> list[str]:
             f"entry {entry.number} continues a conversation, which one command cannot repeat",
             f"continue the session: sensenova repl --session {name}" if entry.session else "ask again in a session",
         )
-    if STDIN in entry.inputs:
+    if STDIN in entry.inputs or CLIPBOARD in entry.inputs:
+        place = "standard input" if STDIN in entry.inputs else "the clipboard"
         raise UsageError(
-            f"entry {entry.number} read a picture from standard input, which is gone",
+            f"entry {entry.number} read a picture from {place}, which the log does not keep",
             f'name its file: sensenova {entry.task} FILE "…"',
         )
     load, known = _load_options(entry)

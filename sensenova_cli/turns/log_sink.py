@@ -14,7 +14,7 @@ from sensenova_cli.log.store import PATIENCE, Log
 from sensenova_cli.outputs.picture_record import recorded_model, recorded_weights
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.sessions.session import Session
-from sensenova_cli.system.streams import STDIN
+from sensenova_cli.system.streams import CLIPBOARD, STDIN
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelSource, model_name
 from sensenova_cli.turns.run_turn import Outcome, Sink
@@ -153,7 +153,8 @@ def _chosen(settings: SettingsGroup, group: type[SettingsGroup]) -> Mapping[str,
 
 
 def _inputs(turn: Turn) -> tuple[str, ...]:
-    """Return the absolute paths of the input pictures."""
+    """Return the absolute paths of the input pictures. Standard input and the clipboard keep their names."""
     task = turn.task
     names = task.image_files if isinstance(task, AnswerTask) else [each.source.path for each in task.inputs]
-    return tuple(STDIN if name in (STDIN, None) else str(Path(name).expanduser().absolute()) for name in names)
+    places = (STDIN, CLIPBOARD)
+    return tuple(name if name in places else str(Path(name).expanduser().absolute()) for name in names)

@@ -293,16 +293,20 @@ def test_again_repeats_each_kind_of_request(program: Program) -> None:
         assert program.request == wanted, words
 
 
-def test_again_of_what_cannot_be_repeated(program: Program) -> None:
+def test_again_of_what_cannot_be_repeated(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     program("generate", "a cat", "-o", "cat.png")
     program("edit", "-", "make it red", stdin=Path("cat.png").read_bytes())
     outcome = program("log", "again")
     assert outcome.code == 2 and "standard input" in outcome.stderr
-    program("chat", "--json", "hello")
+    picture = Path("cat.png").read_bytes()
+    monkeypatch.setattr("sensenova_cli.inputs.pictures.read_clipboard_picture", lambda: picture)
+    for words in (("edit", "clipboard", "make it red"), ("describe", "clipboard")):
+        assert program(*words).code == 0
+        outcome = program("log", "again")
+        assert outcome.code == 2 and "from the clipboard, which the log does not keep" in outcome.stderr
     program("repl", "--session", "talk", stdin="/chat hello\n/chat and now?\n")
     outcome = program("log", "again")
     assert outcome.code == 2 and "sensenova repl --session talk" in outcome.stderr
-    Path("cat.png").unlink()
 
 
 @pytest.mark.parametrize("words", [("show", "7"), ("again", "7"), ("rm", "7", "-y")])
