@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from sensenova_cli.render.fonts import choose_font, missing_characters
 from sensenova_cli.render.sheet import MAX_SIDE, MIN_TILE, Sheet, draw_sheet, tile_side, wrap_text, wrapped
+from sensenova_cli.turns.sheet_files import SheetFile
 from tests.cli.harness import Program
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -65,6 +66,14 @@ def test_a_series_of_up_to_six_is_one_row() -> None:
     assert [len(wrapped([None] * count, ["x"] * count).rows) for count in (1, 6, 7, 12)] == [1, 1, 3, 3]
 
 
+def test_a_sheet_that_is_too_wide_for_webp_is_a_png(home: Path) -> None:
+    notes: list[str] = []
+    file = SheetFile.prepare("wide.webp", notes.append, force=False)
+    written, image = file.write(Sheet([[Image.new("RGB", (32, 32), RED)] * 105]))
+    assert (written, Path("wide.webp").exists()) == (Path("wide.png"), False) and image.width > 16_383
+    assert len(notes) == 1 and "so it was written to wide.png" in notes[0]
+
+
 @pytest.mark.parametrize(
     "text", ["word " * 500, "w" * 5000, "一只可爱的猫" * 500, "line\n" * 50, "a\udce9\x1b[31m\x00b", ""]
 )
@@ -118,6 +127,7 @@ def test_several_results_and_prompts_are_on_one_sheet(program: Program, red: Pat
 @pytest.mark.parametrize(
     ("words", "what"),
     [
+        (("red.png", "x", "--seed", "1..101", "-o", "a.png", "--before-after", "b.png"), "a sheet of 101 edits"),
         (("red.png", "x", "-o", "a.png", "--before-after", "a.png"), "both name a.png"),
         (("red.png", "x", "-o", "a.png", "--before-after", "red.png"), "red.png exists already"),
         (("red.png", "x", "-o", "a.png", "--before-after", "-"), "a sheet cannot go to stdout"),
