@@ -45,6 +45,7 @@ class Flags:
         serve: the typed settings of `sensenova serve` by name, as text or bool.
         timings: print how long each phase of the run took.
         variables: the values of --var, such as `color=red,blue`.
+        can_go_on: whether the command has the option `--skip-existing`.
         skip_existing: make only the pictures that do not exist yet.
         max_errors: number of failed items after which a run ends.
         events: print every event as JSON.
@@ -74,6 +75,7 @@ class Flags:
     serve: Mapping[str, Any] = field(default_factory=dict)
     timings: bool = False
     variables: Sequence[str] = ()
+    can_go_on: bool = False
     skip_existing: bool = False
     max_errors: int = 1
     events: bool = False
@@ -153,6 +155,7 @@ def collect_flags(typed: dict[str, Any]) -> Flags:
         serve=_typed_serve(typed),
         timings=typed.get("timings", False),
         variables=tuple(typed.get("variables") or ()),
+        can_go_on="skip_existing" in typed,
         skip_existing=typed.get("skip_existing", False),
         max_errors=_max_errors(typed.get("max_errors")),
         events=typed.get("events", False),

@@ -127,7 +127,7 @@ class Batch(Course):
 
     def _hint(self) -> str:
         """Return the command that goes on; empty if existing pictures cannot be found again."""
-        if not (self._has_files and self._output.metadata and self._flags.words):
+        if not (self._has_files and self._output.metadata and self._flags.can_go_on):
             return ""
         return f"to go on: {way_on(self._flags.words, self._flags.drawn_seed)}"
 

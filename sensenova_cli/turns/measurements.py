@@ -5,6 +5,7 @@ The file has no prompts: only models, settings that decide the speed, sizes and 
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -26,6 +27,8 @@ FILE = "measurements.json"
 MAX_ENTRIES = 200
 """Most measurements that the file keeps, newest first."""
 MAX_BYTES = 2**20
+MAX_KEPT = 2
+"""Most times that a run writes its figures of the same kind: a run of thousands of pictures has little to add."""
 SPEED_SETTINGS = ("device", "offload", "gpu_memory", "gpus", "tensor_parallel_size", "cfg_parallel_size", "server")
 """Load settings that pictures do not record, and that decide the speed."""
 
@@ -61,13 +64,15 @@ def speed_key(settings: Settings, load: LoadSettings, kind: str) -> str:
     """
     names = {"model": recorded_model(model_name(load)), "weights": recorded_weights(load.weights_file)}
     loaded: dict[str, Any] = {name: getattr(load, name) for name in (*RECORDED_LOAD_SETTINGS, *SPEED_SETTINGS)}
-    drawn = dict(zip(("task", "guided", "images", "cache"), drawing_settings(settings, kind), strict=True))
+    drawn = dict(zip(("task", "guided", "images", "cache", "think"), drawing_settings(settings, kind), strict=True))
     return json.dumps({**loaded, **names, "lora": format_loras(parse_loras(load.lora)), **drawn}, sort_keys=True)
 
 
 def drawing_settings(settings: Settings, kind: str) -> tuple[object, ...]:
-    """Return what else decides the speed: the task, whether text and pictures guide it, and the step cache."""
-    return kind, settings.cfg_scale != 1, kind == "edit" and settings.img_cfg_scale != 1, settings.cache
+    """Return what else decides the speed: the task, whether text and pictures guide it, the step cache, and whether the
+    model thinks first."""
+    guided, by_images = settings.cfg_scale != 1, kind == "edit" and settings.img_cfg_scale != 1
+    return kind, guided, by_images, settings.cache, settings.think
 
 
 def read_measurements() -> list[Measured]:
@@ -89,7 +94,7 @@ def keep_measurement(new: Measured) -> None:
 
 
 class MeasuringSink(Sink):
-    """Measures the pictures of a run, and keeps the figures of its last turn, which are not those of a warm-up.
+    """Measures the pictures of a run. Figures of a second turn replace those of the first one, which has a warm-up.
 
     Args:
         source: the model.
@@ -98,6 +103,7 @@ class MeasuringSink(Sink):
     def __init__(self, source: ModelOnDemand) -> None:
         self._source = source
         self._measured: Measured | None = None
+        self._kept: Counter[tuple[str, int]] = Counter()
 
     def begin(self, turn: Turn) -> None:
         """Begin a turn without a picture."""
@@ -123,9 +129,10 @@ class MeasuringSink(Sink):
 
     def end(self, outcome: Outcome) -> None:
         """Keep the figures."""
-        if self._measured is not None:
-            keep_measurement(self._measured)
-            self._measured = None
+        made, self._measured = self._measured, None
+        if made is not None and self._kept[made.key, made.pixels] < MAX_KEPT:
+            self._kept[made.key, made.pixels] += 1
+            keep_measurement(made)
 
 
 def _checked(content: Any) -> Measured:

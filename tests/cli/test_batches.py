@@ -238,6 +238,13 @@ def test_without_max_errors_the_first_error_ends_the_run_and_says_how_to_go_on(p
     assert "error: the picture has NaN in it" in outcome.stderr
 
 
+def test_a_command_that_cannot_go_on_does_not_say_how(program: Program) -> None:
+    program.prepare = fail_for("b")
+    outcome = program("run", "--prompt", "1 b", "-n", "2", *SMALL)
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert "note: 0 of 2 pictures are done\n" in outcome.stderr
+
+
 def test_json_has_a_line_for_each_picture_when_it_is_done(home: Path) -> None:
     process = start("generate", "a {1|2|3}", *SMALL, "--json", FAKE_STEP_SECONDS="0.05")
     assert process.stdout is not None
