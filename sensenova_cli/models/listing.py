@@ -1,11 +1,12 @@
 """The models of this user: the demo, aliases, published models, those in the Hub cache, and folders that were used."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from config.aliases import read_aliases
+from config.declarations import DECLARATIONS
 from config.errors import SenseNovaError
 from config.model_names import ABOUT_GIGABYTES, HUB_IDS, LORAS
 from config.sizes import format_size
@@ -28,7 +29,7 @@ class ListedModel:
         format: number format of the weights; empty if unknown.
         nbytes: size on the disk; 0 if it is not here.
         about_bytes: size of a published model that is not here; 0 if unknown.
-        settings: recommended settings that a user would type.
+        settings: recommended settings, and the defaults of steps and guidance if there is no recommendation.
         state: `complete`, `incomplete`, `missing` or `built in`.
         verified: the day on which `sensenova verify` has passed; None if it has not.
         is_default: whether commands without `--model` use it.
@@ -75,7 +76,7 @@ def list_models(default: str, used: tuple[str, ...] = ()) -> list[ListedModel]:
         if name not in listed and Path(name).is_absolute() and (Path(name) / "config.json").is_file():
             found.append(_described(name, name, Path(name)))
             listed.add(name)
-    return [ListedModel(**{**asdict(each), "is_default": each.target == default}) for each in found]
+    return [replace(each, is_default=each.target == default) for each in found]
 
 
 def _of_target(name: str, target: str, cached: Mapping[str, CachedModel]) -> ListedModel:
@@ -92,7 +93,7 @@ def _of_target(name: str, target: str, cached: Mapping[str, CachedModel]) -> Lis
     model = cached.get(_repository(target))
     if model is None:
         return ListedModel(name, target, kind=kind, about_bytes=about)
-    if target == model.hub_id:
+    if target.partition("@")[0] == model.hub_id:
         return _of_cache(name, target, model)
     file = None if model.snapshot is None else model.snapshot / target.removeprefix(f"{model.hub_id}/")
     if file is None or not file.is_file():
@@ -108,8 +109,7 @@ def _of_cache(name: str, target: str, model: CachedModel) -> ListedModel:
         kind = ("LoRA" if is_lora else "weights") if files else ""
         path = None if model.snapshot is None else str(model.snapshot)
         return ListedModel(name, target, kind, nbytes=model.nbytes, state=state, path=path)
-    described = _described(name, target, model.snapshot, state=state)
-    return ListedModel(**{**asdict(described), "nbytes": model.nbytes})
+    return replace(_described(name, target, model.snapshot, state=state), nbytes=model.nbytes)
 
 
 def _described(name: str, target: str, folder: Path, state: str = "complete") -> ListedModel:
@@ -118,7 +118,8 @@ def _described(name: str, target: str, folder: Path, state: str = "complete") ->
         facts = read_facts(folder)
     except SenseNovaError:
         return ListedModel(name, target, state="damaged", path=str(folder))
-    settings = {**facts.recommended.settings, "size": format_size(facts.recommended.trained_sizes[0])}
+    defaults = {name: DECLARATIONS[name].default for name in ("num_steps", "cfg_scale")}
+    settings = {**defaults, **facts.recommended.settings, "size": format_size(facts.recommended.trained_sizes[0])}
     return ListedModel(
         name,
         target,

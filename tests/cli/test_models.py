@@ -85,6 +85,15 @@ def test_the_hub_cache_is_listed(program: Program, hub: Path) -> None:
     assert "other/model" not in models
 
 
+def test_a_model_without_recommendations_has_the_defaults(program: Program, hub: Path) -> None:
+    put(hub, OFFICIAL, {name: content for name, content in demo_files().items() if name != "recommended_settings.json"})
+    program("models", "alias", "pinned", f"{OFFICIAL}@main")
+    models = listed(program)
+    assert models["pinned"]["state"] == models["u1-8b"]["state"] == "complete"
+    assert models["u1-8b"]["settings"] == {"num_steps": 50, "cfg_scale": 4.0, "size": "2048x2048"}
+    assert "2048x2048, 50 steps, cfg 4" in program("models", "list").stdout
+
+
 def test_used_folders_and_verified_checkpoints_are_listed(program: Program, hub: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
