@@ -30,8 +30,8 @@ def exact_state(file: LoggedFile) -> State:
 def find_moved(file: LoggedFile, folders: Iterable[Path]) -> Path | None:
     """Search a missing file by its content; return its new path, or None.
 
-    The search looks into the old folder, its neighbors, the current folder, and `folders`, with the folders inside each
-    of them, but not deeper. It ends after `MAX_SEARCHED` files.
+    The search looks into the old folder, the folder above it and the current folder, with the folders inside each, but
+    not deeper, and into `folders`. It ends after `MAX_SEARCHED` files.
     """
     if not file.sha256:
         return None
