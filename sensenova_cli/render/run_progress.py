@@ -44,7 +44,7 @@ class RunProgress:
         self._has_several_seeds = len(seeds) > 1 or any(each.settings.num_images > 1 for each in requests)
         self._pictures = list(accumulate((each.settings.num_images for each in requests), initial=0))
         self._work = list(accumulate(map(_work, requests), initial=0))
-        self._index = -1  # the number of the running request
+        self._index = 0  # the number of the running request
         self._picture = 0  # the number of the running picture in its request
         self.step = self.steps = 0
         self.done, self.total = 0, self._work[-1]
@@ -73,9 +73,9 @@ class RunProgress:
         """Number of the running picture in the run, from 1."""
         return self._pictures[self._index] + self._picture + 1
 
-    def begin_request(self) -> None:
-        """Begin the next request. What the one before has not done, because it failed, counts as done."""
-        self._index += 1
+    def begin_request(self, index: int) -> None:
+        """Begin request `index` (from 0). What those before have not done, because they failed, counts as done."""
+        self._index = index
         self.begin_picture(0)
 
     def begin_picture(self, index: int) -> None:

@@ -137,6 +137,11 @@ class TurnView:
         self._run = RunProgress.of(requests, time.perf_counter())
         self._run_lines = PlainRunSteps(self._console, self._run) if self._run and not self._animated else None
 
+    def begin_item(self, number: int) -> None:
+        """Begin item `number` (from 0) of the run that `expect` has announced."""
+        if self._run is not None:
+            self._run.begin_request(number)
+
     def end_run(self) -> None:
         """Say how long a run of several requests took."""
         if self._run is not None:
@@ -188,8 +193,6 @@ class TurnView:
         if self._steps_ahead < _steps_of(request):  # a session's request is a run of its own
             self.expect([request])
         self._shows_work, self._times = False, [time.perf_counter()]
-        if self._run is not None:
-            self._run.begin_request()
         try:
             yield
         finally:

@@ -16,18 +16,19 @@ class EventSink(Sink):
 
     Args:
         files: the sink that writes the pictures, which comes before this one; None if there are none.
-        count: number of items of the run.
+        turns: all items of the run; empty for a run of one.
     """
 
-    def __init__(self, files: Sink | None, count: int) -> None:
+    def __init__(self, files: Sink | None, turns: Sequence[Turn] = ()) -> None:
         self._files = files
-        self._count = count
-        self._item = -1
+        self._count = max(1, len(turns))
+        self._numbers = {turn.first_index: number for number, turn in enumerate(turns)}
+        self._item = 0
 
     def begin(self, turn: Turn) -> None:
         """Print the line `begin`."""
         super().begin(turn)
-        self._item += 1
+        self._item = self._numbers.get(turn.first_index, 0)
         settings = {} if isinstance(turn.task, AnswerTask) else {"seed": turn.settings.seed}
         self._print("begin", {"items": self._count, "task": turn.task.kind, "prompt": turn.prompt, **settings})
 

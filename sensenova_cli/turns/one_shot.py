@@ -127,7 +127,7 @@ def make_pictures(
                 report(picture, path, turn, seconds)
 
         pictures = PictureFileSink(writer, source, batch.count, first_index, count_and_report)
-        sinks: list[Sink] = [pictures, EventSink(pictures, len(turns))] if flags.events else [pictures]
+        sinks: list[Sink] = [pictures, EventSink(pictures, turns)] if flags.events else [pictures]
         return [*sinks, MeasuringSink(source)] if output.log else sinks
 
     course = _course(batch, plan, view, flags)
@@ -155,7 +155,7 @@ def answer(task: AnswerTask, layers: Layers, flags: Flags) -> None:
     source = ModelOnDemand(layers.load)
     sinks: list[Sink] = [AnswerJsonSink(source, timings=flags.timings)] if flags.json else []
     if flags.events:
-        sinks = [EventSink(None, 1)]
+        sinks = [EventSink(None)]
     if flags.copy:
         sinks.append(CopyAnswerSink(view))
     open_sinks = logged(lambda turns: sinks, layers, source, view)
@@ -213,7 +213,7 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
         pictures = InterleaveSink(writer, source, answer)
         result: Sink = PathSink(answer)
         if flags.events:
-            result = EventSink(pictures, 1)
+            result = EventSink(pictures)
         elif flags.json:
             result = InterleaveJsonSink(answer, source, timings=flags.timings)
         elif not on_screen:

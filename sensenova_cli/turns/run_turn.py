@@ -132,7 +132,8 @@ def run_turns(tasks: Sequence[Task], layers: Layers, model: ModelSource, fronten
         turns[0] = enhancement.before_loading(turns[0])
         engine = model.open([*(turn.request for turn in turns), *enhancement.questions(turns)], view)
         view.expect([turn.request for turn in turns])
-        for turn in turns:
+        for number, turn in enumerate(turns):
+            view.begin_item(number)
             try:
                 run_turn(engine, enhancement.rewrite(turn, engine), view, sinks, frontend.stop)
             except (BrokenPipeError, StdoutError):

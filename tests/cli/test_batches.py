@@ -276,6 +276,15 @@ def test_events_of_a_failed_item(program: Program) -> None:
     assert last["reason"] == "the picture has NaN in it"
 
 
+def test_items_keep_their_numbers_if_a_prompt_cannot_be_rewritten(program: Program) -> None:
+    program.prepare = fail_for("zzz")
+    outcome = program("generate", "1 a", "1 zzz", "1 c", "--enhance", "--events", "--max-errors", "3", *SMALL)
+    items = [line["item"] for line in map(json.loads, outcome.stdout.splitlines()) if line["event"] == "picture"]
+    assert (outcome.code, items) == (1, [0, 2])
+    assert "error: picture 2 of 3 (1 zzz) failed: the picture has NaN in it" in outcome.stderr
+    assert "3 pictures: 3 of 3" in outcome.stderr
+
+
 def test_events_of_answers(program: Program, home: Path) -> None:
     lines = [json.loads(line) for line in program("chat", "hello", "--events").stdout.splitlines()]
     assert [line["event"] for line in lines] == ["begin", "prefix", *["token"] * 4, "answer", "statistics", "end"]

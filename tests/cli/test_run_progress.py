@@ -18,7 +18,6 @@ def request(prompt: str, seed: int = 42, count: int = 1, steps: int = 10, size: 
 def begun(*requests: GenerateRequest) -> RunProgress:
     run = RunProgress.of(requests, 0.0)
     assert run is not None
-    run.begin_request()
     return run
 
 
@@ -34,7 +33,7 @@ def test_the_title_names_number_and_prompt_and_the_seed_if_there_are_several() -
     run = begun(request("a cat", seed=7, count=2), request("a dog", seed=7, count=2))
     run.begin_picture(1)
     assert run.title == "2 of 4, seed 8: a cat"
-    run.begin_request()
+    run.begin_request(1)
     assert run.title == "3 of 4, seed 7: a dog"
 
 
@@ -47,9 +46,9 @@ def test_the_time_left_is_in_proportion_to_steps_and_pixels() -> None:
     assert run.seconds_left(5.0) is None
     run.update(5, 10)
     assert run.seconds_left(5.0) == pytest.approx(45.0)  # half of 10, of 10 + 20 + 2 · 10
-    run.begin_request()
+    run.begin_request(1)
     assert run.seconds_left(10.0) == pytest.approx(40.0)
-    run.begin_request()  # what the second one has not done counts as done
+    run.begin_request(2)  # what the second one has not done counts as done
     assert run.seconds_left(30.0) == pytest.approx(20.0)
 
 
@@ -78,8 +77,8 @@ def test_lines_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run is not None
     console = Console(file=io.StringIO(), width=80)
     lines = PlainRunSteps(console, run)
-    for _ in range(8):
-        run.begin_request()
+    for number in range(8):
+        run.begin_request(number)
         for step in range(1, 11):
             clock[0] += 1.0
             lines.update(step, 10)
