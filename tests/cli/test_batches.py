@@ -281,7 +281,7 @@ def test_items_keep_their_numbers_if_a_prompt_cannot_be_rewritten(program: Progr
     outcome = program("generate", "1 a", "1 zzz", "1 c", "--enhance", "--events", "--max-errors", "3", *SMALL)
     items = [line["item"] for line in map(json.loads, outcome.stdout.splitlines()) if line["event"] == "picture"]
     assert (outcome.code, items) == (1, [0, 2])
-    assert "error: picture 2 of 3 (1 zzz) failed: the picture has NaN in it" in outcome.stderr
+    assert "error: picture 2 of 3 (1 zzz) failed: the prompt was not rewritten: the picture has NaN" in outcome.stderr
     assert "3 pictures: 3 of 3" in outcome.stderr
 
 
