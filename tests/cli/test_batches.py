@@ -16,6 +16,7 @@ from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.outputs.picture_names import picture_place
 from sensenova_cli.outputs.picture_record import PictureRecord
 from sensenova_cli.outputs.picture_writer import PictureWriter
+from sensenova_cli.turns.batch import way_on
 from sensenova_cli.turns.existing_pictures import ExistingPictures
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program, start
@@ -313,6 +314,21 @@ def test_an_interrupted_run_says_how_to_go_on(home: Path) -> None:
     text = process.stderr.read().decode()
     assert "note: 0 of 2 pictures are done; to go on: sensenova generate 'a {b|c}' --seed " in text
     assert " --size 32x32 --steps 2 --skip-existing\n" in text and "random" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("generate", "a cat", "-n", "4"), "sensenova generate 'a cat' -n 4 --skip-existing"),
+        (("generate", "a", "--skip-existing", "-n", "4"), "sensenova generate a -n 4 --skip-existing"),
+        (("generate", "--", "--a {b|c}"), "sensenova generate --skip-existing -- '--a {b|c}'"),
+        (("generate", "random", "--seed", "random"), "sensenova generate random --seed 7 --skip-existing"),
+        (("generate", "x", "--seed=Random"), "sensenova generate x --seed=7 --skip-existing"),
+        (("generate", "a cat " * 200), "the same command with --skip-existing"),
+    ],
+)
+def test_the_command_that_goes_on(words: tuple[str, ...], command: str) -> None:
+    assert way_on(words, drawn_seed="7") == command
 
 
 @pytest.mark.slow
