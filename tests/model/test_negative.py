@@ -9,6 +9,7 @@ import pytest
 from config.settings import ImageSettings
 from model import EditRequest, Engine, Event, GenerateRequest, InterleaveRequest, Notice, Picture, PrefixRead
 from model.errors import RequestError
+from model.wire import UnpackedRequest, pack, unpack_request
 from tests.model.prefix_reuse import SMALL, drawing, of
 
 WORDS = "a red dog, blurry"
@@ -127,6 +128,15 @@ def test_wrong_words(words: str, problem: str) -> None:
         GenerateRequest("a cat", settings)
     with pytest.raises(RequestError, match=problem):
         EditRequest("make it red", (drawing((64, 64), 2),), settings)
+
+
+def test_the_wire_form_names_them_only_if_there_are_any() -> None:
+    """An older server would report that it ignores the setting."""
+    request = GenerateRequest("a cat", with_words(GUIDED))
+    assert unpack_request(pack(request)).request == request
+    plain = pack(GenerateRequest("a cat", GUIDED))
+    assert isinstance(plain.content["settings"], dict) and "negative" not in plain.content["settings"]
+    assert unpack_request(plain) == UnpackedRequest(GenerateRequest("a cat", GUIDED), ())
 
 
 def test_layers_that_are_streamed(tiny_checkpoint: Path, engine: Engine) -> None:
