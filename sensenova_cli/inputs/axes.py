@@ -68,6 +68,7 @@ class Grid:
 
     Attributes:
         title: the prompt, with its names in braces.
+        columns, down: the axes; `down` is None if only one thing varies.
         rows: the cells, row by row.
     """
 
