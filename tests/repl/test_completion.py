@@ -223,7 +223,8 @@ def test_values_of_a_flag_are_offered(prompt: Prompt) -> None:
 
 def test_a_lora_is_completed(prompt: Prompt, tmp_path: Path) -> None:
     (tmp_path / "here" / "style.safetensors").touch()
-    assert offers(prompt, "/lora ") == ["/lora off", "/lora out", "/lora style.safetensors"]
+    known = ["/lora u1-8b-8step", "/lora u1.5-8b-8step"]
+    assert offers(prompt, "/lora ") == ["/lora off", *known, "/lora out", "/lora style.safetensors"]
 
 
 @pytest.mark.parametrize("typed", ["gone.png make it red --", "/nosuch a cat --", "/ --"])
