@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from model.devices import synchronize
 
@@ -14,6 +15,8 @@ GEMM_SIDE = {"cuda": 8192, "mps": 4096, "cpu": 2048}
 """Rows and columns of the multiplied matrices."""
 COPY_BYTES = {"cuda": 2 * 2**30, "mps": 2**29, "cpu": 2**28}
 """Larger than any cache of the device."""
+PROJECTED_ROWS = 1024
+"""Rows that a measured projection multiplies: a picture of 1024×1024 has as many."""
 REPEATS, WARM_UPS = 10, 3
 ENOUGH = 4.0
 """Seconds after which slow work is not repeated. A CPU without bfloat16 instructions takes 7 s for one product."""
@@ -43,6 +46,14 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     target = torch.empty_like(source)
     copy = 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device, ENOUGH)
     return Ceilings(gemm, copy)
+
+
+@torch.inference_mode()
+def projection_rate(layer: nn.Module, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the floating-point operations per second of a projection from and to rows of the same width."""
+    layer.fill(torch.randn(in_features, in_features, device=device) * in_features**-0.5)  # type: ignore[operator]
+    rows = torch.randn(PROJECTED_ROWS, in_features, device=device).to(dtype)
+    return 2 * PROJECTED_ROWS * in_features**2 / median_seconds(lambda: layer(rows), device, ENOUGH)
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, enough: float = math.inf) -> float:

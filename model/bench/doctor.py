@@ -8,10 +8,11 @@ from config.recommended import read_recommended
 from config.settings import LoadSettings
 from config.sizes import Size
 from model.bench.bench import SHAPE_SIZES, shape_config
-from model.bench.ceilings import Ceilings, measure_ceilings
+from model.bench.ceilings import Ceilings, measure_ceilings, projection_rate
 from model.bench.forecast import Bandwidth, Forecast, forecasts, measure_bandwidth
 from model.bench.machine import Machine, describe_machine
-from model.checkpoint.quantization import resolve_quantization
+from model.checkpoint.quantization import LAYERS, resolve_quantization
+from model.device_kinds import DeviceKind
 from model.devices import resolve_device, resolve_dtype, usable_memory
 from model.memory.errors import memory_errors
 from model.memory.number_format import choose_dtype, image_tokens_of
@@ -73,7 +74,11 @@ def examine(
         ceilings = ceilings or measure_ceilings(device, dtype)
         weights = Path(settings.weights_file) if settings.weights_file else None
         bandwidth = bandwidth or measure_bandwidth(device, folder, weights)
+        rate = None
+        if quantization and not DeviceKind.of(device).compiles_kernels:  # on CUDA our kernels multiply, not the layer
+            width = config.transformer.hidden_size
+            rate = projection_rate(LAYERS[quantization.format](width, width, device), width, device, dtype)
     found: tuple[Forecast, ...] = ()
     if budget is not None:
-        found = tuple(forecasts(config, sizes, device, dtype.itemsize, quantization, budget, ceilings, bandwidth))
+        found = tuple(forecasts(config, sizes, device, dtype.itemsize, quantization, budget, ceilings, bandwidth, rate))
     return Examination(dtype_name, note, machine, ceilings, bandwidth, budget, found)

@@ -29,7 +29,7 @@ from model.memory.estimate import (
 from model.memory.layer_buffers import RING
 from model.memory.weight_stream import WeightStream
 from model.network.configuration import ModelConfig
-from model.network.counts import prediction_flops
+from model.network.counts import prediction_flops, projection_flops
 
 SHARE_OF_CEILING = {"cuda": 0.75, "cpu": 0.8, "mps": 0.5}
 """Share of a large matrix product's rate that a step reaches (docs/performance.md; for a CPU docs/memory.md)."""
@@ -113,8 +113,13 @@ def forecasts(
     budget: int,
     ceilings: Ceilings,
     bandwidth: Bandwidth,
+    projection_rate: float | None = None,
 ) -> Iterator[Forecast]:
-    """Yield forecasts for each size: all weights, one tower, as many layers as fit, and two layers on the device."""
+    """Yield forecasts for each size: all weights, one tower, as many layers as fit, and two layers on the device.
+
+    Args:
+        projection_rate: operations per second of the projections, if they are known to be another than `ceilings.gemm`.
+    """
     weights = Weights.of(config, itemsize, quantized)
     module = OffloadPlan("module", weights.layers, weights.layers, whole_head=True)
     for size in sizes:
@@ -129,7 +134,9 @@ def forecasts(
         except DeviceMemoryError:
             pass  # no plan fits, which `fits` of the forecasts shows
         flops = sum(prediction_flops(config, tokens, prefix) for prefix in USUAL_PREFIXES)
-        compute_seconds = flops / (ceilings.gemm * SHARE_OF_CEILING[device.type])
+        projections = projection_flops(config, tokens) * len(USUAL_PREFIXES)
+        compute_seconds = (flops - projections) / ceilings.gemm + projections / (projection_rate or ceilings.gemm)
+        compute_seconds /= SHARE_OF_CEILING[device.type]
         for offload_plan in [*candidates, LEAST]:
             peak = peak_bytes(config, weights, offload_plan, work, itemsize)
             streamed = _streamed_bytes(weights, offload_plan)

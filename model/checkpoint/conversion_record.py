@@ -14,6 +14,7 @@ from typing import Any
 
 from config.declarations import LOAD
 from config.json_files import read_json
+from config.mentions import mention
 from model.errors import RequestError
 
 RECORD_FILE = "conversion.json"
@@ -104,6 +105,14 @@ def converted_quantization(folder: Path) -> str | None:
     return name if name in LOAD["quantization"].choices else None  # a stranger may have written it
 
 
+def converted_checksums(folder: Path) -> dict[str, str]:
+    """Return the sha256 of the weight files that a conversion wrote into a folder; none for other checkpoints."""
+    try:
+        return read_record(folder).done
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def unfinished_folder(folder: Path) -> Path:
     """Return the folder in which a conversion works until `folder` is complete."""
     return folder.parent / f"{folder.name}{UNFINISHED}"
@@ -111,6 +120,11 @@ def unfinished_folder(folder: Path) -> Path:
 
 def require_usable_folder(folder: Path) -> None:
     """Raise RequestError if a conversion cannot use this folder: it exists, or its unfinished work is not ours."""
+    if (own := converted_quantization(folder)) is not None:
+        raise RequestError(
+            f"{folder} is a finished conversion to {own}",
+            f"use it: {mention('model', folder)} with {mention('quantization', own)}",
+        )
     if os.path.lexists(folder):
         raise RequestError(f"{folder} exists already", "name a folder that does not exist yet")
     work = unfinished_folder(folder)

@@ -20,7 +20,7 @@ class CheckpointFacts:
         layers, hidden_size, heads, kv_heads: numbers of each tower.
         experts: tower → number of experts, for towers with experts.
         weight_files, weight_bytes: number and total size of the safetensors files.
-        weight_format: the format of most of the numbers; None without files, or if they are damaged.
+        weight_format: the formats of the numbers; None without files, or if they are damaged.
         quantization: the value of the setting that the weights were converted for; None for other checkpoints.
     """
 
@@ -49,7 +49,7 @@ def read_facts(folder: Path) -> CheckpointFacts:
     files = sorted(file for file in folder.glob("*.safetensors") if file.is_file())  # reading a pipe would not end
     weight_format: str | None = None
     with suppress(CheckpointError):  # `verify` checks the files
-        weight_format = describe_weights(*files).kind if files else None
+        weight_format = describe_weights(*files).formats if files else None
     towers = (("understanding", transformer.und_mlp), ("generation", transformer.gen_mlp))
     return CheckpointFacts(
         layers=transformer.layers,

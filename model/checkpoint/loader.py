@@ -299,4 +299,7 @@ def require_matching(
     for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if names:
             parts.append(f"{len(names)} {title}:\n{format_names(names)}")
-    raise CheckpointError("\n".join(parts), "fetch the checkpoint again; config.json and weights must belong together")
+    hint = "fetch the checkpoint again; config.json and weights must belong together"
+    if source.is_file():
+        hint = "use a file of weights of this model, or name its model with `model`"
+    raise CheckpointError("\n".join(parts), hint)

@@ -13,6 +13,7 @@ from model.checkpoint.download import download_file
 from model.checkpoint.hub import is_hub_id
 from model.checkpoint.lora_scaling import ADAPTER_CONFIG
 from model.checkpoint.named_lora import NamedLora
+from model.checkpoint.safetensors_header import read_header
 from model.checkpoint.weights_file import local_weights_file
 from model.errors import CheckpointError
 
@@ -89,9 +90,12 @@ def opened_lora(file: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
     try:
         with safe_open(file, framework=framework) as stored:
             yield stored
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CheckpointError(f"{file} cannot be read as a LoRA: {reason}", "fetch the file again") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{file} cannot be read as a LoRA: {reason}", "check its permissions") from error
+    except SafetensorError as error:
+        read_header(file)  # says more clearly what is wrong, if it is the header
+        raise CheckpointError(f"{file} is damaged, and cannot be read as a LoRA", "fetch the file again") from error
 
 
 def recommended_settings(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:

@@ -32,16 +32,24 @@ class WeightsFacts:
     """Facts about weight files, from their headers.
 
     Attributes:
-        kind: the format of most of the numbers, such as `GGUF Q3_K_M`, `int8` or `bfloat16`.
+        kind: the format of the weights, such as `GGUF Q3_K_M`, `int8` or `bfloat16`: an eight-bit one if a weight has
+            it, else that of most of the numbers.
+        others: the other formats, if `kind` is an eight-bit one of safetensors files; the most frequent first.
         nbytes: size of the files.
         tensors: number of tensors.
         has_head: whether `lm_head` is there, without which a model draws and cannot write.
     """
 
     kind: str
+    others: tuple[str, ...]
     nbytes: int
     tensors: int
     has_head: bool
+
+    @property
+    def formats(self) -> str:
+        """All formats, such as `int8 and bfloat16`."""
+        return " and ".join((self.kind, *self.others))
 
     def notice(self, *, quantized: bool) -> str | None:
         """Return a notice for the user who loads the files, or None.
@@ -118,7 +126,7 @@ def _similar(path: Path) -> str | None:
     if not path.parent.is_dir():
         return None
     names = [each.name for each in path.parent.iterdir() if each.suffix in ENDINGS]
-    near = get_close_matches(path.name, names, n=1)
+    near = get_close_matches(path.name, names, n=1, cutoff=0.8)
     return f"did you mean {path.parent / near[0]}?" if near else None
 
 
@@ -138,11 +146,16 @@ def describe_weights(*files: Path) -> WeightsFacts:
         else:
             for entry in read_header(file):
                 names.append(official_name(entry.name))
+                if "scale" in entry.name.rpartition(".")[2]:  # they belong to weights in eight bits
+                    continue
                 counts[KINDS.get(entry.dtype, entry.dtype)] += math.prod(entry.shape)
-    kind = counts.most_common(1)[0][0] if counts else "empty"
+    frequent = [kind for kind, _ in counts.most_common()] or ["empty"]
+    packed = next((kind for kind in frequent if kind in KEPT), None)
+    kind = packed or frequent[0]
+    others = tuple(each for each in frequent if packed and each in KINDS.values() and each != packed)
     if len(files) == 1:
         kind = _kind_of_name(kind, files[0].name)
-    return WeightsFacts(kind, sum(file.stat().st_size for file in files), len(names), HEAD in names)
+    return WeightsFacts(kind, others, sum(file.stat().st_size for file in files), len(names), HEAD in names)
 
 
 def _kind_of_name(kind: str, file: str) -> str:

@@ -13,9 +13,15 @@ def prediction_flops(config: ModelConfig, image_tokens: int, prefix_tokens: int)
     Every image token goes through the gen tower's matrices and attends to the prefix and all image tokens.
     """
     transformer = config.transformer
-    matrices = _attention_weights(transformer) + _mlp_weights(transformer, transformer.gen_mlp)
     scores = transformer.heads * transformer.head_dim * (prefix_tokens + image_tokens)
-    return transformer.layers * image_tokens * (2 * matrices + 4 * scores)
+    return projection_flops(config, image_tokens) + transformer.layers * image_tokens * 4 * scores
+
+
+def projection_flops(config: ModelConfig, image_tokens: int) -> int:
+    """Count those operations of `prediction_flops` that multiply with weights. Attention has the others."""
+    transformer = config.transformer
+    matrices = _attention_weights(transformer) + _mlp_weights(transformer, transformer.gen_mlp)
+    return transformer.layers * image_tokens * 2 * matrices
 
 
 def token_bytes(config: ModelConfig, context_tokens: int, itemsize: int, weight_itemsize: int) -> int:

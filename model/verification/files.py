@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from config.errors import SenseNovaError
 from config.recommended import read_recommended
+from model.checkpoint.conversion_record import converted_checksums
 from model.checkpoint.download import CHECKPOINT_FILES
 from model.checkpoint.layout import checkpoint_layout
 from model.checkpoint.loader import require_finite, require_matching
@@ -46,7 +47,7 @@ def check_files(
 
     The checks are: `configuration`; `tensors` (every tensor of the configuration is there with its shape and a known
     dtype, none too many, every file as long as its header says); `tokenizer`; `checksums` (files whose
-    checksum is given, or known from the Hub); `values` (no NaN, no infinity).
+    checksum is given, or known from the Hub or from the conversion that wrote them); `values` (no NaN, no infinity).
 
     Args:
         configuration: values that `config.json` should have, by dotted name.
@@ -129,7 +130,9 @@ def _check_values(folder: Path, tensors: dict[str, StoredTensor] | None, on_prog
 def _check_checksums(folder: Path, given: Mapping[str, str], on_progress: Progress) -> FileFinding:
     files = sorted(file for file in folder.iterdir() if any(fnmatch(file.name, each) for each in CHECKPOINT_FILES))
     from_hub = [(file, checksum) for file in files if (checksum := hub_checksum(file)) is not None]
-    known = [*from_hub, *((folder / name, checksum) for name, checksum in given.items())]
+    converted = converted_checksums(folder)
+    made = [(file, converted[file.name]) for file in files if file.name in converted and file.name not in given]
+    known = [*from_hub, *made, *((folder / name, checksum) for name, checksum in given.items())]
     if not known:
         return FileFinding("checksums", "skipped", "none are known: the files are not in the Hub cache")
     total, done, wrong = sum(file.stat().st_size for file, _ in known if file.is_file()), 0, []

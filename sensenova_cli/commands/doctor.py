@@ -77,7 +77,7 @@ def _describe_weights(settings: "LoadSettings") -> tuple["LoadSettings", dict[st
     if file is None:
         return settings.model_copy(update={"weights": None}), {"file": settings.weights_file, "kind": None}
     facts = describe_weights(file)
-    found = {"file": str(file), "kind": facts.kind, "bytes": facts.nbytes, "writes_text": facts.has_head}
+    found = {"file": str(file), "kind": facts.formats, "bytes": facts.nbytes, "writes_text": facts.has_head}
     return settings.model_copy(update={"weights": str(file)}), {**found, "note": facts.note}
 
 

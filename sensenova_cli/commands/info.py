@@ -144,7 +144,7 @@ def _weights_facts(file: Path) -> dict[str, Any]:
 
     facts = describe_weights(file)
     return {
-        "weight_format": facts.kind,
+        "weight_format": facts.formats,
         "weight_bytes": facts.nbytes,
         "tensors": facts.tensors,
         "writes_text": facts.has_head,

@@ -40,6 +40,25 @@ def test_the_demo_needs_no_offloading() -> None:
     assert [line[1:4] for line in chosen] == [["256x256", "off", "yes"]]
 
 
+@pytest.mark.parametrize(("rate", "seconds"), [(4e12, 0.25), (0.5e12, 2.0)])
+def test_eight_bits_have_a_speed_of_their_own(
+    enough_memory: None, monkeypatch: pytest.MonkeyPatch, rate: float, seconds: float
+) -> None:
+    """The projections take as long as they were measured to take; attention as long as before."""
+    monkeypatch.setattr("model.bench.doctor.projection_rate", lambda *_: rate)
+    plain, int8 = (
+        examine(
+            "u1-8b",
+            LoadSettings(device="cpu", dtype="float32", gpu_memory="40GiB", quantization=quantization),
+            [(512, 512)],
+            ceilings=CEILINGS,
+            bandwidth=NO_BANDWIDTH,
+        ).forecasts[0]
+        for quantization in ("off", "int8")
+    )
+    assert int8.seconds / plain.seconds == pytest.approx(seconds, rel=0.1)
+
+
 @pytest.fixture
 def enough_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Report as much memory as the test asks for, independent of other programs."""

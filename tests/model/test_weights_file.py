@@ -130,6 +130,12 @@ def test_few_bits_get_a_note(tiny_checkpoint: Path, tmp_path: Path) -> None:
         assert note == f"{shown}: other pictures are to be expected than those of the original"
 
 
+def test_the_format_of_eight_bit_files(files: Path) -> None:
+    """Only one tower is in int8, so most numbers may have another format."""
+    facts = describe_weights(files / "int8.safetensors")
+    assert (facts.kind, facts.formats) == ("int8", "int8 and float32")
+
+
 def test_decoded_eight_bits_get_a_note(files: Path, tiny_checkpoint: Path) -> None:
     for quantization, notes in (("off", ["`quantization=int8` keeps them"]), ("int8", [])):
         engine = load(tiny_checkpoint, weights=str(files / "int8.safetensors"), quantization=quantization)

@@ -21,20 +21,42 @@ TASKS = {
 """Tasks by checkpoint, tensor_parallel_size and cfg_parallel_size."""
 
 
+class SharedEngine:
+    """The engine of the running test. It is kept while tests ask for the same ranks, because they start slowly."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._engine: Engine | None = None
+
+    def get(self, folder: Path, tensor: int, guidance: int) -> Engine:
+        """Return an engine with this checkpoint and these ranks."""
+        if self._engine is None or self._key != (folder, tensor, guidance):
+            self.close()
+            sizes = {"tensor_parallel_size": tensor, "cfg_parallel_size": guidance}
+            self._engine = Engine.load(folder, device="cpu", dtype="float32", **sizes)
+            self._key = folder, tensor, guidance
+        return self._engine
+
+    def close(self) -> None:
+        """End the ranks."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+
+
 @pytest.fixture(scope="module")
-def shared(request: pytest.FixtureRequest, parity_checkpoint: Callable[[str], Path]) -> Iterator[tuple[str, Engine]]:
-    name, tensor, guidance = request.param
-    sizes = {"tensor_parallel_size": tensor, "cfg_parallel_size": guidance}
-    engine = Engine.load(parity_checkpoint(name), device="cpu", dtype="float32", **sizes)
-    yield name, engine
+def shared() -> Iterator[SharedEngine]:
+    engine = SharedEngine()
+    yield engine
     engine.close()
 
 
-@pytest.mark.parametrize(
-    ("shared", "task"), [(ranks, task) for ranks, tasks in TASKS.items() for task in tasks], indirect=["shared"]
-)
-def test_case(task: str, shared: tuple[str, Engine]) -> None:
-    name, engine = shared
+@pytest.mark.parametrize(("ranks", "task"), [(ranks, task) for ranks, tasks in TASKS.items() for task in tasks])
+def test_case(
+    ranks: tuple[str, int, int], task: str, shared: SharedEngine, parity_checkpoint: Callable[[str], Path]
+) -> None:
+    name, tensor, guidance = ranks
+    engine = shared.get(parity_checkpoint(name), tensor, guidance)
     every = {(case["checkpoint"], case["case"]): case for case in cases("t2i", "edit", "describe", "chat")}
     found = differences(engine, every[name, task])
     assert found

@@ -76,7 +76,11 @@ def test_another_model_is_loaded(script: Script, home: Path) -> None:
 
 def test_another_model_has_its_own_weights(script: Script, home: Path) -> None:
     """The file of `--weights` belongs to the model before; no line of a session names such a file."""
-    outcome = script("/set weights other.gguf", "a cat", "/model demo", "/again", options=("--weights", "mine.gguf"))
+    lines = ("/model", "/set weights other.gguf", "a cat", "/model demo", "/again", "/model")
+    outcome = script(*lines, options=("--weights", "mine.gguf"))
+    assert "checkpoint with the weights mine.gguf\n" in outcome.stderr
+    assert "model: demo\nit has its own weights; mine.gguf was for " in outcome.stderr
+    assert outcome.stderr.endswith("model: demo\n")
     assert [settings.weights_file for settings in script.program.loaded] == ["mine.gguf", None]
     assert "error: /set cannot change weights\nhint: start another session with --weights FILE" in outcome.stderr
 

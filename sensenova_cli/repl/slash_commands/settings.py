@@ -107,12 +107,14 @@ def profile(workspace: Workspace, line: Line) -> None:
 def model(workspace: Workspace, line: Line) -> None:
     """Load another model; if that fails, the old one stays."""
     words = split_words(line.text)
+    resident = workspace.turns.resident_model
+    file = resident.settings.weights_file
     if not words:
-        workspace.print_text(f"model: {workspace.turns.resident_model.name}")
+        workspace.print_text(f"model: {resident.name}" + (f" with the weights {file}" if file else ""))
         return
     if len(words) > 1:
         raise UsageError("/model takes one name", "a folder, a Hub id, or demo")
-    before = workspace.turns.resident_model.name
+    before = resident.name
     try:
         workspace.turns.use_model(words[0])
     except SenseNovaError as error:
@@ -122,6 +124,8 @@ def model(workspace: Workspace, line: Line) -> None:
         workspace.say(f"the model is still {before}")
         raise
     workspace.say(f"model: {workspace.turns.resident_model.name}")
+    if file:
+        workspace.say(f"it has its own weights; {file} was for {before}")
 
 
 @slash_command(

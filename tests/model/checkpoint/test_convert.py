@@ -31,6 +31,7 @@ from model.checkpoint.quantization import QUANTIZATIONS
 from model.engine import LocalEngine
 from model.errors import CheckpointError, RequestError
 from model.network.rotation import rotation_group
+from model.verification.files import check_files
 from tests.cli.harness import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -317,6 +318,25 @@ def test_what_exists_is_left_alone(
     with pytest.raises(RequestError, match=r"copy exists already|is not the unfinished work of a conversion"):
         convert_checkpoint(tiny_checkpoint, copy, "int8")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_finished_conversion_is_named(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    copy = convert_checkpoint(tiny_checkpoint, tmp_path / "copy", "int8-all").folder
+    with pytest.raises(RequestError, match="copy is a finished conversion to int8-all") as caught:
+        convert_checkpoint(tiny_checkpoint, copy, "int8-all")
+    assert caught.value.hint == f"use it: `model={copy}` with `quantization=int8-all`"
+
+
+def test_the_checksums_of_a_copy_are_verified(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    copy = convert_checkpoint(tiny_checkpoint, tmp_path / "copy", "fp8").folder
+    findings = {each.name: each for each in check_files(copy)}
+    assert findings["checksums"].status == "passed"
+    file = next(copy.glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    findings = {each.name: each for each in check_files(copy)}
+    assert findings["checksums"].status == "failed" and file.name in findings["checksums"].detail
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -205,10 +206,33 @@ def test_a_tensor_in_two_files(broken: Path) -> None:
         load(broken)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]"])
+@pytest.mark.parametrize("content", [b"PK\3\4", b"\xff" * 64, b"\x89PNG\r\n\x1a\n0000", b"\x02\0\0\0\0\0\0\0[]"])
 def test_a_file_in_another_format(broken: Path, content: bytes) -> None:
     weight_file(broken).write_bytes(content)
-    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
+        load(broken)
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        (b'{"a": [1, 2', "its header is not JSON"),
+        (b'{"a": 5}', "lacks the type, the shape or the place of tensor a"),
+        (b'{"a": {"dtype": "F32", "shape": 5, "data_offsets": [0, 4]}}', "lacks the type"),
+        (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}', "lacks the type"),
+        (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "not whole or negative"),
+    ],
+)
+def test_a_damaged_header(broken: Path, header: bytes, problem: str) -> None:
+    """No message shows the words of Python or of a library."""
+    weight_file(broken).write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(CheckpointError, match=problem):
+        load(broken)
+
+
+def test_an_empty_file(broken: Path) -> None:
+    weight_file(broken).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="its header is incomplete"):
         load(broken)
 
 

@@ -210,7 +210,7 @@ def test_a_file_that_fits_in_part_is_refused_with_tensor_names(
         ("missing.safetensors", "there is no LoRA file missing.safetensors"),
         ("empty", "empty has 0 safetensors files"),
         ("two", "two has 2 safetensors files (a.safetensors, b.safetensors)"),
-        ("text.safetensors", "text.safetensors cannot be read as a LoRA"),
+        ("text.safetensors", "text.safetensors is not a safetensors file"),
     ],
 )
 def test_other_files_are_refused(
