@@ -93,7 +93,7 @@ def scratch(
     """The program in a folder with everything that the examples name."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("EDITOR", "true")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("COLUMNS")
     source = prepared["root"]
     checkpoint = source / "checkpoint"
