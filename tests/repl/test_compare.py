@@ -47,6 +47,15 @@ def test_messages(script: Script, line: str, what: str) -> None:
     assert what in script("a cat", "/generate a dog", line).stderr
 
 
+def test_the_hint_names_two_different_pictures(script: Script) -> None:
+    assert "hint: name two pictures: /compare 1 2" in script("a cat", "/generate a dog", "/compare").stderr
+
+
+def test_the_only_picture_has_no_other(script: Script) -> None:
+    outcome = script("a cat", "/compare")
+    assert "hint: this session has only one picture so far" in outcome.stderr
+
+
 def test_without_pictures(script: Script) -> None:
     assert "no picture is selected" in script("/compare").stderr
 

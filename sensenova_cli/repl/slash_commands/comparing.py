@@ -90,7 +90,7 @@ def _origin(state: State, result: int) -> tuple[tuple[int, ...], str]:
     others = [number for number in state.pictures if number != result]
     raise UsageError(
         f"picture {result} was not made from another picture",
-        f"name two pictures: /compare {others[-1] if others else 1} {result}",
+        f"name two pictures: /compare {others[-1]} {result}" if others else "this session has only one picture so far",
     )
 
 
