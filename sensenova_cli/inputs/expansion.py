@@ -77,15 +77,18 @@ def take_seeds(flags: Flags) -> tuple[Flags, Seeds | None]:
     return replace(flags, settings={name: value for name, value in flags.settings.items() if name != "seed"}), seeds
 
 
-def with_one_seed(flags: Flags) -> Flags:
+def with_one_seed(flags: Flags, hint: str = "give one number, or random") -> Flags:
     """Return flags with a number in place of `--seed random`.
+
+    Args:
+        hint: what to give instead of several seeds.
 
     Raises:
         UsageError: the seed is a range or a list.
     """
     text = str(flags.settings.get("seed", ""))
     if _is_several(text):
-        raise UsageError(f"--seed {text}: only one seed is possible here", "give one number, or random")
+        raise UsageError(f"--seed {text}: only one seed is possible here", hint)
     if text.strip().lower() != RANDOM:
         return flags
     seed = parse_seeds(text).text

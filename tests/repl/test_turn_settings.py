@@ -53,6 +53,12 @@ def test_a_random_seed_of_a_line(script: Script) -> None:
     seed = int(next(line for line in outcome.stderr.splitlines() if "random seed" in line).split()[-1])
     assert [request.settings.seed for request in script.requests] == [seed, seed + 1]
     assert "--seed 1..3: only one seed is possible here" in outcome.stderr
+    assert "-n 4 makes four pictures, each with the next seed" in outcome.stderr
+
+
+def test_an_answer_has_no_pictures_to_repeat(script: Script) -> None:
+    outcome = script("/chat hello --seed 1..3")
+    assert "hint: give one number, or random\n" in outcome.stderr
 
 
 def test_settings_of_the_session_override_its_profile(script: Script) -> None:

@@ -23,6 +23,8 @@ from sensenova_cli.inputs.options import (
 from sensenova_cli.repl.slash_commands.registry import COMMANDS
 from sensenova_cli.repl.slash_commands.session_settings import hint_instead_of_set
 
+SEVERAL_PICTURES = "give one number, or random; -n 4 makes four pictures, each with the next seed"
+
 _SHELL_OPTIONS = frozenset(
     (*IMAGE_OPTIONS, *TEXT_OPTIONS, *ENGINE_OPTIONS, *OUTPUT_OPTIONS, *COMMON_OPTIONS, "prompt", "prompt_file", "from")
 )
@@ -60,7 +62,8 @@ def parse_line_options(name: str, words: Sequence[str]) -> Flags:
         raise UsageError(what[0].lower() + what[1:], help_hint) from None
     if rest := context.params.pop("rest"):
         raise UsageError(f"{' '.join(rest)!r} follows an option", "options go at the end of a line")
-    return with_one_seed(collect_flags(context.params))
+    flags = collect_flags(context.params)
+    return with_one_seed(flags, SEVERAL_PICTURES) if "num_images" in options else with_one_seed(flags)
 
 
 @cache
