@@ -32,7 +32,7 @@ from sensenova_cli.turns.tasks import PictureTask
 ANSWER = TextSettings(max_tokens=700)
 """Settings with which the model that draws rewrites a prompt: greedy, so that the same prompt gets the same reply."""
 WITHOUT = "draw your own words: `enhance=false`"
-DEMO_KEEPS = "The demo cannot rewrite prompts, so it draws yours as it is; `enhance_with` names another model for that"
+DEMO_KEEPS = "The demo cannot rewrite prompts, so yours stays as it is; `enhance_with` names another model for that"
 
 Edit = Callable[[str], str]
 """Lets the user change a rewritten prompt before it is drawn; an empty result stands for the user's own prompt."""
