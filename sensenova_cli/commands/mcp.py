@@ -15,16 +15,27 @@ FOLDER = "mcp"
 """Folder of the results, in the user's data folder."""
 
 
-@with_options("output", *ENGINE_OPTIONS, "enable_cpu_offload", "profile", "debug", "no_color")
+@with_options(*ENGINE_OPTIONS, "enable_cpu_offload", "profile", "debug", "no_color")
 def mcp(
     flags: Flags,
     allow: Annotated[
         list[str] | None,
         typer.Option(
             "--allow",
-            help="A folder whose pictures the client may name; it may be repeated. Results can always be named.",
+            help="A folder whose pictures the client may name; it may be repeated. Results can be named, too.",
             metavar="FOLDER",
             rich_help_panel="Input",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder of the results.",
+            metavar="FOLDER/",
+            rich_help_panel="Output",
             show_default=False,
         ),
     ] = None,
@@ -42,7 +53,7 @@ def mcp(
     if importlib.util.find_spec("mcp") is None:
         raise UsageError("this command needs mcp, which is not installed", "in the checkout, run: pip install '.[mcp]'")
     layers = flags.layers()
-    output = _output(layers.output.output if "output" in flags.settings else None)
+    results = _output(output)
     folders = [_folder(name) for name in allow or ()]
     # These modules import the library and that of the protocol, which a wrong option must not wait for.
     import anyio
@@ -53,9 +64,9 @@ def mcp(
 
     if sys.stdin is not None and sys.stdin.isatty():
         TurnView(quiet=False).notice("a program starts this command and talks to it here, not a person; Ctrl-D ends it")
-    worker = Worker(layers, f"{output}/")
+    worker = Worker(layers, f"{results}/")
     try:
-        anyio.run(serve, worker, [output, *folders])
+        anyio.run(serve, worker, [results, *folders])
     finally:
         worker.close()
 

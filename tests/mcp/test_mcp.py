@@ -278,6 +278,12 @@ def test_wrong_options(home: Path, words: Sequence[str], message: str) -> None:
     assert process.returncode == 2 and output == b"" and message in problem.decode()
 
 
+def test_the_help_names_only_folders_for_results(home: Path) -> None:
+    output, _ = start("--help").communicate(timeout=60)
+    line = next(line for line in output.decode().splitlines() if "--output" in line)
+    assert "FOLDER/" in line and "Folder of the results." in line and "for stdout" not in output.decode()
+
+
 def test_large_pictures_are_reduced() -> None:
     noise = Image.frombytes("RGB", (2048, 2048), os.urandom(3 * 2048 * 2048))
     data, kind, size = _encoded(noise)
