@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 
 from sensenova_cli.errors import UsageError
@@ -12,6 +13,7 @@ from sensenova_cli.repl.repl import Repl
 from sensenova_cli.repl.slash_commands import EndSession
 from sensenova_cli.system.interrupts import exit_requested, handle_signals
 from sensenova_cli.system.streams import MAX_TEXT_BYTES
+from sensenova_cli.system.terminal_echo import hidden_keys
 
 
 def run_interactive(repl: Repl) -> None:
@@ -30,7 +32,8 @@ def run_interactive(repl: Repl) -> None:
         except EOFError:
             return
         try:
-            repl.run_line(typed)
+            with hidden_keys() if is_animated() else nullcontext():
+                repl.run_line(typed)
         except EndSession:
             return
 

@@ -6,6 +6,7 @@ This module imports almost nothing, so that signals are handled as early as poss
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 INTERRUPTED = 130
@@ -18,6 +19,9 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 farewell = b""
 """Bytes for the terminal before the process ends at once: they clear the progress that it shows."""
+
+restore_terminal: Callable[[], None] | None = None
+"""Restores the terminal's modes before the process ends at once; None if they are unchanged."""
 
 
 def handled_signals() -> list[signal.Signals]:
@@ -44,4 +48,6 @@ def exit_interrupted(number: int = 0, frame: FrameType | None = None) -> None:
     """Print that the program was interrupted, and end the process. This is also a signal handler."""
     with contextlib.suppress(OSError):
         os.write(2, farewell + b"interrupted\n")
+    if restore_terminal is not None:
+        restore_terminal()
     os._exit(INTERRUPTED)

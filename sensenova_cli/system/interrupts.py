@@ -93,6 +93,8 @@ def exit_now() -> NoReturn:
     if sys.stderr.isatty():
         # A progress bar may have hidden the cursor or left a color.
         os.write(2, first_signals.farewell + b"\x1b[?25h\x1b[0m\n")
+    if first_signals.restore_terminal is not None:
+        first_signals.restore_terminal()
     os._exit(INTERRUPTED)
 
 

@@ -9,6 +9,7 @@ from config.mentions import mention
 from config.settings import LoadSettings
 from model import CheckpointError, DownloadPlan, find_checkpoint, find_weights_file, is_hub_id, local_checkpoint
 from sensenova_cli.render.progress import format_bytes
+from sensenova_cli.system.terminal_echo import visible_keys
 from sensenova_cli.system.unicode import printable
 
 ASK_FROM_BYTES = 10**9
@@ -45,7 +46,9 @@ def require_consent(plan: DownloadPlan, settings: LoadSettings) -> None:
         raise refusal(plan)
     print(printable(f"Download {plan.model} ({format_bytes(plan.bytes_to_fetch)})? [y/N] "), end="", file=sys.stderr)
     sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    with visible_keys():
+        reply = sys.stdin.readline()
+    if reply.strip().lower() not in ("y", "yes"):
         raise CheckpointError(
             f"{plan.model} was not downloaded", f"leave the model out to use the demo, or name one: {mention('model')}"
         )

@@ -222,3 +222,35 @@ def test_a_conversation_has_its_own_greeting(tmp_path: Path) -> None:
     assert "steps" not in screen.toolbar
     run(screen, "help", "A message is answered.")
     assert screen.leave() == 0
+
+
+def test_keys_during_a_turn_wait_for_the_next_prompt(tmp_path: Path) -> None:
+    """They are not echoed: Enter would move the cursor, and a row of the progress would stay on the screen."""
+    screen = session(tmp_path, "--num-steps", "8", FAKE_STEP_SECONDS="0.3")
+    screen.type("a cat")
+    screen.wait_for("/8")
+    screen.type("/ls")
+    screen.type("/rename typed early")
+    screen.wait_for("this session is named typed early")
+    screen.wait_for_prompt()
+    assert [line for line in screen.lines if "/ls" in line or "/rename" in line] == [
+        "edit › /ls",
+        "edit › /rename typed early",
+    ]
+    assert "━" not in screen.text
+    assert screen.leave() == 0
+
+
+def test_a_second_ctrl_c_leaves_a_terminal_that_echoes(tmp_path: Path) -> None:
+    shell = "PROGRAM repl --num-steps 3; stty -a"
+    screen = Terminal(
+        folder=tmp_path, module="tests.cli.fake_program", shell=shell, FAKE_STEP_SECONDS="2", HOME=str(tmp_path)
+    )
+    screen.wait_for_toolbar("draw")
+    screen.type("a cat")
+    screen.wait_for("a step has begun")
+    screen.child.send("\x03")
+    screen.wait_for("stopping after this step")
+    screen.child.send("\x03")
+    screen.wait_for("icanon")
+    assert re.search(r"(?<!-)\becho\b", screen.text)
