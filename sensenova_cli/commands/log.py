@@ -169,7 +169,8 @@ def rm(
         return
     log = _log()
     for number in numbers or ():
-        _entry(log, number)
+        if not log.contains(number):
+            raise _no_entry(number)
     chosen = list(dict.fromkeys(numbers or ()))
     if not yes:
         require_yes(f"Remove {_counted(len(chosen))} from the log? Pictures stay.")
@@ -213,8 +214,12 @@ def _entry(log: "Log", number: int | None) -> "LogEntry":
     if entry is None and number is None:
         raise UsageError("nothing is logged yet", 'make a picture: sensenova generate "A cute cat"')
     if entry is None:
-        raise UsageError(f"the log has no entry {number}", "see: sensenova log")
+        raise _no_entry(number)
     return entry
+
+
+def _no_entry(number: int | None) -> UsageError:
+    return UsageError(f"the log has no entry {number}", "see: sensenova log")
 
 
 def _counted(count: int) -> str:

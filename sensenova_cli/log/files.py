@@ -68,7 +68,7 @@ def _entries(folders: Iterable[Path]) -> Iterator[os.DirEntry[str]]:
             try:
                 with os.scandir(folder) as entries:
                     yield from entries
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a path with a NUL
                 continue
 
 
@@ -76,7 +76,7 @@ def _inside(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 

@@ -14,12 +14,13 @@ from config.settings import (
 )
 from config.sources import read_layers
 from model import DEMO_MODEL, read_card
-from sensenova_cli.errors import UsageError
+from sensenova_cli.errors import LogError, UsageError
 from sensenova_cli.inputs.expansion import escaped_prompt
 from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, INTERLEAVE_OPTIONS, TEXT_OPTIONS
 from sensenova_cli.log.entries import LogEntry
 from sensenova_cli.system.streams import CLIPBOARD, STDIN
 
+UPDATE = "update sensenova; sensenova log show NUMBER prints the request"
 _OPTIONS: Mapping[str, Sequence[str]] = {
     "generate": [name for name in IMAGE_OPTIONS if name not in EDIT_ONLY],
     "edit": IMAGE_OPTIONS,
@@ -38,8 +39,11 @@ def repeat_words(entry: LogEntry) -> list[str]:
 
     Raises:
         UsageError: the request continued a conversation, or it read a picture from standard input or the clipboard.
+        LogError: another version has written the entry, with a command or a setting that this version lacks.
         SettingsError: the settings files have a mistake.
     """
+    if entry.task not in _OPTIONS:
+        raise LogError(f"entry {entry.number} is of a command that this version does not have", UPDATE)
     if entry.earlier:
         name = entry.session or "NAME"
         raise UsageError(
@@ -118,10 +122,16 @@ def _request_options(entry: LogEntry, known: Mapping[str, Any] | None) -> list[s
 
 def _values(group: type[SettingsGroup], changed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checked values of a group, of which `changed` are not defaults. Names that this version lacks are
-    left out."""
-    return group.model_validate(
-        {name: value for name, value in changed.items() if name in group.model_fields}
-    ).model_dump()
+    left out.
+
+    Raises:
+        LogError: this version does not know a value.
+    """
+    known = {name: value for name, value in changed.items() if name in group.model_fields}
+    try:
+        return group.model_validate(known).model_dump()
+    except ValueError:
+        raise LogError("the entry has a setting whose value this version does not know", UPDATE) from None
 
 
 def _options(settings: Mapping[str, Any]) -> list[str]:

@@ -9,14 +9,15 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from config.paths import show_path
 from sensenova_cli.errors import LogError, SessionError
-from sensenova_cli.log.entries import LogEntry, LoggedFile
+from sensenova_cli.log.entries import LogEntry
+from sensenova_cli.log.rows import COLUMNS, DamagedEntryError, entry_of, row_of, time_text
+from sensenova_cli.log.tables import require_log
 from sensenova_cli.system.private_files import FILE_MODE, make_private_folder, open_private
 from sensenova_cli.system.unicode import valid_unicode
 from sensenova_cli.system.user_folders import data_folder
@@ -31,45 +32,18 @@ LOG_FOLDER = "log"
 LOG_FILE = "log.sqlite"
 PATIENCE = 1.0
 """Seconds to wait for other processes that write the log."""
+ATTEMPTS = 3
+"""Number of times to open the database if it is damaged, or if another process has moved it aside."""
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of opening a file that may still be readable."""
-APPLICATION_ID = 0x53554C47
-"""Number in the database's header, by which a database of another program is recognized."""
-VERSION = 1
-"""Version of the tables."""
 NEWEST = 1000
 """Number of the newest entries that `folders` and `models` read."""
+MOST_NAMED = 10
+"""Most numbers of damaged entries in a notice."""
 SHORTEST_TERM = 3
 """Characters of the shortest word that the index finds: it contains all runs of three characters."""
 
-_TABLES = (
-    """
-    CREATE TABLE entries (
-      number INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, task TEXT NOT NULL, prompt TEXT NOT NULL,
-      status TEXT NOT NULL, reason TEXT NOT NULL, seconds REAL NOT NULL, model TEXT NOT NULL, session TEXT NOT NULL,
-      answer TEXT NOT NULL, original TEXT NOT NULL, paths TEXT NOT NULL, details TEXT NOT NULL
-    )
-    """,
-    "CREATE INDEX times ON entries (time)",  # it also counts the entries faster than the table
-)
-_INDEX = "CREATE VIRTUAL TABLE words USING fts5(text, tokenize = 'trigram')"
 _TEXT = "prompt || char(10) || answer || char(10) || original || char(10) || paths"
-_COLUMNS = (
-    "time",
-    "task",
-    "prompt",
-    "status",
-    "reason",
-    "seconds",
-    "model",
-    "session",
-    "answer",
-    "original",
-    "paths",
-    "details",
-)
-_DETAILS = ("settings", "loaded", "inputs", "files", "system", "earlier")
-"""Fields of an entry that one JSON column holds: nothing searches them."""
 
 T = TypeVar("T")
 
@@ -109,14 +83,14 @@ class Log:
         Args:
             patience: seconds to wait for another process.
         """
-        rows = [_row(entry) for entry in entries]
+        rows = [row_of(entry) for entry in entries]
 
         def write(database: "sqlite3.Connection") -> None:
-            marks = ", ".join("?" * len(_COLUMNS))
+            marks = ", ".join("?" * len(COLUMNS))
             database.execute("BEGIN IMMEDIATE")
             has_index = _has_index(database)
             for row in rows:
-                written = database.execute(f"INSERT INTO entries ({', '.join(_COLUMNS)}) VALUES ({marks})", row)
+                written = database.execute(f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({marks})", row)
                 if has_index:
                     text = f"SELECT number, {_TEXT} FROM entries WHERE number = ?"
                     database.execute(f"INSERT INTO words (rowid, text) {text}", [written.lastrowid])
@@ -133,27 +107,58 @@ class Log:
         """
         limit = -1 if count is None else count
 
-        def read(database: "sqlite3.Connection") -> list[LogEntry]:
-            return [_entry(row) for row in database.execute(*_search(database, query.split(), limit))]
+        def read(database: "sqlite3.Connection") -> "list[sqlite3.Row]":
+            return database.execute(*_search(database, valid_unicode(query).split(), limit)).fetchall()
 
-        return self._use(read) if self.file.exists() else []
+        entries, damaged = [], []
+        for row in self._use(read) if self.file.exists() else []:
+            try:
+                entries.append(entry_of(row))
+            except DamagedEntryError:
+                damaged.append(row["number"])
+        if damaged:
+            numbers = " ".join(map(str, damaged[:MOST_NAMED])) + (" …" if len(damaged) > MOST_NAMED else "")
+            self._on_notice(
+                f"not listed, because they cannot be read: entries {numbers}; `sensenova log rm` removes them"
+            )
+        return entries
 
     def find(self, number: int | None) -> LogEntry | None:
-        """Return the entry with a number, or None; without a number the newest one."""
+        """Return the entry with a number, or None; without a number the newest one.
+
+        Raises:
+            LogError: also if the entry is damaged.
+        """
         chosen = ("WHERE number = ?", [number]) if number is not None else ("ORDER BY number DESC LIMIT 1", [])
 
-        def read(database: "sqlite3.Connection") -> LogEntry | None:
-            row = database.execute(f"SELECT * FROM entries {chosen[0]}", chosen[1]).fetchone()
-            return None if row is None else _entry(row)
+        def read(database: "sqlite3.Connection") -> "sqlite3.Row | None":
+            row: sqlite3.Row | None = database.execute(f"SELECT * FROM entries {chosen[0]}", chosen[1]).fetchone()
+            return row
 
-        return self._use(read) if self.file.exists() else None
+        row = self._use(read) if self.file.exists() else None
+        if row is None:
+            return None
+        try:
+            return entry_of(row)
+        except DamagedEntryError:
+            broken = row["number"]
+            hint = f"to remove it: sensenova log rm {broken}"
+            raise LogError(f"entry {broken} of the log cannot be read", hint) from None
+
+    def contains(self, number: int) -> bool:
+        """Return whether the log has an entry with a number, damaged or not."""
+
+        def read(database: "sqlite3.Connection") -> bool:
+            return database.execute("SELECT 1 FROM entries WHERE number = ?", [number]).fetchone() is not None
+
+        return self._use(read) if self.file.exists() else False
 
     def folders(self) -> list[Path]:
         """Return the folders of the files of the newest entries, the newest one first."""
 
         def read(database: "sqlite3.Connection") -> list[Path]:
             rows = database.execute("SELECT paths FROM entries ORDER BY number DESC LIMIT ?", [NEWEST])
-            paths = (path for row in rows for path in row["paths"].splitlines())
+            paths = (path for row in rows if isinstance(row["paths"], str) for path in row["paths"].splitlines())
             return list(dict.fromkeys(Path(path).parent for path in paths))
 
         return self._use(read) if self.file.exists() else []
@@ -163,7 +168,7 @@ class Log:
 
         def read(database: "sqlite3.Connection") -> list[str]:
             rows = database.execute("SELECT model FROM entries ORDER BY number DESC LIMIT ?", [NEWEST])
-            return list(dict.fromkeys(row["model"] for row in rows))
+            return list(dict.fromkeys(row["model"] for row in rows if isinstance(row["model"], str)))
 
         return self._use(read) if self.file.exists() else []
 
@@ -201,21 +206,27 @@ class Log:
             self._use(write)
 
     def _use(self, work: "Callable[[sqlite3.Connection], T]", patience: float = PATIENCE) -> T:
-        """Run `work` with an open database. If the database turns out to be damaged, rename it and run `work` again."""
+        """Run `work` with an open database. If the database turns out to be damaged, rename it and run `work` again.
+
+        `work` also runs again if another process has renamed the database meanwhile: SQLite then reports other errors.
+        """
         import sqlite3
 
         opened: os.stat_result | None = None
-        for is_last in (False, True):
+        for left in reversed(range(ATTEMPTS)):
             try:
                 self._create()
                 opened = self.file.stat()
-                with _connected(self.file, patience) as database:
-                    _require_own(database)
+                is_writable = os.access(self.file, os.W_OK) and os.access(self.file.parent, os.W_OK)
+                with _connected(self.file, patience, is_writable) as database:
+                    require_log(database, is_writable)
                     return work(database)
             except sqlite3.Error as error:
-                if is_last or not _is_damage(error):
+                is_damaged = _is_damage(error)
+                if not left or not (is_damaged or self._is_replaced(opened)):
                     raise _explained(self.file, error) from None
-                self._move_aside(opened)
+                if is_damaged:
+                    self._move_aside(opened)
             except OSError as error:
                 raise _unusable(self.file, error) from None
         raise AssertionError("the loop returns or raises")
@@ -228,6 +239,13 @@ class Log:
         except OSError as error:
             if error.errno not in NOT_WRITABLE:
                 raise
+
+    def _is_replaced(self, opened: os.stat_result | None) -> bool:
+        """Return whether the file that was opened has another name now."""
+        try:
+            return opened is None or not os.path.samestat(opened, self.file.stat())
+        except OSError:
+            return True
 
     def _move_aside(self, opened: os.stat_result | None) -> None:
         """Rename the damaged database, unless another process has just done so."""
@@ -266,55 +284,20 @@ def _unusable(file: Path, error: OSError) -> LogError:
 
 
 @contextmanager
-def _connected(file: Path, patience: float) -> "Iterator[sqlite3.Connection]":
+def _connected(file: Path, patience: float, is_writable: bool) -> "Iterator[sqlite3.Connection]":
     import sqlite3
 
-    target = str(file)
-    if not os.access(file, os.W_OK) or not os.access(file.parent, os.W_OK):
-        target = f"{file.absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(target, timeout=patience, isolation_level=None, uri=target != str(file))) as database:
+    # Neither mode creates the file: SQLite would make it readable for other users.
+    target = f"{file.absolute().as_uri()}?mode={'rw' if is_writable else 'ro'}"
+    with closing(sqlite3.connect(target, timeout=patience, isolation_level=None, uri=True)) as database:
         database.row_factory = sqlite3.Row
+        database.text_factory = _text  # the default raises an error for text that is not UTF-8
         database.execute("PRAGMA synchronous = NORMAL")
         yield database
 
 
-def _require_own(database: "sqlite3.Connection") -> None:
-    """Raise LogError for a log of a newer version, and a sqlite3 error for a database that is not a log."""
-    import sqlite3
-
-    database.execute("BEGIN")  # so that no other process writes between these reads
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    database.execute("COMMIT")
-    if application == APPLICATION_ID and version > VERSION:
-        raise LogError("the log was written by a newer version of sensenova", "update sensenova, or use --no-log")
-    if tables and application != APPLICATION_ID:
-        error = sqlite3.DatabaseError("the file is a database of another program")
-        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
-        raise error
-    if not tables and os.access(_path_of(database), os.W_OK):
-        database.execute("BEGIN IMMEDIATE")
-        _create_tables(database)
-        database.execute("COMMIT")
-
-
-def _path_of(database: "sqlite3.Connection") -> str:
-    return str(database.execute("PRAGMA database_list").fetchone()["file"])
-
-
-def _create_tables(database: "sqlite3.Connection") -> None:
-    import sqlite3
-
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    if application == APPLICATION_ID:
-        return
-    for statement in _TABLES:
-        database.execute(statement)
-    with suppress(sqlite3.OperationalError):  # this SQLite has no FTS5: a search reads all entries
-        database.execute(_INDEX)
-    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    database.execute(f"PRAGMA user_version = {VERSION}")
+def _text(content: bytes) -> str:
+    return content.decode("utf-8", "replace")
 
 
 def _has_index(database: "sqlite3.Connection") -> bool:
@@ -370,7 +353,7 @@ def _is_index_complete(database: "sqlite3.Connection") -> bool:
 
 
 def _before(time: datetime | None) -> tuple[str, list[str]]:
-    return ("", []) if time is None else ("WHERE time < ?", [_time_text(time)])
+    return ("", []) if time is None else ("WHERE time < ?", [time_text(time)])
 
 
 def _is_damage(error: "sqlite3.Error") -> bool:
@@ -386,36 +369,3 @@ def _explained(file: Path, error: "sqlite3.Error") -> LogError:
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LogError(f"another process has locked the log {show_path(file)}", "try again when it has finished")
     return LogError(f"the log {show_path(file)} cannot be used: {error}", "check the folder's permissions and the disk")
-
-
-def _row(entry: LogEntry) -> list[Any]:
-    """Return the columns of an entry. Text that is not valid Unicode is escaped, because SQLite refuses it."""
-    paths = "\n".join(file.path for file in entry.files)
-    details = {name: getattr(entry, name) for name in _DETAILS} | {"files": [asdict(file) for file in entry.files]}
-    text = {
-        "time": _time_text(entry.time),
-        "paths": paths,
-        "details": json.dumps(details, ensure_ascii=True),
-        **{name: getattr(entry, name) for name in _COLUMNS if name not in ("time", "paths", "details")},
-    }
-    return [valid_unicode(value) if isinstance(value := text[name], str) else value for name in _COLUMNS]
-
-
-def _entry(row: "sqlite3.Row") -> LogEntry:
-    details = json.loads(row["details"])
-    names = ("task", "prompt", "status", "reason", "seconds", "model", "session", "answer", "original", "number")
-    return LogEntry(
-        **{name: row[name] for name in names},
-        time=datetime.fromisoformat(row["time"]),
-        settings=details["settings"],
-        loaded=details["loaded"],
-        inputs=tuple(details["inputs"]),
-        files=tuple(LoggedFile(**file) for file in details["files"]),
-        system=details["system"],
-        earlier=details["earlier"],
-    )
-
-
-def _time_text(time: datetime) -> str:
-    """Return a time in UTC as text whose alphabetical order is that of time."""
-    return time.astimezone(UTC).isoformat(timespec="milliseconds")

@@ -16,7 +16,7 @@ import pytest
 
 from model import CheckpointError
 from sensenova_cli.errors import LogError
-from sensenova_cli.log import store
+from sensenova_cli.log import store, tables
 from sensenova_cli.log.entries import LogEntry, LoggedFile
 from sensenova_cli.log.store import Log, log_file
 from tests.cli.fake_engine import FakeEngine
@@ -162,7 +162,7 @@ def test_search(tmp_path: Path, words: str, found: list[int], has_index: bool, m
     if not has_index:
         if words == "über":
             pytest.skip("without the index, only letters of ASCII have no case")
-        monkeypatch.setattr(store, "_INDEX", "CREATE VIRTUAL TABLE words USING nothing (text)")
+        monkeypatch.setattr(tables, "_INDEX", "CREATE VIRTUAL TABLE words USING nothing (text)")
     log = Log(print, tmp_path / "log.sqlite")
     picture = LoggedFile("/home/me/owls/moon.png", 1, "")
     log.append(
@@ -410,6 +410,93 @@ def test_a_database_of_another_program_is_moved_aside(program: Program) -> None:
     (aside,) = log_file().parent.glob("log-damaged-*.sqlite")
     with closing(sqlite3.connect(aside)) as database:
         assert database.execute("SELECT count(*) FROM entries").fetchone() == (0,)
+
+
+def change_log(*statements: str) -> None:
+    with closing(sqlite3.connect(log_file())) as database, database:
+        for statement in statements:
+            database.execute(statement)
+
+
+def test_a_log_without_the_newest_column_gets_it(program: Program) -> None:
+    program("chat", "hello")
+    change_log("ALTER TABLE entries DROP COLUMN original", "PRAGMA user_version = 1")
+    assert program("log").code == 0
+    outcome = program("chat", "good morning")
+    assert outcome.code == 0 and "note:" not in outcome.stderr
+    assert [each["prompt"] for each in listed(program, "-q", "o")] == ["good morning", "hello"]
+    assert list(log_file().parent.glob("*damaged*")) == []
+
+
+def test_a_folder_whose_name_is_not_unicode(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSENOVA_DATA_DIR", str(tmp_path / os.fsdecode(b"caf\xe9 %20?mode=x#y")))
+    assert "note:" not in program("chat", "hello").stderr
+    assert [each["prompt"] for each in listed(program)] == ["hello"]
+
+
+def test_a_log_without_its_table_is_moved_aside(program: Program) -> None:
+    program("chat", "hello")
+    change_log("DROP TABLE entries")
+    outcome = program("chat", "good morning")
+    assert outcome.code == 0 and "the log was damaged" in outcome.stderr
+    assert [each["prompt"] for each in listed(program)] == ["good morning"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "details = '{'",
+        "details = '[]'",
+        """details = '{"files": [{"evil": 1}]}'""",
+        "time = 'yesterday'",
+        "seconds = 'soon'",
+        "prompt = x'ff00'",
+        "status = 7.5, model = x'00'",
+    ],
+)
+def test_a_damaged_entry_hides_no_other_one_and_can_be_removed(program: Program, damage: str) -> None:
+    program("chat", "hello")
+    program("chat", "good morning")
+    change_log(f"UPDATE entries SET {damage} WHERE number = 1")
+    outcome = program("log", "--json")
+    assert outcome.code == 0 and json.loads(outcome.stdout)["prompt"] == "good morning"
+    assert "cannot be read: entries 1;" in outcome.stderr
+    for command in ("show", "again"):
+        refused = program("log", command, "1")
+        assert refused.code == 1 and "hint: to remove it: sensenova log rm 1" in refused.stderr
+    assert program("log", "rm", "1", "-y").code == 0
+    assert program("log").stderr == ""
+
+
+def test_a_search_for_text_that_is_not_unicode(program: Program) -> None:
+    program("chat", "hello")
+    outcome = program("log", "-q", os.fsdecode(b"caf\xe9"))
+    assert outcome.code == 0 and "note: no request has " in outcome.stderr
+
+
+def test_text_that_is_not_unicode_is_shown(program: Program) -> None:
+    program("chat", "hello")
+    change_log("UPDATE entries SET prompt = CAST(x'41ff42' AS TEXT)")
+    assert listed(program)[0]["prompt"] == "A�B"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["task = 'sculpt'", 'details = replace(details, \'"num_steps": 4\', \'"num_steps": "many"\')'],
+)
+def test_again_of_a_request_that_this_version_does_not_know(program: Program, change: str) -> None:
+    program("generate", "a cat")
+    change_log(f"UPDATE entries SET {change}")
+    outcome = program("log", "again")
+    assert outcome.code == 1 and "hint: update sensenova" in outcome.stderr
+
+
+def test_a_file_whose_logged_path_no_system_allows_is_searched(program: Program) -> None:
+    program("generate", "a cat")
+    change_log(
+        "UPDATE entries SET details = replace(details, '/a-cat', '\\u0000/a-cat'), paths = 'a' || char(0) || '/b'"
+    )
+    assert "(moved to " in program("log", "show").stdout
 
 
 def test_a_log_of_a_newer_version_is_left_alone(program: Program) -> None:
