@@ -94,7 +94,8 @@ def _only_model(connection: Connection, check: Check) -> str:
             listed = end.value
             break
     entries = listed.get("data") if isinstance(listed, dict) else None
-    names = [each["id"] for each in entries or () if isinstance(each, dict) and isinstance(each.get("id"), str)]
+    entries = entries if isinstance(entries, list) else []
+    names = [each["id"] for each in entries if isinstance(each, dict) and isinstance(each.get("id"), str)]
     if len(names) == 1:
         return str(names[0])
     known = ", ".join(map(shown_name, names[:MOST_LISTED])) + (", …" if len(names) > MOST_LISTED else "")

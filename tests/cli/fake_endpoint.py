@@ -18,6 +18,7 @@ class FakeEndpoint:
         reply: text of the next answers.
         finish: their finish reason.
         models: names of its models.
+        model_list: bytes of the list of its models instead of the usual ones.
         status: status of the next chats; above 299 with `body` as the answer.
         body: bytes of the next answers instead of the usual ones.
         location: where the next chats redirect to.
@@ -29,6 +30,7 @@ class FakeEndpoint:
     reply: str = "A cute cat with green eyes."
     finish: str = "stop"
     models: list[str] = field(default_factory=lambda: ["writer"])
+    model_list: bytes | None = None
     status: int = 200
     body: bytes | None = None
     location: str = ""
@@ -36,6 +38,8 @@ class FakeEndpoint:
     headers: list[dict[str, str]] = field(default_factory=list)
 
     def answer(self, path: str) -> bytes:
+        if path == "/v1/models" and self.model_list is not None:
+            return self.model_list
         if path == "/v1/models":
             return json.dumps({"data": [{"id": name} for name in self.models]}).encode()
         if self.body is not None:

@@ -134,6 +134,16 @@ def test_an_endpoint_with_several_models(program: Program, endpoint: FakeEndpoin
     assert endpoint.requests[-1]["model"] == "large"
 
 
+@pytest.mark.parametrize(
+    "models", [b'{"data": 5}', b'{"data": "writer"}', b'{"data": {"id": "x"}}', b"[]", b'"x"', b'[[[["']
+)
+def test_a_list_of_models_that_is_none(program: Program, endpoint: FakeEndpoint, models: bytes) -> None:
+    endpoint.model_list = models
+    outcome = program("generate", "a cat", "--enhance-with", endpoint.url)
+    assert outcome.code == 1 and not outcome.stdout
+    assert "error: the prompt was not rewritten: " in outcome.stderr and "unexpected" not in outcome.stderr
+
+
 def test_json_and_a_dry_run(program: Program, endpoint: FakeEndpoint) -> None:
     outcome = program("generate", "a cat", "--enhance-with", endpoint.url, "--dry-run")
     assert outcome.code == 0 and "enhance true" in outcome.stdout.lower() and not endpoint.requests
