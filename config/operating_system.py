@@ -5,9 +5,11 @@ for modules that the other system does not have.
 Windows is not supported; its arms keep a port possible. `.ci/run` checks the types for Windows and macOS, too.
 """
 
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
 
 if sys.platform != "win32":
     import fcntl
@@ -77,6 +79,33 @@ def terminal_size_report(descriptor: int) -> bytes:
         raise OSError("Windows does not report the size of a character")
     else:
         return fcntl.ioctl(descriptor, termios.TIOCGWINSZ, bytes(8))
+
+
+def set_echo(descriptor: int, on: bool) -> Callable[[], None]:
+    """Turn a terminal's echo of typed keys on or off, and return a function that restores the terminal's modes.
+
+    Typed keys are kept. The function does nothing if the terminal has been closed meanwhile.
+
+    Raises:
+        OSError: this is not a terminal, or it is closed, or the system has no such mode.
+    """
+    if sys.platform == "win32":
+        raise OSError("the echo of Windows is not changed")
+    else:
+        local_modes = 3  # index of the local modes
+        try:
+            before = termios.tcgetattr(descriptor)
+            wanted = list(before)
+            wanted[local_modes] = before[local_modes] | termios.ECHO if on else before[local_modes] & ~termios.ECHO
+            termios.tcsetattr(descriptor, termios.TCSANOW, wanted)
+        except termios.error as error:
+            raise OSError(*error.args) from None
+
+        def restore() -> None:
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+        return restore
 
 
 def read_at(descriptor: int, view: memoryview, position: int) -> int:

@@ -14,6 +14,7 @@ from config.operating_system import (
     peak_resident_bytes,
     read_at,
     seconds_since_boot,
+    set_echo,
     terminal_size_report,
     total_memory,
 )
@@ -66,3 +67,24 @@ def test_locks_of_other_processes(tmp_path: Path) -> None:
         assert not is_locked_by_another(descriptor)
     finally:
         os.close(descriptor)
+
+
+def test_typed_keys_are_echoed_unless_the_echo_is_off(tmp_path: Path) -> None:
+    keyboard, terminal = os.openpty()
+    try:
+        restore = set_echo(terminal, False)
+        os.write(keyboard, b"hidden\n")
+        assert os.read(terminal, 100) == b"hidden\n"
+        shown = set_echo(terminal, True)
+        os.write(keyboard, b"shown\n")
+        shown()
+        os.write(keyboard, b"hidden again\n")
+        restore()
+        os.write(keyboard, b"at the prompt\n")
+        assert os.read(keyboard, 100) == b"shown\r\nat the prompt\r\n"
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    (tmp_path / "file").touch()
+    with (tmp_path / "file").open() as file, pytest.raises(OSError, match=""):
+        set_echo(file.fileno(), False)
