@@ -16,6 +16,7 @@ from sensenova_cli.inputs.completion import complete_setting_names, complete_set
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.atomic_files import replace_file
+from sensenova_cli.system.settings_lock import changing_settings
 from sensenova_cli.system.unicode import for_terminal, json_text, printable
 
 if TYPE_CHECKING:
@@ -137,12 +138,14 @@ def unset(flags: Flags, name: Name, project: Project = False) -> None:
 
     key, in_table = _known(name)
     file = _file(project)
-    text, values = _text(file), _values(file)
-    if key not in values:
-        typer.echo(f"note: {_shown(file)} does not set {key}", err=True)
-        return
-    rest = {each: value for each, value in values.items() if each != key}
-    _write(file, text, unset_setting(text, key.removeprefix(SERVER), serve=in_table), rest)
+    with changing_settings():
+        text = _text(file)
+        values = _named(_parsed(file, text))
+        if key not in values:
+            typer.echo(f"note: {_shown(file)} does not set {key}", err=True)
+            return
+        rest = {each: value for each, value in values.items() if each != key}
+        _write(file, text, unset_setting(text, key.removeprefix(SERVER), serve=in_table), rest)
     _note_contradictions()
 
 
@@ -184,13 +187,14 @@ def edit(flags: Flags, project: Project = False) -> None:
     except SettingsError as error:
         again = f"to correct it: sensenova config edit{' --project' if project else ''}"
         raise SettingsError(error.what, f"{error.hint}\n{_shown(file)} is unchanged; {again}") from None
-    if _text(file) != before:
-        raise SenseNovaError(f"{_shown(file)} was changed while you edited it", f"your version is {_shown(draft)}")
-    if after != (before or settings_template({})):
-        write_settings_file(file, after)
-        typer.echo(for_terminal(file))
-    else:
-        typer.echo("note: nothing was changed", err=True)
+    with changing_settings():
+        if _text(file) != before:
+            raise SenseNovaError(f"{_shown(file)} was changed while you edited it", f"your version is {_shown(draft)}")
+        if after != (before or settings_template({})):
+            write_settings_file(file, after)
+            typer.echo(for_terminal(file))
+        else:
+            typer.echo("note: nothing was changed", err=True)
     draft.unlink(missing_ok=True)
     _note_contradictions()
 
@@ -220,8 +224,10 @@ def change_setting(name: str, value: str, project: bool = False) -> None:
     plain = key.removeprefix(SERVER)
     checked = _checked(plain, value, in_table)
     file = _file(project)
-    text = _text(file)
-    _write(file, text, set_setting(text, plain, checked, serve=in_table), {**_values(file), key: checked})
+    with changing_settings():
+        text = _text(file)
+        changed = {**_named(_parsed(file, text)), key: checked}
+        _write(file, text, set_setting(text, plain, checked, serve=in_table), changed)
     _note_contradictions()
 
 

@@ -237,6 +237,7 @@ def alias(
     """
     from config.aliases import aliases_file, aliases_text, read_aliases
     from sensenova_cli.commands.config import write_settings_file
+    from sensenova_cli.system.settings_lock import changing_settings
 
     aliases = read_aliases()
     if name is None:
@@ -245,22 +246,27 @@ def alias(
         if not aliases:
             typer.echo("note: there are no aliases", err=True)
         return
-    if remove:
-        if name not in aliases or target is not None:
-            known = ", ".join(aliases) or "none"
-            raise UsageError(f"there is no alias {name}", f"known aliases: {known}")
-        del aliases[name]
-    elif target is None:
-        if name not in aliases:
-            raise UsageError(f"there is no alias {name}", f"to make it: sensenova models alias {name} TARGET")
+    if name not in aliases and (remove or target is None):
+        hint = f"to make it: sensenova models alias {name} TARGET"
+        known = f"known aliases: {', '.join(aliases) or 'none'}"
+        raise UsageError(f"there is no alias {name}", known if remove else hint)
+    if remove and target is not None:
+        raise UsageError("--remove takes a name only", f"to remove it: sensenova models alias --remove {name}")
+    if not remove and target is None:
         typer.echo(for_terminal(aliases[name]))
         return
-    else:
-        _require_free(name)
-        aliases[name] = _checked_target(name, target)
-    write_settings_file(aliases_file(), aliases_text(aliases))
     if not remove:
-        typer.echo(for_terminal(f"{name} = {aliases[name]}"))
+        _require_free(name)
+    full = None if target is None else _checked_target(name, target)
+    with changing_settings():
+        aliases = read_aliases()  # again: another process may have changed them before this one had the lock
+        if full is None:
+            aliases.pop(name, None)
+        else:
+            aliases[name] = full
+        write_settings_file(aliases_file(), aliases_text(aliases))
+    if full is not None:
+        typer.echo(for_terminal(f"{name} = {full}"))
 
 
 def _require_free(name: str) -> None:

@@ -1,13 +1,16 @@
 """`sensenova config`: single settings are read, changed and removed; no mistake reaches the file."""
 
 import json
+import multiprocessing
 import os
 import stat
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
 from sensenova_cli.commands import config
+from sensenova_cli.system import settings_lock
 from tests.cli.harness import Outcome, Program
 
 
@@ -35,6 +38,45 @@ def test_set_and_get(program: Program, user_file: Path) -> None:
     assert program.request.settings.num_steps == 20 and program.request.settings.cfg_interval == (0.1, 0.9)
     assert program("config", "unset", "num_steps").code == 0
     assert program("config", "get", "num_steps").code == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("config", "set", "seed", "8"),
+        ("config", "unset", "seed"),
+        ("config", "set", "--project", "seed", "8"),
+        ("models", "alias", "mine", "demo"),
+        ("models", "default", "demo"),
+    ],
+)
+def test_two_processes_do_not_change_settings_at_once(
+    program: Program, user_file: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("config", "set", "seed", "7")
+    monkeypatch.setattr(settings_lock, "PATIENCE", 0.05)
+    with settings_lock.changing_settings():
+        outcome = program(*command)
+    assert outcome.code == 1 and "error: another process is changing your settings" in outcome.stderr
+    assert user_file.read_text() == "seed = 7\n" and not Path("sensenova.toml").exists()
+    assert program(*command).code == 0
+
+
+def change_at_once(name: str, value: str, barrier: Barrier) -> None:
+    barrier.wait()
+    config.change_setting(name, value)
+
+
+def test_settings_that_are_changed_at_once_are_all_kept(user_file: Path, home: Path) -> None:
+    values = {"seed": "8", "num_steps": "20", "quality": "80", "cfg_scale": "3"}
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(len(values))
+    processes = [context.Process(target=change_at_once, args=(*each, barrier)) for each in values.items()]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert len(user_file.read_text().splitlines()) == len(values)
 
 
 def test_the_project_file(program: Program, home: Path, user_file: Path) -> None:
@@ -144,7 +186,7 @@ def test_edit(program: Program, user_file: Path, editor: Path) -> None:
     assert (outcome.code, outcome.stdout) == (0, f"{user_file}\n")
     assert program("config", "get").stdout == "serve.host = 0.0.0.0\n"
     assert user_file.read_text().startswith("# Settings of sensenova.")
-    assert list(user_file.parent.iterdir()) == [user_file]
+    assert [file for file in user_file.parent.iterdir() if file.name != settings_lock.LOCK_FILE] == [user_file]
 
 
 def test_a_mistake_of_the_editor_is_a_draft(program: Program, user_file: Path, editor: Path) -> None:
