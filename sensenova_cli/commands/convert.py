@@ -91,7 +91,9 @@ def _report(made: "Converted", quantization: str, flags: Flags, view: "TurnView"
             }
         )
         return
-    sizes = f"{made.source_bytes / 1e9:.2f} GB became {made.nbytes / 1e9:.2f} GB in {seconds:.1f} s"
+    from sensenova_cli.render.progress import format_bytes
+
+    sizes = f"{format_bytes(made.source_bytes)} became {format_bytes(made.nbytes)} in {seconds:.1f} s"
     kept = f"; {made.kept_files} of {made.files} files were done before" if made.kept_files else ""
     view.muted(f"{sizes}{kept}; use the copy with --quantization {quantization}")
     typer.echo(for_terminal(made.folder))

@@ -49,6 +49,7 @@ def test_a_line_says_how_to_use_the_copy(program: Program, tiny_checkpoint: Path
     outcome = program("convert", str(tiny_checkpoint), "copy", "--quantization", "fp8")
     assert (outcome.code, outcome.stdout) == (0, "copy\n")
     assert "use the copy with --quantization fp8" in outcome.stderr
+    assert re.search(r"^[1-9]\d* MB became [1-9]\d* MB in ", outcome.stderr, re.MULTILINE)
     assert program("convert", str(tiny_checkpoint), "other", "--quantization", "fp8", "-q").stderr == ""
 
 
