@@ -71,20 +71,24 @@ def test_locks_of_other_processes(tmp_path: Path) -> None:
 
 def test_typed_keys_are_echoed_unless_the_echo_is_off(tmp_path: Path) -> None:
     keyboard, terminal = os.openpty()
+
+    def type_line(text: bytes) -> None:
+        os.write(keyboard, text)
+        assert os.read(terminal, 100) == text  # the system handles keys later, with the modes of that time
+
     try:
         restore = set_echo(terminal, False)
-        os.write(keyboard, b"hidden\n")
-        assert os.read(terminal, 100) == b"hidden\n"
-        shown = set_echo(terminal, True)
-        os.write(keyboard, b"shown\n")
-        shown()
-        os.write(keyboard, b"hidden again\n")
+        type_line(b"hidden\n")
+        restore_hidden = set_echo(terminal, True)
+        type_line(b"answer\n")
+        restore_hidden()
+        type_line(b"hidden again\n")
         restore()
-        os.write(keyboard, b"at the prompt\n")
-        assert os.read(keyboard, 100) == b"shown\r\nat the prompt\r\n"
+        type_line(b"at the prompt\n")
+        assert os.read(keyboard, 100) == b"answer\r\nat the prompt\r\n"
     finally:
         os.close(keyboard)
         os.close(terminal)
     (tmp_path / "file").touch()
-    with (tmp_path / "file").open() as file, pytest.raises(OSError, match=""):
+    with (tmp_path / "file").open() as file, pytest.raises(OSError, match="ioctl"):
         set_echo(file.fileno(), False)
