@@ -4,13 +4,11 @@ import gc
 import traceback
 from collections.abc import Mapping
 
-from rich.text import Text
-
 from config.errors import SenseNovaError
 from config.toml_file import show_path
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.render.console import print_message
+from sensenova_cli.render.console import print_note
 from sensenova_cli.render.errors import describe, print_error
 from sensenova_cli.render.spelling import as_session
 from sensenova_cli.repl.dispatch import command_name
@@ -27,6 +25,9 @@ GREETINGS: Mapping[Mode, str] = {
     "chat": "type a message, or /help; /generate PROMPT makes a picture",
 }
 """The first line of a new session."""
+
+DOES: Mapping[str, str] = {"generate": "makes a picture", "edit": "changes the picture"}
+"""The effect of a plain prompt, by the command that runs it."""
 
 
 class Repl(Workspace):
@@ -87,8 +88,8 @@ class Repl(Workspace):
 
     def greet(self, notice: str) -> None:
         """Print a notice. For a continued session, also print its problems, its length and the selected picture."""
-        if notice and not self._quiet:
-            print_message(self._console, Text.assemble(("note:", "yellow"), " ", as_session(notice)))
+        if notice:
+            self._note(as_session(notice))
         for problem in self.session.problems:
             print_error(str(problem))
         if self.session.dropped:
@@ -113,6 +114,11 @@ class Repl(Workspace):
         self.say(f"session {self.session.name} saved" + (f", pictures in {place}" if place else ""))
         self.say("continue it with: sensenova repl --continue")
 
+    def _note(self, text: str) -> None:
+        """Print a notice, unless the session is quiet."""
+        if not self._quiet:
+            print_note(self._console, text)
+
     def _run(self, line: Line) -> None:
         if line.is_empty:
             return
@@ -122,4 +128,6 @@ class Repl(Workspace):
         command = find_command(command_name(line, self.mode, self.session.state))
         if line.flags and not command.options:
             raise UsageError(f"/{command.name} takes no options", f"see: /help {command.name}")
+        if line.kind == "prompt" and self.mode == "pictures" and line.text.rstrip().endswith("?"):
+            self._note(f"this prompt {DOES[command.name]}; to ask about a picture, begin the line with ?")
         command.run(self, line)

@@ -119,6 +119,15 @@ def test_a_conversation_shows_its_picture_once(script: Script) -> None:
     assert second.prompt == "and which color?"
 
 
+def test_a_prompt_that_looks_like_a_question_gets_a_note(script: Script) -> None:
+    """It still makes or changes a picture, as every prompt."""
+    outcome = script("what is this?", "what is this? --seed 3", "make it red", "? what is this?", "/generate who?")
+    assert outcome.stderr.count("to ask about a picture, begin the line with ?") == 2
+    assert "note: this prompt makes a picture; to ask" in outcome.stderr
+    assert "note: this prompt changes the picture; to ask" in outcome.stderr
+    assert len(script.requests) == 5 and outcome.code == 0
+
+
 def test_another_picture_begins_a_new_conversation(script: Script) -> None:
     script("a cat", "? what is this?", "make it red", "? what is this?")
     last = script.requests[-1]
