@@ -14,8 +14,12 @@ def read_plain_file(path: Path, limit: int) -> bytes | None:
         handle = os.open(path, flags)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return None
-    with open(handle, "rb") as file:  # noqa: PTH123  # a handle, not a path
-        try:
-            return file.read(limit) if stat.S_ISREG(os.fstat(handle).st_mode) else None
-        except OSError:
-            return None
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return None  # Python's `open` raises an error for a folder
+        with open(handle, "rb", closefd=False) as file:  # a handle, not a path
+            return file.read(limit)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)

@@ -77,7 +77,7 @@ def drawing_settings(settings: Settings, kind: str) -> tuple[object, ...]:
 
 def read_measurements() -> list[Measured]:
     """Return the measurements, newest first; none if the file cannot be read."""
-    with contextlib.suppress(SenseNovaError, ValueError, TypeError, KeyError, RecursionError):
+    with contextlib.suppress(SenseNovaError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         content = json.loads(read_plain_file(data_folder() / FILE, MAX_BYTES) or b"[]")
         return [_checked(each) for each in content]
     return []

@@ -158,3 +158,9 @@ def test_estimates_are_rough(seconds: float, text: str) -> None:
 def test_an_estimate_in_words() -> None:
     assert str(Estimate(840.0, 17 * 2**30)) == "about 14 min, peak 17.0 GiB"
     assert str(Estimate(840.0, None, is_scaled=True)) == "about 14 min (from pictures of another size)"
+
+
+def test_a_folder_in_place_of_the_measurements_loses_no_picture(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "data" / FILE).mkdir(parents=True)
+    outcome = program("generate", "a cat", *SMALL)
+    assert (outcome.code, outcome.stdout) == (0, "a-cat-42.png\n")

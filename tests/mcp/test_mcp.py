@@ -146,6 +146,7 @@ def test_files_outside_of_the_allowed_folders_are_not_read(home: Path, tmp_path:
             assert "is not in a folder that this server may read" in told
         assert "there is no picture file" in await ask(str(allowed / "gone.png"))
         assert "there is no picture file" in await ask(str(allowed / "pipe.png"))
+        assert "there is no picture file" in await ask(str(allowed))
         assert "is not a picture" in await ask(str(allowed / "text.png"))
 
     talk(work, "--allow", str(allowed))
