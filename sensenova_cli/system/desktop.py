@@ -18,9 +18,7 @@ def require_viewer() -> None:
     """Raise UsageError if there is no desktop, or no program that opens files on it."""
     name = _opener()
     if not has_desktop():
-        raise UsageError(
-            "no desktop was found that could open the picture", "leave --open out"
-        )
+        raise UsageError("no desktop was found that could open the picture", "leave --open out")
     if shutil.which(name) is None:
         raise UsageError(f"the program {name}, which opens files, is not installed", "install it, or leave --open out")
 
