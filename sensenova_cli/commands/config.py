@@ -328,7 +328,8 @@ def write_settings_file(file: Path, text: str) -> None:
             target.chmod(mode)
     except OSError as error:
         raise SenseNovaError(
-            f"{_shown(file)} cannot be written: {error.strerror or error}", "check the permissions of its folder"
+            f"{_shown(file)} cannot be written: {error.strerror or error}",
+            "check the permissions of its folder, and the free disk space",
         ) from None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from config.paths import show_path
-from sensenova_cli.errors import LogError, SessionError
+from sensenova_cli.errors import LogError, SessionError, UsageError
 from sensenova_cli.log.entries import LogEntry
 from sensenova_cli.log.rows import COLUMNS, DamagedEntryError, entry_of, row_of, time_text
 from sensenova_cli.log.tables import require_log
@@ -40,6 +40,10 @@ NEWEST = 1000
 """Number of the newest entries that `folders` and `models` read."""
 MOST_NAMED = 10
 """Most numbers of damaged entries in a notice."""
+MAX_NUMBER = 2**63 - 1
+"""Largest number that SQLite stores."""
+MAX_TERMS = 100
+"""Most words of a search: SQLite limits the length of a condition."""
 SHORTEST_TERM = 3
 """Characters of the shortest word that the index finds: it contains all runs of three characters."""
 
@@ -104,11 +108,19 @@ class Log:
         Args:
             count: the largest number of entries; None for all.
             query: words that the prompt, the answer or the path of a file contains, in any case; empty for all entries.
+
+        Raises:
+            UsageError: there are too many words.
         """
-        limit = -1 if count is None else count
+        limit = -1 if count is None else min(count, MAX_NUMBER)
+        terms = list(dict.fromkeys(valid_unicode(query).split()))
+        if len(terms) > MAX_TERMS:
+            raise UsageError(
+                f"the search has {len(terms):,} words; at most {MAX_TERMS} are possible", "give fewer words"
+            )
 
         def read(database: "sqlite3.Connection") -> "list[sqlite3.Row]":
-            return database.execute(*_search(database, valid_unicode(query).split(), limit)).fetchall()
+            return database.execute(*_search(database, terms, limit)).fetchall()
 
         entries, damaged = [], []
         for row in self._use(read) if self.file.exists() else []:
@@ -135,7 +147,8 @@ class Log:
             row: sqlite3.Row | None = database.execute(f"SELECT * FROM entries {chosen[0]}", chosen[1]).fetchone()
             return row
 
-        row = self._use(read) if self.file.exists() else None
+        is_possible = number is None or number <= MAX_NUMBER
+        row = self._use(read) if is_possible and self.file.exists() else None
         if row is None:
             return None
         try:
@@ -151,7 +164,7 @@ class Log:
         def read(database: "sqlite3.Connection") -> bool:
             return database.execute("SELECT 1 FROM entries WHERE number = ?", [number]).fetchone() is not None
 
-        return self._use(read) if self.file.exists() else False
+        return self._use(read) if abs(number) <= MAX_NUMBER and self.file.exists() else False
 
     def folders(self) -> list[Path]:
         """Return the folders of the files of the newest entries, the newest one first."""

@@ -474,6 +474,22 @@ def test_a_search_for_text_that_is_not_unicode(program: Program) -> None:
     assert outcome.code == 0 and "note: no request has " in outcome.stderr
 
 
+def test_numbers_that_are_too_large_for_the_database(program: Program) -> None:
+    program("chat", "hello")
+    huge = "9" * 30
+    assert "hello" in program("log", "-n", huge).stdout
+    for words in (("show", huge), ("again", huge), ("rm", huge, "-y")):
+        outcome = program("log", *words)
+        assert outcome.code == 2 and f"error: the log has no entry {huge}" in outcome.stderr
+
+
+def test_a_search_with_too_many_words(program: Program) -> None:
+    program("chat", "ab abc")
+    assert "ab abc" in program("log", "-q", "ab abc " * 5000).stdout
+    outcome = program("log", "-q", " ".join(map(str, range(101))))
+    assert outcome.code == 2 and "the search has 101 words; at most 100 are possible" in outcome.stderr
+
+
 def test_text_that_is_not_unicode_is_shown(program: Program) -> None:
     program("chat", "hello")
     change_log("UPDATE entries SET prompt = CAST(x'41ff42' AS TEXT)")
