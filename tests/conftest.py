@@ -32,8 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep sessions and notes of all tests out of the user's folders."""
+    """Keep sessions, logs and notes of all tests out of the user's folders.
+
+    Some tests remove all variables of the program. Their files go where XDG_DATA_HOME says.
+    """
     os.environ["SENSENOVA_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("xdg-data"))
 
 
 PARITY = Path(__file__).parent / "parity" / "data"

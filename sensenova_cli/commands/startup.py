@@ -54,8 +54,9 @@ def measure_in_processes(settings: LoadSettings, model: str, size: str, runs: in
     with tempfile.TemporaryDirectory(prefix="sensenova-startup-") as folder:
         yield from _help(runs, folder)
         draw = ["generate", PROMPT, "--size", size, "--num-steps", "4", "--json", "--timings", "-o", "made.png", "-f"]
+        draw.append("--no-log")
         yield from _run_command("generate", [*draw, *_flags(settings, model)], "step", runs, folder)
-        ask = ["describe", "made.png", "--max-tokens", "2", *_flags(settings, model)]
+        ask = ["describe", "made.png", "--max-tokens", "2", "--no-log", *_flags(settings, model)]
         yield from _run_command("describe", ask, "token", runs, folder)
         yield from _library(settings, model, size, runs, folder)
 

@@ -75,7 +75,10 @@ def test_json_is_one_object_with_consistent_rates(tiny_checkpoint: Path) -> None
 
 
 @pytest.mark.slow
-def test_startup_is_measured_in_new_processes(tiny_checkpoint: Path) -> None:
+def test_startup_is_measured_in_new_processes(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSENOVA_DATA_DIR", str(tmp_path / "data"))
     words = ("startup", "--model", str(tiny_checkpoint), "--size", "64x64", "--dtype", "float32", "--runs", "1")
     result = bench(*words, "--json")
     assert result.exit_code == 0, result.stderr
@@ -96,6 +99,7 @@ def test_startup_is_measured_in_new_processes(tiny_checkpoint: Path) -> None:
         "second picture, to its first step",
         "first think token",
     } <= set(figures)
+    assert not (tmp_path / "data").exists(), "the measured requests are not logged"
 
 
 @pytest.mark.slow
