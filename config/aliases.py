@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from config.errors import SettingsError
-from config.profiles import has_user_folder, user_folder
+from config.user_folder import has_user_folder, user_folder
 
 ALIASES_FILE = "aliases.toml"
 ALIAS = re.compile(r"[^\W_][\w.-]*")

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from config.declarations import DECLARATIONS
 from config.errors import SettingsError
-from config.profiles import PREFIX, PROJECT_FILE, RECOMMENDED_FILE, find_profile, has_user_folder, user_file
+from config.profiles import PREFIX, PROJECT_FILE, RECOMMENDED_FILE, find_profile, user_file
 from config.sizes import TRAINED_SIZES, format_size
+from config.user_folder import has_user_folder
 
 
 class Defaults(NamedTuple):

@@ -3,43 +3,18 @@
 import os
 from pathlib import Path
 
-from platformdirs import user_config_path
-
 from config.errors import SettingsError
+from config.user_folder import has_user_folder, user_folder
 
 PROJECT_FILE = Path("sensenova.toml")
+"""Path of the project file, relative to the current folder."""
 RECOMMENDED_FILE = "recommended_settings.json"
 """File of a checkpoint's folder with the settings that it recommends."""
 PREFIX = "SENSENOVA_"
 """Prefix of environment variables. A setting's variable is the prefix and the setting's name in capitals."""
-"""Path of the project file, relative to the current folder."""
 
 BUILT_IN_FOLDER = Path(__file__).parent / "profiles"
 """Folder of the built-in profiles."""
-
-
-def user_folder() -> Path:
-    """Return the folder of the user's settings. The variable SENSENOVA_CONFIG_DIR overrides it.
-
-    Raises:
-        SettingsError: the user has no home folder, as in a container with an unknown user id.
-    """
-    override = os.environ.get("SENSENOVA_CONFIG_DIR")
-    try:
-        return Path(override).expanduser() if override else user_config_path("sensenova", appauthor=False)
-    except RuntimeError:
-        raise SettingsError(
-            "the folder of your settings is unknown: this user has no home folder", "set SENSENOVA_CONFIG_DIR, or HOME"
-        ) from None
-
-
-def has_user_folder() -> bool:
-    """Return whether the user has a folder for settings; one without a home folder has none."""
-    try:
-        user_folder()
-    except SettingsError:
-        return False
-    return True
 
 
 def user_file() -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import SettingsError
-from config.profiles import PREFIX, PROJECT_FILE, find_profile, has_user_folder, is_profile_path, user_file
+from config.profiles import PREFIX, PROJECT_FILE, find_profile, is_profile_path, user_file
 from config.recommended import Recommended, check_recommended
 from config.settings import (
     REMOTE_SETTINGS,
@@ -26,6 +26,7 @@ from config.settings import (
     require_compatible,
 )
 from config.toml_file import SettingsFile, read_settings_file, show_path, toml_literal
+from config.user_folder import has_user_folder
 from config.validation import Notation, check_values
 
 OTHER_VARIABLES: dict[str, str] = {

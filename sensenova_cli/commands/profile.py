@@ -15,9 +15,9 @@ from config.profiles import (
     is_profile_path,
     profile_files,
     user_file,
-    user_folder,
     user_profile,
 )
+from config.user_folder import user_folder
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.atomic_files import create_file, replace_file

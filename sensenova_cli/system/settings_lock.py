@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from config.errors import SenseNovaError
-from config.profiles import has_user_folder, user_folder
+from config.user_folder import has_user_folder, user_folder
 
 LOCK_FILE = ".settings.lock"
 """File in the user's folder of settings. The operating system ends the lock of a process that was killed."""
