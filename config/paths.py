@@ -10,5 +10,5 @@ def show_path(path: Path) -> str:
     try:
         return str(Path("~") / path.relative_to(Path.home()))
     except (ValueError, RuntimeError):
-        # The path is not in the home folder, or there is no home folder, as in minimal containers.
+        # The path is outside of the home folder, or the user has none, as in minimal containers.
         return str(path)

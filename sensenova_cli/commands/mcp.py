@@ -77,8 +77,8 @@ def _output(name: str | None) -> Path:
     Raises:
         UsageError: the name is one of a file, or the folder cannot be created.
     """
+    from sensenova_cli.system.data_folder import data_folder
     from sensenova_cli.system.private_files import make_private_folder
-    from sensenova_cli.system.user_folders import data_folder
 
     folder = data_folder() / FOLDER if name is None else Path(name).expanduser()
     if name is not None and (name == "-" or (folder.suffix and not name.endswith("/") and not folder.is_dir())):

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from config.operating_system import NO_LINKS, NO_WAITING
 from sensenova_cli.errors import EnhanceError, SessionError
 from sensenova_cli.system.atomic_files import replace_file
+from sensenova_cli.system.data_folder import data_folder
 from sensenova_cli.system.private_files import make_private, make_private_folder, open_private
-from sensenova_cli.system.user_folders import data_folder
 
 FILE = "enhanced-prompts.jsonl"
 MOST = 2000

@@ -18,9 +18,9 @@ from sensenova_cli.errors import LogError, SessionError, UsageError
 from sensenova_cli.log.entries import LogEntry
 from sensenova_cli.log.rows import COLUMNS, DamagedEntryError, entry_of, row_of, time_text
 from sensenova_cli.log.tables import require_log
+from sensenova_cli.system.data_folder import data_folder
 from sensenova_cli.system.private_files import FILE_MODE, make_private_folder, open_private
 from sensenova_cli.system.unicode import valid_unicode
-from sensenova_cli.system.user_folders import data_folder
 
 if TYPE_CHECKING:
     import sqlite3

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sensenova_cli.errors import SessionError
 from sensenova_cli.system.atomic_files import replace_file
+from sensenova_cli.system.data_folder import data_folder
 from sensenova_cli.system.plain_files import read_plain_file
 from sensenova_cli.system.private_files import make_private_folder
-from sensenova_cli.system.user_folders import data_folder
 
 NOTES_FILE = "verified.json"
 """File in the user's data folder: folder of a checkpoint → fingerprint of its files and day."""

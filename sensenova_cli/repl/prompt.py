@@ -20,8 +20,8 @@ from sensenova_cli.render.progress import format_bytes
 from sensenova_cli.repl.completion import LineCompleter
 from sensenova_cli.repl.history import open_history
 from sensenova_cli.repl.repl import Repl
+from sensenova_cli.system.data_folder import data_folder
 from sensenova_cli.system.interrupts import exit_requested, prompting
-from sensenova_cli.system.user_folders import data_folder
 
 EDIT_KEYS = "Enter draws this · Ctrl-C draws nothing · an empty line draws your own words"
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "mode": "bold", "prompt": "bold ansicyan"})

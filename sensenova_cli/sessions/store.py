@@ -17,8 +17,8 @@ from sensenova_cli.errors import SessionError, SessionWriteError
 from sensenova_cli.sessions.lock import LOCK_FILE, is_locked, lock_session
 from sensenova_cli.sessions.plain_files import is_plain
 from sensenova_cli.sessions.saved import SESSION_FILE, read_session
+from sensenova_cli.system.data_folder import data_folder
 from sensenova_cli.system.interrupts import SignalStop
-from sensenova_cli.system.user_folders import data_folder
 
 MAX_NAME_BYTES = 200
 MAX_NAMED = 5

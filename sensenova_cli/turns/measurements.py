@@ -16,9 +16,9 @@ from config.sizes import parse_size
 from model import Event, Picture, Statistics, format_loras, parse_loras
 from sensenova_cli.outputs.picture_record import recorded_model, recorded_weights
 from sensenova_cli.system.atomic_files import replace_file
+from sensenova_cli.system.data_folder import data_folder
 from sensenova_cli.system.plain_files import read_plain_file
 from sensenova_cli.system.private_files import make_private, make_private_folder
-from sensenova_cli.system.user_folders import data_folder
 from sensenova_cli.turns.build_request import Turn
 from sensenova_cli.turns.model_source import ModelOnDemand, model_name
 from sensenova_cli.turns.run_turn import Outcome, Sink

@@ -1,4 +1,4 @@
-"""Folders of the user. The variables of the environment can choose others."""
+"""The folder of the user's data: sessions, the log and notes of earlier runs."""
 
 import os
 from pathlib import Path
