@@ -56,6 +56,16 @@ class SettingsGroup(BaseModel):
         """Return this group's settings from a larger group."""
         return cls.model_construct(**{name: getattr(settings, name) for name in cls.model_fields})
 
+    @classmethod
+    def changed_in(cls, settings: "SettingsGroup") -> dict[str, Any]:
+        """Return this group's settings of a larger group that differ from their defaults, by name, as JSON values."""
+        values = {name: getattr(settings, name) for name in cls.model_fields}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value != cls.model_fields[name].default
+        }
+
 
 class SeedSettings(SettingsGroup):
     """The setting that picture and text settings share."""

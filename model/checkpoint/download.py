@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from config.recommended import RECOMMENDED_FILE
-from model.checkpoint.hub_cache import cached_folder
+from model.checkpoint.hub_cache import cached_folder, hub_cache_folder
 from model.checkpoint.hub_errors import OFFICIAL_MODEL, explained_errors
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
@@ -179,12 +179,12 @@ def hub_files(model: str, revision: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _plan(model: str, revision: str, commit: str, needed: Sequence[str]) -> DownloadPlan:
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
     # Not `snapshot_download(dry_run=True)`: it lists the repository again, and its threads delay Ctrl-C.
     found = [hf_hub_download(model, name, revision=commit, dry_run=True) for name in needed]
     files = [PlannedFile(file.filename, file.file_size or 0, file.is_cached) for file in found]
-    cache_folder = Path(constants.HF_HUB_CACHE).expanduser()
+    cache_folder = hub_cache_folder()
     existing = next(folder for folder in (cache_folder, *cache_folder.absolute().parents) if folder.exists())
     return DownloadPlan(
         model,

@@ -7,6 +7,16 @@ from model.checkpoint.file_names import INDEX_FILE
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
 
+REPOSITORY_PREFIX = "models--"
+"""Start of the name of a model's folder in the Hub cache. `owner/name` follows, with `--` in place of the slash."""
+
+
+def hub_cache_folder() -> Path:
+    """Return the folder of the Hub cache, which need not exist."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE).expanduser()
+
 
 def cached_checkpoint(model: str, revision: str, with_weights: bool = True) -> Path:
     """Return the folder of the cached copy.
@@ -46,9 +56,7 @@ def _copied_snapshot(model: str, revision: str) -> Path | None:
     """Return the snapshot of a cache that was copied by hand, whose note about the revision is missing or has another
     form than the library writes; None if it is not clear which snapshot is meant, or if weights are missing: a download
     that was interrupted has no note either."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(HF_HUB_CACHE).expanduser() / f"models--{model.replace('/', '--')}"
+    folder = hub_cache_folder() / f"{REPOSITORY_PREFIX}{model.replace('/', '--')}"
     try:
         note = folder / "refs" / revision
         named = note.read_text(encoding="utf-8").strip() if note.is_file() else ""

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.checkpoint.hub_cache import cached_folder, missing_weights
+from model.checkpoint.hub_cache import REPOSITORY_PREFIX, cached_folder, hub_cache_folder, missing_weights
 from model.errors import CheckpointError
 from model.network.configuration import CONFIG_FILE
 
-PREFIX = "models--"
 PARTIAL = ".incomplete"
 """End of the name of a file whose download was interrupted."""
 
@@ -70,22 +69,16 @@ def remove_cached_model(model: CachedModel) -> None:
     shutil.rmtree(model.folder.parent / ".locks" / model.folder.name, ignore_errors=True)
 
 
-def _cache_folder() -> Path:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE).expanduser()
-
-
 def _repositories() -> Iterator[Path]:
     try:
-        folders = list(_cache_folder().iterdir())
+        folders = list(hub_cache_folder().iterdir())
     except OSError:
         return
-    yield from (each for each in folders if each.name.startswith(PREFIX) and each.is_dir())
+    yield from (each for each in folders if each.name.startswith(REPOSITORY_PREFIX) and each.is_dir())
 
 
 def _hub_id(folder: Path) -> str:
-    return folder.name.removeprefix(PREFIX).replace("--", "/", 1)
+    return folder.name.removeprefix(REPOSITORY_PREFIX).replace("--", "/", 1)
 
 
 def _describe(folder: Path) -> CachedModel:

@@ -1,4 +1,4 @@
-"""Where the files of the log are now: at their places, changed, moved or missing."""
+"""The present state of logged files: each is at its place, changed, moved or missing."""
 
 import os
 from collections.abc import Iterable, Iterator

@@ -61,9 +61,10 @@ class Batch(Course):
             OutputError: the output is not a name of files.
         """
         turns = self._choose(turns, card)
-        estimate = estimate_run(turns, self._source.settings, card.recommended)
-        if not self._flags.dry_run and estimate.seconds is not None and estimate.seconds > LONG_SECONDS:
-            self._view.muted(str(estimate))
+        if not self._flags.dry_run:  # the plan of a dry run has its estimate
+            estimate = estimate_run(turns, self._source.settings, card.recommended)
+            if estimate.seconds is not None and estimate.seconds > LONG_SECONDS:
+                self._view.muted(str(estimate))
         return turns
 
     def _choose(self, turns: Sequence[Turn], card: Card) -> Sequence[Turn]:

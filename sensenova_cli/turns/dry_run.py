@@ -108,23 +108,14 @@ def _run(
         task = turn.task
         names = task.image_files if isinstance(task, AnswerTask) else (each.name for each in task.inputs)
         inputs |= dict.fromkeys(names)
-    return PlannedRun(kind, name, is_here, _chosen(load, (LoadSettings,), {"model"}), items, list(inputs), **more)
+    loaded = {name: value for name, value in LoadSettings.changed_in(load).items() if name != "model"}
+    return PlannedRun(kind, name, is_here, loaded, items, list(inputs), **more)
 
 
 def _item(
     turn: Turn, groups: Sequence[type[SettingsGroup]], known: Mapping[str, Any], files: Sequence[str]
 ) -> PlannedItem:
-    settings = {**known, **{k: v for k, v in _chosen(turn.settings, groups, set()).items() if k not in known}}
+    changed = {name: value for group in groups for name, value in group.changed_in(turn.settings).items()}
+    settings = {**known, **{name: value for name, value in changed.items() if name not in known}}
     origins = {name: turn.origins[name] for name in settings}
     return PlannedItem(turn.prompt, settings, origins, files, turn.warnings)
-
-
-def _chosen(settings: SettingsGroup, groups: Sequence[type[SettingsGroup]], without: set[str]) -> Mapping[str, Any]:
-    """Return the settings of these groups that differ from their defaults, as JSON values."""
-    values = settings.model_dump(mode="json")
-    return {
-        name: values[name]
-        for group in groups
-        for name, declared in group.model_fields.items()
-        if getattr(settings, name) != declared.default and name not in without
-    }

@@ -1,9 +1,8 @@
 """The sink that writes the log. It is the last one, so that a turn is logged after its files are written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings, SettingsGroup, TextSettings
 from config.sources import Layers
@@ -107,11 +106,13 @@ class LogSink(Sink):
         groups: tuple[type[SettingsGroup], ...] = (TextSettings,) if isinstance(task, AnswerTask) else (ImageSettings,)
         if isinstance(task, InterleaveTask):
             groups = (ImageSettings, TextSettings)
-        settings = {name: value for group in groups for name, value in _chosen(turn.settings, group).items()}
+        settings = {name: value for group in groups for name, value in group.changed_in(turn.settings).items()}
         if not isinstance(task, AnswerTask):
             known = {"size": self._size or turn.settings.size, "seed": turn.settings.seed}  # also if they are defaults
             settings = known | settings | known
-        kept = {name: value for name, value in _chosen(loaded, LoadSettings).items() if name in RECORDED_LOAD_SETTINGS}
+        kept = {
+            name: value for name, value in LoadSettings.changed_in(loaded).items() if name in RECORDED_LOAD_SETTINGS
+        }
         if self._load.is_remote:
             kept["server"] = self._load.server
         session = self._session
@@ -140,16 +141,6 @@ def _with_absolute_paths(loaded: LoadSettings) -> LoadSettings:
     model = None if loaded.model is None else recorded_model(loaded.model)
     files = {"weights": recorded_weights(loaded.weights), "lora": format_loras(parse_loras(loaded.lora))}
     return loaded.model_copy(update={"model": model, **files})
-
-
-def _chosen(settings: SettingsGroup, group: type[SettingsGroup]) -> Mapping[str, Any]:
-    """Return the settings of a group that differ from their defaults, as JSON values."""
-    values = {name: getattr(settings, name) for name in group.model_fields}
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-        if value != group.model_fields[name].default
-    }
 
 
 def _inputs(turn: Turn) -> tuple[str, ...]:
