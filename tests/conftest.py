@@ -2,6 +2,7 @@
 random numbers."""
 
 import os
+import tempfile
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -30,14 +31,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep sessions, logs and notes of all tests out of the user's folders.
+FOLDERS_OF_THE_USER = ("SENSENOVA_DATA_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
+"""Variables that say where sessions, logs, settings and notes are. Some tests remove those of the program."""
 
-    Some tests remove all variables of the program. Their files go where XDG_DATA_HOME says.
-    """
-    os.environ["SENSENOVA_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
-    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("xdg-data"))
+
+@pytest.fixture(autouse=True, scope="session")
+def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keep the user's folders out of fixtures that live longer than a test. Return the folder for those of the tests."""
+    folder = tmp_path_factory.mktemp("users")
+    for name in FOLDERS_OF_THE_USER:
+        os.environ[name] = str(folder / name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_state_of_other_tests(no_state_of_the_user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test its own folders: the result of a test must not depend on the tests before it."""
+    # Not tmp_path_factory, which lists all earlier folders for every new one.
+    folder = Path(tempfile.mkdtemp(dir=no_state_of_the_user))
+    for name in FOLDERS_OF_THE_USER:
+        monkeypatch.setenv(name, str(folder / name))
 
 
 PARITY = Path(__file__).parent / "parity" / "data"
