@@ -2,7 +2,9 @@
 random numbers."""
 
 import os
+import signal
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -31,13 +33,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+# A shell starts background jobs with SIGINT ignored, and nohup ignores SIGHUP. Programs keep such an order, and those
+# that tests start would inherit it.
+if threading.current_thread() is threading.main_thread():
+    for _number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(_number) is signal.SIG_IGN:
+            signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
+
+
 FOLDERS_OF_THE_USER = ("SENSENOVA_DATA_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
 """Variables that say where sessions, logs, settings and notes are. Some tests remove those of the program."""
 
 
 @pytest.fixture(autouse=True, scope="session")
 def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keep the user's folders out of fixtures that live longer than a test. Return the folder for those of the tests."""
+    """Keep the user's folders out of fixtures that live longer than a test; return the folder for those of tests."""
     folder = tmp_path_factory.mktemp("users")
     for name in FOLDERS_OF_THE_USER:
         os.environ[name] = str(folder / name)
