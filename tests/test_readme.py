@@ -48,7 +48,12 @@ def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[s
     script = f"set -e\n{first}export SENSENOVA_NUM_STEPS=2\n{tour}"
     script = script.replace("--profile draft", "--profile draft --size 64x64")
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=900
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "same.png").read_bytes() == (tmp_path / "cat.png").read_bytes()

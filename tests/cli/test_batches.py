@@ -20,6 +20,7 @@ from sensenova_cli.turns.batch import way_on
 from sensenova_cli.turns.existing_pictures import ExistingPictures
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program, start
+from tests.waiting import PATIENCE
 
 SMALL = ("--size", "32x32", "--steps", "2")
 
@@ -253,7 +254,7 @@ def test_json_has_a_line_for_each_picture_when_it_is_done(home: Path) -> None:
     for line in process.stdout:
         path = json.loads(line)["path"]
         seen.append((path, len(list(home.glob("*.png")))))
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE) == 0
     assert [path for path, _ in seen] == ["a-1-42.png", "a-2-42.png", "a-3-42.png"]
     assert seen[0][1] < 3  # the first line came before the last picture
 
@@ -310,7 +311,7 @@ def test_an_interrupted_run_says_how_to_go_on(home: Path) -> None:
     while b"a step has begun" not in process.stderr.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=PATIENCE) == 130
     text = process.stderr.read().decode()
     assert "note: 0 of 2 pictures are done; to go on: sensenova generate 'a {b|c}' --seed " in text
     assert " --size 32x32 --steps 2 --skip-existing\n" in text and "random" not in text

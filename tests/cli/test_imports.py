@@ -11,6 +11,7 @@ from PIL import Image
 
 from sensenova_cli.commands import COMMANDS
 from tests.cli.harness import REPOSITORY
+from tests.waiting import PATIENCE
 
 LIBRARY = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "model.engine", "sqlite3")
 PICTURES = ("PIL.Image",)
@@ -64,7 +65,7 @@ def imported(folder: Path, *words: str, code: int = 0, stdin: str = "", **enviro
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     word, found, *modules = done.stderr.splitlines()[-1].split()
     assert (word, found) == ("imported", str(code)), done.stderr

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.harness import REPOSITORY
 from tests.cli.test_preview import pixels
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 PROGRAM = f"{sys.executable} -m tests.cli.fake_program"
@@ -30,7 +31,7 @@ def run_on_a_screen(command: str, width: int = 100, **variables: str) -> str:
         pexpect.run(
             f"bash -c {command!r}",
             env=environment(**variables),
-            timeout=60,
+            timeout=PATIENCE,
             encoding="utf-8",
             dimensions=(24, width),
             withexitstatus=False,
@@ -77,7 +78,7 @@ def test_an_interrupted_picture_leaves_no_trace(home: Path, width: int, ending: 
         env=environment(FAKE_STEP_SECONDS="0.9"),
         dimensions=(24, width),
         encoding="utf-8",
-        timeout=60,
+        timeout=PATIENCE,
     )
     child.expect("thinking: 2" if ending else "1/4")
     before = child.before + child.after

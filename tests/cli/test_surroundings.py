@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.harness import REPOSITORY
+from tests.waiting import PATIENCE
 
 CLUSTER = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
@@ -21,7 +22,7 @@ def run(*words: str, **environment: str) -> "subprocess.CompletedProcess[bytes]"
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env={**variables, "PYTHONPATH": str(REPOSITORY), "SENSENOVA_DTYPE": "float32", **environment},
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 
@@ -40,7 +41,7 @@ def test_a_rank_without_its_first_rank_says_so_and_ends_on_ctrl_c() -> None:
     assert process.stderr is not None
     assert process.stderr.readline().startswith(b"rank 1 waits for rank 0 at 127.0.0.1:1")
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == -signal.SIGINT
+    assert process.wait(PATIENCE) == -signal.SIGINT
     process.stderr.close()
 
 
@@ -126,7 +127,7 @@ def test_a_user_without_a_home(words: list[str], code: int, message: bytes) -> N
         [sys.executable, "-c", WITHOUT_HOME, *words],
         capture_output=True,
         env={**variables, "PYTHONPATH": str(REPOSITORY)},
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == code, done.stderr
     assert message in done.stderr

@@ -13,9 +13,10 @@ from PIL import Image
 
 from sensenova_cli.serve import connections
 from sensenova_cli.serve.bodies import MAX_BODY
-from tests.serve.conftest import Served, until
+from tests.serve.conftest import Served
 from tests.serve.hostile import EDITS, GENERATIONS, RUN, form, peak_memory, png, survival, works  # noqa: F401
 from tests.serve.raw import connect, error_in, exchange, get, post, read_answer
+from tests.waiting import until
 
 FORM = form(('name="prompt"', b"x"), ('name="image"; filename="a.png"', png() + b" " * 1000))
 

@@ -21,7 +21,8 @@ from model import EditRequest, GenerateRequest
 from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.serve.guard import Guard
 from tests.cli.fake_engine import THINK
-from tests.serve.conftest import Serve, Served, until
+from tests.serve.conftest import Serve, Served
+from tests.waiting import PATIENCE, until
 
 BODY = {"prompt": "a cat", "steps": 3, "width": 64, "height": 96, "seed": 7}
 
@@ -60,11 +61,11 @@ class Hold:
         self.count += 1
         if self.count == self.before:
             self.reached.set()
-            assert self.go_on.wait(60)
+            assert self.go_on.wait(PATIENCE)
 
     def wait(self) -> None:
         """Wait until the engine has reached the step."""
-        assert self.reached.wait(60)
+        assert self.reached.wait(PATIENCE)
 
 
 @contextmanager

@@ -52,6 +52,7 @@ from model.requests import AnswerRequest, EditRequest, Message, Request
 from model.sampling import backend
 from model.sampling import prefill as prefill_module
 from tests.parity.cases import Case, case_id, cases, golden, relative_difference, request_of
+from tests.waiting import PATIENCE
 
 GIB = 2**30
 
@@ -334,7 +335,7 @@ def test_threads_end_with_the_engine(load_with: Callable[..., Engine]) -> None:
     assert own
     del engine
     for thread in own:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert not own & readers()
 
 
