@@ -6,12 +6,14 @@ import signal
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.preloaded import preloaded_program
 
 if TYPE_CHECKING:
     from model import Engine
@@ -92,6 +94,13 @@ def parity_engine(parity_checkpoint: Callable[[str], Path]) -> "Callable[[str, s
         return Engine.load(parity_checkpoint(name), device=device, dtype="float32")
 
     return load
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Path]:
+    """An executable `sensenova` that does not import PyTorch for each command; see tests/preloaded.py."""
+    with preloaded_program() as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

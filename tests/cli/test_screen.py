@@ -74,15 +74,15 @@ def test_the_picture_forms_and_stands_below_its_path_in_the_end(home: Path, widt
 def test_an_interrupted_picture_leaves_no_trace(home: Path, width: int, ending: str) -> None:
     child = pexpect.spawn(
         "bash",
-        ["-c", f"{PROGRAM} generate x -o a.png {ending}"],
-        env=environment(FAKE_STEP_SECONDS="0.9"),
+        ["-c", f"{PROGRAM} generate x -o a.png --num-steps 100 {ending}"],
+        env=environment(FAKE_STEP_SECONDS="1.2"),
         dimensions=(24, width),
         encoding="utf-8",
         timeout=PATIENCE,
     )
-    child.expect("thinking: 2" if ending else "1/4")
+    child.expect("thinking: 2" if ending else "1/100")
     before = child.before + child.after
-    while not ending and child.expect([pexpect.TIMEOUT, "(?s).+"], timeout=0.3):  # until it is drawn to its end
+    while not ending and child.expect([pexpect.TIMEOUT, "(?s).+"], timeout=0.5):  # until it is drawn to its end
         before += child.before + child.after
     child.sendintr()
     child.expect("stopping after this step")
