@@ -252,12 +252,23 @@ def test_a_signal_that_was_ignored_on_purpose_stays_ignored(home: Path, number: 
 
 
 SIGNAL_AT_THE_END = """
-import atexit, signal, sys
-import torch  # so that the interpreter shuts down as after a picture
-from sensenova_cli.__main__ import main
-atexit.register(lambda: signal.raise_signal(signal.{number}))
+import atexit, os, signal, sys, types
+from sensenova_cli import __main__ as program
+
+sys.modules["torch"] = types.ModuleType("torch")  # after a picture, the interpreter shuts down
+tune_interpreter = program.tune_interpreter
+
+def signal_at_the_end():
+    os.write(1, b"at the end\\n")
+    signal.raise_signal(signal.{number})
+
+def tune():
+    tune_interpreter()
+    atexit.register(signal_at_the_end)  # after the program's own function, so it is called before
+
+program.tune_interpreter = tune
 sys.argv = ["sensenova", "profile", "path"]
-main()
+program.main()
 """
 
 
@@ -265,7 +276,7 @@ main()
 def test_a_signal_in_the_last_second_is_quiet(number: str) -> None:
     script = SIGNAL_AT_THE_END.format(number=number)
     done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith("at the end\n")
 
 
 def test_a_signal_after_the_last_result_is_ignored(

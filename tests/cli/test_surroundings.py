@@ -11,14 +11,15 @@ import pytest
 from tests.cli.harness import REPOSITORY
 from tests.waiting import PATIENCE
 
+FAKE = "tests.cli.fake_program"
 CLUSTER = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
-def run(*words: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+def run(*words: str, module: str = "sensenova_cli", **environment: str) -> "subprocess.CompletedProcess[bytes]":
     """Run the program in a new process."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("SENSENOVA_")}
     return subprocess.run(
-        [sys.executable, "-m", "sensenova_cli", *words],
+        [sys.executable, "-m", module, *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env={**variables, "PYTHONPATH": str(REPOSITORY), "SENSENOVA_DTYPE": "float32", **environment},
@@ -87,14 +88,14 @@ def test_no_columns() -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_paths_are_written_in_the_bytes_of_their_names(encoding: str, tmp_path: Path) -> None:
     name = tmp_path / "café.png"
-    done = run("generate", "a café", "--num-steps", "1", "-o", str(name), "-q", PYTHONIOENCODING=encoding)
+    done = run("generate", "a café", "-o", str(name), "-q", module=FAKE, PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == os.fsencode(name) + b"\n" and name.exists()
 
 
 def test_json_is_utf_8_in_every_locale(tmp_path: Path) -> None:
-    words = ["generate", "a café", "--num-steps", "1", "-o", str(tmp_path / "a.png"), "--json", "-q"]
-    assert '"prompt": "a café"'.encode() in run(*words, PYTHONIOENCODING="ascii").stdout
+    words = ["generate", "a café", "-o", str(tmp_path / "a.png"), "--json", "-q"]
+    assert '"prompt": "a café"'.encode() in run(*words, module=FAKE, PYTHONIOENCODING="ascii").stdout
 
 
 WITHOUT_HOME = """
