@@ -75,7 +75,7 @@ def test_an_interrupted_picture_leaves_no_trace(home: Path, width: int, ending: 
     child = pexpect.spawn(
         "bash",
         ["-c", f"{PROGRAM} generate x -o a.png --num-steps 100 {ending}"],
-        env=environment(FAKE_STEP_SECONDS="1.2"),
+        env=environment(FAKE_STEP_SECONDS="0.95"),  # from 1 s, steps announce themselves
         dimensions=(24, width),
         encoding="utf-8",
         timeout=PATIENCE,
