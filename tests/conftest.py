@@ -3,6 +3,7 @@ random numbers."""
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 import zipfile
@@ -58,11 +59,15 @@ def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_state_of_other_tests(no_state_of_the_user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test its own folders: the result of a test must not depend on the tests before it."""
+    """Give each test its own folders, and a program that got no signal yet: no test depends on those before it."""
     # Not tmp_path_factory, which lists all earlier folders for every new one.
     folder = Path(tempfile.mkdtemp(dir=no_state_of_the_user))
     for name in FOLDERS_OF_THE_USER:
         monkeypatch.setenv(name, str(folder / name))
+    interrupts = sys.modules.get("sensenova_cli.system.interrupts")
+    if interrupts is not None:  # otherwise a command could end as if a test's earlier Ctrl-C were its own
+        for name, value in {"_last": None, "_raised": False, "_finished": False}.items():
+            monkeypatch.setattr(interrupts, name, value)
 
 
 PARITY = Path(__file__).parent / "parity" / "data"
