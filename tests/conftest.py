@@ -2,14 +2,19 @@
 random numbers."""
 
 import os
+import signal
+import sys
 import tempfile
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.preloaded import preloaded_program
 
 if TYPE_CHECKING:
     from model import Engine
@@ -31,13 +36,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+# A shell starts background jobs with SIGINT ignored, and nohup ignores SIGHUP. Programs keep such an order, and those
+# that tests start would inherit it.
+if threading.current_thread() is threading.main_thread():
+    for _number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(_number) is signal.SIG_IGN:
+            signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
+
+
 FOLDERS_OF_THE_USER = ("SENSENOVA_DATA_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
 """Variables that say where sessions, logs, settings and notes are. Some tests remove those of the program."""
 
 
 @pytest.fixture(autouse=True, scope="session")
 def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Keep the user's folders out of fixtures that live longer than a test. Return the folder for those of the tests."""
+    """Keep the user's folders out of fixtures that live longer than a test; return the folder for those of tests."""
     folder = tmp_path_factory.mktemp("users")
     for name in FOLDERS_OF_THE_USER:
         os.environ[name] = str(folder / name)
@@ -46,11 +59,15 @@ def no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_state_of_other_tests(no_state_of_the_user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test its own folders: the result of a test must not depend on the tests before it."""
+    """Give each test its own folders, and a program that got no signal yet: no test depends on those before it."""
     # Not tmp_path_factory, which lists all earlier folders for every new one.
     folder = Path(tempfile.mkdtemp(dir=no_state_of_the_user))
     for name in FOLDERS_OF_THE_USER:
         monkeypatch.setenv(name, str(folder / name))
+    interrupts = sys.modules.get("sensenova_cli.system.interrupts")
+    if interrupts is not None:  # otherwise a command could end as if a test's earlier Ctrl-C were its own
+        for name, value in {"_last": None, "_raised": False, "_finished": False}.items():
+            monkeypatch.setattr(interrupts, name, value)
 
 
 PARITY = Path(__file__).parent / "parity" / "data"
@@ -82,6 +99,13 @@ def parity_engine(parity_checkpoint: Callable[[str], Path]) -> "Callable[[str, s
         return Engine.load(parity_checkpoint(name), device=device, dtype="float32")
 
     return load
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Path]:
+    """An executable `sensenova` that does not import PyTorch for each command; see tests/preloaded.py."""
+    with preloaded_program() as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from sensenova_cli.app import app
 from tests.cli.harness import REPOSITORY
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +102,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_behind(home: Path) -> None:
         time.sleep(0.3)  # somewhere in the steps
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
-        assert process.wait(60) == 130
+        assert process.wait(PATIENCE) == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
     assert list((home / "out").iterdir()) == []

@@ -14,6 +14,8 @@ from tests.model.checkpoint.test_lora import matrices, write_lora
 from tests.repl.terminal import Terminal
 
 pytestmark = pytest.mark.slow
+FEW_STEPS = "8"
+"""A third of the recommended steps. Answers about the pictures are the same."""
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -32,11 +34,11 @@ def environment(tmp_path: Path, tiny_checkpoint: Path) -> dict[str, str]:
     return clean
 
 
-def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[str, str]) -> None:
+def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[str, str], preloaded: Path) -> None:
     try_it, ci, use_it, pipes, profiles, _serve = blocks("bash")
     assert ci == "bash .ci/run\n"
     # Installing is what .ci/run has done; the rest of the first command, and the tour, run as they stand,
-    # but for the model and fewer steps than its pictures deserve.
+    # but for the model and fewer steps than its pictures deserve. The tour does not import PyTorch for every command.
     (tmp_path / "tiny").symlink_to(tiny_checkpoint)
     write_lora(tmp_path / "style.safetensors", matrices(tiny_checkpoint), rank=2)
     first = try_it.split("pip install . &&\n")[1]
@@ -44,11 +46,16 @@ def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[s
         "SenseNova/SenseNova-U1-8B-MoT", "tiny"
     )
     # Eight-bit weights are for bfloat16.
-    tour = re.sub(r"^(.*--quantization .*)$", r"SENSENOVA_DTYPE= \1", tour, flags=re.MULTILINE)
-    script = f"set -e\n{first}export SENSENOVA_NUM_STEPS=2\n{tour}"
+    tour = re.sub(r"^(.*--quantization .*)$", r"SENSENOVA_DTYPE= SENSENOVA_SIZE=32x32 \1", tour, flags=re.MULTILINE)
+    script = f"set -e\nexport SENSENOVA_NUM_STEPS=2\n{first}PATH={preloaded.parent}:$PATH\n{tour}"
     script = script.replace("--profile draft", "--profile draft --size 64x64")
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=900
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "same.png").read_bytes() == (tmp_path / "cat.png").read_bytes()
@@ -60,7 +67,9 @@ def test_the_commands(tmp_path: Path, tiny_checkpoint: Path, environment: dict[s
             image.verify()
 
 
-def test_the_transcript(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_transcript(tmp_path: Path, environment: dict[str, str], preloaded: Path) -> None:
+    environment["PATH"] = f"{preloaded.parent}:{environment['PATH']}"
+    environment["SENSENOVA_NUM_STEPS"] = FEW_STEPS
     (transcript,) = blocks("console")
     turns = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", transcript, flags=re.MULTILINE)
     assert len(turns) > 4
@@ -75,7 +84,7 @@ def test_the_transcript(tmp_path: Path, environment: dict[str, str]) -> None:
 def test_the_session(tmp_path: Path) -> None:
     """Each line of the transcript is typed, and what follows it stands on the screen."""
     (transcript,) = blocks("text")
-    screen = Terminal("repl", "--no-preview", folder=tmp_path)
+    screen = Terminal("repl", "--no-preview", folder=tmp_path, SENSENOVA_NUM_STEPS=FEW_STEPS)
     for line in transcript.splitlines():
         prompt, typed, words = line.partition(" › ")
         if typed:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 
@@ -17,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT]
-    subprocess.run(build, check=True, capture_output=True, timeout=300)
+    subprocess.run(build, check=True, capture_output=True, timeout=PATIENCE)
     (file,) = folder.glob("sensenova_cli-*.whl")
     return file
 
@@ -29,7 +31,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(environment, with_pip=False)
     place = next(environment.glob("lib/python*/site-packages"))
     target = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place, wheel]
-    subprocess.run(target, check=True, capture_output=True, timeout=300)
+    subprocess.run(target, check=True, capture_output=True, timeout=PATIENCE)
     # A path line makes the packages importable, but does not run this environment's own .pth files. An editable install
     # of the repository would otherwise be found through them.
     (place / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -40,7 +42,7 @@ def run(python: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess
     """Call the console script's function as the script does, without the script's folder on the path."""
     code = "import sys; sys.argv[0] = 'sensenova'; from sensenova_cli.__main__ import main; main()"
     return subprocess.run(
-        [python, "-P", "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+        [python, "-P", "-c", code, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 
@@ -77,6 +79,6 @@ def test_a_folder_with_modules_of_the_same_names(installed: Path, tmp_path: Path
     for name in ("model/__init__.py", "config.py", "torch.py"):
         (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
     script = [installed, "-m", "sensenova_cli", "tiny-checkpoint", "tiny"]
-    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tiny" / "config.json").exists()

@@ -20,6 +20,7 @@ from sensenova_cli.render.markdown_answer import MarkdownAnswer
 from sensenova_cli.render.markdown_blocks import split_blocks
 from sensenova_cli.render.turn_view import TurnView
 from tests.cli.test_screen import environment
+from tests.waiting import PATIENCE
 
 MIXED = """# Cats
 
@@ -314,7 +315,7 @@ def test_a_real_terminal_shows_the_whole_answer_once(columns: int) -> None:
         sys.executable,
         ["-c", PROGRAM, text],
         env=environment(),
-        timeout=60,
+        timeout=PATIENCE,
         encoding="utf-8",
         dimensions=(8, columns),
     )

@@ -6,7 +6,6 @@ import re
 import resource
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tests.cli.harness import REPOSITORY, Program
 
 
 @pytest.mark.slow
-def test_the_examples_of_the_help(tmp_path: Path, program: Program) -> None:
+def test_the_examples_of_the_help(tmp_path: Path, program: Program, preloaded: Path) -> None:
     """They run as they stand, with the real engine."""
     examples = re.findall(r"^  sensenova (.*)$", program("convert", "--help").stdout, flags=re.MULTILINE)
     assert len(examples) == 2
@@ -25,7 +24,7 @@ def test_the_examples_of_the_help(tmp_path: Path, program: Program) -> None:
     environment["SENSENOVA_DATA_DIR"] = str(tmp_path / "data")
     printed = []
     for example in examples:
-        words = [sys.executable, "-m", "sensenova_cli", *shlex.split(example)]
+        words = [preloaded, *shlex.split(example)]
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)

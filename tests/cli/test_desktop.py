@@ -3,7 +3,6 @@
 import base64
 import io
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.system import clipboard
 from tests.cli.desktop import Desktop
 from tests.cli.harness import Program
+from tests.waiting import until
 
 PNG = b"\x89PNG"
 
@@ -35,9 +35,7 @@ def encoded(color: str, kind: str = "PNG") -> bytes:
 
 
 def opened(desktop: Desktop) -> list[str]:
-    end = time.monotonic() + 20
-    while not desktop.opened and time.monotonic() < end:
-        time.sleep(0.01)
+    until(lambda: bool(desktop.opened))
     return desktop.opened
 
 

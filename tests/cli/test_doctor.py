@@ -16,6 +16,7 @@ from config.units import format_memory
 from model.bench import Bandwidth, Ceilings, Examination, examine
 from sensenova_cli.app import app
 from sensenova_cli.render.doctor import bandwidth_line, duration, forecast_json, print_findings, text_line
+from tests.waiting import PATIENCE
 
 CEILINGS = Ceilings(gemm=1e12, copy=1e10)
 NO_BANDWIDTH = Bandwidth(link=None, files=None, note=None)
@@ -32,7 +33,7 @@ def examined(gpu_memory: str | None, *sizes: Size) -> Examination:
 def test_the_demo_needs_no_offloading() -> None:
     """Uses float32, because some CPUs multiply bfloat16 slowly."""
     command = [sys.executable, "-m", "sensenova_cli", "doctor", "--model", "demo", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Yes: demo at 256x256 fits in ")
     assert "\npython 3." in done.stdout and "\neight bits: --quantization int8 saves memory" in done.stdout

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sensenova_cli.commands import COMMANDS
 from tests.cli.harness import REPOSITORY
+from tests.waiting import PATIENCE
 
 LIBRARY = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "model.engine", "sqlite3")
 PICTURES = ("PIL.Image",)
@@ -64,7 +65,7 @@ def imported(folder: Path, *words: str, code: int = 0, stdin: str = "", **enviro
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     word, found, *modules = done.stderr.splitlines()[-1].split()
     assert (word, found) == ("imported", str(code)), done.stderr
@@ -105,7 +106,6 @@ def test_dry_runs_import_no_pytorch(words: tuple[str, ...], tmp_path: Path) -> N
         (("--version",), 0, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
         (("nonsense",), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
         (("--nonsense",), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
-        *(((*command.split(), "--help"), 0, (*LIBRARY, *PICTURES, *SETTINGS, *RICH)) for command in COMMANDS),
         (("help", "profile", "show"), 0, (*LIBRARY, *PICTURES, *SETTINGS, *RICH)),
         (("generate", "--help-all"), 0, (*LIBRARY, *PICTURES, *SETTINGS, *RICH)),
         (("generate", "--nonsense"), 2, (*LIBRARY, *PICTURES, *SETTINGS, *SHOWN_RARELY, "rich.table")),
@@ -131,6 +131,37 @@ def test_commands_without_a_model(
 ) -> None:
     modules = imported(tmp_path, *words, code=code)
     assert sorted(modules & {*forbidden, *NEVER}) == []
+
+
+HELP_OF_ALL_COMMANDS = """
+import sys
+from sensenova_cli.app import app
+forbidden, commands = (words.split(",") for words in sys.argv[1:])
+for command in commands:
+    try:
+        app([*command.split(), "--help"])
+    except SystemExit as end:
+        assert not end.code, command
+    for module in forbidden:
+        if module in sys.modules:
+            sys.exit(f"{command} --help imports {module}")
+"""
+
+
+def test_the_help_of_every_command(tmp_path: Path) -> None:
+    """In one process; what the help of one command may not import, the help of the next one may not import either."""
+    forbidden = ",".join((*LIBRARY, *PICTURES, *SETTINGS, *RICH, *NEVER))
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_OF_ALL_COMMANDS, forbidden, ",".join(COMMANDS)],
+        cwd=tmp_path,
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Usage: ") == len(COMMANDS)
 
 
 def test_completion(tmp_path: Path) -> None:

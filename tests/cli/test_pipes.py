@@ -15,18 +15,19 @@ import pytest
 from PIL import Image
 
 from tests.cli.harness import REPOSITORY, Program, start
+from tests.waiting import PATIENCE
 
 PROGRAM = f"{sys.executable} -m tests.cli.fake_program"
 
 
 def test_a_reader_that_goes_away(home: Path) -> None:
-    process = start("generate", "x", "-n", "50", FAKE_STEP_SECONDS="0.002")
+    process = start("generate", "x", "-n", "50", FAKE_STEP_SECONDS="0.1")
     assert process.stdout is not None
     assert process.stdout.readline() == b"x-42.png\n"
     process.stdout.close()
     assert process.stderr is not None
     stderr = process.stderr.read()
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=PATIENCE) == 1
     assert b"Traceback" not in stderr
     assert b"error" not in stderr
     assert b"Exception ignored" not in stderr
@@ -42,7 +43,7 @@ def test_an_answer_whose_reader_goes_away(home: Path) -> None:
     process.stdout.close()
     assert process.stderr is not None
     assert process.stderr.read() == b""
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=PATIENCE) == 1
 
 
 def test_pictures_through_a_pipe(home: Path) -> None:
@@ -119,7 +120,7 @@ def test_messages_whose_reader_goes_away_do_not_cost_the_pictures(home: Path) ->
     process.stderr.close()
     assert process.stdout is not None
     assert process.stdout.read() == b"x-42.png\nx-43.png\n"
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=PATIENCE) == 0
     assert {path.name for path in home.iterdir()} == {"x-42.png", "x-43.png"}
 
 
@@ -236,7 +237,7 @@ def _screen(command: str, *, columns: int = 80, **environment: str) -> tuple[str
         },
         dimensions=(40, columns),
         encoding="utf-8",
-        timeout=60,
+        timeout=PATIENCE,
     )
     child.expect(pexpect.EOF)
     written = child.before or ""
@@ -321,7 +322,7 @@ def test_ctrl_c_on_a_terminal(home: Path) -> None:
         },
         dimensions=(40, 100),
         encoding="utf-8",
-        timeout=60,
+        timeout=PATIENCE,
     )
     child.expect("/500")
     child.sendintr()

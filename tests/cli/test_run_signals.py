@@ -15,6 +15,7 @@ from config.settings import NotifyChoice
 from sensenova_cli.render.run_signals import BELL, CLEAR, LONG_SECONDS, RunSignals, announcement, takes_progress
 from sensenova_cli.system import first_signals
 from tests.cli.harness import REPOSITORY
+from tests.waiting import PATIENCE
 
 UNKNOWN = "\x1b]9;4;3;0\a"
 GHOSTTY = {"TERM": "xterm-ghostty", "TERM_PROGRAM": "ghostty"}
@@ -174,7 +175,7 @@ def started(home: Path, *words: str, **environment: str) -> "pexpect.spawn[str]"
         ["-m", "tests.cli.fake_program", *words],
         cwd=str(home),
         env={**os.environ, **CLEARED, **GHOSTTY, "PYTHONPATH": str(REPOSITORY), **environment},
-        timeout=60,
+        timeout=PATIENCE,
         encoding="utf-8",
     )
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.harness import REPOSITORY
 from tests.cli.test_preview import pixels
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 PROGRAM = f"{sys.executable} -m tests.cli.fake_program"
@@ -30,7 +31,7 @@ def run_on_a_screen(command: str, width: int = 100, **variables: str) -> str:
         pexpect.run(
             f"bash -c {command!r}",
             env=environment(**variables),
-            timeout=60,
+            timeout=PATIENCE,
             encoding="utf-8",
             dimensions=(24, width),
             withexitstatus=False,
@@ -73,15 +74,15 @@ def test_the_picture_forms_and_stands_below_its_path_in_the_end(home: Path, widt
 def test_an_interrupted_picture_leaves_no_trace(home: Path, width: int, ending: str) -> None:
     child = pexpect.spawn(
         "bash",
-        ["-c", f"{PROGRAM} generate x -o a.png {ending}"],
-        env=environment(FAKE_STEP_SECONDS="0.9"),
+        ["-c", f"{PROGRAM} generate x -o a.png --num-steps 100 {ending}"],
+        env=environment(FAKE_STEP_SECONDS="0.95"),  # from 1 s, steps announce themselves
         dimensions=(24, width),
         encoding="utf-8",
-        timeout=60,
+        timeout=PATIENCE,
     )
-    child.expect("thinking: 2" if ending else "1/4")
+    child.expect("thinking: 2" if ending else "1/100")
     before = child.before + child.after
-    while not ending and child.expect([pexpect.TIMEOUT, "(?s).+"], timeout=0.3):  # until it is drawn to its end
+    while not ending and child.expect([pexpect.TIMEOUT, "(?s).+"], timeout=0.5):  # until it is drawn to its end
         before += child.before + child.after
     child.sendintr()
     child.expect("stopping after this step")

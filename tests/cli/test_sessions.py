@@ -23,6 +23,7 @@ from sensenova_cli.sessions.session import Session
 from sensenova_cli.sessions.store import sessions_folder
 from tests.cli.harness import REPOSITORY, Program
 from tests.repl.sessions import MODEL, ask, draw
+from tests.waiting import PATIENCE
 
 NASTY = '<script>alert(1)</script> & "quoted" <img src=x onerror=alert(2)> `code` *stars* \x1b[31m'
 ANSWER = (
@@ -113,7 +114,7 @@ def test_list_fits_the_terminal(columns: int, home: Path) -> None:
         dimensions=(24, columns),
         env={**environment, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"},  # type: ignore[arg-type]
         encoding="utf-8",
-        timeout=60,
+        timeout=PATIENCE,
     )
     lines = re.sub(r"\x1b\[\d*m|\r", "", terminal.read()).splitlines()
     assert max(map(cell_len, lines)) <= columns

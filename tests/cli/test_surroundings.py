@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 
 from tests.cli.harness import REPOSITORY
+from tests.waiting import PATIENCE
 
+FAKE = "tests.cli.fake_program"
 CLUSTER = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
-def run(*words: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+def run(*words: str, module: str = "sensenova_cli", **environment: str) -> "subprocess.CompletedProcess[bytes]":
     """Run the program in a new process."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("SENSENOVA_")}
     return subprocess.run(
-        [sys.executable, "-m", "sensenova_cli", *words],
+        [sys.executable, "-m", module, *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env={**variables, "PYTHONPATH": str(REPOSITORY), "SENSENOVA_DTYPE": "float32", **environment},
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 
@@ -40,7 +42,7 @@ def test_a_rank_without_its_first_rank_says_so_and_ends_on_ctrl_c() -> None:
     assert process.stderr is not None
     assert process.stderr.readline().startswith(b"rank 1 waits for rank 0 at 127.0.0.1:1")
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == -signal.SIGINT
+    assert process.wait(PATIENCE) == -signal.SIGINT
     process.stderr.close()
 
 
@@ -86,14 +88,14 @@ def test_no_columns() -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_paths_are_written_in_the_bytes_of_their_names(encoding: str, tmp_path: Path) -> None:
     name = tmp_path / "café.png"
-    done = run("generate", "a café", "--num-steps", "1", "-o", str(name), "-q", PYTHONIOENCODING=encoding)
+    done = run("generate", "a café", "-o", str(name), "-q", module=FAKE, PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == os.fsencode(name) + b"\n" and name.exists()
 
 
 def test_json_is_utf_8_in_every_locale(tmp_path: Path) -> None:
-    words = ["generate", "a café", "--num-steps", "1", "-o", str(tmp_path / "a.png"), "--json", "-q"]
-    assert '"prompt": "a café"'.encode() in run(*words, PYTHONIOENCODING="ascii").stdout
+    words = ["generate", "a café", "-o", str(tmp_path / "a.png"), "--json", "-q"]
+    assert '"prompt": "a café"'.encode() in run(*words, module=FAKE, PYTHONIOENCODING="ascii").stdout
 
 
 WITHOUT_HOME = """
@@ -126,7 +128,7 @@ def test_a_user_without_a_home(words: list[str], code: int, message: bytes) -> N
         [sys.executable, "-c", WITHOUT_HOME, *words],
         capture_output=True,
         env={**variables, "PYTHONPATH": str(REPOSITORY)},
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == code, done.stderr
     assert message in done.stderr

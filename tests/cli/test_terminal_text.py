@@ -11,6 +11,7 @@ import pytest
 
 from sensenova_cli.system.unicode import DIRECTION_MARKS, for_terminal, json_text, printable
 from tests.cli.harness import REPOSITORY
+from tests.waiting import PATIENCE
 
 ATTACK = "a\x1b[2Jb\x9b31mc\x07d\u202ee\rf\x7fg"
 
@@ -42,10 +43,10 @@ def test_a_hostile_file_name_on_a_terminal(tmp_path: Path) -> None:
     name = tmp_path / "a\x1b]0;stolen\x07b.png"
     process = pexpect.spawn(
         sys.executable,
-        ["-m", "sensenova_cli", "generate", "a cat", "--num-steps", "1", "--preview", "off", "-o", str(name)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "SENSENOVA_DTYPE": "float32", "TERM": "xterm"},
+        ["-m", "tests.cli.fake_program", "generate", "a cat", "--preview", "off", "-o", str(name)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"},
         dimensions=(24, 200),
-        timeout=120,
+        timeout=PATIENCE,
     )
     shown = process.read()
     process.close()

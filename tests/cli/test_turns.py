@@ -23,6 +23,7 @@ from sensenova_cli.turns.run_turn import Frontend, Outcome, Sink, run_turns
 from sensenova_cli.turns.tasks import AnswerTask, PictureTask
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY, Program
+from tests.waiting import PATIENCE
 
 
 class RecordingSink(Sink):
@@ -87,7 +88,7 @@ def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeS
     def on_step(number: int) -> None:
         if number == 2:
             reached.set()
-            assert stopped.wait(30)
+            assert stopped.wait(PATIENCE)
 
     def work() -> None:
         tasks = [PictureTask("generate", Prompt("a cat")), AnswerTask("chat", "hello")]
@@ -100,10 +101,10 @@ def test_a_turn_runs_on_any_thread_and_can_be_stopped_from_another(source: FakeS
     source.engine.on_step = on_step
     thread = threading.Thread(target=work)
     thread.start()
-    assert reached.wait(30)
+    assert reached.wait(PATIENCE)
     stop.request()
     stopped.set()
-    thread.join(30)
+    thread.join(PATIENCE)
     assert [type(error) for error in raised] == [KeyboardInterrupt]
     assert [outcome.status for outcome in sink.outcomes] == ["cancelled"]
     assert source.engine.request_closed and sink.pictures == []
@@ -114,7 +115,7 @@ def test_turns_can_finish_on_another_thread(source: FakeSource, view: TurnView) 
     tasks = [PictureTask("generate", Prompt("a cat")), AnswerTask("chat", "hello")]
     thread = threading.Thread(target=run_turns, args=(tasks, read_layers(), source, frontend(view, sink)))
     thread.start()
-    thread.join(30)
+    thread.join(PATIENCE)
     assert [outcome.status for outcome in sink.outcomes] == ["done", "done"]
     assert [turn.prompt for turn in sink.turns] == ["a cat", "hello"]
     assert len(sink.pictures) == 1

@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageCms, ImageOps
 from model.errors import PictureError
 from model.image_files import MAX_INPUT_PIXELS, as_rgb, read_picture
 from tests.cli.harness import REPOSITORY
+from tests.waiting import PATIENCE
 
 
 def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -243,7 +244,7 @@ def test_named_pipe(tmp_path: Path) -> None:
     writer = threading.Thread(target=pipe.write_bytes, args=(encode(gradient()),), daemon=True)
     writer.start()
     assert read_picture(pipe).tobytes() == gradient().tobytes()
-    writer.join(5)
+    writer.join(PATIENCE)
 
 
 CASES = Path(__file__).parents[1] / "data" / "cases"

@@ -14,7 +14,8 @@ from model.remote import http
 from sensenova_cli.serve.guard import Guard
 from tests.cli.harness import Outcome, Program
 from tests.remote.bad_servers import Handler, answering, certificate, listening, read_request, routing
-from tests.serve.conftest import Serve, home, serve, until  # noqa: F401  # fixtures
+from tests.serve.conftest import Serve, home, serve  # noqa: F401  # fixtures
+from tests.waiting import PATIENCE, until
 
 MODELS = '{"data": [{"id": "demo", "owned_by": "sensenova"}]}'
 READY = {"/v1/models": answering("200 OK", MODELS), "/health": answering("200 OK", '{"status": "ok"}')}
@@ -30,9 +31,14 @@ INFO = {
 
 
 @pytest.fixture(autouse=True)
-def _empty(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """No settings of the user; short limits."""
-    monkeypatch.setattr(http, "ASK_SECONDS", 1.0)
+def _empty(home: Path) -> None:  # noqa: F811
+    """No settings of the user."""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait only a moment for an answer: only for servers that never answer, because others may be slow."""
+    monkeypatch.setattr(http, "ASK_SECONDS", 0.3)
 
 
 def draw(server: str, *words: str) -> Outcome:
@@ -126,11 +132,13 @@ def test_a_connection_that_is_closed_at_once() -> None:
     expect(outcome, 1, url, "check the address")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_port_that_says_nothing() -> None:
-    url, outcome = against(lambda connection: time.sleep(20))
+    url, outcome = against(lambda connection: time.sleep(PATIENCE))
     expect(outcome, 1, f"{url} accepts connections, but does not answer", "https://")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_server_that_never_ends_its_answer() -> None:
     def drip(connection: socket.socket) -> None:
         read_request(connection)
@@ -349,7 +357,7 @@ def test_a_loading_server_is_awaited(serve: Serve) -> None:  # noqa: F811
     engines: list[Any] = []
 
     def open_model(on_progress: Any) -> Any:
-        assert ready.wait(60)
+        assert ready.wait(PATIENCE)
         return engines[0]
 
     served = serve(open_model=open_model)
@@ -363,7 +371,7 @@ def test_info_does_not_wait_for_a_loading_server(serve: Serve) -> None:  # noqa:
     ended = threading.Event()
 
     def open_model(on_progress: Any) -> Any:
-        assert ended.wait(60)
+        assert ended.wait(PATIENCE)
         raise RuntimeError
 
     served = serve(open_model=open_model)
@@ -393,6 +401,6 @@ def test_a_full_queue_is_awaited(serve: Serve, monkeypatch: pytest.MonkeyPatch) 
         until(lambda: served.metric('requests_total{end="refused"}') >= 1)
         served.gate.set()
         first.read()
-        mine.join(60)
+        mine.join(PATIENCE)
     assert outcomes[0].code == 0, outcomes[0].stderr
     assert "the server has a full queue; trying again every 1 s" in outcomes[0].stderr

@@ -10,7 +10,8 @@ from PIL import Image
 from tests.cli.harness import Program
 from tests.remote.local_and_remote import Both, both
 from tests.remote.test_lost_connections import is_idle, press_when, served, signals
-from tests.serve.conftest import Serve, Served, serve, until
+from tests.serve.conftest import Serve, Served, serve
+from tests.waiting import PATIENCE, until
 
 __all__ = ["both", "serve", "served", "signals"]
 
@@ -60,7 +61,7 @@ def test_ctrl_c_stops_the_server_and_keeps_what_has_arrived(served: Served) -> N
         steps.append(number)
         if len(steps) == 3 + 2 * 2 + 1:  # three texts, two pictures of two steps, and a step of the third picture
             reached.set()
-            assert pressed.wait(60)
+            assert pressed.wait(PATIENCE)
 
     served.engine.story = [["<think>"], ["One."], None, ["Two."], None, ["Three."], None]
     served.engine.on_step = on_step

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from config.errors import SenseNovaError
 from model.errors import DeviceMemoryError, NumericsError, RequestError
 from model.remote import native
+from model.remote.http import Connection
 from sensenova_cli.system.first_signals import SIGNALS
 from sensenova_cli.system.interrupts import handle_signals
 from tests.cli.harness import REPOSITORY, Outcome, Program
@@ -24,10 +25,12 @@ from tests.remote.bad_servers import listening, read_request
 from tests.remote.local_and_remote import environment
 from tests.remote.proxy import Cut, Harm, Proxy, proxying
 from tests.repl.terminal import Terminal
-from tests.serve.conftest import Serve, Served, home, serve, until  # noqa: F401  # fixtures
+from tests.serve.conftest import Serve, Served, home, serve  # noqa: F401  # fixtures
+from tests.waiting import PATIENCE, until
 
 EVENTS = ("queued", "queued", "prefix", "prefix", "step", "step", "step", "step", "picture", "statistics")
 """Events of a picture of four steps."""
+FIRST_OF_EACH_KIND = tuple(EVENTS.index(kind) for kind in dict.fromkeys(EVENTS))
 THINKING = EVENTS[:4] + ("think_token",) * 4 + ("think",) + EVENTS[4:]
 ANSWER = ("queued", "queued", "prefix", "token", "token", "token", "token", "answer", "statistics")
 
@@ -43,9 +46,8 @@ def signals() -> Iterator[None]:
 
 
 @pytest.fixture
-def proxy(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy in front of the server; stalls are noticed after a second."""
-    monkeypatch.setattr(native, "SILENCE_SECONDS", 1.0)
+def proxy(served: Served) -> Iterator[Proxy]:
+    """A proxy in front of the server."""
     with proxying(lambda: int(served.url.rpartition(":")[2])) as running:
         yield running
 
@@ -150,13 +152,16 @@ def test_a_picture_that_was_not_finished_is_an_error(served: Served, proxy: Prox
     assert served.metric('requests_total{end="cancelled"}') == 1
 
 
-@pytest.mark.parametrize("at", range(len(EVENTS)))
-def test_a_stalled_connection_is_given_up(served: Served, proxy: Proxy, expected: bytes, at: int) -> None:
+@pytest.mark.parametrize("at", FIRST_OF_EACH_KIND)
+def test_a_stalled_connection_is_given_up(
+    served: Served, proxy: Proxy, expected: bytes, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It stays open, and nothing arrives any more; the result is fetched on another one."""
+    monkeypatch.setattr(native, "SILENCE_SECONDS", 1.0)
     ended = threading.Event()
 
     def stall(content: bytes) -> bytes:
-        ended.wait(30)
+        ended.wait(PATIENCE)
         raise Cut
 
     proxy.at, proxy.harm = at, stall
@@ -166,10 +171,10 @@ def test_a_stalled_connection_is_given_up(served: Served, proxy: Proxy, expected
     assert Path("cat.png").read_bytes() == expected
 
 
-@pytest.mark.parametrize("at", range(len(EVENTS)))
+@pytest.mark.parametrize("at", FIRST_OF_EACH_KIND)
 def test_a_delay_changes_nothing(served: Served, proxy: Proxy, expected: bytes, at: int) -> None:
     def delay(content: bytes) -> bytes:
-        time.sleep(0.4)
+        time.sleep(0.2)  # longer than the client waits before it looks for Ctrl-C
         return content
 
     proxy.at, proxy.harm = at, delay
@@ -218,7 +223,7 @@ def test_finished_pictures_are_kept_if_the_others_are_not(served: Served, proxy:
     def on_step(number: int) -> None:
         steps.append(number)
         if len(steps) == 6:
-            proxy.harmed.wait(60)
+            proxy.harmed.wait(PATIENCE)
             job = served.service.scheduler.running
             assert job is not None
             until(lambda: job.stop.requested)
@@ -294,7 +299,7 @@ def test_ctrl_c_while_connecting() -> None:
     def silent(connection: Any) -> None:
         read_request(connection)
         asked.set()
-        time.sleep(20)
+        time.sleep(PATIENCE)
 
     with listening(silent) as port:
         press_when(asked.is_set)
@@ -302,18 +307,24 @@ def test_ctrl_c_while_connecting() -> None:
 
 
 @pytest.mark.usefixtures("signals")
-def test_ctrl_c_while_the_server_loads(serve: Serve) -> None:  # noqa: F811
-    ended, asked = threading.Event(), threading.Event()
+def test_ctrl_c_while_the_server_loads(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    ended = threading.Event()
+    asked: list[Connection] = []
+    ask_for_state = Connection.state
+
+    def state(connection: Connection) -> Mapping[str, Any]:
+        asked.append(connection)
+        return ask_for_state(connection)
 
     def open_model(on_progress: Any) -> Any:
-        assert ended.wait(60)
+        assert ended.wait(PATIENCE)
         raise RuntimeError
 
     loading = serve(open_model=open_model)
-    health = loading.service.scheduler
-    press_when(lambda: asked.is_set() or time.sleep(1.0) is None)
+    monkeypatch.setattr(Connection, "state", state)
+    press_when(lambda: len(asked) > 2)
     expect_interrupted(draw(loading.url))
-    assert health.state == "loading"
+    assert loading.service.scheduler.state == "loading"
     ended.set()
 
 
@@ -355,7 +366,7 @@ def test_ctrl_c_in_a_step(served: Served, words: tuple[str, ...], step: int) -> 
         steps.append(number)
         if number == step:
             reached.set()
-            assert pressed.wait(60)
+            assert pressed.wait(PATIENCE)
 
     served.engine.on_step = on_step
 
@@ -377,7 +388,7 @@ def test_ctrl_c_in_an_answer(served: Served) -> None:
     def on_step(number: int) -> None:
         if number == 3:
             reached.set()
-            assert pressed.wait(60)
+            assert pressed.wait(PATIENCE)
 
     served.engine.on_step = on_step
 

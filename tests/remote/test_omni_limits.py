@@ -24,6 +24,7 @@ from sensenova_cli.render.waiting import LiveWaiting
 from tests.cli.harness import REPOSITORY
 from tests.remote.conftest import DRAWS, KIND, done, run
 from tests.remote.fake_omni import MODEL, FakeOmni, Mistake
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -182,9 +183,9 @@ def test_a_cancelled_request_closes_its_connection_before_the_answer_begins(newe
     engine = open_engine(LoadSettings(server=newer.url))
     events: Any = engine.run(GenerateRequest("a cat", ImageSettings(size="64x64")))
     assert any(isinstance(event, Waiting) for event in events)
-    assert newer.started.wait(10)
+    assert newer.started.wait(PATIENCE)
     events.close()
-    assert newer.gone.wait(10), "the server still thinks that somebody waits"
+    assert newer.gone.wait(PATIENCE), "the server still thinks that somebody waits"
     newer.gate.set()
     again = list(engine.run(GenerateRequest("a cat", ImageSettings(size="64x64"))))
     assert any(isinstance(event, Picture) for event in again), "the engine stays usable"
@@ -200,12 +201,12 @@ def test_ctrl_c_ends_at_once_and_says_that_the_server_may_go_on(newer: FakeOmni)
         text=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
-    assert newer.started.wait(60)
+    assert newer.started.wait(PATIENCE)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and stdout == ""
     assert f"{KIND} may go on with the cancelled request, and the next request then waits for it" in stderr
-    assert newer.gone.wait(10)
+    assert newer.gone.wait(PATIENCE)
 
 
 def test_waiting_shows_elapsed_time_and_an_estimate(newer: FakeOmni, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import pytest
 from tests.remote.conftest import DRAWS, FOLDS
 from tests.remote.fake_omni import MODEL, FakeOmni
 from tests.repl.terminal import Terminal
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ def test_a_session(newer: FakeOmni, tmp_path: Path) -> None:
     screen.wait_for("answer: ")
     screen.child.sendintr()
     screen.wait_for("may go on with the cancelled request")
-    assert newer.gone.wait(10)
+    assert newer.gone.wait(PATIENCE)
     newer.gate.set()
     screen.wait_for_toolbar("edit")
 

@@ -292,7 +292,7 @@ def test_a_session_in_a_terminal_on_the_demo(demo_server: Process, empty: Path) 
 
 
 @pytest.mark.slow
-def test_the_demo(demo_server: Process, empty: Path) -> None:  # noqa: F811
+def test_the_demo(demo_server: Process, empty: Path, preloaded: Path) -> None:  # noqa: F811
     commands = (
         ("generate", "a red circle", "-n", "2", "--num-steps", "3", "-o", "{index}.png"),
         ("generate", "a star", "--think", "--print-think", "--num-steps", "2", "-o", "star.png"),
@@ -305,12 +305,12 @@ def test_the_demo(demo_server: Process, empty: Path) -> None:  # noqa: F811
         outputs = []
         for command in commands:
             done = subprocess.run(
-                [sys.executable, "-m", "sensenova_cli", *command, *words],
+                [preloaded, *command, *words],
                 cwd=empty,
                 text=True,
                 capture_output=True,
                 check=False,
-                env={**environment(empty), "PYTHONPATH": str(REPOSITORY)},
+                env=environment(empty),
             )
             assert done.returncode == 0, done.stderr
             outputs.append(done.stdout)

@@ -12,11 +12,10 @@ import pyte
 
 from tests.cli.harness import REPOSITORY
 from tests.cli.test_screen import OF_TERMINALS
+from tests.waiting import PATIENCE
 
 WHERE = "\x1b[6n"
 EMPTY_PROMPT = re.compile("(draw|edit|chat) › ")
-PATIENCE = 90
-"""Seconds for something to appear on a busy machine."""
 
 
 class Terminal:

@@ -244,7 +244,7 @@ def test_keys_during_a_turn_wait_for_the_next_prompt(tmp_path: Path) -> None:
 def test_a_second_ctrl_c_leaves_a_terminal_that_echoes(tmp_path: Path) -> None:
     shell = "PROGRAM repl --num-steps 3; stty -a"
     screen = Terminal(
-        folder=tmp_path, module="tests.cli.fake_program", shell=shell, FAKE_STEP_SECONDS="2", HOME=str(tmp_path)
+        folder=tmp_path, module="tests.cli.fake_program", shell=shell, FAKE_STEP_SECONDS="600", HOME=str(tmp_path)
     )
     screen.wait_for_toolbar("draw")
     screen.type("a cat")

@@ -8,13 +8,15 @@ from typing import Any
 import openai
 from PIL import Image
 
+from tests.waiting import PATIENCE
+
 RED, BLUE = (200, 10, 10), (10, 10, 200)
 
 
 def client(url: str) -> openai.OpenAI:
     """Return OpenAI's client of a server. It repeats nothing, and no proxy of the environment redirects it."""
     http = openai.DefaultHttpxClient(trust_env=False)
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120, http_client=http)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE, http_client=http)
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

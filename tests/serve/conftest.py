@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from sensenova_cli.serve.service import Service
 from tests.cli.conftest import home  # noqa: F401  # a fixture
 from tests.cli.fake_engine import FakeEngine
 from tests.cli.harness import REPOSITORY
+from tests.waiting import PATIENCE
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Served:
 
     def client(self, **options: Any) -> httpx2.Client:
         """Return an HTTP client of this server, which no proxy of the environment redirects."""
-        return httpx2.Client(base_url=self.url, trust_env=False, timeout=30, **options)
+        return httpx2.Client(base_url=self.url, trust_env=False, timeout=PATIENCE, **options)
 
     def metric(self, name: str) -> float:
         """Return one number of `/metrics`."""
@@ -118,14 +118,14 @@ def serving(checkpoint: Path, guard: Guard, open_model: Any = None, **settings: 
 
     serve_settings = ServeSettings.model_validate(settings)
     threading.Thread(target=run, name="server", daemon=True).start()
-    assert ready.wait(30)
+    assert ready.wait(PATIENCE)
     if failures:
         raise failures[0]
     served = started[0]
     served.gate.set()
 
     def on_step(number: int) -> None:
-        assert served.gate.wait(60)
+        assert served.gate.wait(PATIENCE)
         served.steps += 1
 
     engine.on_step = on_step
@@ -136,17 +136,9 @@ def serving(checkpoint: Path, guard: Guard, open_model: Any = None, **settings: 
         served.server.should_exit = True
         with suppress(RuntimeError):  # the test has stopped the server
             served.server._loop.call_soon_threadsafe(served.server._drain)
-        assert ended.wait(60), "the server does not end"
+        assert ended.wait(PATIENCE), "the server does not end"
     if failures:
         raise failures[0]
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait until a condition holds; fail after a time that only a fault exceeds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it does not become true"
-        time.sleep(0.01)
 
 
 @dataclass
@@ -159,7 +151,7 @@ class Process:
 
     def client(self, **options: Any) -> httpx2.Client:
         """Return an HTTP client of this server."""
-        return httpx2.Client(base_url=self.url, trust_env=False, timeout=120, **options)
+        return httpx2.Client(base_url=self.url, trust_env=False, timeout=PATIENCE, **options)
 
 
 @contextmanager
@@ -195,14 +187,14 @@ def serve_process(folder: Path, *words: str, **environment: str) -> Iterator[Pro
 
     threading.Thread(target=read, daemon=True).start()
     try:
-        assert address.wait(120)
+        assert address.wait(PATIENCE)
         found = re.search(r"http://[^ ]+", messages[-1]) if messages else None
         assert found is not None, "".join(messages)
         yield Process(found[0], process, messages)
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

@@ -8,9 +8,10 @@ from typing import Any
 import httpx2
 
 from sensenova_cli.serve.jobs import Job
-from tests.serve.conftest import Served, until
+from tests.serve.conftest import Served
 from tests.serve.raw import connect, post
 from tests.serve.test_native import events
+from tests.waiting import until
 
 RUN = "/v1/sensenova/run"
 GENERATIONS = "/v1/images/generations"

@@ -7,6 +7,8 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.waiting import PATIENCE
+
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers in lower case and body."""
 
@@ -15,8 +17,8 @@ def connect(url: str) -> socket.socket:
     """Connect to a server."""
     parts = urlsplit(url)
     assert parts.hostname is not None
-    connection = socket.create_connection((parts.hostname, parts.port or 80), timeout=30)
-    connection.settimeout(30)
+    connection = socket.create_connection((parts.hostname, parts.port or 80), timeout=PATIENCE)
+    connection.settimeout(PATIENCE)
     return connection
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.cli.fake_engine import ANSWER, THINK
 from tests.serve.clients import BLUE, RED, client, data_url, error_of, from_data_url, opened, plain
-from tests.serve.conftest import Process, Served, until
+from tests.serve.conftest import Process, Served
+from tests.waiting import until
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is it?"}]
 

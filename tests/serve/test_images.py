@@ -15,7 +15,8 @@ from model import DeviceMemoryError
 from sensenova_cli.outputs.picture_files import read_record
 from tests.cli.fake_engine import THINK
 from tests.serve.clients import BLUE, RED, client, data_url, error_of, opened, plain, turned_jpeg
-from tests.serve.conftest import Process, Serve, Served, until
+from tests.serve.conftest import Process, Serve, Served
+from tests.waiting import until
 
 
 @pytest.fixture

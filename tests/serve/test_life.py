@@ -23,8 +23,9 @@ from PIL import Image
 from model import CheckpointError, DeviceMemoryError
 from tests.cli.conftest import home, program  # noqa: F401  # fixtures
 from tests.cli.harness import REPOSITORY, Outcome, Program
-from tests.serve.conftest import Process, serve_process, until
+from tests.serve.conftest import Process, serve_process
 from tests.serve.test_native import events
+from tests.waiting import PATIENCE, until
 
 GENERATIONS = "/v1/images/generations"
 CAT = {"prompt": "a secret cat", "num_steps": 2}
@@ -49,7 +50,7 @@ def serving(
     failures: list[BaseException] = []
 
     def run() -> None:
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30)
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE)
         try:
             until(lambda: done.is_set() or is_ready(client))
             if not done.is_set():
@@ -328,10 +329,10 @@ def test_sigterm_finishes_the_running_request(slow_demo: Process) -> None:
     waiting.start()
     until(lambda: "sensenova_requests_waiting 1" in slow_demo.client().get("/metrics").text)
     slow_demo.process.send_signal(signal.SIGTERM)
-    waiting.join(60)
+    waiting.join(PATIENCE)
     assert (answers[0].status_code, answers[0].json()["error"]["code"]) == (503, "stopping")
     assert list(found)[-1]["event"] == "statistics"
-    assert slow_demo.process.wait(60) == 0
+    assert slow_demo.process.wait(PATIENCE) == 0
     printed = "".join(slow_demo.messages)
     assert "a second signal ends at once" in printed
     assert "Traceback" not in printed and "secret" not in printed
@@ -343,7 +344,7 @@ def test_a_second_signal_ends_at_once(slow_demo: Process) -> None:
     until(lambda: any("a second signal" in line for line in slow_demo.messages))
     assert slow_demo.process.poll() is None
     slow_demo.process.send_signal(signal.SIGINT)
-    assert slow_demo.process.wait(30) == 130
+    assert slow_demo.process.wait(PATIENCE) == 130
     with pytest.raises(httpx2.TransportError):
         list(found)
     assert "Traceback" not in "".join(slow_demo.messages)
@@ -374,9 +375,9 @@ def test_sigterm_while_the_model_loads(tmp_path: Path) -> None:
             return False
 
     try:
-        until(is_loading, 60)
+        until(is_loading)
         process.send_signal(signal.SIGTERM)
-        _, printed = process.communicate(timeout=60)
+        _, printed = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0

@@ -13,9 +13,10 @@ from PIL import Image
 
 from sensenova_cli.serve import connections
 from sensenova_cli.serve.bodies import MAX_BODY
-from tests.serve.conftest import Served, until
+from tests.serve.conftest import Served
 from tests.serve.hostile import EDITS, GENERATIONS, RUN, form, peak_memory, png, survival, works  # noqa: F401
 from tests.serve.raw import connect, error_in, exchange, get, post, read_answer
+from tests.waiting import until
 
 FORM = form(('name="prompt"', b"x"), ('name="image"; filename="a.png"', png() + b" " * 1000))
 
@@ -77,7 +78,7 @@ def test_a_client_that_sends_nothing_is_disconnected(served: Served, monkeypatch
 
 
 def test_headers_that_never_end_are_disconnected(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
     for first in (b"", get("/health")):  # also after a complete request on the same connection
         with closing(connect(served.url)) as connection:
             connection.sendall(first)
@@ -95,13 +96,13 @@ def test_headers_have_a_largest_size(served: Served) -> None:
 
 
 def test_an_idle_connection_stays_open_between_requests(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
     with closing(connect(served.url)) as connection:
-        for _ in range(2):
+        for pause in (1.2, 0):
             connection.sendall(get("/health"))
             answer = read_answer(connection)
             assert answer is not None and answer[0] == 200
-            time.sleep(0.4)
+            time.sleep(pause)
 
 
 @pytest.mark.parametrize("limit", ["BODY_SECONDS", "UPLOAD_SECONDS"])

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from model.errors import DeviceMemoryError
-from tests.serve.conftest import Serve, Served, until
+from tests.serve.conftest import Serve, Served
+from tests.waiting import until
 
 BODY = {"prompt": "a cat", "size": "64x64"}
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"

@@ -11,8 +11,9 @@ import pytest
 from model import CheckpointError, DeviceMemoryError, RankError
 from sensenova_cli.serve.scheduler import LoadingState
 from tests.cli.fake_engine import FakeEngine
-from tests.serve.conftest import Serve, Served, until
+from tests.serve.conftest import Serve, Served
 from tests.serve.queue_state import CAT, GENERATIONS, RUN, waiting
+from tests.waiting import PATIENCE, until
 
 
 def loading(progress: LoadingState, outcome: Callable[[], Any]) -> tuple[Callable[..., Any], threading.Event]:
@@ -21,7 +22,7 @@ def loading(progress: LoadingState, outcome: Callable[[], Any]) -> tuple[Callabl
 
     def open_model(on_progress: Callable[[LoadingState], None]) -> Any:
         on_progress(progress)
-        assert go_on.wait(60)
+        assert go_on.wait(PATIENCE)
         return outcome()
 
     return open_model, go_on
@@ -112,7 +113,7 @@ def test_a_lost_model_is_loaded_again(serve: Serve, home: Any) -> None:
         opened.append(engine)
         if len(opened) == 2:
             assert engines[0].closed, "two models do not fit into the memory"
-            assert go_on.wait(60)
+            assert go_on.wait(PATIENCE)
         return engine
 
     opened: list[FakeEngine] = []
@@ -130,11 +131,11 @@ def test_a_lost_model_is_loaded_again(serve: Serve, home: Any) -> None:
         first = pool.submit(served.client().post, GENERATIONS, json={"prompt": "x"})
         until(lambda: served.service.scheduler.running is not None)
         second = pool.submit(served.client().post, GENERATIONS, json={"prompt": "y"})
-        assert first.result(30).status_code == 500
+        assert first.result(PATIENCE).status_code == 500
         until(lambda: client.get("/health").json()["status"] == "loading")
         assert client.post(GENERATIONS, json={"prompt": "z"}).json()["error"]["code"] == "loading"
         go_on.set()
-        assert second.result(30).status_code == 200  # it waited for the new model
+        assert second.result(PATIENCE).status_code == 200  # it waited for the new model
     assert [len(engine.requests) for engine in engines] == [1, 1]
 
 
@@ -159,7 +160,7 @@ def test_a_lost_model_that_cannot_be_loaded_again_leaves_nobody_waiting(serve: S
     engine.on_step = lose
     with ThreadPoolExecutor(3) as pool:
         posts = [pool.submit(served.client().post, GENERATIONS, json={"prompt": "x"}) for _ in range(3)]
-        answers = [each.result(30) for each in posts]
+        answers = [each.result(PATIENCE) for each in posts]
     assert sorted(answer.status_code for answer in answers) == [500, 503, 503]
     until(lambda: served.server.should_exit)
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from model import Packed, Picture, unpack_event
 from tests.cli.fake_engine import ANSWER, THINK
-from tests.serve.conftest import Served, until
+from tests.serve.conftest import Served
+from tests.waiting import until
 
 
 def events(client: httpx2.Client, body: dict[str, Any]) -> Iterator[dict[str, Any]]:

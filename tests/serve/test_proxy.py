@@ -9,7 +9,8 @@ import pytest
 
 from sensenova_cli.serve import connections
 from sensenova_cli.serve.guard import Guard
-from tests.serve.conftest import Serve, Served, until
+from tests.serve.conftest import Serve, Served
+from tests.waiting import until
 
 FORWARDED = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https", "Host": "pictures.example.org"}
 

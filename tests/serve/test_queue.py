@@ -16,10 +16,11 @@ from PIL import Image
 
 from sensenova_cli.outputs.picture_writer import encode_png
 from sensenova_cli.serve import service
-from tests.serve.conftest import Serve, Served, until
+from tests.serve.conftest import Serve, Served
 from tests.serve.queue_state import CAT, GENERATIONS, RUN, jobs, queued, run_to_its_end, running, waiting
 from tests.serve.raw import connect, post, read_answer
 from tests.serve.test_native import events
+from tests.waiting import PATIENCE, until
 
 
 def test_a_full_queue_refuses(serve: Serve) -> None:
@@ -68,9 +69,9 @@ def test_openai_tries_again_until_there_is_room(serve: Serve) -> None:
     client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=2, http_client=transport)
     with running(served), ThreadPoolExecutor(1) as pool:
         found = pool.submit(client.images.generate, prompt="a cat", model="demo")
-        assert refused.wait(30)
+        assert refused.wait(PATIENCE)
         served.gate.set()
-        data = found.result(60).data
+        data = found.result(PATIENCE).data
         assert data is not None and data[0].b64_json
 
 
@@ -92,7 +93,7 @@ def test_a_stopped_waiting_request_is_told(served: Served) -> None:
         until(lambda: waiting(served) == 1)
         (job,) = served.service.scheduler.waiting
         served.client().delete(f"/v1/sensenova/requests/{job.id}")
-        assert found.result(30)[-1]["error"]["code"] == "cancelled"
+        assert found.result(PATIENCE)[-1]["error"]["code"] == "cancelled"
         served.gate.set()
         assert "statistics" in response.read().decode()
     assert len(served.engine.requests) == 1  # the stopped one never ran
@@ -128,7 +129,7 @@ def test_fifty_clients_of_which_half_hang_up(serve: Serve) -> None:
                 until(lambda: waiting(served) > 5)
             connection.close()
         served.gate.set()
-        answers = [each.result(60) for each in staying]
+        answers = [each.result(PATIENCE) for each in staying]
     assert [answer.status_code for answer in answers] == [200] * 25
     assert [answer.json()["data"][0]["seed"] for answer in answers] == list(range(25))
     until(lambda: served.service.scheduler.running is None and not waiting(served))
@@ -156,7 +157,7 @@ def slow_encoding(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, thr
 
     def slow(image: Image.Image, record: Any) -> bytes:
         encoding.set()
-        assert go_on.wait(60)
+        assert go_on.wait(PATIENCE)
         return encode_png(image, record)
 
     monkeypatch.setattr("sensenova_cli.serve.scheduler.encode_png", slow)
@@ -170,7 +171,7 @@ def test_a_picture_that_is_being_encoded_survives_its_client(
     encoding, go_on = slow_encoding(monkeypatch)
     with closing(connect(served.url)) as connection:
         connection.sendall(post(path, json.dumps({**CAT, "num_steps": 2}).encode()))
-        assert encoding.wait(30)
+        assert encoding.wait(PATIENCE)
         until(lambda: bool(jobs(served)) and jobs(served)[0].is_finished)
     until(lambda: not served.server.server_state.connections)
     go_on.set()
@@ -187,10 +188,10 @@ def test_a_request_that_is_stopped_after_its_last_picture_keeps_it(
     encoding, go_on = slow_encoding(monkeypatch)
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(lambda: list(events(served.client(), CAT)))
-        assert encoding.wait(30)
+        assert encoding.wait(PATIENCE)
         served.client().delete(f"/v1/sensenova/requests/{jobs(served)[0].id}")
         go_on.set()
-        assert "picture" in [each["event"] for each in found.result(30)]
+        assert "picture" in [each["event"] for each in found.result(PATIENCE)]
 
 
 def test_results_are_kept_for_ten_minutes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,10 +249,10 @@ def test_a_stopping_server_finishes_what_runs_and_refuses_the_rest(served: Serve
         stream = pool.submit(lambda: list(events(served.client(), CAT)))
         until(lambda: waiting(served) == 2)
         stop(served)
-        answer = whole.result(30)
+        answer = whole.result(PATIENCE)
         assert answer.status_code == 503 and answer.headers["retry-after"]
         assert answer.json()["error"]["code"] == "stopping"
-        error = stream.result(30)[-1]["error"]
+        error = stream.result(PATIENCE)[-1]["error"]
         assert (error["code"], error["status"]) == ("stopping", 503)
         until(lambda: not can_connect(served))
         served.gate.set()

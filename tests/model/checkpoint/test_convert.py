@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +32,7 @@ from model.errors import CheckpointError, RequestError
 from model.network.rotation import rotation_group
 from model.verification.files import check_files
 from tests.cli.harness import REPOSITORY
+from tests.waiting import until
 
 CPU = torch.device("cpu")
 FORMATS = [name for name in QUANTIZATIONS if name != "off"]
@@ -257,15 +257,17 @@ def test_an_end_before_the_last_renaming(tiny_checkpoint: Path, tmp_path: Path) 
 
 
 SCRIPT = """
-import sys, time
+import json, sys, time
 from pathlib import Path
 from model.checkpoint import convert, shard_files
 write = shard_files.ShardFile.write
-def slow(self, stream):
+record, number = Path(sys.argv[3]), int(sys.argv[4])
+def held(self, stream):
     for nbytes in write(self, stream):
-        time.sleep(0.01)
+        while record.exists() and len(json.loads(record.read_text())["files"]) >= number:
+            time.sleep(0.01)  # until this process is killed
         yield nbytes
-shard_files.ShardFile.write = slow
+shard_files.ShardFile.write = held
 print("ready", flush=True)
 convert.convert_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]), "int8", shard_bytes=2**19)
 """
@@ -281,13 +283,12 @@ def read_done(record: Path) -> dict[str, str]:
 def test_killed_processes_leave_only_work_that_continues(tiny_checkpoint: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     for number, stop in enumerate((signal.SIGKILL, signal.SIGINT), start=1):
-        words = [sys.executable, "-c", SCRIPT, str(tiny_checkpoint), str(copy)]
+        record = unfinished_folder(copy) / RECORD_FILE
+        words = [sys.executable, "-c", SCRIPT, str(tiny_checkpoint), str(copy), str(record), str(number)]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-            record = unfinished_folder(copy) / RECORD_FILE
-            while process.poll() is None and not (record.exists() and len(read_done(record)) >= number):
-                time.sleep(0.002)
+            until(lambda: record.exists() and len(read_done(record)) >= number)  # noqa: B023
             process.send_signal(stop)
         assert process.returncode != 0 and not copy.exists()
     made = convert_checkpoint(tiny_checkpoint, copy, "int8", shard_bytes=2**19)

@@ -112,7 +112,7 @@ def test_an_error_in_on_progress_ends_loading(tiny_checkpoint: Path, monkeypatch
 
     def slowly(*arguments: Any) -> int:
         calls.append(1)
-        time.sleep(0.005)
+        time.sleep(0.02)
         return read(*arguments)
 
     monkeypatch.setattr(os, "preadv", slowly)
@@ -126,7 +126,7 @@ def test_an_error_in_on_progress_ends_loading(tiny_checkpoint: Path, monkeypatch
         load_checkpoint(tiny_checkpoint, CPU, torch.float32, on_progress=cancel)
     assert len(seen) == 1
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("read weights")] == []
-    assert len(calls) < 100  # of more than a thousand chunks
+    assert len(calls) < 500  # of more than a thousand chunks
     del caught
 
 

@@ -92,23 +92,35 @@ def test_all_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("requests", "summary"),
+    ("requests", "layout"),
     [
-        ([AnswerRequest("hello")], "`tensor_parallel_size` 2 `cfg_parallel_size` 1"),
-        (
-            [replace(CAT, settings=CAT.settings.model_copy(update={"cfg_scale": 1.0}))],
-            "`tensor_parallel_size` 2 `cfg_parallel_size` 1",
-        ),
-        ([CAT], "`tensor_parallel_size` 1 `cfg_parallel_size` 2"),
-        ([AnswerRequest("hello"), CAT], "`tensor_parallel_size` 1 `cfg_parallel_size` 2, text by all 2"),
-        (None, "`tensor_parallel_size` 1 `cfg_parallel_size` 2, text by all 2"),
+        ([AnswerRequest("hello")], ParallelLayout(2, 1)),
+        ([replace(CAT, settings=CAT.settings.model_copy(update={"cfg_scale": 1.0}))], ParallelLayout(2, 1)),
+        ([CAT], ParallelLayout(1, 2)),
+        ([AnswerRequest("hello"), CAT], ParallelLayout(1, 2, splits_und=True)),
+        (None, ParallelLayout(1, 2, splits_und=True)),
     ],
 )
+def test_the_layout_follows_the_requests(
+    requests: list[Request] | None, layout: ParallelLayout, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = []
+
+    def record_layout(layout: ParallelLayout, device: torch.device) -> None:
+        chosen.append(layout)
+        raise DeviceError("enough", "")
+
+    monkeypatch.setattr("model.loading.RankProcesses", record_layout)
+    with pytest.raises(DeviceError, match="enough"):
+        Engine.load(tiny_checkpoint, device="cpu", gpus=2, requests=requests)
+    assert chosen == [layout]
+
+
 @pytest.mark.slow
-def test_the_layout_follows_the_requests(requests: list[Request] | None, summary: str, tiny_checkpoint: Path) -> None:
-    engine = Engine.load(tiny_checkpoint, device="cpu", gpus=2, requests=requests)
+def test_ranks_start_with_the_chosen_layout(tiny_checkpoint: Path) -> None:
+    engine = Engine.load(tiny_checkpoint, device="cpu", gpus=2)
     try:
-        assert engine.weights_summary == f"shared as by {summary}"
+        assert engine.weights_summary == "shared as by `tensor_parallel_size` 1 `cfg_parallel_size` 2, text by all 2"
         assert engine.device == "cpu, 2 ranks"
         assert any(isinstance(event, Picture) for event in engine.run(CAT))
     finally:

@@ -15,6 +15,7 @@ import pytest
 
 from model.errors import DeviceError, RankError
 from model.parallel.launched_connections import KEY_VARIABLE, RankConnection, SignedConnection, accept_ranks, connect
+from tests.waiting import PATIENCE
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -57,7 +58,7 @@ class Rank0(threading.Thread):
         self._addresses: SimpleQueue[str] = SimpleQueue()
         self.connections: dict[int, RankConnection] = {}
         self.start()
-        self.address = self._addresses.get(timeout=10)
+        self.address = self._addresses.get(timeout=PATIENCE)
 
     def run(self) -> None:
         self.connections = accept_ranks(2, self._addresses.put)
@@ -65,7 +66,7 @@ class Rank0(threading.Thread):
     @property
     def rank_1(self) -> RankConnection:
         """The connection to rank 1."""
-        self.join(10)
+        self.join(PATIENCE)
         return self.connections[1]
 
 
@@ -77,7 +78,7 @@ def exchange(rank_0: Rank0) -> None:
         reader = threading.Thread(target=lambda received=received: received.append(rank_1.recv()))
         reader.start()
         rank_0.rank_1.send(value)
-        reader.join(10)
+        reader.join(PATIENCE)
         assert received == [value]
     rank_1.send("reply")
     assert rank_0.rank_1.recv() == "reply"
@@ -116,7 +117,7 @@ def test_a_stranger_is_not_read_and_does_not_stop_rank_0(two_hosts: None, tmp_pa
     place = tuple(json.loads(rank_0.address)[1:])
     bomb = pickle.dumps(Bomb(tmp_path / "exploded"))
     for attack in (b"", bomb, bytes(68), bytes(36) + bomb[:32] + bomb):
-        with socket.create_connection(place, timeout=10) as stranger:
+        with socket.create_connection(place, timeout=PATIENCE) as stranger:
             stranger.sendall(attack)
     exchange(rank_0)
     assert not (tmp_path / "exploded").exists()
@@ -144,7 +145,7 @@ def test_a_rank_does_not_read_a_stranger_who_changed_the_store(two_hosts: None, 
         thread.start()
         with pytest.raises((RankError, OSError)):
             connect(json.dumps(["network", *listener.getsockname()]), 1).recv()
-        thread.join(10)
+        thread.join(PATIENCE)
     assert not (tmp_path / "exploded").exists()
 
 

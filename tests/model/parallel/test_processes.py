@@ -5,9 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +32,12 @@ from model.checkpoint.hub import find_checkpoint
 from model.checkpoint.named_lora import NamedLora
 from model.errors import DeviceError, DeviceMemoryError, RankError, RequestError
 from model.events import Picture, PrefixRead, ThinkText
+from model.parallel import processes
 from model.parallel.commands import Rendezvous
 from model.parallel.connections import RankConnections
 from model.parallel.launch import require_ranks
 from tests.model.checkpoint.test_lora import matrices, write_lora
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.slow
 CAT = GenerateRequest("a cat on a blue background", ImageSettings(size="128x128", num_steps=4))
@@ -64,13 +65,6 @@ def picture(engine: Engine, request: GenerateRequest = CAT) -> torch.Tensor:
 
 def ask(question: str) -> AnswerRequest:
     return AnswerRequest(question, settings=TextSettings(max_tokens=4))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -139,6 +133,13 @@ def test_think_text_is_the_same_every_time(shared: Engine) -> None:
     assert texts[0] == texts[1] != ()
 
 
+@pytest.fixture
+def patient_rank_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0 waits longer for the other rank's error than users should wait, because the machine may be busy."""
+    monkeypatch.setattr(processes, "ERROR_SECONDS", PATIENCE)
+
+
+@pytest.mark.usefixtures("patient_rank_zero")
 def test_an_error_of_the_request_leaves_the_ranks_in_step(shared: Engine) -> None:
     with pytest.raises(RequestError, match="placeholders"):
         list(shared.run(AnswerRequest("<image> what is this?")))
@@ -155,6 +156,7 @@ def test_all_ranks_cache_prefixes(shared: Engine) -> None:
     assert third[0].reused == 0
 
 
+@pytest.mark.usefixtures("patient_rank_zero")
 def test_loras_change_on_all_ranks(shared: Engine, tiny_checkpoint: Path, tmp_path: Path) -> None:
     before = picture(shared)
     file = write_lora(tmp_path / "lora.safetensors", matrices(tiny_checkpoint))
@@ -177,14 +179,12 @@ def test_out_of_memory_on_one_rank_only(shared: Engine) -> None:
     # Enough for the prompt, but not for the noise of a large picture.
     most = child.memory_info().vms + 16 * 2**20
     resource.prlimit(child.pid, resource.RLIMIT_AS, (most, most))
-    began = time.monotonic()
     with pytest.raises(DeviceMemoryError, match="rank 1: out of memory: this request does not fit"):
         picture(shared, GenerateRequest("a cat", ImageSettings(size="2048x2048", num_steps=50)))
-    assert time.monotonic() - began < 20
     assert shared.is_lost  # rank 0 may be waiting in a collective
     with pytest.raises(RankError, match="were ended: rank 1: out of memory"):
         next(iter(shared.run(CAT)))
-    wait_until(lambda: children() == [])
+    until(lambda: children() == [])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="opens a folder that only rank 0 sees by Linux's /proc")
@@ -199,29 +199,11 @@ def test_a_checkpoint_that_one_rank_cannot_see(shared: Engine, tiny_checkpoint: 
     assert children() == []
 
 
-def test_a_killed_rank_is_named_and_no_process_is_left(tiny_checkpoint: Path) -> None:
-    engine = Engine.load(tiny_checkpoint, device="cpu", cfg_parallel_size=2)
-    (child,) = children()
-    many = GenerateRequest(CAT.prompt, CAT.settings.model_copy(update={"num_steps": 1000}))
-    clock = 0.0
-    with pytest.raises(RankError, match=r"rank 1 of 2 was killed \(SIGKILL\)\nload the model again"):
-        for event in engine.run(many):
-            if isinstance(event, DenoisingStep) and event.step == 3:
-                child.kill()
-                clock = time.monotonic()
-    assert time.monotonic() - clock < 10
-    assert engine.is_lost
-    with pytest.raises(RankError, match="the processes that share the model were ended: rank 1 of 2 was killed"):
-        next(iter(engine.run(CAT)))
-    engine.close()
-    assert children() == []
-
-
 @pytest.mark.parametrize("arbitrary", [False, True], ids=["collective fails", "collective goes on"])
-def test_a_lost_ranks_error_can_be_kept(
+def test_a_killed_rank_is_named_and_its_error_can_be_kept(
     arbitrary: bool, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The frames in its traceback hold no tensors: on GPUs they would keep the next model from loading.
+    """The frames in the error's traceback hold no tensors: on GPUs they would keep the next model from loading.
 
     On GPUs a collective with a lost rank ends with arbitrary numbers, and the turn goes on until the loss is noticed.
     """
@@ -229,7 +211,7 @@ def test_a_lost_ranks_error_can_be_kept(
     (child,) = children()
     backend = weakref.ref(engine._runner.model.backend)
     many = GenerateRequest(CAT.prompt, CAT.settings.model_copy(update={"num_steps": 1000}))
-    with pytest.raises(RankError, match="rank 1 of 2 was killed") as caught:
+    with pytest.raises(RankError, match=r"rank 1 of 2 was killed \(SIGKILL\)\nload the model again") as caught:
         for event in engine.run(many):
             if isinstance(event, DenoisingStep) and event.step == 3:
                 child.kill()
@@ -240,7 +222,11 @@ def test_a_lost_ranks_error_can_be_kept(
                         lambda group, branches, predicted: predicted.expand(len(branches), -1, -1),
                     )
     ranks = engine._ranks
+    assert engine.is_lost
+    with pytest.raises(RankError, match="the processes that share the model were ended: rank 1 of 2 was killed"):
+        next(iter(engine.run(CAT)))
     engine.close()
+    assert children() == []
     assert backend() is None
     assert ranks is not None and ranks.lost is not None and ranks.lost.__traceback__ is None
     assert caught.value.__traceback__ is not None
@@ -256,10 +242,8 @@ def test_a_rank_lost_before_it_joins_the_groups(tiny_checkpoint: Path, monkeypat
         send(connections, message)
 
     monkeypatch.setattr(RankConnections, "send", kill_and_send)
-    clock = time.monotonic()
     with pytest.raises(RankError, match=r"rank 1 of 2 was killed \(SIGKILL\)"):
         Engine.load(tiny_checkpoint, device="cpu", tensor_parallel_size=2)
-    assert time.monotonic() - clock < 30
     assert children() == []
 
 
@@ -282,7 +266,7 @@ def test_ranks_end_when_rank_0_is_killed(tiny_checkpoint: Path) -> None:
     (rank,) = psutil.Process(rank_zero.pid).children()
     rank_zero.kill()
     rank_zero.wait()
-    wait_until(lambda: not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE, 5)
+    until(lambda: not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_ctrl_c_at_the_terminal_ends_the_command_and_its_ranks(tmp_path: Path) -> None:
@@ -301,8 +285,8 @@ def test_ctrl_c_at_the_terminal_ends_the_command_and_its_ranks(tmp_path: Path) -
     ranks = psutil.Process(program.pid).children()
     assert len(ranks) == 1
     os.killpg(program.pid, signal.SIGINT)
-    assert program.wait(20) == 130
-    wait_until(lambda: not any(each.is_running() for each in ranks), 5)
+    assert program.wait(PATIENCE) == 130
+    until(lambda: not any(each.is_running() for each in ranks))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -324,7 +308,7 @@ def one_process_picture(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 @pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
 def test_a_launcher_starts_the_ranks(launcher: list[str], one_process_picture: np.ndarray, tmp_path: Path) -> None:
     command = [sys.executable, "-m", *launcher, *CPU_PICTURE, "--tensor-parallel-size", "2", "-o", "cat.png"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "cat.png\n"
     assert done.stderr.count("· 2 steps") == 1
@@ -345,7 +329,7 @@ def test_accelerate_starts_the_ranks_of_two_machines(one_process_picture: np.nda
         pipe = subprocess.PIPE
         launchers.append(subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True))
     try:
-        outputs = [launcher.communicate(timeout=100) for launcher in launchers]
+        outputs = [launcher.communicate(timeout=PATIENCE) for launcher in launchers]
     finally:
         for launcher in launchers:
             launcher.kill()
