@@ -214,8 +214,8 @@ def _require_one_size(settings: ImageSettings) -> None:
     """Refuse a step cache for pictures that change their size: it compares layers of one size."""
     if settings.half_size_until and settings.cache != "off":
         raise RequestError(
-            f"`half_size_until` {settings.half_size_until:g} does not work with `cache` {settings.cache}: the step cache "
-            "compares layers of one size",
+            f"`half_size_until` {settings.half_size_until:g} does not work with `cache` {settings.cache}: a step "
+            "cache compares layers of one size",
             "use `cache=off` or `half_size_until=0`",
         )
 

@@ -39,7 +39,10 @@ def succeed(*arguments: str) -> str:
 
 
 ALL_NAMES = [*SETTING_NAMES, *(f"serve.{name}" for name in ServeSettings.model_fields)]
-BUILT_IN = ["cpu", "draft", "free-form", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb", "turbo"]
+BUILT_IN = [
+    *("cpu", "draft", "fewer-passes", "free-form", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb"),
+    *("ladder", "turbo"),
+]
 
 
 def fail(*arguments: str) -> SenseNovaError:
