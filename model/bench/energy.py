@@ -115,14 +115,16 @@ class EnergyMeter(Meter):
         """Call a function of the library, all of which return 0 or the number of an error."""
         function = getattr(self._library, name, None)
         if function is None:
-            raise DeviceError(f"the driver's library NVML has no {name}", "update the driver, or leave --energy out")
+            raise DeviceError(
+                f"the driver's library NVML has no {name}", "update the driver, or measure without energy"
+            )
         if error := function(*arguments):
             describe = self._library.nvmlErrorString
             describe.restype = ctypes.c_char_p
             reason = describe(error).decode(errors="replace")
             raise DeviceError(
                 f"the GPU does not tell its energy: {name} says {reason}",
-                "leave --energy out; GPUs count their energy from Volta on, and parts of a divided GPU do not",
+                "measure without energy; GPUs count their energy from Volta on, and parts of a divided GPU do not",
             )
 
 
@@ -135,12 +137,13 @@ def open_meter(device: torch.device) -> EnergyMeter:
     if not DeviceKind.of(device).has_streams or torch.version.hip is not None:
         raise DeviceError(
             f"energy is measured on NVIDIA's GPUs only, and this measurement runs on {device.type}",
-            "leave --energy out",
+            "measure without energy",
         )
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError as error:
         raise DeviceError(
-            f"the driver's library NVML cannot be used: {error}", "install it with the driver, or leave --energy out"
+            f"the driver's library NVML cannot be used: {error}",
+            "install it with the driver, or measure without energy",
         ) from None
     return EnergyMeter(library, f"GPU-{torch.cuda.get_device_properties(device).uuid}")

@@ -60,7 +60,7 @@ def test_list_gives_name_description_and_place(user_folder: Path) -> None:
     (user_folder / "profiles" / "mine.toml").write_text('description = "My own."\nnum_steps = 3\n')
     rows = [columns(line) for line in succeed("list").splitlines()]
     assert [row[0] for row in rows] == [*BUILT_IN[:-1], "mine", "turbo"]
-    assert rows[8] == ["mine", "My own.", str(user_folder / "profiles" / "mine.toml")]
+    assert rows[10] == ["mine", "My own.", str(user_folder / "profiles" / "mine.toml")]
     assert rows[9][2] == "built-in"
 
 

@@ -102,7 +102,7 @@ def test_without_energy_nothing_is_measured() -> None:
 def test_a_gpu_that_does_not_count_energy(errors: dict[str, int], message: str) -> None:
     with pytest.raises(DeviceError, match=message) as raised:
         EnergyMeter(Driver(**errors), "GPU-1234")
-    assert raised.value.hint is not None and "leave --energy out" in raised.value.hint
+    assert raised.value.hint is not None and "measure without energy" in raised.value.hint
 
 
 def test_a_driver_that_is_too_old() -> None:
@@ -119,7 +119,7 @@ def test_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy_module, "LIBRARY", "libnvidia-ml-missing.so.1")
     with pytest.raises(DeviceError, match="NVML cannot be used: .*libnvidia-ml-missing") as raised:
         open_meter(torch.device("cuda"))
-    assert raised.value.hint == "install it with the driver, or leave --energy out"
+    assert raised.value.hint == "install it with the driver, or measure without energy"
 
 
 class CountingMeter(EnergyMeter):
