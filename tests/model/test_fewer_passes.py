@@ -161,7 +161,7 @@ def test_a_draft_refuses_a_step_cache() -> None:
         lambda: EditRequest("red", (image,), settings),
         lambda: InterleaveRequest("a tale", settings=settings),
     ):
-        with pytest.raises(RequestError, match="`half_size_until` 0[.]5 does not work with `cache` fast") as raised:
+        with pytest.raises(RequestError, match=r"`half_size_until` 0[.]5 does not work with `cache` fast") as raised:
             make()
         assert raised.value.hint == "use `cache=off` or `half_size_until=0`"
 

@@ -117,7 +117,7 @@ def test_another_device_has_no_energy() -> None:
 
 def test_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(energy_module, "LIBRARY", "libnvidia-ml-missing.so.1")
-    with pytest.raises(DeviceError, match="NVML cannot be used: .*libnvidia-ml-missing") as raised:
+    with pytest.raises(DeviceError, match=r"NVML cannot be used: .*libnvidia-ml-missing") as raised:
         open_meter(torch.device("cuda"))
     assert raised.value.hint == "install it with the driver, or measure without energy"
 
