@@ -93,6 +93,12 @@ class ImageSettings(SeedSettings):
     """Normalization of guidance, against oversaturated pictures; cfg_zero_star does not work for edits."""
     cfg_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
     """Interval of denoising time in which guidance is applied, ends included; 0 is noise, 1 is the picture."""
+    cfg_every: Annotated[int, Field(ge=1, le=1000)] = 1
+    """After four guided steps, compute all branches in every Nth one only; the others reuse their last difference."""
+    cfg_stop: Fraction = 0.0
+    """End guidance when its branches differ by less than this fraction; 0 guides until the end."""
+    half_size_until: Fraction = 0.0
+    """Draft the picture at half its size until this denoising time, then continue at full size; 0 turns it off."""
     timestep_shift: Annotated[float, Field(ge=0.01, le=100)] = 3.0
     """Shift of the noise schedule: above 1, more steps are spent at high noise."""
     t_eps: Annotated[float, Field(gt=0, le=1)] = 0.02

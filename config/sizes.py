@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from config.errors import SettingsError
+from config.mentions import mention
 
 Size = tuple[int, int]
 
@@ -111,6 +112,23 @@ def check_size(size: Size) -> None:
             f"size {text} is too long: sides may differ by a factor of {MAX_ASPECT:g} at most",
             f"try {format_size(_shorten(size))}",
         )
+
+
+def half_size(size: Size) -> Size:
+    """Return half the size of a picture, at which `half_size_until` drafts it.
+
+    Raises:
+        SettingsError: half of a side is not a multiple of 32. The hint names the nearest size that has a half.
+    """
+    step = 2 * TOKEN_PIXELS
+    if size[0] % step or size[1] % step:
+        near = _shorten((max(step, size[0] // step * step), max(step, size[1] // step * step)))
+        raise SettingsError(
+            f"`half_size_until`: a picture of {format_size(size)} has no draft of half its size: both sides must be "
+            f"multiples of {step}",
+            f"use {mention('size', format_size(near))} or `half_size_until=0`",
+        )
+    return size[0] // 2, size[1] // 2
 
 
 def nearest_valid(size: Size) -> list[Size]:

@@ -244,6 +244,7 @@ class Statistics:
         text_bytes: bytes that text generation reads from memory, according to `model.network.counts`.
         denoise_flops: floating-point operations of the denoising steps, also from `model.network.counts`.
         attention: name of the attention kernel of a denoising step.
+        denoise_passes: predictions of all denoising steps, one for each branch that a step computes.
         text_passes: forward passes in which prompt lookup generated the tokens, each of which loads weights; 0 without
             prompt lookup.
     """
@@ -260,6 +261,7 @@ class Statistics:
     denoise_flops: int = 0
     attention: str = ""
     text_passes: int = 0
+    denoise_passes: int = 0
 
 
 Event = (

@@ -24,7 +24,8 @@ class GenerateRequest:
 
     Raises:
         RequestError: the prompt is empty, not text, or contains a placeholder; the negative prompt is not text or
-            contains one; a seed exceeds the largest one; or a number for previews is negative or not whole.
+            contains one; `half_size_until` meets a step cache; a seed exceeds the largest one; or a number for
+            previews is negative or not whole.
     """
 
     prompt: str
@@ -37,6 +38,7 @@ class GenerateRequest:
         _require_text(self.prompt, "prompt", 'say what to draw, for example "A cute cat"')
         require_placeholders([self.prompt], 0)
         _require_negative(self.settings)
+        _require_one_size(self.settings)
         _require_seeds(self.settings, self.settings.num_images)
 
 
@@ -63,6 +65,7 @@ class EditRequest:
         _require_previews(self)
         _require_text(self.prompt, "prompt", 'say what to change, for example "make the sky red"')
         _require_negative(self.settings)
+        _require_one_size(self.settings)
         _require_seeds(self.settings, self.settings.num_images)
         if not self.images:
             raise RequestError("an edit needs at least one picture", "add `images=FILE`")
@@ -136,7 +139,8 @@ class InterleaveRequest:
 
     Raises:
         RequestError: as for `AnswerRequest`; a seed exceeds the largest one; `settings.cache` needs a library that is
-            not installed; `cfg_norm` is `cfg_zero_star`; or a number for previews is negative or not whole.
+            not installed or meets `half_size_until`; `cfg_norm` is `cfg_zero_star`; or a number for previews is
+            negative or not whole.
     """
 
     prompt: str
@@ -163,6 +167,7 @@ class InterleaveRequest:
             refuse_image_tokens(self.system, "system message")
         _require_history(self)
         _require_negative(self.settings)
+        _require_one_size(self.settings)
         _require_seeds(self.settings, self.text_settings.max_images)
         _refuse_zero_star(self.settings, "an interleaved answer")
 
@@ -203,6 +208,16 @@ def _require_negative(settings: ImageSettings) -> None:
     if PLACEHOLDER in settings.negative:
         raise RequestError(f"the negative prompt contains {PLACEHOLDER}", "it has no pictures: write words only")
     refuse_image_tokens(settings.negative, "negative prompt")
+
+
+def _require_one_size(settings: ImageSettings) -> None:
+    """Refuse a step cache for pictures that change their size: it compares layers of one size."""
+    if settings.half_size_until and settings.cache != "off":
+        raise RequestError(
+            f"`half_size_until` {settings.half_size_until:g} does not work with `cache` {settings.cache}: a step "
+            "cache compares layers of one size",
+            "use `cache=off` or `half_size_until=0`",
+        )
 
 
 def _require_characters(text: str, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from config.later_settings import without_later_defaults
 from model.errors import WireError
 from model.events import (
     Answer,
@@ -99,9 +100,9 @@ def pack(value: Request | Event) -> Packed:
     field, tag = _TAGS[type(value)]
     pictures = PNGFiles()
     fields = _adapter(field, tag).dump_python(value, mode="json", context=pictures)
-    if isinstance(fields.get("settings"), dict) and not fields["settings"].get("negative"):
-        # Servers from before there were negative words would report that they ignore the setting.
-        fields["settings"].pop("negative", None)
+    if isinstance(fields.get("settings"), dict):
+        # Servers of earlier versions would report that they ignore these settings.
+        fields["settings"] = without_later_defaults(fields["settings"])
     return Packed({field: tag, "version": WIRE_VERSION, **fields}, tuple(pictures.files))
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from model.bench.bench import BenchPart, BenchPlan, describe_bench, measure
     from model.bench.ceilings import Ceilings
     from model.bench.doctor import Examination, examine
+    from model.bench.energy import Energy
     from model.bench.figure import Figure
     from model.bench.forecast import Bandwidth, Forecast
     from model.bench.machine import Machine
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "model.bench.bench": ["BenchPlan", "BenchPart", "describe_bench", "measure"],
     "model.bench.ceilings": ["Ceilings"],
+    "model.bench.energy": ["Energy"],
     "model.bench.figure": ["Figure"],
     "model.bench.doctor": ["Examination", "examine"],
     "model.bench.forecast": ["Bandwidth", "Forecast"],
@@ -36,6 +38,7 @@ __all__ = [
     "BenchPart",
     "BenchPlan",
     "Ceilings",
+    "Energy",
     "Examination",
     "Figure",
     "Forecast",

@@ -18,6 +18,7 @@ from config.settings import ImageSettings, LoadSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size
 from model.backends.select import select_backend
 from model.bench.ceilings import Ceilings, measure_ceilings, median_seconds
+from model.bench.energy import Energy, Meter, open_meter
 from model.bench.figure import Figure
 from model.bench.interleave import bench_interleave
 from model.bench.machine import device_name
@@ -50,6 +51,7 @@ PROMPT_TOKENS, UNCONDITIONAL_TOKENS = 500, 12
 PROMPT_IDS = 256
 """Prompts use token ids below this number, which every vocabulary has."""
 WARM_UP_TOKENS = 8
+NO_METER = Meter()
 FIRST_STEPS = 5
 SHAPE_SIZES: tuple[Size, ...] = ((1024, 1024), (2048, 2048))
 """Picture sizes measured for a built-in shape if no size is named."""
@@ -67,6 +69,7 @@ class BenchPlan:
         sizes: picture sizes; if empty, the first size that the model was trained on.
         steps, tokens: the numbers of timed steps and tokens.
         settings: the device, number format, quantization, and whether kernels are compiled.
+        energy: whether to measure energy, too.
     """
 
     model: Path | str
@@ -75,6 +78,7 @@ class BenchPlan:
     steps: int
     tokens: int
     settings: LoadSettings
+    energy: bool = False
 
 
 def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
@@ -82,7 +86,8 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
-        DeviceError: the device does not exist, or the quantization is not supported with it or the number format.
+        DeviceError: the device does not exist, the quantization is not supported with it or the number format, or
+            energy is asked for and cannot be measured.
         DeviceMemoryError: the weights or the work do not fit in the device's memory.
     """
     device = resolve_device(plan.settings.device)
@@ -90,6 +95,7 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
     hint = "measure smaller pictures (`size=512x512`), a smaller model, or use a device with more memory"
     with memory_errors("this measurement", lambda: hint):
         quantization = resolve_quantization(plan.settings.quantization, device, dtype)
+        meter = open_meter(device) if plan.energy else NO_METER
         ceilings = measure_ceilings(device, dtype)
         yield ceilings
         if {"denoise", "decode", "interleave"} & set(plan.works):
@@ -102,14 +108,14 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
             for work in plan.works:
                 if work == "denoise":
                     for size in _sizes(plan):
-                        yield from bench_denoise(backend, size, plan.steps, ceilings)
+                        yield from bench_denoise(backend, size, plan.steps, ceilings, meter)
                 elif work == "decode":
-                    yield bench_decode(backend, plan.tokens, ceilings)
+                    yield bench_decode(backend, plan.tokens, ceilings, meter)
                 elif work == "interleave":
                     recommended = read_recommended(plan.model) if isinstance(plan.model, Path) else Recommended()
                     for size in plan.sizes or recommended.interleave.trained_sizes[:1]:
                         settings = plan.settings.model_copy(update={"dtype": _dtype(plan, device)})
-                        yield from bench_interleave(backend, settings, size, plan.steps, plan.tokens, ceilings)
+                        yield from bench_interleave(backend, settings, size, plan.steps, plan.tokens, ceilings, meter)
             del network, backend
         if "load" in plan.works:
             if isinstance(plan.model, Path):
@@ -153,11 +159,14 @@ def shape_config(shape: str) -> ModelConfig:
     return parse_config(config_fields(**SHAPES[shape]), shape)
 
 
-def bench_denoise(backend: Backend, size: Size, steps: int, ceilings: Ceilings) -> Iterator[Figure]:
-    """Measure guided steps (two branches), unguided steps, prefill, and the time from a prompt to the first step.
+def bench_denoise(
+    backend: Backend, size: Size, steps: int, ceilings: Ceilings, meter: Meter = NO_METER
+) -> Iterator[Figure]:
+    """Measure guided steps (two branches), unguided steps, prefill, and the time from a prompt to the first step. If
+    the meter measures energy, measure a whole guided picture, too.
 
     Args:
-        steps: the number of timed steps. One more step runs before them and is not timed.
+        steps: the number of timed steps, and of the picture's. One more step runs before them and is not timed.
     """
     network = backend.network
     tokens = size[0] * size[1] // TOKEN_PIXELS**2
@@ -170,9 +179,11 @@ def bench_denoise(backend: Backend, size: Size, steps: int, ceilings: Ceilings) 
         ("unguided step", 1.0, flops["condition"]),
     ):
         reset_peak_memory(network.device)
-        median = median_step_seconds(backend, size, ImageSettings(num_steps=steps + 1, cfg_scale=scale))
+        median, energy = _timed_steps(backend, size, ImageSettings(num_steps=steps + 1, cfg_scale=scale), meter)
         title = f"{name} {format_size(size)}"
-        yield Figure(title, median, work / median, "FLOP/s", ceilings.gemm, peak_memory(network.device))
+        yield Figure(title, median, work / median, "FLOP/s", ceilings.gemm, peak_memory(network.device), energy)
+    if meter.measures:
+        yield _bench_picture(backend, size, steps, steps * sum(flops.values()), ceilings, meter)
     reset_peak_memory(network.device)
     settings = ImageSettings()
     median = median_seconds(lambda: prefill_prompts(network, tokens), network.device)
@@ -185,8 +196,42 @@ def bench_denoise(backend: Backend, size: Size, steps: int, ceilings: Ceilings) 
 
 def median_step_seconds(backend: Backend, size: Size, settings: ImageSettings) -> float:
     """Return the median time of a picture's steps, without the first step."""
+    return _timed_steps(backend, size, settings, NO_METER)[0]
+
+
+def _timed_steps(backend: Backend, size: Size, settings: ImageSettings, meter: Meter) -> tuple[float, Energy | None]:
+    """Return the median time and the mean energy of a picture's steps, without the first step."""
     drawing = denoise(backend, denoise_states(backend, size), generate_guidance(settings), size, 42, settings)
-    return statistics.median(list(seconds_of_each(drawing))[1:])
+    seconds = _metered(seconds_of_each(drawing), meter, untimed=1)
+    return statistics.median(seconds), meter.stop(len(seconds))
+
+
+def _metered(seconds: Iterator[float], meter: Meter, untimed: int) -> list[float]:
+    """Return the seconds of each item but the first `untimed`, after which the meter starts."""
+    for _ in range(untimed):
+        next(seconds)
+    meter.start()
+    timed = []
+    for each in seconds:
+        timed.append(each)
+        meter.sample()
+    return timed
+
+
+def _bench_picture(backend: Backend, size: Size, steps: int, flops: int, ceilings: Ceilings, meter: Meter) -> Figure:
+    """Measure a whole guided picture, from its prompt to its last step."""
+    device, settings = backend.network.device, ImageSettings(num_steps=steps)
+    reset_peak_memory(device)
+    synchronize(device)
+    meter.start()
+    clock = time.perf_counter()
+    drawing = denoise(backend, denoise_states(backend, size), generate_guidance(settings), size, 42, settings)
+    for step in drawing:
+        step.wait()
+        meter.sample()
+    seconds, energy = time.perf_counter() - clock, meter.stop(1)
+    title = f"guided picture {format_size(size)}, {steps} steps"
+    return Figure(title, seconds, flops / seconds, "FLOP/s", ceilings.gemm, peak_memory(device), energy)
 
 
 def _first_step_seconds(backend: Backend, size: Size, settings: ImageSettings) -> float:
@@ -198,16 +243,17 @@ def _first_step_seconds(backend: Backend, size: Size, settings: ImageSettings) -
     return time.perf_counter() - clock
 
 
-def bench_decode(backend: Backend, tokens: int, ceilings: Ceilings) -> Figure:
+def bench_decode(backend: Backend, tokens: int, ceilings: Ceilings, meter: Meter = NO_METER) -> Figure:
     """Measure greedy decoding behind a prompt of `PROMPT_TOKENS` tokens."""
     network, device = backend.network, backend.network.device
     reset_peak_memory(device)
     prefix = text_prefix(network, PROMPT_TOKENS, min(tokens, CACHE_GROWTH))
-    seconds = list(seconds_of_each(decode(backend, prefix, greedy, tokens + WARM_UP_TOKENS, ())))
-    median = statistics.median(seconds[WARM_UP_TOKENS:])
+    writing = seconds_of_each(decode(backend, prefix, greedy, tokens + WARM_UP_TOKENS, ()))
+    seconds = _metered(writing, meter, untimed=WARM_UP_TOKENS)
+    median, energy = statistics.median(seconds), meter.stop(len(seconds))
     itemsizes = network.dtype.itemsize, network.und.weight_itemsize
     read = token_bytes(network.config, PROMPT_TOKENS + tokens // 2, *itemsizes)
-    return Figure("token written", median, read / median, "B/s", ceilings.copy, peak_memory(device))
+    return Figure("token written", median, read / median, "B/s", ceilings.copy, peak_memory(device), energy)
 
 
 def bench_load(checkpoint: Path, device: torch.device, dtype: torch.dtype) -> Figure:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from model.bench.energy import Energy
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -16,6 +18,7 @@ class Figure:
         ceiling: the device's own rate in the same unit, from `measure_ceilings`; 0 if none compares.
         peak_memory: bytes; on CUDA the peak of allocated memory during the work, elsewhere the process's peak resident
             set.
+        energy: the energy of one step, token, picture or answer; None if it was not measured.
     """
 
     work: str
@@ -24,6 +27,7 @@ class Figure:
     unit: Literal["FLOP/s", "B/s"]
     ceiling: float
     peak_memory: int
+    energy: Energy | None = None
 
     @property
     def share(self) -> float | None:

@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from config.recommended import Recommended
 from config.settings import ImageSettings, LoadSettings, TextSettings
 from config.sizes import Size, format_size
 from model.bench.ceilings import Ceilings
+from model.bench.energy import Meter
 from model.bench.figure import Figure
 from model.checkpoint.random_weights import byte_tokenizer
 from model.devices import peak_memory, reset_peak_memory
@@ -58,13 +59,14 @@ class AnswerTimes:
 
 
 def bench_interleave(
-    backend: Backend, settings: LoadSettings, size: Size, steps: int, tokens: int, ceilings: Ceilings
+    backend: Backend, settings: LoadSettings, size: Size, steps: int, tokens: int, ceilings: Ceilings, meter: Meter
 ) -> Iterator[Figure]:
     """Measure an interleaved answer of `PICTURES` pictures, after a short one that is not timed.
 
     Args:
         steps: denoising steps of each picture.
         tokens: tokens of the whole text; at least two before, between and after the pictures.
+        meter: measures the energy of the whole answer.
     """
     device = backend.network.device
     image_settings = ImageSettings(size=format_size(size), num_steps=steps)
@@ -72,7 +74,9 @@ def bench_interleave(
     answer.run(image_settings.model_copy(update={"num_steps": 2}), 1, 8)
     reset_peak_memory(device)
     tokens = max(tokens, 2 * (PICTURES + 1))
-    times = answer.run(image_settings, PICTURES, tokens)
+    meter.start()
+    times = answer.run(image_settings, PICTURES, tokens, meter.sample)
+    energy = meter.stop(1)
     counts, peak = times.statistics, peak_memory(device)
     assert counts is not None
     drawn, written = counts.denoise_flops / counts.denoise_seconds, counts.text_bytes / counts.text_seconds
@@ -80,7 +84,8 @@ def bench_interleave(
     yield Figure(title, statistics.median(times.pictures), drawn, "FLOP/s", ceilings.gemm, peak)
     yield Figure("token between pictures", statistics.median(times.tokens), written, "B/s", ceilings.copy, peak)
     yield Figure(f"picture {format_size(size)} read back", statistics.median(times.reads), 0.0, "FLOP/s", 0.0, peak)
-    yield Figure(f"answer of {PICTURES} pictures and {tokens} tokens", times.seconds, 0.0, "FLOP/s", 0.0, peak)
+    title = f"answer of {PICTURES} pictures and {tokens} tokens"
+    yield Figure(title, times.seconds, 0.0, "FLOP/s", 0.0, peak, energy)
 
 
 class ScriptedAnswer:
@@ -94,11 +99,18 @@ class ScriptedAnswer:
         self._model.network, self._model.backend, self._model.is_loaded = network, backend, True
         self._tokenizer = _byte_tokenizer()
 
-    def run(self, settings: ImageSettings, pictures: int, tokens: int) -> AnswerTimes:
+    def run(
+        self,
+        settings: ImageSettings,
+        pictures: int,
+        tokens: int,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> AnswerTimes:
         """Run an answer whose pictures stand at equal distances in its text, and time it.
 
         Args:
             tokens: tokens of the whole text; at least one before, between and after the pictures.
+            after_step: called after each denoising step.
         """
         request = InterleaveRequest(
             PROMPT, (), settings, TextSettings(max_tokens=tokens + 1, max_images=pictures), system=""
@@ -110,7 +122,7 @@ class ScriptedAnswer:
             logits.argmax()  # the work of choosing a token
             return next(script)
 
-        return _timed(interleave(context, request, sample))
+        return _timed(interleave(context, request, sample), after_step)
 
     def _script(self, pictures: int, tokens: int) -> Tensor:
         """Return the tokens to choose, on the device."""
@@ -120,12 +132,13 @@ class ScriptedAnswer:
         return torch.tensor(ids, device=self._model.device)
 
 
-def _timed(events: Iterator[Event]) -> AnswerTimes:
+def _timed(events: Iterator[Event], after_step: Callable[[], None]) -> AnswerTimes:
     times = AnswerTimes()
     start = clock = time.perf_counter()
     before: Event | None = None
     for event in events:
         if isinstance(event, DenoisingStep):
+            after_step()
             continue
         now = time.perf_counter()
         if isinstance(event, Picture):

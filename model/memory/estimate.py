@@ -178,6 +178,7 @@ class Workload:
         image_tokens: tokens of the picture to draw; 0 for a text.
         prefixes: tokens of each branch's prefix, including those that are still to be generated.
         cached_states: hidden states of the picture's tokens that a step cache holds for each branch.
+        kept_pictures: pictures in float32 that stay in memory between the steps, besides the picture itself.
         read_tokens: most tokens that one pass of the understanding tower reads; 0 for the longest prefix.
     """
 
@@ -185,6 +186,7 @@ class Workload:
     prefixes: tuple[int, ...]
     cached_states: int = 0
     read_tokens: int = 0
+    kept_pictures: int = 0
 
     @property
     def smaller(self) -> str:
@@ -205,6 +207,7 @@ def working_bytes(config: ModelConfig, workload: Workload, itemsize: int, layer_
     """
     transformer, branches, tokens = config.transformer, len(workload.prefixes), workload.image_tokens
     denoising = _step_bytes(transformer, tokens, branches, itemsize)
+    denoising += workload.kept_pictures * tokens * PIXELS * 4
     denoising += workload.cached_states * branches * tokens * transformer.hidden_size * itemsize
     prefill = _pass_bytes(transformer, workload.read_tokens or max(workload.prefixes), 1, itemsize)
     with_room = _cache_bytes(transformer, workload.prefixes, tokens, itemsize)

@@ -38,6 +38,9 @@ UNKNOWN_IMAGE_SETTINGS = (
     "max_think_tokens",
     "input_pixels",
     "noise",
+    "cfg_every",
+    "cfg_stop",
+    "half_size_until",
     *(name for name in ImageSettings.model_fields if name.startswith("cache")),
 )
 """Picture settings that the server does not have. They must have their defaults."""

@@ -1,6 +1,6 @@
 """The denoising loop: from noise to a picture, one Euler step of the flow at a time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from config.settings import ImageSettings
-from config.sizes import TOKEN_PIXELS, Size
+from config.sizes import TOKEN_PIXELS, Size, half_size
 from model.devices import record_event
 from model.events import Branch
 from model.network.flow import picture_to_tokens, tokens_to_picture
@@ -17,6 +17,8 @@ from model.network.rope import Rotary, attention_rotary, image_positions, patch_
 from model.network.sensenova import SenseNovaU1
 from model.sampling.backend import Backend, RankGroup
 from model.sampling.guidance import Guidance
+from model.sampling.ladder import count_draft_steps, draft_noise, enlarge, lift
+from model.sampling.picture_guidance import PictureGuidance
 from model.sampling.prefill import DenoiseState
 from model.sampling.schedule import noise_amplitude, starting_noise, time_grid
 from model.sampling.step_cache import StepCache
@@ -28,9 +30,9 @@ class Step:
 
     Attributes:
         time: t after the step.
-        predicted: the clean picture as predicted by the condition branch, (1, 3, H, W).
-        velocity: the condition branch's velocity, as tokens, (1, L, 3·32²), float32.
-        tokens: the picture x after the step, as tokens, (1, L, 3·32²).
+        predicted: the clean picture as predicted by the condition branch, (1, 3, H, W); a draft is enlarged to H × W.
+        velocity: the condition branch's velocity, as tokens, (1, L, 3·32²), float32; a draft has L/4 tokens.
+        tokens: the picture x after the step, as tokens, (1, L, 3·32²), or those of the draft.
         layers: number of layers of the gen tower that each branch computed.
         wait: returns when the device has finished the step.
     """
@@ -63,43 +65,49 @@ def denoise(
     Args:
         denoise_states: the states of all branches that a step needs and this rank computes.
         seed: the seed of the starting noise.
-        settings: steps, shift, `t_eps` and the device that draws the noise.
-        cache: a new step cache, which skips layers. None: every step computes all layers.
+        settings: steps, shift, `t_eps`, `half_size_until`, and the device that draws the noise.
+        cache: a new step cache, which skips layers; only without `half_size_until`. None: every step computes all
+            layers.
+
+    Raises:
+        SettingsError: the size has no half, and some steps draft at half size.
     """
     network = backend.network
-    device, dtype = network.device, network.dtype
-    grid = (size[1] // TOKEN_PIXELS, size[0] // TOKEN_PIXELS)
-    flow, vision = network.config.flow, network.config.vision
-    amplitude = noise_amplitude(grid[0] * grid[1], flow)
-    noise_device = torch.device("cpu") if settings.noise == "cpu" else device
-    noise = starting_noise(size, seed, noise_device, dtype).to(device)
-    x = backend.group.broadcast(picture_to_tokens(noise) * amplitude)
+    device, dtype, group = network.device, network.dtype, backend.group
     times = time_grid(settings.num_steps, settings.timestep_shift)
-    starts = torch.tensor(times[:-1], dtype=torch.float32, device=device)
-    relative_noise_scale = torch.tensor([amplitude / flow.noise_scale_max], device=device)
-    conditioning = network.timestep_embedder(starts) + network.noise_scale_embedder(relative_noise_scale)
-    patches = patch_rotary(2 * grid[0], 2 * grid[1], vision.hidden_size, vision.rope_theta, device)
-    rotaries = {branch: _picture_rotary(network, state, grid) for branch, state in denoise_states.items()}
-
-    prediction = _Prediction(network, backend.group, denoise_states, rotaries, patches, grid, backend.layer_by_layer)
-    predict = backend.captured(prediction) if cache is None else _CachedPrediction(backend, prediction, cache)
+    drafted = count_draft_steps(times, settings.half_size_until)
+    noise_device = torch.device("cpu") if settings.noise == "cpu" else device
+    noise = group.broadcast(starting_noise(size, seed, noise_device, dtype).to(device))
+    stage = _Stage(backend, denoise_states, half_size(size) if drafted else size, times, cache)
+    x = picture_to_tokens(draft_noise(noise) if drafted else noise) * stage.amplitude
+    if not drafted:
+        del noise
+    guided = PictureGuidance(guidance, group.broadcast)
     every_layer = network.config.transformer.layers
     pending: Step | None = None
     for number, (time, next_time) in enumerate(pairwise(times)):
-        branches = guidance.needed(number, time)
-        predicted = predict(branches, x, conditioning[number, None])
+        branches = guided.begin_step(number, time)
+        predicted = stage.predict(branches, x, stage.conditioning[number, None])
         current = x.float()
         clean = dict(zip(branches, predicted.split(1), strict=True))
-        velocities = {
-            branch: (each.float() - current) / max(1 - time, settings.t_eps) for branch, each in clean.items()
-        }
-        velocity = guidance.velocity(number, time, velocities)
+        divisor = max(1 - time, settings.t_eps)
+        velocities = {branch: (each.float() - current) / divisor for branch, each in clean.items()}
+        velocity = guided.velocity(velocities)
         # x returns to the model's dtype after every step, as in the reference implementation. Otherwise published seeds
         # would not give the published pictures.
         x = (current + (next_time - time) * velocity).to(dtype)
-        shown = step_picture(clean["condition"], size)
+        shown = step_picture(clean["condition"], stage.size)
         layers = {branch: every_layer if cache is None else cache.computed[branch] for branch in branches}
-        step = Step(next_time, shown, velocities["condition"], x, layers, record_event(device))
+        tokens = x
+        if number < drafted:
+            shown = enlarge(shown)
+        if number + 1 == drafted:
+            draft = step_picture(current + divisor * velocity, stage.size)
+            stage = _Stage(backend, denoise_states, size, times, cache)
+            x = picture_to_tokens(lift(draft, noise, stage.amplitude, next_time)).to(dtype)
+            guided.change_size()
+            del noise
+        step = Step(next_time, shown, velocities["condition"], tokens, layers, record_event(device))
         if not backend.denoises_async:
             yield step
             continue
@@ -109,6 +117,53 @@ def denoise(
         pending = step
     if pending is not None:
         yield pending
+
+
+class _Stage:
+    """The steps of one size: all of them, or those before or after a draft is enlarged.
+
+    Attributes:
+        size: width and height in pixels.
+        amplitude: the standard deviation of this size's noise.
+        conditioning: the embedding of each step's time and of the amplitude, (steps, hidden_size).
+        predict: returns the branches' clean pictures, (branches, L, 3·32²), given the branches, the picture x as tokens
+            and a row of `conditioning`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        denoise_states: Mapping[Branch, DenoiseState],
+        size: Size,
+        times: Sequence[float],
+        cache: StepCache | None,
+    ) -> None:
+        network = backend.network
+        device, flow, vision = network.device, network.config.flow, network.config.vision
+        grid = (size[1] // TOKEN_PIXELS, size[0] // TOKEN_PIXELS)
+        self.size = size
+        self.amplitude = noise_amplitude(grid[0] * grid[1], flow)
+        starts = torch.tensor(times[:-1], dtype=torch.float32, device=device)
+        relative_noise_scale = torch.tensor([self.amplitude / flow.noise_scale_max], device=device)
+        self.conditioning = network.timestep_embedder(starts) + network.noise_scale_embedder(relative_noise_scale)
+        patches = patch_rotary(2 * grid[0], 2 * grid[1], vision.hidden_size, vision.rope_theta, device)
+        rotaries = {branch: _picture_rotary(network, state, grid) for branch, state in denoise_states.items()}
+        prediction = _Prediction(
+            network, backend.group, denoise_states, rotaries, patches, grid, backend.layer_by_layer
+        )
+        self.predict: Callable[[tuple[Branch, ...], Tensor, Tensor], Tensor] = (
+            backend.captured(prediction) if cache is None else _CachedPrediction(backend, prediction, cache)
+        )
+
+
+def kept_pictures(settings: ImageSettings, branches: int) -> int:
+    """Return the most pictures that `denoise` keeps in memory between steps: the differences of `cfg_every`, and the
+    noise with which `half_size_until` continues.
+
+    Args:
+        branches: branches of a guided step.
+    """
+    return (branches - 1 if settings.cfg_every > 1 else 0) + (1 if settings.half_size_until else 0)
 
 
 def step_picture(tokens: Tensor, size: Size) -> Tensor:

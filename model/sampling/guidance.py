@@ -28,19 +28,22 @@ class Guidance:
         formula: combines the branches' velocities into the guided velocity.
         interval: the first and last time at which steps are guided, both included.
         zero_init: whether the first step has velocity zero if it is guided (`cfg_zero_star`).
+        every, stop: `cfg_every` and `cfg_stop`, by which `PictureGuidance` leaves out more branches than `needed` does.
     """
 
     branches: tuple[Branch, ...]
     formula: Callable[[Velocities], Tensor]
     interval: tuple[float, float]
     zero_init: bool = False
+    every: int = 1
+    stop: float = 0.0
 
     def needed(self, number: int, time: float) -> tuple[Branch, ...]:
-        """Return the branches that step `number` (from 0), which starts at `time`, has to compute."""
+        """Return the branches whose velocities step `number` (from 0), which starts at `time`, combines."""
         return self.branches if self._is_guided(time) and not self._is_zero(number) else ("condition",)
 
     def ever_needed(self, times: Sequence[float]) -> tuple[Branch, ...]:
-        """Return the branches that at least one step has to compute, given the times at which the steps start."""
+        """Return the branches that at least one step computes, given the times at which the steps start."""
         used = {branch for number, time in enumerate(times) for branch in self.needed(number, time)}
         return tuple(branch for branch in self.branches if branch in used)
 
@@ -73,7 +76,8 @@ def generate_guidance(settings: ImageSettings) -> Guidance:
     def formula(velocities: Velocities) -> Tensor:
         return guide_generate(velocities, settings.cfg_scale, settings.cfg_norm)
 
-    return Guidance(branches, formula, settings.cfg_interval, zero_init=settings.cfg_norm == "cfg_zero_star")
+    zero_init = settings.cfg_norm == "cfg_zero_star"
+    return Guidance(branches, formula, settings.cfg_interval, zero_init, settings.cfg_every, settings.cfg_stop)
 
 
 def edit_guidance(settings: ImageSettings) -> Guidance:
@@ -83,7 +87,7 @@ def edit_guidance(settings: ImageSettings) -> Guidance:
         return guide_edit(velocities, settings.cfg_scale, settings.img_cfg_scale, settings.cfg_norm)
 
     branches = edit_branches(settings.cfg_scale, settings.img_cfg_scale)
-    return Guidance(branches, formula, settings.cfg_interval)
+    return Guidance(branches, formula, settings.cfg_interval, False, settings.cfg_every, settings.cfg_stop)
 
 
 def edit_branches(cfg_scale: float, img_cfg_scale: float) -> tuple[Branch, ...]:

@@ -18,13 +18,13 @@ from model.inputs.token_sequence import TokenSequence
 from model.memory.estimate import Workload
 from model.requests import EditRequest, GenerateRequest
 from model.sampling.decode import CACHE_GROWTH
-from model.sampling.denoise import denoise, step_picture
+from model.sampling.denoise import denoise, kept_pictures, step_picture
 from model.sampling.guidance import Guidance, guidance_of
 from model.sampling.prefill import DenoiseState
 from model.sampling.schedule import time_grid
 from model.sampling.step_cache import StepCache, StepCacheConfig
 from model.tasks.context import TaskContext
-from model.tasks.notices import drawing_notices, negative_notices
+from model.tasks.notices import drawing_notices, guidance_notices
 from model.tasks.prefixes import build_sequences, caching_prefixes, prefill_branches
 from model.tasks.statistics import LayerTimer, StatisticsRecorder
 from model.tasks.text import CLOSING_TOKENS, require_finite, think
@@ -68,7 +68,7 @@ def draw(context: TaskContext, request: GenerateRequest | EditRequest) -> Iterat
     yield from drawing_notices(settings, size, recommended, model.adapters)
     pixels = _input_pixels(context, images, settings, size)
     texts, guidance = _branches(request, len(images))
-    yield from negative_notices(settings, guidance, texts)
+    yield from guidance_notices(settings, guidance, texts)
     sequences = build_sequences(context, texts, pixels)
     series = PictureSeries(
         size, guidance, settings, step_cache, settings.num_images, request.preview_every, request.preview_size
@@ -133,7 +133,7 @@ def draw_picture(
     layer_timer, before = LayerTimer(context.model.config.transformer.layers), recorder.denoising.seconds
     steps = denoise(backend, denoise_states, series.guidance, size, seed, settings, cache)
     for number, step in enumerate(recorder.denoising.measure(steps), start=1):
-        recorder.count_step(step.layers, lengths, series.image_tokens)
+        recorder.count_step(step.layers, lengths, step.tokens.shape[1])
         layer_timer.add_step(step.layers, recorder.denoising.seconds - before)
         before = recorder.denoising.seconds
         if context.trace is not None:
@@ -199,7 +199,8 @@ def _workload(series: PictureSeries, sequences: Mapping[Branch, TokenSequence]) 
     if series.settings.think:
         prefixes["condition"] += series.settings.max_think_tokens
     cached_states = series.step_cache.states_per_branch if series.step_cache else 0
-    return Workload(series.image_tokens, tuple(prefixes.values()), cached_states)
+    kept = kept_pictures(series.settings, len(prefixes))
+    return Workload(series.image_tokens, tuple(prefixes.values()), cached_states, kept_pictures=kept)
 
 
 def _preview(context: TaskContext, predicted: Tensor, longer_side: int) -> Image.Image:

@@ -15,13 +15,14 @@ from model.inputs.token_sequence import build_sequence
 from model.memory.estimate import Workload
 from model.requests import InterleaveRequest, Message, count_images
 from model.sampling.decode import CACHE_GROWTH, Sampler
+from model.sampling.denoise import kept_pictures
 from model.sampling.guidance import Guidance, edit_guidance
 from model.sampling.prefill import Prefix, embed_image, extend_prefix, prefill
 from model.sampling.schedule import time_grid
 from model.tasks.context import TaskContext
 from model.tasks.draw import PictureSeries, draw_picture, step_cache_config
 from model.tasks.interleaved_text import InterleavedText
-from model.tasks.notices import drawing_notices, negative_notices
+from model.tasks.notices import drawing_notices, guidance_notices
 from model.tasks.prefixes import build_sequences, caching_prefixes, prefill_branches
 from model.tasks.statistics import StatisticsRecorder
 
@@ -49,7 +50,7 @@ def interleave(context: TaskContext, request: InterleaveRequest, sampler: Sample
     pixels = [prepare_image(image, recommended.edit_limits(len(images))) for image in images]
     guidance = edit_guidance(settings)
     texts = _texts(request, guidance)
-    yield from negative_notices(settings, guidance, texts)
+    yield from guidance_notices(settings, guidance, texts)
     sequences = build_sequences(context, texts, pixels)
     series = PictureSeries(
         size,
@@ -194,4 +195,5 @@ def _workload(
     """Return the workload of the next picture and of all text that may still be written."""
     prefixes = {**lengths, "condition": lengths["condition"] + remaining_tokens}
     cached_states = series.step_cache.states_per_branch if series.step_cache else 0
-    return Workload(series.image_tokens, tuple(prefixes.values()), cached_states, longest_read)
+    kept = kept_pictures(series.settings, len(lengths))
+    return Workload(series.image_tokens, tuple(prefixes.values()), cached_states, longest_read, kept)

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 
+from config.mentions import mention
 from config.recommended import Recommended
 from config.settings import ImageSettings
-from config.sizes import Size, format_size, nearest_trained
+from config.sizes import Size, format_size, half_size, nearest_trained
 from config.step_cache import CacheOptions
 from model.checkpoint.lora import Adapter
 from model.events import Branch, Notice
@@ -20,10 +21,14 @@ def drawing_notices(
     Args:
         size: the resolved size of its pictures.
         adapters: the merged LoRAs.
+
+    Raises:
+        SettingsError: as for `draft_notices`.
     """
     for adapter in adapters:
         yield from mismatched_lora(adapter, settings)
     yield from idle_cache_options(settings)
+    yield from draft_notices(settings, size, recommended.trained_sizes)
     if settings.size != "auto":  # with `auto` an edit follows its picture's aspect: the user did not choose the size
         yield from untrained_size(size, recommended.trained_sizes)
 
@@ -34,6 +39,22 @@ def untrained_size(size: Size, trained: Sequence[Size]) -> Iterator[Notice]:
         nearest = format_size(nearest_trained(size, trained))
         yield Notice(
             f"This model was not trained on {format_size(size)}, so the picture may be broken; nearest: {nearest}"
+        )
+
+
+def draft_notices(settings: ImageSettings, size: Size, trained: Sequence[Size]) -> Iterator[Notice]:
+    """Yield a notice if `half_size_until` drafts at a size that the model was not trained on.
+
+    Raises:
+        SettingsError: the size has no half.
+    """
+    if not settings.half_size_until:
+        return
+    draft = half_size(size)
+    if draft not in trained:
+        yield Notice(
+            f"`half_size_until` drafts at {format_size(draft)}, on which this model was not trained: the picture may "
+            "be broken"
         )
 
 
@@ -64,6 +85,18 @@ def negative_notices(settings: ImageSettings, guidance: Guidance, needed: Collec
         yield Notice("`negative` has no effect here: no step has guidance in this `cfg_interval`")
     elif "images" in guidance.branches and settings.img_cfg_scale < 1:
         yield Notice("with `img_cfg_scale` below 1 the picture is led towards `negative`, not away from it")
+
+
+def guidance_notices(settings: ImageSettings, guidance: Guidance, needed: Collection[Branch]) -> Iterator[Notice]:
+    """Yield the notices about settings of guidance that have no effect: `negative`, `cfg_every` and `cfg_stop`.
+
+    Args:
+        guidance, needed: as for `negative_notices`.
+    """
+    yield from negative_notices(settings, guidance, needed)
+    idle = [name for name, off in (("cfg_every", 1), ("cfg_stop", 0)) if getattr(settings, name) != off]
+    if idle and len(needed) == 1:
+        yield Notice(f"{' and '.join(map(mention, idle))}: no effect, because no step has guidance here")
 
 
 def idle_cache_options(settings: ImageSettings) -> Iterator[Notice]:

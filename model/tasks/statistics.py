@@ -101,7 +101,7 @@ class StatisticsRecorder:
         self._config = model.config  # that of the whole network, of which this process may run one rank's shard
         self._start = time.perf_counter()
         self.prefix_tokens = self._new_tokens = self._steps = 0
-        self._text_bytes = self._denoise_flops = self._text_passes = 0
+        self._text_bytes = self._denoise_flops = self._text_passes = self._denoise_passes = 0
         self.text = StreamTimer(is_async=model.backend.decodes_async)
         self.denoising = StreamTimer(is_async=model.backend.denoises_async)
         reset_peak_memory(model.device)
@@ -112,8 +112,10 @@ class StatisticsRecorder:
         Args:
             layers: layers that the step computed, by branch.
             prefixes: the lengths of the branches' prefixes.
+            image_tokens: tokens of the picture in this step.
         """
         self._steps += 1
+        self._denoise_passes += len(layers)
         for branch, computed in layers.items():
             flops = prediction_flops(self._config, image_tokens, prefixes[branch])
             self._denoise_flops += flops * computed // self._config.transformer.layers
@@ -146,4 +148,5 @@ class StatisticsRecorder:
             self._denoise_flops,
             model.backend.attention_kernel if self._steps else "",
             self._text_passes,
+            self._denoise_passes,
         )

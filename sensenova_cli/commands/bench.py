@@ -72,6 +72,12 @@ def bench(
             show_default=False,
         ),
     ] = None,
+    energy: Annotated[
+        bool,
+        typer.Option(
+            "--energy", help="Measure energy, power and clocks of steps, tokens, pictures and answers (NVIDIA GPUs)."
+        ),
+    ] = False,
 ) -> None:
     """Measure how fast a model runs here and how fast the device could be, or how fast a server answers.
 
@@ -85,7 +91,8 @@ def bench(
 
     The same run measures two ceilings: a large matrix product and a large
     copy. A step's arithmetic and a token's memory traffic are shown as
-    percentages of them. Seconds are medians.
+    percentages of them. Seconds are medians. With --energy, joules are those
+    of one step, token, picture or answer, from 0.5 s of work on.
 
     With --server, seconds are those of a client: until the first event, a
     picture, or an answer. Pictures are drawn by 1, 4 and 16 clients at once.
@@ -98,6 +105,8 @@ def bench(
         raise UsageError("startup is measured alone", "run the other parts with another command")
     if load_format not in LOAD_FORMATS:
         raise UsageError(f"there is no load format {load_format!r}", f"use {' or '.join(LOAD_FORMATS)}")
+    if energy and parts == [STARTUP]:
+        raise UsageError("startup has no energy to measure: most of it runs on the CPU", "leave --energy out")
     sizes = parse_sizes(size)
     settings = flags.layers().load.model_copy(update={"weights": None})  # measures the model's own weights
     from sensenova_cli.render.turn_view import TurnView
@@ -106,6 +115,7 @@ def bench(
 
     if settings.is_remote:
         typed = " ".join(parts or ()) or ("--load-format dummy" if load_format != "auto" else "")
+        typed = typed or ("--energy" if energy else "")
         if typed:
             raise UsageError(
                 f"{typed} is measured on this machine, not on the server {settings.server}",
@@ -142,7 +152,7 @@ def bench(
         )
         return
     chosen = [cast("BenchPart", part) for part in PARTS if part in (parts or USUAL_PARTS)]
-    _measure(BenchPlan(model, chosen, sizes, steps, tokens, settings), name, view, as_json=flags.json)
+    _measure(BenchPlan(model, chosen, sizes, steps, tokens, settings, energy), name, view, as_json=flags.json)
 
 
 def _measure(plan: "BenchPlan", name: str, view: "TurnView", *, as_json: bool) -> None:
@@ -167,7 +177,7 @@ def _measure(plan: "BenchPlan", name: str, view: "TurnView", *, as_json: bool) -
                 typer.echo(ceilings_line(result))
     if as_json:
         assert ceilings is not None
-        print_json(measurements_json(about, ceilings, figures))
+        print_json(measurements_json(about, ceilings, figures, with_energy=plan.energy))
 
 
 def _measure_startup(plan: "BenchPlan", name: str, runs: int, view: "TurnView", *, as_json: bool) -> None:

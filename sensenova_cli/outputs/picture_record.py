@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from config.errors import SettingsError
+from config.later_settings import without_later_defaults
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings, TextSettings
 from model import DEMO_MODEL, Message, NamedLora, PictureError, count_images, parse_loras
 from sensenova_cli.system.streams import CLIPBOARD, STDIN
@@ -150,8 +151,7 @@ class PictureRecord(BaseModel):
                 content |= {key: value[key] for key in recorded} if name == "loaded" else {name: value}
         if content.get("weights") is None:
             content.pop("weights", None)
-        if not content["settings"].get("negative"):  # as in records from before there were negative words
-            content["settings"] = {name: value for name, value in content["settings"].items() if name != "negative"}
+        content["settings"] = without_later_defaults(content["settings"])
         return content
 
 

@@ -9,7 +9,7 @@ from sensenova_cli.render.progress import format_bytes, format_rate
 from sensenova_cli.render.table import plain_table
 
 if TYPE_CHECKING:
-    from model.bench import Ceilings, Figure, ServerFigure
+    from model.bench import Ceilings, Energy, Figure, ServerFigure
     from sensenova_cli.commands.startup import StartupFigure
 
 
@@ -22,13 +22,14 @@ def ceilings_line(ceilings: "Ceilings") -> str:
 def figure_row(figure: "Figure") -> Table:
     """Return a figure as a table of one row, so that it can be printed as soon as it is measured.
 
-    A row looks like `guided step 2048x2048   0.2620 s   3.82 /s   603 TFLOP/s   82 %  peak 34.9 GB`. Minimum widths
-    align the rows of several tables.
+    A row looks like `guided step 2048x2048   0.2620 s   3.82 /s   603 TFLOP/s   82 %  peak 34.9 GB`, and with energy it
+    ends with `182 J  695 W  1480 MHz`. Minimum widths align the rows of several tables.
     """
     table = plain_table()
     table.add_column(min_width=42)
     for width in (11, 10, 13, 5):
         table.add_column(min_width=width, justify="right")
+    table.add_column(min_width=13)
     table.add_column()
     table.add_row(
         figure.work,
@@ -37,8 +38,15 @@ def figure_row(figure: "Figure") -> Table:
         format_rate(figure.rate, figure.unit) if figure.rate else "",
         f"{100 * figure.share:.0f} %" if figure.share is not None else "",
         f"peak {format_bytes(figure.peak_memory)}",
+        energy_text(figure.energy) if figure.energy else "",
     )
     return table
+
+
+def energy_text(energy: "Energy") -> str:
+    """Return a text such as `182 J  695 W  1480 MHz`."""
+    joules = f"{energy.joules:.3g} J" if energy.joules < 1000 else f"{energy.joules / 1000:.3g} kJ"
+    return f"{joules}  {energy.watts:.0f} W  {energy.megahertz:.0f} MHz"
 
 
 def server_figure_row(figure: "ServerFigure") -> Table:
@@ -67,8 +75,26 @@ def server_figures_json(about: Mapping[str, Any], figures: "list[ServerFigure]")
     }
 
 
-def measurements_json(about: Mapping[str, Any], ceilings: "Ceilings", figures: "list[Figure]") -> dict[str, Any]:
-    """Return all measurements of a run. Rates are in FLOP/s or B/s, without prefixes."""
+def energy_json(energy: "Energy | None") -> dict[str, float] | None:
+    """Return the energy of a figure; None if it was not measured."""
+    if energy is None:
+        return None
+    return {
+        "joules": energy.joules,
+        "watts": energy.watts,
+        "sm_clock_mhz": energy.megahertz,
+        "measured_seconds": energy.seconds,
+    }
+
+
+def measurements_json(
+    about: Mapping[str, Any], ceilings: "Ceilings", figures: "list[Figure]", *, with_energy: bool = False
+) -> dict[str, Any]:
+    """Return all measurements of a run. Rates are in FLOP/s or B/s, without prefixes.
+
+    Args:
+        with_energy: whether the figures have the key `energy`, which is null for those without energy.
+    """
     return {
         **about,
         "ceilings": {"gemm_flops_per_second": ceilings.gemm, "copy_bytes_per_second": ceilings.copy},
@@ -80,6 +106,7 @@ def measurements_json(about: Mapping[str, Any], ceilings: "Ceilings", figures: "
                 "unit": figure.unit if figure.rate else None,
                 "share_of_ceiling": figure.share,
                 "peak_memory_bytes": figure.peak_memory,
+                **({"energy": energy_json(figure.energy)} if with_energy else {}),
             }
             for figure in figures
         ],

@@ -11,6 +11,7 @@ from config.sizes import (
     Size,
     check_size,
     format_size,
+    half_size,
     nearest_trained,
     resolve_interleave_size,
     resolve_size,
@@ -120,6 +121,7 @@ def _build_picture_turn(task: PictureTask, layers: Layers, recommended: Recommen
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
     image = ImageSettings.part_of(settings)
     _require_library(settings, layers)
+    _require_draft(settings, task, recommended, resolve_size)
     request: GenerateRequest | EditRequest
     if task.kind == "edit":
         images = tuple(each.image for each in task.inputs)
@@ -137,6 +139,7 @@ def _build_interleave_turn(task: InterleaveTask, layers: Layers, recommended: Re
     warnings += [*world_notices(task, recommended), *notices]
     settings = resolved.settings.model_copy(update={"seed": seed, "size": size})
     _require_library(settings, layers)
+    _require_draft(settings, task, recommended, resolve_interleave_size)
     request = InterleaveRequest(
         task.prompt.text,
         (*task.conversation.images, *(each.image for each in task.inputs)),
@@ -159,6 +162,14 @@ def _require_library(settings: Settings, layers: Layers) -> None:
     """Require the library of the step cache, unless a server runs the request: it has the library, or refuses."""
     if settings.cache != "off" and not layers.load.is_remote:
         require_cache_library()
+
+
+def _require_draft(
+    settings: Settings, task: PictureTask | InterleaveTask, recommended: Recommended, resolve: Resolve
+) -> None:
+    """Require a size that has a half if `half_size_until` drafts at half size, before a model is loaded."""
+    if settings.half_size_until:
+        half_size(resolve(settings.size, recommended.trained_sizes, task.inputs[0].image.size if task.inputs else None))
 
 
 def _choose_size(

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from config.errors import SenseNovaError
+from config.later_settings import without_later_defaults
 from config.settings import RECORDED_LOAD_SETTINGS, LoadSettings, Settings
 from config.sizes import parse_size
 from model import Event, Picture, Statistics, format_loras, parse_loras
@@ -31,6 +32,9 @@ MAX_KEPT = 2
 """Most times that a run writes its figures of the same kind: a run of thousands of pictures has little to add."""
 SPEED_SETTINGS = ("device", "offload", "gpu_memory", "gpus", "tensor_parallel_size", "cfg_parallel_size", "server")
 """Load settings that pictures do not record, and that decide the speed."""
+
+FEWER_COMPUTATIONS = ("cfg_every", "cfg_stop", "half_size_until")
+"""Picture settings that leave out computations, besides the step cache."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,18 @@ def speed_key(settings: Settings, load: LoadSettings, kind: str) -> str:
     """
     names = {"model": recorded_model(model_name(load)), "weights": recorded_weights(load.weights_file)}
     loaded: dict[str, Any] = {name: getattr(load, name) for name in (*RECORDED_LOAD_SETTINGS, *SPEED_SETTINGS)}
-    drawn = dict(zip(("task", "guided", "images", "cache", "think"), drawing_settings(settings, kind), strict=True))
+    names_drawn = ("task", "guided", "images", "cache", "think", *FEWER_COMPUTATIONS)
+    # Measurements of earlier versions have no settings that came later.
+    drawn = without_later_defaults(dict(zip(names_drawn, drawing_settings(settings, kind), strict=True)))
     return json.dumps({**loaded, **names, "lora": format_loras(parse_loras(load.lora)), **drawn}, sort_keys=True)
 
 
 def drawing_settings(settings: Settings, kind: str) -> tuple[object, ...]:
-    """Return what else decides the speed: the task, whether text and pictures guide it, the step cache, and whether the
-    model thinks first."""
+    """Return what else decides the speed: the task, whether text and pictures guide it, the step cache, whether the
+    model thinks first, and the settings that leave out computations."""
     guided, by_images = settings.cfg_scale != 1, kind == "edit" and settings.img_cfg_scale != 1
-    return kind, guided, by_images, settings.cache, settings.think
+    fewer = (getattr(settings, name) for name in FEWER_COMPUTATIONS)
+    return kind, guided, by_images, settings.cache, settings.think, *fewer
 
 
 def read_measurements() -> list[Measured]:

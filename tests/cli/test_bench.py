@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from model.bench import bench as measuring
+from model.bench.energy import Energy, Meter
 from model.checkpoint import random_weights as synthetic
 from sensenova_cli.app import app
 
@@ -72,6 +73,27 @@ def test_json_is_one_object_with_consistent_rates(tiny_checkpoint: Path) -> None
     size = sum(file.stat().st_size for file in tiny_checkpoint.glob("*.safetensors"))
     assert load["rate"] * load["seconds"] == pytest.approx(size)
     assert all(figure["peak_memory_bytes"] > 0 for figure in report["figures"])
+
+
+def test_energy_is_beside_each_figure(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A meter of a GPU that uses 100 W takes the place of the real one."""
+
+    class Constant(Meter):
+        measures = True
+
+        def stop(self, count: int) -> Energy | None:
+            return Energy(200.0 / count, 100.0, 1500.0, 2.0)
+
+    monkeypatch.setattr(measuring, "open_meter", lambda device: Constant())
+    words = ("denoise", "decode", "--model", str(tiny_checkpoint), *QUICK, "--energy")
+    lines = bench(*words).stdout.splitlines()
+    ends = [line.split("GB")[-1].split("MB")[-1].strip() for line in lines]
+    steps, picture, token = "100 J  100 W  1500 MHz", "200 J  100 W  1500 MHz", "66.7 J  100 W  1500 MHz"
+    assert [end for end in ends[1:] if end] == [steps, steps, picture, token]
+    figures = json.loads(bench(*words, "--json", "-q").stdout)["figures"]
+    assert works({"figures": figures})[2] == "guided picture 64x64, 2 steps"
+    assert figures[0]["energy"] == {"joules": 100, "watts": 100, "sm_clock_mhz": 1500, "measured_seconds": 2}
+    assert figures[3]["energy"] is None, "a prefill is too short"
 
 
 @pytest.mark.slow
@@ -174,6 +196,9 @@ def test_without_a_model_the_demo_is_measured_at_its_own_size() -> None:
     (("--load-format", "fast"), "there is no load format 'fast': use auto or dummy", 2),
     (("--load-format", "dummy"), "no random weights without a model: with --load-format dummy, use --model u1-8b", 2),
     (("--load-format", "dummy", "--model", "./mine"), "no random weights for ./mine: with --load-format dummy", 2),
+    (("startup", "--energy"), "startup has no energy to measure", 2),
+    (("--energy", "--device", "cpu"), "this measurement runs on cpu: measure without energy", 2),
+    (("--energy", "--server", "localhost:1"), "--energy is measured on this machine, not on the server", 2),
     (("--size", "wide"), "size 'wide' is not understood: write it like 2048x2048", 2),
     (("--size", "100x100"), "both sides must be multiples of 32", 2),
     (("--steps", "0"), "invalid value for '--steps'", 2),

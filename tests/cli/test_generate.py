@@ -152,13 +152,13 @@ def test_every_option_reaches_the_engine(program: Program) -> None:
     words = (
         "--size 96x64 --seed 3 -n 2 --num-steps 9 --cfg-scale 5 --cfg-norm global --cfg-interval 0.1 0.9 "
         "--negative dogs --timestep-shift 2 --t-eps 0.05 --think --max-think-tokens 3 --noise cpu "
-        "--cache fast --cache-threshold 0.2 "
+        "--cfg-every 3 --cfg-stop 0.05 --cache fast --cache-threshold 0.2 "
         "--cache-warmup-steps 1 --cache-longest-run 2 --cache-first-layers 3 --cache-last-layers 4 "
         "--cache-taylor-order 0"
     )
     program("generate", "x", *words.split())
     settings = program.request.settings
-    assert settings.model_dump(exclude={"img_cfg_scale", "input_pixels"}) == {
+    assert settings.model_dump(exclude={"img_cfg_scale", "input_pixels", "half_size_until"}) == {
         "size": "96x64",
         "seed": 3,
         "num_images": 2,
@@ -167,6 +167,8 @@ def test_every_option_reaches_the_engine(program: Program) -> None:
         "negative": "dogs",
         "cfg_norm": "global",
         "cfg_interval": (0.1, 0.9),
+        "cfg_every": 3,
+        "cfg_stop": 0.05,
         "timestep_shift": 2.0,
         "t_eps": 0.05,
         "think": True,

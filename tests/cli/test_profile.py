@@ -39,7 +39,10 @@ def succeed(*arguments: str) -> str:
 
 
 ALL_NAMES = [*SETTING_NAMES, *(f"serve.{name}" for name in ServeSettings.model_fields)]
-BUILT_IN = ["cpu", "draft", "free-form", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb", "turbo"]
+BUILT_IN = [
+    *("cpu", "draft", "fewer-passes", "free-form", "gpu-12gb", "gpu-16gb", "gpu-24gb", "gpu-80gb", "gpu-8gb"),
+    *("ladder", "turbo"),
+]
 
 
 def fail(*arguments: str) -> SenseNovaError:
@@ -57,7 +60,7 @@ def test_list_gives_name_description_and_place(user_folder: Path) -> None:
     (user_folder / "profiles" / "mine.toml").write_text('description = "My own."\nnum_steps = 3\n')
     rows = [columns(line) for line in succeed("list").splitlines()]
     assert [row[0] for row in rows] == [*BUILT_IN[:-1], "mine", "turbo"]
-    assert rows[8] == ["mine", "My own.", str(user_folder / "profiles" / "mine.toml")]
+    assert rows[10] == ["mine", "My own.", str(user_folder / "profiles" / "mine.toml")]
     assert rows[9][2] == "built-in"
 
 

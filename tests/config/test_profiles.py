@@ -14,12 +14,14 @@ def test_built_in_profiles_are_valid_and_described() -> None:
     assert set(known) == {
         "cpu",
         "draft",
+        "fewer-passes",
         "free-form",
         "gpu-12gb",
         "gpu-16gb",
         "gpu-24gb",
         "gpu-80gb",
         "gpu-8gb",
+        "ladder",
         "turbo",
     }
     for path in known.values():
@@ -31,6 +33,13 @@ def test_built_in_profiles_are_valid_and_described() -> None:
 def test_turbo_runs_eight_steps_without_guidance() -> None:
     values = read_settings_file(find_profile("turbo")).values
     assert values == {"num_steps": 8, "cfg_scale": 1.0}
+
+
+def test_profiles_with_fewer_computations() -> None:
+    assert read_settings_file(find_profile("fewer-passes")).values == {"cfg_every": 2, "cfg_stop": 0.05}
+    assert read_settings_file(find_profile("ladder")).values == {"half_size_until": 0.5}
+    defaults = Settings()
+    assert (defaults.cfg_every, defaults.cfg_stop, defaults.half_size_until) == (1, 0, 0)
 
 
 def test_free_form_is_the_vendors_sampling() -> None:
@@ -56,7 +65,7 @@ def test_a_users_profile_replaces_a_built_in_one(user_folder: Path) -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    known = "cpu, draft, free-form, gpu-12gb, gpu-16gb, gpu-24gb, gpu-80gb, gpu-8gb, turbo"
+    known = "cpu, draft, fewer-passes, free-form, gpu-12gb, gpu-16gb, gpu-24gb, gpu-80gb, gpu-8gb, ladder, turbo"
     with pytest.raises(SettingsError, match="no profile named 'Drafft'") as raised:
         find_profile("Drafft")
     assert raised.value.hint == f"did you mean draft? Known profiles: {known}"

@@ -315,12 +315,23 @@ def test_form_fields_have_their_types(served: Served, api: openai.OpenAI) -> Non
         size="64x64",
         quality="auto",
         input_fidelity=openai.omit,
-        extra_body={"seed": 9, "cfg_scale": 2, "think": True, "num_steps": 3, "cfg_interval": [0.1, 0.5], "colour": 1},
+        extra_body={
+            "seed": 9,
+            "cfg_scale": 2,
+            "think": True,
+            "num_steps": 3,
+            "cfg_interval": [0.1, 0.5],
+            "cfg_every": 2,
+            "cfg_stop": 0.1,
+            "half_size_until": 0.3,
+            "colour": 1,
+        },
     )
     assert answer.data is not None and len(answer.data) == 2
     settings: Any = served.engine.requests[-1].settings
     assert (settings.seed, settings.num_images, settings.think, settings.num_steps) == (9, 2, True, 3)
     assert (settings.cfg_scale, settings.cfg_interval) == (2.0, (0.1, 0.5))
+    assert (settings.cfg_every, settings.cfg_stop, settings.half_size_until) == (2, 0.1, 0.3)
     assert served.engine.requests[-1].prompt == "7"
     assert extra(answer, "notices") == ['"colour" is unknown and has no effect']
     api.images.edit(prompt="more", image=plain(), extra_body={"extra_body": '{"seed": 4}', "stream": "false"})

@@ -1,5 +1,6 @@
 """Slash commands about the session itself, and what came before: /stats, /history, /log, /new, /rename."""
 
+from config.units import count_of
 from model import process_timings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.log.store import Log
@@ -22,7 +23,9 @@ def stats(workspace: Workspace, line: Line) -> None:
     if statistics is None:
         raise UsageError("there are no measurements yet", "make a picture or ask a question first")
     reused = f"{measurements.reused_tokens} of {measurements.prefix_tokens}"
-    read = computed = ""
+    read = computed = passes = ""
+    if statistics.denoise_passes:
+        passes = f", {count_of(statistics.denoise_passes, 'prediction')}"
     if statistics.text_bytes:
         read = f", {format_rate(statistics.text_bytes / statistics.text_seconds, 'B/s')} read"
     if statistics.text_passes:
@@ -33,7 +36,7 @@ def stats(workspace: Workspace, line: Line) -> None:
     rows = [
         ("prefix", f"{statistics.prefix_tokens} tokens computed, {reused} reused"),
         ("text", f"{statistics.new_tokens} tokens in {statistics.text_seconds:.2f} s" + read),
-        ("picture", f"{statistics.steps} steps in {statistics.denoise_seconds:.2f} s" + computed),
+        ("picture", f"{statistics.steps} steps{passes} in {statistics.denoise_seconds:.2f} s" + computed),
         ("total", f"{statistics.seconds:.2f} s"),
         ("start", ", ".join(f"{name} {seconds:.2f} s" for name, seconds in process_timings.phases().items())),
         ("memory", f"peak {format_bytes(statistics.peak_memory)} on {statistics.device}"),

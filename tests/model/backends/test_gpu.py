@@ -167,8 +167,11 @@ LATER_STEPS = 10
         ((320, 192), ImageSettings(num_steps=5, cfg_scale=1.0)),
         ((256, 256), ImageSettings(num_steps=5, timestep_shift=1.0, cfg_interval=(0.3, 0.7))),
         ((2048, 1056), ImageSettings(num_steps=5)),
+        ((256, 256), ImageSettings(num_steps=12, cfg_every=2)),
+        ((256, 256), ImageSettings(num_steps=9, cfg_stop=1.0)),
+        ((512, 256), ImageSettings(num_steps=12, half_size_until=0.3)),
     ],
-    ids=["together", "one branch", "interval", "apart"],
+    ids=["together", "one branch", "interval", "apart", "every second", "ended", "half size"],
 )
 def test_fused_steps_are_the_plain_ones(
     dtype: torch.dtype, quantized: str, tolerance: float, size: tuple[int, int], settings: ImageSettings
@@ -186,7 +189,7 @@ def test_fused_steps_are_the_plain_ones(
     plain = draw(select_backend(_network(dtype, quantized), enforce_eager=True))
     backend = select_backend(_network(dtype, quantized), enforce_eager=False)
     fused, again = draw(backend), draw(backend)
-    assert len(fused) == len(plain) == 5
+    assert len(fused) == len(plain) == settings.num_steps
     assert relative_difference(fused[0], plain[0]) < tolerance
     assert all(relative_difference(*pair) < LATER_STEPS * tolerance for pair in zip(fused, plain, strict=True))
     assert all(torch.equal(*pair) for pair in zip(fused, again, strict=True))

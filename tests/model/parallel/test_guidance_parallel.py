@@ -67,6 +67,10 @@ REQUESTS: dict[str, Request] = {
     "an edit with three branches": EditRequest(
         "make it red", INPUTS, ImageSettings(size="96x96", num_steps=3, cfg_scale=4, img_cfg_scale=2)
     ),
+    "a picture in fewer passes": GenerateRequest(
+        "a cat",
+        ImageSettings(size="128x64", num_steps=9, cfg_scale=4, cfg_every=3, cfg_stop=0.5, half_size_until=0.2),
+    ),
     "an answer": AnswerRequest("hello", INPUTS[:1], settings=TextSettings(max_tokens=8)),
 }
 
