@@ -57,7 +57,7 @@ def test_many_small_values_do_not_fill_the_memory(served: Served, monkeypatch: p
     for item in (b"[]", b"{}", b"1", b'""', b'{"a":{}}'):
         body = b'{"prompt": "x", "a": [' + b",".join([item] * 500_000) + b"]}"
         assert "too many values" in refused(served, GENERATIONS, body)["message"]
-    assert peak_memory() - before < 50_000_000
+    assert peak_memory() - before < 100_000_000  # all values of the last body take 150 MB
 
 
 def test_a_key_that_appears_many_times_is_found_quickly(served: Served) -> None:
