@@ -251,8 +251,7 @@ def main() -> None:
         scores[task] = examiner.objects(options.sheet) if task == "objects" else getattr(examiner, task)()
         harness.progress(f"{task}: {time.perf_counter() - began:.0f} s, {scores[task]}")
         result["layers_computed"] = examiner.layers_computed
-        # Written after each task, because a run takes so long that it may be stopped.
-        harness.write(options.output, {**harness.facts(engine.device), **result})
+        harness.save(options, result, engine.device)
     for line in examiner.wrong:
         harness.progress(f"wrong: {line}")
     rows = [(f"{task}: {name}", f"{score:.1f}") for task in scores for name, score in scores[task].items()]
