@@ -31,7 +31,6 @@
 # A measurement that fails, or misses a bar, does not stop the others. The last lines say which did, and the exit code is
 # then 1. int8_speed and small_card_text save their result after each step, so a run that is stopped keeps those before.
 set -uo pipefail
-cd "$(dirname "$0")/.."
 
 PARTS=(kernels bench numerics int8 text offload link cache serve interleave startup)
 trial=false
@@ -47,7 +46,10 @@ for part in "$@"; do
         exit 2
     fi
 done
-mkdir -p "$out"
+mkdir -p "$out" "${CHECKPOINTS:=${TMPDIR:-/tmp}}" || exit 1
+out=$(realpath "$out")
+CHECKPOINTS=$(realpath "$CHECKPOINTS")
+cd "$(dirname "$0")/.." || exit 1
 
 python=${PYTHON:-python3}
 model=u1-8b device=cuda gpu=
@@ -57,7 +59,7 @@ else
     gpu=$("$python" -c 'import torch; print(torch.cuda.get_device_name().removeprefix("NVIDIA ").removeprefix("GeForce ")
         .lower().replace(" ", "-").split("-80gb")[0])') || exit 1
 fi
-weights="${CHECKPOINTS:-${TMPDIR:-/tmp}}/$model-random-weights"
+weights="$CHECKPOINTS/$model-random-weights"
 int8_weights="$weights-int8-all"
 failed=()
 
@@ -86,10 +88,9 @@ shape=(--model "$model" --load-format dummy)
 # room GIGABYTES: end unless the weights' folder has so much room.
 room() {
     local free
-    mkdir -p "$(dirname "$weights")"
-    free=$(df --output=avail -B1000000000 "$(dirname "$weights")" | tail -1)
+    free=$(df --output=avail -B1000000000 "$CHECKPOINTS" | tail -1)
     if ! $trial && [ "$free" -lt "$1" ]; then
-        echo "$(dirname "$weights") has $free GB free, and the weights need $1: set CHECKPOINTS to another folder" >&2
+        echo "$CHECKPOINTS has $free GB free, and the weights need $1: set CHECKPOINTS to another folder" >&2
         exit 1
     fi
 }
@@ -156,7 +157,7 @@ int8() {
 }
 
 text() {
-    local small=() name
+    local small=()
     if $trial; then
         small=(--model "$model" --device "$device" --size 64x64 --tokens 4)
     fi
