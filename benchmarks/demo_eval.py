@@ -235,23 +235,25 @@ def main() -> None:
     names = ("cfg_scale", "cfg_interval", "num_steps", "cache", "think")
     overrides = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     examiner = Examiner(engine, options.cases, options.seeds, overrides, options.failures)
-    scores: dict[str, dict[str, float]] = {}
-    for task in options.only:
-        began = time.perf_counter()
-        scores[task] = examiner.objects(options.sheet) if task == "objects" else getattr(examiner, task)()
-        harness.progress(f"{task}: {time.perf_counter() - began:.0f} s")
-    for line in examiner.wrong:
-        harness.progress(f"wrong: {line}")
-    result = {
+    result: dict[str, Any] = {
         "dtype": engine.dtype,
         "quantization": options.quantization,
         "cases": options.cases,
         "seeds": options.seeds,
         "settings": {**engine.card.recommended.settings, "seed": SEED, **overrides},
-        "layers_computed": examiner.layers_computed,
-        "scores": scores,
+        "layers_computed": None,
+        "scores": {},
         "known": {"colors": list(COLORS), "shapes": SHAPES, "objects": list(OBJECTS)},
     }
+    scores = result["scores"]
+    for task in options.only:
+        began = time.perf_counter()
+        scores[task] = examiner.objects(options.sheet) if task == "objects" else getattr(examiner, task)()
+        harness.progress(f"{task}: {time.perf_counter() - began:.0f} s, {scores[task]}")
+        result["layers_computed"] = examiner.layers_computed
+        harness.save(options, result, engine.device)
+    for line in examiner.wrong:
+        harness.progress(f"wrong: {line}")
     rows = [(f"{task}: {name}", f"{score:.1f}") for task in scores for name, score in scores[task].items()]
     harness.finish(options, result, harness.table("", "score", rows=rows), engine.device)
 

@@ -101,9 +101,15 @@ def show(shown: Table) -> None:
     Console(width=None if sys.stdout.isatty() else TABLE_WIDTH).print(shown)
 
 
-def finish(options: argparse.Namespace, result: Mapping[str, Any], shown: Table, device: Any = None) -> None:
-    """Write the facts and the result to `--output`, then print the table."""
+def save(options: argparse.Namespace, result: Mapping[str, Any], device: Any = None) -> None:
+    """Write the facts and the result to `--output`. A long measurement does it after each part, so that a run that is
+    stopped keeps the parts before."""
     write(options.output, {**facts(device), **result})
+
+
+def finish(options: argparse.Namespace, result: Mapping[str, Any], shown: Table, device: Any = None) -> None:
+    """Save the result, then print the table."""
+    save(options, result, device)
     show(shown)
 
 

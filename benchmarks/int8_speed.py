@@ -3,29 +3,34 @@
     python -m benchmarks.int8_speed --output benchmarks/results/int8_speed_u1-8b_h100.json
     python -m benchmarks.int8_speed --parts capped --folder FOLDER
 
-Three parts, about four minutes together:
+Three parts:
 
     kernels    the matrix products of a layer, and the kernels that make their inputs
     resident   guided steps, tokens per second, and each step's relative difference ‖a − b‖ / ‖b‖ of the predicted
                picture from that of the plain network in bfloat16
-    capped     steps and tokens per second with the memory limited to 12, 8 and 6 GiB, each in a process of its own.
-               Needs --folder: unless it exists, a checkpoint of random weights is written there (35 GB)
+    capped     steps and tokens per second with all of the memory, and with 12, 8 and 6 GiB of it, each in a process of
+               its own. Needs --folder, a checkpoint: best a copy in int8-all, of which half as many bytes are streamed.
+               Unless the folder exists, random weights in bfloat16 are written there (35 GB)
+
+`--device cpu --model tiny --size 64x64 --parts resident capped --folder FOLDER` tries the script without a GPU.
 """
 
 import argparse
+import gc
 import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rich.table import Table
 from torch import Tensor
 
 from benchmarks import harness
@@ -55,11 +60,12 @@ PRODUCTS = {"qkv": (6144, 4096), "o": (4096, 4096), "gate and up": (24576, 4096)
 ROW_COUNTS = (2048, 4096)
 """Rows of half a 2048×2048 picture, as which large pictures run, and of a whole one."""
 REPEATS = 20
-LIMITS = ("12GiB", "8GiB", "6GiB")
+ALL = "all"
+"""The limit that stands for all of the GPU's memory."""
+LIMITS = (ALL, "12GiB", "8GiB", "6GiB")
 RATIO_BAR, ERROR_BAR = 0.86, 0.03
 CAPPED_BARS = {"12GiB": 1.03, "8GiB": 1.10}
-"""The longest step, relative to resident int8."""
-TEXT_BAR = {"12GiB": 100.0, "8GiB": 10.0}
+"""The longest step, relative to that with all of the memory."""
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -112,8 +118,8 @@ def measure_kernels(device: torch.device) -> dict[str, dict[str, float]]:
     return result
 
 
-def measure_resident(options: argparse.Namespace, device: torch.device) -> dict[str, dict[str, Any]]:
-    """Return the time of steps and tokens, the memory, and the error of each step, by quantization."""
+def measure_resident(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each quantization's time of steps and tokens, its memory, and the error of each step."""
     size = parse_size(options.size)
     assert size is not None
     tokens, config = size[0] * size[1] // TOKEN_PIXELS**2, shape_config(options.model)
@@ -124,7 +130,6 @@ def measure_resident(options: argparse.Namespace, device: torch.device) -> dict[
     times = time_grid(unguided.num_steps, unguided.timestep_shift)[:-1]
     seen: list[tuple[Tensor, float]] = []
     plain: list[Tensor] = []
-    result: dict[str, dict[str, Any]] = {}
     for name in options.quantizations:
         torch.manual_seed(0)
         network = random_network(config, device, torch.bfloat16)
@@ -148,40 +153,38 @@ def measure_resident(options: argparse.Namespace, device: torch.device) -> dict[
         own["peak"] = peak_memory(device)
         own["unguided_step"] = median_step_seconds(backend, size, unguided)
         own["tokens_per_second"] = 1 / bench_decode(backend, options.tokens, ceilings).seconds
-        result[name] = own
         harness.progress(f"{name}: {json.dumps(own)}")
         del network, backend, predict
+        gc.collect()  # the next network needs the memory
         torch.cuda.empty_cache()
-    return result
+        yield name, own
 
 
 def measure_capped(options: argparse.Namespace) -> dict[str, Any]:
     """Measure one limit in this process."""
-    engine = Engine.load(
-        options.folder, device="cuda", quantization="int8-all", gpu_memory=options.one, size=options.size
-    )
+    limit = {} if options.one == ALL else {"gpu_memory": options.one}
+    engine = Engine.load(options.folder, device=options.device, quantization="int8-all", size=options.size, **limit)
     return {
         "weights": engine.weights_summary,
-        **draw(engine, options.size, torch.device("cuda")),
+        **draw(engine, options.size, torch.device(options.device)),
         "tokens_per_second": decoding_rate(engine),
     }
 
 
-def run_capped(options: argparse.Namespace, limits: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def run_capped(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure each limit in a process of its own."""
     if not options.folder.exists():
         clock = time.perf_counter()
-        write_random_weights(options.folder, options.model, torch.device("cuda"))
+        write_random_weights(options.folder, options.model, torch.device(options.device))
         harness.progress(f"wrote {options.folder} in {time.perf_counter() - clock:.0f} s")
         torch.cuda.empty_cache()
-    result = {}
-    for limit in limits:
-        own = ["--one", limit, "--folder", str(options.folder), "--size", options.size]
+    for limit in options.limits:
+        own = ["--one", limit, "--folder", str(options.folder), "--size", options.size, "--device", options.device]
         command = [sys.executable, "-m", "benchmarks.int8_speed", *own]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        result[limit] = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.returncode}
-        harness.progress(f"{limit}: {json.dumps(result[limit])}")
-    return result
+        found = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.returncode}
+        harness.progress(f"{limit}: {json.dumps(found)}")
+        yield limit, found
 
 
 def bars(resident: dict[str, dict[str, Any]], capped: dict[str, dict[str, Any]]) -> list[harness.Bar]:
@@ -192,22 +195,21 @@ def bars(resident: dict[str, dict[str, Any]], capped: dict[str, dict[str, Any]])
         ratio = int8["guided_step"] / plain["guided_step"]
         found.append(harness.Bar("guided step, int8 against bfloat16", ratio, RATIO_BAR, "times"))
         found.append(harness.Bar("error of a predicted picture, largest of a step", max(int8["error"]), ERROR_BAR))
+    whole = capped.get(ALL, {}).get("step_seconds")
     for limit, bar in CAPPED_BARS.items():
-        step = capped.get(limit, {}).get("step_seconds")
-        if step and int8:
-            found.append(harness.Bar(f"step in {limit} against resident", step / int8["guided_step"], bar, "times"))
-    for limit, least in TEXT_BAR.items():
-        rate = capped.get(limit, {}).get("tokens_per_second")
-        if rate:
-            found.append(harness.Bar(f"text in {limit}", rate, least, "tokens/s", at_least=True))
+        if whole and limit in capped:
+            step = capped[limit].get("step_seconds")
+            ratio = None if step is None else step / whole
+            found.append(harness.Bar(f"step in {limit} against all of the memory", ratio, bar, "times"))
     return found
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = harness.parser(__doc__, model="u1-8b", models="name of a built-in shape")
+    parser = harness.parser(__doc__, model="u1-8b", models="name of a built-in shape", device="cuda")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["kernels", "resident"])
-    parser.add_argument("--quantizations", nargs="+", choices=list(QUANTIZATIONS), default=["off", "int8-all"])
+    quantizations = ["off", "int8-all", "fp8-all"]
+    parser.add_argument("--quantizations", nargs="+", choices=list(QUANTIZATIONS), default=quantizations)
     parser.add_argument("--folder", type=Path, help="the checkpoint for `capped`; it is written if it does not exist")
     parser.add_argument("--limits", nargs="+", default=list(LIMITS))
     parser.add_argument("--size", default="2048x2048")
@@ -218,17 +220,27 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure_capped(options)))
         return
-    parts = [*options.parts, *(["capped"] if options.folder and "capped" not in options.parts else [])]
-    if "capped" in parts and options.folder is None:
+    if "capped" in options.parts and options.folder is None:
         parser.error("--parts capped needs --folder")
-    device = torch.device("cuda")
-    kernels = measure_kernels(device) if "kernels" in parts else {}
-    if kernels:
+    device = torch.device(options.device)
+    result: dict[str, dict[str, dict[str, Any]]] = {part: {} for part in PARTS}
+    if "kernels" in options.parts:
+        result["kernels"] = measure_kernels(device)
+        harness.save(options, result, device)
         columns = ("bfloat16", "fp8", "int8")
-        rows = [(name, *(f"{each[form]:.0f}" for form in columns)) for name, each in kernels.items()]
+        rows = [(name, *(f"{each[form]:.0f}" for form in columns)) for name, each in result["kernels"].items()]
         harness.show(harness.table("kernel", *columns, rows=rows))
-    resident = measure_resident(options, device) if "resident" in parts else {}
-    capped = run_capped(options, tuple(options.limits)) if "capped" in parts else {}
+    measured = {"resident": measure_resident(options, device), "capped": run_capped(options)}
+    for part in options.parts:
+        for name, found in measured.get(part, ()):
+            result[part][name] = found
+            harness.save(options, result, device)
+    harness.finish(options, result, steps_table(result["resident"], result["capped"]), device)
+    harness.show(harness.bars_table(bars(result["resident"], result["capped"])))
+
+
+def steps_table(resident: dict[str, dict[str, Any]], capped: dict[str, dict[str, Any]]) -> Table:
+    """Return a row for each quantization and each limit."""
     table = harness.table("weights", "guided step, s", "unguided", "tokens/s", "peak, GiB", "error of a step")
     for name, each in resident.items():
         error = f"{min(each['error']):.4f} … {max(each['error']):.4f}"
@@ -241,8 +253,7 @@ def main() -> None:
         memory = f"{each['reserved'] / 2**30:.1f}"
         rate = f"{each['tokens_per_second']:.1f}"
         table.add_row(f"int8-all in {limit}", f"{each['step_seconds']:.4f}", "", rate, memory, each["weights"])
-    harness.finish(options, {"kernels": kernels, "resident": resident, "capped": capped}, table, device)
-    harness.show(harness.bars_table(bars(resident, capped)))
+    return table
 
 
 if __name__ == "__main__":

@@ -165,6 +165,7 @@ def main() -> None:
         name = f"{quantization}, {memory}"
         results[name] = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.returncode}
         harness.progress(f"{name}: {json.dumps(results[name])}")
+        harness.save(options, {"results": results}, options.device)
     bars = []
     for (quantization, memory), bar in BARS.items():
         found = results.get(f"{quantization}, {memory}")

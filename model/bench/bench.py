@@ -24,7 +24,7 @@ from model.bench.interleave import bench_interleave
 from model.bench.machine import device_name
 from model.checkpoint.layout import ParameterSlice
 from model.checkpoint.loader import load_checkpoint
-from model.checkpoint.quantization import quantize_network, resolve_quantization
+from model.checkpoint.quantization import Quantization, quantize_network, resolve_quantization
 from model.checkpoint.random_weights import SHAPES, config_fields, random_network
 from model.checkpoint.writer import write_checkpoint
 from model.device_kinds import DeviceKind
@@ -119,9 +119,9 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
             del network, backend
         if "load" in plan.works:
             if isinstance(plan.model, Path):
-                yield bench_load(plan.model, device, dtype)
+                yield bench_load(plan.model, device, dtype, quantization)
             else:
-                yield bench_load_of_shape(plan.model, device, dtype)
+                yield bench_load_of_shape(plan.model, device, dtype, quantization)
 
 
 def describe_bench(plan: BenchPlan) -> dict[str, Any]:
@@ -256,21 +256,24 @@ def bench_decode(backend: Backend, tokens: int, ceilings: Ceilings, meter: Meter
     return Figure("token written", median, read / median, "B/s", ceilings.copy, peak_memory(device), energy)
 
 
-def bench_load(checkpoint: Path, device: torch.device, dtype: torch.dtype) -> Figure:
-    """Load a checkpoint twice and time the second load, when its files are in the page cache."""
+def bench_load(checkpoint: Path, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> Figure:
+    """Load a checkpoint twice and time the second load, when its files are in the page cache.
+
+    The figure's rate is that of the files' bytes, which are not those of the loaded weights if these are quantized.
+    """
     total = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
     reset_peak_memory(device)
     seconds = 0.0
     for _ in range(2):
         clock = time.perf_counter()
-        load_checkpoint(checkpoint, device, dtype)
+        load_checkpoint(checkpoint, device, dtype, quantized=quantization)
         synchronize(device)
         seconds = time.perf_counter() - clock
     title = f"loading {total / 1e6:.0f} MB"
     return Figure(title, seconds, total / seconds, "B/s", 0.0, peak_memory(device))
 
 
-def bench_load_of_shape(shape: str, device: torch.device, dtype: torch.dtype) -> Figure:
+def bench_load_of_shape(shape: str, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> Figure:
     """Measure loading for a built-in shape, with a checkpoint of zeros and fewer layers in a temporary folder.
 
     Raises:
@@ -291,7 +294,7 @@ def bench_load_of_shape(shape: str, device: torch.device, dtype: torch.dtype) ->
                 f"a checkpoint to load cannot be written to {scratch}: {reason}",
                 "set TMPDIR to a place with 6 GB of room, or leave load out",
             ) from error
-        return bench_load(folder, device, dtype)
+        return bench_load(folder, device, dtype, quantization)
 
 
 def prefill_prompts(network: SenseNovaU1, reserve: int) -> dict[Branch, Prefix]:

@@ -138,10 +138,7 @@ class Int8Linear(nn.Module):
 
     def _parts(self) -> Iterable[tuple[slice, Tensor]]:
         """Yield runs of the weight's rows, each with its scales."""
-        numbers = CPU_PART_NUMBERS if self._is_cpu else PART_NUMBERS
-        step = max(16, numbers // self.in_features // 16 * 16)
-        for first in range(0, self.out_features, step):
-            own = slice(first, first + step)
+        for own in _row_runs(self.out_features, self.in_features, self._is_cpu):
             yield own, self.scale[own]
 
 
@@ -161,9 +158,23 @@ def quantize_weight(weight: Tensor, group: int) -> QuantizedRows:
     Raises:
         ValueError: the group is not a power of 4, or does not divide the width.
     """
-    require_group(weight.shape[1], group)
-    quantized = _quantized(rotate_reversed(weight, group), weight.dtype)
-    return QuantizedRows(reverse_groups(quantized.values, group), quantized.scales, weight.dtype)
+    rows, width = weight.shape
+    require_group(width, group)
+    values = torch.empty(rows, width, dtype=INT8, device=weight.device)
+    scales = torch.empty(rows, 1, dtype=torch.float32, device=weight.device)
+    for own in _row_runs(rows, width, not DeviceKind.of(weight.device).is_gpu):
+        quantized = _quantized(rotate_reversed(weight[own], group), weight.dtype)
+        values[own] = reverse_groups(quantized.values, group)
+        scales[own] = quantized.scales
+    return QuantizedRows(values, scales, weight.dtype)
+
+
+def _row_runs(rows: int, width: int, is_cpu: bool) -> Iterable[slice]:
+    """Yield runs of a weight's rows, each of about `CPU_PART_NUMBERS` or `PART_NUMBERS` numbers."""
+    numbers = CPU_PART_NUMBERS if is_cpu else PART_NUMBERS
+    step = max(16, numbers // width // 16 * 16)
+    for first in range(0, rows, step):
+        yield slice(first, first + step)
 
 
 def _quantized(rotated: Tensor, dtype: torch.dtype) -> QuantizedRows:

@@ -50,8 +50,19 @@ SHAPES: dict[str, dict[str, Any]] = {
         "experts": (128, 32),
         "convolutional_head": False,
     },
+    "tiny": {
+        "hidden": 128,
+        "layers": 3,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 32,
+        "ffn": 320,
+        "vocabulary": 320,
+        "vision_hidden": 64,
+    },
 }
-"""Published models by name, as arguments of `config_fields`."""
+"""Published models by name, and one that is small enough to try a measurement anywhere, as arguments of
+`config_fields`."""
 
 
 def config_fields(
@@ -134,16 +145,7 @@ def write_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
     It draws noise and writes gibberish, with exactly the code that runs the 8B models.
     """
     tokenizer = byte_tokenizer()
-    fields = config_fields(
-        hidden=128,
-        layers=3,
-        heads=4,
-        kv_heads=2,
-        head_dim=32,
-        ffn=320,
-        vocabulary=tokenizer.get_vocab_size(),
-        vision_hidden=64,
-    )
+    fields = config_fields(**{**SHAPES["tiny"], "vocabulary": tokenizer.get_vocab_size()})
     write_random_checkpoint(
         folder, fields, dtype=torch.bfloat16, seed=seed, tokenizer=tokenizer, recommended=TINY_SETTINGS
     )

@@ -76,6 +76,8 @@ def read_header(file: Path) -> list[HeaderEntry]:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size and stream.read(1) != b"{":  # an empty file may be the beginning of a download
+                if file.suffix == ".gguf":  # it would have been read as one if its first bytes were those of GGUF
+                    raise CheckpointError(f"{file} is not a GGUF file", "fetch the file again, or name another one")
                 raise CheckpointError(f"{file} is not a safetensors file", OTHER_FILE)
             if size < 8 or length > size - 8:
                 raise ValueError("its header is incomplete")

@@ -163,6 +163,17 @@ def test_only_the_named_parts_in_a_fixed_order(tiny_checkpoint: Path) -> None:
     assert [work.split()[0] for work in works(json.loads(result.stdout))] == ["token", "loading"]
 
 
+def test_loading_quantizes_as_asked(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "int8"
+    made = CliRunner().invoke(app, ["convert", str(tiny_checkpoint), str(copy), "--quantization", "int8-all", "-q"])
+    assert made.exit_code == 0, made.stderr
+    result = bench("load", "--model", str(copy), "--quantization", "int8-all", "--json")
+    report = json.loads(result.stdout)
+    assert (works(report), report["quantization"]) == (["loading 3 MB"], "int8-all")
+    refused = bench("load", "--model", str(copy), "--quantization", "fp8", "--dtype", "bfloat16")
+    assert refused.exit_code != 0 and "tensors are int8 already" in refused.stderr
+
+
 def test_an_interleaved_answer(tiny_checkpoint: Path) -> None:
     for model in (("--model", str(tiny_checkpoint)), ("--model", "u1-8b", "--load-format", "dummy")):
         made = bench("interleave", *model, *QUICK, "--json")

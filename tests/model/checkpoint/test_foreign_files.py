@@ -240,6 +240,14 @@ def test_float8_of_int8_is_refused(tensors: dict[str, torch.Tensor], copy: Path)
     assert "`quantization=int8`" in str(raised.value.hint)
 
 
+def test_a_gguf_file_that_is_none(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "page.gguf"
+    file.write_text("<html>the page of a download, not the file</html>")
+    with pytest.raises(CheckpointError, match=r"page\.gguf is not a GGUF file") as raised:
+        load(folder, weights=file)
+    assert raised.value.hint == "fetch the file again, or name another one"
+
+
 def test_a_lora_on_int8_changes_only_its_weights(folder: Path, tensors: dict[str, torch.Tensor], copy: Path) -> None:
     write_safetensors(copy, rotated_int8(tensors, lambda columns: 256))
     name = "language_model.model.layers.1.mlp_mot_gen.down_proj"
