@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from random import Random
 
 from config.sizes import Size
-from model.demo.training.lessons import EDITS, ONE_OF_TWO, Lesson, Teacher
+from model.demo.training.lessons import ONE_OF_TWO, Lesson, Teacher
+from model.demo.training.phrases import EDITS
 from model.demo.training.world import SIDE, SIZES, Style
 
 

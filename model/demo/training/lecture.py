@@ -12,8 +12,8 @@ from config.sizes import TOKEN_PIXELS, Size
 from model.demo.training.courses import ALL_COURSES, GROUPS, Group
 from model.demo.training.rendering import STYLES, Stage
 from model.demo.training.tables import Batch, Table
+from model.demo.training.training_cache import TrainingCache
 from model.inputs.image_tensors import prepare_drawn
-from model.network.cache import KVCache
 from model.network.flow import picture_to_tokens
 from model.network.rope import Rotary, attention_rotary, patch_rotary
 from model.network.sensenova import SenseNovaU1
@@ -29,45 +29,6 @@ LEAST_NOISE = 0.1
 """Smallest value of 1 − t in the weight of the loss."""
 SOURCE_NOISE = 0.03
 """Deviation of the noise that is added to input pictures in −1..1: users edit pictures that the model made."""
-
-
-class TrainingCache(KVCache):
-    """A KV cache whose tensors are nodes of the autograd graph. It stores the keys and values of the und tower only."""
-
-    def __init__(self) -> None:
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._complete = False
-        self._visible: tuple[Tensor, Tensor] | None = None
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Store the prefix's keys and values. Once it is complete, append a picture's without storing them."""
-        if self._complete:
-            keys, values = (
-                torch.cat([before, new], dim=2)
-                for before, new in ((self._keys[layer], keys), (self._values[layer], values))
-            )
-        else:
-            self._keys.append(keys)
-            self._values.append(values)
-        self._visible = keys, values
-
-    def upto(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Return the keys and values that `write` has just stored or joined for this layer."""
-        assert self._visible is not None
-        return self._visible
-
-    @property
-    def prefix_length(self) -> int:
-        return self._keys[0].shape[2]
-
-    def first_rows(self, rows: int) -> "TrainingCache":
-        """Return a complete cache of the first rows, to which the tokens of pictures can be appended."""
-        part = TrainingCache()
-        part._keys = [keys[:rows] for keys in self._keys]
-        part._values = [values[:rows] for values in self._values]
-        part._complete = True
-        return part
 
 
 @dataclass(frozen=True)
@@ -92,8 +53,10 @@ class Rows:
         """Copy a table to a device."""
         learned = np.stack(np.nonzero(table.learned))
         numbers = (table.tokens, learned, table.lengths, table.prefixes, table.sources, table.targets)
-        tensors = (torch.from_numpy(each).to(device, non_blocking=True).long() for each in numbers)
-        return cls(*tensors, table.things)
+        tokens, found, lengths, prefixes, sources, targets = (
+            torch.from_numpy(each).to(device, non_blocking=True).long() for each in numbers
+        )
+        return cls(tokens, found, lengths, prefixes, sources, targets, table.things)
 
 
 class Lecture:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
-from model.demo.training.phrases import EDITS as EDITS
 from model.demo.training.phrases import Editor, Inquirer, Speaker, Talker, Wish
 from model.demo.training.scenes import SceneMaker
 from model.demo.training.stories import Story, StoryTeller

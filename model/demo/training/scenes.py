@@ -26,13 +26,18 @@ OPEN_PLACES = dict(zip(ALONE, (55, 13, 8, 8, 8, 8), strict=True))
 class SceneMaker:
     """A random generator of scenes. Scenes that are held out from training are never made."""
 
-    def __init__(self, random: Random, held_out: bool = False) -> None:
-        """held_out: make only scenes that are held out."""
+    def __init__(self, random: Random, held_out: bool = False, shades: int = SHADES) -> None:
+        """
+        Args:
+            held_out: make only scenes that are held out.
+            shades: number of shades of each colour; 1 for the colours of the palette.
+        """
         self._random = random
         self._held_out = held_out
+        self._shades = shades
 
     def shade(self) -> int:
-        return self._random.randrange(SHADES)
+        return self._random.randrange(self._shades) if self._shades > 1 else 0
 
     def background(self, *, fresh: bool = False) -> str:
         """Return a colour of a background. `fresh`: one that a prompt leaves open, so never black, white or gray."""

@@ -21,6 +21,8 @@ LISTS = (
     "show {}", "show me {}", "draw {}", "pictures of {}", "show pictures of {}", "first {}", "make {}", "{}",
     "show me first {}", "please draw {}",
 )  # fmt: skip
+LINKS = ((", then ", ", then "), (" and then ", " and then "), (", ", " and then "), (", ", " and "))
+"""Words between the subjects of a list, and between its last two."""
 THE_END = "The end."
 OPENINGS = ("Here", "Then", "And here")
 """First words of the text before the first, second and third picture of a list."""
@@ -96,9 +98,7 @@ class StoryTeller(Editor):
         elif is_book:
             text = self._one(BOOKS).format(self._joined(words, (", ", " and ")))
         else:
-            text = self._one(LISTS).format(self._joined(words, self._one((
-                (", then ", ", then "), (" and then ", " and then "), (", ", " and then "), (", ", " and "),
-            ))))  # fmt: skip
+            text = self._one(LISTS).format(self._joined(words, self._random.choice(LINKS)))
         if told.background:
             text += self.background(scenes[0].background)
         said = [_words(each, told) for each in scenes]
@@ -126,7 +126,7 @@ class StoryTeller(Editor):
                 break
         instructions, pages, said = made
         if from_picture:
-            text = self._joined(instructions, self._one(((", then ", ", then "), (" and then ", " and then "))))
+            text = self._joined(instructions, self._random.choice(LINKS[:2]))
             return Story(self._punctuated(text), f"I will show {', then '.join(said)}.", tuple(pages), source=before)
         first = self._asked(before, told) + (self.background(before.background) if told.background else "")
         start = self._one(("show {}", "show {}", "show me {}", "draw {}", "first {}", "show first {}", "{}"))
@@ -139,7 +139,7 @@ class StoryTeller(Editor):
     def _short_book(self) -> Story:
         """Tell of a single thing, which then goes elsewhere."""
         (scene,) = self._subjects(1, _Told(), single=True)
-        place = self._one([each for each in SIDES if each != scene.placed[0].place])
+        place = self._random.choice([each for each in SIDES if each != scene.placed[0].place])
         moved = scene.with_things(Placed(scene.placed[0].thing, place, scene.placed[0].shade))
         said = _words(scene, _Told()), _words(moved, _Told(place=True))
         pages = Page(f"Here is {said[0]}.", scene), Page(f"Now there is {said[1]}.", moved)

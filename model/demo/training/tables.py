@@ -11,7 +11,7 @@ from config.sizes import TOKEN_PIXELS, Size
 from model.demo.training.courses import GROUPS, Group, rows_of_step, size_of_step
 from model.demo.training.lessons import Lesson, Teacher
 from model.demo.training.rendering import CODE_LENGTH, scene_code
-from model.demo.training.vocabulary import with_capitals
+from model.demo.training.vocabulary import context_id, with_capitals
 from model.inputs.prompts import IMAGE_SLOT
 from model.inputs.tokenizer import TEXT_END, TEXT_START
 
@@ -62,7 +62,7 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._read, self._written = tokenizer, with_capitals(tokenizer)
-        self._context = tokenizer.token_to_id("<IMG_CONTEXT>")
+        self._context = context_id(tokenizer)
 
     def encode(self, lessons: Sequence[Lesson], group: Group, picture_tokens: int) -> Table:
         """Encode lessons. A lesson with too much text for its group is replaced by the last one that fits.

@@ -29,7 +29,7 @@ from model.demo.training.lecture import EARLY_SHARE, Lecture
 from model.demo.training.network_start import new_network, starting_network
 from model.demo.training.rendering import Stage
 from model.demo.training.saving import Progress, Saver, read_progress
-from model.demo.training.vocabulary import lesson_tokenizer
+from model.demo.training.vocabulary import context_id, lesson_tokenizer
 from model.demo.training.workers import Workers
 from model.device_kinds import DeviceKind
 from model.network.sensenova import SenseNovaU1
@@ -144,7 +144,7 @@ def _run(
     saver = Saver(arguments.folder, network, learner, tokenizer)
     saver.restore(progress, place.device)
     torch.manual_seed(progress.step * place.processes + place.rank)
-    lecture = Lecture(network, Stage(place.device), tokenizer.token_to_id("<IMG_CONTEXT>"), arguments.early)
+    lecture = Lecture(network, Stage(place.device), context_id(tokenizer), arguments.early)
     clock = Clock(place, began, progress.seconds)
     reporter = Reporter(arguments.folder, lecture, workers, learner, clock)
     if place.rank == 0:

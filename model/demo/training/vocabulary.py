@@ -115,6 +115,13 @@ def pieces_in(older: Tokenizer, tokenizer: Tokenizer) -> list[list[int]]:
     return pieces
 
 
+def context_id(tokenizer: Tokenizer) -> int:
+    """Return the id of `<IMG_CONTEXT>`."""
+    number = tokenizer.token_to_id("<IMG_CONTEXT>")
+    assert number is not None
+    return number
+
+
 def with_capitals(tokenizer: Tokenizer) -> Tokenizer:
     """Return the same tokenizer for text that the model writes: it keeps capitals."""
     other = Tokenizer.from_str(tokenizer.to_str())

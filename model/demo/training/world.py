@@ -199,6 +199,11 @@ class Scene:
         return replace(self, style=style)
 
     @property
+    def in_any_shade(self) -> "Scene":
+        """The scene with all shades left open."""
+        return replace(self, shade=None, placed=tuple(replace(each, shade=None) for each in self.placed))
+
+    @property
     def count(self) -> int:
         """The number of equal things; 1 if the things differ or there is at most one."""
         return len(self.placed) if len({each.thing for each in self.placed}) == 1 else 1

@@ -1,0 +1,65 @@
+"""The judge of answers with pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from model.demo.training.judging import is_like, rims
+from model.demo.training.reading import said
+from model.demo.training.rendering import Stage
+from model.demo.training.stories import Story
+
+SAME_RIM = 24
+"""Largest difference of a channel at which two backgrounds count as the same."""
+
+
+@dataclass(frozen=True)
+class StoryVerdict:
+    """A judgement of an answer with pictures.
+
+    Attributes:
+        order: whether it has the right number of pictures, each after a text that says what the prompt asks for there.
+        shown: for each picture, whether it shows what the text before it says.
+        kept: for each picture that changes the one before it, but not its background, whether the background stayed.
+    """
+
+    order: bool
+    shown: tuple[bool, ...]
+    kept: tuple[bool, ...]
+
+
+def judge_story(texts: Sequence[str], pictures: Sequence[Image.Image], story: Story, stage: Stage) -> StoryVerdict:
+    """Judge an answer with pictures.
+
+    Args:
+        texts: the text before each picture, without thinking.
+        story: a right answer.
+    """
+    order = len(pictures) == len(story.pages) and all(
+        said(text) == said(page.text) for text, page in zip(texts, story.pages, strict=True)
+    )
+    words = [said(text) for text in texts]
+    shown = tuple(
+        each is not None and is_like(picture, each.scene, stage, open_to=each.open)
+        for each, picture in zip(words, pictures, strict=True)
+    )
+    scenes = [page.scene for page in story.pages]
+    kept = tuple(
+        _same_rim(before, picture)
+        for before, picture, old, new, page in zip(
+            pictures, pictures[1:], scenes, scenes[1:], story.pages[1:], strict=False
+        )
+        if page.text.startswith("Now") and old.background == new.background
+    )
+    return StoryVerdict(order, shown, kept)
+
+
+def _same_rim(one: Image.Image, other: Image.Image) -> bool:
+    """Return whether two pictures have the same background."""
+    medians = [
+        np.median(np.concatenate([part.reshape(-1, 3) for part in rims(np.asarray(each.convert("RGB")))]), axis=0)
+        for each in (one, other)
+    ]
+    return bool(np.abs(medians[0] - medians[1]).max() <= SAME_RIM)
