@@ -88,7 +88,7 @@ class Encoder:
             np.zeros(count, dtype=np.int16),
             np.zeros((count, group.pictures, CODE_LENGTH), dtype=np.int16),
             np.zeros((count, CODE_LENGTH), dtype=np.int16),
-            max(len(scene.placed) for lesson in lessons for scene in (*lesson.sources, lesson.target) if scene),
+            _most_things(lessons),
         )
         for row, (lesson, ids, learned, starts) in enumerate(rows):
             table.tokens[row, : len(ids)] = ids
@@ -124,6 +124,11 @@ class Encoder:
                     ids += own
                     learned += [piece.learned] * len(own)
             yield ids, learned, starts
+
+
+def _most_things(lessons: Sequence[Lesson]) -> int:
+    scenes = [scene for lesson in lessons for scene in (*lesson.sources, lesson.target) if scene]
+    return max((len(scene.placed) for scene in scenes), default=0)
 
 
 def _texts(text: str) -> list[str]:

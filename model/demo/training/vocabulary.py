@@ -81,10 +81,10 @@ def lesson_tokenizer(folder: Path, start: Path | None) -> Tokenizer:
     return tokenizer
 
 
-def lesson_texts_of(course: int) -> list[str]:
+def lesson_texts_of(course: int, count: int = LESSONS) -> list[str]:
     """Return the texts of some lessons of a course, given its number, as they are tokenized."""
     teacher = Teacher(Random(f"words {course}"))
-    lessons = [ALL_COURSES[course].make(teacher) for _ in range(LESSONS)]
+    lessons = [ALL_COURSES[course].make(teacher) for _ in range(count)]
     return [text for lesson in lessons for text in lesson_texts(lesson, (system_message(), interleave_opening()))]
 
 
