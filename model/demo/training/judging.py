@@ -121,7 +121,7 @@ def closest(picture: Image.Image, scene: Scene, stage: Stage, open_to: Collectio
     rim = np.zeros(pixels.shape[:2], dtype=bool)
     for part in rims(rim):
         part[...] = True
-    colors = tuple(COLORS) if "background" in open_to else (scene.background,)
+    colors = _possible_backgrounds(scene) if "background" in open_to else (scene.background,)
     background, number = _nearest_shade(pixels, rim, colors, scene.shade, scene.style, stage)
     scene = scene.on(background, number)
     found = []
@@ -159,6 +159,11 @@ def true_image(scene: Scene, stage: Stage, size: Size = (SIDE, SIDE)) -> Image.I
 
 def true_pixels(scene: Scene, stage: Stage, size: Size = (SIDE, SIDE)) -> Pixels:
     return np.asarray(true_image(scene, stage, size))
+
+
+def _possible_backgrounds(scene: Scene) -> tuple[str, ...]:
+    """Return the colours of a background on which all shapes of a scene are visible."""
+    return tuple(color for color in COLORS if scene.on(color).is_visible)
 
 
 def _placements(scene: Scene, open_to: Collection[str]) -> Iterator[Sequence[Placed]]:
@@ -222,8 +227,9 @@ def rims(values: np.ndarray) -> tuple[np.ndarray, ...]:
 def _nearest_colors(pixels: Pixels) -> np.ndarray:
     """Return the number of each pixel's colour, (height, width)."""
     palette = np.array([shade(color, number) for color in COLORS for number in range(SHADES)], dtype=np.float32)
-    distances = ((pixels[:, :, None].astype(np.float32) - palette) ** 2).sum(axis=-1)
-    return distances.argmin(axis=-1) // SHADES
+    # The squared distance without the pixel's own square, which is the same for all shades.
+    distances = (palette**2).sum(axis=1) - 2 * pixels.reshape(-1, 3).astype(np.float32) @ palette.T
+    return distances.argmin(axis=-1).reshape(pixels.shape[:2]) // SHADES
 
 
 def _most_frequent(numbers: np.ndarray) -> int:
