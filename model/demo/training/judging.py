@@ -7,7 +7,7 @@ A picture may have any size. A prompt leaves something to the seed: the shades o
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ ALIKE, ALIKE_TILE, TILE = 25.0, 17.0, 64
 """Least PSNR, in dB, of a picture against the true one: of the whole picture, and of each square with sides of `TILE`
 pixels. A missing, wrong or misplaced thing usually gives less (tests/model/demo/test_judging.py)."""
 
+MOST_ERROR = 0.5
+"""Largest squared error of a thing, as a share of the error of a picture without it."""
 DIFFERENT = 28.0
 """Largest PSNR, in dB, of two pictures that differ to the eye, such as by the shade of their background."""
 RIM = 3
@@ -104,12 +106,14 @@ def is_like(
         rather_than: another scene, such as the one before an edit, that the picture has to resemble less.
         open_to: what the seed may decide: `place`, `background`, `colors`. A shade that is None may be any one.
     """
-    pixels, truth = np.asarray(picture.convert("RGB")), closest(picture, scene, stage, open_to)[1]
+    pixels = np.asarray(picture.convert("RGB"))
+    best, truth = closest(picture, scene, stage, open_to)
     if rather_than is not None and psnr(pixels, closest(picture, rather_than, stage)[1]) >= psnr(pixels, truth):
         return False
     height, width = pixels.shape[:2]
     parts = [(slice(y, y + TILE), slice(x, x + TILE)) for y in range(0, height, TILE) for x in range(0, width, TILE)]
-    return psnr(pixels, truth) >= ALIKE and all(psnr(pixels[part], truth[part]) >= ALIKE_TILE for part in parts)
+    alike = psnr(pixels, truth) >= ALIKE and all(psnr(pixels[part], truth[part]) >= ALIKE_TILE for part in parts)
+    return alike and _shows_each_thing(pixels, best, truth, stage)
 
 
 def closest(picture: Image.Image, scene: Scene, stage: Stage, open_to: Collection[str] = ()) -> tuple[Scene, Pixels]:
@@ -159,6 +163,22 @@ def true_image(scene: Scene, stage: Stage, size: Size = (SIDE, SIDE)) -> Image.I
 
 def true_pixels(scene: Scene, stage: Stage, size: Size = (SIDE, SIDE)) -> Pixels:
     return np.asarray(true_image(scene, stage, size))
+
+
+def _shows_each_thing(pixels: Pixels, scene: Scene, truth: Pixels, stage: Stage) -> bool:
+    """Return whether a picture resembles the truth more than a picture that lacks one of the things.
+
+    A light thing, such as a cloud, hardly differs from a light background.
+    """
+    size = pixels.shape[1], pixels.shape[0]
+    for index in range(len(scene.placed)):
+        others = scene.placed[:index] + scene.placed[index + 1 :]
+        lacking = true_pixels(scene.with_things(*others), stage, size).astype(int)
+        error, missing = (np.square(each - truth.astype(int)) for each in (pixels.astype(int), lacking))
+        where = missing.any(axis=-1)
+        if error[where].mean() > MOST_ERROR * missing[where].mean():
+            return False
+    return True
 
 
 def _possible_backgrounds(scene: Scene) -> tuple[str, ...]:
@@ -276,17 +296,25 @@ def _share(flags: np.ndarray) -> float:
 
 def _best_shape(mask: np.ndarray) -> str | None:
     """Return the shape whose mask, stretched to the same size, overlaps most; None below `LEAST_OVERLAP`."""
-    side = 64
-    found = np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
+    found = _fitted(mask)
     overlaps = {}
     for name in SHAPES:
-        true = shape_mask(name, LARGE) > 127
-        top, bottom, left, right = _bounds(true)
-        cropped = true[top:bottom, left:right]
-        fitted = np.asarray(Image.fromarray(cropped).resize((side, side), Image.Resampling.NEAREST))
-        overlaps[name] = (found & fitted).sum() / (found | fitted).sum()
+        true = _fitted_shape(name)
+        overlaps[name] = (found & true).sum() / (found | true).sum()
     best = max(overlaps, key=lambda name: overlaps[name])
     return best if overlaps[best] >= LEAST_OVERLAP else None
+
+
+@cache
+def _fitted_shape(name: str) -> np.ndarray:
+    true = shape_mask(name, LARGE) > 127
+    top, bottom, left, right = _bounds(true)
+    return _fitted(true[top:bottom, left:right])
+
+
+def _fitted(mask: np.ndarray) -> np.ndarray:
+    """Return a mask stretched to a square of 64 pixels."""
+    return np.asarray(Image.fromarray(mask).resize((64, 64), Image.Resampling.NEAREST))
 
 
 def _is_near(placed: Placed, size: Size, x: float, y: float, extent: float) -> bool:

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="highest learning rate")
     parser.add_argument("--early", type=float, default=EARLY_SHARE, help="share of times that are near 0")
     parser.add_argument("--rows", type=int, default=ALL_ROWS, help="lessons of a step at 256x256, per GPU")
-    parser.add_argument("--workers", type=int, help="processes that make lessons, per GPU; default: one for each core")
+    parser.add_argument("--workers", type=int, help="processes that make lessons, per GPU; default: all cores but one")
     train(parser.parse_args())
 
 
@@ -116,7 +116,7 @@ def train(arguments: argparse.Namespace) -> None:
         tokenizer,
         first_step=progress.step,
         rows=arguments.rows,
-        processes=arguments.workers or max(1, len(os.sched_getaffinity(0)) // place.processes),
+        processes=arguments.workers or max(1, len(os.sched_getaffinity(0)) // place.processes - 1),
         rank=place.rank,
     )
     try:
@@ -189,7 +189,6 @@ def _network(arguments: argparse.Namespace, tokenizer: Tokenizer, device: torch.
     if is_gpu:
         # Lessons have masks, which PyTorch's grouping of heads does not support without storing all scores.
         network.und.operations = network.gen.operations = GpuOperations(GpuAttention(groups_heads=False))
-        torch.backends.cudnn.benchmark = True
     return network
 
 

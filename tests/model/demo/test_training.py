@@ -12,6 +12,7 @@ from torch import Tensor
 
 from config.recommended import read_recommended
 from config.sizes import Size
+from model.backends.gpu import GpuAttention, GpuOperations
 from model.checkpoint.builtin import DEMO_CHECKPOINT
 from model.demo.training import tables, train
 from model.demo.training.courses import ALL_COURSES, GROUPS, MIXED, SIZE_SHARES, STORIES, rows_of_step, size_of_step
@@ -22,13 +23,14 @@ from model.demo.training.rendering import Stage
 from model.demo.training.scenes import SceneMaker
 from model.demo.training.stories import Page, Story
 from model.demo.training.tables import Encoder, make_batch
-from model.demo.training.vocabulary import with_capitals
+from model.demo.training.vocabulary import context_id, with_capitals
 from model.demo.training.workers import Workers
 from model.demo.training.world import SIZES
 from model.inputs.image_tensors import prepare_drawn
 from model.inputs.prompts import IMAGE_SLOT, interleave_prompt
 from model.inputs.token_sequence import build_sequence
 from model.inputs.tokenizer import Tokenizer
+from model.network.operations import Operations
 from model.network.rope import attention_rotary, image_positions
 from model.network.sensenova import SenseNovaU1
 from model.requests import Message
@@ -179,6 +181,23 @@ def test_training_and_the_program_predict_the_same_picture(network, raw_tokenize
             rotary = attention_rotary(where, network.config.transformer, network.dtype)
             alone = network.predict(embeddings, grid(WIDE), [rotary], [prefix.cache])
             torch.testing.assert_close(batched[row, None], alone, rtol=1e-3, atol=1e-3)
+
+
+def test_the_attention_of_a_gpu_gives_the_same_losses_and_gradients(
+    network: SenseNovaU1, raw_tokenizer: RawTokenizer, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "size_of_step", lambda step: (192, 192))
+    batch = make_batch(0, Encoder(raw_tokenizer), rows=1)
+    weight = network.gen.norm.weight.requires_grad_(True)
+    results = []
+    for operations in (Operations(), GpuOperations(GpuAttention(groups_heads=False))):
+        for tower in (network.und, network.gen):
+            monkeypatch.setattr(tower, "operations", operations)
+        torch.manual_seed(0)
+        losses = Lecture(network, stage, context_id(raw_tokenizer)).losses(batch)
+        (gradient,) = torch.autograd.grad(sum(losses), weight)
+        results.append((*losses, gradient))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-4)
 
 
 def test_no_lesson_shows_a_held_out_scene() -> None:
