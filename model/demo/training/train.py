@@ -1,7 +1,7 @@
 """Train the demo checkpoint, on one GPU or several.
 
     python -m model.demo.training.train FOLDER --minutes 9
-    torchrun --nproc-per-node 2 -m model.demo.training.train FOLDER --minutes 9
+    python -m torch.distributed.run --nproc-per-node 2 -m model.demo.training.train FOLDER --minutes 9
 
 Starts from the shipped weights, or continues a stopped training of FOLDER. README.md beside this file has the steps
 from training to shipping.
@@ -73,7 +73,7 @@ class Place:
 
     @classmethod
     def of_process(cls) -> "Place":
-        """Read the place from torchrun's variables; without them, this is the only process."""
+        """Read the place from the variables of `torch.distributed.run`; without them, this is the only process."""
         rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.device_count() else "cpu"
         return cls(rank, processes, torch.device(name))
