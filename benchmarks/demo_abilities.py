@@ -153,4 +153,4 @@ def texts_before_pictures(answer: InterleavedAnswer) -> list[str]:
 
 
 def _percent(right: Sequence[bool]) -> float:
-    return 100 * sum(right) / len(right) if right else 100.0
+    return 100 * sum(right) / len(right) if right else 0.0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -21,8 +22,9 @@ class StoryVerdict:
 
     Attributes:
         order: whether it has the right number of pictures, each after a text that says what the prompt asks for there.
-        shown: for each picture, whether it shows what the text before it says.
-        kept: for each picture that changes the one before it, but not its background, whether the background stayed.
+        shown: for each picture, whether it shows what the text before it says; False for each that is missing.
+        kept: for each picture that changes the one before it, but not its background, whether the background stayed;
+            False for each that is missing.
     """
 
     order: bool
@@ -40,20 +42,19 @@ def judge_story(texts: Sequence[str], pictures: Sequence[Image.Image], story: St
     order = len(pictures) == len(story.pages) and all(
         said(text) == said(page.text) for text, page in zip(texts, story.pages, strict=True)
     )
-    words = [said(text) for text in texts]
-    shown = tuple(
-        each is not None and is_like(picture, each.scene, stage, open_to=each.open)
-        for each, picture in zip(words, pictures, strict=True)
-    )
-    scenes = [page.scene for page in story.pages]
-    kept = tuple(
-        _same_rim(before, picture)
-        for before, picture, old, new, page in zip(
-            pictures, pictures[1:], scenes, scenes[1:], story.pages[1:], strict=False
-        )
-        if page.text.startswith("Now") and old.background == new.background
-    )
-    return StoryVerdict(order, shown, kept)
+    shown = [_is_shown(text, picture, stage) for text, picture in zip(texts, pictures, strict=True)]
+    missing = [False] * (len(story.pages) - len(pictures))
+    kept = []
+    for index, (before, after) in enumerate(pairwise(story.pages)):
+        if after.text.startswith("Now") and before.scene.background == after.scene.background:
+            both = pictures[index : index + 2]
+            kept.append(len(both) == 2 and _same_rim(both[0], both[1]))
+    return StoryVerdict(order, (*shown, *missing), tuple(kept))
+
+
+def _is_shown(text: str, picture: Image.Image, stage: Stage) -> bool:
+    words = said(text)
+    return words is not None and is_like(picture, words.scene, stage, open_to=words.open)
 
 
 def _same_rim(one: Image.Image, other: Image.Image) -> bool:

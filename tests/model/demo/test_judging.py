@@ -141,7 +141,8 @@ def test_true_stories_are_right_and_others_are_not(stage: Stage) -> None:
         texts, pictures = [page.text for page in story.pages], shown(story, stage)
         verdict = judge_story(texts, pictures, story, stage)
         assert verdict.order and all(verdict.shown) and all(verdict.kept), story
-        assert not judge_story(texts[:-1], pictures[:-1], story, stage).order
+        fewer = judge_story(texts[:-1], pictures[:-1], story, stage)
+        assert not fewer.order and fewer.shown == (*[True] * (len(pictures) - 1), False)
         turned = judge_story(texts[::-1], pictures[::-1], story, stage)
         assert not turned.order and all(turned.shown)
         others = judge_story(texts, [true_image(Scene("white"), stage) for _ in pictures], story, stage)
@@ -159,6 +160,7 @@ def test_a_changed_picture_keeps_its_background(stage: Stage) -> None:
     elsewhere = [true_image(first, stage), true_image(second.on("green"), stage)]
     verdict = judge_story(texts, elsewhere, story, stage)
     assert verdict.kept == (False,) and all(verdict.shown)
+    assert judge_story([], [], story, stage).kept == (False,)
 
 
 def test_the_models_own_words_are_read() -> None:
