@@ -33,12 +33,16 @@ class Learner:
     Muon updates the matrices within the blocks, AdamW everything else. PyTorch's own Muon runs about forty small
     kernels for each of the 84 matrices, which takes a third of a step. Here all matrices of one shape are updated
     together.
+
+    Attributes:
+        step: steps of the training so far.
+        updates: steps since the optimizers were new. They begin with a low learning rate.
     """
 
     def __init__(self, network: SenseNovaU1, learning_rate: float) -> None:
         """learning_rate: the highest one."""
         self._learning_rate = learning_rate
-        self.step = 0
+        self.step = self.updates = 0
         named = list(network.named_parameters())
         self._parameters: list[Tensor] = [parameter for _, parameter in named]
         self.weights = [parameter.detach().float().clone() for parameter in self._parameters]
@@ -88,20 +92,22 @@ class Learner:
             updates = orthogonalised(torch.stack(nesterov))
             torch._foreach_add_(weights, list(updates), alpha=-rate * UPDATE_RMS * max(shape) ** 0.5)
         self.step += 1
-        decay = min(EMA, self.step / (self.step + 10))
+        self.updates += 1
+        decay = min(EMA, self.updates / (self.updates + 10))
         torch._foreach_lerp_(self.means, self.weights, 1 - decay)
         torch._foreach_copy_(self._parameters, self.weights)
         for parameter in self._parameters:
             parameter.grad = None
 
     def _schedule(self, progress: float) -> float:
-        warm = min(1.0, (self.step + 1) / WARM_UP)
+        warm = min(1.0, (self.updates + 1) / WARM_UP)
         cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
         return warm * (LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine)
 
     def state(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "updates": self.updates,
             "weights": self.weights,
             "means": self.means,
             "momenta": self._momenta,
@@ -110,7 +116,7 @@ class Learner:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
+        self.step, self.updates = state["step"], state["updates"]
         torch._foreach_copy_(self.weights, state["weights"])
         torch._foreach_copy_(self.means, state["means"])
         torch._foreach_copy_(self._momenta, state["momenta"])

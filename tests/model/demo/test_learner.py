@@ -85,7 +85,7 @@ def test_a_stopped_training_continues_as_if_it_had_not_stopped() -> None:
 def test_the_learning_rate_rises_and_falls_with_the_training() -> None:
     model = network()
     learner = Learner(model, learning_rate=1e-3)
-    learner.step = 1000  # behind the first, slow steps
+    learner.updates = 1000  # behind the first, slow steps
 
     def rate(progress: float) -> float:
         for parameter in model.parameters():
