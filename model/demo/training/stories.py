@@ -91,6 +91,7 @@ class StoryTeller(Editor):
         scenes = self._subjects(count, told)
         if self._chance(0.1):
             scenes = [self._scenes.reseeded(scenes[0]) for _ in scenes]
+            scenes = scenes if told.background else [self._scenes.on_fresh_background(each) for each in scenes]
         same = count > 1 and len({each.placed for each in map(_unplaced, scenes)}) == 1
         words = [self._asked(each, _Told()) for each in scenes]
         if same:
@@ -121,7 +122,7 @@ class StoryTeller(Editor):
             if not told.background and not from_picture:
                 before = self._scenes.on_fresh_background(before)
             steps = self._random.choices((1, 2), (65, 35))[0]
-            made = self._changed_pages(before, told, steps, itself=from_picture)
+            made = self._changed_pages(before, told, steps)
             if made is not None:
                 break
         instructions, pages, said = made
@@ -146,9 +147,7 @@ class StoryTeller(Editor):
         text = self._one(BOOKS).format(self._asked(scene, _Told()))
         return Story(self._punctuated(text), f"I will show {', then '.join(said)}.", pages, THE_END)
 
-    def _changed_pages(
-        self, before: Scene, told: _Told, steps: int, *, itself: bool
-    ) -> tuple[list[str], list[Page], list[str]] | None:
+    def _changed_pages(self, before: Scene, told: _Told, steps: int) -> tuple[list[str], list[Page], list[str]] | None:
         """Return instructions, pages and the words about them; None if an edit does not suit the scene."""
         instructions: list[str] = []
         pages: list[Page] = []
