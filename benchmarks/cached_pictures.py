@@ -13,8 +13,8 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.pictures import draw, psnr_of_pairs, recommended_settings, ssim_of_pairs
 from config.step_cache import PRESETS
-from model.demo.training.lessons import SceneMaker
 from model.demo.training.phrases import Speaker, article
+from model.demo.training.scenes import SceneMaker
 from model.demo.training.world import OBJECTS, Thing, held_out_background
 from model.engine import Engine
 from model.events import CacheSummary, Picture

@@ -12,8 +12,8 @@ from random import Random
 from benchmarks import harness
 from benchmarks.pictures import draw, psnr_of_pairs, recommended_settings
 from model.checkpoint.quantization import QUANTIZATIONS
-from model.demo.training.lessons import SceneMaker
 from model.demo.training.phrases import Speaker
+from model.demo.training.scenes import SceneMaker
 from model.engine import Engine
 from model.events import Answer, Picture
 from model.requests import AnswerRequest

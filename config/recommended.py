@@ -77,6 +77,12 @@ class Recommended(BaseModel):
     world: World | None = None
     """The only things that the checkpoint can draw, from `world.json`; None if there is no such list."""
 
+    @property
+    def answers_with_pictures(self) -> bool:
+        """Whether the checkpoint has learned interleaved answers. A small model has if it recommends settings for them;
+        all others have."""
+        return self.world is None or bool(self.interleave.settings)
+
     def for_interleaving(self) -> "Recommended":
         """Return the recommendations of an interleaved answer, with its settings and trained sizes in place of those of
         other tasks. They include the defaults of this task."""

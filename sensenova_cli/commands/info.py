@@ -159,7 +159,10 @@ def _checkpoint_facts(folder: Path) -> dict[str, Any]:
     facts = asdict(read_facts(folder))
     recommended = facts.pop("recommended")
     world = recommended.world
-    known = {} if world is None else {"shapes": [*world.shapes], "objects": [*world.objects], "colors": [*world.colors]}
+    known: dict[str, Any] = {}
+    if world is not None:
+        known = {"shapes": [*world.shapes], "objects": [*world.objects], "colors": [*world.colors]}
+        known["answers_with_pictures"] = recommended.answers_with_pictures
     return {
         **known,
         **facts,

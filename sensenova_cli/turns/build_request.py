@@ -213,6 +213,8 @@ def _drawable_size(
     trained = recommended.trained_sizes
     first = task.inputs[0].image.size if task.inputs else None
     wanted = resolve(size, trained, first)
+    if size == "auto" and first is not None and isinstance(task, InterleaveTask):
+        return format_size(nearest_trained(first, trained)), []  # `resolve` would enlarge a small input picture
     if wanted in trained:
         return size, []
     nearest = format_size(nearest_trained(wanted, trained))

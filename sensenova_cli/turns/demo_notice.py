@@ -30,11 +30,12 @@ def demo_notice(settings: LoadSettings) -> str:
     with suppress(OSError, RuntimeError):  # RuntimeError: this user has no home folder
         _note(today)
     recommended = read_recommended(DEMO_CHECKPOINT)
-    width, height = recommended.trained_sizes[0]
+    (width, height), *others = recommended.trained_sizes
+    more = f" and {len(others)} other sizes" if others else ""
     world = recommended.world
     known = f"{len(world.shapes)} shapes, {len(world.objects)} objects, " if world is not None else ""
     return (
-        f"Using the built-in demo ({known}{width}×{height}). "
+        f"Using the built-in demo ({known}{width}×{height}{more}). "
         f"For the real model: {mention('model', OFFICIAL_MODEL)} (35 GB download)."
     )
 

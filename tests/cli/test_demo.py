@@ -11,6 +11,8 @@ from config.recommended import read_recommended
 from config.sizes import format_size
 from model import read_picture
 from model.checkpoint.builtin import DEMO_CHECKPOINT
+from model.demo.training.known_words import write_known_words
+from model.demo.training.saving import RECOMMENDED
 from sensenova_cli.turns.world_notices import has_plain_border
 from tests.cli.harness import REPOSITORY, Program
 
@@ -179,3 +181,36 @@ def test_pictures_say_that_the_demo_made_them(program: Program, home: Path) -> N
 def test_the_demo_says_that_it_has_not_learned_answers_with_pictures(program: Program) -> None:
     outcome = program("interleave", "a picture book with a cat")
     assert "note: The demo has not learned to answer with pictures" in outcome.stderr
+
+
+@pytest.fixture
+def next_edition(home: Path) -> Path:
+    """Return a folder with the files that say what weights of the newest training can do, without the weights."""
+    folder = home / "next"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "recommended_settings.json").write_text(json.dumps(RECOMMENDED))
+    write_known_words(folder)
+    return folder
+
+
+def test_sizes_and_abilities_come_from_the_files_of_the_checkpoint(program: Program, next_edition: Path) -> None:
+    model = ("--model", str(next_edition))
+    assert notes(program, "generate", "a cat", "--size", "16:9", "-o", "wide.png", *model) == []
+    assert read_picture("wide.png").size == (352, 192)
+    (next_edition.parent / "mine.toml").write_text('size = "320x320"\n')
+    assert notes(program, "generate", "a cat", "--profile", "./mine.toml", "-o", "large.png", *model) == []
+    assert program.request.settings.size == "320x320"
+    assert notes(program, "interleave", "a picture book with a cat", "-o", "book/", *model) == []
+    assert program.request.settings.num_steps == RECOMMENDED["interleave"]["settings"]["num_steps"]
+    Image.new("RGB", (224, 320), "red").save("tall.png")
+    assert notes(program, "interleave", "add a cat", "--image", "tall.png", "-o", "book/", *model) == []
+    assert program.request.settings.size == "224x320"
+    (line,) = notes(program, "interleave", "a picture book with a dragon", "-o", "book/", *model)
+    assert 'knows nothing in "a picture book with a dragon"' in line
+
+
+def test_the_notice_counts_the_sizes(program: Program, next_edition: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensenova_cli.turns.demo_notice.DEMO_CHECKPOINT", next_edition)
+    outcome = program("generate", "a cat", "-o", "cat.png")
+    assert "(8 shapes, 64 objects, 256×256 and 8 other sizes)" in outcome.stderr

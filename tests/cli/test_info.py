@@ -255,6 +255,7 @@ def test_the_demo_lists_what_it_knows() -> None:
     assert any(line.startswith("trained_sizes: 256x256") for line in lines)
     facts = json.loads(run("--json", "demo").stdout)
     assert len(facts["objects"]) == 64 and "red" in facts["colors"]
+    assert facts["answers_with_pictures"] is False and "answers_with_pictures: false" in lines
 
 
 def test_mixture_of_experts() -> None:

@@ -5,12 +5,13 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from model.device_kinds import DeviceKind
 from model.network.sensenova import SenseNovaU1
 
-LAST_LEARNING_RATE, WARM_UP = 0.02, 400
+LAST_LEARNING_RATE, WARM_UP = 0.02, 300
 """The last learning rate as a share of the highest, and the steps until the highest; a half cosine between them."""
 BETAS = (0.9, 0.95)
 MOMENTUM = 0.95
@@ -32,18 +33,25 @@ class Learner:
     Muon updates the matrices within the blocks, AdamW everything else. PyTorch's own Muon runs about forty small
     kernels for each of the 84 matrices, which takes a third of a step. Here all matrices of one shape are updated
     together.
+
+    Attributes:
+        step: steps of the training so far.
+        updates: steps since the optimizers were new. They begin with a low learning rate.
     """
 
-    def __init__(self, network: SenseNovaU1, steps: int, learning_rate: float) -> None:
-        self._steps = steps
+    def __init__(self, network: SenseNovaU1, learning_rate: float) -> None:
+        """learning_rate: the highest one."""
         self._learning_rate = learning_rate
-        self.step = 0
+        self.step = self.updates = 0
         named = list(network.named_parameters())
         self._parameters: list[Tensor] = [parameter for _, parameter in named]
         self.weights = [parameter.detach().float().clone() for parameter in self._parameters]
         self.means = [weight.clone() for weight in self.weights]
-        for weight in self.weights:
-            weight.grad = torch.zeros_like(weight)
+        # One tensor holds all gradients, so that processes exchange them at once.
+        self._gradients = torch.zeros(sum(map(Tensor.numel, self.weights)), device=network.device)
+        parts = self._gradients.split([weight.numel() for weight in self.weights])
+        for weight, part in zip(self.weights, parts, strict=True):
+            weight.grad = part.view_as(weight)
         self._momenta = [torch.zeros_like(weight) for weight in self.weights]
         self._matrices: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor]]] = defaultdict(list)
         rest = []
@@ -61,12 +69,19 @@ class Learner:
         )
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take one step along the gradients of the network's parameters, then clear them."""
+    def update(self, progress: float) -> None:
+        """Take one step along the gradients of the network's parameters, averaged over all processes, and clear them.
+
+        Args:
+            progress: share of the training that is done, 0 to 1, which determines the learning rate.
+        """
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         torch._foreach_copy_([weight.grad for weight in self.weights if weight.grad is not None], gradients)
+        if dist.is_initialized():
+            dist.all_reduce(self._gradients)
+            self._gradients /= dist.get_world_size()
         torch.nn.utils.clip_grad_norm_(self.weights, MAX_GRADIENT, foreach=True)
-        rate = self._learning_rate * self._schedule()
+        rate = self._learning_rate * self._schedule(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -77,20 +92,22 @@ class Learner:
             updates = orthogonalised(torch.stack(nesterov))
             torch._foreach_add_(weights, list(updates), alpha=-rate * UPDATE_RMS * max(shape) ** 0.5)
         self.step += 1
-        decay = min(EMA, self.step / (self.step + 10))
+        self.updates += 1
+        decay = min(EMA, self.updates / (self.updates + 10))
         torch._foreach_lerp_(self.means, self.weights, 1 - decay)
         torch._foreach_copy_(self._parameters, self.weights)
         for parameter in self._parameters:
             parameter.grad = None
 
-    def _schedule(self) -> float:
-        warm = min(1.0, (self.step + 1) / min(WARM_UP, 0.1 * self._steps))
-        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / self._steps))
+    def _schedule(self, progress: float) -> float:
+        warm = min(1.0, (self.updates + 1) / WARM_UP)
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
         return warm * (LAST_LEARNING_RATE + (1 - LAST_LEARNING_RATE) * cosine)
 
     def state(self) -> dict[str, Any]:
         return {
             "step": self.step,
+            "updates": self.updates,
             "weights": self.weights,
             "means": self.means,
             "momenta": self._momenta,
@@ -99,7 +116,7 @@ class Learner:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
+        self.step, self.updates = state["step"], state["updates"]
         torch._foreach_copy_(self.weights, state["weights"])
         torch._foreach_copy_(self.means, state["means"])
         torch._foreach_copy_(self._momenta, state["momenta"])
@@ -120,11 +137,13 @@ def part_sizes(name: str, network: SenseNovaU1) -> list[int]:
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Return approximately the nearest semi-orthogonal matrices: (N, rows, columns) → same shape, float32.
 
-    Newton–Schulz iterations in bfloat16 bring the singular values to between about 0.7 and 1.2, enough for Muon.
+    Newton–Schulz iterations bring the singular values to between about 0.7 and 1.2, enough for Muon. They run in
+    bfloat16 on a GPU, and in float32 on a CPU, where bfloat16 may be slow.
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = matrices.bfloat16() if wide else matrices.bfloat16().mT
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = x if wide else x.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT

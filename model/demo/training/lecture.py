@@ -1,33 +1,27 @@
-"""The lecture: batches of lessons, and the losses of pictures and texts that the demo's training minimises."""
+"""The lecture: the losses of pictures and texts that the demo's training minimises."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.demo.training.lessons import (
-    ANSWERING,
-    GENERATING,
-    PICTURE_TOKENS,
-    WITH_PICTURES,
-    Course,
-    Table,
-)
+from config.sizes import TOKEN_PIXELS, Size
+from model.demo.training.courses import ALL_COURSES, GROUPS, Group
 from model.demo.training.rendering import STYLES, Stage
-from model.demo.training.world import SIDE
-from model.inputs.image_tensors import IMAGENET_MEAN, IMAGENET_STD
-from model.network.cache import KVCache
+from model.demo.training.tables import Batch, Table
+from model.demo.training.training_cache import TrainingCache
+from model.inputs.image_tensors import prepare_drawn
 from model.network.flow import picture_to_tokens
-from model.network.rope import attention_rotary, patch_rotary
+from model.network.rope import Rotary, attention_rotary, patch_rotary
 from model.network.sensenova import SenseNovaU1
+from model.sampling.schedule import noise_amplitude
 
-GRID = (SIDE // 32, SIDE // 32)
 TIME_MEAN, TIME_DEVIATION = -0.6, 1.0
 """Times are sigmoid(normal) with this mean and deviation: more of them have much noise than little."""
-EARLY_SHARE, EARLY = 0.2, 0.03
+EARLY_SHARE, EARLY = 0.3, 0.03
 """Share of times that are drawn evenly below `EARLY`; half of them are 0. At such times only the prefix determines the
 picture. From 0.05 on the noisy picture reveals it. A network that never had to use the prefix draws one of two things
 at random."""
@@ -37,218 +31,235 @@ SOURCE_NOISE = 0.03
 """Deviation of the noise that is added to input pictures in −1..1: users edit pictures that the model made."""
 
 
-class TrainingCache(KVCache):
-    """A KV cache whose tensors are nodes of the autograd graph. It stores the keys and values of the und tower only."""
-
-    def __init__(self) -> None:
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._complete = False
-        self._visible: tuple[Tensor, Tensor] | None = None
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Store the prefix's keys and values. Once it is complete, append a picture's without storing them."""
-        if self._complete:
-            keys, values = (
-                torch.cat([before, new], dim=2)
-                for before, new in ((self._keys[layer], keys), (self._values[layer], values))
-            )
-        else:
-            self._keys.append(keys)
-            self._values.append(values)
-        self._visible = keys, values
-
-    def upto(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Return the keys and values that `write` has just stored or joined for this layer."""
-        assert self._visible is not None
-        return self._visible
-
-    @property
-    def prefix_length(self) -> int:
-        return self._keys[0].shape[2]
-
-    def joined(self, other: "TrainingCache", rows: int) -> "TrainingCache":
-        """Return a complete cache: the rows of this one, then the first `rows` of another with longer prefixes."""
-        both = TrainingCache()
-        both._keys = [_stacked(mine, theirs[:rows]) for mine, theirs in zip(self._keys, other._keys, strict=True)]
-        both._values = [_stacked(mine, theirs[:rows]) for mine, theirs in zip(self._values, other._values, strict=True)]
-        both._complete = True
-        return both
-
-
-def _stacked(short: Tensor, long: Tensor) -> Tensor:
-    return torch.cat([F.pad(short, (0, 0, 0, long.shape[2] - short.shape[2])), long])
-
-
-@dataclass
+@dataclass(frozen=True)
 class Rows:
-    """A batch of lessons; see `lessons.Table`."""
+    """A table on the device; see `Table`.
+
+    Attributes:
+        learned: row and column of each learned token, (2, learned tokens). The host finds them, so that it need not
+            wait for the device.
+    """
 
     tokens: Tensor
     learned: Tensor
     lengths: Tensor
-    source: Tensor
-    target: Tensor
+    prefixes: Tensor
+    sources: Tensor
+    targets: Tensor
+    things: int
+
+    @classmethod
+    def of(cls, table: Table, device: torch.device) -> "Rows":
+        """Copy a table to a device."""
+        learned = np.stack(np.nonzero(table.learned))
+        numbers = (table.tokens, learned, table.lengths, table.prefixes, table.sources, table.targets)
+        tokens, found, lengths, prefixes, sources, targets = (
+            torch.from_numpy(each).to(device, non_blocking=True).long() for each in numbers
+        )
+        return cls(tokens, found, lengths, prefixes, sources, targets, table.things)
 
 
-class Curriculum:
-    """The tables of several courses on the device. Every step draws random rows of each course."""
+class Lecture:
+    """The loss of training steps, with its parts by course.
 
-    def __init__(self, courses: Sequence[Course], tables: dict[str, Table], device: torch.device) -> None:
-        self.courses = courses
-        self._columns = {
-            name: torch.from_numpy(np.concatenate([getattr(tables[course.name], name) for course in courses])).to(
-                device
-            )
-            for name in ("tokens", "learned", "lengths", "source", "target")
-        }
-        counts = [len(tables[course.name].lengths) for course in courses]
-        starts = np.cumsum([0, *counts[:-1]])
-        rows = [course.rows for course in courses]
-        self._starts = torch.from_numpy(np.repeat(starts, rows)).to(device)
-        self._counts = torch.from_numpy(np.repeat(counts, rows)).to(device)
-
-    def draw(self) -> Rows:
-        chosen = self._starts + (torch.rand(len(self._starts), device=self._starts.device) * self._counts).long()
-        columns = {name: column[chosen] for name, column in self._columns.items()}
-        return Rows(**{name: column if name == "learned" else column.long() for name, column in columns.items()})
-
-
-def painted(stage: Stage, codes: Tensor, styles: Sequence[tuple[str, int]]) -> Tensor:
-    """Render scene codes (B, 7) in styles.
-
-    Args:
-        styles: each style with its number of consecutive rows.
+    Attributes:
+        sums: for each course, the sum of the pictures' losses and their number, and the sum of the texts' losses and
+            the number of learned tokens, since `means` was called: (courses, 4) float32.
     """
-    pictures = stage.render(codes)
-    counts = [count for _, count in styles]
-    parts = [STYLES[style](part) for (style, _), part in zip(styles, pictures.split(counts), strict=True)]
-    return torch.cat(parts)
 
+    def __init__(self, network: SenseNovaU1, stage: Stage, context: int, early: float = EARLY_SHARE) -> None:
+        """
+        Args:
+            context: the id of `<IMG_CONTEXT>`.
+            early: the share of early times, 0 to 1; see EARLY_SHARE.
+        """
+        self._network, self._stage = network, stage
+        self._context, self._early = context, early
+        self._patches: dict[Size, Rotary] = {}
+        self.sums = torch.zeros(len(ALL_COURSES), 4, device=network.device)
 
-@dataclass(frozen=True)
-class Courses:
-    """The courses of a training step, in the groups of `lessons` with the same names."""
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch's pictures and that of its learned tokens, float32 scalars."""
+        pictures, texts = [], []
+        for group in GROUPS:
+            rows = Rows.of(batch.tables[group.name], self._network.device)
+            drawn, written, learned = self.group_losses(rows, group, batch.size, batch.rows)
+            pictures.append(drawn)
+            texts.append((written, learned))
+            self._count(group, batch.rows, drawn, written, learned)
+        text_loss = sum_of([written for written, _ in texts]) / sum_of([learned for _, learned in texts]).clamp(min=1)
+        return torch.cat(pictures).mean(), text_loss
 
-    generating: Sequence[Course] = GENERATING
-    with_pictures: Sequence[Course] = WITH_PICTURES
-    answering: Sequence[Course] = ANSWERING
+    def means(self) -> dict[str, dict[str, float]]:
+        """Return the mean losses of each course, and of all together, since the last call."""
+        sums, self.sums = self.sums.cpu(), torch.zeros_like(self.sums)
+        named = [*zip([course.name for course in ALL_COURSES], sums, strict=True), ("all", sums.sum(0))]
+        means: dict[str, dict[str, float]] = {}
+        for name, (drawn, pictures, written, tokens) in ((name, values.tolist()) for name, values in named):
+            parts = (("picture", drawn, pictures), ("text", written, tokens))
+            means[name] = {part: total / count for part, total, count in parts if count}
+        return means
 
-    def with_rows(self, rows: Mapping[str, int]) -> "Courses":
-        """Return only the named courses, with these numbers of rows per step."""
-        groups = (self.generating, self.with_pictures, self.answering)
-        return Courses(
-            *([replace(each, rows=rows[each.name]) for each in group if each.name in rows] for group in groups)
-        )
-
-    @property
-    def mixed(self) -> Sequence[Course]:
-        return (*self.with_pictures, *self.answering)
-
-
-class Lecture(nn.Module):
-    """The loss of one training step, as a module that can be compiled."""
-
-    def __init__(self, network: SenseNovaU1, stage: Stage, courses: Courses, context: int, early: float) -> None:
-        """early: the share of early times, 0 to 1; see EARLY_SHARE."""
-        super().__init__()
-        self.network = network
-        self._early = early
-        self._courses = courses
-        self._stage = stage
-        self._context = context
-        config, device = network.config, network.device
-        vision = config.vision
-        self._patches = patch_rotary(2 * GRID[0], 2 * GRID[1], vision.hidden_size, vision.rope_theta, device)
-        self._mean, self._deviation = (
-            torch.tensor(values, device=device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
-        )
-
-    def forward(self, words: Rows, mixed: Rows) -> tuple[Tensor, Tensor]:
-        """Return the pictures' loss and the texts' loss, float32 scalars.
+    def group_losses(
+        self, rows: Rows, group: Group, size: Size, numbers: Mapping[str, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the losses of a group's rows, float32.
 
         Args:
-            words: rows of `generating`.
-            mixed: rows of `with_pictures`, then of `answering`.
-        """
-        courses = self._courses
-        drawing = sum(each.rows for each in courses.with_pictures)
-        with torch.no_grad():
-            sources = painted(self._stage, mixed.source, [(each.source_style, each.rows) for each in courses.mixed])
-            sources = (sources + SOURCE_NOISE * torch.randn_like(sources)).clamp(-1, 1)
-            codes = torch.cat([words.target, mixed.target[:drawing]])
-            styles = [(each.target_style, each.rows) for each in (*courses.generating, *courses.with_pictures)]
-            targets = picture_to_tokens(painted(self._stage, codes, styles))
-        _, words_cache, words_next = self._read(words, None)
-        hidden, mixed_cache, mixed_next = self._read(mixed, sources)
-        text_loss = self._text_loss(hidden, mixed)
-        lengths = torch.cat([words.lengths, mixed.lengths[:drawing]])
-        next_positions = torch.cat([words_next, mixed_next[:drawing]])
-        picture_loss = self._picture_loss(targets, words_cache.joined(mixed_cache, drawing), lengths, next_positions)
-        return picture_loss, text_loss
+            numbers: number of rows of each course.
 
-    def _read(self, rows: Rows, sources: Tensor | None) -> tuple[Tensor, TrainingCache, Tensor]:
-        """Run the und tower over whole sequences; return hidden states, cache, and t of the token after each."""
-        network, tokens = self.network, rows.tokens
+        Returns:
+            The loss of each picture that is drawn, (pictures,); the sum of the losses of each row's learned tokens, and
+            their number, (N,) each.
+        """
+        drawing = sum(numbers[course.name] for course in group.courses if course.draws)
+        with torch.no_grad():
+            sources = self._sources(rows, group, size, numbers)
+            targets = picture_to_tokens(self._targets(rows, group, size, numbers))
+        hidden, cache, positions = self.read(rows, sources, size)
+        written, learned = self._text_losses(hidden, rows)
+        prefixes = rows.prefixes[:drawing]
+        next_positions = positions[0, :drawing].gather(1, prefixes[:, None] - 1)[:, 0] + 1
+        drawn = self._picture_losses(targets, cache.first_rows(drawing), prefixes, next_positions, size)
+        return drawn, written, learned
+
+    def read(self, rows: Rows, sources: Tensor | None, size: Size) -> tuple[Tensor, TrainingCache, Tensor]:
+        """Run the und tower over whole sequences.
+
+        Args:
+            sources: the pictures in the sequences, (N, K, 3, height, width) in −1..1; None if there are none.
+
+        Returns:
+            Hidden states (N, length, hidden_size); the cache; positions (3, N, length).
+        """
+        network, tokens = self._network, rows.tokens
         count, length = tokens.shape
+        rows_of_tokens, columns = grid(size)
         embeddings = network.embed_tokens(tokens)
         is_picture = tokens == self._context
-        number = (is_picture.cumsum(1) - 1).clamp(min=0)  # index of a picture's token in its picture
+        index = (is_picture.cumsum(1) - 1).clamp(min=0)  # of a picture's token among those of all pictures in its row
+        number, within = index // (rows_of_tokens * columns), index % (rows_of_tokens * columns)
         if sources is not None:
-            pixels = ((sources * 0.5 + 0.5) - self._mean) / self._deviation
-            seen = network.und_vision(pixels.to(network.dtype), self._patches)
-            seen = seen.gather(1, number[..., None].expand(-1, -1, seen.shape[-1]))
+            pixels = prepare_drawn(sources.flatten(0, 1))
+            seen = network.und_vision(pixels.to(network.dtype), self.patches(size)).unflatten(0, sources.shape[:2])
+            seen = seen.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, seen.shape[-1]))
             embeddings = torch.where(is_picture[..., None], seen, embeddings)
-        positions = token_positions(is_picture, number)
+        positions = token_positions(is_picture, within, size)
         cosines, sines = attention_rotary(positions.flatten(1), network.config.transformer, network.dtype)
         rotary = (cosines.view(count, 1, length, -1), sines.view(count, 1, length, -1))
         order = torch.arange(length, device=tokens.device)
-        visible = (order[:, None] >= order) | (is_picture[:, :, None] & is_picture[:, None, :])
+        same = is_picture[:, :, None] & is_picture[:, None, :] & (number[:, :, None] == number[:, None, :])
+        visible = (order[:, None] >= order) | same
         cache = TrainingCache()
         hidden = network.und(embeddings, [rotary], [cache], visible[:, None])
-        last = rows.lengths[:, None] - 1
-        return hidden, cache, positions[0].gather(1, last)[:, 0] + 1
+        return hidden, cache, positions
 
-    def _text_loss(self, hidden: Tensor, rows: Rows) -> Tensor:
-        logits = self.network.logits(hidden[:, :-1])
-        learned = rows.learned[:, 1:].float()
-        losses = F.cross_entropy(logits.flatten(0, 1), rows.tokens[:, 1:].flatten(), reduction="none")
-        return (losses * learned.flatten()).sum() / learned.sum().clamp(min=1)
+    def predict(
+        self, noisy: Tensor, times: Tensor, cache: TrainingCache, prefixes: Tensor, next_positions: Tensor, size: Size
+    ) -> Tensor:
+        """Predict the clean pictures (B, L, 3·32²) behind prefixes of different lengths.
 
-    def _picture_loss(self, targets: Tensor, cache: TrainingCache, lengths: Tensor, t_of_pictures: Tensor) -> Tensor:
+        Args:
+            prefixes: number of tokens of each row of the cache that the picture sees, (B,).
+            next_positions: t of the picture's tokens, (B,).
+        """
+        network, device = self._network, noisy.device
+        count, prefix, (rows, columns) = len(noisy), cache.prefix_length, grid(size)
+        flow = network.config.flow
+        relative = torch.full((1,), noise_amplitude(rows * columns, flow) / flow.noise_scale_max, device=device)
+        conditioning = network.timestep_embedder(times) + network.noise_scale_embedder(relative)
+        embeddings = network.embed_noisy(noisy.to(network.dtype), conditioning, (rows, columns), self.patches(size))
+        square = torch.arange(rows * columns, device=device)
+        positions = torch.stack(
+            [
+                next_positions[:, None].expand(-1, len(square)),
+                (square // columns).expand(count, -1),
+                (square % columns).expand(count, -1),
+            ]
+        )
+        cosines, sines = attention_rotary(positions.flatten(1), network.config.transformer, network.dtype)
+        rotary = (cosines.view(count, 1, len(square), -1), sines.view(count, 1, len(square), -1))
+        keys = torch.arange(prefix + len(square), device=device)
+        visible = (keys < prefixes[:, None]) | (keys >= prefix)
+        visible = visible[:, None, None, :].expand(-1, 1, len(square), -1)
+        hidden = network.gen(embeddings, [rotary], [cache], visible)
+        return network.fm_head(network.gen.norm(hidden), rows, columns)
+
+    def patches(self, size: Size) -> Rotary:
+        """Return the `patch_rotary` tables of pictures of a size."""
+        if size not in self._patches:
+            vision, (rows, columns) = self._network.config.vision, grid(size)
+            self._patches[size] = patch_rotary(
+                2 * rows, 2 * columns, vision.hidden_size, vision.rope_theta, self._network.device
+            )
+        return self._patches[size]
+
+    def _sources(self, rows: Rows, group: Group, size: Size, numbers: Mapping[str, int]) -> Tensor | None:
+        """Render the pictures in the sequences: (N, K, 3, height, width) in −1..1; None if the group has none."""
+        if not group.pictures:
+            return None
+        pictures = self._stage.render(rows.sources.flatten(0, 1), size, rows.things).unflatten(0, (-1, group.pictures))
+        counts = [numbers[course.name] for course in group.courses]
+        parts = [
+            STYLES[course.source_style](part.flatten(0, 1)).view_as(part)
+            for course, part in zip(group.courses, pictures.split(counts), strict=True)
+        ]
+        styled = torch.cat(parts)
+        if group.exact_sources:
+            return styled
+        return (styled + SOURCE_NOISE * torch.randn_like(styled)).clamp(-1, 1)
+
+    def _targets(self, rows: Rows, group: Group, size: Size, numbers: Mapping[str, int]) -> Tensor:
+        """Render the pictures to draw: (pictures, 3, height, width) in −1..1."""
+        drawing = [course for course in group.courses if course.draws]
+        counts = [numbers[course.name] for course in drawing]
+        pictures = self._stage.render(rows.targets[: sum(counts)], size, rows.things)
+        parts = pictures.split(counts)
+        return torch.cat([STYLES[each.target_style](part) for each, part in zip(drawing, parts, strict=True)])
+
+    def _text_losses(self, hidden: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return the sum of each row's losses and its number of learned tokens, (N,) each.
+
+        Logits are computed for the learned tokens only. Most tokens belong to prompts and pictures.
+        """
+        row, column = rows.learned
+        logits = self._network.logits(hidden[row, column - 1])
+        losses = F.cross_entropy(logits, rows.tokens[row, column], reduction="none")
+        sums = losses.new_zeros(2, len(hidden)).index_add(1, row, torch.stack([losses, torch.ones_like(losses)]))
+        return sums[0], sums[1].detach()
+
+    def _picture_losses(
+        self, targets: Tensor, cache: TrainingCache, prefixes: Tensor, next_positions: Tensor, size: Size
+    ) -> Tensor:
         """Return the squared error of the velocity (x̂ − x) / (1 − t), which sampling uses: the squared error of the
         predicted clean picture, with a weight. `targets` are (B, L, 3·32²)."""
         times = draw_times(len(targets), self._early, targets.device)
         t = times[:, None, None]
-        noisy = t * targets + (1 - t) * torch.randn_like(targets)  # the noise amplitude of 64 tokens is 1
-        predicted = self._predict(noisy, times, cache, lengths, t_of_pictures)
+        amplitude = noise_amplitude(targets.shape[1], self._network.config.flow)
+        noisy = t * targets + (1 - t) * amplitude * torch.randn_like(targets)
+        predicted = self.predict(noisy, times, cache, prefixes, next_positions, size)
         errors = (predicted.float() - targets).square().mean(dim=(1, 2))
-        return (errors / (1 - times).clamp(min=LEAST_NOISE).square()).mean()
+        return errors / (1 - times).clamp(min=LEAST_NOISE).square()
 
-    def _predict(
-        self, noisy: Tensor, times: Tensor, cache: TrainingCache, lengths: Tensor, t_of_pictures: Tensor
-    ) -> Tensor:
-        """Predict the clean pictures (B, L, 3·32²) behind prefixes of different lengths."""
-        network, device = self.network, noisy.device
-        count, prefix = len(noisy), cache.prefix_length
-        relative_noise_scale = torch.full((1,), 1 / network.config.flow.noise_scale_max, device=device)
-        conditioning = network.timestep_embedder(times) + network.noise_scale_embedder(relative_noise_scale)
-        embeddings = network.embed_noisy(noisy.to(network.dtype), conditioning, GRID, self._patches)
-        square = torch.arange(PICTURE_TOKENS, device=device)
-        positions = torch.stack(
-            [
-                t_of_pictures[:, None].expand(-1, PICTURE_TOKENS),
-                (square // GRID[1]).expand(count, -1),
-                (square % GRID[1]).expand(count, -1),
-            ]
-        )
-        cosines, sines = attention_rotary(positions.flatten(1), network.config.transformer, network.dtype)
-        rotary = (cosines.view(count, 1, PICTURE_TOKENS, -1), sines.view(count, 1, PICTURE_TOKENS, -1))
-        keys = torch.arange(prefix + PICTURE_TOKENS, device=device)
-        visible = (keys < lengths[:, None]) | (keys >= prefix)
-        visible = visible[:, None, None, :].expand(-1, 1, PICTURE_TOKENS, -1)
-        hidden = network.gen(embeddings, [rotary], [cache], visible)
-        return network.fm_head(network.gen.norm(hidden), *GRID)
+    @torch.no_grad()
+    def _count(self, group: Group, numbers: Mapping[str, int], drawn: Tensor, written: Tensor, learned: Tensor) -> None:
+        counts = [numbers[course.name] for course in group.courses]
+        pictures = F.pad(drawn.detach(), (0, len(written) - len(drawn))).split(counts)
+        parts = zip(group.courses, pictures, written.detach().split(counts), learned.split(counts), strict=True)
+        first = ALL_COURSES.index(group.courses[0])
+        for number, (course, pictures_of, written_of, learned_of) in enumerate(parts, start=first):
+            count = torch.full((), float(len(pictures_of) if course.draws else 0), device=drawn.device)
+            self.sums[number] += torch.stack([pictures_of.sum(), count, written_of.sum(), learned_of.sum()])
+
+
+def sum_of(parts: list[Tensor]) -> Tensor:
+    """Return the sum of all numbers in all parts."""
+    return torch.cat(parts).sum()
+
+
+def grid(size: Size) -> tuple[int, int]:
+    """Return rows and columns of the tokens of a picture of a size (width, height)."""
+    return size[1] // TOKEN_PIXELS, size[0] // TOKEN_PIXELS
 
 
 def draw_times(count: int, early_share: float, device: torch.device) -> Tensor:
@@ -258,15 +269,17 @@ def draw_times(count: int, early_share: float, device: torch.device) -> Tensor:
     return torch.where(torch.rand(count, device=device) < early_share, early, times)
 
 
-def token_positions(is_picture: Tensor, number: Tensor) -> Tensor:
-    """Return the positions (3, B, L) of sequences with at most one picture each. They equal those of `build_sequence`.
+def token_positions(is_picture: Tensor, within: Tensor, size: Size) -> Tensor:
+    """Return the positions (3, B, L) of sequences with pictures of one size. They equal those of `build_sequence`.
 
     Args:
         is_picture: whether each token is a picture's, (B, L).
-        number: the index of each such token in its picture, (B, L).
+        within: the index of each such token in its picture, (B, L).
     """
-    moves_on = (~is_picture | (number == PICTURE_TOKENS - 1)).long()
+    rows, columns = grid(size)
+    moves_on = (~is_picture | (within == rows * columns - 1)).long()
     t = moves_on.cumsum(1) - moves_on
-    row, column = number // GRID[1], number % GRID[1]
     nowhere = torch.zeros_like(t)
-    return torch.stack([t, torch.where(is_picture, row, nowhere), torch.where(is_picture, column, nowhere)])
+    return torch.stack(
+        [t, torch.where(is_picture, within // columns, nowhere), torch.where(is_picture, within % columns, nowhere)]
+    )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from model.demo.training.counting import NUMBERS, has_plural, plural
 from model.demo.training.world import OPPOSITE, Place, Placed, Scene, Thing
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -89,6 +90,13 @@ def listed(things: Sequence[str]) -> str:
     return " and ".join(things) if things else "nothing"
 
 
+def counted(scene: Scene, *, say_color: bool = True) -> str:
+    """Return the model's own words for several equal things: `two red circles`."""
+    thing = scene.placed[0].thing
+    words = f"{thing.color} {plural(thing.name)}" if thing.color and say_color else plural(thing.name)
+    return f"{NUMBERS[scene.count][0]} {words}"
+
+
 def caption(scene: Scene) -> str:
     """Return the model's answer to the question what a picture shows."""
     text = described(scene)
@@ -107,6 +115,8 @@ def described(scene: Scene) -> str:
     background = article(f"{scene.background} background")
     if not scene.placed:
         return "an empty background" if gray else f"an empty {scene.background} background"
+    if scene.count > 1:
+        return counted(scene, say_color=False) if gray else f"{counted(scene)} on {background}"
     placed = in_reading_order(scene.placed)
     said = []
     for each in placed:
@@ -127,10 +137,20 @@ def in_reading_order(placed: Sequence[Placed]) -> list[Placed]:
 
 @dataclass(frozen=True)
 class Wish:
-    """A prompt for a scene, and the plan that the model writes for it."""
+    """A prompt for a scene, and the plan that the model writes for it.
+
+    Attributes:
+        open: what the prompt leaves to the seed; see `OPEN`.
+    """
 
     prompt: str
     plan: str
+    open: frozenset[str] = frozenset()
+
+
+OPEN = frozenset({"place", "background", "colors"})
+"""What a prompt may leave open: the place and size of a single thing, the background's colour, the shapes' colours. The
+shades of all colours are always open."""
 
 
 class Speaker:
@@ -185,18 +205,24 @@ class Speaker:
         )
         return self._one(ways)
 
-    def wish(self, scene: Scene, *, say_background: bool = True, say_colors: bool = True) -> Wish:
-        """Ask for a scene. The prompt may leave the background or the shapes' colours open."""
-        text, plan = self._things(scene.placed, say_colors)
+    def wish(
+        self, scene: Scene, *, say_background: bool = True, say_colors: bool = True, say_place: bool = True
+    ) -> Wish:
+        """Ask for a scene. The prompt may leave the background, the shapes' colours or a single thing's place open."""
         if not scene.placed:
             text = plan = f"an empty {self.color(scene.background)} background"
             return Wish(self._spoken(scene, text, SAID_NOTHING), self._plan(scene, plan))
+        text, plan = self._things(scene, say_colors, say_place)
         if say_background:
             text += self.background(scene.background)
-            on_side = scene.placed[-1].place not in ("large", "small")
+            on_side = plan.endswith(tuple(words[0] for words in ON_SIDE.values()))
             a_background = article(f"{scene.background} background")
             plan += f", on {a_background}" if on_side else f" on {a_background}"
-        return Wish(self._spoken(scene, text, SAID_NOTHING), self._plan(scene, plan))
+        is_open = {"background": not say_background, "colors": not say_colors, "place": not say_place}
+        is_open["place"] &= len(scene.placed) == 1
+        is_open["colors"] &= any(each.thing.color for each in scene.placed)
+        left = frozenset(name for name, is_left in is_open.items() if is_left)
+        return Wish(self._spoken(scene, text, SAID_NOTHING), self._plan(scene, plan), left)
 
     def _plan(self, scene: Scene, plan: str) -> str:
         manner = {"plain": "", "grayscale": " in black and white", "oil painting": " as an oil painting"}[scene.style]
@@ -218,24 +244,38 @@ class Speaker:
         letters = "abcdefghijklmnopqrstuvwxyz"
         return "".join(self._random.choice(letters) for _ in range(self._random.randint(3, 6)))
 
-    def _things(self, placed: Sequence[Placed], say_colors: bool) -> tuple[str, str]:
+    def _things(self, scene: Scene, say_colors: bool, say_place: bool) -> tuple[str, str]:
         """Name the things of a scene, for the prompt and for the plan."""
-        if not placed:
-            return "", ""
-        said = [article(name(each.thing) if say_colors else each.thing.name) for each in placed]
-        if len(placed) == 1:
-            one = placed[0]
-            if one.place == "large":
-                text = self.subject(one, say_color=say_colors, say_size=self._chance(0.1))
-                if self._chance(0.08):
-                    text += " " + self._one(ON_SIDE["large"])
-                return text, said[0]
-            text = self.subject(one, say_color=say_colors, say_size=one.place == "small" or self._chance(0.1))
-            if one.place == "small":
-                if self._chance(0.2):
-                    text += " " + self._one(ON_SIDE["small"])
-                return text, article("small " + said[0].split(" ", 1)[1])
-            return f"{text} {self._one(ON_SIDE[one.place])}", f"{said[0]} {ON_SIDE[one.place][0]}"
+        if scene.count > 1:
+            return self.several(scene, say_color=say_colors), counted(scene, say_color=say_colors)
+        said = [article(name(each.thing) if say_colors else each.thing.name) for each in scene.placed]
+        if len(scene.placed) == 1:
+            return self._one_thing(scene.placed[0], said[0], say_colors, say_place)
+        return self._two_things(scene.placed, said, say_colors)
+
+    def several(self, scene: Scene, *, say_color: bool = True) -> str:
+        """Name several equal things, for example `three cute red circles`."""
+        thing = scene.placed[0].thing
+        words = [plural(self._one([each for each in (thing.name, self.noun(thing)) if has_plural(each)]))]
+        if thing.color and say_color:
+            words.insert(0, self.color(thing.color))
+        if self._chance(0.1):
+            words.insert(0, self._one((*ADJECTIVES, *SMALL)))
+        beside = " side by side" if scene.count == 2 and self._chance(0.15) else ""
+        return f"{self._one(NUMBERS[scene.count])} {' '.join(words)}{beside}"
+
+    def _one_thing(self, one: Placed, said: str, say_color: bool, say_place: bool) -> tuple[str, str]:
+        if not say_place:
+            return self.subject(Placed(one.thing, "large"), say_color=say_color), said
+        if one.place in ("large", "small"):
+            text = self.subject(one, say_color=say_color, say_size=True)
+            if self._chance(0.15):
+                text += " " + self._one(ON_SIDE[one.place])
+            return text, article(f"{one.place} {said.split(' ', 1)[1]}")
+        text = self.subject(one, say_color=say_color, say_size=self._chance(0.1))
+        return f"{text} {self._one(ON_SIDE[one.place])}", f"{said} {ON_SIDE[one.place][0]}"
+
+    def _two_things(self, placed: Sequence[Placed], said: Sequence[str], say_colors: bool) -> tuple[str, str]:
         first, second = (self.subject(each, say_color=say_colors) for each in placed)
         plan = listed(
             [f"{words} {ON_SIDE[each.place][0]}" for words, each in zip(said, placed, strict=True)],
@@ -246,6 +286,7 @@ class Speaker:
             case "left":
                 ways += [
                     f"{first} and {second}",
+                    f"{first} and {second} side by side",
                     f"{first} next to {second}",
                     f"{first} to the left of {second}",
                     f"{first} left of {second}",
@@ -457,6 +498,10 @@ DESCRIBE = (
 )
 
 
+COUNTS = ("There is nothing.", "There is one.", "There are two.", "There are three.")
+"""Answers to the question how many things there are, by their number."""
+
+
 class Inquirer(Speaker):
     """A random generator of questions about pictures, with their answers."""
 
@@ -467,7 +512,9 @@ class Inquirer(Speaker):
             other: a thing that may or may not be in the picture.
         """
         asked = [self._describe(scene), self._count(scene), self._is_there(scene, other)]
-        if scene.placed:
+        if scene.count > 1:
+            asked += [self._kinds(scene)]
+        elif scene.placed:
             asked += [self._where(scene), self._kind(scene)]
             if scene.style != "grayscale" and any(each.thing.color for each in scene.placed):
                 asked += [self._color(scene)]
@@ -529,7 +576,12 @@ class Inquirer(Speaker):
             "how many objects are in the picture?",
             "how many objects do you see?",
         )
-        return self._one(ways), ("There is nothing.", "There is one.", "There are two.")[len(scene.placed)]
+        return self._one(ways), COUNTS[len(scene.placed)]
+
+    def _kinds(self, scene: Scene) -> tuple[str, str]:
+        kind = {"animal": "animals", "shape": "shapes", "food": "things", "thing": "things"}[scene.placed[0].thing.kind]
+        ways = (f"what {kind} are these?", f"which {kind} are these?", f"what {kind} do you see?")
+        return self._one(ways), f"They are {plural(scene.placed[0].thing.name)}."
 
     def _is_there(self, scene: Scene, other: Thing) -> tuple[str, str]:
         thing = self._random.choice(scene.placed).thing if scene.placed and self._chance(0.5) else other

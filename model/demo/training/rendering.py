@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from model.demo.training.world import COLORS, OBJECTS, PLACES, SHAPES, SIDE, Place, Scene
+from config.sizes import Size
+from model.demo.training.world import COLORS, OBJECTS, PLACES, SHADES, SHAPES, SIDE, Place, Scene, shade
 
 ATLAS = Path(__file__).parent / "objects" / "objects.png"
 """The drawings of the objects in the order of OBJECTS: `ATLAS_COLUMNS` per row, each in a square of `ATLAS_CELL`
@@ -18,73 +19,121 @@ pixels."""
 ATLAS_CELL, ATLAS_COLUMNS = 136, 8
 
 LARGE, SMALL = 184, 104
-"""Longer side of a thing, in pixels."""
-CENTERS: dict[Place, tuple[int, int]] = {
-    "large": (128, 128),
-    "small": (128, 128),
-    "left": (64, 128),
-    "right": (192, 128),
-    "top": (128, 64),
-    "bottom": (128, 192),
-}
-"""(x, y) of a thing's centre. They are whole tokens of 32 pixels apart, so a small thing has the same pixels in each of
-its tokens at every place."""
+"""Longer side of a thing, in pixels, in pictures whose sides have at least `WIDE_ENOUGH` pixels."""
+WIDE_ENOUGH = 224
+REDUCED = 0.75
+"""Factor of both in pictures with a shorter side. There are only two scales, so that a thing has the same pixels in
+pictures of several sizes."""
 
 SUPERSAMPLING = 8
 
-SceneCode = tuple[int, int, int, int, int, int, int]
-"""A scene as numbers: background, then thing, place and colour of the first and of the second thing. Thing 0 means no
-thing."""
+MOST_THINGS = 3
+CODE_LENGTH = 1 + 3 * MOST_THINGS
+
+SceneCode = tuple[int, ...]
+"""A scene as `CODE_LENGTH` numbers: the background's colour, then thing, place and colour of each thing. Thing 0 means
+no thing. A colour's number is its index times `SHADES`, plus its shade. The code does not contain the style."""
 
 
 def scene_code(scene: Scene) -> SceneCode:
-    """Return a scene's code for `Stage.render`. The code does not contain the style."""
+    """Return a scene's code for `Stage.render`."""
     names = ("", *SHAPES, *OBJECTS)
-    colors = list(COLORS)
-    code = [colors.index(scene.background)]
+    code = [_color_number(scene.background, scene.shade)]
     for each in scene.placed:
-        color = colors.index(each.thing.color) if each.thing.color else 0
+        color = _color_number(each.thing.color, each.shade) if each.thing.color else 0
         code += [names.index(each.thing.name), PLACES.index(each.place), color]
-    code += [0] * (7 - len(code))
-    return (code[0], code[1], code[2], code[3], code[4], code[5], code[6])
+    return (*code, *[0] * (CODE_LENGTH - len(code)))
+
+
+def _color_number(color: str, shade_number: int | None) -> int:
+    return list(COLORS).index(color) * SHADES + (shade_number or 0)
+
+
+def scale(size: Size) -> float:
+    """Return the factor of `LARGE` and `SMALL` in pictures of a size."""
+    return 1.0 if min(size) >= WIDE_ENOUGH else REDUCED
+
+
+def longer_side(place: Place, size: Size) -> int:
+    """Return the longer side of a thing at a place, in pixels."""
+    return round(scale(size) * (LARGE if place == "large" else SMALL))
+
+
+def center(place: Place, size: Size) -> tuple[int, int]:
+    """Return (x, y) of the centre of a thing at a place.
+
+    In squares of 256 pixels, places are whole tokens of 32 pixels apart, so a small thing has the same pixels in each
+    of its tokens at every place.
+    """
+    width, height = size
+    x = {"left": 1, "lower left": 1, "right": 3, "lower right": 3}.get(place, 2)
+    y = {"top": 1, "bottom": 3, "lower left": 3, "lower right": 3}.get(place, 2)
+    return width * x // 4, height * y // 4
 
 
 class Stage:
-    """A renderer of scenes in batches, on one device. It has a sprite for each thing and place."""
+    """A renderer of scenes in batches, on one device. It has the drawings of all things in each size that was used."""
 
     def __init__(self, device: torch.device) -> None:
-        count = 1 + len(SHAPES) + len(OBJECTS)
-        alpha = np.zeros((count, len(PLACES), SIDE, SIDE), dtype=np.uint8)
-        color = np.zeros((1 + len(OBJECTS), len(PLACES), 3, SIDE, SIDE), dtype=np.uint8)
-        for place_index, place in enumerate(PLACES):
-            side = LARGE if place == "large" else SMALL
-            for index, name in enumerate(SHAPES, start=1):
-                alpha[index, place_index] = _at(place, shape_mask(name, side))
-            for index, drawing in enumerate(object_drawings()):
-                sprite = np.array(_scaled(drawing, side))
-                for channel in range(3):
-                    color[1 + index, place_index, channel] = _at(place, sprite[..., channel])
-                alpha[1 + len(SHAPES) + index, place_index] = _at(place, sprite[..., 3])
-        self._alpha = torch.from_numpy(alpha).to(device)
-        self._color = torch.from_numpy(color).to(device)  # premultiplied by alpha
-        self._palette = torch.tensor(list(COLORS.values()), dtype=torch.float32, device=device)
+        self._device = device
+        self._drawings: dict[float, Tensor] = {}
+        palette = [shade(color, number) for color in COLORS for number in range(SHADES)]
+        self._palette = torch.tensor(palette, dtype=torch.float32, device=device)
+        self._centers: dict[Size, Tensor] = {}
 
-    def render(self, codes: Tensor) -> Tensor:
-        """Render scene codes (B, 7) int64 → pictures (B, 3, 256, 256), float32 in −1..1."""
-        picture = self._palette[codes[:, 0], :, None, None]
-        for first in (1, 4):
-            thing, place, shape_color = codes[:, first], codes[:, first + 1], codes[:, first + 2]
-            alpha = self._alpha[thing, place, None].float() / 255
-            drawing = self._color[(thing - len(SHAPES)).clamp(min=0), place].float()
+    def render(self, codes: Tensor, size: Size = (SIDE, SIDE), things: int = MOST_THINGS) -> Tensor:
+        """Render scene codes (B, CODE_LENGTH) int64 → pictures (B, 3, height, width), float32 in −1..1.
+
+        Args:
+            things: the largest number of things in a scene. More are not drawn.
+        """
+        width, height = size
+        drawings, centers = self._drawings_of(scale(size)), self._centers_of(size)
+        box = round(scale(size) * LARGE)
+        picture = self._palette[codes[:, 0], None, None, :].expand(-1, height, width, -1)
+        x, y = (torch.arange(side, device=codes.device) for side in size)
+        for first in range(1, 1 + 3 * things, 3):
+            thing, place, color = codes[:, first], codes[:, first + 1], codes[:, first + 2]
+            middle = centers[place]
+            column = x - (middle[:, 0, None] - box // 2)
+            row = y - (middle[:, 1, None] - box // 2)
+            inside = ((row >= 0) & (row < box))[:, :, None] & ((column >= 0) & (column < box))[:, None, :]
+            kind = 2 * thing + (place != PLACES.index("large"))
+            index = (kind * box)[:, None] + row.clamp(0, box - 1)
+            index = index[:, :, None] * box + column.clamp(0, box - 1)[:, None, :]
+            values = drawings[index]  # (B, height, width, 4)
+            alpha = torch.where(inside, values[..., 3], 0)[..., None].float() / 255
+            flat = self._palette[color, None, None, :] * alpha
             is_shape = (thing <= len(SHAPES))[:, None, None, None]
-            flat = self._palette[shape_color, :, None, None] * alpha
-            picture = picture * (1 - alpha) + torch.where(is_shape, flat, drawing)
-        return picture / 127.5 - 1
+            drawn = torch.where(is_shape, flat, values[..., :3].float() * inside[..., None])
+            picture = picture * (1 - alpha) + drawn
+        return (picture / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
 
-    def picture(self, scene: Scene) -> Tensor:
-        """Return the true picture of a scene in its style, (1, 3, 256, 256) float32 in −1..1."""
-        codes = torch.tensor([scene_code(scene)], device=self._palette.device)
-        return STYLES[scene.style](self.render(codes))
+    def picture(self, scene: Scene, size: Size = (SIDE, SIDE)) -> Tensor:
+        """Return the true picture of a scene in its style, (1, 3, height, width) float32 in −1..1."""
+        codes = torch.tensor([scene_code(scene)], device=self._device)
+        return STYLES[scene.style](self.render(codes, size, len(scene.placed)))
+
+    def _drawings_of(self, factor: float) -> Tensor:
+        """Return large and small drawings of all things, each in the middle of a square: (pixels, 4) uint8.
+
+        Colours of objects are premultiplied by alpha. Shapes have alpha only.
+        """
+        if factor not in self._drawings:
+            box = round(factor * LARGE)
+            table = np.zeros((1 + len(SHAPES) + len(OBJECTS), 2, box, box, 4), dtype=np.uint8)
+            for kind, side in enumerate((box, round(factor * SMALL))):
+                for number, name in enumerate(SHAPES, start=1):
+                    _paste(table[number, kind, ..., 3], shape_mask(name, side))
+                for number, drawing in enumerate(object_drawings(), start=1 + len(SHAPES)):
+                    _paste(table[number, kind], np.array(_scaled(drawing, side)))
+            self._drawings[factor] = torch.from_numpy(table.reshape(-1, 4)).to(self._device)
+        return self._drawings[factor]
+
+    def _centers_of(self, size: Size) -> Tensor:
+        if size not in self._centers:
+            self._centers[size] = torch.tensor([center(place, size) for place in PLACES], device=self._device)
+        return self._centers[size]
 
 
 def grayscale(pictures: Tensor) -> Tensor:
@@ -94,14 +143,14 @@ def grayscale(pictures: Tensor) -> Tensor:
 
 
 def oil_painting(pictures: Tensor) -> Tensor:
-    """Add wavy outlines, diagonal brush strokes and a darker rim: (B, 3, 256, 256) → same shape.
+    """Add wavy outlines, diagonal brush strokes and a darker rim: (B, 3, H, W) → same shape.
 
     The texture is smooth and the same for every picture. A network does not learn a texture that is noisy or depends
     on the things in the picture.
     """
     device = pictures.device
-    line = (torch.arange(SIDE, device=device) + 0.5) / SIDE * 2 - 1
-    y, x = torch.meshgrid(line, line, indexing="ij")
+    lines = ((torch.arange(side, device=device) + 0.5) / side * 2 - 1 for side in pictures.shape[-2:])
+    y, x = torch.meshgrid(*lines, indexing="ij")
     waver = 0.022
     grid = torch.stack([x + waver * torch.sin(16 * y + 3 * x), y + waver * torch.sin(14 * x - 4 * y)], dim=-1)
     bent = F.grid_sample(pictures, grid.expand(len(pictures), -1, -1, -1), padding_mode="border", align_corners=False)
@@ -193,11 +242,7 @@ def _scaled(drawing: Image.Image, side: int) -> Image.Image:
     return Image.fromarray(scaled, "RGBa")
 
 
-def _at(place: Place, values: np.ndarray) -> np.ndarray:
-    """Put a sprite's values (h, w) into an empty picture, centred at the place."""
-    x, y = CENTERS[place]
-    height, width = values.shape
-    left, top = x - width // 2, y - height // 2
-    picture = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    picture[top : top + height, left : left + width] = values
-    return picture
+def _paste(square: np.ndarray, values: np.ndarray) -> None:
+    """Put a drawing's values (h, w, …) into the middle of a square."""
+    top, left = square.shape[0] // 2 - values.shape[0] // 2, square.shape[1] // 2 - values.shape[1] // 2
+    square[top : top + values.shape[0], left : left + values.shape[1]] = values

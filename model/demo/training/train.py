@@ -1,7 +1,10 @@
-"""Train the demo checkpoint: `python -m model.demo.training.train FOLDER`, on one GPU such as an H100.
+"""Train the demo checkpoint, on one GPU or several.
 
-It trains the network class of `model.network`. Only the KV cache is another one, because gradients have to flow through
-it.
+    python -m model.demo.training.train FOLDER --minutes 9
+    python -m torch.distributed.run --nproc-per-node 2 -m model.demo.training.train FOLDER --minutes 9
+
+Starts from the shipped weights, or continues a stopped training of FOLDER. README.md beside this file has the steps
+from training to shipping.
 """
 
 import argparse
@@ -10,251 +13,224 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from multiprocessing import get_context
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from model.backends.gpu import GpuAttention, GpuOperations
-from model.checkpoint.layout import ParameterSlice
-from model.checkpoint.loader import empty_network, load_checkpoint
-from model.checkpoint.random_weights import config_fields
-from model.checkpoint.writer import write_checkpoint
+from model.checkpoint.builtin import DEMO_CHECKPOINT
+from model.demo.training.courses import ALL_ROWS
 from model.demo.training.learner import Learner
-from model.demo.training.lecture import EARLY_SHARE, Courses, Curriculum, Lecture
-from model.demo.training.lessons import (
-    ALL_COURSES,
-    CHUNK,
-    Table,
-    chunk,
-    encode_lessons,
-)
+from model.demo.training.lecture import EARLY_SHARE, Lecture
+from model.demo.training.network_start import new_network, starting_network
 from model.demo.training.rendering import Stage
-from model.demo.training.vocabulary import build_tokenizer
-from model.demo.training.world import SIDE
+from model.demo.training.saving import Progress, Saver, read_progress
+from model.demo.training.vocabulary import context_id, lesson_tokenizer
+from model.demo.training.workers import Workers
 from model.device_kinds import DeviceKind
-from model.inputs.prompts import system_message
-from model.network.configuration import parse_config
 from model.network.sensenova import SenseNovaU1
 
-SHAPE: dict[str, Any] = {
-    "hidden": 256,
-    "layers": 6,
-    "heads": 4,
-    "kv_heads": 2,
-    "head_dim": 64,
-    "ffn": 768,
-    "vision_hidden": 128,
-}
-"""Arguments of `config_fields`. They give about 11.7 million parameters."""
-SHARD_BYTES = 12_000_000
-RECOMMENDED: dict[str, Any] = {
-    "settings": {
-        "num_steps": 24,
-        "cfg_scale": 2.5,
-        "timestep_shift": 3.0,
-        "max_tokens": 64,
-        "max_think_tokens": 64,
-    },
-    "trained_sizes": [[SIDE, SIDE]],
-    "answer_input": {"min": SIDE * SIDE, "max": SIDE * SIDE},
-    "edit_input": {"min": SIDE * SIDE, "max": SIDE * SIDE},
-}
-
-WORDS_LENGTH, MIXED_LENGTH = 48, 128
-"""Tokens of a sequence of words only, and of a sequence that may contain a picture, a plan or a conversation."""
-VOCABULARY_CHUNKS, VOCABULARY_LEAST = 2, 16
-"""Chunks of each course in which words are counted for the tokenizer, and the least count of a word in it."""
-
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 1.5e-3
 """The highest learning rate; see `learner` for its schedule."""
 TEXT_WEIGHT = 0.1
 """Weight of the texts' loss, the mean cross-entropy of a learned token; the pictures' loss has weight 1."""
-
-LOG_STEPS = 100
-
-
-def initialise(network: SenseNovaU1, layers: int) -> None:
-    """Fill a new network: norms with 1, biases with 0, matrices with normal numbers of deviation 1/√fan-in.
-
-    Matrices that write to the residual stream get 1/√(2·layers) of that deviation.
-    """
-    for name, parameter in network.named_parameters():
-        if parameter.ndim == 1 or name.endswith("_norm.weight"):
-            parameter.data.fill_(0 if name.endswith(".bias") else 1)
-            continue
-        deviation = math.prod(parameter.shape[1:]) ** -0.5
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            deviation /= (2 * layers) ** 0.5
-        if name == "embed_tokens.weight":
-            deviation = 0.5
-        parameter.data.normal_(std=deviation)
-
-
-def make_tokenizer() -> Tokenizer:
-    """Build the tokenizer from the words of all courses. It is the same on every machine."""
-
-    def texts() -> Iterator[str]:
-        for course in ALL_COURSES:
-            for number in range(VOCABULARY_CHUNKS):
-                for lesson in chunk(course, number):
-                    for piece in lesson.pieces:
-                        text = piece.text.replace(system_message(), "")
-                        yield text if piece.learned else text.lower()
-
-    return build_tokenizer(texts(), VOCABULARY_LEAST)
-
-
-def _table_of(work: tuple[str, int, str, int]) -> Table:
-    name, number, tokenizer, length = work
-    course = next(each for each in ALL_COURSES if each.name == name)
-    return encode_lessons(chunk(course, number), Tokenizer.from_str(tokenizer), length)
-
-
-def make_tables(tokenizer: Tokenizer, taught: Courses, share: float) -> dict[str, Table]:
-    """Make the courses' lessons, or a share of them, on all processors."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    serialized = tokenizer.to_str()
-    tables: dict[str, Table] = {}
-    with get_context("fork").Pool() as pool:
-        for courses, length in ((taught.generating, WORDS_LENGTH), (taught.mixed, MIXED_LENGTH)):
-            for course in courses:
-                chunks = max(1, round(course.lessons * share / CHUNK))
-                work = [(course.name, number, serialized, length) for number in range(chunks)]
-                parts = pool.map(_table_of, work, chunksize=1)
-                columns = {
-                    name: np.concatenate([getattr(part, name) for part in parts])
-                    for name in ("tokens", "learned", "lengths", "source", "target")
-                }
-                tables[course.name] = Table(**columns)
-    return tables
-
-
-def save_checkpoint(folder: Path, fields: dict[str, Any], means: dict[str, Tensor], tokenizer: Tokenizer) -> None:
-    """Write the running mean of the weights in the official layout."""
-
-    def numbers(name: str, place: ParameterSlice) -> Tensor:
-        flat = means[place.parameter].flatten()[place.offset : place.offset + place.numel]
-        return flat.view(place.shape).to("cpu", torch.bfloat16)
-
-    write_checkpoint(
-        folder,
-        fields,
-        numbers,
-        dtype=torch.bfloat16,
-        shard_bytes=SHARD_BYTES,
-        tokenizer=tokenizer,
-        recommended=RECOMMENDED,
-    )
+TOTAL_MINUTES = 17.0
+"""Minutes of training over all calls, after which the learning rate is at its end."""
+CLOCK_STEPS = 10
+"""Steps between two looks at the clock, which all processes share: they must stop together, with equal weights."""
+SECONDS_TO_SAVE = 15.0
+"""Time that is left for the last save."""
+REPORT_SECONDS = 30.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder for checkpoints, state and log; a stopped training continues")
-    parser.add_argument("--steps", type=int, default=50_000, help="total number of steps")
-    parser.add_argument("--start-from", type=Path, help="checkpoint folder whose weights and tokenizer to start from")
-    parser.add_argument("--save-seconds", type=float, default=60, help="seconds between two checkpoints")
+    parser.add_argument("--minutes", type=float, help="end this call in time, the start included, and save")
+    parser.add_argument("--total-minutes", type=float, default=TOTAL_MINUTES, help="minutes of training over all calls")
+    parser.add_argument("--steps", type=int, help="end after this number of steps over all calls; for a trial")
+    parser.add_argument("--start-from", type=Path, default=DEMO_CHECKPOINT, help="checkpoint folder to start from")
+    parser.add_argument("--new", action="store_true", help="start from random weights")
+    parser.add_argument("--save-minutes", type=float, default=2, help="minutes between two saves")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="highest learning rate")
     parser.add_argument("--early", type=float, default=EARLY_SHARE, help="share of times that are near 0")
-    parser.add_argument(
-        "--course",
-        action="append",
-        metavar="NAME=ROWS",
-        type=course_rows,
-        help="train only the named courses, with ROWS rows per step",
-    )
-    parser.add_argument(
-        "--lessons", type=float, default=1.0, help="share of the lessons to make; less than 1 for a trial"
-    )
-    parser.add_argument("--eager", action="store_true", help="do not compile; for a trial")
-    arguments = parser.parse_args()
-    train(arguments)
+    parser.add_argument("--rows", type=int, default=ALL_ROWS, help="lessons of a step at 256x256, per GPU")
+    parser.add_argument("--workers", type=int, help="processes that make lessons, per GPU; default: all cores but one")
+    train(parser.parse_args())
 
 
-def course_rows(text: str) -> tuple[str, int]:
-    """Parse `edit=6` into the course's name and its rows per step."""
-    name, _, rows = text.rpartition("=")
-    if name not in [course.name for course in ALL_COURSES]:
-        raise argparse.ArgumentTypeError(f"there is no course {name!r}")
-    return name, int(rows)
+@dataclass(frozen=True)
+class Place:
+    """The place of this process among those of the training."""
+
+    rank: int
+    processes: int
+    device: torch.device
+
+    @classmethod
+    def of_process(cls) -> "Place":
+        """Read the place from the variables of `torch.distributed.run`; without them, this is the only process."""
+        rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.device_count() else "cpu"
+        return cls(rank, processes, torch.device(name))
+
+
+class Clock:
+    """The training's time in seconds, which all processes share."""
+
+    def __init__(self, place: Place, began: float, before: float) -> None:
+        """
+        Args:
+            began: `time.monotonic()` at the start of this call.
+            before: seconds of training in earlier calls.
+        """
+        self._place, self._call, self._before = place, began, before
+        self._training = time.monotonic()
+        self.read()
+
+    def read(self) -> None:
+        """Look at the first process's clock, after the device has done its work."""
+        if self._place.device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.monotonic()
+        seconds = torch.tensor([now - self._call, now - self._training], dtype=torch.float64, device=self._place.device)
+        if dist.is_initialized():
+            dist.broadcast(seconds, 0)
+        self.of_call, of_training = seconds.tolist()
+        self.of_training = self._before + of_training
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Train with these arguments, from the folder's saved state if there is one."""
-    folder: Path = arguments.folder
+    began = time.monotonic()
+    folder, place = arguments.folder, Place.of_process()
     folder.mkdir(parents=True, exist_ok=True)
-    began = time.time()
-    start: Path | None = arguments.start_from
-    tokenizer = Tokenizer.from_file(str(start / "tokenizer.json")) if start else make_tokenizer()
-    courses = Courses()
-    if arguments.course:
-        courses = courses.with_rows(dict(arguments.course))
-    tables = make_tables(tokenizer, courses, arguments.lessons)
-    print(f"{sum(len(table.lengths) for table in tables.values())} lessons in {time.time() - began:.0f} s", flush=True)
+    start = None if arguments.new else arguments.start_from
+    progress = read_progress(folder, start)
+    tokenizer = lesson_tokenizer(folder, start)
+    workers = Workers(
+        tokenizer,
+        first_step=progress.step,
+        rows=arguments.rows,
+        processes=arguments.workers or max(1, len(os.sched_getaffinity(0)) // place.processes - 1),
+        rank=place.rank,
+    )
+    try:
+        if place.processes > 1:
+            if place.device.type == "cuda":
+                torch.cuda.set_device(place.device)
+            dist.init_process_group()
+        _run(arguments, place, tokenizer, workers, progress, began)
+    finally:
+        workers.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
-    torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fields = config_fields(vocabulary=tokenizer.get_vocab_size(), **SHAPE)
-    config = parse_config(fields, "demo")
-    network = empty_network(config, device, torch.bfloat16)
-    if start:
-        network = load_checkpoint(start, device, torch.bfloat16)
+
+def _run(
+    arguments: argparse.Namespace,
+    place: Place,
+    tokenizer: Tokenizer,
+    workers: Workers,
+    progress: Progress,
+    began: float,
+) -> None:
+    network = _network(arguments, tokenizer, place.device)
+    learner = Learner(network, arguments.learning_rate)
+    saver = Saver(arguments.folder, network, learner, tokenizer)
+    saver.restore(progress, place.device)
+    torch.manual_seed(progress.step * place.processes + place.rank)
+    lecture = Lecture(network, Stage(place.device), context_id(tokenizer), arguments.early)
+    clock = Clock(place, began, progress.seconds)
+    reporter = Reporter(arguments.folder, lecture, workers, learner, clock)
+    if place.rank == 0:
+        print(f"begins at step {learner.step}, {clock.of_call:.0f} s after the start", flush=True)
+    last_save = clock.of_call
+    total = 60 * arguments.total_minutes
+    end = min(_end_of_call(arguments.minutes), clock.of_call + total - clock.of_training)
+    batches = workers.batches()
+    while clock.of_call < end and (arguments.steps is None or learner.step < arguments.steps):
+        picture_loss, text_loss = lecture.losses(next(batches))
+        (picture_loss + TEXT_WEIGHT * text_loss).backward()
+        learner.update(clock.of_training / total)
+        if learner.step % CLOCK_STEPS:
+            continue
+        clock.read()
+        if place.rank == 0:
+            reporter.report(least_seconds=REPORT_SECONDS)
+            if clock.of_call - last_save > 60 * arguments.save_minutes:
+                saver.save(clock.of_training)
+                last_save = clock.of_call
+    clock.read()
+    if place.rank == 0 and learner.step > progress.step:
+        reporter.report()
+        print(f"saved {saver.save(clock.of_training)}", flush=True)
+
+
+def _end_of_call(minutes: float | None) -> float:
+    """Return the seconds after the start of a call at which its training ends."""
+    return math.inf if minutes is None else 60 * minutes - SECONDS_TO_SAVE
+
+
+def _network(arguments: argparse.Namespace, tokenizer: Tokenizer, device: torch.device) -> SenseNovaU1:
+    """Return the network to train: in bfloat16 on a GPU, and in float32 on a CPU, where bfloat16 may be slow."""
+    is_gpu = DeviceKind.of(device).is_gpu
+    dtype = torch.bfloat16 if is_gpu else torch.float32
+    if arguments.new:
+        torch.manual_seed(0)
+        network = new_network(tokenizer, device, dtype)
     else:
-        initialise(network, SHAPE["layers"])
+        network = starting_network(arguments.start_from, tokenizer, device, dtype)
     network.requires_grad_(True)
-    if DeviceKind.of(device).is_gpu:
+    if is_gpu:
         # Lessons have masks, which PyTorch's grouping of heads does not support without storing all scores.
         network.und.operations = network.gen.operations = GpuOperations(GpuAttention(groups_heads=False))
-    print(f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.2f} M parameters", flush=True)
-    learner = Learner(network, arguments.steps, arguments.learning_rate)
-    state_file = folder / "state.pt"
-    if state_file.exists():
-        learner.restore(torch.load(state_file, map_location=device, weights_only=True))
-        torch.manual_seed(learner.step)
-        print(f"continues from step {learner.step}", flush=True)
-    words = Curriculum(courses.generating, tables, device)
-    mixed = Curriculum(courses.mixed, tables, device)
-    lecture: Any = Lecture(network, Stage(device), courses, tokenizer.encode("<IMG_CONTEXT>").ids[0], arguments.early)
-    if not arguments.eager:
-        lecture = torch.compile(lecture, dynamic=False)
-    names = [name for name, _ in network.named_parameters()]
+    return network
 
-    def save() -> None:
-        state, scratch = learner.state(), folder / "state.pt.part"
-        torch.save(state, scratch)
-        scratch.rename(state_file)
-        means = dict(zip(names, learner.means, strict=True))
-        save_checkpoint(folder / f"step-{learner.step:06}", fields, means, tokenizer)
 
-    saved = began = time.time()
-    first = learner.step
-    sums = torch.zeros(2, device=device)
-    while learner.step < arguments.steps:
-        picture_loss, text_loss = lecture(words.draw(), mixed.draw())
-        (picture_loss + TEXT_WEIGHT * text_loss).backward()
-        learner.update()
-        sums += torch.stack([picture_loss.detach(), text_loss.detach()])
-        if learner.step % LOG_STEPS == 0:
-            picture, text = (sums / LOG_STEPS).tolist()
-            sums.zero_()
-            seconds = time.time() - began
-            line = {"step": learner.step, "picture_loss": picture, "text_loss": text, "seconds": seconds}
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            if not math.isfinite(picture + text):
-                raise SystemExit(f"the loss is not finite at step {learner.step}")
-            if learner.step % (10 * LOG_STEPS) == 0 or learner.step - first == LOG_STEPS:
-                rate = (learner.step - first) / seconds
-                print(f"{learner.step} picture {picture:.4f} text {text:.4f} {rate:.1f} steps/s", flush=True)
-            if time.time() - saved > arguments.save_seconds:
-                save()
-                saved = time.time()
-    if learner.step > first:
-        save()
+class Reporter:
+    """Prints a line of progress with the losses of each course, and adds it to the log.
+
+    Raises:
+        SystemExit: a loss is not finite.
+    """
+
+    def __init__(self, folder: Path, lecture: Lecture, workers: Workers, learner: Learner, clock: Clock) -> None:
+        self._log = folder / "log.jsonl"
+        self._lecture, self._workers, self._learner, self._clock = lecture, workers, learner, clock
+        self._step, self._seconds, self._waited = learner.step, clock.of_call, 0.0
+
+    def report(self, *, least_seconds: float = 0) -> None:
+        """Report the steps since the last report, if that was at least some seconds ago and there are any."""
+        seconds, steps = self._clock.of_call - self._seconds, self._learner.step - self._step
+        if seconds < least_seconds or not steps:
+            return
+        waited = self._workers.waited - self._waited
+        means = self._lecture.means()
+        line = {
+            "step": self._learner.step,
+            "minutes": round(self._clock.of_training / 60, 2),
+            "steps_per_second": round(steps / max(seconds, 1e-9), 2),
+            "waited": round(waited / max(seconds, 1e-9), 3),
+            "losses": means,
+        }
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        print(" | ".join(_words(line, means)), flush=True)
+        if not all(math.isfinite(loss) for losses in means.values() for loss in losses.values()):
+            raise SystemExit(f"a loss is not finite at step {self._learner.step}")
+        self._step, self._seconds, self._waited = self._learner.step, self._clock.of_call, self._workers.waited
+
+
+def _words(line: dict[str, Any], means: dict[str, dict[str, float]]) -> Iterator[str]:
+    yield f"{line['minutes']} min, step {line['step']}, {line['steps_per_second']} steps/s"
+    yield f"waited for lessons {100 * line['waited']:.0f} %"
+    for name, losses in means.items():
+        yield f"{name} " + " ".join(f"{part} {loss:.4f}" for part, loss in losses.items())
 
 
 if __name__ == "__main__":

@@ -5,10 +5,25 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
-SIDE = 256
-"""Width and height of every picture, in pixels."""
+from config.sizes import Size
 
-Place = Literal["large", "small", "left", "right", "top", "bottom"]
+SIDE = 256
+"""Width and height of a picture of the default size, in pixels."""
+SIZES: tuple[Size, ...] = (
+    (SIDE, SIDE),
+    (192, 192),
+    (320, 320),
+    (288, 224),
+    (224, 288),
+    (320, 224),
+    (224, 320),
+    (352, 192),
+    (192, 352),
+)
+"""(width, height) of the pictures in the lessons: three squares, then 4:3, 3:4, 3:2, 2:3, 16:9 and 9:16, as near as
+multiples of 32 allow with about the area of the first square."""
+
+Place = Literal["large", "small", "left", "right", "top", "bottom", "lower left", "lower right"]
 Style = Literal["plain", "grayscale", "oil painting"]
 Kind = Literal["shape", "animal", "food", "thing"]
 
@@ -25,6 +40,28 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "gray": (130, 130, 130),
 }
 """Colours of shapes and backgrounds, RGB 0..255."""
+SHADES = 3
+"""Number of shades of a colour: 0 is the colour of `COLORS`, 1 is darker and 2 is lighter. Prompts and answers name
+only the colour, so the seed decides the shade."""
+FRESH_COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
+"""Colours of a background that a prompt leaves open."""
+_DARKER, _LIGHTER = 0.86, 0.16
+_GRAY_SHADES = {"black": (18, 4, 40), "white": (245, 228, 255), "gray": (130, 108, 152)}
+
+
+def shade(color: str, number: int) -> tuple[int, int, int]:
+    """Return a shade of a colour, RGB 0..255. It is nearer to its own colour than to any other one of `COLORS`."""
+    if color in _GRAY_SHADES:
+        value = _GRAY_SHADES[color][number]
+        return value, value, value
+    red, green, blue = COLORS[color]
+    if number == 1:
+        return round(red * _DARKER), round(green * _DARKER), round(blue * _DARKER)
+    if number == 2:
+        light = [round(value + (255 - value) * _LIGHTER) for value in (red, green, blue)]
+        return light[0], light[1], light[2]
+    return red, green, blue
+
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring", "diamond", "cross")
 
@@ -101,7 +138,11 @@ THINGS = {
 OBJECTS: dict[str, int] = {**ANIMALS, **FOOD, **THINGS}
 """Name → code point of the drawing in Noto Color Emoji."""
 
-PLACES: tuple[Place, ...] = ("large", "small", "left", "right", "top", "bottom")
+PLACES: tuple[Place, ...] = ("large", "small", "left", "right", "top", "bottom", "lower left", "lower right")
+ALONE: tuple[Place, ...] = PLACES[:6]
+"""Places of a thing that is alone or one of two."""
+SEVERAL: dict[int, tuple[Place, ...]] = {2: ("left", "right"), 3: ("top", "lower left", "lower right")}
+"""Places of two and of three equal things."""
 SIDES: tuple[Place, ...] = ("left", "right", "top", "bottom")
 OPPOSITE: dict[Place, Place] = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 
@@ -122,28 +163,50 @@ class Thing:
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing and its place: large or small in the centre, or small at one side."""
+    """A thing and its place: large or small in the centre, or small at one side or in one corner.
+
+    Attributes:
+        shade: the shade of a shape's colour; None where any shade is right, which is drawn as 0.
+    """
 
     thing: Thing
     place: Place
+    shade: int | None = None
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The contents of a picture: a background, at most two things (two are at opposite sides), and a style."""
+    """The contents of a picture: a background, things, and a style.
+
+    Two different things are at opposite sides. Two or three equal things are in the places of `SEVERAL`.
+
+    Attributes:
+        shade: the shade of the background; None where any shade is right, which is drawn as 0.
+    """
 
     background: str
     placed: tuple[Placed, ...] = ()
     style: Style = "plain"
+    shade: int | None = None
 
-    def on(self, background: str) -> "Scene":
-        return replace(self, background=background)
+    def on(self, background: str, shade: int | None = None) -> "Scene":
+        return replace(self, background=background, shade=shade)
 
     def with_things(self, *placed: Placed) -> "Scene":
         return replace(self, placed=placed)
 
     def styled(self, style: Style) -> "Scene":
         return replace(self, style=style)
+
+    @property
+    def in_any_shade(self) -> "Scene":
+        """The scene with all shades left open."""
+        return replace(self, shade=None, placed=tuple(replace(each, shade=None) for each in self.placed))
+
+    @property
+    def count(self) -> int:
+        """The number of equal things; 1 if the things differ or there is at most one."""
+        return len(self.placed) if len({each.thing for each in self.placed}) == 1 else 1
 
     @property
     def is_held_out(self) -> bool:

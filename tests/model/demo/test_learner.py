@@ -9,7 +9,7 @@ from model.checkpoint.loader import empty_network
 from model.checkpoint.random_weights import config_fields
 from model.demo.training.learner import Learner, orthogonalised, part_sizes
 from model.demo.training.lecture import draw_times
-from model.demo.training.train import initialise
+from model.demo.training.network_start import initialise
 from model.network.configuration import parse_config
 from model.network.sensenova import SenseNovaU1
 
@@ -29,7 +29,7 @@ def take_step(learner: Learner, model: SenseNovaU1, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
-    learner.update()
+    learner.update(progress=0.1)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 24), (3, 24, 8), (2, 16, 16)])
@@ -51,13 +51,13 @@ def test_queries_keys_and_values_are_separate_matrices() -> None:
 
 def test_every_weight_moves_against_its_gradient() -> None:
     model = network()
-    learner = Learner(model, steps=10, learning_rate=1e-3)
+    learner = Learner(model, learning_rate=1e-3)
     before = copy.deepcopy([*model.parameters()])
     generator = torch.Generator().manual_seed(1)
     gradients = [torch.randn(parameter.shape, generator=generator) for parameter in model.parameters()]
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         parameter.grad = gradient.clone()
-    learner.update()
+    learner.update(progress=0.1)
     for (name, after), old, gradient in zip(model.named_parameters(), before, gradients, strict=True):
         assert ((after - old) * gradient).sum() < 0, name
         assert after.grad is None
@@ -65,13 +65,13 @@ def test_every_weight_moves_against_its_gradient() -> None:
 
 def test_a_stopped_training_continues_as_if_it_had_not_stopped() -> None:
     whole, stopped, resumed = network(), network(), network()
-    through = Learner(whole, steps=10, learning_rate=1e-3)
+    through = Learner(whole, learning_rate=1e-3)
     for seed in range(4):
         take_step(through, whole, seed)
-    first = Learner(stopped, steps=10, learning_rate=1e-3)
+    first = Learner(stopped, learning_rate=1e-3)
     take_step(first, stopped, 0)
     take_step(first, stopped, 1)
-    second = Learner(resumed, steps=10, learning_rate=1e-3)
+    second = Learner(resumed, learning_rate=1e-3)
     second.restore(copy.deepcopy(first.state()))
     take_step(second, resumed, 2)
     take_step(second, resumed, 3)
@@ -80,6 +80,21 @@ def test_a_stopped_training_continues_as_if_it_had_not_stopped() -> None:
         assert torch.equal(one, other)
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_the_learning_rate_rises_and_falls_with_the_training() -> None:
+    model = network()
+    learner = Learner(model, learning_rate=1e-3)
+    learner.updates = 1000  # behind the first, slow steps
+
+    def rate(progress: float) -> float:
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        learner.update(progress)
+        return learner.optimizer.param_groups[0]["lr"]
+
+    rates = [rate(progress) for progress in (0, 0.5, 1, 2)]
+    assert rates == pytest.approx([1e-3, 0.51e-3, 2e-5, 2e-5], rel=1e-3)
 
 
 def test_a_share_of_times_is_early_and_half_of_them_are_zero() -> None:
