@@ -10,9 +10,11 @@
 #   5. benchmarks.step_cache, which needs the extra `cache`                   (docs/caching.md)
 #   6. benchmarks.serve_speed, which needs the extra `serve`                  (docs/serving.md)
 #   7. benchmarks.interleave                                                  (docs/benchmarks.md)
-#   8. benchmarks.startup, whose exit code is that of its bars                (docs/performance.md)
+#   8. benchmarks.experts, a mixture of experts (A3B)                         (docs/experts.md)
+#      With A3B_FOLDER it also measures the whole model, which takes 77 GB of disk there.
+#   9. benchmarks.startup, whose exit code is that of its bars                (docs/performance.md)
 # The JSON files in FOLDER have the names of those in benchmarks/results.
-# On an H100 this takes about fifteen minutes, 39 GiB of its memory and 53 GB of disk.
+# On an H100 this takes about fifteen minutes, 39 GiB of its memory and 53 GB of disk. Experts take longer, and 75 GiB.
 set -euo pipefail
 out=${1:?name a folder for the results}
 mkdir -p "$out"
@@ -20,7 +22,7 @@ checkpoint="${TMPDIR:-/tmp}/u1-8b-random-weights"
 bench() { python -m sensenova_cli bench "$@" --model u1-8b --load-format dummy --json; }
 
 python -m pytest -q -m gpu tests/model/backends/test_gpu.py tests/model/backends/test_int8_kernels.py \
-    tests/model/backends/test_decode_pass.py tests/model/memory/test_offload.py
+    tests/model/backends/test_expert_kernels.py tests/model/backends/test_decode_pass.py tests/model/memory/test_offload.py
 bench --steps 50 --tokens 256 --size 2048x2048 --size 1024x1024 --size 512x512 > "$out/bench_u1-8b_h100.json"
 bench denoise --quantization fp8 --steps 50 --size 2048x2048 --size 1024x1024 > "$out/bench_u1-8b_h100_fp8.json"
 bench denoise decode --quantization fp8-all --steps 50 --size 2048x2048 --tokens 256 > "$out/bench_u1-8b_h100_fp8-all.json"
@@ -34,4 +36,6 @@ python -m benchmarks.weight_link "$checkpoint" --output "$out/weight_link_h100.j
 python -m benchmarks.step_cache --size 2048x2048 1024x1024 --output "$out/step_cache_u1-8b_h100.json"
 python -m benchmarks.serve_speed --model "$checkpoint" --output "$out/serve_speed_u1-8b_h100.json" || true # its table says why
 python -m benchmarks.interleave --output "$out/interleave_u1-8b_h100.json" || true # its table says why
+python -m benchmarks.experts ${A3B_FOLDER:+--folder "$A3B_FOLDER"} \
+    --output "$out/experts_a3b_h100.json" || true # its table says why
 python -m benchmarks.startup "$checkpoint" --output "$out/startup_u1-8b_h100.json"
