@@ -20,6 +20,8 @@
 #     cache       2         cached steps; needs the extra `cache`                             docs/caching.md
 #     serve       1 + A     the server; needs the extra `serve`                               docs/benchmarks.md
 #     interleave  2         interleaved answers                                               docs/performance.md
+#     experts     9         a mixture of experts (A3B); with A3B_FOLDER the whole model,      docs/experts.md
+#                           which takes 77 GB of disk there and some minutes more
 #     startup     5 + A     from Enter to the first step                                      docs/performance.md
 #
 #     A           1         writes random weights, unless they are there: 35 GB
@@ -32,7 +34,7 @@
 # then 1. int8_speed and small_card_text save their result after each step, so a run that is stopped keeps those before.
 set -uo pipefail
 
-PARTS=(kernels bench numerics int8 text offload link cache serve interleave startup)
+PARTS=(kernels bench numerics int8 text offload link cache serve interleave experts startup)
 trial=false
 if [ "${1-}" = --try ]; then
     trial=true
@@ -113,7 +115,7 @@ need_int8_weights() {
 
 kernels() {
     tests "kernels and offload" tests/model/backends/test_gpu.py tests/model/backends/test_decode_pass.py \
-        tests/model/memory/test_offload.py
+        tests/model/backends/test_expert_kernels.py tests/model/memory/test_offload.py
 }
 
 part_bench() {
@@ -207,6 +209,15 @@ interleave() {
         script interleave --shape "$model" --device "$device" --size 64x64 --pictures 1 --tokens 8
     else
         script interleave
+    fi
+}
+
+experts() {
+    if $trial; then
+        measure experts "$python" -m benchmarks.experts --tiny --device "$device" --output "$out/experts_a3b_$gpu.json"
+    else
+        measure experts "$python" -m benchmarks.experts ${A3B_FOLDER:+--folder "$A3B_FOLDER"} \
+            --output "$out/experts_a3b_$gpu.json"
     fi
 }
 

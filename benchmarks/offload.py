@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +187,15 @@ def measure_turns(device: str) -> dict[str, Any]:
     }
 
 
-def write_random_weights(folder: Path, shape: str, device: torch.device) -> None:
-    """Write a checkpoint of random weights in the official layout, drawn on the device."""
+def write_random_weights(
+    folder: Path, shape: str | Mapping[str, Any], device: torch.device, shard_bytes: int = 4 * 2**30
+) -> None:
+    """Write a checkpoint of random weights in the official layout, drawn on the device.
+
+    Args:
+        shape: name of a built-in shape, or arguments of `config_fields`.
+        shard_bytes: largest size of a weight file. The host's memory holds two copies of one file.
+    """
     generator = torch.Generator(device).manual_seed(0)
 
     def numbers(name: str, parameter: ParameterSlice) -> Tensor:
@@ -200,7 +207,9 @@ def write_random_weights(folder: Path, shape: str, device: torch.device) -> None
         drawn = torch.randn(parameter.shape, generator=generator, device=device, dtype=torch.bfloat16)
         return drawn.mul_(fan_in**-0.5).cpu()
 
-    write_checkpoint(folder, config_fields(**SHAPES[shape]), numbers, dtype=torch.bfloat16, tokenizer=byte_tokenizer())
+    fields = config_fields(**(SHAPES[shape] if isinstance(shape, str) else shape))
+    tokenizer = byte_tokenizer()
+    write_checkpoint(folder, fields, numbers, dtype=torch.bfloat16, shard_bytes=shard_bytes, tokenizer=tokenizer)
 
 
 class HostMemory:

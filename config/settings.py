@@ -239,7 +239,7 @@ class LoadSettings(SettingsGroup):
     check_weights: bool = False
     """Check all weights while loading, and refuse a checkpoint with NaN or infinity."""
     quantization: Annotated[Quantization, Scope(recorded=True)] = "off"
-    """8-bit weights for image generation (int8 or fp8), or for text as well (-all); experts are not quantized."""
+    """8-bit weights for image generation (int8 or fp8), or for text as well (-all)."""
     lora: Annotated[str | None, Scope(recorded=True, session=False)] = None
     """LoRA file, folder or Hub id, optionally with :STRENGTH; separate several by commas; off for none."""
     enforce_eager: Annotated[bool, Scope(recorded=True)] = False

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from model.backends.decode import DecodePass
+from model.backends.experts import run_experts
 from model.backends.gpu import KERNELS, GpuAttention, GpuOperations
 from model.backends.graphs import CapturedPass
 from model.backends.kernels import rows as row_kernels
@@ -21,6 +22,7 @@ from model.backends.kernels.heads import place_heads
 from model.backends.kernels.int8_product import int8_product
 from model.network.attention import Attention, Segment, Visibility
 from model.network.cache import LayerCache
+from model.network.experts import Experts
 from model.network.norms import RMSNorm
 from model.network.operations import RowGroup, Span
 from model.network.projection import QuantizedLinear, QuantizedRows, Rows
@@ -42,9 +44,8 @@ HALF_STEP = 128
 class CudaBackend(Backend):
     """A backend that runs a network with fused kernels, and repeated passes as CUDA graphs.
 
-    A tower with experts is neither captured nor asynchronous, because the host waits in every block to learn which
-    experts are needed. A pass is not captured either if the weights of its blocks do not fit on the device together.
-    Text is then not written asynchronously.
+    A pass is not captured if the weights of its blocks do not fit on the device together. Text is then not written
+    asynchronously.
     """
 
     def __init__(self, network: SenseNovaU1, groups: ProcessGroups | None = None) -> None:
@@ -60,27 +61,24 @@ class CudaBackend(Backend):
         network.gen.operations = FusedOperations(
             attention, block_reduction(gen), list(KERNELS), halves=network.gen.is_dense
         )
-        self.denoises_async = network.gen.is_dense
+        self.denoises_async = True
         # Where weights are streamed, the host waits for them in every pass.
-        self.decodes_async = network.und.is_dense and not self.looks_up
-        as_graph = not self.looks_up
-        self._decode_pass = DecodePass(network, und, as_graph=as_graph) if network.und.is_dense else None
+        self.decodes_async = not self.looks_up
+        self._decode_pass = DecodePass(network, und, as_graph=not self.looks_up)
 
     def captured(self, work: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """See `Backend.captured`."""
         blocks = self.network.gen.blocks
-        if not self.denoises_async or not blocks.fit_together:
+        if not blocks.fit_together:
             return work
         return CapturedPass(work, blocks.load_all)
 
     def logits(self, prefix: Prefix) -> Tensor:
         """See `Backend.logits`."""
-        return self._decode_pass.logits(prefix.last_hidden) if self._decode_pass else super().logits(prefix)
+        return self._decode_pass.logits(prefix.last_hidden)
 
     def forward_token(self, prefix: Prefix, token: Tensor) -> tuple[Tensor, Tensor]:
         """See `Backend.forward_token`."""
-        if self._decode_pass is None:
-            return super().forward_token(prefix, token)
         if not self.looks_up:
             self.network.und.blocks.load_all()
             self.network.lm_head.load_all()
@@ -88,8 +86,6 @@ class CudaBackend(Backend):
 
     def forward_tokens(self, prefix: Prefix, tokens: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """See `Backend.forward_tokens`."""
-        if self._decode_pass is None:
-            return super().forward_tokens(prefix, tokens)
         return self._decode_pass(prefix, torch.tensor(list(tokens), device=self.network.device))
 
 
@@ -114,7 +110,7 @@ class FusedOperations(GpuOperations):
         """
         Args:
             attention, all_reduce, kernels: as for `GpuOperations`.
-            halves: run large pictures in two halves; not for ranks that share a tower.
+            halves: run large pictures in two halves; not for ranks that share a tower. Experts would be read twice.
         """
         super().__init__(attention, all_reduce, kernels)
         self._halves = halves and all_reduce is None
@@ -208,6 +204,10 @@ class FusedOperations(GpuOperations):
         norms = attention.q_norm.weight, attention.k_norm.weight
         place_heads(projected, norms, attention.q_norm.eps, span.rotary, queries, keys[0][:, own], values[0][:, own])
         return queries.transpose(0, 1)[None]
+
+    def run_experts(self, experts: Experts, rows: Tensor) -> Tensor:
+        """Multiply with all experts at once, without waiting for the device."""
+        return run_experts(experts, rows)
 
     def add(self, group: RowGroup, update: Tensor) -> None:
         """Store the update for the next norm, which adds it."""

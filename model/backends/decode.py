@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from model.backends.graphs import capture
-from model.backends.kernels import one_token
+from model.backends.kernels import one_token, one_token_experts
 from model.network.attention import Attention, Visibility
 from model.network.cache import LayerCache
-from model.network.layers import SwiGLU
+from model.network.configuration import SparseExperts
+from model.network.experts import Experts, StackedLinear
 from model.network.norms import RMSNorm
 from model.network.operations import Operations, RowGroup, Span
 from model.network.projection import QuantizedLinear, Rows
 from model.network.rope import attention_rotary
 from model.network.sensenova import SenseNovaU1
-from model.network.transformer import Block
 from model.parallel.collectives import TowerGroup
 from model.parallel.tensor_parallel import block_reduction
 from model.sampling.backend import ONE_TOKEN
@@ -170,12 +170,17 @@ class DecodeOperations(Operations):
         # The kernels add to the residual stream. If ranks sum it, only one of them contributes the old value.
         self._adds_residual = group is None or group.shard.index == 0
         self._norm: RMSNorm | None = None
-        mlp = cast(SwiGLU, cast(Block, network.und.blocks[0]).mlp)
         self._projected = torch.zeros(
             (transformer.heads + 2 * transformer.kv_heads) * transformer.head_dim, dtype=dtype, device=device
         )
         self._attended = torch.zeros(transformer.heads * transformer.head_dim, dtype=dtype, device=device)
-        self._inner = torch.zeros(mlp.down_proj.in_features, dtype=dtype, device=device)
+        mlp = network.config.transformer.und_mlp
+        top_k = mlp.top_k if isinstance(mlp, SparseExperts) else 1
+        self._inner = torch.zeros(top_k * mlp.intermediate_size, dtype=dtype, device=device)
+        if isinstance(mlp, SparseExperts):
+            self._router_logits = torch.zeros(mlp.experts, dtype=dtype, device=device)
+            self._chosen = torch.zeros(top_k, dtype=torch.int32, device=device)
+            self._expert_weights = torch.zeros(top_k, dtype=dtype, device=device)
         widths = transformer.hidden_size, self._attended.numel(), self._inner.numel()
         self._rotated = torch.zeros(max(widths), dtype=torch.float32, device=device)
         self._partial = one_token.partial_results(transformer.heads, transformer.head_dim, device)
@@ -220,6 +225,41 @@ class DecodeOperations(Operations):
         self._product(projection, rows, hidden, residual=hidden if self._adds_residual else None)
         self.reduced(hidden)
 
+    def add_experts(self, group: RowGroup, experts: Experts, rows: Rows) -> None:
+        """Norm, route, multiply with the token's experts and add, in the memory of the residual stream."""
+        assert self._norm is not None
+        hidden, norm = group.residual[0], (self._norm.weight, self._norm.eps)
+        self._norm = None
+        gate_up, down = experts.gate_up_proj, experts.down_proj
+        one_token.matrix_vector(experts.router.weight, hidden, self._router_logits, norm=norm)
+        one_token_experts.choose_experts(
+            self._router_logits, self._chosen, self._expert_weights, renormalised=experts.norm_topk_prob
+        )
+        vector, inner = self._rotate(gate_up, hidden, norm), self._inner.view(experts.top_k, -1)
+        own_norm = norm if vector is hidden else None
+        one_token_experts.gated_experts(gate_up.weight, vector, self._chosen, inner, norm=own_norm, scale=gate_up.scale)
+        one_token_experts.add_experts(
+            down.weight,
+            self._rotate(down, self._inner, None).view(experts.top_k, -1),
+            self._chosen,
+            self._expert_weights,
+            hidden,
+            residual=hidden if self._adds_residual else None,
+            scale=down.scale,
+        )
+        self.reduced(hidden)
+
+    def _rotate(
+        self, projection: QuantizedLinear | StackedLinear, vector: Tensor, norm: tuple[Tensor, float] | None
+    ) -> Tensor:
+        """Return the vector with the norm and the rotation of a rotated weight's input, else the vector itself."""
+        row_format = projection.input_format
+        if row_format is None or row_format.group == 1:
+            return vector
+        rotated = self._rotated[: vector.numel()]
+        one_token.rotate_vector(vector, rotated, row_format.group, norm)
+        return rotated
+
     def _product(
         self,
         projection: QuantizedLinear,
@@ -249,16 +289,12 @@ class DecodeOperations(Operations):
         If the weight is rotated, a kernel of its own applies the norm and the rotation first.
         """
         norm_arguments = None if norm is None else (norm.weight, norm.eps)
-        row_format = projection.input_format
-        if row_format is not None and row_format.group > 1:
-            rotated = self._rotated[: vector.numel()]
-            one_token.rotate_vector(vector, rotated, row_format.group, norm_arguments)
-            vector, norm_arguments = rotated, None
+        given, vector = vector, self._rotate(projection, vector, norm_arguments)
         one_token.matrix_vector(
             projection.weight,
             vector,
             out,
-            norm=norm_arguments,
+            norm=norm_arguments if vector is given else None,
             gated=gated,
             residual=residual,
             scale=projection.scale,

@@ -24,7 +24,7 @@ from model.bench.interleave import bench_interleave
 from model.bench.machine import device_name
 from model.checkpoint.layout import ParameterSlice
 from model.checkpoint.loader import load_checkpoint
-from model.checkpoint.quantization import Quantization, quantize_network, resolve_quantization
+from model.checkpoint.quantization import Quantization, resolve_quantization
 from model.checkpoint.random_weights import SHAPES, config_fields, random_network
 from model.checkpoint.writer import write_checkpoint
 from model.device_kinds import DeviceKind
@@ -102,8 +102,7 @@ def measure(plan: BenchPlan) -> Iterator[Ceilings | Figure]:
             if isinstance(plan.model, Path):
                 network = load_checkpoint(plan.model, device, dtype, quantized=quantization)
             else:
-                network = random_network(shape_config(plan.model), device, dtype)
-                quantize_network(network, quantization)
+                network = random_network(shape_config(plan.model), device, dtype, quantization)
             backend = select_backend(network, enforce_eager=plan.settings.enforce_eager)
             for work in plan.works:
                 if work == "denoise":

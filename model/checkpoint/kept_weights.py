@@ -5,7 +5,7 @@ from collections.abc import Mapping, Set
 import torch
 from torch import Tensor
 
-from model.checkpoint.int8 import Int8Linear
+from model.checkpoint.int8 import INT8
 from model.checkpoint.layout import ParameterSlice
 from model.checkpoint.quantization import Quantization, QuantizedLayer
 from model.checkpoint.stored_tensor import ScaledRows, StoredTensor, TensorPart
@@ -37,7 +37,7 @@ def kept_scales(
         layer = layers[parameter]
         names.sort(key=lambda name: layout[name].offset)
         found = [scales for name in names if (scales := _scales(parts[name], layer)) is not None]
-        is_whole = len(found) == len(names) and sum(map(len, found)) == layer.out_features
+        is_whole = len(found) == len(names) and sum(map(len, found)) == layer.scale.numel()
         if is_whole and not updated & set(names):
             kept[parameter] = torch.cat(found)
     return kept
@@ -46,7 +46,7 @@ def kept_scales(
 def _scales(part: TensorPart, layer: QuantizedLayer) -> Tensor | None:
     """Return the scales of a part's rows; None if the layer does not store such numbers."""
     encoding = part.tensor.encoding
-    name, group = ("int8", layer.group) if isinstance(layer, Int8Linear) else ("fp8", 1)
+    name, group = "int8" if layer.weight.dtype == INT8 else "fp8", layer.input_format.group
     if not isinstance(encoding, ScaledRows) or (encoding.name, encoding.group) != (name, group):
         return None
     if part.axis == 1:

@@ -113,7 +113,7 @@ def _put_mlp(layout: _Layout, hidden: int, mlp: DenseMLP | SparseExperts, ours: 
     experts = [f"{theirs}.experts.{index}" for index in range(mlp.experts)]
     layout.put(f"{ours}.router.weight", (f"{theirs}.gate.weight", (mlp.experts, hidden)))
     layout.put(
-        f"{ours}.gate_up_proj",
+        f"{ours}.gate_up_proj.weight",
         *((f"{expert}.{part}_proj.weight", (width, hidden)) for expert in experts for part in ("gate", "up")),
     )
-    layout.put(f"{ours}.down_proj", *((f"{expert}.down_proj.weight", (hidden, width)) for expert in experts))
+    layout.put(f"{ours}.down_proj.weight", *((f"{expert}.down_proj.weight", (hidden, width)) for expert in experts))

@@ -4,8 +4,9 @@
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,17 @@ from torch import Tensor, nn
 from config.mentions import mention
 from model.checkpoint.fp8 import Fp8Linear, has_fp8_units
 from model.checkpoint.int8 import Int8Head, Int8Linear
+from model.checkpoint.quantized_experts import QuantizedExperts
 from model.device_kinds import DeviceKind
 from model.devices import compute_capability
 from model.errors import DeviceError
-from model.network.configuration import DenseMLP, ModelConfig
+from model.network.configuration import ModelConfig
+from model.network.experts import StackedProjection
 from model.network.rotation import rotation_group
 from model.network.sensenova import SenseNovaU1
 
-QuantizedLayer = Fp8Linear | Int8Linear
-LAYERS: dict[str, type[QuantizedLayer]] = {"fp8": Fp8Linear, "int8": Int8Linear}
+QuantizedLayer = Fp8Linear | Int8Linear | QuantizedExperts
+LAYERS: dict[str, type[Fp8Linear | Int8Linear]] = {"fp8": Fp8Linear, "int8": Int8Linear}
 """The class of a quantized projection, by format."""
 INT8_CAPABILITY = (7, 5)
 """Turing: the first GPUs with units for int8 products."""
@@ -35,7 +38,7 @@ class Quantization:
 
     Attributes:
         format: `fp8`, `int8`, or empty if no weight is quantized.
-        towers: the towers, `gen` or `und`, whose projections are quantized. Experts are not.
+        towers: the towers, `gen` or `und`, whose projections are quantized, also those of experts.
         head: whether `lm_head` is quantized.
     """
 
@@ -108,9 +111,7 @@ def unsplittable_width(config: ModelConfig, count: int, quantization: Quantizati
         return None
     transformer = config.transformer
     widths = [transformer.heads * transformer.head_dim]
-    for mlp in (transformer.gen_mlp, transformer.und_mlp):
-        if isinstance(mlp, DenseMLP):
-            widths.append(mlp.intermediate_size)
+    widths += [transformer.gen_mlp.intermediate_size, transformer.und_mlp.intermediate_size]
     return next((width for width in widths if width // count % rotation_group(width)), None)
 
 
@@ -145,19 +146,21 @@ def format_advice(device: torch.device) -> str:
 
 def quantized_layers(
     network: SenseNovaU1, quantization: Quantization
-) -> Iterator[tuple[nn.Module, str, nn.Linear, type[QuantizedLayer]]]:
+) -> Iterator[tuple[nn.Module, str, nn.Linear | StackedProjection, Callable[..., QuantizedLayer]]]:
     """Yield the layers to quantize, the projections in the towers' blocks and perhaps `lm_head`: parent module,
-    attribute, layer, and the class that replaces it."""
+    attribute, layer, and the function that makes its replacement of the same sizes, without numbers."""
     # Names only, so that a replaced layer is freed.
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | StackedProjection)]
     for name in names:
         parent, _, attribute = name.rpartition(".")
         is_head = name == "lm_head" and quantization.head
         in_tower = name.startswith(tuple(f"{tower}.blocks." for tower in quantization.towers))
         if is_head or (in_tower and attribute.endswith("_proj")):
             layer = network.get_submodule(name)
-            assert isinstance(layer, nn.Linear)
-            made = Int8Head if is_head else LAYERS[quantization.format]
+            assert isinstance(layer, nn.Linear | StackedProjection)
+            made: Callable[..., QuantizedLayer] = Int8Head if is_head else LAYERS[quantization.format]
+            if isinstance(layer, StackedProjection):
+                made = partial(QuantizedExperts, LAYERS[quantization.format], layer.experts)
             yield network.get_submodule(parent), attribute, layer, made
 
 
@@ -184,7 +187,10 @@ def empty_quantized(
 
 
 class Staging:
-    """Weights that wait until all their numbers have been read and they can be quantized. Safe for several threads."""
+    """Weights that wait until all their numbers have been read and they can be quantized. Safe for several threads.
+
+    Experts are quantized one by one, each as soon as its numbers have been read.
+    """
 
     def __init__(
         self, layers: Mapping[str, QuantizedLayer], dtype: torch.dtype, scales: Mapping[str, Tensor] | None = None
@@ -198,30 +204,36 @@ class Staging:
         self._layers = layers
         self._dtype = dtype
         self._scales = scales or {}
-        self._waiting: dict[str, tuple[Tensor, list[int]]] = {}
+        self._waiting: dict[tuple[str, int], tuple[Tensor, list[int]]] = {}  # by parameter and expert
         self._lock = threading.Lock()
 
     def require_empty(self) -> None:
         """Raise RuntimeError if a weight still misses numbers, which is a mistake of the caller."""
         if self._waiting:
-            raise RuntimeError(f"incomplete weights: {', '.join(self._waiting)}")
+            raise RuntimeError(f"incomplete weights: {', '.join(sorted({name for name, _ in self._waiting}))}")
 
     def place(self, name: str, first: int, data: Tensor, *, non_blocking: bool = False) -> None:
-        """Store numbers of parameter `name` from element `first` on. The last numbers make it quantize the weight."""
+        """Store numbers of parameter `name` from element `first` on. They belong to one matrix, that is to one expert.
+        The last numbers of a matrix make it quantize the matrix."""
         layer = self._layers[name]
+        shape = layer.weight.shape[-2:]
+        number, first = divmod(first, shape.numel())
+        key = name, number
         with self._lock:
-            if name not in self._waiting:
+            if key not in self._waiting:
                 dtype = layer.weight.dtype if name in self._scales else self._dtype
-                weight = torch.empty(layer.weight.shape, dtype=dtype, device=layer.weight.device)
-                self._waiting[name] = weight, [weight.numel()]
-            weight, missing = self._waiting[name]
+                self._waiting[key] = torch.empty(shape, dtype=dtype, device=layer.weight.device), [shape.numel()]
+            weight, missing = self._waiting[key]
         weight.view(-1)[first : first + data.numel()].copy_(data, non_blocking=non_blocking)
         with self._lock:
             missing[0] -= data.numel()
             complete = missing[0] == 0
             if complete:
-                del self._waiting[name]
-        if complete and name in self._scales:
-            layer.load_quantized(weight, self._scales[name])
-        elif complete:
-            layer.fill(weight)
+                del self._waiting[key]
+        if not complete:
+            return
+        matrix = layer.expert(number) if isinstance(layer, QuantizedExperts) else layer
+        if name in self._scales:
+            matrix.load_quantized(weight, self._scales[name][number * shape[0] : (number + 1) * shape[0]])
+        else:
+            matrix.fill(weight)

@@ -9,8 +9,12 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
+from model.checkpoint.fp8 import Fp8Linear
+from model.checkpoint.int8 import Int8Linear
 from model.checkpoint.layout import ParameterSlice, checkpoint_layout
 from model.checkpoint.loader import empty_network
+from model.checkpoint.quantization import OFF, Quantization
+from model.checkpoint.quantized_experts import QuantizedExperts
 from model.checkpoint.sharding import Shards, shard_layout, shard_of
 from model.checkpoint.stored_tensor import StoredTensor
 from model.checkpoint.writer import write_checkpoint
@@ -184,15 +188,33 @@ def write_random_checkpoint(
     )
 
 
-def random_network(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> SenseNovaU1:
-    """Build a network with random weights, which are generated on the device."""
-    network = empty_network(config, device, dtype)
+def random_network(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, quantized: Quantization = OFF
+) -> SenseNovaU1:
+    """Build a network with random weights, which are generated on the device.
+
+    Quantized weights are generated and quantized one after another, an expert at a time.
+    """
+    network = empty_network(config, device, dtype, quantized)
     for name, parameter in network.named_parameters():
         if parameter.dim() == 1 or name.endswith("norm.weight"):
             parameter.fill_(0 if name.endswith(".bias") else 1)
         else:
-            parameter.normal_(std=math.prod(parameter.shape[1:]) ** -0.5)
+            # Stacked experts are the only parameters with three axes.
+            fan_in = parameter.shape[-1] if parameter.dim() == 3 else math.prod(parameter.shape[1:])
+            parameter.normal_(std=fan_in**-0.5)
+    for module in network.modules():
+        if isinstance(module, QuantizedExperts):
+            for number in range(module.experts):
+                _fill_randomly(module.expert(number), dtype)
+        elif isinstance(module, Fp8Linear | Int8Linear):
+            _fill_randomly(module, dtype)
     return network
+
+
+def _fill_randomly(layer: Fp8Linear | Int8Linear, dtype: torch.dtype) -> None:
+    weight = torch.empty(layer.weight.shape, dtype=dtype, device=layer.weight.device)
+    layer.fill(weight.normal_(std=layer.in_features**-0.5))
 
 
 def random_shard(config: ModelConfig, device: torch.device, dtype: torch.dtype, shards: Shards) -> SenseNovaU1:

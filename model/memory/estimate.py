@@ -21,6 +21,7 @@ from model.memory.layer_buffers import RING, aligned
 from model.network.cache import CAPACITY_STEP
 from model.network.configuration import ModelConfig, SparseExperts, TransformerConfig
 from model.network.layers import SPLIT_ROWS, WHOLE_ROWS
+from model.network.operations import EXPERT_ROWS
 
 Kind = Literal["off", "module", "layers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -227,10 +228,15 @@ def _pass_bytes(transformer: TransformerConfig, tokens: int, branches: int, item
     """Return the peak bytes of a tower's pass, which is inside a block's MLP: the normed input and inner activations of
     one branch; the tower's input, the residual stream and its update of every branch."""
     mlp, hidden = transformer.gen_mlp, transformer.hidden_size
-    rows = tokens if tokens <= WHOLE_ROWS else SPLIT_ROWS
-    used = mlp.top_k if isinstance(mlp, SparseExperts) else 1
-    inner = rows * 3 * mlp.intermediate_size * used
-    if tokens > WHOLE_ROWS:
+    if isinstance(mlp, SparseExperts):
+        most = EXPERT_ROWS
+        # Each row's copies, one for each of its experts. Beside them, `gate_up_proj` of all copies; or, where experts
+        # run one after another, the sum in float32 and what is added to it.
+        inner = min(tokens, most) * (mlp.top_k * hidden + max(2 * mlp.top_k * mlp.intermediate_size, 5 * hidden))
+    else:
+        most = WHOLE_ROWS
+        inner = (tokens if tokens <= most else SPLIT_ROWS) * 3 * mlp.intermediate_size
+    if tokens > most:
         inner += 2 * tokens * hidden  # the results of the parts, and their concatenation
     return itemsize * (inner + tokens * hidden * (2 + 4 * branches))
 

@@ -29,15 +29,13 @@ def token_bytes(config: ModelConfig, context_tokens: int, itemsize: int, weight_
 
     Args:
         itemsize: bytes of a number.
-        weight_itemsize: bytes of a number in the tower's projections. Experts have `itemsize`.
+        weight_itemsize: bytes of a number in the tower's projections.
     """
     transformer = config.transformer
-    mlp_itemsize = itemsize if isinstance(transformer.und_mlp, SparseExperts) else weight_itemsize
-    weights = _attention_weights(transformer) * weight_itemsize
-    weights += _mlp_weights(transformer, transformer.und_mlp) * mlp_itemsize
+    weights = _attention_weights(transformer) + _mlp_weights(transformer, transformer.und_mlp)
     cached = 2 * transformer.kv_heads * transformer.head_dim * context_tokens
     head = transformer.hidden_size * transformer.vocabulary
-    return transformer.layers * (weights + cached * itemsize) + head * itemsize
+    return transformer.layers * (weights * weight_itemsize + cached * itemsize) + head * itemsize
 
 
 def _attention_weights(transformer: TransformerConfig) -> int:

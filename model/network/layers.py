@@ -1,14 +1,14 @@
-"""The two kinds of MLP in a transformer block: SwiGLU, and the mixture of SwiGLU experts."""
+"""The MLP of a transformer block: SwiGLU, or a mixture of SwiGLU experts."""
 
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.configuration import DenseMLP, SparseExperts
+from model.network.experts import Experts
 from model.network.norms import RMSNorm
-from model.network.operations import Operations, RowGroup, gated
+from model.network.operations import Operations, RowGroup
 from model.network.projection import Projection, QuantizedLinear, Rows
 
 WHOLE_ROWS, SPLIT_ROWS = 4096, 1024
@@ -46,43 +46,12 @@ class SwiGLU(nn.Module):
         return torch.cat(results)
 
 
-class SparseMoE(nn.Module):
-    """Each token's `top_k` experts, weighted by the router's softmax (float32), renormalised over the chosen.
-
-    `gate_up_proj` (experts, 2·intermediate, hidden) and `down_proj` (experts, hidden, intermediate) hold all
-    experts, so that a checkpoint's many small tensors load into two large ones.
-    """
-
-    def __init__(self, hidden_size: int, config: SparseExperts) -> None:
-        super().__init__()
-        self.top_k, self.norm_topk_prob = config.top_k, config.norm_topk_prob
-        self.router = nn.Linear(hidden_size, config.experts, bias=False)
-        self.gate_up_proj = nn.Parameter(torch.empty(config.experts, 2 * config.intermediate_size, hidden_size))
-        self.down_proj = nn.Parameter(torch.empty(config.experts, hidden_size, config.intermediate_size))
-
-    def projections(self) -> Iterator[QuantizedLinear]:
-        """Yield nothing: experts stay in the model's dtype."""
-        yield from ()
+class SparseMoE(Experts):
+    """The experts of a mixture as the MLP of a block."""
 
     def forward(self, group: RowGroup, norm: RMSNorm, operations: Operations) -> None:
         """Add the MLP of the normed rows to the residual stream."""
-        x = operations.norm(group, norm, None)
-        assert isinstance(x, Tensor)
-        operations.add(group, self.experts(x))
-
-    def experts(self, x: Tensor) -> Tensor:
-        """Return the weighted sum of each token's experts: (tokens, hidden_size) → the same shape."""
-        probabilities = self.router(x).float().softmax(dim=-1)
-        weights, chosen = probabilities.topk(self.top_k, dim=-1)
-        if self.norm_topk_prob:
-            weights = weights / weights.sum(dim=-1, keepdim=True)
-        weights = weights.to(x.dtype)
-        result = torch.zeros_like(x)
-        for expert in chosen.unique().tolist():
-            row, choice = (chosen == expert).nonzero(as_tuple=True)
-            inner = gated(F.linear(x[row], self.gate_up_proj[expert]))
-            result.index_add_(0, row, F.linear(inner, self.down_proj[expert]) * weights[row, choice, None])
-        return result
+        operations.add_experts(group, self, operations.norm(group, norm, None))
 
 
 def build_mlp(hidden_size: int, config: DenseMLP | SparseExperts) -> SwiGLU | SparseMoE:

@@ -8,15 +8,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.network.attention import Attention, AttentionKernel, Visibility, attend
 from model.network.cache import LayerCache
 from model.network.configuration import TransformerConfig
+from model.network.experts import Experts
 from model.network.norms import RMSNorm
-from model.network.projection import QuantizedLinear, Rows
+from model.network.projection import QuantizedLinear, Rows, gated
 from model.network.rope import Rotary
+
+EXPERT_ROWS = 4096
+"""Rows that go through experts at once: those of a 2048×2048 picture. Each row has `top_k` copies, which need the most
+memory in a pass."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,19 @@ class Operations:
         """Add the product to the residual stream, summed over the ranks that share the tower."""
         self.add(group, self.project(projection, rows))
 
+    def add_experts(self, group: RowGroup, experts: Experts, rows: Rows) -> None:
+        """Add the experts of the normed rows to the residual stream, summed over the ranks that share the tower. At
+        most `EXPERT_ROWS` rows run at once."""
+        assert isinstance(rows, Tensor)
+        results = []
+        for part in rows.split(EXPERT_ROWS):  # no comprehension, as in `Block`
+            results.append(self.run_experts(experts, part))
+        self.add(group, join_rows(results))
+
+    def run_experts(self, experts: Experts, rows: Tensor) -> Tensor:
+        """Return the weighted sum of each row's experts, (N, hidden_size) → the same shape."""
+        return experts.grouped(rows)
+
     def add(self, group: RowGroup, update: Tensor) -> None:
         """Add an update to the residual stream, summed over the ranks that share the tower."""
         group.residual = group.residual + self.reduced(update)
@@ -172,12 +189,6 @@ class Operations:
     def reduced(self, update: Tensor) -> Tensor:
         """Return the sum of an update over the ranks that share the tower."""
         return update if self._all_reduce is None else self._all_reduce(update)
-
-
-def gated(gate_up: Tensor) -> Tensor:
-    """(…, 2·I), gate before up → silu(gate) · up, (…, I)."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.silu(gate) * up
 
 
 def join_rows(parts: Sequence[Tensor]) -> Tensor:

@@ -126,3 +126,9 @@ class OutputHead(LogitsInterface, Projection):
     def forward(self, hidden: Tensor) -> Tensor:
         """(…, hidden_size) → (…, vocabulary)."""
         return self.complete(super().forward(hidden))
+
+
+def gated(gate_up: Tensor) -> Tensor:
+    """(…, 2·I), gate before up → silu(gate) · up, (…, I)."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from model.network.attention import Attention, Visibility
 from model.network.cache import LayerCache
 from model.network.configuration import DenseMLP, SparseExperts, TransformerConfig
+from model.network.experts import StackedLinear
 from model.network.layers import build_mlp
 from model.network.norms import RMSNorm
 from model.network.operations import Operations, RowGroup, join_rows
@@ -65,7 +66,7 @@ class Block(nn.Module):
             attended.append(operations.attend(self.attention, q, span, layer, visible))
         operations.add_projected(group, self.attention.o_proj, join_rows(attended))
 
-    def projections(self) -> Iterator[QuantizedLinear]:
+    def projections(self) -> Iterator[QuantizedLinear | StackedLinear]:
         """Yield the matrix products that quantization can replace."""
         yield from (self.attention.qkv_proj, self.attention.o_proj)
         yield from self.mlp.projections()
@@ -116,7 +117,7 @@ class Tower(nn.Module):
         """Bytes of one number in the projections' weights."""
         return cast(Block, self.blocks[0]).attention.qkv_proj.weight.dtype.itemsize
 
-    def projections(self) -> Iterator[QuantizedLinear]:
+    def projections(self) -> Iterator[QuantizedLinear | StackedLinear]:
         """Yield the matrix products of all blocks that quantization can replace."""
         for block in range(len(self.blocks)):
             yield from cast(Block, self.blocks[block]).projections()

@@ -32,7 +32,7 @@ DECODED_TOKENS = 3
 def warm_up(backend: Backend, use: FirstUse, size: Size, cancelled: threading.Event) -> None:
     """Run each pass of a first request once. The weights may still be uninitialized, since results are discarded.
 
-    Do nothing if a pass needs results on the host, as those of experts do. Errors are ignored: the first request runs
+    Do nothing if a pass needs results on the host. Errors are ignored: the first request runs
     the same passes, and reports the error.
 
     Args:

@@ -135,12 +135,16 @@ def test_a_process_that_fails_is_reported(tmp_path: Path, tiny_checkpoint: Path)
     assert "a measured process failed" in result.stderr and "sensenova --help" in result.stdout
 
 
-@pytest.mark.parametrize("model", ["u1-8b", "u1.5-8b", "a3b"])
-def test_random_weights_need_no_files(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("model", "quantization"), [("u1-8b", "off"), ("u1.5-8b", "off"), ("a3b", "off"), ("a3b", "int8-all")]
+)
+def test_random_weights_need_no_files(
+    model: str, quantization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    result = bench("--model", model, "--load-format", "dummy", *QUICK, "--json")
+    result = bench("--model", model, "--load-format", "dummy", "--quantization", quantization, *QUICK, "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["weights"] == "random" and report["model"] == model

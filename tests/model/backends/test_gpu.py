@@ -367,7 +367,7 @@ def test_halves_in_memory_that_layers_share(scale: float) -> None:
 
 @pytest.mark.parametrize("name", ["u1", "u15", "a3b"])
 def test_fused_checkpoints_are_the_plain_ones(name: str, parity_checkpoint: Callable[[str], Path]) -> None:
-    """Experts, too, which are neither captured nor ahead."""
+    """Experts, too."""
     request = GenerateRequest("a cat", ImageSettings(size="256x256", num_steps=4, think=True, max_think_tokens=16))
     pictures = []
     for eager in (True, False):

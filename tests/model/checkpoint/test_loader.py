@@ -66,7 +66,7 @@ def test_projections_are_fused_in_order(
     assert torch.equal(attention.qkv_proj.weight, expected)
     norms = [stored[f"{LAYER}.self_attn.k_norm{part}_mot_gen.weight"] for part in ("", "_hw")]
     assert torch.equal(attention.k_norm.weight, torch.stack(norms))
-    expert = network.und.blocks[1].mlp.gate_up_proj[5]
+    expert = network.und.blocks[1].mlp.gate_up_proj.weight[5]
     assert torch.equal(
         expert, torch.cat([stored[f"{LAYER}.mlp.experts.5.{part}_proj.weight"] for part in ("gate", "up")])
     )

@@ -24,9 +24,11 @@ from model.checkpoint.quantization import (
     require_whole_groups,
     resolve_quantization,
 )
+from model.checkpoint.quantized_experts import QuantizedExperts
 from model.checkpoint.random_weights import SHAPES, config_fields
 from model.errors import DeviceError
 from model.network.configuration import parse_config
+from model.network.experts import StackedProjection
 
 CPU = torch.device("cpu")
 
@@ -91,11 +93,31 @@ def test_the_quantized_demo_draws_and_describes_correctly(name: str) -> None:
     assert answer.text == "A yellow star on a purple background."
 
 
-def test_experts_are_not_quantized(parity_checkpoint: Callable[[str], Path]) -> None:
-    network = load_checkpoint(parity_checkpoint("a3b"), CPU, torch.bfloat16, quantized=QUANTIZATIONS["fp8"])
-    dtypes = {name: tensor.dtype for name, tensor in network.state_dict().items()}
-    assert dtypes["gen.blocks.0.attention.qkv_proj.weight"] == FP8
-    assert dtypes["gen.blocks.0.mlp.gate_up_proj"] == torch.bfloat16
+@pytest.mark.parametrize("name", ["fp8", "fp8-all", "int8", "int8-all"])
+def test_experts_are_quantized_one_by_one(
+    name: str, parity_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading gives the bits of a later conversion, and each expert is like a projection of its own."""
+    quantization = QUANTIZATIONS[name]
+    monkeypatch.setattr(tensor_files, "CHUNK_BYTES", 1000)  # read tensors in several chunks with several threads
+    plain = load_checkpoint(parity_checkpoint("a3b"), CPU, torch.bfloat16)
+    loaded = load_checkpoint(parity_checkpoint("a3b"), CPU, torch.bfloat16, quantized=quantization)
+    original = plain.get_submodule("gen.blocks.1.mlp.down_proj")
+    experts = loaded.get_submodule("gen.blocks.1.mlp.down_proj")
+    assert isinstance(experts, QuantizedExperts) and isinstance(original, StackedProjection)
+    one = LAYERS[quantization.format](experts.out_features, experts.in_features, CPU)
+    one.fill(original.weight[3])
+    x = torch.randn(20, experts.in_features).to(torch.bfloat16)
+    assert torch.equal(experts.multiply_expert(3, x), one(x))
+    exact = original.multiply_expert(3, x).float()
+    assert 0 < float((one(x).float() - exact).norm() / exact.norm()) < 0.06
+    quantize_network(plain, quantization)
+    state, expected = loaded.state_dict(), plain.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name].float(), expected[name].float()) for name in state)
+    assert state["gen.blocks.0.mlp.router.weight"].dtype == torch.bfloat16
+    und = state["und.blocks.0.mlp.gate_up_proj.weight"].dtype
+    assert (und == experts.weight.dtype) == name.endswith("-all")
 
 
 def test_impossible_quantizations_are_refused_before_loading() -> None:
@@ -153,7 +175,7 @@ def test_ranks_never_split_a_group_of_the_rotation() -> None:
     config = parse_config(config_fields(**SHAPES["u1-8b"]), "8b")
     for count in (1, 2, 4, 8):
         require_whole_groups(config, count, QUANTIZATIONS["int8-all"])
-    narrow = parse_config(config_fields(**{**SHAPES["u1-8b"], "ffn": 768}), "narrow")
+    narrow = parse_config(config_fields(**SHAPES["a3b"]), "a3b")
     require_whole_groups(narrow, 2, QUANTIZATIONS["fp8-all"])
     with pytest.raises(DeviceError) as caught:
         require_whole_groups(narrow, 2, QUANTIZATIONS["int8"])

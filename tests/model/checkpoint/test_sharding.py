@@ -16,6 +16,7 @@ from model.checkpoint.loader import load_checkpoint, replace_adapters
 from model.checkpoint.lora import read_adapters
 from model.checkpoint.named_lora import NamedLora
 from model.checkpoint.quantization import QUANTIZATIONS
+from model.checkpoint.quantized_experts import QuantizedExperts
 from model.checkpoint.random_weights import SHAPES, config_fields, random_shard, write_random_checkpoint
 from model.checkpoint.sharding import WHOLE, Shard, Shards, possible_splits, require_split, split_config
 from model.errors import DeviceError
@@ -132,6 +133,18 @@ def test_quantized_shards_have_their_own_scales(tiny_checkpoint: Path) -> None:
     numbers, scale = quantized.values, quantized.scales
     assert torch.equal(down.weight.float(), numbers.float())
     assert torch.equal(down.scale, scale[:, 0])
+
+
+def test_shards_of_quantized_experts_have_their_own_scales(parity_checkpoint: Callable[[str], Path]) -> None:
+    loads = partial(load_checkpoint, parity_checkpoint("a3b"), CPU, torch.bfloat16, shards=Shards.equal(1, 2))
+    plain, part = loads(), loads(quantized=QUANTIZATIONS["fp8-all"])
+    for name in ("gen.blocks.0.mlp.down_proj", "und.blocks.1.mlp.gate_up_proj"):
+        weight, experts = plain.get_parameter(f"{name}.weight"), part.get_submodule(name)
+        assert isinstance(experts, QuantizedExperts)
+        for number in range(len(weight)):
+            quantized = quantize_rows(weight[number])
+            assert torch.equal(experts.weight[number].float(), quantized.values.float())
+            assert torch.equal(experts.scale[number], quantized.scales[:, 0])
 
 
 def test_int8_shards_add_up_to_the_whole_product(tmp_path: Path) -> None:

@@ -46,9 +46,13 @@ class PeakMemory(TorchDispatchMode):
         self._alive -= self._storages.pop(key)
 
 
+MIXTURE = {**SHAPE, "ffn": 48, "experts": (10, 10)}
+
+
+@pytest.mark.parametrize("shape", [SHAPE, MIXTURE], ids=["dense", "experts"])
 @pytest.mark.parametrize("tokens", [WHOLE_ROWS - 1000, WHOLE_ROWS + 1000])
-def test_a_prefill_stays_within_the_estimate(tokens: int) -> None:
-    network = random_network(parse_config(config_fields(**SHAPE, vision_hidden=64), "test"), CPU, torch.bfloat16)
+def test_a_prefill_stays_within_the_estimate(tokens: int, shape: dict[str, Any]) -> None:
+    network = random_network(parse_config(config_fields(**shape, vision_hidden=64), "test"), CPU, torch.bfloat16)
     select_backend(network, enforce_eager=True)
     positions = text_positions(0, tokens, CPU)
     sequence = TokenSequence(torch.zeros(tokens, dtype=torch.long), positions, (Segment(tokens, causal=True),), tokens)

@@ -4,15 +4,17 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 
 from config.errors import SettingsError
 from model import (
     Engine,
 )
 from model.checkpoint.quantization import QUANTIZATIONS
-from model.checkpoint.random_weights import SHAPES, config_fields
+from model.checkpoint.random_weights import SHAPES, config_fields, random_network
 from model.errors import DeviceMemoryError
 from model.memory.estimate import (
+    ALL_RESIDENT,
     SPARE_BYTES,
     USUAL_PREFIXES,
     OffloadPlan,
@@ -65,6 +67,35 @@ def test_the_fastest_that_fits_is_chosen(gib: int, expected: str) -> None:
         more = replace(offload_plan, gen_buffers=offload_plan.gen_buffers + 1)
         assert peak_bytes(config, weights, more, work, 2) > gib * GIB - SPARE_BYTES
         assert offload_plan.und_buffers >= offload_plan.gen_buffers
+
+
+@pytest.mark.parametrize(
+    ("quantization", "gib", "expected"),
+    [
+        ("off", 78, "off"),
+        ("off", 72, "module"),
+        ("off", 24, "layers"),
+        ("fp8-all", 48, "off"),
+        ("int8-all", 31, "module"),
+    ],
+)
+def test_plans_of_a_mixture_of_experts(quantization: str, gib: int, expected: str) -> None:
+    """A3B at 2048×2048, as docs/experts.md says. In 24 GiB the whole generation tower stays."""
+    config, work = parse_config(config_fields(**SHAPES["a3b"]), "a3b"), Workload(4096, USUAL_PREFIXES)
+    weights = Weights.of(config, 2, QUANTIZATIONS[quantization])
+    offload_plan = choose_offload_plan("auto", config, weights, work, 2, gib * GIB)
+    assert offload_plan.kind == expected
+    assert expected != "layers" or offload_plan.gen_buffers == 48
+
+
+@pytest.mark.parametrize("quantization", ["off", "fp8", "fp8-all", "int8-all"])
+def test_the_weights_of_experts_are_counted(quantization: str) -> None:
+    fields = config_fields(**{**SHAPES["a3b"], "layers": 2, "hidden": 128, "vocabulary": 300, "experts": (20, 10)})
+    config = parse_config(fields, "a3b")
+    network = random_network(config, torch.device("cpu"), torch.bfloat16, QUANTIZATIONS[quantization])
+    size = sum(each.nbytes for each in (*network.parameters(), *network.buffers()))
+    counted = Weights.of(config, 2, QUANTIZATIONS[quantization]).on_device(ALL_RESIDENT)
+    assert size <= counted <= 1.01 * size
 
 
 def test_all_buffers_are_used_if_the_picture_then_fits_in_all_layers() -> None:

@@ -132,6 +132,17 @@ def test_every_plan_gives_the_same(
         assert results(load_with(PLANS[name], quantization=quantization), requests) == expected, name
 
 
+@pytest.mark.parametrize(("quantization", "name"), [("fp8-all", "two layers"), ("int8-all", "module")])
+def test_quantized_experts_give_the_same_in_every_plan(
+    load_with: Callable[..., Engine], parity_checkpoint: Callable[[str], Path], quantization: str, name: str
+) -> None:
+    folder, requests = parity_checkpoint("a3b"), TURNS[3:5]
+    options: dict[str, Any] = {"quantization": quantization, "dtype": "bfloat16"}
+    expected = results(load_with(ALL_RESIDENT, folder, **options), requests)
+    assert len(expected) == 2
+    assert results(load_with(PLANS[name], folder, **options), requests) == expected
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 @pytest.mark.parametrize("quantization", ["off", "fp8-all", "int8-all"])
