@@ -137,6 +137,8 @@ def make_pictures(
     except KeyboardInterrupt:
         batch.show_way_on()
         raise
+    finally:
+        batch.close()
     if flags.dry_run:
         return
     if sheet is not None:
