@@ -9,6 +9,7 @@ from config.task_defaults import INTERLEAVE_DEFAULTS
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
+    DESKTOP_OPTIONS,
     ENGINE_OPTIONS,
     INTERLEAVE_OPTIONS,
     OUTPUT_OPTIONS,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     *INTERLEAVE_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
+    *DESKTOP_OPTIONS,
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
     *RUN_OPTIONS,

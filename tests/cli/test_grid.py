@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from model import NumericsError
 from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.render.sheet import BACKGROUND
 from tests.cli.desktop import Desktop
@@ -190,6 +191,25 @@ def test_an_interrupted_grid_keeps_its_pictures_and_goes_on(program: Program, ho
     Path("grid.png").unlink()
     assert program(*GRID, "--skip-existing").stdout == "grid.png\n" and len(program.engines) == 2
     assert Path("grid.png").read_bytes() == done
+
+
+def test_a_grid_goes_on_after_errors(program: Program, home: Path) -> None:
+    """The sheet waits for the missing cells."""
+
+    def fail_for_seed_2(engine: FakeEngine) -> None:
+        def check(number: int) -> None:
+            if engine.requests[-1].settings.seed == 2:
+                raise NumericsError("the picture has NaN in it", "")
+
+        engine.on_step = check
+
+    program.prepare = fail_for_seed_2
+    outcome = program(*GRID, "--max-errors", "4")
+    assert outcome.code == 1 and "3 items failed; 9 of 12 pictures are done" in outcome.stderr
+    assert "--skip-existing" in outcome.stderr
+    assert len(list(home.iterdir())) == 9 and not Path("grid.png").exists()
+    program.prepare = lambda engine: None
+    assert program(*GRID, "--skip-existing").code == 0 and Path("grid.png").exists()
 
 
 def test_existing_pictures_give_the_same_sheet(program: Program) -> None:
