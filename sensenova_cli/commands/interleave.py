@@ -11,6 +11,7 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
     DESKTOP_OPTIONS,
     ENGINE_OPTIONS,
+    FILES_ONLY,
     INTERLEAVE_OPTIONS,
     OUTPUT_OPTIONS,
     RUN_OPTIONS,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     "enable_cpu_offload",
     *RUN_OPTIONS,
     defaults={**INTERLEAVE_DEFAULTS, "size": "auto"},
+    helps=FILES_ONLY,
 )
 def interleave(
     flags: Flags,

@@ -44,6 +44,7 @@ NAME = "sensenova_u1_output_{index}"
     "enable_cpu_offload",
     *RUN_OPTIONS,
     *UNSUPPORTED_OPTIONS,
+    helps={"output": "Folder of the pictures, by default the current one; or - for stdout."},
 )
 def run(
     flags: Flags,

@@ -19,6 +19,7 @@ from pydantic import (
 
 from config.errors import SettingsError
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings, TextSettings
+from config.task_defaults import applying
 from model import DEMO_MODEL, Message, NamedLora, PictureError, count_images, parse_loras
 from sensenova_cli.system.streams import CLIPBOARD, STDIN
 
@@ -81,7 +82,8 @@ class AnswerRecord(BaseModel):
 class PictureRecord(BaseModel):
     """All values that are needed to make a picture again.
 
-    In the JSON, each recorded load setting is a top-level entry. Missing entries have their default values.
+    In the JSON, each recorded load setting is a top-level entry. Missing entries have their default values. Settings
+    that have no effect on the task are left out.
 
     Attributes:
         settings: the picture's settings, with an explicit size, its own seed and `num_images` 1.
@@ -150,6 +152,7 @@ class PictureRecord(BaseModel):
                 content |= {key: value[key] for key in recorded} if name == "loaded" else {name: value}
         if content.get("weights") is None:
             content.pop("weights", None)
+        content["settings"] = applying(content["settings"], self.task)
         if not content["settings"].get("negative"):  # as in records from before there were negative words
             content["settings"] = {name: value for name, value in content["settings"].items() if name != "negative"}
         return content

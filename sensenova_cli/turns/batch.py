@@ -59,7 +59,7 @@ class Batch(Course):
         self._claims: Claims | None = None
 
     def begin(self, turns: Sequence[Turn], card: Card) -> Sequence[Turn]:
-        """With `--skip-existing`, leave out the pictures that exist, and wait for another run that is making some of the
+        """With `--skip-existing`, leave out the pictures that exist, and wait for another run that makes some of the
         others. Announce a run that takes long.
 
         Raises:

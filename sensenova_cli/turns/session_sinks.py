@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from config.settings import ImageSettings, SettingsGroup, TextSettings
+from config.task_defaults import applying
 from model import Answer, Event, Picture, PrefixRead, Statistics, TextPart, TextToken, ThinkText
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.replay import PictureKind
@@ -42,7 +43,7 @@ class _SessionSink(Sink):
             "turn": self._session.state.next_turn,
             "prompt": turn.prompt,
             "inputs": self._inputs,
-            "settings": _plain({name: getattr(turn.settings, name) for name in names}),
+            "settings": _plain(applying({name: getattr(turn.settings, name) for name in names}, turn.task.kind)),
             "model": model_name(self._source.loaded),
             "status": outcome.status,
             "reason": as_session(outcome.reason),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from config.settings import TextSettings
 from model import Statistics
 from sensenova_cli.render.turn_summary import turn_summary
 from tests.cli.harness import Program
@@ -61,6 +62,7 @@ def test_json_carries_text_and_token_ids_and_does_not_stream(program: Program) -
     result = json.loads(program("describe", "a.png", "--json").stdout)
     assert (result["path"], result["images"]) == ("a.png", ["a.png"])
     assert (result["text"], result["token_ids"], result["finish"]) == ("It is a cat.", [1, 2, 3, 4], "end")
+    assert result["settings"].keys() == TextSettings.model_fields.keys() - {"max_images"}
 
 
 def test_a_cut_off_answer_is_told(program: Program) -> None:
