@@ -125,7 +125,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     """Return mode, model, selected or staged pictures, settings, profile and memory, if they fit on a line."""
     state, turns = repl.session.state, repl.turns
     try:
-        settings, size = turns.current_settings().settings, repl.next_size()
+        settings, size, seed = turns.current_settings().settings, repl.next_size(), repl.next_seed()
     except SenseNovaError:  # the error is shown at the start and by every turn
         return [("class:mode", prompt_word(repl)), ("", " · the settings are invalid")]
     parts = [prompt_word(repl)]
@@ -141,7 +141,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     elif state.selected:
         parts.append(f"selected {state.selected.number}")
     if repl.mode == "pictures":
-        parts += [size, f"{settings.num_steps} steps", f"seed {settings.seed}"]
+        parts += [size, f"{settings.num_steps} steps", f"seed {seed}"]
         if settings.think:
             parts.append("think")
         if settings.enhance:

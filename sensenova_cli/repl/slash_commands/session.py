@@ -1,5 +1,8 @@
 """Slash commands about the session itself, and what came before: /stats, /history, /log, /new, /rename."""
 
+from collections.abc import Iterator
+from textwrap import indent
+
 from model import process_timings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.log.store import Log
@@ -8,8 +11,9 @@ from sensenova_cli.render.progress import format_bytes, format_rate
 from sensenova_cli.repl.lines import Line
 from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.workspace import Workspace
-from sensenova_cli.sessions.entries import AnswerTurn
+from sensenova_cli.sessions.entries import AnswerTurn, InterleaveTurn, SessionPicture
 
+INDENT = "   "
 LOGGED = 10
 """Entries in a list of the log."""
 
@@ -55,11 +59,23 @@ def history(workspace: Workspace, line: Line) -> None:
             result = f" → {pictures}" if pictures else ""
             about = f" of {', '.join(map(str, turn.inputs))}" if turn.inputs else ""
             workspace.print_text(f"{turn.turn}. {turn.kind}{about}: {turn.prompt}{result}{ending}")
+            if isinstance(turn, InterleaveTurn):
+                for part in _shown_parts(turn):
+                    workspace.print_text(indent(part, INDENT))
         else:
             workspace.print_text(f"{turn.turn}. {turn.kind}: {turn.prompt}{ending}")
             if turn.answer:
-                workspace.print_text(f"   {turn.answer}")
+                workspace.print_text(indent(turn.answer, INDENT))
     workspace.say_selected()
+
+
+def _shown_parts(turn: InterleaveTurn) -> Iterator[str]:
+    """Yield the parts of an interleaved answer, without its thinking: texts, and the numbers of pictures."""
+    for part in turn.parts:
+        if isinstance(part, SessionPicture):
+            yield f"[picture {part.number}]"
+        elif not part.thinking and part.text.strip():
+            yield part.text.strip()
 
 
 @slash_command("log", "[WORDS]", more=("/log red owl",))
