@@ -16,7 +16,7 @@ from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
 
 from config.errors import SenseNovaError
-from sensenova_cli.render.progress import format_bytes
+from config.units import format_memory
 from sensenova_cli.repl.completion import LineCompleter
 from sensenova_cli.repl.history import open_history
 from sensenova_cli.repl.repl import Repl
@@ -149,7 +149,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     if turns.profile:
         parts.append(turns.profile)
     if turns.measurements.statistics and turns.measurements.statistics.peak_memory:
-        parts.append(format_bytes(turns.measurements.statistics.peak_memory))
+        parts.append(format_memory(turns.measurements.statistics.peak_memory))
     width = get_app().output.get_size().columns
     text = parts[0]
     for part in parts[1:]:

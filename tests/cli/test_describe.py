@@ -23,7 +23,7 @@ def pictures(home: Path) -> None:
 def test_the_answer_is_all_there_is_on_stdout(program: Program) -> None:
     outcome = program("describe", "a.png")
     assert (outcome.code, outcome.stdout) == (0, "It is a cat.\n")
-    assert outcome.stderr.splitlines()[-1] == "0.6 s · 4 tokens, 8.00 tok/s · peak memory 1.5 GB on cpu"
+    assert outcome.stderr.splitlines()[-1] == "0.6 s · 4 tokens, 8.00 tok/s · peak memory 1.4 GiB on cpu"
 
 
 def test_without_a_question_a_description_is_asked_for(program: Program) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from textwrap import indent
 
+from config.units import format_memory
 from model import process_timings
 from sensenova_cli.errors import UsageError
 from sensenova_cli.log.store import Log
 from sensenova_cli.render.log_list import log_lines
-from sensenova_cli.render.progress import format_bytes, format_rate
+from sensenova_cli.render.progress import format_rate
 from sensenova_cli.repl.lines import Line
 from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.workspace import Workspace
@@ -40,7 +41,7 @@ def stats(workspace: Workspace, line: Line) -> None:
         ("picture", f"{statistics.steps} steps in {statistics.denoise_seconds:.2f} s" + computed),
         ("total", f"{statistics.seconds:.2f} s"),
         ("start", ", ".join(f"{name} {seconds:.2f} s" for name, seconds in process_timings.phases().items())),
-        ("memory", f"peak {format_bytes(statistics.peak_memory)} on {statistics.device}"),
+        ("memory", f"peak {format_memory(statistics.peak_memory)} on {statistics.device}"),
         ("session", str(workspace.session.folder or "nothing yet")),
     ]
     if not measurements.prefix_tokens:  # every prompt has tokens, so this server has reported nothing but the end
