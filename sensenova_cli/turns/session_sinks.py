@@ -236,15 +236,18 @@ class MeasurementSink(Sink):
         statistics: statistics of the last request; None before its end.
         prefix_tokens: length of the last request's prefixes.
         reused_tokens: the part of them that the prefix cache supplied.
+        has_begun: whether a request has begun.
     """
 
     def __init__(self) -> None:
         self.statistics: Statistics | None = None
+        self.has_begun = False
         self.prefix_tokens = self.reused_tokens = 0
 
     def begin(self, turn: Turn) -> None:
         """Begin a turn: drop the measurements of the one before."""
         super().begin(turn)
+        self.has_begun = True
         self.statistics = None
         self.prefix_tokens = self.reused_tokens = 0
 

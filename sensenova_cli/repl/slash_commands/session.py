@@ -13,18 +13,25 @@ from sensenova_cli.repl.lines import Line
 from sensenova_cli.repl.slash_commands.registry import slash_command
 from sensenova_cli.repl.workspace import Workspace
 from sensenova_cli.sessions.entries import AnswerTurn, InterleaveTurn, SessionPicture
+from sensenova_cli.sessions.summary import shorten
 
 INDENT = "   "
+SHOWN_PROMPT = 60
+"""Longest prompt in the statistics, in characters."""
 LOGGED = 10
 """Entries in a list of the log."""
 
 
 @slash_command("stats")
 def stats(workspace: Workspace, line: Line) -> None:
-    """Show time, tokens and memory of the last turn."""
+    """Show time, tokens and memory of the last turn that ran."""
     measurements = workspace.turns.measurements
     statistics = measurements.statistics
     if statistics is None:
+        if measurements.has_begun:
+            raise UsageError(
+                "the last turn did not finish, so it has no measurements", "/again repeats a picture's turn"
+            )
         raise UsageError("there are no measurements yet", "make a picture or ask a question first")
     reused = f"{measurements.reused_tokens} of {measurements.prefix_tokens}"
     read = computed = ""
@@ -35,7 +42,9 @@ def stats(workspace: Workspace, line: Line) -> None:
     if statistics.denoise_flops:
         computed = f", {format_rate(statistics.denoise_flops / statistics.denoise_seconds, 'FLOP/s')}"
         computed += f", attention by {statistics.attention}"
+    turn = measurements.turn
     rows = [
+        ("turn", f"{turn.task.kind}: {shorten(turn.prompt, SHOWN_PROMPT)}"),
         ("prefix", f"{statistics.prefix_tokens} tokens computed, {reused} reused"),
         ("text", f"{statistics.new_tokens} tokens in {statistics.text_seconds:.2f} s" + read),
         ("picture", f"{statistics.steps} steps in {statistics.denoise_seconds:.2f} s" + computed),
@@ -45,7 +54,11 @@ def stats(workspace: Workspace, line: Line) -> None:
         ("session", str(workspace.session.folder or "nothing yet")),
     ]
     if not measurements.prefix_tokens:  # every prompt has tokens, so this server has reported nothing but the end
-        rows = [("total", f"{statistics.seconds:.2f} s on {statistics.device}, which reports no more"), rows[-1]]
+        rows = [
+            rows[0],
+            ("total", f"{statistics.seconds:.2f} s on {statistics.device}, which reports no more"),
+            rows[-1],
+        ]
     for name, value in rows:
         workspace.print_text(f"{name:8} {value}")
 
