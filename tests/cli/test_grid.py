@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from model import NumericsError
+from sensenova_cli.comparing.arrangement import arrange, read_pictures
 from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.render.sheet import BACKGROUND
 from tests.cli.desktop import Desktop
@@ -233,6 +234,16 @@ def test_pictures_without_a_record_are_labelled_by_their_names(program: Program)
     assert (outcome.code, outcome.stdout) == (0, "grid.png\n")
     assert "2 pictures have no record" in outcome.stderr
     assert "2 pictures have no record" not in program("grid", "--files", "a.png", "b.jpg", "-f", "-q").stderr
+
+
+def test_pictures_with_a_record_keep_their_labels_beside_those_without(program: Program) -> None:
+    for steps in ("1", "2"):
+        assert program("generate", "a cat", "--steps", steps, "-o", f"{steps}.png").code == 0
+    Image.new("RGB", (64, 64), "red").save("x.png")
+    pictures, notes = read_pictures(["1.png", "x.png", "2.png"])
+    assert notes == ["x.png has no record of how it was made, so its label is its name"]
+    assert arrange(pictures).captions == [["1.png\nnum_steps = 1", "x.png", "2.png\nnum_steps = 2"]]
+    assert arrange(pictures[:2]).captions == [["1.png", "x.png"]]
 
 
 def test_the_sheet_is_opened_and_copied(
