@@ -48,7 +48,7 @@ def test_figures_of_our_own_server(served: Served) -> None:  # noqa: F811
 
 
 def test_a_small_queue_gets_a_notice(serve: Callable[..., Served], served: Served) -> None:  # noqa: F811
-    """Its clients wait between attempts, which their times contain. A queue of 15 and the running request are enough."""
+    """Its clients wait between attempts, which their times contain. A queue of 16 is enough."""
     small = serve(max_queue=2)
     outcome = bench(small.url, *SMALL, "--runs", "1")
     assert outcome.code == 0, outcome.stderr
