@@ -18,6 +18,7 @@
 #     offload     4 + A     --offload settings                                                docs/memory.md
 #     link        1 + A     weight streaming                                                  docs/memory.md
 #     cache       2         cached steps; needs the extra `cache`                             docs/caching.md
+#     passes      4         pictures in fewer passes; energy of bfloat16 and fp8              docs/caching.md
 #     serve       1 + A     the server; needs the extra `serve`                               docs/benchmarks.md
 #     interleave  2         interleaved answers                                               docs/performance.md
 #     experts     9         a mixture of experts (A3B); with A3B_FOLDER the whole model,      docs/experts.md
@@ -34,7 +35,7 @@
 # then 1. int8_speed and small_card_text save their result after each step, so a run that is stopped keeps those before.
 set -uo pipefail
 
-PARTS=(kernels bench numerics int8 text offload link cache serve interleave experts startup)
+PARTS=(kernels bench numerics int8 text offload link cache passes serve interleave experts startup)
 trial=false
 if [ "${1-}" = --try ]; then
     trial=true
@@ -193,6 +194,16 @@ cache() {
     else
         script step_cache --size 2048x2048 1024x1024
     fi
+}
+
+passes() {
+    if $trial; then
+        script fewer_passes_time --model "$model" --device "$device" --dtype float32 --size 64x64 --steps 8
+        return
+    fi
+    script fewer_passes_time
+    bench "energy_${model}_$gpu" "${shape[@]}" --energy --size 2048x2048
+    bench "energy_${model}_${gpu}_fp8-all" "${shape[@]}" --energy --size 2048x2048 --quantization fp8-all
 }
 
 serve() {

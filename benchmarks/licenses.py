@@ -109,6 +109,11 @@ def _from_file(name: str) -> str:
     return "not stated"
 
 
+def stated_license() -> str:
+    """Return the license that the packages state, an SPDX expression."""
+    return " AND ".join(sorted({part.license for part in SHIPPED}))
+
+
 def page(found: Mapping[str, Sequence[Holding]]) -> str:
     """Return the page.
 
@@ -132,7 +137,8 @@ def page(found: Mapping[str, Sequence[Holding]]) -> str:
         lines.append(f"| {part.name} | {part.license} | {part.origin} | {' | '.join(counts)} | {link} |")
     lines += [
         "",
-        "The wheel has no drawings, but its demo learned to draw from them, so it has their license text, too.",
+        "The wheel has no drawings, but its demo learned to draw from them, so it has their license text, too. So both",
+        f"packages state the license `{stated_license()}` (`pyproject.toml`).",
         "",
         "## Direct dependencies",
         "",

@@ -69,6 +69,50 @@ def is_locked_by_another(descriptor: int) -> bool:
         return False
 
 
+def lock_byte(descriptor: int, position: int) -> bool:
+    """Lock one byte of a file that is open for writing; return False if another process has locked it.
+
+    The byte need not exist. The system ends the locks of a process that ends, and of one that closes the file.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    if sys.platform == "win32":
+        try:
+            with _SEEKING:
+                os.lseek(descriptor, position, os.SEEK_SET)
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+    else:
+        return _lock_range(descriptor, 1, position)
+
+
+def lock_all_bytes(descriptor: int) -> bool:
+    """Lock all bytes of a file, as `lock_byte` locks one. On Windows this is not possible, and returns False.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    if sys.platform == "win32":
+        return False
+    else:
+        return _lock_range(descriptor, 0, 0)
+
+
+def _lock_range(descriptor: int, length: int, start: int) -> bool:
+    """Lock a range of bytes on POSIX systems; a length of 0 means all bytes from `start` on."""
+    if sys.platform == "win32":
+        raise OSError("Windows locks single bytes")
+    else:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+        except (BlockingIOError, PermissionError):  # POSIX allows EAGAIN and EACCES
+            return False
+        return True
+
+
 def terminal_size_report(descriptor: int) -> bytes:
     """Return the kernel's report on a terminal: rows, columns, width and height in pixels, as four unsigned shorts.
 

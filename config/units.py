@@ -1,4 +1,4 @@
-"""Amounts as text: of memory, and of things that are counted."""
+"""Amounts as text: of memory and files, and of things that are counted."""
 
 import re
 
@@ -14,8 +14,13 @@ def parse_memory(text: str) -> int | None:
 
 
 def format_memory(count: int) -> str:
-    """Format bytes like `7.9 GiB` or `900 MiB`."""
+    """Format bytes of memory, in binary units as the setting `gpu_memory` has them: `7.9 GiB` or `900 MiB`."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def format_bytes(count: int) -> str:
+    """Format bytes of files and downloads, in decimal units as the Hub and disks have them: `16.3 GB` or `512 MB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def count_of(number: int, noun: str) -> str:

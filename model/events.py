@@ -31,7 +31,8 @@ class Notice:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing has happened for a moment on a server. The event lets a client react to Ctrl-C meanwhile.
+    """Nothing has happened for a moment: a server works, or a CPU prefills a long text. The event lets the consumer
+    react to Ctrl-C meanwhile.
 
     Attributes:
         position: number of the requests that the server runs before this one; 0 while this one runs.

@@ -3,6 +3,7 @@
 import re
 import tomllib
 
+from benchmarks.licenses import SHIPPED, stated_license
 from tests.cli.harness import REPOSITORY
 
 TEXTS = [
@@ -24,3 +25,17 @@ def test_extras_are_installed_from_the_checkout() -> None:
         for extras in re.findall(r"pip install [^\n]*'\.\[([a-z,]+)\]'", text):
             named |= set(extras.split(","))
     assert {"cache", "serve", "sixel", "dev"} <= named <= set(project["optional-dependencies"])
+
+
+def test_the_page_of_licenses_agrees_with_the_project_file() -> None:
+    """The license of the packages, and the direct dependencies with the extra that installs each."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    page = (REPOSITORY / "docs" / "licenses.md").read_text()
+    assert project["license"] == stated_license() and f"`{stated_license()}` (`pyproject.toml`)" in page
+    assert set(project["license-files"]) == {part.text for part in SHIPPED}
+    extras = {name: needed for name, needed in project["optional-dependencies"].items() if name != "dev"}
+    for installed, needed in {"default": project["dependencies"], **extras}.items():
+        shown = installed if installed == "default" else f"`[{installed}]`"
+        rows = re.findall(rf"^\| (\S+) \|.*\| {re.escape(shown)} \|$", page, re.MULTILINE)
+        names = {re.split(r"[<>=\[]", each)[0].replace("_", "-") for each in needed}
+        assert set(rows) == names, installed

@@ -16,6 +16,7 @@ from config.errors import SenseNovaError
 from config.recommended import Recommended, read_recommended
 from config.settings import ImageSettings, LoadSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size
+from config.units import format_bytes
 from model.backends.select import select_backend
 from model.bench.ceilings import Ceilings, measure_ceilings, median_seconds
 from model.bench.energy import Energy, Meter, open_meter
@@ -268,7 +269,7 @@ def bench_load(checkpoint: Path, device: torch.device, dtype: torch.dtype, quant
         load_checkpoint(checkpoint, device, dtype, quantized=quantization)
         synchronize(device)
         seconds = time.perf_counter() - clock
-    title = f"loading {total / 1e6:.0f} MB"
+    title = f"loading {format_bytes(total)}"
     return Figure(title, seconds, total / seconds, "B/s", 0.0, peak_memory(device))
 
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from config.errors import SenseNovaError
 from config.json_files import read_json
+from config.units import format_bytes
 from model.checkpoint.conversion_record import (
     LOCK_FILE,
     RECORD_FILE,
@@ -232,7 +233,7 @@ def _require_room(work: Path, needed: int) -> None:
     free = shutil.disk_usage(work).free
     if needed > free:
         raise SenseNovaError(
-            f"{work} needs {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free on its disk",
+            f"{work} needs {format_bytes(needed)} more, and {format_bytes(free)} are free on its disk",
             "free some disk space: the same command then continues, or name a folder on another disk",
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from config.recommended import RECOMMENDED_FILE
+from config.units import format_bytes
 from model.checkpoint.hub_cache import cached_folder, hub_cache_folder
 from model.checkpoint.hub_errors import OFFICIAL_MODEL, explained_errors
 from model.errors import CheckpointError
@@ -118,8 +119,8 @@ def _fetch(
     """Download the files of a plan and return the path of the last one."""
     if plan.bytes_to_fetch > plan.free_disk_bytes:
         raise CheckpointError(
-            f"{plan.model} needs {_gigabytes(plan.bytes_to_fetch)} more on the disk of {plan.cache_folder}, "
-            f"where {_gigabytes(plan.free_disk_bytes)} are free",
+            f"{plan.model} needs {format_bytes(plan.bytes_to_fetch)} more on the disk of {plan.cache_folder}, "
+            f"where {format_bytes(plan.free_disk_bytes)} are free",
             "free some space, or set HF_HOME to a folder on a larger disk",
         )
     if on_plan is not None and plan.bytes_to_fetch:
@@ -253,7 +254,3 @@ def _progress_bar(report: Callable[[int], None]) -> type[Any]:
         set_transfer_postfix_str = tqdm.set_postfix_str
 
     return ProgressBar
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -56,6 +57,36 @@ class TokenSequence:
                 segments.append(Segment(segment.count - skipped, segment.causal))
             skipped = max(0, skipped - segment.count)
         return TokenSequence(self.ids[tokens:], self.positions[:, tokens:], tuple(segments), self.next_position)
+
+    def split_long_texts(self, before: int, rows: int, work: int) -> "list[TokenSequence]":
+        """Return the sequence in parts whose prefills take about the same time. Images stay whole.
+
+        Args:
+            before: tokens before the sequence, which its tokens see.
+            rows: a part may begin after every `rows` tokens of a text.
+            work: most pairs of a token and a token before it in a part; more if a part cannot be smaller.
+        """
+        starts, start = [0], 0
+        for segment in self.segments:
+            end = start + segment.count
+            for boundary in range(start + rows, end, rows) if segment.causal else ():
+                longer = min(boundary + rows, end)
+                if (longer - starts[-1]) * (before + longer) > work:
+                    starts.append(boundary)
+            start = end
+        return [self.after(begin)._first(end - begin) for begin, end in pairwise((*starts, start))]
+
+    def _first(self, tokens: int) -> "TokenSequence":
+        """Return the first `tokens` tokens, which end inside a text or at the end of the sequence."""
+        segments: list[Segment] = []
+        left = tokens
+        for segment in self.segments:
+            if left:
+                segments.append(Segment(min(left, segment.count), segment.causal))
+            left = max(0, left - segment.count)
+        whole = tokens == len(self)
+        end = self.next_position if whole else int(self.positions[0, tokens])
+        return TokenSequence(self.ids[:tokens], self.positions[:, :tokens], tuple(segments), end)
 
 
 def build_sequence(

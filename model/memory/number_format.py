@@ -28,12 +28,13 @@ def choose_dtype(
     Args:
         image_tokens: tokens of the largest picture to reserve memory for.
     """
-    if settings.dtype != "auto":
-        return settings.dtype, None
     quantization = QUANTIZATIONS[settings.quantization]
-    if has_bfloat16_units(device):
+    is_fast = has_bfloat16_units(device)
+    if quantization.format != "fp8" and settings.dtype != "auto":
+        return settings.dtype, None
+    if is_fast:
         return "bfloat16", None
-    if quantization.format == "fp8":
+    if quantization.format == "fp8":  # also if the user has chosen bfloat16, without which there is no float8
         return "bfloat16", (
             "float8 weights need bfloat16, in which this CPU is slow: "
             "`quantization=int8` or `quantization=off` is faster"

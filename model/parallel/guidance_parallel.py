@@ -22,6 +22,8 @@ from model.sampling.prefill import DenoiseState, Prefix
 class GuidanceGroup(RankGroup):
     """The ranks of a parallel layout, as denoising and decoding use them."""
 
+    is_single = False
+
     def __init__(self, groups: ProcessGroups, config: TransformerConfig) -> None:
         """
         Args:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from model.device_kinds import DeviceKind
 from model.events import Branch
 from model.network.attention import Segment
 from model.network.cache import LongerCache, ScratchCache
@@ -24,9 +25,11 @@ class RankGroup:
     Attributes:
         splits_heads: whether the understanding tower is split over more ranks than the generation tower. Each rank then
             prefills every branch, but only with a part of the heads that it denoises with.
+        is_single: whether there is only this process.
     """
 
     splits_heads = False
+    is_single = True
 
     def broadcast(self, numbers: Tensor) -> Tensor:
         """Return rank 0's numbers on every rank."""
@@ -136,6 +139,16 @@ class Backend:
         network.und.run_blocks(batches, [prefix.cache], ONE_TOKEN, operations)
         hidden = [groups[0].result()[None] for groups in batches]
         return list(zip(hidden, network.logits_of_each(hidden), strict=True))
+
+    @property
+    def prefills_in_chunks(self) -> bool:
+        """Whether a long text is prefilled in chunks, so that a slow prefill can be cancelled between them.
+
+        Ranks take their events together, and some of them prefill other tokens. A pass that has to load weights would
+        load them for each chunk.
+        """
+        is_slow = not DeviceKind.of(self.network.device).is_gpu
+        return is_slow and self.group.is_single and self.network.und.blocks.fit_together
 
     @property
     def attention_kernel(self) -> str:

@@ -6,17 +6,23 @@ equal items have equal keys and values there. The tokens of an image attend to e
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+import torch
 from torch import Tensor
 
 from config.sizes import TOKEN_PIXELS
-from model.events import Branch
+from model.events import Branch, Waiting
 from model.inputs.token_sequence import TokenSequence
+from model.network.attention import CAUSAL_ROWS
 from model.network.sensenova import SenseNovaU1
 from model.sampling.prefill import Prefix, prefill
+
+CHUNK_WORK = (6 * CAUSAL_ROWS) ** 2
+"""Pairs of a token and a token before it in a chunk of a prefill: those of the first 1,536 tokens. With the demo, two
+slow cores take a second for them."""
 
 
 @dataclass(frozen=True)
@@ -153,21 +159,33 @@ class Prefill:
         self._cached = cached if shared else None
         self.rest = sequence.after(self.reused)
 
-    def run(self, network: SenseNovaU1, images: Sequence[Tensor], reserve: int) -> CachedPrefix:
+    @torch.inference_mode()
+    def run(
+        self, network: SenseNovaU1, images: Sequence[Tensor], reserve: int, in_chunks: bool
+    ) -> Generator[Waiting, None, CachedPrefix]:
         """Prefill the rest and return the prefix of the whole sequence.
 
         Args:
             images: the images of `rest`, from `embed_image`.
             reserve: positions to reserve in the KV cache after the prefix.
+            in_chunks: whether to prefill a long text in chunks, and to yield a `Waiting` between them. Attention
+                computes the same rows together as without.
         """
-        if self._cached is None:
-            return CachedPrefix(self._items, prefill(network, self.rest, images, reserve))
-        cache = self._cached.prefix.cache
-        if not len(self.rest):
-            cache.reserve(reserve)
-            return self._cached
-        cache.truncate(self.reused)
-        return CachedPrefix(self._items, prefill(network, self.rest, images, reserve, cache))
+        cache = self._cached.prefix.cache if self._cached is not None else None
+        if self._cached is not None and cache is not None:
+            if not len(self.rest):
+                cache.reserve(reserve)
+                return self._cached
+            cache.truncate(self.reused)
+        parts = self.rest.split_long_texts(self.reused, CAUSAL_ROWS, CHUNK_WORK) if in_chunks else [self.rest]
+        left = len(self.rest)
+        for part in parts:
+            left -= len(part)
+            prefix = prefill(network, part, images[: part.images], reserve + left, cache)
+            if left:
+                cache, images = prefix.cache, images[part.images :]
+                yield Waiting(0)
+        return CachedPrefix(self._items, prefix)
 
     def _count_shared(self, cached: CachedPrefix) -> int:
         """Count the equal items at the start of both sequences. The sequence's last item is excluded: it has to be

@@ -74,6 +74,8 @@ def prefill_branches(
 ) -> Iterator[Event]:
     """Prefill each branch into `prefixes` and yield its `PrefixRead`. Tokens in the prefix cache are reused.
 
+    A CPU prefills a long text in chunks, and yields a `Waiting` after each, so that the request can be cancelled.
+
     Args:
         pixels: the input images. An image that several branches need is embedded once.
         prefixes: an empty dictionary, from `caching_prefixes`.
@@ -98,9 +100,8 @@ def prefill_branches(
         if branch not in local:
             yield PrefixRead(branch, len(whole), whole.image_tokens, 0.0)
             continue
-        with torch.inference_mode():
-            images_left = embedded[len(embedded) - prefill.rest.images :]
-            prefixes[branch] = prefill.run(model.network, images_left, reserve)
+        images_left = embedded[len(embedded) - prefill.rest.images :]
+        prefixes[branch] = yield from prefill.run(model.network, images_left, reserve, model.backend.prefills_in_chunks)
         synchronize(model.device)
         recorder.prefix_tokens += len(prefill.rest)
         yield PrefixRead(branch, len(whole), whole.image_tokens, time.perf_counter() - clock, prefill.reused)

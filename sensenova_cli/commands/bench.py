@@ -224,6 +224,7 @@ def _measure_server(settings: "LoadSettings", plan: "ServerPlan", flags: Flags) 
         "steps": plan.steps,
         "tokens": plan.tokens,
     }
+    _note_small_queue(settings, plan, view)
     figures: list[ServerFigure] = []
     for result in measure_server(engine, lambda: open_engine(settings), plan):
         if isinstance(result, Notice):
@@ -235,6 +236,19 @@ def _measure_server(settings: "LoadSettings", plan: "ServerPlan", flags: Flags) 
     engine.close()
     if flags.json:
         print_json(server_figures_json(about, figures))
+
+
+def _note_small_queue(settings: "LoadSettings", plan: "ServerPlan", view: "TurnView") -> None:
+    """Say if the server refuses some of the clients at first, whose times then contain pauses between attempts."""
+    from model import read_server_facts
+
+    limit = read_server_facts(settings).get("queue", {}).get("limit")
+    most = max(plan.clients)
+    if limit is not None and most > limit + 1:  # one request runs
+        view.notice(
+            f"the server's queue takes {limit} requests, so some of {most} clients wait between attempts and measure "
+            f"longer times; sensenova serve --max-queue {most} takes all"
+        )
 
 
 def parse_sizes(texts: Sequence[str] | None) -> list[Size]:

@@ -17,6 +17,7 @@ from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import with_options
 from sensenova_cli.system.atomic_files import replace_file
 from sensenova_cli.system.settings_lock import changing_settings
+from sensenova_cli.system.streams import missing_terminal
 from sensenova_cli.system.unicode import for_terminal, json_text, printable
 
 if TYPE_CHECKING:
@@ -159,12 +160,18 @@ def edit(flags: Flags, project: Project = False) -> None:
       EDITOR="code --wait" sensenova config edit --project
 
     The editor gets a draft. It replaces the file when it has no mistake; else it
-    stays, and the next sensenova config edit continues with it.
+    stays, and the next sensenova config edit continues with it. Without a
+    terminal, the exit code is 2: use config set, or change the file itself.
     """
     from config.template import settings_template
     from config.toml_file import parse_settings
 
     file = _file(project)
+    if (stream := missing_terminal()) is not None:  # most editors would wait forever, unseen
+        raise UsageError(
+            f"an editor needs a terminal, and {stream} is not one",
+            f"use: sensenova config set NAME VALUE{' --project' if project else ''}\nor change the file {_shown(file)}",
+        )
     draft = file.with_name(f"{file.stem}.draft.toml")
     before = _text(file)
     if not draft.exists():

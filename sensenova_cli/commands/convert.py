@@ -91,7 +91,7 @@ def _report(made: "Converted", quantization: str, flags: Flags, view: "TurnView"
             }
         )
         return
-    from sensenova_cli.render.progress import format_bytes
+    from config.units import format_bytes
 
     sizes = f"{format_bytes(made.source_bytes)} became {format_bytes(made.nbytes)} in {seconds:.1f} s"
     kept = f"; {made.kept_files} of {made.files} files were done before" if made.kept_files else ""

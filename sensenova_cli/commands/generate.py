@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
+from config.task_defaults import EDIT_ONLY
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
     BATCH_OPTIONS,
     DESKTOP_OPTIONS,
-    EDIT_ONLY,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,

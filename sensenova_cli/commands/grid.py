@@ -42,6 +42,7 @@ OF_FILES = ("format", "quality", "preview")
     "force",
     *DESKTOP_OPTIONS,
     "skip_existing",
+    "max_errors",
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
     *RUN_OPTIONS,

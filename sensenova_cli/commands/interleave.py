@@ -9,7 +9,9 @@ from config.task_defaults import INTERLEAVE_DEFAULTS
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.options import (
+    DESKTOP_OPTIONS,
     ENGINE_OPTIONS,
+    FILES_ONLY,
     INTERLEAVE_OPTIONS,
     OUTPUT_OPTIONS,
     RUN_OPTIONS,
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
     *INTERLEAVE_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
+    *DESKTOP_OPTIONS,
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
     *RUN_OPTIONS,
     defaults={**INTERLEAVE_DEFAULTS, "size": "auto"},
+    helps=FILES_ONLY,
 )
 def interleave(
     flags: Flags,

@@ -93,8 +93,8 @@ def pull(
     A download of more than 1 GB starts after you have agreed, or with --yes.
     """
     from config.model_names import full_name
+    from config.units import format_bytes
     from model import find_checkpoint, find_weights_file, is_hub_id
-    from sensenova_cli.render.progress import format_bytes
     from sensenova_cli.render.turn_view import TurnView
     from sensenova_cli.turns.downloads import require_consent
     from sensenova_cli.turns.model_source import download_notice
@@ -146,8 +146,8 @@ def rm(
 
     A folder of yours is not removed, and an alias is kept.
     """
+    from config.units import format_bytes
     from model import remove_cached_model
-    from sensenova_cli.render.progress import format_bytes
 
     found = list({each.hub_id: each for each in map(_downloaded, names)}.values())
     default = _default(flags)
@@ -367,7 +367,7 @@ def _print_models(found: "list[ListedModel]") -> None:
 
 
 def _size(model: "ListedModel") -> str:
-    from sensenova_cli.render.progress import format_bytes
+    from config.units import format_bytes
 
     if model.nbytes:
         return format_bytes(model.nbytes)

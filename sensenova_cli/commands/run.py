@@ -13,6 +13,7 @@ from config.sizes import TOKEN_PIXELS, format_size, round_side
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import UNSUPPORTED_OPTIONS, Flags
 from sensenova_cli.inputs.options import (
+    DESKTOP_OPTIONS,
     ENGINE_OPTIONS,
     IMAGE_OPTIONS,
     OUTPUT_OPTIONS,
@@ -38,10 +39,12 @@ NAME = "sensenova_u1_output_{index}"
     *TEXT_OPTIONS,
     *OUTPUT_OPTIONS,
     "force",
+    *DESKTOP_OPTIONS,
     *ENGINE_OPTIONS,
     "enable_cpu_offload",
     *RUN_OPTIONS,
     *UNSUPPORTED_OPTIONS,
+    helps={"output": "Folder of the pictures, by default the current one; or - for stdout."},
 )
 def run(
     flags: Flags,
@@ -91,6 +94,8 @@ def run(
         raise UsageError(
             f"--modality {modality} takes no --image", f"use --modality {modality.replace('text2', 'img2')}"
         )
+    if modality.endswith("2text") and flags.open:
+        raise UsageError(f"--open shows pictures, and --modality {modality} makes none", "leave --open out")
     refuse_stdin_twice(flags.prompt, *flags.image)
     flags = _with_rounded_sides(flags)
     flags = with_one_seed(flags)

@@ -9,7 +9,7 @@ import typer
 
 from sensenova_cli.errors import FAILED, UsageError
 from sensenova_cli.inputs.flags import Flags
-from sensenova_cli.inputs.options import COMMON_OPTIONS, VERIFY_OPTIONS, with_options
+from sensenova_cli.inputs.options import COMMON_OPTIONS, FILES_ONLY, VERIFY_OPTIONS, with_options
 
 if TYPE_CHECKING:
     from config.settings import LoadSettings
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sensenova_cli.turns.verify_pictures import PictureFinding
 
 
-@with_options(*VERIFY_OPTIONS, *COMMON_OPTIONS)
+@with_options(*VERIFY_OPTIONS, *COMMON_OPTIONS, helps=FILES_ONLY)
 def verify(
     flags: Flags,
     checkpoint: Annotated[

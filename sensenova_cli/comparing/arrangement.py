@@ -47,8 +47,12 @@ def read_pictures(files: Sequence[str]) -> tuple[list[FilePicture], list[str]]:
         pictures.append(FilePicture(picture.name, shrunk(picture.image, min(MAX_TILE, side)), picture.record))
     unknown = [each.name for each in pictures if each.record is None]
     if unknown:
-        of = f"{unknown[0]} has" if len(unknown) == 1 else f"{len(unknown)} pictures have"
-        notes.append(f"{of} no record of how it was made, so the labels are the names of the files")
+        of, label = (
+            (f"{unknown[0]} has no record of how it was made", "its label is its name")
+            if len(unknown) == 1
+            else (f"{len(unknown)} pictures have no record of how they were made", "their labels are their names")
+        )
+        notes.append(f"{of}, so {label}")
     return pictures, notes
 
 
@@ -57,18 +61,15 @@ def arrange(pictures: Sequence[FilePicture]) -> Sheet:
 
     If their records differ in two values, these are the axes; if in one value, it is the caption of each picture, and
     the pictures are in its order. Otherwise the captions are the files' names and the first differing values. The title
-    is the prompt, if all pictures have the same one.
+    is the prompt, if all pictures have the same one. The caption of a picture without a record is its file's name.
     """
     records = [each.record for each in pictures if each.record is not None]
     if len(records) < len(pictures):
-        return wrapped([each.image for each in pictures], [each.name for each in pictures])
+        return wrapped([each.image for each in pictures], _partly_known(pictures, records))
     prompts = dict.fromkeys(record.prompt for record in records)
     title = next(iter(prompts)) if len(prompts) == 1 else ""
     differing = differing_values(records)
-    shown = {
-        name: [shown_value(name, value, record) for value, record in zip(values, records, strict=True)]
-        for name, values in differing.items()
-    }
+    shown = _shown(differing, records)
     names = sorted(differing, key=lambda name: name == "seed")  # seeds go down the side
     if len(names) == 2 and (sheet := _two_axes(pictures, names, differing, shown, title)):
         return sheet
@@ -78,6 +79,26 @@ def arrange(pictures: Sequence[FilePicture]) -> Sheet:
     names.sort(key=lambda name: name == "prompt")  # a long prompt would hide what is below it
     captions = [_caption(names, shown, index, pictures[index].name) for index in order]
     return wrapped([pictures[index].image for index in order], captions, title)
+
+
+def _shown(differing: dict[str, list[Any]], records: Sequence[PictureRecord]) -> dict[str, list[str]]:
+    return {
+        name: [shown_value(name, value, record) for value, record in zip(values, records, strict=True)]
+        for name, values in differing.items()
+    }
+
+
+def _partly_known(pictures: Sequence[FilePicture], records: Sequence[PictureRecord]) -> list[str]:
+    """Return captions: files' names, and the values in which the records that there are differ."""
+    shown = _shown(differing_values(records), records) if records else {}
+    names = sorted(shown, key=lambda name: name == "prompt")[:MOST_NAMED]
+    numbers = iter(range(len(records)))
+    captions = []
+    for picture in pictures:
+        number = None if picture.record is None else next(numbers)
+        values = [] if number is None else [f"{name} = {shown[name][number]}" for name in names]
+        captions.append("\n".join([picture.name, *values]))
+    return captions
 
 
 def _two_axes(

@@ -14,6 +14,7 @@ from typing import Any
 
 from config.declarations import DECLARATIONS, IMAGE, LOAD
 from config.errors import SettingsError
+from config.task_defaults import EDIT_ONLY
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.expansion import NAME, expand_prompts, parse_seeds, split_values, uses_variable
 from sensenova_cli.inputs.prompts import Prompt
@@ -23,7 +24,6 @@ MAX_CELLS = 1000
 MAX_AXES = 2
 OTHER_NAMES = {"steps": "num_steps", "aspect": "size", "n": "num_images"}
 """Options that are not named like their setting → the setting."""
-EDIT_ONLY = ("img_cfg_scale", "input_pixels")
 
 _NUMBER = r"\s*([+-]?\d*\.?\d+)\s*"
 _RANGE = re.compile(rf"{_NUMBER}\.\.{_NUMBER}(?:\.\.{_NUMBER})?", re.ASCII)

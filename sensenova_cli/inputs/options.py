@@ -17,20 +17,20 @@ import typer
 
 from config.declarations import DECLARATIONS, IMAGE, LOAD, OUTPUT, PROMPT, SERVE, TEXT, Declaration
 from config.step_cache import DEFAULT_PRESET
+from config.task_defaults import INTERLEAVE_ONLY, WITHOUT_EFFECT
 from sensenova_cli.inputs.completion import complete_loras, complete_models, complete_profiles
 from sensenova_cli.inputs.flags import SIZE_OPTIONS, collect_flags, off_option
 
 IMAGE_OPTIONS = (*SIZE_OPTIONS, *(name for name in IMAGE if name != "size"), "cache_backend")
-EDIT_ONLY = frozenset(("img_cfg_scale", "input_pixels"))
-INTERLEAVE_ONLY = frozenset(("max_images",))
 TEXT_OPTIONS = tuple(name for name in TEXT if name not in INTERLEAVE_ONLY)
 INTERLEAVE_OPTIONS = (
-    *(name for name in IMAGE_OPTIONS if name not in ("num_images", "max_think_tokens", "input_pixels")),
+    *(name for name in IMAGE_OPTIONS if name not in WITHOUT_EFFECT["interleave"]),
     *TEXT,
 )
-"""Options of an interleaved answer. The model decides the number of pictures, and thinking is part of the text."""
 ENGINE_OPTIONS = tuple(LOAD)
 OUTPUT_OPTIONS = tuple(OUTPUT)
+FILES_ONLY = {"output": DECLARATIONS["output"].help.removesuffix("; or - for stdout.") + "."}
+"""Help of `output` in commands that write no picture to stdout."""
 DESKTOP_OPTIONS = ("open", "copy")
 PROMPT_OPTIONS = tuple(PROMPT)
 VERIFY_OPTIONS = (
@@ -111,20 +111,23 @@ _METAVARS = {
 
 
 def with_options(
-    *names: str, defaults: Mapping[str, Any] = MappingProxyType({})
+    *names: str,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    helps: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the named options, and `--help-all`. It receives their values as its argument `flags`,
     and the parser's context if it has an argument `context`.
 
     Args:
         defaults: settings whose defaults differ for this command, for its help.
+        helps: settings that mean something else for this command → their help.
 
     Raises (when the command runs):
         UsageError: options contradict each other, or an option is not supported.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        declared = _declarations(names, defaults)
+        declared = _declarations(names, defaults, helps)
         parameters = inspect.signature(command).parameters
         own = [parameter for parameter in parameters.values() if parameter.name not in ("flags", "context")]
         options = [
@@ -148,12 +151,13 @@ def with_options(
     return decorate
 
 
-def _declarations(names: Collection[str], defaults: Mapping[str, Any]) -> Declarations:
+def _declarations(names: Collection[str], defaults: Mapping[str, Any], helps: Mapping[str, str]) -> Declarations:
     """Return the declarations of the settings that a command may name. `max_images` is a setting of answers, and for
     `sensenova serve` one of the server."""
     if set(SERVE) <= set(names):
         return {**DECLARATIONS, **SERVE}
     own = {name: DECLARATIONS[name]._replace(default=default) for name, default in defaults.items()}
+    own |= {name: own.get(name, DECLARATIONS[name])._replace(help=text) for name, text in helps.items()}
     return {**SERVE, **DECLARATIONS, **own}
 
 

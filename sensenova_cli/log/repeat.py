@@ -13,10 +13,11 @@ from config.settings import (
     TextSettings,
 )
 from config.sources import read_layers
+from config.task_defaults import EDIT_ONLY
 from model import DEMO_MODEL, read_card
 from sensenova_cli.errors import LogError, UsageError
 from sensenova_cli.inputs.expansion import escaped_prompt
-from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, INTERLEAVE_OPTIONS, TEXT_OPTIONS
+from sensenova_cli.inputs.options import IMAGE_OPTIONS, INTERLEAVE_OPTIONS, TEXT_OPTIONS
 from sensenova_cli.log.entries import LogEntry
 from sensenova_cli.system.streams import CLIPBOARD, STDIN
 

@@ -20,6 +20,7 @@ from pydantic import (
 from config.errors import SettingsError
 from config.later_settings import without_later_defaults
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings, TextSettings
+from config.task_defaults import applying
 from model import DEMO_MODEL, Message, NamedLora, PictureError, count_images, parse_loras
 from sensenova_cli.system.streams import CLIPBOARD, STDIN
 
@@ -82,7 +83,8 @@ class AnswerRecord(BaseModel):
 class PictureRecord(BaseModel):
     """All values that are needed to make a picture again.
 
-    In the JSON, each recorded load setting is a top-level entry. Missing entries have their default values.
+    In the JSON, each recorded load setting is a top-level entry. Missing entries have their default values. Settings
+    that have no effect on the task are left out.
 
     Attributes:
         settings: the picture's settings, with an explicit size, its own seed and `num_images` 1.
@@ -151,7 +153,7 @@ class PictureRecord(BaseModel):
                 content |= {key: value[key] for key in recorded} if name == "loaded" else {name: value}
         if content.get("weights") is None:
             content.pop("weights", None)
-        content["settings"] = without_later_defaults(content["settings"])
+        content["settings"] = without_later_defaults(applying(content["settings"], self.task))
         return content
 
 

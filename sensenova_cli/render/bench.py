@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from sensenova_cli.render.progress import format_bytes, format_rate
+from config.units import format_memory
+from sensenova_cli.render.progress import format_rate
 from sensenova_cli.render.table import plain_table
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def ceilings_line(ceilings: "Ceilings") -> str:
 def figure_row(figure: "Figure") -> Table:
     """Return a figure as a table of one row, so that it can be printed as soon as it is measured.
 
-    A row looks like `guided step 2048x2048   0.2620 s   3.82 /s   603 TFLOP/s   82 %  peak 34.9 GB`, and with energy it
+    A row looks like `guided step 2048x2048   0.2620 s   3.82 /s   603 TFLOP/s   82 %  peak 32.5 GiB`. With energy, it
     ends with `182 J  695 W  1480 MHz`. Minimum widths align the rows of several tables.
     """
     table = plain_table()
@@ -37,7 +38,7 @@ def figure_row(figure: "Figure") -> Table:
         f"{1 / figure.seconds:.2f} /s",
         format_rate(figure.rate, figure.unit) if figure.rate else "",
         f"{100 * figure.share:.0f} %" if figure.share is not None else "",
-        f"peak {format_bytes(figure.peak_memory)}",
+        f"peak {format_memory(figure.peak_memory)}",
         energy_text(figure.energy) if figure.energy else "",
     )
     return table

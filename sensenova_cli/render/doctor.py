@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from config.mentions import mention
 from config.sizes import format_size
-from config.units import format_memory
+from config.units import format_bytes, format_memory
 from sensenova_cli.render.bench import ceilings_line
-from sensenova_cli.render.progress import format_bytes, format_rate
+from sensenova_cli.render.progress import format_rate
 from sensenova_cli.render.spelling import as_flags
 from sensenova_cli.render.table import plain_table, print_table
 from sensenova_cli.system.unicode import for_terminal
@@ -16,7 +16,6 @@ from sensenova_cli.system.unicode import for_terminal
 if TYPE_CHECKING:
     from model.bench import Examination, Forecast, Machine, OffloadPlan
 
-GIB = 2**30
 SLOW_PICTURE = 600
 """Seconds of a picture from which the verdict suggests another machine."""
 LEGEND = """\
@@ -75,7 +74,7 @@ def machine_lines(machine: "Machine") -> list[str]:
     device = f"device {machine.device}"
     if machine.memory is not None:
         total, free = machine.memory
-        device += f" · {total / GIB:.1f} GiB, {free / GIB:.1f} GiB free"
+        device += f" · {format_memory(total)}, {format_memory(free)} free"
     lines.append(device + (f" · {machine.gpus} GPUs" if machine.gpus > 1 else ""))
     if machine.kernel_obstacle is not None:
         lines.append(f"kernels: plain, which is slower: {machine.kernel_obstacle}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from config.task_defaults import applying
 from model import Answer, AnswerRequest, InterleaveRequest, Picture
 from sensenova_cli.render.step_cache import cache_json
 from sensenova_cli.render.timings import timings_json
@@ -36,7 +37,7 @@ def picture_result(
         "size": picture.settings.size,
         "think_text": picture.think_text,
         "model": model,
-        "settings": picture.settings.model_dump(mode="json"),
+        "settings": applying(picture.settings.model_dump(mode="json"), task),
         "cache": cache_json(picture.caching) if picture.caching else None,
         "seconds": round(seconds, 3),
         **_timings_field(timings),
@@ -67,7 +68,7 @@ def answer_result(
         "finish": answer.finish,
         "prompt": request.prompt,
         "model": model,
-        "settings": request.settings.model_dump(mode="json"),
+        "settings": applying(request.settings.model_dump(mode="json"), task),
         "seconds": round(seconds, 3),
         **_timings_field(timings),
     }
@@ -94,7 +95,9 @@ def interleaved_result(
         "finish": finish,
         "prompt": request.prompt,
         "model": model,
-        "settings": request.settings.model_dump(mode="json") | request.text_settings.model_dump(mode="json"),
+        "settings": applying(
+            request.settings.model_dump(mode="json") | request.text_settings.model_dump(mode="json"), "interleave"
+        ),
         "system": request.system,
         "seconds": round(seconds, 3),
         **_timings_field(timings),

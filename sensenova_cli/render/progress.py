@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from config.units import count_of
+from config.units import count_of, format_bytes
 from sensenova_cli.render.preview import LivePreview
 
 NARROW = 60
@@ -241,11 +241,6 @@ def format_seconds(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def format_bytes(count: int) -> str:
-    """Format a number of bytes: `16.3 GB`, `512 MB`."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def format_rate(per_second: float, unit: str) -> str:

@@ -1,12 +1,11 @@
 """The line that is printed after a turn."""
 
-from config.units import count_of
+from config.units import count_of, format_memory
 from model import Statistics
-from sensenova_cli.render.progress import format_bytes
 
 
 def turn_summary(statistics: Statistics) -> str:
-    """Return a line such as `9.3 s · 50 steps, 4.21 steps/s · 9 tokens, 35.0 tok/s · peak memory 34.9 GB on cuda`."""
+    """Return a line such as `9.3 s · 50 steps, 4.21 steps/s · 9 tokens, 35.0 tok/s · peak memory 32.5 GiB on cuda`."""
     parts = [f"{statistics.seconds:.1f} s"]
     if statistics.steps:
         parts.append(
@@ -18,7 +17,7 @@ def turn_summary(statistics: Statistics) -> str:
         )
         if statistics.text_passes:
             parts.append(f"{statistics.new_tokens / statistics.text_passes:.1f} tokens a pass")
-    peak = f"peak memory {format_bytes(statistics.peak_memory)} " if statistics.peak_memory else ""
+    peak = f"peak memory {format_memory(statistics.peak_memory)} " if statistics.peak_memory else ""
     parts.append(f"{peak}on {statistics.device}")
     return " · ".join(parts)
 

@@ -16,7 +16,7 @@ from prompt_toolkit.output.defaults import create_output
 from prompt_toolkit.styles import Style
 
 from config.errors import SenseNovaError
-from sensenova_cli.render.progress import format_bytes
+from config.units import format_memory
 from sensenova_cli.repl.completion import LineCompleter
 from sensenova_cli.repl.history import open_history
 from sensenova_cli.repl.repl import Repl
@@ -125,7 +125,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     """Return mode, model, selected or staged pictures, settings, profile and memory, if they fit on a line."""
     state, turns = repl.session.state, repl.turns
     try:
-        settings, size = turns.current_settings().settings, repl.next_size()
+        settings, size, seed = turns.current_settings().settings, repl.next_size(), repl.next_seed()
     except SenseNovaError:  # the error is shown at the start and by every turn
         return [("class:mode", prompt_word(repl)), ("", " · the settings are invalid")]
     parts = [prompt_word(repl)]
@@ -141,7 +141,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     elif state.selected:
         parts.append(f"selected {state.selected.number}")
     if repl.mode == "pictures":
-        parts += [size, f"{settings.num_steps} steps", f"seed {settings.seed}"]
+        parts += [size, f"{settings.num_steps} steps", f"seed {seed}"]
         if settings.think:
             parts.append("think")
         if settings.enhance:
@@ -149,7 +149,7 @@ def _toolbar(repl: Repl) -> StyleAndTextTuples:
     if turns.profile:
         parts.append(turns.profile)
     if turns.measurements.statistics and turns.measurements.statistics.peak_memory:
-        parts.append(format_bytes(turns.measurements.statistics.peak_memory))
+        parts.append(format_memory(turns.measurements.statistics.peak_memory))
     width = get_app().output.get_size().columns
     text = parts[0]
     for part in parts[1:]:

@@ -14,6 +14,7 @@ from config.errors import SenseNovaError
 from config.sizes import format_size, resolve_size
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
+from sensenova_cli.inputs.pictures import free_seed
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.render.console import is_animated, print_message, stderr_console
 from sensenova_cli.render.preview import HALF, SMALL, Preview, has_links
@@ -147,6 +148,12 @@ class Workspace:
         first = state.pictures[state.staged[0]] if state.staged else state.selected
         sides = (first.width, first.height) if first else None
         return format_size(resolve_size(size, recommended.trained_sizes, sides))
+
+    def next_seed(self) -> int:
+        """Return the seed of the next picture: an edit skips the seeds of the pictures that it is made from."""
+        settings, state = self.turns.current_settings().settings, self.session.state
+        inputs = [state.pictures[number] for number in state.staged] or ([state.selected] if state.selected else [])
+        return free_seed(settings.seed, settings.num_images, {each.seed for each in inputs if each.seed is not None})
 
     def select(self, number: int) -> None:
         """Select a picture, and show it; errors as for Session.read."""

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from config.settings import PictureFormat
 from config.sizes import format_size, parse_size, resolve_size
+from config.task_defaults import applying
 from model import (
     AnswerRequest,
     DenoisingStep,
@@ -210,7 +211,7 @@ class _Answers:
             content["url"] = f"{self._base_url}v1/sensenova/pictures/{name}"
         if self._output.stream or not self._output.as_url:  # an event of a stream always has it
             content["b64_json"] = base64.b64encode(file).decode()
-        content["settings"] = picture.settings.model_dump(mode="json")
+        content["settings"] = applying(picture.settings.model_dump(mode="json"), self._job.turn.task.kind)
         record = finished.record
         content["record"] = {"format": FORMAT, **record.model_dump(mode="json")} if record is not None else None
         if picture.think_text is not None:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from config.settings import ImageSettings
 from config.sizes import parse_size
+from config.task_defaults import applying
 from model import DenoisingStep
 from sensenova_cli.inputs.pictures import InputImage
 from sensenova_cli.inputs.prompts import Prompt
@@ -252,7 +253,7 @@ class SdApi:
             "job_timestamp": _timestamp(job),
             "clip_skip": 1,
             "think_text": pictures[0].picture.think_text,
-            "settings": first.model_dump(mode="json"),
+            "settings": applying(first.model_dump(mode="json"), job.turn.task.kind),
             **found,
         }
 

@@ -65,6 +65,12 @@ def stdout_is_closed() -> bool:
     return sys.__stdout__ is None
 
 
+def missing_terminal() -> str | None:
+    """Return the stream that a program in the terminal would need and that is not one; None if it could run."""
+    streams = {"standard input": sys.stdin, "stdout": sys.stdout}
+    return next((name for name, stream in streams.items() if stream is None or not stream.isatty()), None)
+
+
 def flush_stdout() -> None:
     """Flush stdout at the end of the program; if that fails, discard the rest."""
     try:

@@ -2,7 +2,8 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from config.errors import SenseNovaError
@@ -17,8 +18,9 @@ from sensenova_cli.outputs.picture_names import PictureForm, picture_place
 from sensenova_cli.render.errors import describe, print_error
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.turns.build_request import Turn
+from sensenova_cli.turns.claims import Claims
 from sensenova_cli.turns.estimate import LONG_SECONDS, estimate_run
-from sensenova_cli.turns.existing_pictures import ExistingPictures, missing_turns
+from sensenova_cli.turns.existing_pictures import ExistingPictures, find_missing
 from sensenova_cli.turns.model_source import ModelOnDemand
 from sensenova_cli.turns.run_turn import Course
 
@@ -27,6 +29,8 @@ MAX_COMMAND = 500
 MAX_SHOWN = 60
 """Longest prompt in a message about a failed item, in characters."""
 SKIP = "--skip-existing"
+PATIENCE = 0.5
+"""Seconds between two looks whether another run has ended."""
 
 
 class Batch(Course):
@@ -52,9 +56,11 @@ class Batch(Course):
         self.counts: tuple[int, ...] = ()
         self.existing: Mapping[int, Path] = {}
         self.done = 0
+        self._claims: Claims | None = None
 
     def begin(self, turns: Sequence[Turn], card: Card) -> Sequence[Turn]:
-        """With `--skip-existing`, leave out the pictures that exist. Announce a run that takes long.
+        """With `--skip-existing`, leave out the pictures that exist, and wait for another run that makes some of the
+        others. Announce a run that takes long.
 
         Raises:
             UsageError: the pictures have no files, or no records that could be compared.
@@ -78,14 +84,38 @@ class Batch(Course):
             raise UsageError(
                 f"{SKIP} compares the records in files, and `metadata=false` writes none", "leave one of them out"
             )
-        existing = ExistingPictures(
-            picture_place(self._output.output, PictureForm.of(self._output, self._flags.settings))
-        )
-        missing, self.existing = missing_turns(turns, existing, self._source.loaded, card.recommended)
+        place = picture_place(self._output.output, PictureForm.of(self._output, self._flags.settings))
+        existing = ExistingPictures(place)
+        missing = find_missing(turns, existing, self._source.loaded, card.recommended)
+        if missing.turns and not self._flags.dry_run:
+            self._claim(missing.identities, place.folder)
+            existing.read_new()  # another run may have made some of them meanwhile
+            missing = find_missing(turns, existing, self._source.loaded, card.recommended)
+        self.existing = missing.existing
         if self.existing:
             verb = "exists" if len(self.existing) == 1 else "exist"
             self._view.muted(f"{len(self.existing)} of {count_of(self.count, 'picture')} {verb} already")
-        return missing
+        return missing.turns
+
+    def _claim(self, pictures: Collection[str], folder: Path) -> None:
+        """Claim pictures; wait for another run that is making some of them."""
+        self._claims = Claims(folder)
+        try:
+            if self._claims.take(pictures):
+                return
+            self._view.notice(f"another run is making some of these pictures in {folder}; this run waits until it ends")
+            while not self._claims.take(pictures):
+                time.sleep(PATIENCE)
+        except OSError as error:
+            self._view.notice(
+                f"pictures in {folder} cannot be claimed ({error.strerror or error}), so another run at the same time "
+                "may make the same ones"
+            )
+
+    def close(self) -> None:
+        """End the claims of the run's pictures."""
+        if self._claims is not None:
+            self._claims.release()
 
     def failed(self, turn: Turn, error: Exception) -> None:
         """Report a failed turn.

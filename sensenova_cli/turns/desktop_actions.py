@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from model import Answer, Event
+from model import Answer, Event, InterleavedAnswer, TextPart
 from sensenova_cli.errors import UsageError
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.outputs.clipboard_pictures import NO_CLIPBOARD, copy_picture
@@ -71,9 +71,12 @@ class CopyAnswerSink(Sink):
         self._text = ""
 
     def take(self, event: Event) -> None:
-        """Keep the answer."""
+        """Keep the answer; of an interleaved one, its text without the thinking."""
         if isinstance(event, Answer):
             self._text = event.text
+        elif isinstance(event, InterleavedAnswer):
+            texts = (part.text for part in event.parts if isinstance(part, TextPart) and not part.thinking)
+            self._text = "".join(texts).strip()
 
     def end(self, outcome: Outcome) -> None:
         """Copy the answer."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from config.errors import SenseNovaError
 from config.mentions import mention
 from config.settings import LoadSettings
+from config.units import format_bytes
 from model import CheckpointError, DownloadPlan, find_checkpoint, find_weights_file, is_hub_id, local_checkpoint
-from sensenova_cli.render.progress import format_bytes
 from sensenova_cli.system.terminal_echo import visible_keys
 from sensenova_cli.system.unicode import printable
 

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config.errors import SenseNovaError
@@ -35,14 +35,23 @@ class ExistingPictures:
     """
 
     def __init__(self, place: PicturePlace) -> None:
+        self._place = place
         self._files: dict[str, dict[str, Path]] = {}  # by what decides the picture, and by number format
-        for file in _picture_files(place):
+        self._read: set[Path] = set()
+        self.read_new()
+
+    def read_new(self) -> None:
+        """Read the files that have been written since the last time."""
+        for file in _picture_files(self._place):
+            if file in self._read:
+                continue
+            self._read.add(file)
             try:
                 record = read_record(file, decode=False) if _is_complete(file) else None
             except (SenseNovaError, OSError):
                 continue  # a damaged file is not the picture, which is made again under another name
             if record is not None:
-                self._files.setdefault(_identity(record), {})[record.loaded.dtype] = file
+                self._files.setdefault(picture_identity(record), {})[record.loaded.dtype] = file
 
     def find(self, record: PictureRecord, *, is_remote: bool = False) -> Path | None:
         """Return the file that has this record, apart from what does not change the picture: the folders of its input
@@ -51,20 +60,33 @@ class ExistingPictures:
         Args:
             is_remote: whether a server will make the picture. Another program there records only its model.
         """
-        found = self._files.get(_identity(record), {})
+        found = self._files.get(picture_identity(record), {})
         if is_remote and not found:
-            found = self._files.get(_identity(record.model_copy(update={"made_by": "server"})), {})
+            found = self._files.get(picture_identity(record.model_copy(update={"made_by": "server"})), {})
             return next(iter(found.values()), None)
         return next(iter(found.values()), None) if record.loaded.dtype == ANY else found.get(record.loaded.dtype)
 
 
-def missing_turns(
+@dataclass(frozen=True)
+class Missing:
+    """The pictures of a run that do not exist yet.
+
+    Attributes:
+        turns: those that make them. A turn of which some pictures exist becomes one for each gap.
+        identities: `picture_identity` of each of them.
+        existing: the files of the other pictures, by their numbers.
+    """
+
+    turns: list[Turn]
+    identities: set[str]
+    existing: dict[int, Path]
+
+
+def find_missing(
     turns: Iterable[Turn], existing: ExistingPictures, loaded: LoadSettings, recommended: Recommended
-) -> tuple[list[Turn], dict[int, Path]]:
-    """Return turns for the pictures that do not exist yet, and the files of the others by their numbers. A turn of
-    which some pictures exist becomes one for each gap."""
-    missing: list[Turn] = []
-    files: dict[int, Path] = {}
+) -> Missing:
+    """Return the pictures of the turns that do not exist yet."""
+    missing = Missing([], set(), {})
     for turn in turns:
         settings = ImageSettings.part_of(turn.settings)
         expected = expected_record(turn, picture_settings(turn, recommended), loaded)
@@ -73,14 +95,15 @@ def missing_turns(
             own = expected.settings.model_copy(update={"seed": settings.seed + number})
             record = expected.model_copy(update={"settings": own})
             if (file := existing.find(record, is_remote=loaded.is_remote)) is not None:
-                files[turn.first_index + number] = file
+                missing.existing[turn.first_index + number] = file
                 continue
+            missing.identities.add(picture_identity(record))
             if gaps and gaps[-1][-1] == number - 1:
                 gaps[-1].append(number)
             else:
                 gaps.append([number])
-        missing += [_part(turn, gap[0], len(gap)) for gap in gaps]
-    return missing, files
+        missing.turns.extend(_part(turn, gap[0], len(gap)) for gap in gaps)
+    return missing
 
 
 def picture_settings(turn: Turn, recommended: Recommended) -> ImageSettings:
@@ -127,7 +150,7 @@ def _is_complete(file: Path) -> bool:
     return end == PNG_END or end.endswith(JPEG_END)
 
 
-def _identity(record: PictureRecord) -> str:
+def picture_identity(record: PictureRecord) -> str:
     """Return the parts of a record that decide what the picture looks like, as text."""
     content = record.model_dump(mode="json", exclude={"think_text", "version", "made_by", "enhanced_by", "inputs"})
     content.pop("dtype", None)  # the record of another program's picture has none

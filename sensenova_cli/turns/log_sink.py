@@ -6,6 +6,7 @@ from pathlib import Path
 
 from config.settings import RECORDED_LOAD_SETTINGS, ImageSettings, LoadSettings, SettingsGroup, TextSettings
 from config.sources import Layers
+from config.task_defaults import applying
 from model import Answer, Event, InterleavedAnswer, Picture, TextPart, TextToken, format_loras, parse_loras
 from sensenova_cli.errors import LogError
 from sensenova_cli.log.entries import LogEntry, describe_files
@@ -107,6 +108,7 @@ class LogSink(Sink):
         if isinstance(task, InterleaveTask):
             groups = (ImageSettings, TextSettings)
         settings = {name: value for group in groups for name, value in group.changed_in(turn.settings).items()}
+        settings = applying(settings, task.kind)
         if not isinstance(task, AnswerTask):
             known = {"size": self._size or turn.settings.size, "seed": turn.settings.seed}  # also if they are defaults
             settings = known | settings | known

@@ -9,6 +9,7 @@ from typing import Protocol
 import model
 from config.mentions import mention
 from config.settings import LoadSettings
+from config.units import format_bytes
 from model import (
     CONNECT,
     DEMO_MODEL,
@@ -23,7 +24,7 @@ from model import (
     read_card,
 )
 from sensenova_cli.errors import UsageError
-from sensenova_cli.render.progress import ProgressView, format_bytes
+from sensenova_cli.render.progress import ProgressView
 from sensenova_cli.render.turn_view import TurnView
 from sensenova_cli.turns.demo_notice import demo_notice
 from sensenova_cli.turns.downloads import require_consent

@@ -137,6 +137,8 @@ def make_pictures(
     except KeyboardInterrupt:
         batch.show_way_on()
         raise
+    finally:
+        batch.close()
     if flags.dry_run:
         return
     if sheet is not None:
@@ -170,7 +172,7 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
     and the paths of the pictures; errors as for `run_turns`.
 
     Args:
-        page: file to write the answer to as an HTML page, too.
+        page: file to write the answer to as an HTML page, too. `--open` shows it instead of the pictures.
     """
     process_timings.add(PROGRAM, seconds_since_start())
     output = layers.output
@@ -190,6 +192,8 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
         notify=output.notify,
     )
     tell_drawn_seed(view, flags)
+    desktop = DesktopActions(replace(flags, copy=False), output.output)  # --copy is for the text of the answer
+    copying = [CopyAnswerSink(view)] if flags.copy else []
     source = ModelOnDemand(layers.load)
     answer: AnswerParts[WrittenPicture] = AnswerParts()
 
@@ -219,7 +223,7 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
         elif not on_screen:
             result = MarkdownSink(answer, with_thinking=output.print_think)
         pages = [PageSink(answer, page, force=flags.force)] if page is not None else []
-        return [pictures, result, *pages]
+        return [pictures, result, *pages, *copying]
 
     course = _course(Course(), plan, view, flags)
     run_turns([task], layers, source, Frontend(view, logged(open_sinks, layers, source, view), SignalStop(), course))
@@ -229,6 +233,8 @@ def interleave(task: InterleaveTask, layers: Layers, flags: Flags, page: Path | 
         view.notice(
             f"the answer ended before picture {task.replay.record.index + 1}, so {task.replay.file} is not in it"
         )
+    desktop.files += [page] if page is not None else [picture.path for picture in answer.pictures]
+    desktop.run(view)
     _show_timings(view, flags)
 
 

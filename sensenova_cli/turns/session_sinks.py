@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from config.settings import ImageSettings, SettingsGroup, TextSettings
+from config.task_defaults import applying
 from model import Answer, Event, Picture, PrefixRead, Statistics, TextPart, TextToken, ThinkText
 from sensenova_cli.inputs.flags import Flags
 from sensenova_cli.inputs.replay import PictureKind
@@ -42,7 +43,7 @@ class _SessionSink(Sink):
             "turn": self._session.state.next_turn,
             "prompt": turn.prompt,
             "inputs": self._inputs,
-            "settings": _plain({name: getattr(turn.settings, name) for name in names}),
+            "settings": _plain(applying({name: getattr(turn.settings, name) for name in names}, turn.task.kind)),
             "model": model_name(self._source.loaded),
             "status": outcome.status,
             "reason": as_session(outcome.reason),
@@ -235,15 +236,18 @@ class MeasurementSink(Sink):
         statistics: statistics of the last request; None before its end.
         prefix_tokens: length of the last request's prefixes.
         reused_tokens: the part of them that the prefix cache supplied.
+        has_begun: whether a request has begun.
     """
 
     def __init__(self) -> None:
         self.statistics: Statistics | None = None
+        self.has_begun = False
         self.prefix_tokens = self.reused_tokens = 0
 
     def begin(self, turn: Turn) -> None:
         """Begin a turn: drop the measurements of the one before."""
         super().begin(turn)
+        self.has_begun = True
         self.statistics = None
         self.prefix_tokens = self.reused_tokens = 0
 

@@ -29,7 +29,7 @@ def world_notices(task: Task, recommended: Recommended) -> list[str]:
     if world is None:
         return []
     if isinstance(task, InterleaveTask) and not recommended.answers_with_pictures:
-        return ["The demo has not learned to answer with pictures; the published models have: --model u1-8b"]
+        return ["The demo has not learned to answer with pictures; the published models have: `model=u1-8b`"]
     is_edit = isinstance(task, PictureTask) and task.kind == "edit"
     images = task.images if isinstance(task, AnswerTask) else [each.image for each in task.inputs]
     if not all(map(has_plain_border, images)):

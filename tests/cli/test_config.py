@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from sensenova_cli.commands import config
 from sensenova_cli.system import settings_lock
-from tests.cli.harness import Outcome, Program
+from tests.cli.harness import REPOSITORY, Outcome, Program, start
 
 
 @pytest.fixture
@@ -164,7 +166,13 @@ def test_a_contradiction_is_noted(program: Program) -> None:
 
 
 @pytest.fixture
-def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard input and stdout count as terminals for `config edit`."""
+    monkeypatch.setattr(config, "missing_terminal", lambda: None)
+
+
+@pytest.fixture
+def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: None) -> Path:
     """A program that appends the text of a file to what it edits."""
     text = tmp_path / "typed.txt"
     script = tmp_path / "an editor"
@@ -202,6 +210,7 @@ def test_a_mistake_of_the_editor_is_a_draft(program: Program, user_file: Path, e
     assert user_file.read_text() == "seed = 1\nnum_steps = 2\nthink = true\n" and not draft.exists()
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_file_that_changed_meanwhile_is_not_replaced(
     program: Program, user_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +225,7 @@ def test_a_file_that_changed_meanwhile_is_not_replaced(
     assert user_file.with_name("config.draft.toml").read_text() == "seed = 1\nthink = true\n"
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(("command", "code"), [("/nowhere/editor", 2), ("false", 1)])
 def test_an_editor_that_fails(
     program: Program, user_file: Path, command: str, code: int, monkeypatch: pytest.MonkeyPatch
@@ -226,9 +236,43 @@ def test_an_editor_that_fails(
     assert outcome.code == code and command in outcome.stderr and user_file.read_text() == "seed = 1\n"
 
 
+@pytest.mark.usefixtures("terminal")
 def test_without_an_editor(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EDITOR", raising=False)
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.setattr(config, "EDITORS", ())
     outcome = program("config", "edit")
     assert outcome.code == 2 and "EDITOR=nano" in outcome.stderr
+
+
+@pytest.mark.parametrize("project", [False, True])
+def test_without_a_terminal_no_editor_starts(
+    home: Path, tmp_path: Path, project: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a draft nor a file is left, and the message names a command that does not need a terminal."""
+    started = tmp_path / "started"
+    monkeypatch.setenv("VISUAL", f"touch '{started}'")
+    words = ["config", "edit", *(["--project"] if project else [])]
+    process = start(*words)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 2 and not stdout and not started.exists()
+    assert b"an editor needs a terminal, and standard input is not one" in stderr
+    assert (b"config set NAME VALUE --project" if project else b"config set NAME VALUE\n") in stderr
+    assert not list(home.iterdir()) and not list(tmp_path.glob("user/*.toml"))
+
+
+def test_a_piped_stdout_is_no_terminal(tmp_path: Path, home: Path) -> None:
+    """`sensenova config edit | cat` in a terminal would hide the editor."""
+    terminal, stdin = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.cli.fake_program", "config", "edit"],
+            stdin=stdin,
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "VISUAL": "true"},
+        )
+    finally:
+        os.close(terminal)
+        os.close(stdin)
+    assert done.returncode == 2 and b"stdout is not one" in done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from config.settings import TextSettings
 from model import Statistics
 from sensenova_cli.render.turn_summary import turn_summary
 from tests.cli.harness import Program
@@ -22,7 +23,7 @@ def pictures(home: Path) -> None:
 def test_the_answer_is_all_there_is_on_stdout(program: Program) -> None:
     outcome = program("describe", "a.png")
     assert (outcome.code, outcome.stdout) == (0, "It is a cat.\n")
-    assert outcome.stderr.splitlines()[-1] == "0.6 s · 4 tokens, 8.00 tok/s · peak memory 1.5 GB on cpu"
+    assert outcome.stderr.splitlines()[-1] == "0.6 s · 4 tokens, 8.00 tok/s · peak memory 1.4 GiB on cpu"
 
 
 def test_without_a_question_a_description_is_asked_for(program: Program) -> None:
@@ -61,6 +62,7 @@ def test_json_carries_text_and_token_ids_and_does_not_stream(program: Program) -
     result = json.loads(program("describe", "a.png", "--json").stdout)
     assert (result["path"], result["images"]) == ("a.png", ["a.png"])
     assert (result["text"], result["token_ids"], result["finish"]) == ("It is a cat.", [1, 2, 3, 4], "end")
+    assert result["settings"].keys() == TextSettings.model_fields.keys() - {"max_images"}
 
 
 def test_a_cut_off_answer_is_told(program: Program) -> None:

@@ -53,6 +53,30 @@ def test_the_folder_of_several_pictures_is_opened(program: Program, home: Path, 
     assert opened(desktop) == [str(home / "cats")]
 
 
+def test_an_interleaved_answer_is_opened(program: Program, home: Path, desktop: Desktop) -> None:
+    """The folder of its pictures; with --html the page, which contains them."""
+    assert program("interleave", "a tale", "--open", "-o", "tale/").code == 0
+    assert opened(desktop) == [str(home / "tale")]
+    (desktop.folder / "opened").unlink()
+    assert program("interleave", "a tale", "--open", "-o", "tale/", "--html", "tale.html", "-f").code == 0
+    assert opened(desktop) == [str(home / "tale.html")]
+
+
+def test_a_picture_of_run_is_opened_and_copied(program: Program, home: Path, desktop: Desktop) -> None:
+    assert program("run", "--open", "--copy").code == 0
+    assert opened(desktop) == [str(home / "sensenova_u1_output_0.png")]
+    assert desktop.copied().startswith(PNG)
+
+
+def test_an_answer_of_run_cannot_be_opened(program: Program, desktop: Desktop) -> None:
+    words = ("run", "--modality", "text2text", "--prompt", "Hello")
+    outcome = program(*words, "--open")
+    assert outcome.code == 2 and "--open shows pictures, and --modality text2text makes none" in outcome.stderr
+    assert not program.engines
+    outcome = program(*words, "--copy")
+    assert desktop.copied("text/plain").decode() == outcome.stdout.rstrip("\n")
+
+
 def test_nothing_is_opened_without_a_desktop(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Desktop.start(tmp_path, monkeypatch, tools=())
     outcome = program("generate", "a cat", "--open")
@@ -95,11 +119,18 @@ def test_no_file_is_an_error(program: Program, desktop: Desktop, option: str, ou
     assert outcome.code == 2 and f"{option} needs a file, and -o {output} writes none" in outcome.stderr
 
 
-@pytest.mark.parametrize("words", [("generate", "a cat"), ("chat", "hello")])
+@pytest.mark.parametrize("words", [("generate", "a cat"), ("chat", "hello"), ("interleave", "a tale")])
 def test_no_clipboard_is_an_error(program: Program, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
     without_desktop(monkeypatch)
     outcome = program(*words, "--copy")
     assert outcome.code == 2 and "there is no clipboard" in outcome.stderr and not program.engines
+
+
+def test_the_text_of_an_interleaved_answer_is_copied(program: Program, desktop: Desktop) -> None:
+    outcome = program("interleave", "a tale", "--copy")
+    assert outcome.code == 0 and "copied the answer" in outcome.stderr
+    text = desktop.copied("text/plain").decode()
+    assert text.startswith("# The kite") and text.endswith("The end.") and "![" not in text
 
 
 def test_an_answer_is_copied(program: Program, desktop: Desktop) -> None:

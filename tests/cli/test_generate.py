@@ -34,7 +34,7 @@ def test_path_on_stdout_and_the_rest_on_stderr(program: Program, home: Path) -> 
 
 def test_a_line_of_statistics_ends_a_run(program: Program) -> None:
     last = program("generate", "x").stderr.splitlines()[-1]
-    assert last == "3.0 s · 4 steps, 2.00 steps/s · peak memory 1.5 GB on cpu"
+    assert last == "3.0 s · 4 steps, 2.00 steps/s · peak memory 1.4 GiB on cpu"
 
 
 def test_quiet_prints_nothing(program: Program) -> None:

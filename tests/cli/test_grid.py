@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from model import NumericsError
+from sensenova_cli.comparing.arrangement import arrange, read_pictures
 from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.render.sheet import BACKGROUND
 from tests.cli.desktop import Desktop
@@ -192,6 +194,25 @@ def test_an_interrupted_grid_keeps_its_pictures_and_goes_on(program: Program, ho
     assert Path("grid.png").read_bytes() == done
 
 
+def test_a_grid_goes_on_after_errors(program: Program, home: Path) -> None:
+    """The sheet waits for the missing cells."""
+
+    def fail_for_seed_2(engine: FakeEngine) -> None:
+        def check(number: int) -> None:
+            if engine.requests[-1].settings.seed == 2:
+                raise NumericsError("the picture has NaN in it", "")
+
+        engine.on_step = check
+
+    program.prepare = fail_for_seed_2
+    outcome = program(*GRID, "--max-errors", "4")
+    assert outcome.code == 1 and "3 items failed; 9 of 12 pictures are done" in outcome.stderr
+    assert "--skip-existing" in outcome.stderr
+    assert len(list(home.iterdir())) == 9 and not Path("grid.png").exists()
+    program.prepare = lambda engine: None
+    assert program(*GRID, "--skip-existing").code == 0 and Path("grid.png").exists()
+
+
 def test_existing_pictures_give_the_same_sheet(program: Program) -> None:
     names = program(*GRID).stdout.split()[:-1]
     outcome = program("grid", "--files", *reversed(names), "-o", "again.png")
@@ -213,6 +234,16 @@ def test_pictures_without_a_record_are_labelled_by_their_names(program: Program)
     assert (outcome.code, outcome.stdout) == (0, "grid.png\n")
     assert "2 pictures have no record" in outcome.stderr
     assert "2 pictures have no record" not in program("grid", "--files", "a.png", "b.jpg", "-f", "-q").stderr
+
+
+def test_pictures_with_a_record_keep_their_labels_beside_those_without(program: Program) -> None:
+    for steps in ("1", "2"):
+        assert program("generate", "a cat", "--steps", steps, "-o", f"{steps}.png").code == 0
+    Image.new("RGB", (64, 64), "red").save("x.png")
+    pictures, notes = read_pictures(["1.png", "x.png", "2.png"])
+    assert notes == ["x.png has no record of how it was made, so its label is its name"]
+    assert arrange(pictures).captions == [["1.png\nnum_steps = 1", "x.png", "2.png\nnum_steps = 2"]]
+    assert arrange(pictures[:2]).captions == [["1.png", "x.png"]]
 
 
 def test_the_sheet_is_opened_and_copied(

@@ -35,6 +35,17 @@ EXAMPLE_FLAGS = """
 TEXTS = Path(__file__).parent / "help"
 
 
+@pytest.mark.parametrize(
+    ("command", "takes_stdout"), [("generate", True), ("run", True), ("interleave", False), ("verify", False)]
+)
+def test_help_of_the_output_says_whether_it_may_be_stdout(program: Program, command: str, takes_stdout: bool) -> None:
+    text = " ".join(program(command, "--help").stdout.split())
+    assert ("or - for stdout" in text) is takes_stdout
+    if not takes_stdout:
+        outcome = program(command, "x", "-o", "-")
+        assert outcome.code == 2 and "error: -o - " in outcome.stderr
+
+
 def test_the_list_of_commands_repeats_their_docstrings() -> None:
     for name, summary in SUMMARIES.items():
         assert (load_command(name).help or "").splitlines()[0] == summary

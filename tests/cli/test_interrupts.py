@@ -296,3 +296,22 @@ def test_a_swallowed_signal_stops_the_next_turn(program: Program, home: Path) ->
     program.prepare = prepare  # type: ignore[assignment]
     assert program("generate", "x", "-o", "a.png").code == 130
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_signal_while_a_cpu_reads_a_long_prompt(home: Path) -> None:
+    """The prompt takes minutes; one signal ends the command between two chunks of it."""
+    (home / "long.txt").write_text("red circle and blue square " * 7500)
+    with (home / "long.txt").open("rb") as stdin:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sensenova_cli", "chat", "--model", "demo", "--dtype", "float32", "-"],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )
+    _wait_for(process.stderr, b"loaded in")
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, b"") and b"interrupted" in stderr

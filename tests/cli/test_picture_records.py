@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from config.settings import ImageSettings
 from model.errors import PictureError
 from sensenova_cli.outputs.picture_files import KEYWORD, png_info, read_record
-from sensenova_cli.outputs.picture_record import FORMAT, InputFile, PictureRecord
+from sensenova_cli.outputs.picture_record import FORMAT, InputFile, PictureRecord, parse_record, record_text
 
 RECORD = PictureRecord(
     task="edit",
@@ -27,6 +27,16 @@ RECORD = PictureRecord(
 
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
+
+
+def test_a_record_names_only_settings_that_have_an_effect() -> None:
+    """Older records have the others, too; they are equal to new ones."""
+    for task, absent in (("generate", {"img_cfg_scale", "input_pixels"}), ("edit", set())):
+        record = PictureRecord.model_validate({**RECORD.model_dump(), "task": task})
+        content = json.loads(record_text(record))
+        assert content["settings"].keys() == ImageSettings.model_fields.keys() - absent - {"negative"}
+        content["settings"] |= {"img_cfg_scale": 1.0, "input_pixels": "auto"}
+        assert parse_record(json.dumps(content), "old.png") == record
 
 
 def changed_record(**changes: object) -> PictureRecord:

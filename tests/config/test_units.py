@@ -1,6 +1,6 @@
 import pytest
 
-from config.units import count_of, format_memory, parse_memory
+from config.units import count_of, format_bytes, format_memory, parse_memory
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,10 @@ def test_other_text_is_not_an_amount(text: str) -> None:
 
 def test_amounts_as_text() -> None:
     assert [format_memory(count) for count in (900 * 2**20, 2**30, 8_482_560_000)] == ["900 MiB", "1.0 GiB", "7.9 GiB"]
+
+
+def test_sizes_of_files_as_text() -> None:
+    assert [format_bytes(count) for count in (0, 512_000_000, 16_340_000_000)] == ["0 MB", "512 MB", "16.3 GB"]
 
 
 def test_one_thing_and_several() -> None:

@@ -1,7 +1,7 @@
 """`sensenova bench --server`: a server as its clients see it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -45,6 +45,16 @@ def test_figures_of_our_own_server(served: Served) -> None:  # noqa: F811
     assert len(pictures) == len(set(pictures)) == PICTURES
     assert served.engine.requests[0].settings.num_steps == 2
     assert served.engine.requests[-1].settings.max_tokens == 9
+
+
+def test_a_small_queue_gets_a_notice(serve: Callable[..., Served], served: Served) -> None:  # noqa: F811
+    """Its clients wait between attempts, which their times contain. A queue of 16 is enough."""
+    small = serve(max_queue=2)
+    outcome = bench(small.url, *SMALL, "--runs", "1")
+    assert outcome.code == 0, outcome.stderr
+    assert "queue takes 2 requests" in outcome.stderr and "--max-queue 16" in outcome.stderr
+    assert len(small.engine.requests) == 1 + 1 + 4 + 16 + 1, "--runs counts the pictures of each client"
+    assert "queue" not in bench(served.url, *SMALL, "--runs", "1").stderr
 
 
 def test_json(served: Served) -> None:  # noqa: F811

@@ -91,6 +91,19 @@ def test_a_picture_of_a_session_repeats_its_answer(script: Script, home: Path) -
             file.unlink()
 
 
+def test_the_history_has_the_text_of_the_answer(script: Script) -> None:
+    """Without its thinking, and with the numbers of its pictures in their places."""
+    outcome = script("a cat", "/interleave a tale", "? why?", "/history")
+    assert outcome.code == 0
+    shown = [
+        "2. interleave: a tale → 2, 3",
+        *("   # The kite", "", "   Once a kite.", "   [picture 2]", "   It flew.", "   [picture 3]", "   The end."),
+        "3. describe: why?",
+        "   It is a cat.",
+    ]
+    assert "\n".join(shown) in outcome.stderr and outcome.stderr.count("A kite flies.") == 1
+
+
 def test_undo_and_redo(script: Script) -> None:
     outcome = script("a cat", "/interleave a tale", "/undo", "/redo")
     assert outcome.stderr.count("the conversation is empty now") == 1

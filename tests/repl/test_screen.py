@@ -34,7 +34,7 @@ def test_twelve_turns_and_a_restart(tmp_path: Path) -> None:
 
     screen.type("a cat on a blue background")  # 1: the model may still be loading
     screen.wait_for("picture 1  ")
-    screen.wait_for_toolbar("edit · demo · selected 1 · 256x256 · 6 steps · seed 42")
+    screen.wait_for_toolbar("edit · demo · selected 1 · 256x256 · 6 steps · seed 43")
     screen.type("change the background to green")  # 2
     screen.wait_for("picture 2  ")
     screen.wait_for_toolbar("selected 2")

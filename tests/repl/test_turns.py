@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import model.opening
-from model.errors import CheckpointError, DeviceMemoryError, RankError
+from model.errors import CheckpointError, DeviceMemoryError, NumericsError, RankError
 from model.requests import AnswerRequest, EditRequest, GenerateRequest
 from sensenova_cli.outputs.picture_files import read_record
 from sensenova_cli.repl.repl import Repl
@@ -343,6 +344,25 @@ def test_a_script_without_a_session_writes_its_pictures_here(script: Script, hom
 def test_statistics_show_reused_tokens(script: Script) -> None:
     outcome = script("a cat", "? what is this?", "/stats")
     assert re.search(r"prefix +\d+ tokens computed, \d+ of \d+ reused", outcome.stderr)
+
+
+def test_statistics_name_their_turn(script: Script) -> None:
+    """A turn that fails leaves none; one that does not begin leaves those of the turn before, which are named."""
+    script.program.prepare = fail_at("dog")
+    outcome = script("a cat", "/generate a fox --size 33x33", "/stats", "/generate a dog", "/stats")
+    assert re.search(r"^turn +generate: a cat$", outcome.stderr, re.MULTILINE)
+    assert "the last turn did not finish, so it has no measurements" in outcome.stderr
+
+
+def fail_at(word: str) -> Callable[[FakeEngine], None]:
+    def prepare(engine: FakeEngine) -> None:
+        def fail(step: int) -> None:
+            if word in engine.requests[-1].prompt:
+                raise NumericsError("NaN", "")
+
+        engine.on_step = fail
+
+    return prepare
 
 
 def test_help_names_every_command_and_more_of_each(script: Script) -> None:

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from config.settings import ImageSettings
 from tests.cli.harness import REPOSITORY
 
 PAGE = REPOSITORY / "sensenova_cli" / "serve" / "page.html"
@@ -134,3 +135,14 @@ def test_the_page_follows_the_reader(page: Elements) -> None:
         media = before.rpartition("@media")[2]
         assert "prefers-reduced-motion: no-preference" in media + rule, rule
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
+
+
+def test_every_setting_with_a_field_is_sent_and_brought_back(page: Elements) -> None:
+    """A setting without a field is shown as a text of restored pictures, so it must not have both."""
+    script = page.inline["script"]
+    (fields,) = re.findall(r"const FIELDS = \{([^}]*)\}", script)
+    known = dict(re.findall(r'(\w+): "(\w+)"', fields))
+    assert {"size", "num_steps", "seed", "num_images", "negative"} == set(known) <= set(ImageSettings.model_fields)
+    assert set(known.values()) <= set(page.ids())
+    (sent,) = re.findall(r"function settings\(kind\) \{(.*?)\n\}", script, re.DOTALL)
+    assert all(f"...{id_} &&" in sent for id_ in known.values())

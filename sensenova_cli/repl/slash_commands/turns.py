@@ -6,9 +6,10 @@ Plain prompts run the first four.
 
 from dataclasses import replace
 
+from config.task_defaults import EDIT_ONLY
 from sensenova_cli.commands.describe import ONE_PICTURE, SEVERAL_PICTURES
 from sensenova_cli.errors import UsageError
-from sensenova_cli.inputs.options import EDIT_ONLY, IMAGE_OPTIONS, INTERLEAVE_OPTIONS, PROMPT_OPTIONS, TEXT_OPTIONS
+from sensenova_cli.inputs.options import IMAGE_OPTIONS, INTERLEAVE_OPTIONS, PROMPT_OPTIONS, TEXT_OPTIONS
 from sensenova_cli.inputs.replay import PictureKind
 from sensenova_cli.repl.lines import Line
 from sensenova_cli.repl.slash_commands.completion_sources import fixed_words

@@ -61,9 +61,11 @@ def test_float32_that_does_not_fit_gives_way_with_a_notice(settings: dict[str, o
 
 @pytest.mark.usefixtures("slow_cpu")
 def test_float8_is_slow_on_such_a_cpu_and_a_notice_says_so() -> None:
-    dtype, notice = chosen(gpu_memory="90GiB", quantization="fp8")
-    assert dtype == "bfloat16"
-    assert notice is not None and "in which this CPU is slow" in notice
+    for settings in ({}, {"dtype": "bfloat16"}):
+        dtype, notice = chosen(gpu_memory="90GiB", quantization="fp8", **settings)
+        assert dtype == "bfloat16"
+        assert notice is not None and "in which this CPU is slow" in notice and "`quantization=int8`" in notice
+    assert chosen(gpu_memory="90GiB", dtype="bfloat16") == ("bfloat16", None)
 
 
 @pytest.mark.usefixtures("slow_cpu")
