@@ -33,6 +33,7 @@ from model.demo.training.vocabulary import context_id, lesson_tokenizer
 from model.demo.training.workers import Workers
 from model.device_kinds import DeviceKind
 from model.network.sensenova import SenseNovaU1
+from model.parallel.launch import cores
 
 LEARNING_RATE = 1.5e-3
 """The highest learning rate; see `learner` for its schedule."""
@@ -116,7 +117,7 @@ def train(arguments: argparse.Namespace) -> None:
         tokenizer,
         first_step=progress.step,
         rows=arguments.rows,
-        processes=arguments.workers or max(1, len(os.sched_getaffinity(0)) // place.processes - 1),
+        processes=arguments.workers or max(1, cores() // place.processes - 1),
         rank=place.rank,
     )
     try:

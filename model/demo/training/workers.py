@@ -7,6 +7,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from queue import Empty, Full
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -34,7 +35,7 @@ class Workers:
         """
         self.waited = 0.0
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        context = get_context("fork")
+        context: Any = get_context("fork")  # systems without it have a type without `Process`
         self._queues: list[Queue[Batch]] = [context.Queue(WAITING) for _ in range(processes)]
         self._processes = [
             context.Process(
