@@ -8,9 +8,13 @@ from config.recommended import Recommended
 from config.settings import ImageSettings
 from config.sizes import Size, format_size, half_size, nearest_trained
 from config.step_cache import CacheOptions
+from config.units import count_of
 from model.checkpoint.lora import Adapter
 from model.events import Branch, Notice
 from model.sampling.guidance import Guidance
+from model.sampling.ladder import count_draft_steps
+from model.sampling.picture_guidance import FIRST_STEPS, MEASURED_STEPS_BEFORE
+from model.sampling.schedule import time_grid
 
 
 def drawing_notices(
@@ -43,7 +47,7 @@ def untrained_size(size: Size, trained: Sequence[Size]) -> Iterator[Notice]:
 
 
 def draft_notices(settings: ImageSettings, size: Size, trained: Sequence[Size]) -> Iterator[Notice]:
-    """Yield a notice if `half_size_until` drafts at a size that the model was not trained on.
+    """Yield a notice if `half_size_until` drafts at a size that the model was not trained on, or not at all.
 
     Raises:
         SettingsError: the size has no half.
@@ -51,7 +55,9 @@ def draft_notices(settings: ImageSettings, size: Size, trained: Sequence[Size]) 
     if not settings.half_size_until:
         return
     draft = half_size(size)
-    if draft not in trained:
+    if not count_draft_steps(time_grid(settings.num_steps, settings.timestep_shift), settings.half_size_until):
+        yield Notice(f"`half_size_until` has no effect on {count_of(settings.num_steps, 'step')}: none of them drafts")
+    elif draft not in trained:
         yield Notice(
             f"`half_size_until` drafts at {format_size(draft)}, on which this model was not trained: the picture may "
             "be broken"
@@ -94,9 +100,16 @@ def guidance_notices(settings: ImageSettings, guidance: Guidance, needed: Collec
         guidance, needed: as for `negative_notices`.
     """
     yield from negative_notices(settings, guidance, needed)
-    idle = [name for name, off in (("cfg_every", 1), ("cfg_stop", 0)) if getattr(settings, name) != off]
-    if idle and len(needed) == 1:
-        yield Notice(f"{' and '.join(map(mention, idle))}: no effect, because no step has guidance here")
+    times = time_grid(settings.num_steps, settings.timestep_shift)
+    guided = sum(len(guidance.needed(number, time)) > 1 for number, time in enumerate(times[:-1]))
+    idle = []
+    if settings.cfg_every > 1 and guided <= FIRST_STEPS:
+        idle.append(mention("cfg_every"))
+    if settings.cfg_stop and guided <= MEASURED_STEPS_BEFORE:
+        idle.append(mention("cfg_stop"))
+    if idle:
+        steps = "no step has guidance" if not guided else f"guidance is used in {count_of(guided, 'step')}"
+        yield Notice(f"{' and '.join(idle)}: no effect, because {steps} here")
 
 
 def idle_cache_options(settings: ImageSettings) -> Iterator[Notice]:

@@ -106,6 +106,8 @@ class Batch(Course):
             self._view.notice(f"another run is making some of these pictures in {folder}; this run waits until it ends")
             while not self._claims.take(pictures):
                 time.sleep(PATIENCE)
+        except (FileExistsError, NotADirectoryError):
+            return  # the place is not a folder, and the check of the output says so
         except OSError as error:
             self._view.notice(
                 f"pictures in {folder} cannot be claimed ({error.strerror or error}), so another run at the same time "

@@ -6,12 +6,13 @@ last run removes the file.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
 
-from config.operating_system import NO_LINKS, lock_all_bytes, lock_byte
+from config.operating_system import NO_LINKS, NO_WAITING, lock_all_bytes, lock_byte
 
 CLAIMS_FILE = ".sensenova.claims"
 POSITIONS = 2**62
@@ -39,14 +40,14 @@ class Claims:
             Whether this run has claimed them. Otherwise another run has claimed one of them.
 
         Raises:
-            OSError: the folder cannot be written, or its file system has no locks.
+            OSError: the folder cannot be written, its file system has no locks, or something else has the file's name.
         """
         self.release()
         # In this order, one of two runs that claim the same pictures at the same moment gets all of them.
         positions = sorted({int.from_bytes(hashlib.sha256(each.encode()).digest()) % POSITIONS for each in pictures})
         while True:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
+            self._descriptor = self._open()
             try:
                 is_mine = all(lock_byte(self._descriptor, each) for each in positions)
                 is_there = self._is_there()
@@ -67,6 +68,11 @@ class Claims:
                 if lock_all_bytes(self._descriptor) and self._is_there():
                     self._path.unlink()
             self._close()
+
+    def _open(self) -> int:
+        if self._path.is_symlink() or (self._path.exists() and not self._path.is_file()):
+            raise OSError(errno.EINVAL, f"{CLAIMS_FILE} in it is not an ordinary file: remove it")
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | NO_LINKS | NO_WAITING, 0o666)
 
     def _is_there(self) -> bool:
         """Return whether the open file is still the one with this name."""

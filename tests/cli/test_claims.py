@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ import pytest
 from sensenova_cli.turns import claims
 from sensenova_cli.turns.claims import CLAIMS_FILE, Claims
 from tests.cli.harness import Program, start
+from tests.waiting import PATIENCE
 
 RUN = ("generate", "a cat", "a dog", "--size", "32x32", "--steps", "2", "-o", "out/", "--skip-existing", "-q")
 SHOWN = RUN[:-1]
-PATIENCE = 60
 
 
 def start_slow_run(home: Path) -> "subprocess.Popen[bytes]":
@@ -84,6 +85,26 @@ def test_a_folder_without_locks_gets_a_notice(program: Program, home: Path, monk
     outcome = program(*SHOWN)
     assert outcome.code == 0 and len(outcome.stdout.split()) == 2
     assert "pictures in out cannot be claimed (No locks available)" in outcome.stderr
+
+
+@pytest.mark.parametrize("make", [lambda file: file.symlink_to("elsewhere"), os.mkfifo, Path.mkdir])
+def test_another_kind_of_file_in_its_place_stays(program: Program, home: Path, make: Callable[[Path], None]) -> None:
+    (home / "out").mkdir()
+    make(home / "out" / CLAIMS_FILE)
+    outcome = program(*SHOWN)
+    assert outcome.code == 0 and len(outcome.stdout.split()) == 2
+    assert f"cannot be claimed ({CLAIMS_FILE} in it is not an ordinary file: remove it)" in " ".join(
+        outcome.stderr.split()
+    )
+    assert (home / "out" / CLAIMS_FILE).is_symlink() or (home / "out" / CLAIMS_FILE).exists()
+    assert not (home / "out" / "elsewhere").exists()
+
+
+def test_a_file_in_place_of_the_folder_gets_one_message(program: Program, home: Path) -> None:
+    (home / "taken").write_bytes(b"")
+    outcome = program("generate", "a cat", "--skip-existing", "-o", "taken/")
+    assert outcome.code == 2
+    assert "taken" in outcome.stderr and "claimed" not in outcome.stderr
 
 
 def test_a_claim_is_all_or_nothing(tmp_path: Path) -> None:

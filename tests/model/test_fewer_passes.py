@@ -182,6 +182,9 @@ def test_an_untrained_draft_is_said(engine: Engine) -> None:
         ({"cfg_every": 2, "cfg_stop": 0.1, "cfg_scale": 1.0}, ["`cfg_every` and `cfg_stop`: no effect"]),
         ({"cfg_stop": 0.1, "cfg_interval": (0.99, 1.0)}, ["`cfg_stop`: no effect"]),
         ({"cfg_every": 2, "cfg_stop": 0.1}, []),
+        ({"cfg_every": 2, "cfg_stop": 0.1, "num_steps": 4}, ["`cfg_every`: no effect"]),
+        ({"cfg_every": 2, "cfg_stop": 0.1, "num_steps": 2}, ["`cfg_every` and `cfg_stop`: no effect"]),
+        ({"half_size_until": 0.5, "num_steps": 1}, ["`half_size_until` has no effect on 1 step: none of them drafts"]),
     ],
 )
 def test_no_effect_is_said(engine: Engine, changes: dict[str, Any], said: list[str]) -> None:
