@@ -19,8 +19,10 @@ def format_memory(count: int) -> str:
 
 
 def format_bytes(count: int) -> str:
-    """Format bytes of files and downloads, in decimal units as the Hub and disks have them: `16.3 GB` or `512 MB`."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    """Format bytes of files and downloads, in decimal units as the Hub and disks have them: `16.3 GB`, `512 MB`."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def count_of(number: int, noun: str) -> str:

@@ -87,7 +87,7 @@ def test_energy_is_beside_each_figure(tiny_checkpoint: Path, monkeypatch: pytest
     monkeypatch.setattr(measuring, "open_meter", lambda device: Constant())
     words = ("denoise", "decode", "--model", str(tiny_checkpoint), *QUICK, "--energy")
     lines = bench(*words).stdout.splitlines()
-    ends = [line.split("GB")[-1].split("MB")[-1].strip() for line in lines]
+    ends = [line.split("GiB")[-1].split("MiB")[-1].strip() for line in lines]
     steps, picture, token = "100 J  100 W  1500 MHz", "200 J  100 W  1500 MHz", "66.7 J  100 W  1500 MHz"
     assert [end for end in ends[1:] if end] == [steps, steps, picture, token]
     figures = json.loads(bench(*words, "--json", "-q").stdout)["figures"]

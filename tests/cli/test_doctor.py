@@ -192,7 +192,7 @@ def test_a_file_of_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     words = ["doctor", "--model", "u1-8b", "--device", "cpu", "--weights"]
     done = CliRunner().invoke(app, [*words, str(file)])
     assert done.exit_code == 0, done.output
-    assert f"weights: {file}: float32, 0 MB; without lm_head, so it draws and cannot write" in done.stdout
+    assert f"weights: {file}: float32, 4 kB; without lm_head, so it draws and cannot write" in done.stdout
     found = json.loads(CliRunner().invoke(app, [*words, str(file), "--json"]).stdout)
     assert found["weights"]["kind"] == "float32" and not found["weights"]["writes_text"]
     done = CliRunner().invoke(app, [*words, "nobody/nothing/file.gguf"])

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from config.later_settings import LATER_SETTINGS
 from config.settings import ImageSettings
 from model.errors import PictureError
 from sensenova_cli.outputs.picture_files import KEYWORD, png_info, read_record
@@ -34,7 +35,7 @@ def test_a_record_names_only_settings_that_have_an_effect() -> None:
     for task, absent in (("generate", {"img_cfg_scale", "input_pixels"}), ("edit", set())):
         record = PictureRecord.model_validate({**RECORD.model_dump(), "task": task})
         content = json.loads(record_text(record))
-        assert content["settings"].keys() == ImageSettings.model_fields.keys() - absent - {"negative"}
+        assert content["settings"].keys() == ImageSettings.model_fields.keys() - absent - {*LATER_SETTINGS}
         content["settings"] |= {"img_cfg_scale": 1.0, "input_pixels": "auto"}
         assert parse_record(json.dumps(content), "old.png") == record
 

@@ -21,7 +21,12 @@ def test_amounts_as_text() -> None:
 
 
 def test_sizes_of_files_as_text() -> None:
-    assert [format_bytes(count) for count in (0, 512_000_000, 16_340_000_000)] == ["0 MB", "512 MB", "16.3 GB"]
+    assert [format_bytes(count) for count in (0, 4_400, 512_000_000, 16_340_000_000)] == [
+        "0 kB",
+        "4 kB",
+        "512 MB",
+        "16.3 GB",
+    ]
 
 
 def test_one_thing_and_several() -> None:

@@ -207,7 +207,8 @@ def test_results_are_kept_for_ten_minutes(served: Served, monkeypatch: pytest.Mo
 def test_results_are_limited_in_bytes(serve: Serve) -> None:
     served = serve(keep_memory="4kB")
     ids = [run_to_its_end(served) for _ in range(30)]
-    assert sum(job.size_in_memory for job in jobs(served)) <= 4_500
+    sizes = [job.size_in_memory for job in jobs(served)]
+    assert sum(sizes) <= 4_000 + max(sizes)  # old results are forgotten before the next one is added
     states = [served.client().get(f"/v1/sensenova/requests/{each}").status_code for each in ids]
     assert states[0] == 404 and states[-1] == 200
     assert sorted(states, reverse=True) == states  # the oldest ones are forgotten

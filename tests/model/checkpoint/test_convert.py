@@ -419,7 +419,7 @@ def test_a_disk_without_room_is_found_before_writing(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convert.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(SenseNovaError, match=r"needs 0\.0 GB more, and 0\.0 GB are free on its disk"):
+    with pytest.raises(SenseNovaError, match=r"needs 4 MB more, and 1 kB are free on its disk"):
         convert_checkpoint(tiny_checkpoint, tmp_path / "copy", "int8")
     assert not list(unfinished_folder(tmp_path / "copy").glob("*.safetensors*"))
 

@@ -282,10 +282,10 @@ def test_offline_after_the_download(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_small_disk_is_noticed_before_the_download(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     class Usage:
-        free = 100
+        free = 1000
 
     monkeypatch.setattr("shutil.disk_usage", lambda folder: Usage)
-    assert "HF_HOME" in refused(REPOSITORY, "0.0 GB are free", REPOSITORY).hint
+    assert "HF_HOME" in refused(REPOSITORY, "1 kB are free", REPOSITORY).hint
     assert hub.sent == []
 
 
