@@ -99,7 +99,7 @@ def test_experts_are_quantized_one_by_one(
 ) -> None:
     """Loading gives the bits of a later conversion, and each expert is like a projection of its own."""
     quantization = QUANTIZATIONS[name]
-    monkeypatch.setattr(tensor_files, "CHUNK_BYTES", 1000)  # read tensors in several chunks with several threads
+    monkeypatch.setattr(tensor_files, "CHUNK_BYTES", 20_000)  # read tensors in several chunks with several threads
     plain = load_checkpoint(parity_checkpoint("a3b"), CPU, torch.bfloat16)
     loaded = load_checkpoint(parity_checkpoint("a3b"), CPU, torch.bfloat16, quantized=quantization)
     original = plain.get_submodule("gen.blocks.1.mlp.down_proj")
