@@ -83,9 +83,9 @@ script() { measure "$1" "$python" -m "benchmarks.$1" "${@:2}" --output "$out/$1_
 
 # bench NAME ARGUMENTS…: run `sensenova bench`, and write NAME.json.
 bench() {
-    measure "$1" run_bench "$@"
+    measure "$1" bench_as_json "$@"
 }
-run_bench() { "$python" -m sensenova_cli bench "${@:2}" --device "$device" --json -q > "$out/$1.json"; }
+bench_as_json() { "$python" -m sensenova_cli bench "${@:2}" --device "$device" --json -q > "$out/$1.json"; }
 shape=(--model "$model" --load-format dummy)
 
 # room GIGABYTES: end unless the weights' folder has so much room.
@@ -114,7 +114,7 @@ need_int8_weights() {
     measure "conversion" "$python" -m sensenova_cli convert "$weights" "$int8_weights" --quantization int8-all --yes -q
 }
 
-kernels() {
+part_kernels() {
     tests "kernels and offload" tests/model/backends/test_gpu.py tests/model/backends/test_decode_pass.py \
         tests/model/backends/test_expert_kernels.py tests/model/memory/test_offload.py
 }
@@ -134,7 +134,7 @@ part_bench() {
     bench "bench_${model}_${gpu}_eager" denoise decode "${shape[@]}" --enforce-eager --steps 10 --tokens 24
 }
 
-numerics() {
+part_numerics() {
     if $trial; then
         echo "numerics needs a GPU" >&2
         return
@@ -142,7 +142,7 @@ numerics() {
     script numerics
 }
 
-int8() {
+part_int8() {
     local small=()
     if $trial; then
         small=(--model "$model" --device "$device" --size 64x64 --steps 2 --tokens 4)
@@ -159,7 +159,7 @@ int8() {
         "${small[@]}" --output "$out/int8_capped_${model}_$gpu.json"
 }
 
-text() {
+part_text() {
     local small=()
     if $trial; then
         small=(--model "$model" --device "$device" --size 64x64 --tokens 4)
@@ -170,7 +170,7 @@ text() {
     script small_card_text "$weights" --int8 "$int8_weights" "${small[@]}"
 }
 
-offload() {
+part_offload() {
     need_weights
     if $trial; then
         script offload "$weights" --device "$device" --sizes 64x64 --placements off
@@ -179,7 +179,7 @@ offload() {
     fi
 }
 
-link() {
+part_link() {
     need_weights
     if $trial; then
         script weight_link "$weights" --device "$device" --pieces 8 --readers 2 --passes 1
@@ -188,7 +188,7 @@ link() {
     fi
 }
 
-cache() {
+part_cache() {
     if $trial; then
         script step_cache --model "$model" --device "$device" --size 64x64 --steps 4
     else
@@ -196,7 +196,7 @@ cache() {
     fi
 }
 
-passes() {
+part_passes() {
     if $trial; then
         script fewer_passes_time --model "$model" --device "$device" --dtype float32 --size 64x64 --steps 8
         return
@@ -206,7 +206,7 @@ passes() {
     bench "energy_${model}_${gpu}_fp8-all" "${shape[@]}" --energy --size 2048x2048 --quantization fp8-all
 }
 
-serve() {
+part_serve() {
     need_weights
     if $trial; then
         script serve_speed --model "$weights" --device "$device" --size 64x64 --steps 3 --tokens 4 --runs 1
@@ -215,7 +215,7 @@ serve() {
     fi
 }
 
-interleave() {
+part_interleave() {
     if $trial; then
         script interleave --shape "$model" --device "$device" --size 64x64 --pictures 1 --tokens 8
     else
@@ -223,7 +223,7 @@ interleave() {
     fi
 }
 
-experts() {
+part_experts() {
     if $trial; then
         measure experts "$python" -m benchmarks.experts --tiny --device "$device" --output "$out/experts_a3b_$gpu.json"
     else
@@ -232,7 +232,7 @@ experts() {
     fi
 }
 
-startup() {
+part_startup() {
     need_weights
     if $trial; then
         script startup "$weights" --device "$device" --dtype bfloat16 --sizes 64x64 --steps 3 --tokens 4 --runs 1 \
@@ -245,8 +245,7 @@ startup() {
 if [ $# = 0 ]; then set -- "${PARTS[@]}"; fi
 for part in "$@"; do
     echo "=== $part" >&2
-    if [ "$part" = bench ]; then part=part_bench; fi
-    "$part"
+    "part_$part"
 done
 if [ ${#failed[@]} != 0 ]; then
     printf '%s\n' "not all went well:" "${failed[@]}" >&2
