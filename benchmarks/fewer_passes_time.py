@@ -10,18 +10,14 @@ Random weights say nothing about pictures. Nor do their branches agree at a mean
 """
 
 import time
-from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.timed_pictures import open_backend, parse_options
 from config.settings import ImageSettings
 from config.sizes import Size, format_size, parse_size
-from model.backends.select import select_backend
-from model.bench.bench import denoise_states, shape_config
-from model.checkpoint.loader import load_checkpoint
-from model.checkpoint.quantization import quantize_network, resolve_quantization
-from model.checkpoint.random_weights import SHAPES, random_network
-from model.devices import DTYPES, resolve_device, synchronize
+from model.bench.bench import denoise_states
+from model.devices import synchronize
 from model.sampling.backend import Backend
 from model.sampling.denoise import denoise
 from model.sampling.guidance import generate_guidance
@@ -49,25 +45,8 @@ def draw(backend: Backend, size: Size, settings: ImageSettings) -> tuple[float, 
 
 
 def main() -> None:
-    parser = harness.parser(
-        __doc__,
-        model="u1-8b",
-        models=f"{', '.join(SHAPES)} for random weights, or a checkpoint folder",
-        device="auto",
-        dtype="bfloat16",
-    )
-    parser.add_argument("--quantization", default="off")
-    parser.add_argument("--size", nargs="+", default=["2048x2048"])
-    parser.add_argument("--steps", type=int, default=50)
-    options = parser.parse_args()
-    device, dtype = resolve_device(options.device), DTYPES[options.dtype]
-    quantization = resolve_quantization(options.quantization, device, dtype)
-    if options.model in SHAPES:
-        network = random_network(shape_config(options.model), device, dtype)
-        quantize_network(network, quantization)
-    else:
-        network = load_checkpoint(Path(options.model), device, dtype, quantized=quantization)
-    backend = select_backend(network, enforce_eager=False)
+    options = parse_options(__doc__)
+    backend = open_backend(options)
     results: dict[str, dict[str, Any]] = {}
     table = harness.table("picture", "variant", "passes", "seconds", "time")
     for size in filter(None, map(parse_size, options.size)):
@@ -81,7 +60,10 @@ def main() -> None:
             rows[name] = {"passes": passes, "seconds": seconds, "share_of_time": seconds / whole}
             table.add_row(format_size(size), name, str(passes), f"{seconds:.2f}", f"{seconds / whole:.1%}")
     harness.finish(
-        options, {"dtype": options.dtype, "quantization": options.quantization, "results": results}, table, device
+        options,
+        {"dtype": options.dtype, "quantization": options.quantization, "results": results},
+        table,
+        backend.network.device,
     )
 
 

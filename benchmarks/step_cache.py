@@ -11,20 +11,16 @@ runs the code of a cached picture but skips nothing.
 
 import dataclasses
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.timed_pictures import open_backend, parse_options
 from config.settings import ImageSettings
 from config.sizes import TOKEN_PIXELS, Size, format_size, parse_size
 from config.step_cache import PRESETS, CacheOptions
-from model.backends.select import select_backend
-from model.bench.bench import PROMPT_TOKENS, UNCONDITIONAL_TOKENS, shape_config, text_prefix
-from model.checkpoint.loader import load_checkpoint
-from model.checkpoint.quantization import quantize_network, resolve_quantization
-from model.checkpoint.random_weights import SHAPES, random_network
-from model.devices import DTYPES, resolve_device, synchronize
+from model.bench.bench import PROMPT_TOKENS, UNCONDITIONAL_TOKENS, text_prefix
+from model.devices import synchronize
 from model.events import Branch
 from model.sampling.backend import Backend
 from model.sampling.denoise import denoise
@@ -79,25 +75,9 @@ def draw(backend: Backend, size: Size, settings: ImageSettings, cache: StepCache
 
 
 def main() -> None:
-    parser = harness.parser(
-        __doc__,
-        model="u1-8b",
-        models=f"{', '.join(SHAPES)} for random weights, or a checkpoint folder",
-        device="auto",
-        dtype="bfloat16",
-    )
-    parser.add_argument("--quantization", default="off")
-    parser.add_argument("--size", nargs="+", default=["2048x2048"])
-    parser.add_argument("--steps", type=int, default=50)
-    options = parser.parse_args()
-    device, dtype = resolve_device(options.device), DTYPES[options.dtype]
-    quantization = resolve_quantization(options.quantization, device, dtype)
-    if options.model in SHAPES:
-        network = random_network(shape_config(options.model), device, dtype)
-        quantize_network(network, quantization)
-    else:
-        network = load_checkpoint(Path(options.model), device, dtype, quantized=quantization)
-    backend = select_backend(network, enforce_eager=False)
+    options = parse_options(__doc__)
+    backend = open_backend(options)
+    network = backend.network
     layers = network.config.transformer.layers
     settings = ImageSettings(num_steps=options.steps)
     patterns = {"every step computed": (PRESETS["fast"], [True] * options.steps)}
@@ -126,7 +106,7 @@ def main() -> None:
             rows.append(row)
             shares = f"{row['share_of_layers']:.1%}", f"{seconds:.2f}", f"{row['share_of_time']:.1%}"
             table.add_row(name, title, str(sum(computed)), *shares, f"{row['overhead']:+.1%}")
-    harness.finish(options, {"dtype": options.dtype, "layers": layers, "results": results}, table, device)
+    harness.finish(options, {"dtype": options.dtype, "layers": layers, "results": results}, table, network.device)
 
 
 if __name__ == "__main__":
