@@ -7,7 +7,7 @@ from benchmarks import harness
 from model.backends.select import select_backend
 from model.bench.bench import shape_config
 from model.checkpoint.loader import load_checkpoint
-from model.checkpoint.quantization import quantize_network, resolve_quantization
+from model.checkpoint.quantization import resolve_quantization
 from model.checkpoint.random_weights import SHAPES, random_network
 from model.devices import DTYPES, resolve_device
 from model.sampling.backend import Backend
@@ -37,8 +37,7 @@ def open_backend(options: argparse.Namespace) -> Backend:
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
     quantization = resolve_quantization(options.quantization, device, dtype)
     if options.model in SHAPES:
-        network = random_network(shape_config(options.model), device, dtype)
-        quantize_network(network, quantization)
+        network = random_network(shape_config(options.model), device, dtype, quantization)
     else:
         network = load_checkpoint(Path(options.model), device, dtype, quantized=quantization)
     return select_backend(network, enforce_eager=False)

@@ -9,27 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.network.configuration import SparseExperts
-from model.network.projection import RowFormat, gated
+from model.network.projection import QuantizedWeight, RowFormat, gated
 
 
-class StackedLinear(Protocol):
-    """The interface of one projection of all experts. Like `QuantizedLinear`, its weight may be quantized."""
-
-    @property
-    def weight(self) -> Tensor:
-        """(experts, out, in)"""
-
-    @property
-    def scale(self) -> Tensor | None:
-        """The scale of each row of each expert, (experts, out), float32. None for a weight in the model's dtype."""
-
-    @property
-    def input_format(self) -> RowFormat | None:
-        """The form to which operations quantize rows for a grouped product. None: they stay in the model's dtype."""
-
-    @property
-    def is_emulated(self) -> bool:
-        """Whether the device lacks units for this weight, so that compiled kernels cannot use it."""
+class StackedLinear(QuantizedWeight, Protocol):
+    """The interface of one projection of all experts."""
 
     def multiply_expert(self, expert: int, rows: Tensor) -> Tensor:
         """Multiply rows of the model's dtype with one expert, (N, in) → (N, out)."""

@@ -54,24 +54,29 @@ Rows = Tensor | QuantizedRows
 """Input of a projection, (N, width): numbers in the model's dtype, or quantized ones with their scales."""
 
 
-class QuantizedLinear(Protocol):
-    """The interface of a projection, whose weight decides how it multiplies. `Projection` has no quantization."""
+class QuantizedWeight(Protocol):
+    """The weight of a projection, or of one projection of several experts. It decides how rows are multiplied."""
 
     @property
     def weight(self) -> Tensor:
-        """(out, in)"""
+        """(out, in), or (experts, out, in)."""
 
     @property
     def scale(self) -> Tensor | None:
-        """The scale of each row of the weight, (out,), float32. None for a weight in the model's dtype."""
+        """The scale of each row of the weight, (out,) or (experts, out), float32. None for a weight in the model's
+        dtype."""
 
     @property
     def input_format(self) -> RowFormat | None:
-        """The form to which operations quantize rows for `multiply`. None: they stay in the model's dtype."""
+        """The form to which operations quantize rows before the product. None: they stay in the model's dtype."""
 
     @property
     def is_emulated(self) -> bool:
-        """Whether the device lacks units for this weight, so that compiled kernels cannot use it."""
+        """True if the device lacks units for this weight. Compiled kernels cannot use it then."""
+
+
+class QuantizedLinear(QuantizedWeight, Protocol):
+    """The interface of a projection. `Projection` has no quantization."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out), both in the model's dtype."""

@@ -149,8 +149,8 @@ class Wish:
 
 
 OPEN = frozenset({"place", "background", "colors"})
-"""What a prompt may leave open: the place and size of a single thing, the background's colour, the shapes' colours. The
-shades of all colours are always open."""
+"""A prompt may leave these open: the place and size of a single thing, the background's colour, the shapes' colours. It
+never names the shades of colours."""
 
 
 class Speaker:

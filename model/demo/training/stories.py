@@ -57,7 +57,7 @@ class Story:
 
 @dataclass(frozen=True)
 class _Told:
-    """What the words about a picture name.
+    """The parts of a scene that the words about a picture name.
 
     Attributes:
         place: whether they name place and size of a single thing.

@@ -1,4 +1,4 @@
-"""What tests of the demo's training share."""
+"""Fixtures that tests of the demo's training share."""
 
 from pathlib import Path
 
